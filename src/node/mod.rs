@@ -1,0 +1,4 @@
+//! One peer, whole: inputs in, outputs out.
+
+pub mod request;
+pub mod status;

@@ -1,0 +1,134 @@
+//! What a person, a runtime or the configuration file can ask of a node, and what it answers.
+//!
+//! These are the bodies of the control socket, so they are plain data.
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::status::Status;
+use crate::{addr::Address, peer::PeerName, plan::Plan, state::Netns};
+
+/// Names one question, so that its answer finds the way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// A question or an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // The fields say what they are.
+pub enum Request {
+    /// Who, what, how far, and what each wait is waiting for.
+    Status,
+    /// What would change, and why.
+    Plan,
+    /// Look and converge now; answered when the plan is empty or a step is blocked.
+    Apply,
+    /// Answered when the node is ready.
+    AwaitReady,
+    /// Connect a network namespace; answered when packets can flow.
+    Attach { netns: Netns, name: Option<String> },
+    /// Disconnect a network namespace, by itself or by the name it was attached under.
+    Detach { target: Container },
+    /// Who owns what.
+    ShowRing,
+    /// Hand out an address to a name that the caller chose.
+    Allocate { ident: String, subnet: Option<Ipv4Net> },
+    /// Hand out this address.
+    Claim { ident: String, address: Address },
+    /// Take back one address of a name, or all of them.
+    Free { ident: String, address: Option<Address> },
+    /// The addresses of a name.
+    Lookup { ident: String },
+    /// Take over the ranges of a peer that is gone for good, by name or nickname.
+    Forget { peer: String },
+    /// Give all ranges away.
+    Drain,
+    /// Undo everything on this host, and give all ranges away.
+    Reset,
+}
+
+/// How a caller names an attached container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Container {
+    /// By its network namespace.
+    Netns(Netns),
+    /// By the name it was attached under.
+    Name(String),
+}
+
+/// What is answered when all went well.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // The fields say what they are.
+pub enum Response {
+    /// To `Status`.
+    Status(Box<Status>),
+    /// To `Plan` (what would change) and `Apply` (what was changed).
+    Plan(Box<Plan>),
+    /// To `Attach`: the address, with the length of the container range.
+    Attached { address: Ipv4Net, mtu: u32 },
+    /// To `ShowRing`: pieces in ascending order.
+    Ring(Vec<Piece>),
+    /// To `Allocate`, `Claim` and `Lookup`.
+    Addresses(Vec<Ipv4Net>),
+    /// To `Forget` and `Drain`: how many addresses changed hands, and to whom.
+    Moved { addresses: u32, to: Option<PeerName> },
+    /// To the rest.
+    Done,
+}
+
+/// A piece of the ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// What it covers: one CIDR, or `first-last`.
+    pub range: String,
+    /// Number of addresses.
+    pub size: u32,
+    /// Who owns it.
+    pub peer: PeerName,
+    /// The owner's nickname, if known.
+    pub nickname: Option<String>,
+    /// Whether the owner can be reached now; ourselves always.
+    pub reachable: bool,
+    /// What the owner last said is free.
+    pub free: u32,
+}
+
+/// What is answered otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What a program may decide by.
+    pub kind: RefusalKind,
+    /// What is wrong, naming the thing.
+    pub message: String,
+    /// The way out, if there is one.
+    pub hint: Option<String>,
+}
+
+/// What a program may decide by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// The request itself cannot be right.
+    Invalid,
+    /// What it names does not exist.
+    NotFound,
+    /// It would do harm (exit code 5).
+    Unsafe,
+    /// It could not be done.
+    Failed,
+}
+
+impl Refusal {
+    /// A refusal without a hint.
+    pub fn new(kind: RefusalKind, message: impl Into<String>) -> Refusal {
+        Refusal { kind, message: message.into(), hint: None }
+    }
+
+    /// The same with a way out.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Refusal {
+        Refusal { hint: Some(hint.into()), ..self }
+    }
+}

@@ -1,0 +1,146 @@
+//! What a node says of itself.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    addr::Address,
+    peer::PeerName,
+    state::{InterfaceId, Table, TableId},
+};
+
+/// Who, what, how far, and what each wait is waiting for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of this document: minor changes add, major ones break.
+    pub format_version: String,
+    /// Version of the program.
+    pub version: String,
+    /// This peer.
+    pub name: PeerName,
+    /// Its nickname.
+    pub nickname: String,
+    /// The instance it runs on, once known.
+    pub instance: Option<String>,
+    /// The interface that carries its traffic, once known.
+    pub interface: Option<InterfaceId>,
+    /// The ring is held, our routes were read back active, a container attached now is reachable.
+    pub ready: bool,
+    /// The last look at every plane left nothing to do.
+    pub converged: bool,
+    /// What is waited for, in words, and the way out.
+    pub waits: Vec<Note>,
+    /// What is wrong, in words, and the way out.
+    pub problems: Vec<Note>,
+    /// The configuration file, as far as the daemon knows it.
+    pub config: ConfigStatus,
+    /// Connections to other peers.
+    pub connections: Vec<ConnectionStatus>,
+    /// Configured peers.
+    pub targets: Vec<TargetStatus>,
+    /// The address manager.
+    pub ipam: IpamStatus,
+    /// Attached containers.
+    pub attachments: Vec<AttachmentStatus>,
+    /// The route tables, as last read; only what concerns the range.
+    pub tables: BTreeMap<TableId, Table>,
+    /// The last step taken on each thing, newest last, bounded.
+    pub steps: Vec<StepStatus>,
+}
+
+/// Something to know, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Note {
+    /// What is.
+    pub what: String,
+    /// The way out.
+    pub hint: Option<String>,
+}
+
+/// The configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// Where it is.
+    pub path: String,
+    /// It was edited and not adopted yet.
+    pub pending: bool,
+    /// Why the edited file cannot be adopted; the old one is in force.
+    pub error: Option<String>,
+    /// Keys whose new value needs a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// A connection to another peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// The other end.
+    pub address: String,
+    /// Its name, once introduced.
+    pub peer: Option<PeerName>,
+    /// Its nickname.
+    pub nickname: Option<String>,
+    /// We dialled.
+    pub outbound: bool,
+    /// The stream is encrypted.
+    pub encrypted: bool,
+    /// `introducing`, `pending`, `established`.
+    pub state: String,
+}
+
+/// A configured or discovered peer address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// As configured.
+    pub target: String,
+    /// `waiting`, `attempting`, `connected`, `suspended`.
+    pub state: String,
+    /// What went wrong last.
+    pub error: Option<String>,
+}
+
+/// The address manager.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpamStatus {
+    /// The container address space.
+    pub range: Ipv4Net,
+    /// `idle`, `electing`, `waiting`, `ready`, `leaving`, and the reason in words.
+    pub state: String,
+    /// What we own, in the fewest CIDRs.
+    pub owned: Vec<Ipv4Net>,
+    /// Addresses we own.
+    pub owned_addresses: u32,
+    /// Addresses of those in use.
+    pub used: u32,
+    /// Peers that own something.
+    pub owners: u32,
+}
+
+/// An attached container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentStatus {
+    /// The name it was attached under, or its namespace's.
+    pub ident: String,
+    /// Where its namespace was last found.
+    pub netns: String,
+    /// Its address, once it has one.
+    pub address: Option<Address>,
+    /// Packets can flow; otherwise what is missing.
+    pub missing: Option<String>,
+}
+
+/// What became of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepStatus {
+    /// The step, as in the plan.
+    pub action: String,
+    /// Why it was taken.
+    pub cause: String,
+    /// Seconds ago.
+    pub age_s: u64,
+    /// `done`, or the error.
+    pub outcome: String,
+    /// EC2's request id.
+    pub request_id: Option<String>,
+}

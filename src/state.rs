@@ -1,0 +1,254 @@
+//! The vocabulary of what is and what should be, on the host and in the VPC.
+//!
+//! [`Desired`] comes from the configuration, the ring and the attachments; [`Actual`] from netlink,
+//! nftables and DescribeRouteTables. What could not be read is `None` there: unread, not absent.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    addr::{Address, Range},
+    peer::PeerName,
+};
+
+/// What should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// On this host.
+    pub host: Host,
+    /// In the VPC; `None` while the ring is absent, so that nothing there is judged.
+    pub vpc: Option<DesiredVpc>,
+}
+
+/// What is, as far as it could be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Actual {
+    /// On this host.
+    pub host: Option<Host>,
+    /// In the VPC.
+    pub vpc: Option<Vpc>,
+}
+
+// ===== the host =====
+
+/// All that is ours on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Kernel settings by dotted name (`net.ipv4.ip_forward`). Observed: those that were asked for.
+    pub sysctls: BTreeMap<String, String>,
+    /// The nftables table `inet weave`; `None` if it is absent or is not what was asked for.
+    pub rules: Option<Rules>,
+    /// Whether other programs' forward chains let our packets through (Docker's drop policy).
+    pub forward: Forward,
+    /// CIDRs with an `unreachable` route: what we own, so that a free address answers at once.
+    pub blocks: BTreeSet<Ipv4Net>,
+    /// Container links by the address they serve. Observed: every link named as ours.
+    pub links: BTreeMap<Address, Link>,
+    /// Observed only: routes inside the range that are not ours, as text. Reported, never touched.
+    pub foreign: BTreeMap<Ipv4Net, String>,
+    /// Observed only: the interfaces of the default routes, and their MTU.
+    pub uplinks: BTreeMap<String, u32>,
+}
+
+/// What our nftables table does. Rendered by `kernel::nft`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rules {
+    /// The container address space.
+    pub range: Ipv4Net,
+    /// Interfaces that carry traffic between hosts.
+    pub uplinks: BTreeSet<String>,
+    /// TCP port of the mesh, which containers do not reach.
+    pub mesh_port: u16,
+    /// Whether containers are kept from 169.254.169.254.
+    pub block_metadata: bool,
+}
+
+/// Whether packets from and to our links pass the forward chains of other programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forward {
+    /// They pass.
+    #[default]
+    Open,
+    /// They are dropped by the named chain, which we can amend (Docker's `DOCKER-USER`).
+    Closed(String),
+    /// They are dropped by the named chain, which only its owner should amend (firewalld).
+    Foreign(String),
+}
+
+/// A network namespace, known by more than a name: it is this one for as long as this kernel runs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Netns {
+    /// The kernel's boot id.
+    pub boot: String,
+    /// The kernel's cookie of the namespace (`SO_NETNS_COOKIE`), never used twice in a boot.
+    pub cookie: u64,
+    /// Where it was last found: a bind mount or `/proc/PID/ns/net`.
+    pub path: PathBuf,
+}
+
+/// A routed veth: the host's end and the container's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The namespace of the container's end. Observed: `None` where it could not be entered.
+    pub netns: Option<Netns>,
+    /// MTU of both ends. Observed: the host's end.
+    pub mtu: u32,
+    /// The whole container range, which the container reaches by the link.
+    pub range: Ipv4Net,
+    /// Observed: what is not as it should be, in words (`mtu of the far end is 1376`, `host route missing`).
+    /// Desired: empty.
+    pub faults: Vec<String>,
+}
+
+/// Name of the host's end of the link of `address`: `wv` and the address in hexadecimal.
+pub fn link_name(address: Address) -> String {
+    format!("wv{:08x}", address.0)
+}
+
+// ===== the VPC =====
+
+/// A network interface of EC2, `eni-…`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct InterfaceId(pub String);
+
+/// A route table of EC2, `rtb-…`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TableId(pub String);
+
+/// What should be in the VPC, and what is needed to know whose a route is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredVpc {
+    /// The universe: routes outside it are invisible to us.
+    pub range: Range,
+    /// Our name.
+    pub me: PeerName,
+    /// Our interface, the target of every route of ours.
+    pub interface: InterfaceId,
+    /// Whether the source/destination check of that interface is to be turned off.
+    pub disable_check: bool,
+    /// Who owns what, ascending and without gaps, by the ring.
+    pub owners: Vec<(Range, PeerName)>,
+    /// Routes a table may hold, if known.
+    pub quota: Option<usize>,
+    /// Leave: every route of ours goes.
+    pub withdraw: bool,
+}
+
+/// What was read of the VPC in one pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vpc {
+    /// The interface that carries our traffic.
+    pub interface: InterfaceId,
+    /// Its source/destination check; `None` if it could not be read.
+    pub source_dest_check: Option<bool>,
+    /// The selected tables.
+    pub tables: BTreeMap<TableId, Table>,
+}
+
+/// A route table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Routes that lie inside the range or cover it.
+    pub routes: BTreeMap<Ipv4Net, Route>,
+    /// IPv4 routes in it, of all kinds: what its quota counts.
+    pub used: usize,
+    /// CIDRs of the VPC itself.
+    pub local: Vec<Ipv4Net>,
+}
+
+/// A route of a route table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Where it leads.
+    pub target: Target,
+    /// Whether packets pass.
+    pub state: RouteState,
+    /// Whether CreateRoute made it; routes of other origin are never ours.
+    pub created: bool,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Target {
+    /// To a network interface.
+    Interface(InterfaceId),
+    /// Elsewhere: gateway, peering, `local`, an interface that is gone.
+    Other(String),
+}
+
+/// Whether packets pass a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RouteState {
+    /// They do.
+    Active,
+    /// The target is not available: they are dropped.
+    Blackhole,
+    /// A state that was unknown when this was written.
+    Other,
+}
+
+impl fmt::Display for InterfaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Interface(id) => id.fmt(f),
+            Target::Other(text) => text.fmt(f),
+        }
+    }
+}
+
+// ===== what can be done =====
+
+/// One change of the world. The variants stand in the order in which they run: a path is built
+/// before traffic is sent down it, and torn down after.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[allow(missing_docs)] // The fields say what they are.
+pub enum Action {
+    /// Set a kernel setting.
+    SetSysctl { name: String, value: String },
+    /// Load our nftables table, whole, in one transaction.
+    LoadRules(Rules),
+    /// Let our packets through other programs' forward chains.
+    OpenForward { uplinks: BTreeSet<String> },
+    /// Turn off the source/destination check of our interface.
+    DisableCheck { interface: InterfaceId },
+    /// Add the `unreachable` route of an owned CIDR.
+    AddBlock(Ipv4Net),
+    /// Make a container's link, both ends.
+    CreateLink { address: Address, netns: Netns, mtu: u32, range: Ipv4Net },
+    /// Mend a container's link that is there.
+    MendLink { address: Address, netns: Netns, mtu: u32, range: Ipv4Net },
+    /// Point an existing route at our interface, in place.
+    ReplaceRoute { table: TableId, destination: Ipv4Net, interface: InterfaceId },
+    /// Add a route to our interface.
+    CreateRoute { table: TableId, destination: Ipv4Net, interface: InterfaceId },
+    /// Remove a route of ours.
+    DeleteRoute { table: TableId, destination: Ipv4Net },
+    /// Remove a container's link.
+    DeleteLink(Address),
+    /// Remove the `unreachable` route of a CIDR.
+    DeleteBlock(Ipv4Net),
+    /// Remove what `OpenForward` added.
+    CloseForward,
+    /// Remove our nftables table.
+    DeleteRules,
+}
