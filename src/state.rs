@@ -45,12 +45,16 @@ pub struct Host {
     pub sysctls: BTreeMap<String, String>,
     /// The nftables table `inet weave`; `None` if it is absent or is not what was asked for.
     pub rules: Option<Rules>,
+    /// Observed only: a table `inet weave` is there, whatever it says.
+    pub table_present: bool,
     /// Whether other programs' forward chains let our packets through (Docker's drop policy).
     pub forward: Forward,
     /// CIDRs with an `unreachable` route: what we own, so that a free address answers at once.
     pub blocks: BTreeSet<Ipv4Net>,
     /// Container links by the address they serve. Observed: every link named as ours.
     pub links: BTreeMap<Address, Link>,
+    /// Observed only: wanted links whose namespace is gone for good.
+    pub gone: BTreeSet<Address>,
     /// Observed only: routes inside the range that are not ours, as text. Reported, never touched.
     pub foreign: BTreeMap<Ipv4Net, String>,
     /// Observed only: the interfaces of the default routes, and their MTU.
@@ -76,6 +80,8 @@ pub enum Forward {
     /// They pass.
     #[default]
     Open,
+    /// They pass because we amended the named chain.
+    Opened(String),
     /// They are dropped by the named chain, which we can amend (Docker's `DOCKER-USER`).
     Closed(String),
     /// They are dropped by the named chain, which only its owner should amend (firewalld).
@@ -91,6 +97,13 @@ pub struct Netns {
     pub cookie: u64,
     /// Where it was last found: a bind mount or `/proc/PID/ns/net`.
     pub path: PathBuf,
+}
+
+impl Netns {
+    /// Whether both are the same namespace, wherever they were found.
+    pub fn is_same(&self, other: &Netns) -> bool {
+        self.cookie == other.cookie && self.boot == other.boot
+    }
 }
 
 /// A routed veth: the host's end and the container's.

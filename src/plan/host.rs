@@ -1,0 +1,96 @@
+//! The host's part of the plan: set difference, thing by thing.
+
+use super::{Conflict, Plan};
+use crate::{
+    addr::Address,
+    state::{Action, Forward, Host, Link},
+};
+
+pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
+    sysctls(desired, actual, plan);
+    rules(desired, actual, plan);
+    forward(desired, actual, plan);
+    blocks(desired, actual, plan);
+    links(desired, actual, plan);
+    plan.conflicts.extend(actual.foreign.iter().map(|(&destination, target)| Conflict {
+        place: "host".into(),
+        destination,
+        target: target.clone(),
+    }));
+}
+
+fn sysctls(desired: &Host, actual: &Host, plan: &mut Plan) {
+    for (name, value) in &desired.sysctls {
+        let found = actual.sysctls.get(name);
+        if found != Some(value) {
+            let action = Action::SetSysctl { name: name.clone(), value: value.clone() };
+            plan.push(action, found.cloned().unwrap_or_default(), "containers need it");
+        }
+    }
+}
+
+fn rules(desired: &Host, actual: &Host, plan: &mut Plan) {
+    match (&desired.rules, &actual.rules) {
+        (Some(rules), None) if actual.table_present => {
+            plan.push(Action::LoadRules(rules.clone()), "another ruleset", "changed");
+        }
+        (Some(rules), None) => plan.push(Action::LoadRules(rules.clone()), "", "missing"),
+        (Some(rules), Some(found)) if rules != found => {
+            plan.push(Action::LoadRules(rules.clone()), "another ruleset", "configuration");
+        }
+        (None, _) if actual.table_present => plan.push(Action::DeleteRules, "ruleset", "no longer wanted"),
+        (Some(_), Some(_)) | (None, _) => {}
+    }
+}
+
+fn forward(desired: &Host, actual: &Host, plan: &mut Plan) {
+    match (&desired.rules, &actual.forward) {
+        (Some(rules), Forward::Closed(chain)) => {
+            let action = Action::OpenForward { uplinks: rules.uplinks.clone() };
+            plan.push(action, chain.clone(), "it drops what containers send and receive");
+        }
+        (None, Forward::Opened(chain)) => plan.push(Action::CloseForward, chain.clone(), "no longer wanted"),
+        (_, Forward::Open | Forward::Opened(_) | Forward::Closed(_) | Forward::Foreign(_)) => {}
+    }
+}
+
+fn blocks(desired: &Host, actual: &Host, plan: &mut Plan) {
+    for &block in desired.blocks.difference(&actual.blocks) {
+        plan.push(Action::AddBlock(block), "", "owned here");
+    }
+    for &block in actual.blocks.difference(&desired.blocks) {
+        plan.push(Action::DeleteBlock(block), "unreachable", "no longer owned as this CIDR");
+    }
+}
+
+fn links(desired: &Host, actual: &Host, plan: &mut Plan) {
+    for (&address, wanted) in &desired.links {
+        if !actual.gone.contains(&address) {
+            link(address, wanted, actual.links.get(&address), plan);
+        }
+    }
+    for &address in actual.links.keys().filter(|address| !desired.links.contains_key(address)) {
+        plan.push(Action::DeleteLink(address), "link", "no container attached to it");
+    }
+}
+
+fn link(address: Address, wanted: &Link, found: Option<&Link>, plan: &mut Plan) {
+    let Some(netns) = wanted.netns.clone() else { return };
+    let (mtu, range) = (wanted.mtu, wanted.range);
+    let create = Action::CreateLink { address, netns: netns.clone(), mtu, range };
+    match found {
+        None => plan.push(create, "", "attached"),
+        Some(Link { netns: Some(other), .. }) if !other.is_same(&netns) => {
+            plan.push(create, "link into another namespace", "attached");
+        }
+        Some(found) => {
+            let mut faults = found.faults.clone();
+            if found.mtu != mtu {
+                faults.insert(0, format!("mtu {} -> {mtu}", found.mtu));
+            }
+            if !faults.is_empty() {
+                plan.push(Action::MendLink { address, netns, mtu, range }, "link", faults.join(", "));
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The difference between what should be and what is, as actions in the order in which they are safe.
+//!
+//! Pure: the same two values always give the same plan. What was not read gives no change.
+
+mod host;
+mod vpc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::{Action, Actual, Desired, TableId};
+
+pub use vpc::leads_to;
+
+/// What to change, and what stands in the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// In the order in which they run.
+    pub changes: Vec<Change>,
+    /// What is not ours and stands in our place; never touched.
+    pub conflicts: Vec<Conflict>,
+    /// What the reader should know (`routes follow agreement`).
+    pub notes: Vec<String>,
+}
+
+/// One action and why it is needed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What to do.
+    pub action: Action,
+    /// Why.
+    pub cause: String,
+    /// What is there now, as the plan shows it; empty if nothing.
+    pub before: String,
+}
+
+/// Something of others that stands inside the range.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The table, or `host`.
+    pub place: String,
+    /// What it covers. No address beneath it is handed out.
+    pub destination: ipnet::Ipv4Net,
+    /// Where it leads.
+    pub target: String,
+}
+
+impl Plan {
+    /// What has to change for `actual` to become `desired`.
+    pub fn new(desired: &Desired, actual: &Actual) -> Plan {
+        let mut plan = Plan::default();
+        if let Some(actual) = &actual.host {
+            host::compare(&desired.host, actual, &mut plan);
+        }
+        if let (Some(desired), Some(actual)) = (&desired.vpc, &actual.vpc) {
+            vpc::compare(desired, actual, &mut plan);
+        }
+        plan.changes.sort_by_key(|change| step(&change.action));
+        plan
+    }
+
+    /// Whether nothing has to change.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    fn push(&mut self, action: Action, before: impl Into<String>, cause: impl Into<String>) {
+        self.changes.push(Change { action, cause: cause.into(), before: before.into() });
+    }
+}
+
+/// Where an action is carried out. Each plane has one action in flight, so that a slow EC2 never
+/// holds up a repair on the host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Plane {
+    /// The host's network.
+    Host,
+    /// Our network interface of EC2.
+    Interface,
+    /// A route table.
+    Table(TableId),
+}
+
+impl Plane {
+    /// Where this action is carried out.
+    pub fn of(action: &Action) -> Plane {
+        match action {
+            Action::ReplaceRoute { table, .. }
+            | Action::CreateRoute { table, .. }
+            | Action::DeleteRoute { table, .. } => Plane::Table(table.clone()),
+            Action::DisableCheck { .. } => Plane::Interface,
+            Action::SetSysctl { .. }
+            | Action::LoadRules(_)
+            | Action::OpenForward { .. }
+            | Action::AddBlock(_)
+            | Action::CreateLink { .. }
+            | Action::MendLink { .. }
+            | Action::DeleteLink(_)
+            | Action::DeleteBlock(_)
+            | Action::CloseForward
+            | Action::DeleteRules => Plane::Host,
+        }
+    }
+}
+
+/// The order of the kinds of action: a path is built before traffic is sent down it, and torn down
+/// after. Within a kind the order of the plan stays.
+fn step(action: &Action) -> u8 {
+    match action {
+        Action::SetSysctl { .. } => 0,
+        Action::LoadRules(_) => 1,
+        Action::OpenForward { .. } => 2,
+        Action::DisableCheck { .. } => 3,
+        Action::AddBlock(_) => 4,
+        Action::CreateLink { .. } => 5,
+        Action::MendLink { .. } => 6,
+        Action::ReplaceRoute { .. } | Action::CreateRoute { .. } | Action::DeleteRoute { .. } => 7,
+        Action::DeleteLink(_) => 8,
+        Action::DeleteBlock(_) => 9,
+        Action::CloseForward => 10,
+        Action::DeleteRules => 11,
+    }
+}
