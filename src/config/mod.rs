@@ -1,13 +1,31 @@
 //! `weave.toml`, from text to a checked [`Config`] or every problem found in it.
 //!
-//! [`schema`] is the file as serde sees it; [`check`] turns it into a `Config`, whose values need no
-//! second look; [`diagnostic`] is how a problem is shown.
+//! [`schema`] lists the keys; `reader` walks the file, `value` reads one value, `check` makes a
+//! `Config` of them whose values need no second look; [`diagnostic`] is how a problem is shown.
+//! Nothing here reads a file: whoever calls [`parse`] has the text.
+
+mod check;
+pub mod diagnostic;
+mod reader;
+pub mod schema;
+mod value;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::Ipv4Net;
 
+pub use self::diagnostic::{Problem, Problems};
 use crate::{peer::PeerName, state::TableId};
+
+/// Reads the text of a `weave.toml`.
+pub fn parse(text: &str) -> Result<Config, Problems> {
+    check(text).map(|(config, _)| config)
+}
+
+/// As [`parse`], with what is accepted but does nothing in this version.
+pub fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
+    check::check(text)
+}
 
 /// What `weave.toml` says, checked whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +66,9 @@ pub struct Ipam {
     pub default_subnet: Ipv4Net,
     /// How the first ring comes to be.
     pub init: Init,
-    /// Peers that the first ring waits for, this host included.
-    pub expected_peers: usize,
+    /// Peers that the first ring waits for, this host included; `None`: those of `peers` other
+    /// than this host, plus one. Only the daemon knows which of them this host is.
+    pub expected_peers: Option<usize>,
 }
 
 /// How the first ring comes to be.
@@ -124,4 +143,84 @@ pub enum OnChange {
     Notice,
     /// It is adopted.
     Apply,
+}
+
+/// What an empty file says.
+impl Default for Config {
+    fn default() -> Config {
+        parse("").expect("an empty file has no problem")
+    }
+}
+
+impl Config {
+    /// Keys whose value differs in `new` and is only read at the start.
+    pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
+        let (seed, seed_new) = (self.ipam.init.seed(), new.ipam.init.seed());
+        let same = [
+            ("ipam.range", self.ipam.range == new.ipam.range),
+            ("ipam.init", self.ipam.init.word() == new.ipam.init.word()),
+            ("ipam.seed", seed == seed_new),
+            ("mesh.name", self.mesh.name == new.mesh.name),
+            ("mesh.nickname", self.mesh.nickname == new.mesh.nickname),
+            ("mesh.listen", self.mesh.listen == new.mesh.listen),
+            ("mesh.password_file", self.mesh.password_file == new.mesh.password_file),
+            ("mesh.trusted_subnets", self.mesh.trusted_subnets == new.mesh.trusted_subnets),
+            ("vpc.region", self.vpc.region == new.vpc.region),
+            ("vpc.endpoint", self.vpc.endpoint == new.vpc.endpoint),
+        ];
+        same.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
+    }
+}
+
+impl Init {
+    /// The word for it in the file.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Init::Consensus => "consensus",
+            Init::Seed(_) => "seed",
+            Init::Observer => "observer",
+        }
+    }
+
+    fn seed(&self) -> &[PeerName] {
+        match self {
+            Init::Seed(names) => names,
+            Init::Consensus | Init::Observer => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{schema::KEYS, *};
+
+    #[test]
+    fn a_key_that_needs_a_restart_is_one_that_the_schema_says_is_not_live() {
+        let old = Config::default();
+        let text = r#"
+            [ipam]
+            range = "10.0.0.0/8"
+            init = "seed"
+            seed = ["::1"]
+            [mesh]
+            name = "02:00:00:00:00:01"
+            nickname = "one"
+            listen = "127.0.0.1:6783"
+            password_file = "/etc/weave/password"
+            trusted_subnets = ["10.0.0.0/16"]
+            [vpc]
+            region = "eu-west-1"
+            endpoint = "http://127.0.0.1:1"
+        "#;
+        let new = parse(text).unwrap();
+        let named: BTreeSet<_> = old.needs_restart(&new).into_iter().collect();
+        let not_live: BTreeSet<_> = KEYS.iter().filter(|key| !key.live).map(|key| key.path).collect();
+        assert_eq!(named, not_live);
+    }
+
+    #[test]
+    fn what_is_live_needs_no_restart() {
+        let new = parse("peers = ['a']\nnetwork.mtu = 9000\nreconcile.interval = '1m'").unwrap();
+        assert!(Config::default().needs_restart(&new).is_empty());
+    }
 }

@@ -1,1 +1,3 @@
-fn main() {}
+//! The tests of the whole library that need neither root nor the network.
+
+mod config;

@@ -1,0 +1,354 @@
+//! From what the file says to a `Config`, section by section. A value that is missing or wrong
+//! gives way to its default, so that the search for problems goes on.
+
+use std::collections::BTreeSet;
+
+use ipnet::Ipv4Net;
+
+use super::{
+    Config, Init, Ipam, Mesh, Network, OnChange, Problem, Problems, Reconcile, SourceDestCheck, Vpc,
+    reader::{Found, Reader, syntax},
+    value::{self, Wrong},
+};
+use crate::{addr::Range, peer::PeerName};
+
+/// A file larger than this is not a configuration.
+const TEXT_BYTES_MAX: usize = 1 << 20;
+
+/// The configuration and the warnings, or every problem.
+pub(super) fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
+    if text.len() > TEXT_BYTES_MAX {
+        let message = format!("the file is larger than {TEXT_BYTES_MAX} bytes");
+        return Err(Problems(vec![Problem::at("", 0..0, "", message)]));
+    }
+    let root = syntax(text)?;
+    let mut reader = Reader::new(text, root.get_ref());
+    let ec2_tag = discovery(&mut reader);
+    let config = Config {
+        peers: peers(&mut reader),
+        network: network(&mut reader),
+        ipam: ipam(&mut reader, ec2_tag.is_some()),
+        ec2_tag,
+        mesh: mesh(&mut reader),
+        vpc: vpc(&mut reader),
+        reconcile: reconcile(&mut reader),
+    };
+    reader.finish(config)
+}
+
+/// Each peer once, in the order given: naming one twice does no harm.
+fn peers(reader: &mut Reader) -> Vec<String> {
+    let mut peers = Vec::new();
+    for peer in values(reader.list("peers", value::peer)) {
+        if !peers.contains(&peer) {
+            peers.push(peer);
+        }
+    }
+    peers
+}
+
+fn network(reader: &mut Reader) -> Network {
+    const MTU: u32 = 1376;
+    let mtu = if reader.is_word("network.mtu", "auto") {
+        None
+    } else {
+        Some(reader.number("network.mtu", 576..=65535).map_or(MTU, |found| found.value))
+    };
+    let metadata = [("block", true), ("allow", false)];
+    Network {
+        uplinks: auto_or_names(reader, "network.uplinks", value::interface),
+        block_metadata: word(reader, "network.instance_metadata", &metadata).unwrap_or(true),
+        mtu,
+    }
+}
+
+fn ipam(reader: &mut Reader, found_by_tag: bool) -> Ipam {
+    let default: Ipv4Net = "10.32.0.0/12".parse().expect("it is written as a network");
+    let range = reader.read("ipam.range", value::range);
+    let init = init(reader);
+    let expected = reader.number("ipam.expected_peers", 1..=10_000);
+    if found_by_tag && init == Init::Consensus && !reader.has("ipam.expected_peers") {
+        let wrong = Wrong::new("peers found by tag do not say how many to wait for");
+        reader.problem_at_key("discovery.ec2_tag", wrong.hint("set ipam.expected_peers"));
+    }
+    Ipam {
+        default_subnet: default_subnet(reader, range.as_ref(), default),
+        range: range.map_or(default, |found| found.value),
+        init,
+        expected_peers: expected.map(|found| found.value as usize),
+    }
+}
+
+/// The range itself if none is named; if the range is wrong, the subnet is not judged by it.
+fn default_subnet(reader: &mut Reader, range: Option<&Found<Ipv4Net>>, default: Ipv4Net) -> Ipv4Net {
+    let key = "ipam.default_subnet";
+    let given = if reader.has("ipam.range") { range.map(|found| found.value) } else { Some(default) };
+    let subnet = reader.read(key, value::subnet);
+    match (subnet, given) {
+        (Some(subnet), Some(range)) => {
+            if !Range::from(range).overlaps(Range::from(subnet.value)) {
+                let wrong = Wrong::new(format!("{} is outside ipam.range {range}", subnet.value));
+                reader.problem(key, subnet.span, wrong.hint("leave it out to use the whole range"));
+            }
+            subnet.value
+        }
+        (Some(subnet), None) => subnet.value,
+        (None, range) => range.unwrap_or(default),
+    }
+}
+
+fn init(reader: &mut Reader) -> Init {
+    let words =
+        [("consensus", Init::Consensus), ("seed", Init::Seed(Vec::new())), ("observer", Init::Observer)];
+    let init = word(reader, "ipam.init", &words);
+    let known = init.is_some() || !reader.has("ipam.init");
+    let seed = seed(reader);
+    match init.unwrap_or(Init::Consensus) {
+        Init::Seed(_) if seed.is_empty() => {
+            if !reader.has("ipam.seed") || reader.is_empty_list("ipam.seed") {
+                let wrong = Wrong::new("init = \"seed\" needs the list of the first peers");
+                reader.problem_at_key(
+                    "ipam.init",
+                    wrong.hint("set ipam.seed to their names, the same on every host"),
+                );
+            }
+            Init::Seed(seed)
+        }
+        Init::Seed(_) => Init::Seed(seed),
+        other => {
+            if !seed.is_empty() && known {
+                let wrong = Wrong::new(format!("has no meaning with init = \"{}\"", other.word()));
+                reader.problem_at_key("ipam.seed", wrong.hint("set ipam.init = \"seed\", or leave seed out"));
+            }
+            other
+        }
+    }
+}
+
+fn seed(reader: &mut Reader) -> Vec<PeerName> {
+    let mut names = Vec::new();
+    for Found { value: name, span } in
+        reader.list("ipam.seed", value::peer_name).map_or_else(Vec::new, |list| list.value)
+    {
+        if names.contains(&name) {
+            reader.problem("ipam.seed", span, Wrong::new(format!("{name} is in the list twice")));
+        }
+        names.push(name);
+    }
+    names
+}
+
+fn discovery(reader: &mut Reader) -> Option<(String, String)> {
+    let key = "discovery.ec2_tag";
+    let tag = reader.read_unless(key, "", value::tag)?;
+    reader.warning(key, tag.span, "peers are not found by tag in this version: list them in `peers`");
+    Some(tag.value)
+}
+
+fn mesh(reader: &mut Reader) -> Mesh {
+    let weave_peers = reader.flag("mesh.weave_peers");
+    if let Some(Found { value: true, span }) = &weave_peers {
+        let what = "Weave Net routers as peers are not supported in this version";
+        reader.warning("mesh.weave_peers", span.clone(), what);
+    }
+    Mesh {
+        name: value_of(reader.read_unless("mesh.name", "auto", value::peer_name)),
+        nickname: value_of(reader.read_unless("mesh.nickname", "auto", value::nickname)),
+        listen: value_of(reader.read("mesh.listen", value::listen))
+            .unwrap_or_else(|| ([0, 0, 0, 0], 6783).into()),
+        password_file: value_of(reader.read("mesh.password_file", value::path)),
+        trusted_subnets: values(reader.list("mesh.trusted_subnets", value::cidr)),
+        weave_peers: value_of(weave_peers).unwrap_or(false),
+    }
+}
+
+fn vpc(reader: &mut Reader) -> Vpc {
+    let check = [
+        ("disable", SourceDestCheck::Disable),
+        ("warn", SourceDestCheck::Warn),
+        ("ignore", SourceDestCheck::Ignore),
+    ];
+    Vpc {
+        route_tables: auto_or_names(reader, "vpc.route_tables", value::table),
+        source_dest_check: word(reader, "vpc.source_dest_check", &check).unwrap_or(SourceDestCheck::Disable),
+        quota: reader.number("vpc.quota", 1..=10_000).map(|found| found.value as usize),
+        reclaim: reclaim(reader),
+        region: value_of(reader.read_unless("vpc.region", "auto", value::region)),
+        endpoint: value_of(reader.read_unless("vpc.endpoint", "", value::endpoint)),
+    }
+}
+
+fn reclaim(reader: &mut Reader) -> Option<std::time::Duration> {
+    let key = "vpc.reclaim";
+    if reader.is_word(key, "off") {
+        return None;
+    }
+    let grace = reader.read(key, |text| value::duration(("1m", "30days"), text));
+    if let Some(grace) = &grace {
+        let what = "ranges of a terminated host are not taken over by themselves in this version: use `weavers forget`";
+        reader.warning(key, grace.span.clone(), what);
+    }
+    Some(value_of(grace).unwrap_or(std::time::Duration::from_secs(3600)))
+}
+
+fn reconcile(reader: &mut Reader) -> Reconcile {
+    let on_change = [("notice", OnChange::Notice), ("apply", OnChange::Apply)];
+    let interval = reader.read("reconcile.interval", |text| value::duration(("1s", "1h"), text));
+    Reconcile {
+        interval: value_of(interval).unwrap_or(std::time::Duration::from_secs(30)),
+        on_change: word(reader, "reconcile.on_change", &on_change).unwrap_or(OnChange::Notice),
+    }
+}
+
+/// `"auto"` is `None`; otherwise one name or several, at least one.
+fn auto_or_names<T: Ord>(
+    reader: &mut Reader,
+    key: &'static str,
+    parse: impl Fn(&str) -> Result<T, Wrong>,
+) -> Option<BTreeSet<T>> {
+    if reader.is_word(key, "auto") {
+        return None;
+    }
+    if reader.is_empty_list(key) {
+        reader.problem_at_key(
+            key,
+            Wrong::new("the list is empty").hint("write \"auto\", or name at least one"),
+        );
+    }
+    let found = reader.one_or_more(key, parse)?;
+    Some(found.value.into_iter().map(|found| found.value).collect())
+}
+
+fn word<T: Clone>(reader: &mut Reader, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+    value_of(reader.read(key, |text| value::choice(words, text)))
+}
+
+fn value_of<T>(found: Option<Found<T>>) -> Option<T> {
+    found.map(|found| found.value)
+}
+
+fn values<T>(list: Option<Found<Vec<Found<T>>>>) -> Vec<T> {
+    list.map_or_else(Vec::new, |list| list.value.into_iter().map(|found| found.value).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> String {
+        check(text).expect_err("the file has problems").lines("weave.toml")
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_in_the_order_of_the_file() {
+        let text = r#"
+peers = ["10.0.1.11", 7, "10.0.1.256"]
+colour = "blue"
+
+[network]
+mtu = 100
+uplinks = []
+
+[ipam]
+range = "10.32.0.1/12"
+expected_peers = 0
+init = "sead"
+
+[vpc]
+route_table = "rtb-0a1"
+reclaim = 3600
+"#;
+        insta::assert_snapshot!(lines(text), @r#"
+        weave.toml:2:23: peers: expected a string, found an integer
+        weave.toml:2:26: peers: "10.0.1.256" is neither an IPv4 address nor a host name
+        weave.toml:3:1: colour: unknown key
+        weave.toml:6:7: network.mtu: 100 is not between 576 and 65535
+        weave.toml:7:11: network.uplinks: the list is empty (write "auto", or name at least one)
+        weave.toml:10:9: ipam.range: 10.32.0.1/12 has bits set behind its prefix (did you mean "10.32.0.0/12"?)
+        weave.toml:11:18: ipam.expected_peers: 0 is not between 1 and 10000
+        weave.toml:12:8: ipam.init: "sead" is not one of "consensus", "seed", "observer" (did you mean "seed"?)
+        weave.toml:15:1: vpc.route_table: unknown key (did you mean "route_tables"?)
+        weave.toml:16:11: vpc.reclaim: expected a string, found an integer
+        "#);
+    }
+
+    #[test]
+    fn what_is_not_toml_is_reported_in_the_same_form() {
+        insta::assert_snapshot!(lines("peers = [\n[network]\nmtu = \n"), @r"
+        weave.toml:2:2: invalid float, expected `nan`
+        weave.toml:3:1: missing comma between array elements, expected `,`
+        ");
+    }
+
+    #[test]
+    fn a_key_given_twice_is_a_problem() {
+        insta::assert_snapshot!(lines("[network]\nmtu = 1400\nmtu = 1500\n"), @r"
+        weave.toml:3:1: duplicate key
+        ");
+    }
+
+    #[test]
+    fn seed_and_init_go_together() {
+        insta::assert_snapshot!(lines("ipam.init = 'seed'"), @r#"
+        weave.toml:1:13: ipam.init: init = "seed" needs the list of the first peers (set ipam.seed to their names, the same on every host)
+        "#);
+        insta::assert_snapshot!(lines("ipam.seed = ['::1']"), @r#"
+        weave.toml:1:13: ipam.seed: has no meaning with init = "consensus" (set ipam.init = "seed", or leave seed out)
+        "#);
+        insta::assert_snapshot!(lines("ipam.init = 'seed'\nipam.seed = ['::1', '::1']"), @r"
+        weave.toml:2:21: ipam.seed: 00:00:00:00:00:01 is in the list twice
+        ");
+        let (config, _) = check("ipam.init = 'seed'\nipam.seed = ['::1', '::2']").unwrap();
+        assert_eq!(config.ipam.init, Init::Seed(vec![PeerName::from_u64(1), PeerName::from_u64(2)]));
+    }
+
+    #[test]
+    fn the_default_subnet_follows_the_range_and_must_meet_it() {
+        let (config, _) = check("ipam.range = '10.48.0.0/16'").unwrap();
+        assert_eq!(config.ipam.default_subnet, config.ipam.range);
+        insta::assert_snapshot!(lines("ipam.range = '10.48.0.0/16'\nipam.default_subnet = '10.32.0.0/24'"), @r"
+        weave.toml:2:23: ipam.default_subnet: 10.32.0.0/24 is outside ipam.range 10.48.0.0/16 (leave it out to use the whole range)
+        ");
+    }
+
+    #[test]
+    fn peers_found_by_tag_need_a_number_to_wait_for() {
+        insta::assert_snapshot!(lines("discovery.ec2_tag = 'weave=prod'"), @r"
+        weave.toml:1:21: discovery.ec2_tag: peers found by tag do not say how many to wait for (set ipam.expected_peers)
+        ");
+        assert!(check("discovery.ec2_tag = 'weave=prod'\nipam.expected_peers = 3").is_ok());
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_said() {
+        let text =
+            "discovery.ec2_tag = 'a=b'\nipam.expected_peers = 3\nmesh.weave_peers = true\nvpc.reclaim = '2h'";
+        let (_, warnings) = check(text).unwrap();
+        let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        1:21: discovery.ec2_tag: peers are not found by tag in this version: list them in `peers`
+        3:20: mesh.weave_peers: Weave Net routers as peers are not supported in this version
+        4:15: vpc.reclaim: ranges of a terminated host are not taken over by themselves in this version: use `weavers forget`
+        ");
+        assert!(check("vpc.reclaim = 'off'").unwrap().1.is_empty());
+        assert!(check("").unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn mtu_may_follow_the_uplink_and_is_that_of_weave_net_where_missing() {
+        assert_eq!(check("").unwrap().0.network.mtu, Some(1376));
+        assert_eq!(check("network.mtu = 'auto'").unwrap().0.network.mtu, None);
+        assert_eq!(check("network.mtu = 0x2328").unwrap().0.network.mtu, Some(9000));
+    }
+
+    #[test]
+    fn a_peer_named_twice_is_one_peer() {
+        assert_eq!(check("peers = ['b', 'a', 'b']").unwrap().0.peers, ["b", "a"]);
+    }
+
+    #[test]
+    fn a_huge_or_hostile_text_ends_with_a_problem() {
+        assert!(check(&"#".repeat(TEXT_BYTES_MAX + 1)).is_err());
+        assert!(check(&format!("peers = {}", "[".repeat(10_000))).is_err());
+    }
+}

@@ -1,0 +1,153 @@
+//! The keys of `weave.toml`: the one list that the reader, `weave.toml.example` and the manual
+//! are held to.
+
+/// A key that may stand in the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its section and name, with a dot between; the first keys of the file have no section.
+    pub path: &'static str,
+    /// What holds where it is missing.
+    pub missing: Missing,
+    /// A reload adopts a new value; otherwise it needs a restart.
+    pub live: bool,
+}
+
+/// What holds where a key is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// This value, as it would be written.
+    Default(&'static str),
+    /// No value, or one that follows from elsewhere; this is what one would look like.
+    Example(&'static str),
+}
+
+use Missing::{Default, Example};
+
+/// Every key, in the order of the file.
+pub const KEYS: &[Key] = &[
+    live("peers", Default("[]")),
+    live("network.uplinks", Default("\"auto\"")),
+    live("network.instance_metadata", Default("\"block\"")),
+    live("network.mtu", Default("1376")),
+    fixed("ipam.range", Default("\"10.32.0.0/12\"")),
+    live("ipam.default_subnet", Example("\"10.32.0.0/12\"")),
+    fixed("ipam.init", Default("\"consensus\"")),
+    live("ipam.expected_peers", Example("3")),
+    fixed("ipam.seed", Default("[]")),
+    live("discovery.ec2_tag", Default("\"\"")),
+    fixed("mesh.name", Default("\"auto\"")),
+    fixed("mesh.nickname", Default("\"auto\"")),
+    fixed("mesh.listen", Default("\"0.0.0.0:6783\"")),
+    fixed("mesh.password_file", Example("\"/etc/weave/password\"")),
+    fixed("mesh.trusted_subnets", Default("[]")),
+    live("mesh.weave_peers", Default("false")),
+    live("vpc.route_tables", Default("\"auto\"")),
+    live("vpc.source_dest_check", Default("\"disable\"")),
+    live("vpc.quota", Example("500")),
+    live("vpc.reclaim", Default("\"1h\"")),
+    fixed("vpc.region", Default("\"auto\"")),
+    fixed("vpc.endpoint", Default("\"\"")),
+    live("reconcile.interval", Default("\"30s\"")),
+    live("reconcile.on_change", Default("\"notice\"")),
+];
+
+const fn live(path: &'static str, missing: Missing) -> Key {
+    Key { path, missing, live: true }
+}
+
+const fn fixed(path: &'static str, missing: Missing) -> Key {
+    Key { path, missing, live: false }
+}
+
+impl Key {
+    /// Its section; empty for the first keys of the file.
+    pub fn section(&self) -> &'static str {
+        self.path.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// Its name within the section.
+    pub fn name(&self) -> &'static str {
+        self.path.split_once('.').map_or(self.path, |(_, name)| name)
+    }
+}
+
+/// The key of this section and name.
+pub fn find(section: &str, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.section() == section && key.name() == name)
+}
+
+/// Whether the file has a section of this name.
+pub fn is_section(name: &str) -> bool {
+    !name.is_empty() && KEYS.iter().any(|key| key.section() == name)
+}
+
+/// What the author of an unknown key may have meant.
+pub fn suggest(section: &str, name: &str) -> Option<String> {
+    if let Some(key) = KEYS.iter().find(|key| key.name() == name) {
+        let home = key.section();
+        return Some(match home {
+            "" => format!("`{name}` stands before the first section"),
+            _ => format!("`{name}` belongs under [{home}]"),
+        });
+    }
+    let names = KEYS.iter().filter(|key| key.section() == section).map(Key::name);
+    let sections = KEYS.iter().map(Key::section).filter(|_| section.is_empty());
+    let near = nearest(name, names.chain(sections));
+    let near = near.or_else(|| nearest(name, KEYS.iter().map(|key| key.name())));
+    near.map(did_you_mean)
+}
+
+/// The hint that goes with a misspelt word.
+pub fn did_you_mean(word: &str) -> String {
+    format!("did you mean \"{word}\"?")
+}
+
+/// The word that is a slip or two away from `typed`.
+pub fn nearest<'w>(typed: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    let slips_max = (typed.chars().count() / 3).clamp(1, 3);
+    let near = words.into_iter().filter(|word| !word.is_empty()).map(|word| (slips(typed, word), word));
+    near.min().filter(|&(slips, _)| slips <= slips_max).map(|(_, word)| word)
+}
+
+/// Letters to add, drop or change to make one word of the other; a word too long to be a slip is far.
+fn slips(from: &str, to: &str) -> usize {
+    const LENGTH_MAX: usize = 40;
+    if from.len() > LENGTH_MAX {
+        return usize::MAX;
+    }
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, letter) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, other) in to.iter().enumerate() {
+            let change = diagonal + usize::from(letter != *other);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_pen_is_understood() {
+        assert_eq!(suggest("vpc", "route_table").unwrap(), "did you mean \"route_tables\"?");
+        assert_eq!(suggest("", "netwrok").unwrap(), "did you mean \"network\"?");
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_section_is_sent_home() {
+        assert_eq!(suggest("mesh", "range").unwrap(), "`range` belongs under [ipam]");
+        assert_eq!(suggest("mesh", "peers").unwrap(), "`peers` stands before the first section");
+    }
+
+    #[test]
+    fn a_word_that_is_like_no_key_gets_no_suggestion() {
+        assert_eq!(suggest("vpc", "colour"), None);
+        assert_eq!(suggest("vpc", &"x".repeat(100_000)), None);
+    }
+}
