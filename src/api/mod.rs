@@ -1,1 +1,88 @@
-//! To come.
+//! The control socket: HTTP with JSON bodies over a Unix socket.
+//!
+//! A call is `/v1/` and the name of what is asked. `GET` where the question has no body and changes
+//! nothing, otherwise `POST` with the fields as a JSON object.
+//!
+//! | call | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | `status` |
+//! | `GET /v1/plan` | | `plan`: what would change |
+//! | `GET /v1/await_ready` | | `done`, once ready |
+//! | `GET /v1/show_ring` | | `ring` |
+//! | `POST /v1/apply` | | `plan`: what was changed |
+//! | `POST /v1/reload` | | `done`, once the file is adopted |
+//! | `POST /v1/attach` | `target`, `name`? | `attached` |
+//! | `POST /v1/detach` | `target` | `done` |
+//! | `POST /v1/allocate` | `ident`, `subnet`? | `addresses` |
+//! | `POST /v1/claim` | `ident`, `address` | `addresses` |
+//! | `POST /v1/free` | `ident`, `address`? | `done` |
+//! | `POST /v1/lookup` | `ident` | `addresses` |
+//! | `POST /v1/forget` | `peer` | `moved` |
+//! | `POST /v1/drain` | | `moved` |
+//! | `POST /v1/reset` | | `done` |
+//!
+//! What went well is answered with 200 and `{"format_version":"1.0","answer":{"status":{…}}}`, the
+//! rest with `{"format_version":"1.0","error":{"kind":…,"message":…,"hint":…}}`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::node::request::{Refusal, Request, Response};
+
+pub mod client;
+pub mod server;
+mod wire;
+
+/// Version of the documents: minor changes add, major ones break.
+pub const FORMAT_VERSION: &str = "1.0";
+
+/// What can be asked of a daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields say what they are.
+pub enum ApiRequest {
+    /// What its node answers. `Attach` and `Detach` are not asked this way but by target.
+    Node(Request),
+    /// Read the configuration file again.
+    Reload,
+    /// Connect a network namespace: a pid, or the path of the namespace. The daemon looks it up,
+    /// since whoever asks may not be allowed to.
+    AttachTarget { target: String, name: Option<String> },
+    /// Disconnect it: a pid, a path, or the name it was attached under.
+    DetachTarget { target: String },
+}
+
+/// What came of it.
+pub type Answer = Result<Response, Refusal>;
+
+/// An answer as it stands in a body.
+#[derive(Serialize, Deserialize)]
+struct Document {
+    format_version: String,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Answer(Response),
+    Error(Refusal),
+}
+
+impl From<Answer> for Document {
+    fn from(answer: Answer) -> Document {
+        let outcome = match answer {
+            Ok(response) => Outcome::Answer(response),
+            Err(refusal) => Outcome::Error(refusal),
+        };
+        Document { format_version: FORMAT_VERSION.to_owned(), outcome }
+    }
+}
+
+impl From<Document> for Answer {
+    fn from(document: Document) -> Answer {
+        match document.outcome {
+            Outcome::Answer(response) => Ok(response),
+            Outcome::Error(refusal) => Err(refusal),
+        }
+    }
+}

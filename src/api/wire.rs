@@ -1,0 +1,177 @@
+//! A request as a method, a name and a body, and back.
+
+use axum::http::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::ApiRequest;
+use crate::node::request::{Refusal, RefusalKind, Request};
+
+/// Calls without a body that change nothing.
+const READS: [&str; 4] = ["status", "plan", "await_ready", "show_ring"];
+
+/// A call as it goes over the socket.
+#[derive(Debug, PartialEq)]
+pub(super) struct Wire {
+    pub method: Method,
+    pub name: String,
+    /// `Null` where there is none.
+    pub body: Value,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AttachBody {
+    target: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DetachBody {
+    target: String,
+}
+
+/// How `request` is put.
+pub(super) fn encode(request: &ApiRequest) -> Result<Wire, Refusal> {
+    match request {
+        ApiRequest::Reload => Ok(Wire::new("reload", Value::Null)),
+        ApiRequest::AttachTarget { target, name } => {
+            Ok(Wire::new("attach", to_json(&AttachBody { target: target.clone(), name: name.clone() })))
+        }
+        ApiRequest::DetachTarget { target } => {
+            Ok(Wire::new("detach", to_json(&DetachBody { target: target.clone() })))
+        }
+        ApiRequest::Node(Request::Attach { .. } | Request::Detach { .. }) => {
+            Err(invalid("a network namespace is named by its target on the control socket"))
+        }
+        ApiRequest::Node(request) => Ok(match to_json(request) {
+            Value::String(name) => Wire::new(&name, Value::Null),
+            Value::Object(fields) => {
+                let (name, body) = fields.into_iter().next().expect("a variant has its name as key");
+                Wire::new(&name, body)
+            }
+            other => unreachable!("a request is a name or a name with fields, not {other}"),
+        }),
+    }
+}
+
+/// What was asked by this method and name.
+pub(super) fn decode(method: &Method, name: &str, body: &[u8]) -> Result<ApiRequest, Refusal> {
+    if method != method_of(name) {
+        return Err(invalid(format!("{name} is asked with {}, not {method}", method_of(name))));
+    }
+    let body = if body.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(body).map_err(|wrong| invalid(format!("the body is not JSON: {wrong}")))?
+    };
+    let request = match name {
+        "reload" => Ok(ApiRequest::Reload),
+        "attach" => serde_json::from_value(body)
+            .map(|AttachBody { target, name }| ApiRequest::AttachTarget { target, name }),
+        "detach" => {
+            serde_json::from_value(body).map(|DetachBody { target }| ApiRequest::DetachTarget { target })
+        }
+        _ => serde_json::from_value(tagged(name, body)).map(ApiRequest::Node),
+    };
+    request.map_err(|wrong| invalid(format!("{name}: {wrong}")))
+}
+
+/// A variant as serde writes it: its name alone, or its name with its fields.
+fn tagged(name: &str, body: Value) -> Value {
+    match body {
+        Value::Null => Value::String(name.to_owned()),
+        body => Value::Object(Map::from_iter([(name.to_owned(), body)])),
+    }
+}
+
+fn method_of(name: &str) -> Method {
+    if READS.contains(&name) { Method::GET } else { Method::POST }
+}
+
+fn to_json(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).expect("requests have string keys")
+}
+
+fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::new(RefusalKind::Invalid, message)
+}
+
+impl Wire {
+    fn new(name: &str, body: Value) -> Wire {
+        Wire { method: method_of(name), name: name.to_owned(), body }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<ApiRequest> {
+        let ident = "web".to_owned();
+        let address = "10.32.0.1".parse().unwrap();
+        [
+            Request::Status,
+            Request::Plan,
+            Request::Apply,
+            Request::AwaitReady,
+            Request::ShowRing,
+            Request::Allocate { ident: ident.clone(), subnet: Some("10.32.0.0/24".parse().unwrap()) },
+            Request::Claim { ident: ident.clone(), address },
+            Request::Free { ident: ident.clone(), address: None },
+            Request::Lookup { ident },
+            Request::Forget { peer: "b".to_owned() },
+            Request::Drain,
+            Request::Reset,
+        ]
+        .into_iter()
+        .map(ApiRequest::Node)
+        .chain([
+            ApiRequest::Reload,
+            ApiRequest::AttachTarget { target: "7".to_owned(), name: Some("web".to_owned()) },
+            ApiRequest::DetachTarget { target: "/run/netns/a".to_owned() },
+        ])
+        .collect()
+    }
+
+    #[test]
+    fn every_request_arrives_as_it_was_put() {
+        for request in all() {
+            let wire = encode(&request).unwrap();
+            let body = if wire.body.is_null() { Vec::new() } else { wire.body.to_string().into_bytes() };
+            assert_eq!(decode(&wire.method, &wire.name, &body), Ok(request));
+        }
+    }
+
+    #[test]
+    fn the_documentation_lists_every_call() {
+        let documented = include_str!("mod.rs");
+        for request in all() {
+            let wire = encode(&request).unwrap();
+            let line = format!("//! | `{} /v1/{}` |", wire.method, wire.name);
+            assert!(documented.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_changed_by_a_get() {
+        assert!(decode(&Method::GET, "reset", b"").is_err());
+        assert!(decode(&Method::GET, "apply", b"").is_err());
+    }
+
+    #[test]
+    fn a_question_that_makes_no_sense_is_refused_by_name() {
+        for (name, body) in
+            [("nonsense", ""), ("claim", "{}"), ("claim", "not json"), ("drain", "[1]"), ("attach", "")]
+        {
+            let refusal = decode(&Method::POST, name, body.as_bytes()).unwrap_err();
+            assert_eq!(refusal.kind, RefusalKind::Invalid, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_not_named_by_what_only_the_daemon_can_know() {
+        let body = r#"{"netns":{"boot":"b","cookie":1,"path":"/"},"name":null}"#;
+        assert!(decode(&Method::POST, "attach", body.as_bytes()).is_err());
+    }
+}
