@@ -1,1 +1,163 @@
-//! To come.
+//! EC2: look at route tables and the own interface, and change one route at a time.
+//!
+//! No decisions here: what to change is the plan's business. [`Ec2::observe`] reads, [`Ec2::apply`]
+//! carries out one action, and both say why not in the words of [`fault`].
+
+mod apply;
+pub mod fault;
+mod metadata;
+mod observe;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_ec2::{Client, config};
+use ipnet::Ipv4Net;
+
+use crate::{
+    addr::Range,
+    config::Vpc as Settings,
+    state::{Fault, FaultKind, InterfaceId, TableId, Vpc},
+};
+
+/// Time to reach EC2 at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for one call, second attempt and credentials included.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Attempts of one call. Few, so that it is the loop that tries again, after another look.
+const ATTEMPTS: u32 = 2;
+
+/// Who this host is to EC2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The instance, `i-…`.
+    pub instance: String,
+    /// Its primary interface, the target of our routes.
+    pub interface: InterfaceId,
+    /// The subnet of that interface.
+    pub subnet: String,
+    /// The VPC of that subnet.
+    pub vpc: String,
+    /// The region of all of them.
+    pub region: String,
+    /// The primary private address of the instance.
+    pub address: Ipv4Addr,
+}
+
+/// The hand that reads and writes one VPC for one host.
+#[derive(Debug)]
+pub struct Ec2 {
+    client: Client,
+    identity: Identity,
+    memory: Mutex<Memory>,
+}
+
+/// What is kept from one look to the next, to ask less.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Looks begun.
+    passes: u64,
+    /// The table of our subnet.
+    own_table: Option<OwnTable>,
+    /// Selected tables that do not exist or cannot be used; asked for again now and then.
+    lost: BTreeSet<TableId>,
+    /// The source/destination check as last read.
+    check: Option<bool>,
+    /// The look at which the check is read again.
+    check_due: u64,
+    /// Routes seen in each table, which tell the quota when it is full.
+    used: BTreeMap<TableId, usize>,
+}
+
+/// How our subnet comes by its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OwnTable {
+    id: TableId,
+    /// It is the VPC's main table, which serves every subnet without one of its own.
+    main: bool,
+}
+
+impl Ec2 {
+    /// Learns from the instance metadata who this host is, and makes ready to call EC2. Endpoint and
+    /// credentials come from the settings, the environment, the profile or the instance's role.
+    pub async fn connect(settings: &Settings) -> Result<Ec2, Fault> {
+        let identity = metadata::identity(settings.region.as_deref()).await?;
+        let region = Region::new(identity.region.clone());
+        let sdk = aws_config::defaults(BehaviorVersion::latest()).region(region).load().await;
+        Ok(Ec2::with_identity(identity, &sdk, settings.endpoint.as_deref()))
+    }
+
+    /// The same for a host that is known already.
+    pub fn with_identity(identity: Identity, sdk: &SdkConfig, endpoint: Option<&str>) -> Ec2 {
+        let timeouts =
+            TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(CALL_TIMEOUT).build();
+        let mut builder = config::Builder::from(sdk)
+            .region(Region::new(identity.region.clone()))
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .timeout_config(timeouts);
+        if let Some(url) = endpoint {
+            builder = builder.endpoint_url(url);
+        }
+        Ec2 { client: Client::from_conf(builder.build()), identity, memory: Mutex::default() }
+    }
+
+    /// Who this host is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Never held across an `.await`; every value in it is sound by itself, also after a panic.
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A container range that shares addresses with the VPC cannot be routed to hosts: the VPC's own
+/// routes win or refuse ours.
+pub fn overlaps(range: Ipv4Net, vpc: &Vpc) -> Option<Fault> {
+    let local = vpc.tables.values().flat_map(|table| &table.local);
+    let taken = local.copied().find(|&cidr| Range::from(cidr).overlaps(range.into()))?;
+    Some(Fault {
+        kind: FaultKind::Invalid,
+        message: format!("container range {range} overlaps {taken}, which is the VPC's own"),
+        hint: Some("choose an `ipam.range` outside every CIDR of the VPC".to_owned()),
+        request_id: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Table;
+
+    fn vpc(local: &[&str]) -> Vpc {
+        let local = local.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        Vpc {
+            interface: InterfaceId("eni-1".into()),
+            source_dest_check: None,
+            tables: [(TableId("rtb-1".into()), Table { local, ..Table::default() })].into(),
+        }
+    }
+
+    #[test]
+    fn a_range_that_touches_any_cidr_of_the_vpc_is_refused_by_name() {
+        let vpc = vpc(&["10.0.0.0/16", "10.36.0.0/16"]);
+        let fault = overlaps("10.32.0.0/12".parse().unwrap(), &vpc).unwrap();
+        assert_eq!(fault.kind, FaultKind::Invalid);
+        assert_eq!(
+            fault.message,
+            "container range 10.32.0.0/12 overlaps 10.36.0.0/16, which is the VPC's own"
+        );
+        assert!(overlaps("10.0.128.0/20".parse().unwrap(), &vpc).is_some());
+    }
+
+    #[test]
+    fn a_range_beside_the_vpc_is_welcome() {
+        assert_eq!(overlaps("10.32.0.0/12".parse().unwrap(), &vpc(&["10.0.0.0/16", "10.48.0.0/16"])), None);
+    }
+}

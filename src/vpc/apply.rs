@@ -1,0 +1,159 @@
+//! One action in the VPC.
+
+use aws_sdk_ec2::{operation::RequestId, types::AttributeBooleanValue};
+use ipnet::Ipv4Net;
+
+use super::{
+    Ec2,
+    fault::{Call, Refused, refused},
+};
+use crate::state::{Action, Fault, FaultKind, InterfaceId, TableId};
+
+impl Ec2 {
+    /// Carries out one action on a route or on the own interface, and says by which request. A route
+    /// to delete that is gone is success; one to create that is there, or to replace that is not, is
+    /// [`FaultKind::Outdated`].
+    pub async fn apply(&self, action: &Action) -> Result<Option<String>, Fault> {
+        let done = match action {
+            Action::CreateRoute { table, destination, interface } => {
+                self.create(table, *destination, interface).await
+            }
+            Action::ReplaceRoute { table, destination, interface } => {
+                self.replace(table, *destination, interface).await
+            }
+            Action::DeleteRoute { table, destination } => self.delete(table, *destination).await,
+            Action::DisableCheck { interface } => self.disable_check(interface).await,
+            Action::SetSysctl { .. }
+            | Action::LoadRules(_)
+            | Action::OpenForward { .. }
+            | Action::AddBlock(_)
+            | Action::CreateLink { .. }
+            | Action::MendLink { .. }
+            | Action::DeleteLink(_)
+            | Action::DeleteBlock(_)
+            | Action::CloseForward
+            | Action::DeleteRules => return Err(not_ours(action)),
+        };
+        done.map_err(|refused| self.learn(refused))
+    }
+
+    async fn create(
+        &self,
+        table: &TableId,
+        destination: Ipv4Net,
+        interface: &InterfaceId,
+    ) -> Result<Option<String>, Refused> {
+        let answer = self
+            .client
+            .create_route()
+            .route_table_id(&table.0)
+            .destination_cidr_block(destination.trunc().to_string())
+            .network_interface_id(&interface.0)
+            .send()
+            .await;
+        let answer =
+            answer.map_err(|error| refused(&self.route_call("CreateRoute", table, destination), error))?;
+        Ok(answer.request_id().map(str::to_owned))
+    }
+
+    async fn replace(
+        &self,
+        table: &TableId,
+        destination: Ipv4Net,
+        interface: &InterfaceId,
+    ) -> Result<Option<String>, Refused> {
+        let answer = self
+            .client
+            .replace_route()
+            .route_table_id(&table.0)
+            .destination_cidr_block(destination.trunc().to_string())
+            .network_interface_id(&interface.0)
+            .send()
+            .await;
+        let answer =
+            answer.map_err(|error| refused(&self.route_call("ReplaceRoute", table, destination), error))?;
+        Ok(answer.request_id().map(str::to_owned))
+    }
+
+    async fn delete(&self, table: &TableId, destination: Ipv4Net) -> Result<Option<String>, Refused> {
+        let answer = self
+            .client
+            .delete_route()
+            .route_table_id(&table.0)
+            .destination_cidr_block(destination.trunc().to_string())
+            .send()
+            .await;
+        let answer =
+            answer.map_err(|error| refused(&self.route_call("DeleteRoute", table, destination), error));
+        match answer {
+            Ok(answer) => Ok(answer.request_id().map(str::to_owned)),
+            Err(gone) if gone.code == "InvalidRoute.NotFound" => Ok(gone.fault.request_id),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    async fn disable_check(&self, interface: &InterfaceId) -> Result<Option<String>, Refused> {
+        let answer = self
+            .client
+            .modify_network_interface_attribute()
+            .network_interface_id(&interface.0)
+            .source_dest_check(AttributeBooleanValue::builder().value(false).build())
+            .send()
+            .await;
+        let answer = answer.map_err(|error| refused(&self.check_call(interface), error))?;
+        self.memory().check_due = 0;
+        Ok(answer.request_id().map(str::to_owned))
+    }
+
+    /// A table that is gone is not ours any more: the next look finds another, or says so.
+    fn learn(&self, refused: Refused) -> Fault {
+        if refused.code == "InvalidRouteTableID.NotFound" {
+            self.memory().own_table = None;
+        }
+        refused.fault
+    }
+
+    fn route_call(&self, operation: &'static str, table: &TableId, destination: Ipv4Net) -> Call {
+        Call {
+            operation,
+            subject: format!("{destination} in {table}"),
+            resource: self.arn(&format!("route-table/{table}")),
+            by_hand: None,
+            used: self.memory().used.get(table).copied(),
+        }
+    }
+
+    fn check_call(&self, interface: &InterfaceId) -> Call {
+        let region = &self.identity.region;
+        Call {
+            operation: "ModifyNetworkInterfaceAttribute",
+            subject: format!("the source/destination check of {interface}"),
+            resource: self.arn(&format!("network-interface/{interface}")),
+            by_hand: Some(format!(
+                "aws ec2 modify-network-interface-attribute --no-source-dest-check \
+                 --network-interface-id {interface} --region {region}"
+            )),
+            used: None,
+        }
+    }
+
+    /// The name by which a policy knows a thing of EC2, in whatever account.
+    fn arn(&self, thing: &str) -> String {
+        let region = &self.identity.region;
+        let partition = match region.split('-').take(2).collect::<Vec<_>>().as_slice() {
+            ["cn", ..] => "aws-cn",
+            ["us", "gov"] => "aws-us-gov",
+            _ => "aws",
+        };
+        format!("arn:{partition}:ec2:{region}:*:{thing}")
+    }
+}
+
+fn not_ours(action: &Action) -> Fault {
+    Fault {
+        kind: FaultKind::Invalid,
+        message: format!("{action:?} is not an action of the VPC"),
+        hint: None,
+        request_id: None,
+    }
+}

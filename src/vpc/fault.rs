@@ -1,0 +1,238 @@
+//! Why EC2 refused, in words that name the thing and the way out.
+//!
+//! [`classify`] is a table over codes, statuses and messages: EC2 models no errors, so these are all
+//! there is. How the SDK wraps them is taken apart below it.
+
+use std::error::Error;
+
+use aws_sdk_ec2::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::RequestId,
+};
+
+use crate::state::{
+    Fault,
+    FaultKind::{self, Denied, Invalid, Outdated, Quota, Throttled, Unreachable},
+};
+
+/// Characters of EC2's own text that are repeated; a refusal may carry an encoded message of a thousand.
+const TEXT_LEN_MAX: usize = 240;
+
+/// A call, as far as a refusal of it needs to know.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// EC2's name of it, which is also IAM's.
+    pub operation: &'static str,
+    /// What it is about: `10.40.0.0/13 in rtb-0a1`.
+    pub subject: String,
+    /// What a policy allows it on: an ARN, or `*`.
+    pub resource: String,
+    /// The command that does the same by hand, where that is a way out.
+    pub by_hand: Option<String>,
+    /// Routes last seen in the table.
+    pub used: Option<usize>,
+}
+
+/// What kind of refusal it is, in words, with the way out.
+pub fn classify(call: &Call, code: Option<&str>, status: u16, message: Option<&str>) -> Fault {
+    let (code, text) = (code.unwrap_or_default(), shorten(message.unwrap_or_default()));
+    let kind = kind(call.operation, code, status, &text);
+    let reason = match (kind, code, text.as_str()) {
+        (Denied, "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException", _) => {
+            format!("not allowed ({code})")
+        }
+        (Quota, _, text) => match call.used {
+            Some(used) => format!("the table is full at {used} routes: {text} ({code})"),
+            None => format!("the table is full: {text} ({code})"),
+        },
+        (_, "", "") => format!("status {status} without a reason"),
+        (_, code, "") => code.to_owned(),
+        (_, "", text) => text.to_owned(),
+        (_, code, text) => format!("{text} ({code})"),
+    };
+    let message = format!("{} of {}: {reason}", call.operation, call.subject);
+    Fault { kind, message, hint: hint(call, kind, code, &text), request_id: None }
+}
+
+fn kind(operation: &str, code: &str, status: u16, text: &str) -> FaultKind {
+    match code {
+        "RouteAlreadyExists" | "InvalidRoute.NotFound" => Outdated,
+        // A missing route has no code of its own in ReplaceRoute.
+        "InvalidParameterValue" if operation == "ReplaceRoute" && text.contains("no route defined") => {
+            Outdated
+        }
+        // Gone, or too new to be known everywhere.
+        "InvalidRouteTableID.NotFound"
+        | "InvalidNetworkInterfaceID.NotFound"
+        | "InvalidInstanceID.NotFound" => Outdated,
+        "RouteLimitExceeded" | "ResourceCountLimitExceeded" => Quota,
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => Denied,
+        "AuthFailure"
+        | "InvalidClientTokenId"
+        | "UnrecognizedClientException"
+        | "MissingAuthenticationToken"
+        | "IncompleteSignature"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "RequestExpired"
+        | "InvalidSecurity" => Denied,
+        "OptInRequired" | "Blocked" | "PendingVerification" => Denied,
+        "RequestLimitExceeded"
+        | "EC2ThrottledException"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestThrottled"
+        | "TooManyRequestsException"
+        | "ServiceUnavailable"
+        | "Unavailable" => Throttled,
+        "ServerInternal" | "InternalError" | "InternalFailure" => Unreachable,
+        _ => match status {
+            429 | 503 => Throttled,
+            500.. => Unreachable,
+            401 | 403 => Denied,
+            _ => Invalid,
+        },
+    }
+}
+
+fn hint(call: &Call, kind: FaultKind, code: &str, text: &str) -> Option<String> {
+    let hint = match (kind, code) {
+        (Denied, "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException") => permission(call),
+        (Denied, "ExpiredToken" | "ExpiredTokenException") => {
+            "renew the credentials, or remove them from the daemon's environment so that the instance's role is used"
+                .to_owned()
+        }
+        (Denied, "RequestExpired" | "InvalidSecurity") => CLOCK.to_owned(),
+        (Denied, "SignatureDoesNotMatch") if text.contains("expired") || text.contains("not yet") => {
+            CLOCK.to_owned()
+        }
+        (Denied, "OptInRequired" | "Blocked" | "PendingVerification") => {
+            "the AWS account itself is not served: see its sign-up and support pages".to_owned()
+        }
+        (Denied, _) => format!("check which credentials the daemon finds (environment, profile, instance's role); {CLOCK}"),
+        (Quota, _) => "remove routes that nobody needs, or raise the quota `Routes per route table` (L-93826ACB), \
+             which can be 1000"
+            .to_owned(),
+        (Outdated, "InvalidNetworkInterfaceID.NotFound") => {
+            "restart the daemon if the host's interface was exchanged".to_owned()
+        }
+        (Outdated | Invalid | Throttled | Unreachable, _) => return None,
+    };
+    Some(hint)
+}
+
+const CLOCK: &str =
+    "EC2 refuses requests signed by a clock that is minutes off: check the host's (`chronyc tracking`)";
+
+/// The policy statement that is missing.
+fn permission(call: &Call) -> String {
+    let statement = format!(
+        r#"{{"Effect": "Allow", "Action": "ec2:{}", "Resource": "{}"}}"#,
+        call.operation, call.resource
+    );
+    match &call.by_hand {
+        Some(command) => {
+            format!("do it by hand: `{command}`; or add to the policy of the host's role: {statement}")
+        }
+        None => format!("add to the policy of the host's role: {statement}"),
+    }
+}
+
+fn shorten(text: &str) -> String {
+    let text = text.trim().trim_end_matches('.');
+    match text.char_indices().nth(TEXT_LEN_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+// ===== from the SDK =====
+
+/// A refusal, with the code by which some callers turn it into success.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub code: String,
+    pub fault: Fault,
+}
+
+impl From<Refused> for Fault {
+    fn from(refused: Refused) -> Fault {
+        refused.fault
+    }
+}
+
+/// What became of a call that did not succeed.
+pub(super) fn refused<E>(call: &Call, error: SdkError<E, HttpResponse>) -> Refused
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let code = error.code().unwrap_or_default().to_owned();
+    let mut fault = match &error {
+        SdkError::ServiceError(refusal) => {
+            classify(call, error.code(), refusal.raw().status().as_u16(), error.message())
+        }
+        SdkError::TimeoutError(_) => unanswered(call, Unreachable, "no answer in time"),
+        SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
+            unanswered(call, Unreachable, &root(&error))
+        }
+        SdkError::ResponseError(_) => unanswered(call, Unreachable, &root(&error)),
+        SdkError::DispatchFailure(failure) if !failure.is_user() => unsigned(call, &error),
+        _ => unanswered(call, Invalid, &root(&error)),
+    };
+    fault.request_id = error.request_id().map(str::to_owned);
+    Refused { code, fault }
+}
+
+fn unanswered(call: &Call, kind: FaultKind, reason: &str) -> Fault {
+    let hint = match kind {
+        Unreachable => Some(
+            "check the way to the EC2 endpoint: default route, proxy, VPC endpoint, name server".to_owned(),
+        ),
+        Denied | Throttled | Quota | Outdated | Invalid => None,
+    };
+    Fault {
+        kind,
+        message: format!("{} of {}: {reason}", call.operation, call.subject),
+        hint,
+        request_id: None,
+    }
+}
+
+/// The request never left: for want of credentials, as a rule.
+fn unsigned(call: &Call, error: &dyn Error) -> Fault {
+    let reason = chain(error);
+    if !reason.contains("credential") {
+        return unanswered(call, Unreachable, &reason);
+    }
+    Fault {
+        kind: Denied,
+        message: format!("{} of {}: no credentials: {}", call.operation, call.subject, shorten(&reason)),
+        hint: Some("give the instance a role (instance profile) that may call EC2".to_owned()),
+        request_id: None,
+    }
+}
+
+/// An error and its sources, each in its own words.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let words = source.to_string();
+        if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = source.source();
+    }
+    shorten(&text)
+}
+
+/// The last source of an error, which is the one that says what happened.
+fn root(error: &dyn Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    shorten(&last.to_string())
+}

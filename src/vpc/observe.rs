@@ -1,0 +1,321 @@
+//! What is in the VPC: the selected tables, and the check of the own interface.
+//!
+//! One DescribeRouteTables a look, save where the own table has to be found first.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_ec2::{
+    operation::describe_route_tables::builders::DescribeRouteTablesFluentBuilder,
+    types::{self, Filter, RouteOrigin, RouteTable},
+};
+use ipnet::Ipv4Net;
+use tracing::{debug, info, warn};
+
+use super::{
+    Ec2, OwnTable,
+    fault::{Call, Refused, refused},
+};
+use crate::{
+    addr::Range,
+    state::{Fault, FaultKind, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
+};
+
+/// Tables on one page: as many as EC2 gives.
+const PAGE_LEN: i32 = 100;
+/// Pages of one answer. A VPC holds 200 tables unless somebody asked for more.
+const PAGES_MAX: usize = 50;
+/// Looks between two looks at what seldom changes.
+const SELDOM: u64 = 10;
+
+impl Ec2 {
+    /// Reads the selected tables, or that of the own subnet. A selected table that does not exist is
+    /// left out and logged; if none is left, that is the fault.
+    pub async fn observe(&self, range: Ipv4Net, selected: Option<&BTreeSet<TableId>>) -> Result<Vpc, Fault> {
+        let pass = self.begin_pass();
+        let tables = match selected {
+            Some(ids) => self.selected_tables(ids, pass).await?,
+            None => vec![self.own_table(pass).await?],
+        };
+        let tables = tables.iter().filter_map(|table| Some((id(table)?, read_table(table, range)))).collect();
+        let source_dest_check = self.source_dest_check(pass).await;
+        let vpc = Vpc { interface: self.identity.interface.clone(), source_dest_check, tables };
+        self.memory().used = vpc.tables.iter().map(|(id, table)| (id.clone(), table.used)).collect();
+        Ok(vpc)
+    }
+
+    fn begin_pass(&self) -> u64 {
+        let mut memory = self.memory();
+        memory.passes += 1;
+        memory.passes
+    }
+
+    // ===== which tables =====
+
+    async fn selected_tables(&self, ids: &BTreeSet<TableId>, pass: u64) -> Result<Vec<RouteTable>, Fault> {
+        let mut asked: BTreeSet<TableId> = ids.difference(&self.memory().lost).cloned().collect();
+        if asked.is_empty() || pass.is_multiple_of(SELDOM) {
+            asked = ids.clone();
+        }
+        // One unknown table fails the whole call; each turn leaves one of them out.
+        while !asked.is_empty() {
+            match self.by_id(&asked).await {
+                Ok(tables) => {
+                    let usable = usable(tables);
+                    self.note_lost(ids, &usable);
+                    return if usable.is_empty() { Err(none_usable(ids)) } else { Ok(usable) };
+                }
+                Err(refused) if unknown_table(&refused) => {
+                    let named = asked.iter().find(|id| refused.fault.message.contains(&*id.0)).cloned();
+                    let Some(named) = named else { return Err(refused.fault) };
+                    asked.remove(&named);
+                }
+                Err(refused) => return Err(refused.fault),
+            }
+        }
+        Err(none_usable(ids))
+    }
+
+    fn note_lost(&self, ids: &BTreeSet<TableId>, tables: &[RouteTable]) {
+        let found: BTreeSet<TableId> = tables.iter().filter_map(id).collect();
+        let lost: BTreeSet<TableId> = ids.difference(&found).cloned().collect();
+        let mut memory = self.memory();
+        for table in lost.difference(&memory.lost) {
+            warn!(%table, "selected route table does not exist or serves a gateway");
+        }
+        memory.lost = lost;
+    }
+
+    /// The table of our subnet: by its id once it is found, as long as it is still that.
+    async fn own_table(&self, pass: u64) -> Result<RouteTable, Fault> {
+        let known = self.memory().own_table.clone();
+        // That a subnet was given a table of its own is not seen in the main one.
+        let known = known.filter(|own| !(own.main && pass.is_multiple_of(SELDOM)));
+        if let Some(own) = known {
+            match self.by_id(&BTreeSet::from([own.id.clone()])).await {
+                Ok(tables) => {
+                    if let Some(table) = tables.into_iter().find(|table| self.is_own(table, own.main)) {
+                        return Ok(table);
+                    }
+                }
+                Err(refused) if unknown_table(&refused) => {}
+                Err(refused) => return Err(refused.fault),
+            }
+        }
+        self.find_own_table().await
+    }
+
+    async fn find_own_table(&self) -> Result<RouteTable, Fault> {
+        let subnet = &self.identity.subnet;
+        let of_subnet = vec![filter("association.subnet-id", subnet)];
+        let of_vpc = vec![filter("association.main", "true"), filter("vpc-id", &self.identity.vpc)];
+        for (filters, main) in [(of_subnet, false), (of_vpc, true)] {
+            let call = describe_call(format!("the route table of {subnet}"));
+            let request = self.client.describe_route_tables().set_filters(Some(filters));
+            let tables = usable(paged(&call, request).await?);
+            let Some(table) = tables.into_iter().find(|table| self.is_own(table, main)) else { continue };
+            if let Some(id) = id(&table) {
+                self.remember_own(OwnTable { id, main });
+                return Ok(table);
+            }
+        }
+        self.memory().own_table = None;
+        Err(Fault {
+            kind: FaultKind::Invalid,
+            message: format!("no route table found for {subnet} in {}", self.identity.vpc),
+            hint: Some("name the tables in `vpc.route_tables`".to_owned()),
+            request_id: None,
+        })
+    }
+
+    fn remember_own(&self, own: OwnTable) {
+        let mut memory = self.memory();
+        if memory.own_table.as_ref() != Some(&own) {
+            info!(table = %own.id, main = own.main, subnet = %self.identity.subnet, "route table of the subnet found");
+            memory.own_table = Some(own);
+        }
+    }
+
+    fn is_own(&self, table: &RouteTable, main: bool) -> bool {
+        table.associations().iter().any(|association| match main {
+            true => association.main() == Some(true),
+            false => association.subnet_id() == Some(&self.identity.subnet),
+        })
+    }
+
+    async fn by_id(&self, ids: &BTreeSet<TableId>) -> Result<Vec<RouteTable>, Refused> {
+        let names: Vec<String> = ids.iter().map(|id| id.0.clone()).collect();
+        let call = describe_call(names.join(", "));
+        paged(&call, self.client.describe_route_tables().set_route_table_ids(Some(names))).await
+    }
+
+    // ===== the own interface =====
+
+    /// Read at start, after it was turned off, and now and then. Not allowed to read it is no reason
+    /// to leave the routes alone.
+    async fn source_dest_check(&self, pass: u64) -> Option<bool> {
+        let (known, due) = (self.memory().check, self.memory().check_due);
+        if pass < due {
+            return known;
+        }
+        let read = self.read_check().await;
+        let mut memory = self.memory();
+        memory.check_due = match &read {
+            Ok(_) => pass + SELDOM,
+            Err(fault) if fault.kind == FaultKind::Denied => pass + SELDOM,
+            Err(_) => pass + 1,
+        };
+        memory.check = read.unwrap_or_else(|fault| {
+            warn!(%fault, "source/destination check not read");
+            None
+        });
+        memory.check
+    }
+
+    async fn read_check(&self) -> Result<Option<bool>, Fault> {
+        let instance = &self.identity.instance;
+        let call = Call {
+            operation: "DescribeInstances",
+            subject: instance.clone(),
+            resource: "*".to_owned(),
+            by_hand: None,
+            used: None,
+        };
+        let answer = self.client.describe_instances().instance_ids(instance).send().await;
+        let answer = answer.map_err(|error| refused(&call, error))?;
+        let instances = answer.reservations().iter().flat_map(types::Reservation::instances);
+        let mut interfaces = instances.flat_map(types::Instance::network_interfaces);
+        let own = interfaces.find(|one| one.network_interface_id() == Some(&self.identity.interface.0));
+        Ok(own.and_then(types::InstanceNetworkInterface::source_dest_check))
+    }
+}
+
+// ===== asking =====
+
+fn describe_call(subject: String) -> Call {
+    Call { operation: "DescribeRouteTables", subject, resource: "*".to_owned(), by_hand: None, used: None }
+}
+
+/// Every page of an answer.
+async fn paged(call: &Call, request: DescribeRouteTablesFluentBuilder) -> Result<Vec<RouteTable>, Refused> {
+    let mut tables = Vec::new();
+    let mut token = None;
+    for _ in 0..PAGES_MAX {
+        let page = request.clone().max_results(PAGE_LEN).set_next_token(token).send().await;
+        let page = page.map_err(|error| refused(call, error))?;
+        tables.extend(page.route_tables.unwrap_or_default());
+        token = page.next_token.filter(|token| !token.is_empty());
+        if token.is_none() {
+            return Ok(tables);
+        }
+    }
+    let fault = Fault {
+        kind: FaultKind::Invalid,
+        message: format!("{} of {}: more than {PAGES_MAX} pages", call.operation, call.subject),
+        hint: None,
+        request_id: None,
+    };
+    Err(Refused { code: String::new(), fault })
+}
+
+fn filter(name: &str, value: &str) -> Filter {
+    Filter::builder().name(name).values(value).build()
+}
+
+fn unknown_table(refused: &Refused) -> bool {
+    refused.code.starts_with("InvalidRouteTableI")
+}
+
+fn none_usable(ids: &BTreeSet<TableId>) -> Fault {
+    let names: Vec<&str> = ids.iter().map(|id| id.0.as_str()).collect();
+    Fault {
+        kind: FaultKind::Invalid,
+        message: format!("no usable route table among those selected ({})", names.join(", ")),
+        hint: Some(
+            "name tables of this region that exist and serve subnets in `vpc.route_tables`".to_owned(),
+        ),
+        request_id: None,
+    }
+}
+
+/// The tables that serve subnets. One that serves a gateway holds no route outside the VPC.
+fn usable(tables: Vec<RouteTable>) -> Vec<RouteTable> {
+    let serves_gateway =
+        |table: &RouteTable| table.associations().iter().any(|one| one.gateway_id().is_some());
+    tables.into_iter().filter(|table| !serves_gateway(table)).collect()
+}
+
+// ===== reading an answer =====
+
+fn id(table: &RouteTable) -> Option<TableId> {
+    table.route_table_id().map(|id| TableId(id.to_owned()))
+}
+
+/// A table as we see it: what lies in the range or covers it, what counts, and the VPC's own CIDRs.
+fn read_table(table: &RouteTable, range: Ipv4Net) -> Table {
+    let mut read = Table::default();
+    for route in table.routes() {
+        // A propagated route has a quota of its own.
+        let propagated =
+            !matches!(route.origin(), Some(RouteOrigin::CreateRoute | RouteOrigin::CreateRouteTable));
+        if route.destination_ipv6_cidr_block().is_none() && !propagated {
+            read.used += 1;
+        }
+        if let Some(list) = route.destination_prefix_list_id() {
+            debug!(list, "prefix list counted as one route, though its quota is that of its entries");
+        }
+        let Some(destination) = route.destination_cidr_block().and_then(canonical) else { continue };
+        if is_local(route) {
+            read.local.push(destination);
+        }
+        if !Range::from(destination).covers(range.into()) && !Range::from(range).covers(destination.into()) {
+            continue;
+        }
+        // A static route beside a propagated one of the same destination is the one that counts.
+        if !propagated || !read.routes.contains_key(&destination) {
+            read.routes.insert(destination, read_route(route));
+        }
+    }
+    read
+}
+
+fn canonical(text: &str) -> Option<Ipv4Net> {
+    let destination = text.parse::<Ipv4Net>().ok().filter(|cidr| cidr.trunc() == *cidr);
+    if destination.is_none() {
+        debug!(destination = text, "route skipped: not a canonical CIDR");
+    }
+    destination
+}
+
+/// A local route may have been pointed at an interface; it is still where the VPC's addresses are.
+fn is_local(route: &types::Route) -> bool {
+    route.gateway_id() == Some("local") || route.origin() == Some(&RouteOrigin::CreateRouteTable)
+}
+
+fn read_route(route: &types::Route) -> Route {
+    let state = match route.state() {
+        Some(types::RouteState::Active) => RouteState::Active,
+        Some(types::RouteState::Blackhole) => RouteState::Blackhole,
+        _ => RouteState::Other,
+    };
+    Route { target: target(route), state, created: route.origin() == Some(&RouteOrigin::CreateRoute) }
+}
+
+fn target(route: &types::Route) -> Target {
+    if let Some(interface) = route.network_interface_id() {
+        return Target::Interface(InterfaceId(interface.to_owned()));
+    }
+    let elsewhere = [
+        route.gateway_id(),
+        route.nat_gateway_id(),
+        route.transit_gateway_id(),
+        route.vpc_peering_connection_id(),
+        route.local_gateway_id(),
+        route.carrier_gateway_id(),
+        route.egress_only_internet_gateway_id(),
+        route.core_network_arn(),
+        route.odb_network_arn(),
+        route.instance_id(),
+    ];
+    let elsewhere = elsewhere.into_iter().flatten().next();
+    Target::Other(elsewhere.unwrap_or("nothing").to_owned())
+}
