@@ -1,1 +1,3 @@
-//! To come.
+//! Many nodes, one clock, and the wires, kernels, disks and VPC between them.
+
+pub mod vpc;

@@ -1,0 +1,183 @@
+//! What can be asked of EC2, and the shape of an answer.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ApiError, InstanceId, InstanceView, TableView};
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Caller {
+    /// A colleague with a console: may do everything, and neither faults nor counts apply.
+    Console,
+    /// The role of an instance.
+    Instance(InstanceId),
+}
+
+/// The kind of a call, by EC2's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[allow(missing_docs)] // They are EC2's names.
+pub enum Action {
+    CreateRoute,
+    DeleteRoute,
+    DescribeInstances,
+    DescribeRouteTables,
+    ModifyInstanceAttribute,
+    ModifyNetworkInterfaceAttribute,
+    ReplaceRoute,
+}
+
+/// A call. Ids and CIDRs are text as the caller sent them: refusing them is part of the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields are EC2's parameters.
+pub enum Call {
+    CreateRoute { table: String, destination: Option<String>, targets: Targets, dry_run: bool },
+    ReplaceRoute { table: String, destination: Option<String>, targets: Targets, dry_run: bool },
+    DeleteRoute { table: String, destination: Option<String>, dry_run: bool },
+    ModifyNetworkInterfaceAttribute { interface: String, check: Check, dry_run: bool },
+    ModifyInstanceAttribute { instance: String, check: Check, dry_run: bool },
+    DescribeRouteTables(Find),
+    DescribeInstances(Find),
+}
+
+/// The targets that a call names; EC2 accepts exactly one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
+    /// `NetworkInterfaceId`
+    pub interface: Option<String>,
+    /// `InstanceId`
+    pub instance: Option<String>,
+    /// `GatewayId` and the like: anything that is not ours to follow.
+    pub gateway: Option<String>,
+    /// `LocalTarget`
+    pub local: bool,
+}
+
+/// The source/destination check of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Foreign addresses are dropped.
+    On,
+    /// Foreign addresses pass.
+    Off,
+}
+
+/// What a describe call looks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Find {
+    /// Ids, if named.
+    pub ids: Vec<String>,
+    /// All filters must match, by one of their values each.
+    pub filters: Vec<(String, Vec<String>)>,
+    /// Results on one page.
+    pub max_results: Option<usize>,
+    /// Where the page before ended.
+    pub next_token: Option<String>,
+    /// `DryRun`
+    pub dry_run: bool,
+}
+
+/// An answer and how long it takes to come.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Time on the way.
+    pub after: Duration,
+    /// The answer.
+    pub result: Result<Answer, ApiError>,
+}
+
+/// What is answered when all went well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To a change.
+    Done,
+    /// To DescribeRouteTables.
+    #[allow(missing_docs)]
+    Tables { tables: Vec<TableView>, next_token: Option<String> },
+    /// To DescribeInstances.
+    #[allow(missing_docs)]
+    Instances { instances: Vec<InstanceView>, next_token: Option<String> },
+}
+
+impl Action {
+    /// All there are.
+    pub const ALL: [Action; 7] = [
+        Action::CreateRoute,
+        Action::DeleteRoute,
+        Action::DescribeInstances,
+        Action::DescribeRouteTables,
+        Action::ModifyInstanceAttribute,
+        Action::ModifyNetworkInterfaceAttribute,
+        Action::ReplaceRoute,
+    ];
+
+    /// EC2's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::CreateRoute => "CreateRoute",
+            Action::DeleteRoute => "DeleteRoute",
+            Action::DescribeInstances => "DescribeInstances",
+            Action::DescribeRouteTables => "DescribeRouteTables",
+            Action::ModifyInstanceAttribute => "ModifyInstanceAttribute",
+            Action::ModifyNetworkInterfaceAttribute => "ModifyNetworkInterfaceAttribute",
+            Action::ReplaceRoute => "ReplaceRoute",
+        }
+    }
+
+    /// Whether it changes anything.
+    pub fn mutates(self) -> bool {
+        !matches!(self, Action::DescribeInstances | Action::DescribeRouteTables)
+    }
+}
+
+impl Call {
+    /// Its kind.
+    pub fn action(&self) -> Action {
+        match self {
+            Call::CreateRoute { .. } => Action::CreateRoute,
+            Call::ReplaceRoute { .. } => Action::ReplaceRoute,
+            Call::DeleteRoute { .. } => Action::DeleteRoute,
+            Call::ModifyNetworkInterfaceAttribute { .. } => Action::ModifyNetworkInterfaceAttribute,
+            Call::ModifyInstanceAttribute { .. } => Action::ModifyInstanceAttribute,
+            Call::DescribeRouteTables(_) => Action::DescribeRouteTables,
+            Call::DescribeInstances(_) => Action::DescribeInstances,
+        }
+    }
+
+    /// Whether only the permission is asked for.
+    pub fn dry_run(&self) -> bool {
+        match self {
+            Call::CreateRoute { dry_run, .. }
+            | Call::ReplaceRoute { dry_run, .. }
+            | Call::DeleteRoute { dry_run, .. }
+            | Call::ModifyNetworkInterfaceAttribute { dry_run, .. }
+            | Call::ModifyInstanceAttribute { dry_run, .. } => *dry_run,
+            Call::DescribeRouteTables(find) | Call::DescribeInstances(find) => find.dry_run,
+        }
+    }
+}
+
+impl Targets {
+    /// One interface.
+    pub fn interface(id: impl Into<String>) -> Targets {
+        Targets { interface: Some(id.into()), ..Targets::default() }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name().fmt(f)
+    }
+}
+
+impl FromStr for Action {
+    type Err = ApiError;
+
+    fn from_str(text: &str) -> Result<Action, ApiError> {
+        let known = Action::ALL.into_iter().find(|action| action.name() == text);
+        known.ok_or_else(|| {
+            ApiError::client("InvalidAction", format!("the action {text} is not valid for this web service"))
+        })
+    }
+}
