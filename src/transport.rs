@@ -1,1 +1,461 @@
-//! To come.
+//! TCP 6783: listen, dial, bytes in and out by [`ConnId`].
+//!
+//! ```text
+//!  accept ─┐                  ┌─ reader ──► Event ──► whoever drives (bounded: a reader awaits its place)
+//!  dial ───┴─► connection ────┤
+//!                             └─ writer ◄── queue (bounded in bytes: a peer that does not read is closed)
+//! ```
+//!
+//! It knows nothing of what the bytes mean, when to dial again, or who may connect. Every connection that was
+//! announced is reported [`Event::Closed`] once, after its last [`Event::Received`], whoever closed it.
+
+mod connection;
+mod dial;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{debug, warn};
+
+use self::connection::Connection;
+use crate::mesh::ConnId;
+
+/// Connections that others may hold open with us at a time.
+const INBOUND_MAX: usize = 256;
+/// Connections accepted without a pause.
+const ACCEPT_BURST: u32 = 20;
+/// After a burst, one connection is accepted in this time.
+const ACCEPT_EVERY: Duration = Duration::from_millis(50);
+/// How long to wait where accepting cannot succeed (no file descriptor left, no memory).
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+/// Connections that the kernel completes before we accept them.
+const BACKLOG: u32 = 128;
+/// Dials in progress; more fail at once.
+const DIALS_MAX: usize = 256;
+
+/// What happened on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody connected.
+    Accepted {
+        /// The new connection.
+        conn: ConnId,
+        /// The other end.
+        remote: SocketAddr,
+    },
+    /// A dial succeeded.
+    Dialled {
+        /// What was dialled, as asked.
+        target: String,
+        /// The new connection.
+        conn: ConnId,
+        /// The other end.
+        remote: SocketAddr,
+    },
+    /// A dial failed on every address of its target.
+    DialFailed {
+        /// What was dialled, as asked.
+        target: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Bytes, in the order of the stream; how they were cut means nothing.
+    Received(ConnId, Bytes),
+    /// The connection is gone, and why, in words.
+    Closed(ConnId, String),
+}
+
+/// All connections of one node.
+#[derive(Debug)]
+pub struct Transport {
+    shared: Arc<Shared>,
+    local: SocketAddr,
+    acceptor: JoinHandle<()>,
+}
+
+/// What the tasks of a transport have in common.
+#[derive(Debug)]
+struct Shared {
+    events: mpsc::Sender<Event>,
+    default_port: u16,
+    /// Dials start from the address that is listened on, where that is a particular one.
+    source: IpAddr,
+    next_conn: AtomicU64,
+    connections: Mutex<BTreeMap<ConnId, Connection>>,
+    dialling: Mutex<BTreeSet<String>>,
+}
+
+impl Transport {
+    /// Listens on `addr`. Dials without a port go to `default_port`. Needs a running tokio runtime.
+    pub fn listen(addr: SocketAddr, default_port: u16, events: mpsc::Sender<Event>) -> io::Result<Transport> {
+        Transport::listen_for(INBOUND_MAX, addr, default_port, events)
+    }
+
+    fn listen_for(
+        inbound_max: usize,
+        addr: SocketAddr,
+        default_port: u16,
+        events: mpsc::Sender<Event>,
+    ) -> io::Result<Transport> {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restarted daemon must not wait for the old one's connections to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        let listener = socket.listen(BACKLOG)?;
+        let local = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            events,
+            default_port,
+            source: addr.ip(),
+            next_conn: AtomicU64::new(1),
+            connections: Mutex::default(),
+            dialling: Mutex::default(),
+        });
+        let acceptor = tokio::spawn(accept(shared.clone(), listener, inbound_max));
+        Ok(Transport { shared, local, acceptor })
+    }
+
+    /// The address that is listened on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Connects to `name`, `name:port`, an IPv4 address or an IPv6 address in brackets. Answered by one `Dialled` or
+    /// `DialFailed`, unless a dial of the same target is in progress: its answer serves both.
+    pub fn dial(&mut self, target: String) {
+        let mut dialling = lock(&self.shared.dialling);
+        if dialling.contains(&target) {
+            return;
+        }
+        let crowded = dialling.len() >= DIALS_MAX;
+        // A refusal takes a place too, until it is reported: else refusals could pile up.
+        if dialling.len() < 2 * DIALS_MAX {
+            dialling.insert(target.clone());
+            drop(dialling);
+            tokio::spawn(dial::run(self.shared.clone(), target, crowded));
+        } else {
+            warn!(target, "dial dropped: nobody takes the events");
+        }
+    }
+
+    /// Queues `bytes`. A connection whose queue is full is closed; one that is gone is not an error, since
+    /// its `Closed` is on the way.
+    pub fn send(&mut self, conn: ConnId, bytes: Bytes) {
+        if let Some(connection) = lock(&self.shared.connections).get(&conn) {
+            connection.send(bytes);
+        }
+    }
+
+    /// Closes, after a short time for what is queued.
+    pub fn close(&mut self, conn: ConnId) {
+        if let Some(connection) = lock(&self.shared.connections).get_mut(&conn) {
+            connection.close();
+        }
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+        for connection in lock(&self.shared.connections).values() {
+            connection.stop("shutting down");
+        }
+    }
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener, inbound_max: usize) {
+    let places = Arc::new(Semaphore::new(inbound_max));
+    let mut pace = Pace::new(Instant::now());
+    loop {
+        sleep_until(pace.next(Instant::now())).await;
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) if spoiled_one_connection_only(&error) => {
+                debug!(%error, "connection lost before it was accepted");
+                continue;
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept connections");
+                sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let remote = canonical(remote);
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            debug!(%remote, inbound_max, "connection refused: too many are open");
+            continue;
+        };
+        shared.adopt(stream, Some(place), |conn| Event::Accepted { conn, remote }).await;
+    }
+}
+
+/// Errors of accept(2) that concern the one connection and not the listener; Linux reports pending
+/// network errors of the new socket there.
+fn spoiled_one_connection_only(error: &io::Error) -> bool {
+    let fatal = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EBADF, Errno::EINVAL];
+    error.raw_os_error().is_some_and(|raw| !fatal.contains(&Errno::from_raw(raw)))
+}
+
+/// An IPv4 peer of an IPv6 socket is known by its IPv4 address.
+fn canonical(remote: SocketAddr) -> SocketAddr {
+    SocketAddr::new(remote.ip().to_canonical(), remote.port())
+}
+
+/// A bucket of tokens: [`ACCEPT_BURST`] at once, then one every [`ACCEPT_EVERY`].
+struct Pace {
+    /// When the bucket would be full again.
+    full: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Pace {
+        Pace { full: now }
+    }
+
+    /// Takes a token; the moment from which it may be used.
+    fn next(&mut self, now: Instant) -> Instant {
+        self.full = self.full.max(now) + ACCEPT_EVERY;
+        (self.full - ACCEPT_EVERY * ACCEPT_BURST).max(now)
+    }
+}
+
+impl Shared {
+    fn new_conn(&self) -> ConnId {
+        ConnId(self.next_conn.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Nothing here can be left half done by a panic, so a poisoned lock is as good as any.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener as StdListener};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A transport and what it reported.
+    struct Peer {
+        transport: Transport,
+        events: mpsc::Receiver<Event>,
+    }
+
+    #[tokio::test]
+    async fn two_peers_exchange_bytes_in_order_however_slowly_they_are_taken() {
+        let (mut a, mut b) = (peer(), peer());
+        let (from_a, from_b) = connect(&mut a, &mut b).await;
+        let sent: Vec<u8> = (0..10u32 << 18).flat_map(u32::to_le_bytes).collect();
+        a.transport.send(from_a, Bytes::from_static(b"weave"));
+        a.transport.send(from_a, Bytes::from(sent.clone()));
+        b.transport.send(from_b, Bytes::from_static(b"evaew"));
+
+        let received = b.receive(from_b, 5 + sent.len()).await;
+        assert_eq!(received[..5], *b"weave");
+        assert!(received[5..] == sent, "10 MiB arrive as they were sent");
+        assert_eq!(a.receive(from_a, 5).await, b"evaew");
+    }
+
+    #[tokio::test]
+    async fn a_refused_dial_names_the_address() {
+        let mut a = peer();
+        let free = StdListener::bind(LOOPBACK).unwrap().local_addr().unwrap();
+        a.transport.dial(free.to_string());
+        let Event::DialFailed { target, reason } = a.next().await else { panic!("nobody listens there") };
+        assert_eq!(target, free.to_string());
+        assert!(reason.contains(&target) && reason.contains("refused"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_is_a_failed_dial() {
+        let mut a = peer();
+        // Longer than a name can be, so that no name server is asked.
+        let name = "a".repeat(300);
+        a.transport.dial(name.clone());
+        let Event::DialFailed { target, reason } = a.next().await else { panic!("no such name") };
+        assert_eq!(target, name);
+        assert!(reason.starts_with("cannot resolve aaa"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn a_dial_without_a_port_goes_to_the_default_one() {
+        let mut b = peer();
+        let (sender, events) = mpsc::channel(4);
+        let port = b.transport.local_addr().port();
+        let mut a = Peer { transport: Transport::listen(LOOPBACK, port, sender).unwrap(), events };
+        a.transport.dial("127.0.0.1".to_owned());
+        assert!(matches!(a.next().await, Event::Dialled { target, .. } if target == "127.0.0.1"));
+        assert!(matches!(b.next().await, Event::Accepted { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_target_dialled_twice_is_connected_once() {
+        let (mut a, mut b) = (peer(), peer());
+        let target = b.transport.local_addr().to_string();
+        a.transport.dial(target.clone());
+        a.transport.dial(target.clone());
+        assert!(matches!(a.next().await, Event::Dialled { .. }));
+        assert!(matches!(b.next().await, Event::Accepted { .. }));
+        assert_eq!(a.quiet().await, None);
+        a.transport.dial(target);
+        assert!(
+            matches!(a.next().await, Event::Dialled { .. }),
+            "once it is answered it may be dialled again"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_never_reads_is_closed() {
+        let mut a = peer();
+        let listener = StdListener::bind(LOOPBACK).unwrap();
+        a.transport.dial(listener.local_addr().unwrap().to_string());
+        let Event::Dialled { conn, .. } = a.next().await else { panic!("somebody listens there") };
+        let _deaf = listener.accept().unwrap();
+        for _ in 0..40 {
+            a.transport.send(conn, Bytes::from(vec![0; 1 << 20]));
+            tokio::task::yield_now().await;
+        }
+        let Event::Closed(closed, reason) = a.next().await else { panic!("it cannot go on for ever") };
+        assert_eq!(closed, conn);
+        assert_eq!(reason, "the other end does not read: 16 MiB wait for it");
+        assert_eq!(a.quiet().await, None);
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_before_a_close_arrives_and_the_close_is_reported_once_at_both_ends() {
+        let (mut a, mut b) = (peer(), peer());
+        let (from_a, from_b) = connect(&mut a, &mut b).await;
+        b.transport.send(from_b, Bytes::from_static(b"crossing"));
+        a.transport.send(from_a, Bytes::from(vec![7; 100_000]));
+        a.transport.close(from_a);
+        a.transport.close(from_a);
+        a.transport.send(from_a, Bytes::from_static(b"too late"));
+
+        assert_eq!(b.receive(from_b, 100_000).await.len(), 100_000);
+        assert_eq!(b.next().await, Event::Closed(from_b, "closed by the other end".to_owned()));
+        let mut event = a.next().await;
+        while matches!(event, Event::Received(..)) {
+            event = a.next().await;
+        }
+        assert_eq!(event, Event::Closed(from_a, "closed".to_owned()));
+        b.transport.close(from_b);
+        assert_eq!((a.quiet().await, b.quiet().await), (None, None));
+    }
+
+    #[tokio::test]
+    async fn a_close_does_not_wait_for_a_peer_that_does_not_read() {
+        let mut a = peer();
+        let listener = StdListener::bind(LOOPBACK).unwrap();
+        a.transport.dial(listener.local_addr().unwrap().to_string());
+        let Event::Dialled { conn, .. } = a.next().await else { panic!("somebody listens there") };
+        let _deaf = listener.accept().unwrap();
+        a.transport.send(conn, Bytes::from(vec![0; 15 << 20]));
+        let start = Instant::now();
+        a.transport.close(conn);
+        assert_eq!(a.next().await, Event::Closed(conn, "closed".to_owned()));
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn more_connections_than_there_are_places_are_refused_until_one_is_free() {
+        let (sender, events) = mpsc::channel(16);
+        let mut b = Peer { transport: Transport::listen_for(2, LOOPBACK, 6783, sender).unwrap(), events };
+        let mut a = peer();
+        let (first, _) = connect(&mut a, &mut b).await;
+        connect(&mut a, &mut b).await;
+        a.transport.dial(b.transport.local_addr().to_string());
+        let Event::Dialled { conn, .. } = a.next().await else { panic!("the kernel accepts") };
+        let Event::Closed(closed, _) = a.next().await else { panic!("there is no place") };
+        assert_eq!(closed, conn);
+
+        a.transport.close(first);
+        assert!(matches!(a.next().await, Event::Closed(..)));
+        assert!(matches!(b.next().await, Event::Closed(..)));
+        connect(&mut a, &mut b).await;
+    }
+
+    #[tokio::test]
+    async fn a_transport_that_is_dropped_lets_go_of_its_connections_and_its_port() {
+        let (mut a, mut b) = (peer(), peer());
+        let (_, from_b) = connect(&mut a, &mut b).await;
+        let addr = a.transport.local_addr();
+        drop(a);
+        assert!(matches!(b.next().await, Event::Closed(conn, _) if conn == from_b));
+        let (sender, _events) = mpsc::channel(1);
+        Transport::listen(addr, 6783, sender).unwrap();
+    }
+
+    #[test]
+    fn a_burst_is_accepted_at_once_and_the_rest_at_a_steady_pace() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        let waits: Vec<Duration> = (0..23).map(|_| pace.next(now) - now).collect();
+        assert!(waits[..20].iter().all(Duration::is_zero), "{waits:?}");
+        assert_eq!(waits[20..], [50, 100, 150].map(Duration::from_millis));
+
+        let later = now + Duration::from_secs(60);
+        assert_eq!(pace.next(later), later, "a pause fills the bucket");
+    }
+
+    fn peer() -> Peer {
+        let (sender, events) = mpsc::channel(2);
+        Peer { transport: Transport::listen(LOOPBACK, 6783, sender).unwrap(), events }
+    }
+
+    /// Connects `a` to `b`; the connection as each of them knows it.
+    async fn connect(a: &mut Peer, b: &mut Peer) -> (ConnId, ConnId) {
+        a.transport.dial(b.transport.local_addr().to_string());
+        let Event::Dialled { conn: from_a, remote, .. } = a.next().await else { panic!("a dials b") };
+        assert_eq!(remote, b.transport.local_addr());
+        let Event::Accepted { conn: from_b, .. } = b.next().await else { panic!("b accepts a") };
+        (from_a, from_b)
+    }
+
+    impl Peer {
+        async fn next(&mut self) -> Event {
+            timeout(SOON, self.events.recv())
+                .await
+                .expect("something happens soon")
+                .expect("it is not dropped")
+        }
+
+        /// What happens in a while in which nothing should.
+        async fn quiet(&mut self) -> Option<Event> {
+            timeout(Duration::from_millis(300), self.events.recv()).await.unwrap_or(None)
+        }
+
+        async fn receive(&mut self, conn: ConnId, count: usize) -> Vec<u8> {
+            let mut all = Vec::new();
+            while all.len() < count {
+                let Event::Received(from, bytes) = self.next().await else {
+                    panic!("{} bytes came", all.len())
+                };
+                assert_eq!(from, conn);
+                all.extend_from_slice(&bytes);
+            }
+            all
+        }
+    }
+}
