@@ -1,1 +1,143 @@
-//! To come.
+//! Linux: look at links, routes, sysctls and nftables, and change one thing at a time.
+//!
+//! ```text
+//!  Kernel::observe ─► link, far, route   rtnetlink, here and inside each container's namespace
+//!                     sysctl             /proc/sys
+//!                     nft, forward       nft
+//!  Kernel::apply   ─► the same, one action
+//!  watch           ─► somebody changed something: look again
+//! ```
+//!
+//! Decides nothing: `plan` does. Only this module names rtnetlink. It works in the network namespace
+//! of the thread that calls it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+use rtnetlink::Handle;
+
+use crate::{
+    addr::Address,
+    state::{Action, Fault, FaultKind, Forward, Host, Link},
+};
+
+mod far;
+mod fault;
+mod forward;
+mod link;
+pub mod netns;
+mod nft;
+mod route;
+mod sysctl;
+pub mod watch;
+
+use fault::{fault, found};
+use link::{End, Seen, Wanted};
+
+/// The host's network, seen and changed from the namespace in which it was made.
+pub struct Kernel {
+    handle: Handle,
+    nft: nft::Nft,
+}
+
+impl Kernel {
+    /// Connects to the kernel; the connection lives on the current tokio runtime.
+    pub fn new() -> Result<Kernel, Fault> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|error| fault("connecting to rtnetlink", &error))?;
+        tokio::spawn(connection);
+        Ok(Kernel { handle, nft: nft::Nft::default() })
+    }
+
+    /// What is, of what is ours. `wanted` says which settings to read, which rules to compare with, and how
+    /// each link should be; a link that is not wanted is observed without its namespace.
+    pub async fn observe(&mut self, wanted: &Host) -> Result<Host, Fault> {
+        let seen = Seen::look(&self.handle).await?;
+        let rules = self.nft.observe(wanted.rules.as_ref()).await?;
+        let forward = match &wanted.rules {
+            Some(rules) => forward::observe(&rules.uplinks).await?,
+            None => Forward::Open,
+        };
+        let mut links = BTreeMap::new();
+        for end in &seen.links {
+            if let Some(address) = link::served_by(&end.name) {
+                links.insert(address, observe_link(&seen, end, address, wanted.links.get(&address)).await?);
+            }
+        }
+        Ok(Host {
+            sysctls: sysctl::observe(wanted.sysctls.keys())?,
+            rules,
+            forward,
+            blocks: seen.routes.blocks(),
+            links,
+            foreign: foreign(&seen, wanted),
+            uplinks: uplinks(&seen),
+        })
+    }
+
+    /// Carries out one action. What is already there, or already gone, is success.
+    pub async fn apply(&mut self, action: &Action) -> Result<(), Fault> {
+        let host = &self.handle;
+        match action {
+            Action::SetSysctl { name, value } => sysctl::set(name, value),
+            Action::LoadRules(rules) => self.nft.load(rules).await,
+            Action::OpenForward { uplinks } => forward::open(uplinks).await,
+            Action::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
+            Action::CreateLink { address, netns, mtu, range }
+            | Action::MendLink { address, netns, mtu, range } => {
+                link::ensure(host, &Wanted { address: *address, netns, mtu: *mtu, range: *range }).await
+            }
+            Action::DeleteLink(address) => link::delete(host, *address).await,
+            Action::DeleteBlock(cidr) => route::remove(host, &route::Entry::block(*cidr)).await,
+            Action::CloseForward => forward::close().await,
+            Action::DeleteRules => self.nft.delete().await,
+            Action::DisableCheck { .. }
+            | Action::ReplaceRoute { .. }
+            | Action::CreateRoute { .. }
+            | Action::DeleteRoute { .. } => {
+                Err(found(FaultKind::Invalid, format!("not an action on the host: {action:?}")))
+            }
+        }
+    }
+}
+
+/// A link by its host end. A namespace that cannot be entered is a fault of its link, not of the look.
+async fn observe_link(
+    seen: &Seen,
+    end: &End,
+    address: Address,
+    wanted: Option<&Link>,
+) -> Result<Link, Fault> {
+    let mut link = Link { netns: None, mtu: end.mtu, range: Ipv4Net::default(), faults: Vec::new() };
+    let Some((wanted, netns)) = wanted.and_then(|wanted| Some((wanted, wanted.netns.as_ref()?))) else {
+        return Ok(link);
+    };
+    let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range };
+    link.range = wanted.range;
+    link.faults = seen.faults(end, &right)?;
+    match far::faults(end, &right).await {
+        Ok(faults) => {
+            link.netns = Some(netns.clone());
+            link.faults.extend(faults);
+        }
+        Err(fault) => link.faults.push(fault.message),
+    }
+    Ok(link)
+}
+
+/// Routes of others inside the container range. Where no range is wanted, none is judged.
+fn foreign(seen: &Seen, wanted: &Host) -> BTreeMap<Ipv4Net, String> {
+    let of_links = || wanted.links.values().next().map(|link| link.range);
+    let Some(range) = wanted.rules.as_ref().map(|rules| rules.range).or_else(of_links) else {
+        return BTreeMap::new();
+    };
+    let names = seen.links.iter().map(|end| (end.index, end.name.clone())).collect();
+    let ours: BTreeSet<u32> =
+        seen.links.iter().filter(|end| link::served_by(&end.name).is_some()).map(|end| end.index).collect();
+    seen.routes.foreign(range, &ours, &names)
+}
+
+fn uplinks(seen: &Seen) -> BTreeMap<String, u32> {
+    let by = seen.routes.default_interfaces();
+    seen.links.iter().filter(|end| by.contains(&end.index)).map(|end| (end.name.clone(), end.mtu)).collect()
+}

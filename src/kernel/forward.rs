@@ -1,0 +1,349 @@
+//! Other programs' forward chains, which may drop what ours lets through.
+//!
+//! An accept in a table of ours does not override a drop in another, so a rule has to stand in the table
+//! that drops. Docker offers a chain for that, `DOCKER-USER`. Anybody else's chains are theirs to amend.
+
+use std::{collections::BTreeSet, fs};
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::{
+    fault::found,
+    nft::{self, Said, quoted, run, run_command},
+};
+use crate::state::{Fault, FaultKind, Forward};
+
+/// Our links, as nft and as iptables write it.
+const LINKS: &str = "wv*";
+const LINKS_IPTABLES: &str = "wv+";
+
+/// Whether packets between our links and the uplinks pass.
+pub async fn observe(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
+    let chains = list(&["chains"], "chain").await?.unwrap_or_default();
+    let mut forward = Forward::Open;
+    for chain in chains.iter().filter(|chain| is_foreign_forward(chain)) {
+        let [family, table, name] = ["family", "table", "name"].map(|key| text(chain, key));
+        let in_its_way = if is_docker(chain) && chains.iter().any(is_docker_user) {
+            let docker = Docker::look().await?.filter(|docker| !docker.is_open(uplinks));
+            docker.map(|_| Forward::Closed("ip filter DOCKER-USER".into()))
+        } else if blocks(chain, &rules(family, table, name).await?) && !knows_our_links(family, table).await?
+        {
+            Some(Forward::Foreign(format!("{family} {table} {name}")))
+        } else {
+            None
+        };
+        match in_its_way {
+            // What we can amend comes first; what is left is seen after that.
+            Some(closed @ Forward::Closed(_)) => return Ok(closed),
+            Some(foreign) => forward = foreign,
+            None => {}
+        }
+    }
+    if forward == Forward::Open && legacy_drops().await? {
+        forward = Forward::Foreign("iptables-legacy FORWARD".into());
+    }
+    Ok(forward)
+}
+
+/// Lets our packets through Docker's chain, in one transaction.
+pub async fn open(uplinks: &BTreeSet<String>) -> Result<(), Fault> {
+    let Some(docker) = Docker::look().await? else {
+        return Err(found(FaultKind::Outdated, "chain ip filter DOCKER-USER is not there"));
+    };
+    let mut script = docker.removal();
+    for uplink in uplinks {
+        let uplink = quoted(uplink)?;
+        script += &format!(
+            "insert rule ip filter DOCKER-USER iifname \"{LINKS}\" oifname {uplink} counter accept comment \"weave\"\n"
+        );
+    }
+    script +=
+        &format!("insert rule ip filter DOCKER-USER oifname \"{LINKS}\" counter accept comment \"weave\"\n");
+    if !docker.is_asked_first() {
+        script += "insert rule ip filter FORWARD counter jump DOCKER-USER comment \"weave\"\n";
+    }
+    load(&script).await
+}
+
+/// Removes what [`open`] added, and nothing else.
+pub async fn close() -> Result<(), Fault> {
+    let script = Docker::look().await?.map(|docker| docker.removal()).unwrap_or_default();
+    if script.is_empty() { Ok(()) } else { load(&script).await }
+}
+
+/// Docker's part of the table that iptables keeps.
+struct Docker {
+    forward: Vec<Rule>,
+    drops: bool,
+    user: Vec<Rule>,
+}
+
+impl Docker {
+    async fn look() -> Result<Option<Docker>, Fault> {
+        let Some(user) = list(&["chain", "ip", "filter", "DOCKER-USER"], "rule").await? else {
+            return Ok(None);
+        };
+        let chain = list(&["chain", "ip", "filter", "FORWARD"], "chain").await?.unwrap_or_default();
+        Ok(Some(Docker {
+            forward: rules("ip", "filter", "FORWARD").await?,
+            drops: chain.iter().any(|chain| text(chain, "policy") == "drop"),
+            user: user.iter().map(Rule::read).collect(),
+        }))
+    }
+
+    /// Whether our rules stand where they count.
+    fn is_open(&self, uplinks: &BTreeSet<String>) -> bool {
+        let counts = |accepts: &dyn Fn(&Rule) -> bool| {
+            self.user.iter().take_while(|rule| !rule.is_end()).any(|rule| rule.is_ours() && accepts(rule))
+        };
+        counts(&|rule| rule.iif.is_none())
+            && uplinks.iter().all(|uplink| counts(&|rule| rule.oif.as_ref() == Some(uplink)))
+            && self.is_asked_first()
+    }
+
+    /// Whether packets come by `DOCKER-USER` before they are dropped; a flush of `FORWARD` takes the way there.
+    fn is_asked_first(&self) -> bool {
+        let jump = |rule: &Rule| rule.always() && rule.verdict == "jump DOCKER-USER";
+        !self.drops || self.forward.iter().take_while(|rule| !rule.is_end()).any(jump)
+    }
+
+    fn removal(&self) -> String {
+        let jumps =
+            self.forward.iter().filter(|rule| rule.comment == "weave" && rule.verdict == "jump DOCKER-USER");
+        let jumps = jumps.map(|rule| format!("delete rule ip filter FORWARD handle {}\n", rule.handle));
+        let user = self.user.iter().filter(|rule| rule.is_ours());
+        let user = user.map(|rule| format!("delete rule ip filter DOCKER-USER handle {}\n", rule.handle));
+        jumps.chain(user).collect()
+    }
+}
+
+/// What matters here of a rule.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Rule {
+    handle: u64,
+    comment: String,
+    iif: Option<String>,
+    oif: Option<String>,
+    /// It asks for more than interfaces.
+    narrower: bool,
+    /// `accept`, `drop`, `jump CHAIN`, …; empty if none.
+    verdict: String,
+}
+
+impl Rule {
+    fn read(value: &Value) -> Rule {
+        let mut rule = Rule {
+            handle: value["handle"].as_u64().unwrap_or_default(),
+            comment: text(value, "comment").into(),
+            ..Rule::default()
+        };
+        let expressions = value["expr"].as_array().into_iter().flatten();
+        for (kind, body) in expressions.filter_map(|expression| expression.as_object()?.iter().next()) {
+            rule.read_expression(kind, body);
+        }
+        rule
+    }
+
+    fn read_expression(&mut self, kind: &str, body: &Value) {
+        let name = || body["right"].as_str().map(ToOwned::to_owned);
+        match (kind, body["left"]["meta"]["key"].as_str(), body["op"].as_str()) {
+            ("match", Some("iifname"), Some("==")) => self.iif = name(),
+            ("match", Some("oifname"), Some("==")) => self.oif = name(),
+            ("counter" | "log", ..) => {}
+            ("accept" | "drop" | "reject" | "return", ..) => self.verdict = kind.into(),
+            ("jump" | "goto", ..) => self.verdict = format!("{kind} {}", text(body, "target")),
+            // A rule that iptables made: its comment is a match, its reject a target.
+            ("xt", ..) if text(body, "name") == "comment" => {}
+            ("xt", ..) if text(body, "type") == "target" => self.verdict = text(body, "name").to_lowercase(),
+            _ => self.narrower = true,
+        }
+    }
+
+    /// Whether every packet matches.
+    fn always(&self) -> bool {
+        self.iif.is_none() && self.oif.is_none() && !self.narrower
+    }
+
+    /// Whether no packet gets past it.
+    fn is_end(&self) -> bool {
+        self.always() && ["accept", "drop", "reject", "return"].contains(&&*self.verdict)
+    }
+
+    /// Whether it lets packets of our links through and does nothing else. It may have lost its comment:
+    /// iptables-restore writes that in its own way.
+    fn is_ours(&self) -> bool {
+        let to_links = self.iif.is_none() && self.oif.as_deref() == Some(LINKS);
+        let from_links =
+            self.iif.as_deref() == Some(LINKS) && self.oif.as_deref().is_some_and(|name| name != LINKS);
+        self.verdict == "accept" && !self.narrower && (to_links || from_links)
+    }
+}
+
+fn is_foreign_forward(chain: &Value) -> bool {
+    let ipv4 = ["ip", "inet"].contains(&text(chain, "family"));
+    let ours = text(chain, "family") == "inet" && text(chain, "table") == "weave";
+    ipv4 && !ours && text(chain, "hook") == "forward" && text(chain, "type") == "filter"
+}
+
+fn is_docker(chain: &Value) -> bool {
+    text(chain, "family") == "ip" && text(chain, "table") == "filter" && text(chain, "name") == "FORWARD"
+}
+
+fn is_docker_user(chain: &Value) -> bool {
+    text(chain, "family") == "ip" && text(chain, "table") == "filter" && text(chain, "name") == "DOCKER-USER"
+}
+
+/// Whether a packet that no rule lets through is dropped.
+fn blocks(chain: &Value, rules: &[Rule]) -> bool {
+    let last = rules.iter().find(|rule| rule.is_end()).map(|rule| rule.verdict.as_str());
+    match last {
+        Some("drop" | "reject") => true,
+        Some(_) => false,
+        None => text(chain, "policy") == "drop",
+    }
+}
+
+/// Whether the owner of a table has written a rule on our links: then it is taken to be the right one.
+async fn knows_our_links(family: &str, table: &str) -> Result<bool, Fault> {
+    match run(&["list", "table", family, table], "").await? {
+        Said::Text(listing) => Ok(listing.contains("\"wv*\"")),
+        Said::Absent | Said::NotInstalled => Ok(false),
+    }
+}
+
+/// Whether the old tables of iptables drop. They raise no event, and nft does not see them.
+async fn legacy_drops() -> Result<bool, Fault> {
+    let tables = fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
+    if !tables.lines().any(|table| table == "filter") {
+        return Ok(false);
+    }
+    let mut command = Command::new("iptables-legacy");
+    command.args(["-w", "5", "-S", "FORWARD"]);
+    match run_command(command, "").await? {
+        Said::Text(rules) => Ok(legacy_blocks(&rules)),
+        // The rules are there and cannot be read: better a word too many.
+        Said::Absent | Said::NotInstalled => Ok(true),
+    }
+}
+
+fn legacy_blocks(rules: &str) -> bool {
+    let mut words = rules.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let drops = words.any(|line| {
+        let line = line.as_slice();
+        matches!(line, ["-P", "FORWARD", "DROP"] | ["-A", "FORWARD", "-j", "DROP" | "REJECT", ..])
+    });
+    drops && !rules.contains(LINKS_IPTABLES)
+}
+
+async fn rules(family: &str, table: &str, chain: &str) -> Result<Vec<Rule>, Fault> {
+    let rules = list(&["chain", family, table, chain], "rule").await?.unwrap_or_default();
+    Ok(rules.iter().map(Rule::read).collect())
+}
+
+/// The objects of one kind in a listing; `None` if there is no such thing, or no nft to ask.
+async fn list(what: &[&str], kind: &str) -> Result<Option<Vec<Value>>, Fault> {
+    let Said::Text(json) = run(&[&["-j", "list"], what].concat(), "").await? else {
+        return Ok(None);
+    };
+    let mut document: Value = serde_json::from_str(&json)
+        .map_err(|error| found(FaultKind::Invalid, format!("nft -j list {}: {error}", what.join(" "))))?;
+    let objects = document["nftables"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    Ok(Some(objects.into_iter().filter_map(|mut object| object.get_mut(kind).map(Value::take)).collect()))
+}
+
+async fn load(script: &str) -> Result<(), Fault> {
+    match run(&["-f", "-"], script).await? {
+        Said::Text(_) => Ok(()),
+        Said::Absent => {
+            Err(found(FaultKind::Outdated, "chain ip filter DOCKER-USER changed while it was amended"))
+        }
+        Said::NotInstalled => Err(nft::not_installed()),
+    }
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rule(expressions: Value) -> Rule {
+        Rule::read(&json!({ "handle": 7, "expr": expressions }))
+    }
+
+    fn from(interface: &str) -> Value {
+        json!({ "match": { "op": "==", "left": { "meta": { "key": "iifname" } }, "right": interface } })
+    }
+
+    fn to(interface: &str) -> Value {
+        json!({ "match": { "op": "==", "left": { "meta": { "key": "oifname" } }, "right": interface } })
+    }
+
+    fn docker(user: Vec<Rule>) -> Docker {
+        let jump = rule(json!([{ "counter": {} }, { "jump": { "target": "DOCKER-USER" } }]));
+        Docker { forward: vec![jump], drops: true, user }
+    }
+
+    fn returns() -> Rule {
+        rule(json!([{ "counter": {} }, { "return": null }]))
+    }
+
+    #[test]
+    fn our_rules_count_only_before_the_return() {
+        let both = || {
+            let comment = json!({ "xt": { "type": "match", "name": "comment" } });
+            [
+                rule(json!([to("wv*"), comment, { "accept": null }])),
+                rule(json!([from("wv*"), to("eth0"), { "accept": null }])),
+            ]
+        };
+        let uplinks = ["eth0".to_owned()].into();
+        assert!(docker(both().into_iter().chain([returns()]).collect()).is_open(&uplinks));
+        assert!(!docker([returns()].into_iter().chain(both()).collect()).is_open(&uplinks));
+        assert!(
+            !docker(both().into_iter().collect()).is_open(&["eth0".to_owned(), "eth1".to_owned()].into())
+        );
+    }
+
+    #[test]
+    fn a_flushed_forward_chain_never_asks_docker_s_users() {
+        let mut docker = docker(vec![]);
+        assert!(docker.is_asked_first());
+        docker.forward.clear();
+        assert!(!docker.is_asked_first());
+        docker.drops = false;
+        assert!(docker.is_asked_first());
+    }
+
+    #[test]
+    fn a_rule_that_asks_for_more_is_somebody_else_s() {
+        let address = json!({ "match": { "op": "==", "left": { "payload": {} }, "right": "10.0.0.1" } });
+        assert!(!rule(json!([to("wv*"), address, { "accept": null }])).is_ours());
+        assert!(!rule(json!([from("wv*"), { "accept": null }])).is_ours());
+        assert!(!rule(json!([to("wv*"), { "drop": null }])).is_ours());
+    }
+
+    #[test]
+    fn a_chain_blocks_by_its_last_word() {
+        let reject =
+            || vec![rule(json!([from("lo"), { "accept": null }])), rule(json!([{ "reject": null }]))];
+        assert!(blocks(&json!({ "policy": "accept" }), &reject()));
+        assert!(blocks(&json!({ "policy": "drop" }), &[]));
+        assert!(!blocks(&json!({ "policy": "accept" }), &[]));
+    }
+
+    #[test]
+    fn old_iptables_block_unless_they_know_our_links() {
+        assert!(legacy_blocks("-P FORWARD DROP\n"));
+        assert!(legacy_blocks(
+            "-P FORWARD ACCEPT\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited\n"
+        ));
+        assert!(!legacy_blocks("-P FORWARD ACCEPT\n-A FORWARD -s 10.0.0.1/32 -j DROP\n"));
+        assert!(!legacy_blocks("-P FORWARD DROP\n-A FORWARD -o wv+ -j ACCEPT\n"));
+    }
+}

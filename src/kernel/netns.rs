@@ -1,0 +1,187 @@
+//! Network namespaces: how one is known, and how to look into it.
+//!
+//! A thread that is to enter a namespace is made for it and thrown away after, so there is nothing
+//! to restore and nothing that can be restored wrongly. What stays is a socket, which belongs to the
+//! namespace in which it was made. A socket also keeps its namespace alive, so none is kept for later.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::{
+        fd::{AsFd, AsRawFd, RawFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    thread,
+};
+
+use nix::{
+    errno::Errno,
+    libc,
+    sched::{CloneFlags, setns},
+    sys::socket::{AddressFamily, GetSockOpt, SockFlag, SockType, socket},
+};
+use tokio::{runtime, sync::oneshot};
+
+use super::fault::{Cause, fault, found};
+use crate::state::{Fault, FaultKind, Netns};
+
+/// `SO_NETNS_COOKIE`: the same on every architecture that EC2 offers.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+#[derive(Clone, Copy)]
+struct NetnsCookie;
+
+nix::getsockopt_impl!(
+    NetnsCookie,
+    libc::SOL_SOCKET,
+    SO_NETNS_COOKIE,
+    u64,
+    nix::sys::socket::sockopt::GetStruct<u64>
+);
+
+/// The namespace of a process, by pid, or the one that a path leads to.
+pub fn of_target(target: &str) -> Result<Netns, Fault> {
+    let path = match target.parse::<u32>() {
+        Ok(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+        Err(_) => PathBuf::from(target),
+    };
+    if !path.is_absolute() {
+        let message = format!("`{target}` is neither a pid nor the absolute path of a network namespace");
+        return Err(found(FaultKind::Invalid, message));
+    }
+    let file = open(&path)?;
+    let cookie = inside(&path, file, |entered| entered.and_then(|()| cookie()))?
+        .join()
+        .map_err(|_| panicked(&path))?
+        .map_err(|cause| fault(format_args!("entering network namespace {}", path.display()), &cause))?;
+    let own = cookie_here()?;
+    if cookie == own {
+        return Err(found(
+            FaultKind::Invalid,
+            format!("{} is the host's own network namespace", path.display()),
+        ));
+    }
+    Ok(Netns { boot: boot_id().to_owned(), cookie, path })
+}
+
+/// The kernel's boot id; empty where there is none.
+pub fn boot_id() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map(|id| id.trim().to_owned())
+            .unwrap_or_default()
+    })
+}
+
+/// Whether the path of `netns` still leads to it.
+pub fn verify(netns: &Netns) -> bool {
+    netns.boot == boot_id()
+        && of_target(&netns.path.to_string_lossy()).is_ok_and(|now| now.cookie == netns.cookie)
+}
+
+/// A namespace that was entered: it can be spoken to, and named to the kernel.
+pub(super) struct Inside {
+    /// Speaks rtnetlink inside.
+    pub handle: rtnetlink::Handle,
+    file: File,
+}
+
+impl Inside {
+    /// The namespace as a file descriptor, good for as long as `self` is.
+    pub fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// Enters `netns` if its path still leads to it.
+pub(super) async fn enter(netns: &Netns) -> Result<Inside, Fault> {
+    let path = &netns.path;
+    if netns.boot != boot_id() {
+        return Err(gone(path, "it was of an earlier boot"));
+    }
+    let file = open(path)?;
+    let kept = file.try_clone().map_err(|error| fault(path.display(), &error))?;
+    let runtime = runtime::Handle::current();
+    let (done, result) = oneshot::channel();
+    inside(path, file, move |entered| {
+        let _runtime = runtime.enter();
+        let made = entered.and_then(|()| {
+            let cookie = cookie()?;
+            let connection = rtnetlink::new_connection().map_err(|error| error.errno())?;
+            Ok((cookie, connection))
+        });
+        // Nobody waits any more: the socket closes.
+        let _ = done.send(made);
+    })?;
+    let made = result.await.map_err(|_| panicked(path))?;
+    let (cookie, (connection, handle, _)) =
+        made.map_err(|cause| fault(format_args!("entering network namespace {}", path.display()), &cause))?;
+    if cookie != netns.cookie {
+        return Err(gone(path, "its path leads to another one now"));
+    }
+    tokio::spawn(connection);
+    Ok(Inside { handle, file: kept })
+}
+
+/// Runs `work` on a thread of its own, which has tried to enter the namespace `file`.
+fn inside<T: Send + 'static>(
+    path: &Path,
+    file: File,
+    work: impl FnOnce(Result<(), Errno>) -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>, Fault> {
+    thread::Builder::new()
+        .name("netns".into())
+        .spawn(move || work(setns(file.as_fd(), CloneFlags::CLONE_NEWNET)))
+        .map_err(|error| fault(format_args!("entering network namespace {}", path.display()), &error))
+}
+
+/// Opening must not wait, whatever the path leads to.
+fn open(path: &Path) -> Result<File, Fault> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
+        match error.errno() {
+            Errno::ENOENT | Errno::ESRCH => gone(path, "nothing is there"),
+            _ => fault(format_args!("opening network namespace {}", path.display()), &error),
+        }
+    })
+}
+
+/// The cookie of the calling thread's namespace.
+fn cookie() -> Result<u64, Errno> {
+    let probe = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    NetnsCookie.get(&probe)
+}
+
+fn cookie_here() -> Result<u64, Fault> {
+    cookie().map_err(|cause| Fault {
+        hint: Some("Linux 5.14 or later is needed".into()),
+        ..fault("reading the cookie of the host's network namespace", &cause)
+    })
+}
+
+fn gone(path: &Path, why: &str) -> Fault {
+    found(FaultKind::Outdated, format!("network namespace {} is gone: {why}", path.display()))
+}
+
+fn panicked(path: &Path) -> Fault {
+    found(FaultKind::Unreachable, format!("entering network namespace {}: its thread died", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_s_own_namespace_is_no_target() {
+        let fault = of_target("/proc/thread-self/ns/net").unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Invalid, "{fault}");
+    }
+
+    #[test]
+    fn a_target_is_a_pid_or_an_absolute_path_to_a_namespace() {
+        assert_eq!(of_target("container").unwrap_err().kind, FaultKind::Invalid);
+        assert_eq!(of_target("/proc/self/status").unwrap_err().kind, FaultKind::Invalid);
+        assert_eq!(of_target("/nowhere/at/all").unwrap_err().kind, FaultKind::Outdated);
+    }
+}

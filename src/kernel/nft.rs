@@ -1,0 +1,265 @@
+//! Our nftables table, `inet weave`: written in nft's own language, loaded whole, compared as text.
+
+use std::{io, process::Stdio, time::Duration};
+
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+
+use super::fault::{fault, found};
+use crate::state::{Fault, FaultKind, Rules};
+
+/// Time that nft may take. It waits for a grace period of the kernel, tens of milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What `nft` said; `Absent` if it was asked about a thing that is not there.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// Its standard output.
+    Text(String),
+    /// There is no such thing.
+    Absent,
+    /// There is no `nft`.
+    NotInstalled,
+}
+
+/// Our table, and how the kernel last listed what we loaded.
+#[derive(Debug, Default)]
+pub struct Nft {
+    /// Another version of nft may list the same rules in other words.
+    listed: Option<(Rules, String)>,
+}
+
+impl Nft {
+    /// The rules that are in force; `None` if they are not what is wanted. Where nothing is wanted, any
+    /// table of ours is told by the rules that we loaded last, or by empty ones.
+    pub async fn observe(&self, wanted: Option<&Rules>) -> Result<Option<Rules>, Fault> {
+        let Some(listing) = listing().await? else {
+            return Ok(None);
+        };
+        let Some(wanted) = wanted else {
+            return Ok(Some(self.listed.as_ref().map_or_else(unknown, |(rules, _)| rules.clone())));
+        };
+        let remembered =
+            self.listed.as_ref().is_some_and(|(rules, text)| rules == wanted && *text == listing);
+        let same = remembered || canonical(&listing) == canonical(&table(wanted)?);
+        Ok(same.then(|| wanted.clone()))
+    }
+
+    /// Puts the rules in force in one transaction, unless they are.
+    pub async fn load(&mut self, rules: &Rules) -> Result<(), Fault> {
+        if self.observe(Some(rules)).await?.is_some() {
+            return Ok(());
+        }
+        let script = format!("table inet weave\ndelete table inet weave\n{}", table(rules)?);
+        match run(&["-f", "-"], &script).await? {
+            Said::Text(_) => {}
+            Said::Absent => {
+                return Err(found(
+                    FaultKind::Outdated,
+                    "loading table inet weave: it names what is not there",
+                ));
+            }
+            Said::NotInstalled => return Err(not_installed()),
+        }
+        self.listed = listing().await?.map(|text| (rules.clone(), text));
+        Ok(())
+    }
+
+    /// Removes the table.
+    pub async fn delete(&mut self) -> Result<(), Fault> {
+        self.listed = None;
+        match run(&["delete", "table", "inet", "weave"], "").await? {
+            Said::Text(_) | Said::Absent | Said::NotInstalled => Ok(()),
+        }
+    }
+}
+
+/// The table as nft 1.0 lists it.
+fn table(rules: &Rules) -> Result<String, Fault> {
+    let Rules { range, uplinks, mesh_port: port, block_metadata } = rules;
+    let uplinks = uplinks.iter().map(|name| quoted(name)).collect::<Result<Vec<_>, _>>()?.join(", ");
+    let elements =
+        if uplinks.is_empty() { String::new() } else { format!("\n\t\telements = {{ {uplinks} }}") };
+    let metadata = if *block_metadata {
+        "\n\t\tiifname \"wv*\" ip daddr 169.254.169.254 counter drop comment \"instance metadata\"\
+         \n\t\tiifname \"wv*\" ip6 daddr fd00:ec2::254 counter drop comment \"instance metadata\""
+    } else {
+        ""
+    };
+    // Masquerade would show a container's call to another host's mesh port as this host's own, so that
+    // port is closed on the way out, too.
+    Ok(format!(
+        r#"table inet weave {{
+	set uplinks {{
+		type ifname{elements}
+	}}
+
+	chain input {{
+		type filter hook input priority filter; policy accept;
+		iifname "wv*" tcp dport {port} counter drop comment "mesh port"{metadata}
+	}}
+
+	chain forward {{
+		type filter hook forward priority filter; policy accept;
+		ip daddr {range} iifname @uplinks oifname @uplinks counter drop comment "loop guard"
+		iifname "wv*" oifname @uplinks ip daddr != {range} tcp dport {port} counter drop comment "mesh port"{metadata}
+	}}
+
+	chain postrouting {{
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr {range} ip daddr != {range} oifname @uplinks counter masquerade
+	}}
+}}
+"#,
+        range = range.trunc()
+    ))
+}
+
+/// An interface's name as nft takes it. What is no such name could say more than a name.
+pub fn quoted(interface: &str) -> Result<String, Fault> {
+    let plain = |c: char| c.is_ascii_graphic() && !"\"'\\/*{};,".contains(c);
+    if interface.is_empty() || interface.len() > 15 || !interface.chars().all(plain) {
+        return Err(found(FaultKind::Invalid, format!("`{interface}` is not the name of an interface")));
+    }
+    Ok(format!("\"{interface}\""))
+}
+
+/// Without what depends on the order in which the kernel keeps a set, and on how lines are broken.
+fn canonical(listing: &str) -> String {
+    let text = listing.split_whitespace().collect::<Vec<_>>().join(" ");
+    let Some((before, rest)) = text.split_once("elements = { ") else {
+        return text;
+    };
+    let Some((elements, after)) = rest.split_once(" }") else {
+        return text;
+    };
+    let mut elements: Vec<&str> = elements.split(", ").collect();
+    elements.sort_unstable();
+    format!("{before}elements = {{ {} }}{after}", elements.join(", "))
+}
+
+async fn listing() -> Result<Option<String>, Fault> {
+    match run(&["-s", "list", "table", "inet", "weave"], "").await? {
+        Said::Text(listing) => Ok(Some(listing)),
+        Said::Absent | Said::NotInstalled => Ok(None),
+    }
+}
+
+/// Stands for rules that an earlier life of this program left.
+fn unknown() -> Rules {
+    Rules {
+        range: ipnet::Ipv4Net::default(),
+        uplinks: Default::default(),
+        mesh_port: 0,
+        block_metadata: false,
+    }
+}
+
+/// Runs nft on a script.
+pub async fn run(arguments: &[&str], script: &str) -> Result<Said, Fault> {
+    let mut command = Command::new("nft");
+    command.args(arguments);
+    run_command(command, script).await
+}
+
+/// Runs a command of the nftables or iptables family.
+pub async fn run_command(mut command: Command, script: &str) -> Result<Said, Fault> {
+    let name = command.as_std().get_program().to_string_lossy().into_owned();
+    command
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Said::NotInstalled),
+        Err(error) => return Err(fault(format_args!("running {name}"), &error)),
+    };
+    let stdin = child.stdin.take();
+    let talk = async {
+        if let Some(mut stdin) = stdin {
+            // If it stops reading, its exit status and its words say why.
+            let _ = stdin.write_all(script.as_bytes()).await;
+        }
+        child.wait_with_output().await
+    };
+    let output = match timeout(PATIENCE, talk).await {
+        Ok(output) => output.map_err(|error| fault(format_args!("running {name}"), &error))?,
+        Err(_) => {
+            return Err(found(
+                FaultKind::Unreachable,
+                format!("{name} did not end within {} s", PATIENCE.as_secs()),
+            ));
+        }
+    };
+    if output.status.success() {
+        return Ok(Said::Text(String::from_utf8_lossy(&output.stdout).into_owned()));
+    }
+    refused(&name, &String::from_utf8_lossy(&output.stderr))
+}
+
+fn refused(name: &str, words: &str) -> Result<Said, Fault> {
+    if words.contains("No such file or directory") {
+        return Ok(Said::Absent);
+    }
+    let first: String =
+        words.lines().next().unwrap_or_default().trim_start_matches("Error: ").chars().take(300).collect();
+    if words.contains("not permitted") || words.contains("must be root") {
+        return Err(Fault {
+            hint: Some("run as root, or grant CAP_NET_ADMIN".into()),
+            ..found(FaultKind::Denied, format!("{name}: {}", first.to_lowercase()))
+        });
+    }
+    Err(found(FaultKind::Invalid, format!("{name}: {first}")))
+}
+
+/// There is no `nft`.
+pub fn not_installed() -> Fault {
+    Fault {
+        hint: Some("apt-get install nftables, or your distribution's package of that name".into()),
+        ..found(FaultKind::Invalid, "nft is not installed, so no rule can be loaded")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Rules {
+        Rules {
+            range: "10.32.0.0/12".parse().unwrap(),
+            uplinks: ["ens5".to_owned(), "eth0".to_owned()].into(),
+            mesh_port: 6783,
+            block_metadata: true,
+        }
+    }
+
+    #[test]
+    fn the_order_of_a_set_and_of_lines_says_nothing() {
+        let ours = table(&rules()).unwrap();
+        let theirs = ours.replace("{ \"ens5\", \"eth0\" }", "{ \"eth0\",\n\t\t\t     \"ens5\" }");
+        assert_ne!(ours, theirs);
+        assert_eq!(canonical(&ours), canonical(&theirs));
+        assert_ne!(canonical(&ours), canonical(&ours.replace("10.32", "10.33")));
+    }
+
+    #[test]
+    fn without_an_uplink_the_set_has_no_elements() {
+        let table = table(&Rules { uplinks: Default::default(), ..rules() }).unwrap();
+        assert!(!table.contains("elements"));
+    }
+
+    #[test]
+    fn the_metadata_is_closed_on_both_ways_or_open() {
+        assert_eq!(table(&rules()).unwrap().matches("169.254.169.254").count(), 2);
+        assert!(!table(&Rules { block_metadata: false, ..rules() }).unwrap().contains("169.254"));
+    }
+
+    #[test]
+    fn a_name_that_would_be_more_than_a_name_is_refused() {
+        for name in ["", "eth*", "a\" }; flush ruleset", "much-too-long-a-name"] {
+            assert_eq!(quoted(name).unwrap_err().kind, FaultKind::Invalid, "{name}");
+        }
+        assert_eq!(quoted("eth0.100").unwrap(), "\"eth0.100\"");
+    }
+}
