@@ -236,3 +236,107 @@ fn root(error: &dyn Error) -> String {
     }
     shorten(&last.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(operation: &'static str) -> Call {
+        Call {
+            operation,
+            subject: "10.40.0.0/13 in rtb-1".to_owned(),
+            resource: "arn:aws:ec2:eu-west-1:*:route-table/rtb-1".to_owned(),
+            by_hand: None,
+            used: None,
+        }
+    }
+
+    #[test]
+    fn every_refusal_is_of_the_kind_that_its_handling_needs() {
+        let missing =
+            "There is no route defined for '10.40.0.0/13' in the route table. Use CreateRoute instead.";
+        let table = [
+            ("CreateRoute", Some("RouteAlreadyExists"), 400, "", Outdated),
+            ("DeleteRoute", Some("InvalidRoute.NotFound"), 400, "", Outdated),
+            ("ReplaceRoute", Some("InvalidRoute.NotFound"), 400, "", Outdated),
+            ("ReplaceRoute", Some("InvalidParameterValue"), 400, missing, Outdated),
+            ("ReplaceRoute", Some("InvalidParameterValue"), 400, "belong to different networks", Invalid),
+            ("CreateRoute", Some("InvalidParameterValue"), 400, missing, Invalid),
+            ("CreateRoute", Some("InvalidRouteTableID.NotFound"), 400, "", Outdated),
+            ("CreateRoute", Some("RouteLimitExceeded"), 400, "", Quota),
+            ("CreateRoute", Some("ResourceCountLimitExceeded"), 400, "", Quota),
+            ("CreateRoute", Some("UnauthorizedOperation"), 403, "", Denied),
+            ("CreateRoute", Some("AccessDenied"), 403, "", Denied),
+            ("CreateRoute", Some("AuthFailure"), 401, "", Denied),
+            ("CreateRoute", Some("RequestExpired"), 400, "", Denied),
+            ("CreateRoute", Some("ExpiredToken"), 400, "", Denied),
+            ("CreateRoute", Some("RequestLimitExceeded"), 503, "", Throttled),
+            ("CreateRoute", Some("EC2ThrottledException"), 503, "", Throttled),
+            ("CreateRoute", None, 503, "", Throttled),
+            ("CreateRoute", None, 429, "", Throttled),
+            ("CreateRoute", Some("InternalError"), 500, "", Unreachable),
+            ("CreateRoute", Some("InternalError"), 503, "", Unreachable),
+            ("CreateRoute", None, 502, "", Unreachable),
+            ("CreateRoute", Some("MissingParameter"), 400, "", Invalid),
+            ("CreateRoute", Some("SomethingNew"), 400, "", Invalid),
+            ("CreateRoute", Some("SomethingNew"), 403, "", Denied),
+        ];
+        for (operation, code, status, message, expected) in table {
+            let fault = classify(&call(operation), code, status, Some(message));
+            assert_eq!(fault.kind, expected, "{operation} {code:?} {status} {message}");
+        }
+    }
+
+    #[test]
+    fn a_missing_permission_comes_with_the_statement_that_grants_it() {
+        let encoded =
+            format!("You are not authorized. Encoded authorization failure message: {}", "x".repeat(900));
+        let fault = classify(&call("CreateRoute"), Some("UnauthorizedOperation"), 403, Some(&encoded));
+        assert_eq!(
+            fault.message,
+            "CreateRoute of 10.40.0.0/13 in rtb-1: not allowed (UnauthorizedOperation)"
+        );
+        let statement = r#"{"Effect": "Allow", "Action": "ec2:CreateRoute", "Resource": "arn:aws:ec2:eu-west-1:*:route-table/rtb-1"}"#;
+        let hint = fault.hint.unwrap();
+        assert!(hint.ends_with(statement), "{hint}");
+    }
+
+    #[test]
+    fn a_check_that_may_not_be_turned_off_comes_with_the_command_that_does_it() {
+        let by_hand =
+            "aws ec2 modify-network-interface-attribute --no-source-dest-check --network-interface-id eni-1";
+        let call = Call { by_hand: Some(by_hand.to_owned()), ..call("ModifyNetworkInterfaceAttribute") };
+        let hint = classify(&call, Some("AccessDenied"), 403, None).hint.unwrap();
+        assert!(hint.contains(by_hand) && hint.contains("ec2:ModifyNetworkInterfaceAttribute"), "{hint}");
+    }
+
+    #[test]
+    fn a_full_table_says_how_many_routes_it_holds_where_that_was_seen() {
+        let call = Call { used: Some(50), ..call("CreateRoute") };
+        let text = "The maximum number of routes has been reached.";
+        let fault = classify(&call, Some("RouteLimitExceeded"), 400, Some(text));
+        assert_eq!(
+            fault.message,
+            "CreateRoute of 10.40.0.0/13 in rtb-1: the table is full at 50 routes: \
+             The maximum number of routes has been reached (RouteLimitExceeded)"
+        );
+        assert!(fault.hint.unwrap().contains("L-93826ACB"));
+    }
+
+    #[test]
+    fn credentials_that_fail_and_clocks_that_are_wrong_have_hints_of_their_own() {
+        let hint = |code, text| classify(&call("CreateRoute"), Some(code), 400, Some(text)).hint.unwrap();
+        assert!(hint("RequestExpired", "").contains("clock"));
+        assert!(hint("SignatureDoesNotMatch", "Signature expired: ...").contains("clock"));
+        assert!(hint("ExpiredToken", "").contains("renew"));
+        assert!(hint("AuthFailure", "").contains("credentials"));
+    }
+
+    #[test]
+    fn a_page_of_html_is_told_by_its_status_and_a_long_text_is_cut() {
+        let html = classify(&call("CreateRoute"), None, 500, None);
+        assert_eq!(html.message, "CreateRoute of 10.40.0.0/13 in rtb-1: status 500 without a reason");
+        let long = classify(&call("CreateRoute"), Some("Odd"), 400, Some(&"ä".repeat(1000)));
+        assert!(long.message.chars().count() < TEXT_LEN_MAX + 80);
+    }
+}

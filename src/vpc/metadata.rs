@@ -7,13 +7,19 @@ use aws_config::imds::client::{Client, error::ImdsError};
 use super::{Identity, fault::chain};
 use crate::state::{Fault, FaultKind, InterfaceId};
 
+const ATTEMPTS: u32 = 2;
+
 const WAY_OUT: &str = "weavers runs on an EC2 instance whose metadata service is enabled; behind a container's bridge \
      it is one hop further away: `aws ec2 modify-instance-metadata-options --instance-id i-… \
      --http-endpoint enabled --http-put-response-hop-limit 2`";
 
 /// Reads who this host is. A `region` that is known is not asked for.
 pub(super) async fn identity(region: Option<&str>) -> Result<Identity, Fault> {
-    let metadata = Metadata { client: Client::builder().max_attempts(2).build() };
+    read(Client::builder().max_attempts(ATTEMPTS).build(), region).await
+}
+
+async fn read(client: Client, region: Option<&str>) -> Result<Identity, Fault> {
+    let metadata = Metadata { client };
     let instance = metadata.get("instance-id").await?;
     let region = match region {
         Some(region) => region.to_owned(),
@@ -67,5 +73,94 @@ fn unusable(key: &str, value: &str) -> Fault {
         message: format!("instance metadata service answered `{value}` for {key}"),
         hint: None,
         request_id: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::{Router, extract::Path, http::HeaderMap, http::StatusCode, routing};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn answer(key: &str) -> Option<&'static str> {
+        Some(match key {
+            "instance-id" => "i-1",
+            "placement/region" => "eu-west-1",
+            "mac" => "02:00:00:00:00:01",
+            "local-ipv4" => "10.0.1.11",
+            "network/interfaces/macs/02:00:00:00:00:01/interface-id" => "eni-1",
+            "network/interfaces/macs/02:00:00:00:00:01/subnet-id" => "subnet-1",
+            "network/interfaces/macs/02:00:00:00:00:01/vpc-id" => "vpc-1\n",
+            _ => return None,
+        })
+    }
+
+    async fn get(Path(key): Path<String>, headers: HeaderMap) -> Result<&'static str, StatusCode> {
+        match headers.get("x-aws-ec2-metadata-token") {
+            Some(token) if token == "secret" => answer(&key).ok_or(StatusCode::NOT_FOUND),
+            _ => Err(StatusCode::UNAUTHORIZED),
+        }
+    }
+
+    async fn service(router: Router) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        address
+    }
+
+    async fn version_two() -> SocketAddr {
+        let token = || async { ([("x-aws-ec2-metadata-token-ttl-seconds", "21600")], "secret") };
+        let router = Router::new().route("/latest/api/token", routing::put(token));
+        service(router.route("/latest/meta-data/{*key}", routing::get(get))).await
+    }
+
+    async fn ask(address: SocketAddr, region: Option<&str>) -> Result<Identity, Fault> {
+        let builder = Client::builder().max_attempts(1).endpoint(format!("http://{address}")).unwrap();
+        read(builder.build(), region).await
+    }
+
+    #[tokio::test]
+    async fn a_host_learns_who_it_is_with_a_session_token() {
+        let identity = ask(version_two().await, None).await.unwrap();
+        let expected = Identity {
+            instance: "i-1".into(),
+            interface: InterfaceId("eni-1".into()),
+            subnet: "subnet-1".into(),
+            vpc: "vpc-1".into(),
+            region: "eu-west-1".into(),
+            address: "10.0.1.11".parse().unwrap(),
+        };
+        assert_eq!(identity, expected);
+    }
+
+    #[tokio::test]
+    async fn a_configured_region_wins() {
+        let identity = ask(version_two().await, Some("us-gov-east-1")).await.unwrap();
+        assert_eq!(identity.region, "us-gov-east-1");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_does_not_answer_is_named_with_the_hop_limit() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nobody = listener.local_addr().unwrap();
+        drop(listener);
+        let fault = ask(nobody, None).await.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Unreachable);
+        assert!(fault.message.contains("instance metadata service"), "{fault}");
+        let hint = fault.hint.unwrap();
+        assert!(hint.contains("modify-instance-metadata-options") && hint.contains("hop-limit"), "{hint}");
+    }
+
+    #[tokio::test]
+    async fn a_value_that_is_not_there_is_named() {
+        let token = || async { ([("x-aws-ec2-metadata-token-ttl-seconds", "21600")], "secret") };
+        let bare = service(Router::new().route("/latest/api/token", routing::put(token))).await;
+        let fault = ask(bare, None).await.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Invalid);
+        assert_eq!(fault.message, "instance metadata service answered 404 for instance-id");
     }
 }

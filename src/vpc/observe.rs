@@ -6,19 +6,17 @@ use std::collections::BTreeSet;
 
 use aws_sdk_ec2::{
     operation::describe_route_tables::builders::DescribeRouteTablesFluentBuilder,
-    types::{self, Filter, RouteOrigin, RouteTable},
+    types::{self, Filter, RouteTable},
 };
 use ipnet::Ipv4Net;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::{
     Ec2, OwnTable,
     fault::{Call, Refused, refused},
+    table::{id, read_table, usable},
 };
-use crate::{
-    addr::Range,
-    state::{Fault, FaultKind, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
-};
+use crate::state::{Fault, FaultKind, TableId, Vpc};
 
 /// Tables on one page: as many as EC2 gives.
 const PAGE_LEN: i32 = 100;
@@ -150,8 +148,7 @@ impl Ec2 {
 
     // ===== the own interface =====
 
-    /// Read at start, after it was turned off, and now and then. Not allowed to read it is no reason
-    /// to leave the routes alone.
+    /// Read until it is off, and now and then after. Where it cannot be read, the routes still can.
     async fn source_dest_check(&self, pass: u64) -> Option<bool> {
         let (known, due) = (self.memory().check, self.memory().check_due);
         if pass < due {
@@ -159,10 +156,11 @@ impl Ec2 {
         }
         let read = self.read_check().await;
         let mut memory = self.memory();
+        // Once it is off it seldom comes back on; and it may take a while to be seen off.
         memory.check_due = match &read {
-            Ok(_) => pass + SELDOM,
+            Ok(Some(false)) => pass + SELDOM,
             Err(fault) if fault.kind == FaultKind::Denied => pass + SELDOM,
-            Err(_) => pass + 1,
+            Ok(_) | Err(_) => pass + 1,
         };
         memory.check = read.unwrap_or_else(|fault| {
             warn!(%fault, "source/destination check not read");
@@ -235,87 +233,4 @@ fn none_usable(ids: &BTreeSet<TableId>) -> Fault {
         ),
         request_id: None,
     }
-}
-
-/// The tables that serve subnets. One that serves a gateway holds no route outside the VPC.
-fn usable(tables: Vec<RouteTable>) -> Vec<RouteTable> {
-    let serves_gateway =
-        |table: &RouteTable| table.associations().iter().any(|one| one.gateway_id().is_some());
-    tables.into_iter().filter(|table| !serves_gateway(table)).collect()
-}
-
-// ===== reading an answer =====
-
-fn id(table: &RouteTable) -> Option<TableId> {
-    table.route_table_id().map(|id| TableId(id.to_owned()))
-}
-
-/// A table as we see it: what lies in the range or covers it, what counts, and the VPC's own CIDRs.
-fn read_table(table: &RouteTable, range: Ipv4Net) -> Table {
-    let mut read = Table::default();
-    for route in table.routes() {
-        // A propagated route has a quota of its own.
-        let propagated =
-            !matches!(route.origin(), Some(RouteOrigin::CreateRoute | RouteOrigin::CreateRouteTable));
-        if route.destination_ipv6_cidr_block().is_none() && !propagated {
-            read.used += 1;
-        }
-        if let Some(list) = route.destination_prefix_list_id() {
-            debug!(list, "prefix list counted as one route, though its quota is that of its entries");
-        }
-        let Some(destination) = route.destination_cidr_block().and_then(canonical) else { continue };
-        if is_local(route) {
-            read.local.push(destination);
-        }
-        if !Range::from(destination).covers(range.into()) && !Range::from(range).covers(destination.into()) {
-            continue;
-        }
-        // A static route beside a propagated one of the same destination is the one that counts.
-        if !propagated || !read.routes.contains_key(&destination) {
-            read.routes.insert(destination, read_route(route));
-        }
-    }
-    read
-}
-
-fn canonical(text: &str) -> Option<Ipv4Net> {
-    let destination = text.parse::<Ipv4Net>().ok().filter(|cidr| cidr.trunc() == *cidr);
-    if destination.is_none() {
-        debug!(destination = text, "route skipped: not a canonical CIDR");
-    }
-    destination
-}
-
-/// A local route may have been pointed at an interface; it is still where the VPC's addresses are.
-fn is_local(route: &types::Route) -> bool {
-    route.gateway_id() == Some("local") || route.origin() == Some(&RouteOrigin::CreateRouteTable)
-}
-
-fn read_route(route: &types::Route) -> Route {
-    let state = match route.state() {
-        Some(types::RouteState::Active) => RouteState::Active,
-        Some(types::RouteState::Blackhole) => RouteState::Blackhole,
-        _ => RouteState::Other,
-    };
-    Route { target: target(route), state, created: route.origin() == Some(&RouteOrigin::CreateRoute) }
-}
-
-fn target(route: &types::Route) -> Target {
-    if let Some(interface) = route.network_interface_id() {
-        return Target::Interface(InterfaceId(interface.to_owned()));
-    }
-    let elsewhere = [
-        route.gateway_id(),
-        route.nat_gateway_id(),
-        route.transit_gateway_id(),
-        route.vpc_peering_connection_id(),
-        route.local_gateway_id(),
-        route.carrier_gateway_id(),
-        route.egress_only_internet_gateway_id(),
-        route.core_network_arn(),
-        route.odb_network_arn(),
-        route.instance_id(),
-    ];
-    let elsewhere = elsewhere.into_iter().flatten().next();
-    Target::Other(elsewhere.unwrap_or("nothing").to_owned())
 }

@@ -1,0 +1,196 @@
+//! A route table as EC2 describes it, read into the words of [`state`](crate::state).
+
+use aws_sdk_ec2::types::{self, RouteOrigin, RouteTable};
+use ipnet::Ipv4Net;
+use tracing::debug;
+
+use crate::{
+    addr::Range,
+    state::{InterfaceId, Route, RouteState, Table, TableId, Target},
+};
+
+/// The tables that serve subnets. One that serves a gateway holds no route outside the VPC.
+pub(super) fn usable(tables: Vec<RouteTable>) -> Vec<RouteTable> {
+    let serves_gateway =
+        |table: &RouteTable| table.associations().iter().any(|one| one.gateway_id().is_some());
+    tables.into_iter().filter(|table| !serves_gateway(table)).collect()
+}
+
+/// Its name.
+pub(super) fn id(table: &RouteTable) -> Option<TableId> {
+    table.route_table_id().map(|id| TableId(id.to_owned()))
+}
+
+/// A table as we see it: what lies in the range or covers it, what counts, and the VPC's own CIDRs.
+pub(super) fn read_table(table: &RouteTable, range: Ipv4Net) -> Table {
+    let mut read = Table::default();
+    for route in table.routes() {
+        // A propagated route has a quota of its own.
+        let propagated =
+            !matches!(route.origin(), Some(RouteOrigin::CreateRoute | RouteOrigin::CreateRouteTable));
+        if route.destination_ipv6_cidr_block().is_none() && !propagated {
+            read.used += 1;
+        }
+        if let Some(list) = route.destination_prefix_list_id() {
+            debug!(list, "prefix list counted as one route, though its quota is that of its entries");
+        }
+        let Some(destination) = route.destination_cidr_block().and_then(canonical) else { continue };
+        if is_local(route) {
+            read.local.push(destination);
+        }
+        if !Range::from(destination).covers(range.into()) && !Range::from(range).covers(destination.into()) {
+            continue;
+        }
+        // A static route beside a propagated one of the same destination is the one that counts.
+        if !propagated || !read.routes.contains_key(&destination) {
+            read.routes.insert(destination, read_route(route));
+        }
+    }
+    read
+}
+
+fn canonical(text: &str) -> Option<Ipv4Net> {
+    let destination = text.parse::<Ipv4Net>().ok().filter(|cidr| cidr.trunc() == *cidr);
+    if destination.is_none() {
+        debug!(destination = text, "route skipped: not a canonical CIDR");
+    }
+    destination
+}
+
+/// A local route may have been pointed at an interface; it is still where the VPC's addresses are.
+fn is_local(route: &types::Route) -> bool {
+    route.gateway_id() == Some("local") || route.origin() == Some(&RouteOrigin::CreateRouteTable)
+}
+
+fn read_route(route: &types::Route) -> Route {
+    let state = match route.state() {
+        Some(types::RouteState::Active) => RouteState::Active,
+        Some(types::RouteState::Blackhole) => RouteState::Blackhole,
+        _ => RouteState::Other,
+    };
+    Route { target: target(route), state, created: route.origin() == Some(&RouteOrigin::CreateRoute) }
+}
+
+fn target(route: &types::Route) -> Target {
+    if let Some(interface) = route.network_interface_id() {
+        return Target::Interface(InterfaceId(interface.to_owned()));
+    }
+    let elsewhere = [
+        route.gateway_id(),
+        route.nat_gateway_id(),
+        route.transit_gateway_id(),
+        route.vpc_peering_connection_id(),
+        route.local_gateway_id(),
+        route.carrier_gateway_id(),
+        route.egress_only_internet_gateway_id(),
+        route.core_network_arn(),
+        route.odb_network_arn(),
+        route.instance_id(),
+    ];
+    let elsewhere = elsewhere.into_iter().flatten().next();
+    Target::Other(elsewhere.unwrap_or("nothing").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RANGE: &str = "10.32.0.0/12";
+
+    fn route(destination: &str) -> types::builders::RouteBuilder {
+        types::Route::builder()
+            .destination_cidr_block(destination)
+            .origin(RouteOrigin::CreateRoute)
+            .state(types::RouteState::Active)
+    }
+
+    fn read(routes: impl IntoIterator<Item = types::builders::RouteBuilder>) -> Table {
+        let routes = routes.into_iter().map(types::builders::RouteBuilder::build).collect();
+        read_table(&RouteTable::builder().set_routes(Some(routes)).build(), RANGE.parse().unwrap())
+    }
+
+    fn destinations(table: &Table) -> Vec<String> {
+        table.routes.keys().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn only_what_lies_in_the_range_or_covers_it_is_seen_and_all_of_it_counts() {
+        let table = read([
+            route("10.0.0.0/16").gateway_id("local").origin(RouteOrigin::CreateRouteTable),
+            route("0.0.0.0/0").gateway_id("igw-1"),
+            route("10.32.0.0/13").network_interface_id("eni-1"),
+            route("10.48.0.0/13").network_interface_id("eni-1"),
+        ]);
+        assert_eq!(destinations(&table), ["0.0.0.0/0", "10.32.0.0/13"]);
+        assert_eq!(table.used, 4);
+        assert_eq!(table.local, ["10.0.0.0/16".parse().unwrap()]);
+    }
+
+    #[test]
+    fn ipv6_routes_and_propagated_ones_have_quotas_of_their_own_and_a_prefix_list_counts() {
+        let table = read([
+            types::Route::builder().destination_ipv6_cidr_block("::/0").origin(RouteOrigin::CreateRoute),
+            route("10.33.0.0/16").gateway_id("vgw-1").origin(RouteOrigin::EnableVgwRoutePropagation),
+            types::Route::builder().destination_prefix_list_id("pl-1").origin(RouteOrigin::CreateRoute),
+        ]);
+        assert_eq!(table.used, 1);
+        assert_eq!(destinations(&table), ["10.33.0.0/16"]);
+    }
+
+    #[test]
+    fn a_static_route_hides_the_propagated_one_beside_it_in_whatever_order_they_come() {
+        let created = || route("10.33.0.0/16").network_interface_id("eni-1");
+        let learned =
+            || route("10.33.0.0/16").gateway_id("vgw-1").origin(RouteOrigin::EnableVgwRoutePropagation);
+        for table in [read([created(), learned()]), read([learned(), created()])] {
+            assert!(table.routes.values().all(|route| route.created));
+        }
+    }
+
+    #[test]
+    fn a_route_that_is_no_canonical_cidr_is_skipped_but_counted() {
+        let table = read([route("10.33.0.18/16").gateway_id("igw-1"), route("banana").gateway_id("igw-1")]);
+        assert_eq!((destinations(&table), table.used), (vec![], 2));
+    }
+
+    #[test]
+    fn a_route_leads_to_its_interface_also_where_the_instance_is_named() {
+        let both = route("10.33.0.0/16").instance_id("i-1").network_interface_id("eni-1").build();
+        assert_eq!(target(&both), Target::Interface(InterfaceId("eni-1".into())));
+        let peering = route("10.33.0.0/16").vpc_peering_connection_id("pcx-1").build();
+        assert_eq!(target(&peering), Target::Other("pcx-1".into()));
+        assert_eq!(target(&route("10.33.0.0/16").build()), Target::Other("nothing".into()));
+    }
+
+    #[test]
+    fn a_state_that_nobody_knew_is_neither_active_nor_a_blackhole() {
+        let states = [
+            ("active", RouteState::Active),
+            ("blackhole", RouteState::Blackhole),
+            ("filtered", RouteState::Other),
+            ("new", RouteState::Other),
+        ];
+        for (name, expected) in states {
+            let read = read_route(&route("10.33.0.0/16").state(types::RouteState::from(name)).build());
+            assert_eq!(read.state, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_local_route_that_was_pointed_elsewhere_is_still_where_the_vpc_is() {
+        let table =
+            read([route("10.0.0.0/16").network_interface_id("eni-9").origin(RouteOrigin::CreateRouteTable)]);
+        assert_eq!(table.local.len(), 1);
+    }
+
+    #[test]
+    fn a_table_that_serves_a_gateway_is_never_used() {
+        let edge = types::RouteTableAssociation::builder().gateway_id("igw-1").build();
+        let subnet = types::RouteTableAssociation::builder().subnet_id("subnet-1").build();
+        let tables = [("rtb-edge", edge), ("rtb-1", subnet)].map(|(id, association)| {
+            RouteTable::builder().route_table_id(id).associations(association).build()
+        });
+        let kept = usable(tables.into());
+        assert_eq!(kept.iter().filter_map(id).collect::<Vec<_>>(), [TableId("rtb-1".into())]);
+    }
+}
