@@ -1,0 +1,166 @@
+//! A stand-in for AWS at 169.254.169.254: the EC2 Query API, the instance metadata service, and a
+//! few paths under `/lab/` to see and change how things are.
+//!
+//! Who calls is told by the source address, as EC2's own metadata service does it.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{ConnectInfo, State},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use tokio::{net::TcpListener, sync::watch};
+use weavers::{
+    sim::vpc::{Caller, InstanceId, Vpc},
+    time::Timestamp,
+};
+
+mod answer;
+mod control;
+mod form;
+mod imds;
+mod query;
+
+/// The cloud that all callers share. A clone is the same cloud.
+#[derive(Clone)]
+pub struct Cloud {
+    vpc: Arc<Mutex<Vpc>>,
+    start: Instant,
+    /// The model's version; whoever follows it sees every change.
+    version: Arc<watch::Sender<u64>>,
+    /// Who a caller is whose address is nobody's: for tests on the loopback.
+    stranger: Option<InstanceId>,
+}
+
+/// A request, taken apart.
+struct Asked {
+    from: Ipv4Addr,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Cloud {
+    /// Puts a model into the cloud.
+    pub fn new(vpc: Vpc) -> Cloud {
+        let version = Arc::new(watch::Sender::new(vpc.version()));
+        Cloud { vpc: Arc::new(Mutex::new(vpc)), start: Instant::now(), version, stranger: None }
+    }
+
+    /// Takes callers whose address is nobody's for this instance.
+    #[allow(dead_code)] // For tests that talk to the stand-in over the loopback.
+    #[must_use]
+    pub fn with_stranger(self, instance: InstanceId) -> Cloud {
+        Cloud { stranger: Some(instance), ..self }
+    }
+
+    /// Looks at the model or changes it, and tells those who follow it.
+    pub fn with<T>(&self, edit: impl FnOnce(&mut Vpc, Timestamp) -> T) -> T {
+        let now = self.now();
+        let mut vpc = self.lock();
+        let result = edit(&mut vpc, now);
+        let version = vpc.version();
+        self.version.send_if_modified(|seen| std::mem::replace(seen, version) != version);
+        result
+    }
+
+    /// Follows the model's version.
+    pub fn follow(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Answers on a listener until the task is dropped.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let app = Router::new().fallback(any(handle)).with_state(self);
+        axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
+    }
+
+    /// The instance that a source address belongs to.
+    fn caller(&self, from: Ipv4Addr) -> Option<InstanceId> {
+        let vpc = self.lock();
+        let interface = vpc.interface_at(from).and_then(|id| vpc.interfaces().get(&id));
+        let attached = interface.and_then(|interface| interface.attached.clone());
+        attached.map(|(instance, _)| instance).or_else(|| self.stranger.clone())
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// A panic while the model was held leaves it as it was: changes are made whole or not at all.
+    fn lock(&self) -> MutexGuard<'_, Vpc> {
+        self.vpc.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The MAC address that the lab gives to the interface with a private address.
+pub fn mac_of(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
+async fn handle(
+    State(cloud): State<Cloud>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let IpAddr::V4(from) = peer.ip() else { return text(StatusCode::FORBIDDEN, "not over IPv6") };
+    let asked = Asked { from, method, uri, headers, body };
+    let path = asked.uri.path();
+    if path.starts_with("/latest/") {
+        imds::answer(&cloud, &asked)
+    } else if path.starts_with("/lab/") {
+        control::answer(&cloud, &asked)
+    } else if path == "/" {
+        ec2(&cloud, &asked).await
+    } else {
+        text(StatusCode::NOT_FOUND, "not found")
+    }
+}
+
+/// One EC2 call: form to call, call to reply, reply to XML.
+async fn ec2(cloud: &Cloud, asked: &Asked) -> Response {
+    let fields = match asked.method {
+        Method::POST => form::parse(&String::from_utf8_lossy(&asked.body)),
+        _ => form::parse(asked.uri.query().unwrap_or_default()),
+    };
+    let request_id = format!("lab-{:08}", cloud.now().as_micros());
+    let call = cloud
+        .caller(asked.from)
+        .ok_or_else(query::stranger)
+        .and_then(|instance| query::call(&fields).map(|call| (Caller::Instance(instance), call)));
+    let (action, result) = match call {
+        Err(error) => ("", Err(error)),
+        Ok((caller, call)) => {
+            let reply = cloud.with(|vpc, now| vpc.call(now, &caller, &call));
+            tokio::time::sleep(reply.after).await;
+            (call.action().name(), reply.result)
+        }
+    };
+    let (status, body) = match result {
+        Ok(answer) => {
+            (StatusCode::OK, cloud.with(|vpc, _| answer::render(vpc, action, &request_id, &answer)))
+        }
+        Err(error) => {
+            let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST);
+            (status, answer::render_error(&request_id, &error))
+        }
+    };
+    (status, [(header::CONTENT_TYPE, "text/xml;charset=UTF-8")], body).into_response()
+}
+
+fn text(status: StatusCode, body: impl Into<String>) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/plain")], body.into()).into_response()
+}
