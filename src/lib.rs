@@ -12,51 +12,51 @@
 //! above `store` are pure. A test holds the tree to both.
 
 // Words: no decisions.
-/// Addresses, half-open ranges of them, and how a range is cut into CIDRs.
-pub mod addr;
-/// The part of Go's `encoding/gob` that the mesh protocol puts on the wire.
-pub mod gob;
-/// Who a peer is: its name, its life, its nickname.
-pub mod peer;
 /// Moments and the distance between them; never a clock.
 pub mod time;
+/// Addresses, half-open ranges of them, and how a range is cut into CIDRs.
+pub mod addr;
+/// Who a peer is: its name, its life, its nickname.
+pub mod peer;
+/// The part of Go's `encoding/gob` that the mesh protocol puts on the wire.
+pub mod gob;
 
 // How peers agree.
-/// Who owns which addresses: the ring, how it is first agreed on, and what is handed out of it.
-pub mod ipam;
 /// The peer protocol on TCP 6783: introduction, encryption, topology, gossip.
 pub mod mesh;
+/// Who owns which addresses: the ring, how it is first agreed on, and what is handed out of it.
+pub mod ipam;
 
 // From what is to what should be.
+/// The vocabulary of what is and what should be, on the host and in the VPC.
+pub mod state;
 /// `weave.toml`, from text to a checked [`config::Config`] or every problem found in it.
 pub mod config;
-/// One peer, whole: inputs in, outputs out.
-pub mod node;
 /// The difference between the two, as actions in the order in which they are safe.
 pub mod plan;
+/// One peer, whole: inputs in, outputs out.
+pub mod node;
 /// Many nodes, one clock, and the wires, kernels, disks and VPC between them.
 #[cfg(feature = "sim")]
 pub mod sim;
-/// The vocabulary of what is and what should be, on the host and in the VPC.
-pub mod state;
 
 // Hands: effects, few decisions.
-/// The control socket: HTTP with JSON bodies.
-pub mod api;
-/// The loop: event, input, node, output, hands.
-#[cfg(feature = "aws")]
-pub mod daemon;
-/// Linux: look at links, routes, sysctls and nftables, and change one thing at a time.
-pub mod kernel;
 /// What must survive a restart, in one redb file.
 pub mod store;
 /// TCP 6783: listen, dial, bytes in and out.
 pub mod transport;
+/// Linux: look at links, routes, sysctls and nftables, and change one thing at a time.
+pub mod kernel;
 /// EC2: look at route tables and the own interface, and change one route at a time.
 #[cfg(feature = "aws")]
 pub mod vpc;
 /// `weave.toml` changed on disk.
 pub mod watch;
+/// The control socket: HTTP with JSON bodies.
+pub mod api;
+/// The loop: event, input, node, output, hands.
+#[cfg(feature = "aws")]
+pub mod daemon;
 
 // Faces.
 /// The command line.

@@ -1,4 +1,7 @@
-//! The tests of the whole library that need neither root nor the network.
+//! Tests of the library from outside, in one binary, that need neither root nor the network.
+
+#![allow(clippy::unwrap_used)]
 
 mod api;
 mod config;
+mod layering;

@@ -1,0 +1,236 @@
+//! The order of the modules in `src/lib.rs` is the order of dependence: a module uses only the
+//! modules above it. Those above `store` are pure, and a foreign crate that changes often has one home.
+//!
+//! This reads text, not syntax: a comment that names a forbidden thing is found too, which is a small price.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Where the pure modules end.
+const FIRST_HAND: &str = "store";
+
+/// What reaches outside, or has an order of its own.
+const IMPURE: &[&str] = &[
+    "tokio",
+    "std::fs",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "std::os",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "Instant",
+    "SystemTime",
+    "HashMap",
+    "HashSet",
+    "nix::",
+    "hyper::",
+    "axum::",
+];
+
+/// Crates whose types stay in one module.
+const HOMES: &[(&str, &str)] = &[
+    ("rtnetlink", "kernel"),
+    ("netlink_packet_route", "kernel"),
+    ("aws_sdk_ec2", "vpc"),
+    ("aws_config", "vpc"),
+    ("redb", "store"),
+    ("dryoc", "mesh"),
+    ("toml", "config"),
+    ("notify", "watch"),
+];
+
+/// Lines of a file before its tests. A file that needs more holds two ideas.
+const LINES_MAX: usize = 600;
+
+#[test]
+fn modules_use_only_the_modules_above_them() {
+    let order = order();
+    let rank = |name: &str| order.iter().position(|module| module == name);
+    let mut wrong = Vec::new();
+    for (own, module) in order.iter().enumerate() {
+        for (file, text) in sources(module) {
+            for used in paths(&text, "crate") {
+                let name = used.split("::").nth(1).unwrap_or_default();
+                if rank(name).is_some_and(|other| other > own) {
+                    wrong
+                        .push(format!("{}: `{module}` uses `{used}`, which stands below it", file.display()));
+                }
+            }
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn pure_modules_touch_nothing_outside() {
+    let mut wrong = Vec::new();
+    for module in order().iter().take_while(|module| *module != FIRST_HAND) {
+        for (file, text) in sources(module) {
+            for word in impure_words(&text) {
+                wrong.push(format!("{}: pure module `{module}` mentions `{word}`", file.display()));
+            }
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn foreign_crates_stay_where_they_live() {
+    let mut wrong = Vec::new();
+    for module in order() {
+        for (file, text) in sources(&module) {
+            for (name, home) in HOMES.iter().filter(|(_, home)| *home != module) {
+                if mentions(&text, &format!("{name}::")) {
+                    wrong.push(format!("{}: `{name}` lives in `{home}`", file.display()));
+                }
+            }
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn a_file_holds_one_idea() {
+    let mut wrong = Vec::new();
+    for module in order() {
+        for (file, text) in sources(&module) {
+            let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
+            if lines > LINES_MAX {
+                wrong.push(format!(
+                    "{}: {lines} lines before its tests, {LINES_MAX} are enough",
+                    file.display()
+                ));
+            }
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn every_module_of_the_tree_is_on_the_map() {
+    let order = order();
+    let mut wrong = Vec::new();
+    for entry in fs::read_dir(root().join("src")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if !["lib", "main", "bin"].contains(&name.as_str()) && !order.contains(&name) {
+            wrong.push(format!("{}: not declared in src/lib.rs", path.display()));
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn what_the_rules_look_for_is_found() {
+    let text =
+        "use crate::{addr::{Address, Range}, node::request,\n    plan};\nlet x = crate::vpc::observe();";
+    let used = [
+        "crate::addr::Address",
+        "crate::addr::Range",
+        "crate::node::request",
+        "crate::plan",
+        "crate::vpc::observe",
+    ];
+    assert_eq!(paths(text, "crate"), used.map(str::to_owned).into());
+
+    assert_eq!(impure_words("use std::{fmt, fs::File};"), ["std::fs"]);
+    assert_eq!(impure_words("let now = Instant::now(); nix::unistd::sync();"), ["Instant", "nix::"]);
+    assert!(impure_words("an Instantaneous phoenix, std::fmt, unix::Hash").is_empty());
+    assert!(order().iter().any(|module| module == "vpc"), "modules behind a feature count");
+}
+
+// ===== reading the tree =====
+
+/// The modules, as `src/lib.rs` lists them, with or without an attribute before them.
+fn order() -> Vec<String> {
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let name = |line: &str| Some(line.rsplit_once("mod ")?.1.strip_suffix(';')?.to_owned());
+    let order: Vec<String> =
+        lib.lines().filter(|line| !line.trim_start().starts_with("//")).filter_map(name).collect();
+    assert!(order.iter().any(|module| module == FIRST_HAND), "src/lib.rs lists no `{FIRST_HAND}`: {order:?}");
+    order
+}
+
+/// The files of a module: `src/NAME.rs` and all below `src/NAME/`.
+fn sources(module: &str) -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    let mut pending = vec![root().join(format!("src/{module}.rs")), root().join("src").join(module)];
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") && path.exists() {
+            let text = fs::read_to_string(&path).unwrap();
+            files.push((path, text));
+        }
+    }
+    assert!(!files.is_empty(), "no file of module `{module}`");
+    files
+}
+
+fn impure_words(text: &str) -> Vec<&'static str> {
+    let used = paths(text, "std");
+    let imported =
+        |word: &str| used.iter().any(|path| path == word || path.starts_with(&format!("{word}::")));
+    IMPURE.iter().copied().filter(|word| mentions(text, word) || imported(word)).collect()
+}
+
+/// Whether `word` stands in `text` by itself and not inside a longer name.
+fn mentions(text: &str, word: &str) -> bool {
+    let part_of_a_name = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word).any(|(at, _)| {
+        let after = &text[at + word.len()..];
+        !text[..at].ends_with(part_of_a_name) && (word.ends_with(':') || !after.starts_with(part_of_a_name))
+    })
+}
+
+/// Every path in `text` that begins with `root::`, the branches of `root::{…}` spelt out.
+fn paths(text: &str, root: &str) -> BTreeSet<String> {
+    let start = format!("{root}::");
+    let mut found = BTreeSet::new();
+    for (at, _) in text.match_indices(&start) {
+        if !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+            expand(root, &text[at + start.len()..], &mut found);
+        }
+    }
+    found
+}
+
+/// Reads one use tree from the start of `rest` and adds its paths under `prefix`; gives what follows it.
+fn expand<'a>(prefix: &str, rest: &'a str, found: &mut BTreeSet<String>) -> &'a str {
+    let Some(mut branches) = rest.strip_prefix('{') else {
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let path = format!("{prefix}::{}", &rest[..end]);
+        return match rest[end..].strip_prefix("::") {
+            Some(deeper) => expand(&path, deeper, found),
+            None => {
+                found.insert(path);
+                &rest[end..]
+            }
+        };
+    };
+    loop {
+        branches = branches.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
+        match branches.strip_prefix('}') {
+            Some(after) => return after,
+            None if branches.is_empty() => return branches,
+            None => {
+                let after = expand(prefix, branches, found);
+                // `name as other`, `*` and comments end at the next comma or brace.
+                branches = &after[after.find([',', '}']).unwrap_or(after.len())..];
+            }
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn report(wrong: &[String]) {
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
