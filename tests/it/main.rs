@@ -4,4 +4,5 @@
 
 mod api;
 mod config;
+mod go;
 mod layering;
