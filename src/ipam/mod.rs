@@ -1,1 +1,6 @@
 //! Who owns which addresses: the ring, how it is first agreed on, and what is handed out of it.
+
+pub mod merge;
+pub mod paxos;
+pub mod ring;
+pub mod space;
