@@ -205,7 +205,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn top_level(&mut self, id: i64) -> Result<Value, GobError> {
-        let kind = self.types.get(&id).filter(|_| id < WIRE_TYPE || id >= FIRST_FREE);
+        let kind = self.types.get(&id).filter(|_| !(WIRE_TYPE..FIRST_FREE).contains(&id));
         let is_struct = matches!(kind.ok_or(GobError::UnknownType(id))?, Type::Struct(_));
         if !is_struct && self.uint()? != 0 {
             return Err(GobError::Overrun);

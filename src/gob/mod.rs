@@ -109,6 +109,11 @@ impl Value {
         if let Value::Bytes(value) = self { Ok(value) } else { Err(self.not("bytes")) }
     }
 
+    /// The bytes that it is, without a copy.
+    pub fn into_bytes(self) -> Result<Vec<u8>, GobError> {
+        if let Value::Bytes(value) = self { Ok(value) } else { Err(self.not("bytes")) }
+    }
+
     /// The text that it is.
     pub fn as_str(&self) -> Result<&str, GobError> {
         if let Value::Str(value) = self { Ok(value) } else { Err(self.not("a string")) }

@@ -1,7 +1,493 @@
 //! The peer protocol on TCP 6783: introduction, encryption, topology, gossip.
+//!
+//! [`Mesh`] is one peer's side of it, without sockets and clocks: bytes and moments come in by
+//! [`Mesh::handle`], and what is to be done goes out by [`Mesh::next_output`]. It is the protocol of Weave Net, whose
+//! routers accept it.
+//!
+//! ```text
+//! handshake ─ who is there (features), is it secret (crypto), where does a message end (frame)
+//! message ─── what is said; relay: to whom it is passed on (routes, gossip)
+//! topology ── who is in the mesh; dial: whom to connect to
+//! ```
+//!
+//! It differs from Weave Net where nothing on the wire forbids it: routes follow the topology at once, changes are announced after
+//! a tenth of a second, and dialling is tried again sooner. Two peers that both offer [`OVERLAY`] notice a
+//! silent cut in seconds rather than in a minute.
 
+mod crypto;
+mod dial;
+mod features;
+mod frame;
+mod gossip;
+mod handshake;
+mod message;
+mod peering;
+mod relay;
+mod routes;
+mod topology;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ipnet::Ipv4Net;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-/// Names one connection; chosen by the transport, never used twice.
+use self::{
+    dial::{Dialler, Live},
+    features::SHORT_ID_MAX,
+    gossip::Surrogates,
+    peering::Connection,
+    routes::Routes,
+    topology::{Peer, Topology},
+};
+use crate::{
+    peer::{PeerName, PeerUid},
+    time::Timestamp,
+};
+
+pub use dial::{DISCOVERED_MAX, PAUSE_MAX, PAUSE_MIN, TargetState};
+pub use frame::{FRAME_LEN_MAX, INTRODUCTION_LEN_MAX, MESSAGE_LEN_MAX};
+pub use gossip::{RECENT_MAX, SURROGATES_MAX};
+pub use message::CHANNEL_LEN_MAX;
+pub use peering::INTRODUCTIONS_MAX;
+pub use topology::{LINKS_MAX, NICKNAME_LEN_MAX, PEERS_MAX};
+
+/// The overlay of our own: packets go by the routes of the VPC.
+pub const OVERLAY: &str = "weavers";
+/// The channel that the mesh itself uses.
+const TOPOLOGY: &str = "topology";
+
+const GOSSIP_EVERY: Duration = Duration::from_secs(30);
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(100);
+const COLLECT_AFTER: Duration = Duration::from_secs(1);
+const DISCOVER_AFTER: Duration = Duration::from_millis(100);
+
+/// Names a connection. Chosen by the transport and never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnId(pub u64);
+
+/// Who we are and how we behave.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our name.
+    pub name: PeerName,
+    /// This life of ours.
+    pub uid: PeerUid,
+    /// For people.
+    pub nickname: String,
+    /// Where peers listen unless they say otherwise.
+    pub port: u16,
+    /// With one, everything is encrypted, and only those who have it can connect.
+    pub password: Option<Vec<u8>>,
+    /// Networks where the data plane needs no encryption.
+    pub trusted_subnets: Vec<Ipv4Net>,
+    /// Connections at once; 0 for no limit.
+    pub conn_limit: usize,
+    /// Ways to carry packets that we offer, by preference.
+    pub overlays: Vec<String>,
+    /// Dial peers that others mention.
+    pub discovery: bool,
+}
+
+/// What can happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields say what they are.
+pub enum Input {
+    /// A target answered.
+    Dialled { target: String, conn: ConnId, remote: SocketAddr },
+    /// A target did not.
+    DialFailed { target: String, reason: String },
+    /// Somebody dialled us.
+    Accepted { conn: ConnId, remote: SocketAddr },
+    /// Bytes came.
+    Received(ConnId, Bytes),
+    /// A connection ended, and why.
+    Closed(ConnId, String),
+    /// Time went by.
+    Woken,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Answered by [`Input::Dialled`] or [`Input::DialFailed`].
+    Dial(String),
+    /// Bytes to send.
+    Send(ConnId, Bytes),
+    /// Close it, once the bytes before are sent. The text is for the log.
+    Close(ConnId, String),
+    /// A message for the application.
+    Deliver(Delivery),
+    /// The application should hand its full state, channel by channel, to [`Mesh::gossip`].
+    SendState(Recipients),
+    /// Somebody came, went, or became reachable or not.
+    TopologyChanged,
+}
+
+/// A message for the application. Unless it is a unicast, the application passes it on: gossip to
+/// [`Mesh::gossip`] with what was new in it, and a broadcast to [`Mesh::broadcast`] under its origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The connection it came by.
+    pub conn: ConnId,
+    /// Whom in the application it is for.
+    pub channel: String,
+    /// How it came.
+    pub kind: Kind,
+    /// What it is.
+    pub payload: Bytes,
+}
+
+/// How a message came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields say what they are.
+pub enum Kind {
+    /// From a neighbour.
+    Gossip { from: PeerName },
+    /// From this peer to us alone.
+    Unicast { from: PeerName },
+    /// From this peer to all.
+    Broadcast { from: PeerName },
+}
+
+/// Whom gossip is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields say what they are.
+pub enum Recipients {
+    /// The peer at the other end.
+    One(ConnId),
+    /// Some neighbours, as many as it takes to reach all soon.
+    Neighbours { except: Option<PeerName> },
+}
+
+/// There is no way to a peer now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("peer {0} cannot be reached")]
+pub struct NoRoute(pub PeerName);
+
+/// What is known of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Its name.
+    pub name: PeerName,
+    /// This life of it; zero if it was only mentioned.
+    pub uid: PeerUid,
+    /// For people.
+    pub nickname: String,
+    /// Gossip can get there.
+    pub reachable: bool,
+}
+
+/// What is known of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionView {
+    /// Its id.
+    pub conn: ConnId,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// We dialled.
+    pub outbound: bool,
+    /// Everything is encrypted.
+    pub encrypted: bool,
+    /// Who is there; `None` while it is being introduced.
+    pub peer: Option<PeerName>,
+    /// Its nickname.
+    pub nickname: Option<String>,
+    /// Packets can be carried; otherwise it is being introduced.
+    pub established: bool,
+}
+
+/// What is known of a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetView {
+    /// As configured.
+    pub target: String,
+    /// What it is doing.
+    pub state: TargetState,
+    /// What went wrong last.
+    pub error: Option<String>,
+}
+
+/// One peer's side of the protocol.
+pub struct Mesh {
+    settings: Settings,
+    rng: ChaCha8Rng,
+    channels: BTreeSet<&'static str>,
+    connections: BTreeMap<ConnId, Connection>,
+    /// The one connection to each neighbour.
+    neighbours: BTreeMap<PeerName, ConnId>,
+    topology: Topology,
+    routes: Routes,
+    surrogates: Surrogates,
+    dialler: Dialler,
+    live: Live,
+    timers: Timers,
+    outputs: VecDeque<Output>,
+}
+
+/// What is due when, and what changed since it was last looked at.
+#[derive(Debug, Default)]
+struct Timers {
+    gossip: Option<Timestamp>,
+    announce: Option<Timestamp>,
+    /// Peers to describe in the next announcement, beside ourselves.
+    announced: BTreeSet<PeerName>,
+    collect: Option<Timestamp>,
+    discover: Option<Timestamp>,
+    /// The routes are not those of the topology.
+    stale: bool,
+    /// The application should look.
+    changed: bool,
+}
+
+impl Mesh {
+    /// A peer that knows nobody.
+    pub fn new(settings: Settings, mut rng: ChaCha8Rng) -> Mesh {
+        let ourselves = Peer {
+            uid: settings.uid,
+            nickname: settings.nickname.clone(),
+            short_id: Some(rng.random_range(0..=SHORT_ID_MAX)),
+            ..Peer::default()
+        };
+        let topology = Topology::new(settings.name, ourselves);
+        Mesh {
+            rng,
+            channels: BTreeSet::new(),
+            connections: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+            routes: Routes::new(topology.peers(), settings.name),
+            topology,
+            surrogates: Surrogates::default(),
+            dialler: Dialler::new(settings.port),
+            live: Live::default(),
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            settings,
+        }
+    }
+
+    /// The channels that the application handles. What comes on others is passed on between peers.
+    pub fn set_channels(&mut self, names: &[&'static str]) {
+        self.channels = names.iter().copied().collect();
+    }
+
+    /// The peers to connect to. Added ones are dialled at once, removed ones no longer.
+    pub fn set_targets(&mut self, now: Timestamp, targets: BTreeSet<String>) {
+        self.dialler.set_direct(now, &targets);
+        self.settle(now);
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, now: Timestamp, input: Input) {
+        match input {
+            Input::Dialled { target, conn, remote } => {
+                self.dialler.answered(&target, remote);
+                self.open(now, conn, remote, Some(target));
+            }
+            Input::DialFailed { target, reason } => self.dial_failed(now, &target, reason),
+            Input::Accepted { conn, remote } => self.open(now, conn, remote, None),
+            Input::Received(conn, bytes) => self.received(now, conn, &bytes),
+            Input::Closed(conn, why) => self.closed(now, conn, why),
+            Input::Woken => {}
+        }
+        self.settle(now);
+    }
+
+    /// What is to be done next.
+    pub fn next_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Woken`] is due, if nothing else happens.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        let Timers { gossip, announce, collect, discover, .. } = self.timers;
+        let dial = self.may_dial().then(|| self.dialler.next_due(&self.live)).flatten();
+        let connections = self.connections.values().map(Connection::next_wake).min();
+        [gossip, announce, collect, discover, dial, connections].into_iter().flatten().min()
+    }
+
+    /// The application could not use what came by a connection: it is closed.
+    pub fn refuse(&mut self, now: Timestamp, conn: ConnId, reason: String) {
+        self.close(now, conn, reason, dial::Again::Later);
+        self.settle(now);
+    }
+
+    /// Whether there is a way to a peer. None leads to ourselves.
+    pub fn is_reachable(&self, peer: PeerName) -> bool {
+        self.routes.unicast_all().get(&peer).is_some_and(Option::is_some)
+    }
+
+    /// The peers there is a way to, without ourselves.
+    pub fn reachable(&self) -> BTreeSet<PeerName> {
+        let ways = self.routes.unicast_all().iter();
+        ways.filter(|(_, hop)| hop.is_some()).map(|(name, _)| *name).collect()
+    }
+
+    /// All known peers, without ourselves.
+    pub fn peers(&self) -> impl Iterator<Item = PeerView> {
+        let others = self.topology.peers().iter().filter(|(name, _)| **name != self.settings.name);
+        others.map(|(&name, peer)| PeerView {
+            name,
+            uid: peer.uid,
+            nickname: peer.nickname.clone(),
+            reachable: self.is_reachable(name),
+        })
+    }
+
+    /// All connections.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionView> {
+        self.connections.iter().map(|(&conn, connection)| {
+            let peer = connection.peer();
+            let known = peer.and_then(|peer| self.topology.peers().get(&peer));
+            ConnectionView {
+                conn,
+                remote: connection.remote,
+                outbound: connection.target.is_some(),
+                encrypted: connection.encrypted(),
+                peer,
+                nickname: known.map(|peer| peer.nickname.clone()),
+                established: peer.is_some(),
+            }
+        })
+    }
+
+    /// All targets, configured and discovered.
+    pub fn targets(&self) -> Vec<TargetView> {
+        let targets = self.dialler.view(&self.live);
+        targets
+            .map(|(target, state, error)| TargetView {
+                target: target.to_owned(),
+                state,
+                error: error.map(str::to_owned),
+            })
+            .collect()
+    }
+
+    /// After each input: what is due is done, and what changed is followed up.
+    fn settle(&mut self, now: Timestamp) {
+        self.expire(now);
+        if take_due(&mut self.timers.collect, now) {
+            self.collect();
+        }
+        if take_due(&mut self.timers.announce, now) {
+            self.announce();
+        }
+        if self.timers.gossip.is_none_or(|due| due <= now) {
+            self.gossip_periodically(now);
+        }
+        if take_due(&mut self.timers.discover, now) {
+            self.discover(now);
+        }
+        self.find_routes();
+        if std::mem::take(&mut self.timers.changed) {
+            self.timers.discover.get_or_insert(now + DISCOVER_AFTER);
+            self.outputs.push_back(Output::TopologyChanged);
+        }
+        if self.may_dial() {
+            let due = self.dialler.take_due(now, &self.live);
+            self.outputs.extend(due.into_iter().map(Output::Dial));
+        }
+    }
+
+    fn find_routes(&mut self) {
+        if std::mem::take(&mut self.timers.stale) {
+            self.routes = Routes::new(self.topology.peers(), self.settings.name);
+        }
+    }
+
+    /// The topology is another now.
+    fn topology_changed(&mut self) {
+        self.timers.stale = true;
+        self.timers.changed = true;
+    }
+
+    /// Our description changed: say so soon, with all that changes until then.
+    fn announce_soon(&mut self, now: Timestamp) {
+        self.timers.announce.get_or_insert(now + ANNOUNCE_AFTER);
+        self.topology_changed();
+    }
+
+    fn collect_soon(&mut self, now: Timestamp) {
+        self.timers.collect.get_or_insert(now + COLLECT_AFTER);
+    }
+
+    fn collect(&mut self) {
+        if !self.topology.collect().is_empty() {
+            self.topology_changed();
+        }
+    }
+
+    fn announce(&mut self) {
+        let mut names = std::mem::take(&mut self.timers.announced);
+        names.insert(self.settings.name);
+        self.gossip_topology(Recipients::Neighbours { except: None }, names);
+    }
+
+    fn gossip_periodically(&mut self, now: Timestamp) {
+        let first = self.timers.gossip.replace(now + GOSSIP_EVERY).is_none();
+        if !first && !self.neighbours.is_empty() {
+            let recipients = Recipients::Neighbours { except: None };
+            self.gossip_topology(recipients, self.topology.peers().keys().copied().collect());
+            self.outputs.push_back(Output::SendState(recipients));
+        }
+    }
+
+    /// Looks for addresses of peers that we are not connected to. Those that others dialled are taken as they are; of those that
+    /// dialled others only the host is known. Texts that are no addresses are never resolved: they come from strangers.
+    fn discover(&mut self, now: Timestamp) {
+        if !self.settings.discovery {
+            return;
+        }
+        let own = self.settings.name;
+        let mut mentioned = BTreeSet::new();
+        for (_, peer) in self.topology.peers().iter().filter(|(name, _)| **name != own) {
+            for (name, link) in &peer.links {
+                if *name == own || self.neighbours.contains_key(name) {
+                    continue;
+                }
+                let Ok(mut address) = link.address.parse::<SocketAddr>() else { continue };
+                if !link.outbound {
+                    address.set_port(self.settings.port);
+                }
+                mentioned.insert(address);
+            }
+        }
+        self.dialler.set_discovered(now, &mentioned);
+    }
+
+    /// At the limit nobody is dialled; when a connection ends this is looked at again.
+    fn may_dial(&self) -> bool {
+        self.settings.conn_limit == 0 || self.neighbours.len() < self.settings.conn_limit
+    }
+
+    /// Takes stock of the connections.
+    fn survey(&mut self) {
+        self.live = Live::default();
+        for connection in self.connections.values() {
+            if let Some(peer) = connection.peer() {
+                self.live.peers.insert(peer);
+                self.live.remotes.insert(connection.remote);
+                if connection.target.is_none() {
+                    self.live.inbound.insert(connection.remote.ip());
+                }
+            }
+        }
+    }
+}
+
+/// Whether a timer is due; if so it is stopped.
+fn take_due(timer: &mut Option<Timestamp>, now: Timestamp) -> bool {
+    timer.take_if(|due| *due <= now).is_some()
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;

@@ -1,0 +1,163 @@
+//! How a connection is kept secret: a key agreed on for each connection, and messages sealed with it.
+//!
+//! ```text
+//! shared      = X25519(own secret key, their public key)
+//! precomputed = HSalsa20(shared, 16 zero bytes)
+//! session key = SHA-256(precomputed || password)
+//! sealed      = XSalsa20-Poly1305(session key, nonce, message), 16 bytes longer than the message
+//! nonce       = C0 by the dialler, 40 by the acceptor || 15 zero bytes || u64 number of the message
+//! ```
+//!
+//! The nonce is never sent, so messages must be opened in the order in which they were sealed.
+
+use dryoc::classic::{
+    crypto_box::crypto_box_beforenm,
+    crypto_core::crypto_scalarmult_base,
+    crypto_secretbox::{crypto_secretbox_easy, crypto_secretbox_open_easy},
+};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// By how much sealing makes a message longer.
+pub const SEAL_LEN: usize = 16;
+
+/// Why the bytes of the other side are no good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CryptoError {
+    /// A point of low order, for instance.
+    #[error("the other side's public key is no key")]
+    PublicKey,
+    /// The tag does not fit. The commonest cause is another password.
+    #[error("a message cannot be decrypted: the passwords differ, or it was damaged on the way")]
+    Sealed,
+}
+
+/// The keys of one side, made anew for each connection.
+#[derive(Clone)]
+pub struct KeyPair {
+    /// Sent to the other side.
+    pub public: [u8; 32],
+    secret: [u8; 32],
+}
+
+/// What both sides of a connection arrive at, if their passwords are the same.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionKey([u8; 32]);
+
+/// One direction of a connection.
+#[derive(Clone)]
+pub struct Channel {
+    key: SessionKey,
+    by_dialler: bool,
+    sequence: u64,
+}
+
+impl KeyPair {
+    /// New keys.
+    pub fn generate(rng: &mut ChaCha8Rng) -> KeyPair {
+        let mut secret = [0; 32];
+        rng.fill_bytes(&mut secret);
+        KeyPair::from_secret(secret)
+    }
+
+    fn from_secret(secret: [u8; 32]) -> KeyPair {
+        let mut public = [0; 32];
+        crypto_scalarmult_base(&mut public, &secret);
+        KeyPair { public, secret }
+    }
+
+    /// The key to share with the owner of this public key.
+    pub fn agree(&self, theirs: &[u8; 32], password: &[u8]) -> Result<SessionKey, CryptoError> {
+        let precomputed = crypto_box_beforenm(theirs, &self.secret).map_err(|_| CryptoError::PublicKey)?;
+        let digest = Sha256::new().chain_update(precomputed).chain_update(password).finalize();
+        Ok(SessionKey(digest.into()))
+    }
+}
+
+impl Channel {
+    /// The direction in which the dialler, or else the acceptor, writes.
+    pub fn new(key: SessionKey, by_dialler: bool) -> Channel {
+        Channel { key, by_dialler, sequence: 0 }
+    }
+
+    /// Seals the next message.
+    pub fn seal(&mut self, message: &[u8]) -> Vec<u8> {
+        let nonce = self.next_nonce();
+        let mut sealed = vec![0; message.len() + SEAL_LEN];
+        crypto_secretbox_easy(&mut sealed, message, &nonce, &self.key.0)
+            .expect("a message of at most 10 MiB, in a buffer of the right size, can be sealed");
+        sealed
+    }
+
+    /// Opens the next message.
+    pub fn open(&mut self, sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let nonce = self.next_nonce();
+        let len = sealed.len().checked_sub(SEAL_LEN).ok_or(CryptoError::Sealed)?;
+        let mut message = vec![0; len];
+        crypto_secretbox_open_easy(&mut message, sealed, &nonce, &self.key.0)
+            .map_err(|_| CryptoError::Sealed)?;
+        Ok(message)
+    }
+
+    fn next_nonce(&mut self) -> [u8; 24] {
+        let mut nonce = [0; 24];
+        nonce[0] = if self.by_dialler { 0xc0 } else { 0x40 };
+        nonce[16..].copy_from_slice(&self.sequence.to_be_bytes());
+        self.sequence += 1;
+        nonce
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::vectors::{group, hex, unhex};
+
+    fn key(text: &serde_json::Value) -> [u8; 32] {
+        unhex(text).try_into().unwrap()
+    }
+
+    #[test]
+    fn both_sides_arrive_at_the_key_that_go_arrives_at() {
+        let (vector, wanted) =
+            group("crypto").into_iter().find(|(v, _)| v["name"] == "session_key_derivation").unwrap();
+        let inputs = &vector["inputs"];
+        let ours = KeyPair::from_secret(key(&inputs["local_private"]));
+        let theirs = KeyPair::from_secret(key(&inputs["remote_private"]));
+        assert_eq!(hex(&ours.public), inputs["local_public"]);
+        let password = inputs["password_ascii"].as_str().unwrap().as_bytes();
+        assert_eq!(ours.agree(&theirs.public, password).unwrap().0.to_vec(), wanted);
+        assert_eq!(theirs.agree(&ours.public, password).unwrap().0.to_vec(), wanted);
+    }
+
+    #[test]
+    fn messages_are_sealed_as_go_seals_them() {
+        for (vector, wanted) in group("crypto").into_iter().filter(|(v, _)| !v["inputs"]["nonce"].is_null()) {
+            let inputs = &vector["inputs"];
+            let mut channel = Channel::new(SessionKey(key(&inputs["session_key"])), true);
+            channel.sequence = 5;
+            let mut other = channel.clone();
+            let message = unhex(&inputs["plaintext"]);
+            assert_eq!(channel.seal(&message), wanted);
+            assert_eq!(other.open(&wanted), Ok(message));
+        }
+    }
+
+    #[test]
+    fn a_message_out_of_turn_cannot_be_opened() {
+        let mut writer = Channel::new(SessionKey([7; 32]), true);
+        let mut reader = writer.clone();
+        writer.seal(b"first");
+        let second = writer.seal(b"second");
+        assert_eq!(reader.open(&second), Err(CryptoError::Sealed));
+        assert_eq!(reader.open(&[0; 3]), Err(CryptoError::Sealed));
+    }
+
+    #[test]
+    fn a_public_key_that_is_none_is_refused() {
+        let keys = KeyPair::from_secret([3; 32]);
+        assert!(keys.agree(&[0; 32], b"x").is_err());
+    }
+}

@@ -1,0 +1,224 @@
+//! Whom to dial, and when again.
+//!
+//! A target is configured (direct) or was mentioned by others (discovered). One that fails is dialled again after
+//! a pause that grows; one that turned out to be ourselves, or to bear our name, is not dialled again until somebody says so.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use crate::{peer::PeerName, time::Timestamp};
+
+/// First pause.
+pub const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// Longest pause.
+pub const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A connection that lived so long is dialled again at once.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+/// Discovered targets that are kept.
+pub const DISCOVERED_MAX: usize = 512;
+
+/// What a target is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetState {
+    /// For its time, or for nothing more.
+    Waiting,
+    /// Dialling, or being introduced.
+    Attempting,
+    /// There is a connection that we dialled.
+    Connected,
+    /// Not dialled: connected otherwise, or never again.
+    Suspended,
+}
+
+/// The live connections, as far as they bear on whom to dial.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// Addresses of other ends.
+    pub remotes: BTreeSet<SocketAddr>,
+    /// Hosts that dialled us.
+    pub inbound: BTreeSet<IpAddr>,
+    /// Peers that we are connected to.
+    pub peers: BTreeSet<PeerName>,
+}
+
+/// What became of a connection that we dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// After a pause.
+    Later,
+    /// Not until somebody says so.
+    Never,
+}
+
+#[derive(Clone, Debug)]
+struct Target {
+    direct: bool,
+    phase: Phase,
+    pause: Duration,
+    error: Option<String>,
+    /// Where it was found, or is if it is written as an address.
+    address: Option<SocketAddr>,
+    /// Written without a port: whoever dials us from that host is taken for it.
+    portless: bool,
+    /// Who was found there.
+    peer: Option<PeerName>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Waiting { due: Timestamp },
+    Attempting,
+    Connected { since: Timestamp },
+    Never,
+}
+
+/// All targets.
+#[derive(Clone, Debug)]
+pub struct Dialler {
+    port: u16,
+    targets: BTreeMap<String, Target>,
+}
+
+impl Dialler {
+    /// No targets yet. Those without a port are on `port`.
+    pub fn new(port: u16) -> Dialler {
+        Dialler { port, targets: BTreeMap::new() }
+    }
+
+    /// These are the direct targets from now on. Added ones are due at once, and so are those given up for ever.
+    pub fn set_direct(&mut self, now: Timestamp, direct: &BTreeSet<String>) {
+        self.targets.retain(|text, target| !target.direct || direct.contains(text));
+        for text in direct {
+            let fresh = Target::new(now, text, self.port, true);
+            let target = self.targets.entry(text.clone()).or_insert_with(|| fresh.clone());
+            target.direct = true;
+            if target.phase == Phase::Never {
+                *target = fresh;
+            }
+        }
+    }
+
+    /// These addresses are mentioned now. Others that were are forgotten unless in use.
+    pub fn set_discovered(&mut self, now: Timestamp, mentioned: &BTreeSet<SocketAddr>) {
+        self.targets.retain(|_, target| {
+            let idle = matches!(target.phase, Phase::Waiting { .. } | Phase::Never);
+            target.direct || !idle || target.address.is_some_and(|address| mentioned.contains(&address))
+        });
+        let known: BTreeSet<SocketAddr> = self.targets.values().filter_map(|target| target.address).collect();
+        for address in mentioned.difference(&known) {
+            if self.targets.values().filter(|target| !target.direct).count() == DISCOVERED_MAX {
+                return;
+            }
+            let text = address.to_string();
+            self.targets.insert(text.clone(), Target::new(now, &text, self.port, false));
+        }
+    }
+
+    /// The targets whose time has come.
+    pub fn take_due(&mut self, now: Timestamp, live: &Live) -> Vec<String> {
+        let mut due = Vec::new();
+        for (text, target) in &mut self.targets {
+            if target.due(live).is_some_and(|due| due <= now) {
+                target.phase = Phase::Attempting;
+                due.push(text.clone());
+            }
+        }
+        due
+    }
+
+    /// When the next target's time comes.
+    pub fn next_due(&self, live: &Live) -> Option<Timestamp> {
+        self.targets.values().filter_map(|target| target.due(live)).min()
+    }
+
+    /// Whether a target was configured, so that an unknown peer may be found there.
+    pub fn is_direct(&self, target: &str) -> bool {
+        self.targets.get(target).is_some_and(|target| target.direct)
+    }
+
+    /// Somebody answered.
+    pub fn answered(&mut self, target: &str, remote: SocketAddr) {
+        if let Some(target) = self.targets.get_mut(target) {
+            target.address = Some(remote);
+        }
+    }
+
+    /// It turned out who answered.
+    pub fn recognised(&mut self, target: &str, peer: PeerName) {
+        if let Some(target) = self.targets.get_mut(target) {
+            target.peer = Some(peer);
+        }
+    }
+
+    /// The connection is one.
+    pub fn connected(&mut self, now: Timestamp, target: &str) {
+        if let Some(target) = self.targets.get_mut(target) {
+            target.phase = Phase::Connected { since: now };
+            target.error = None;
+        }
+    }
+
+    /// There was no connection, or it ended.
+    pub fn ended(&mut self, now: Timestamp, rng: &mut ChaCha8Rng, target: &str, why: String, again: Again) {
+        let Some(target) = self.targets.get_mut(target) else { return };
+        target.error = Some(why);
+        target.phase = match (again, target.phase) {
+            (Again::Never, _) => Phase::Never,
+            (Again::Later, Phase::Connected { since }) if now.since(since) > LONG_LIFE => {
+                target.pause = PAUSE_MIN;
+                Phase::Waiting { due: now }
+            }
+            (Again::Later, _) => {
+                let pause = target.pause;
+                target.pause = (pause * 3 / 2).min(PAUSE_MAX);
+                let spread = rng.random_range(0..pause.as_micros().max(1) as u64);
+                Phase::Waiting { due: now + pause / 2 + Duration::from_micros(spread) }
+            }
+        };
+    }
+
+    /// Each target, its state and what went wrong last.
+    pub fn view(&self, live: &Live) -> impl Iterator<Item = (&str, TargetState, Option<&str>)> {
+        self.targets.iter().map(|(text, target)| (text.as_str(), target.state(live), target.error.as_deref()))
+    }
+}
+
+impl Target {
+    fn new(now: Timestamp, text: &str, port: u16, direct: bool) -> Target {
+        let ip = text.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, port));
+        let address = text.parse().ok().or(ip);
+        let portless = ip.is_some() || !text.contains(':');
+        let phase = Phase::Waiting { due: now };
+        Target { direct, phase, pause: PAUSE_MIN, error: None, address, portless, peer: None }
+    }
+
+    fn due(&self, live: &Live) -> Option<Timestamp> {
+        match self.phase {
+            Phase::Waiting { due } if !self.is_connected_otherwise(live) => Some(due),
+            Phase::Waiting { .. } | Phase::Attempting | Phase::Connected { .. } | Phase::Never => None,
+        }
+    }
+
+    fn is_connected_otherwise(&self, live: &Live) -> bool {
+        let there = |address: SocketAddr| {
+            live.remotes.contains(&address) || self.portless && live.inbound.contains(&address.ip())
+        };
+        self.peer.is_some_and(|peer| live.peers.contains(&peer)) || self.address.is_some_and(there)
+    }
+
+    fn state(&self, live: &Live) -> TargetState {
+        match self.phase {
+            Phase::Waiting { .. } if self.is_connected_otherwise(live) => TargetState::Suspended,
+            Phase::Waiting { .. } => TargetState::Waiting,
+            Phase::Attempting => TargetState::Attempting,
+            Phase::Connected { .. } => TargetState::Connected,
+            Phase::Never => TargetState::Suspended,
+        }
+    }
+}

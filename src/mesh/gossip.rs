@@ -1,0 +1,121 @@
+//! Who is told, and how gossip of channels that are not ours is passed on.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use sha2::{Digest, Sha256};
+
+use super::routes::Hops;
+use crate::{peer::PeerName, time::Timestamp};
+
+/// Channels of others that we pass on.
+pub const SURROGATES_MAX: usize = 64;
+/// Messages of such a channel that are remembered.
+pub const RECENT_MAX: usize = 256;
+const RECENT_FOR: Duration = Duration::from_secs(30);
+
+/// Some neighbours, each as likely as peers are reached through it: twice the logarithm of the number of peers.
+pub fn neighbours(hops: &Hops, except: Option<PeerName>, rng: &mut ChaCha8Rng) -> Vec<PeerName> {
+    let mut weights: BTreeMap<PeerName, usize> = BTreeMap::new();
+    for &hop in hops.values().flatten().filter(|hop| Some(**hop) != except) {
+        *weights.entry(hop).or_default() += 1;
+    }
+    let mut chosen = Vec::new();
+    while chosen.len() < fan_out(hops.len()) && !weights.is_empty() {
+        let mut draw = rng.random_range(0..weights.values().sum());
+        let drawn = weights.iter().find_map(|(&name, &weight)| {
+            let hit = draw < weight;
+            draw = draw.saturating_sub(weight);
+            hit.then_some(name)
+        });
+        let drawn = drawn.expect("the draw is below the sum of the weights");
+        weights.remove(&drawn);
+        chosen.push(drawn);
+    }
+    chosen
+}
+
+/// Twice the binary logarithm of the number of peers, rounded down.
+fn fan_out(peers: usize) -> usize {
+    (2.0 * (peers.max(1) as f64).log2()) as usize
+}
+
+/// What came lately on channels that are not ours, so that it is passed on once only.
+#[derive(Clone, Debug, Default)]
+pub struct Surrogates {
+    recent: BTreeMap<String, VecDeque<(Timestamp, [u8; 32])>>,
+}
+
+impl Surrogates {
+    /// Whether gossip is to be passed on: it did not come lately.
+    pub fn is_news(&mut self, now: Timestamp, channel: &str, data: &[u8]) -> bool {
+        if !self.recent.contains_key(channel) && self.recent.len() == SURROGATES_MAX {
+            return false;
+        }
+        let recent = self.recent.entry(channel.to_owned()).or_default();
+        let digest = Sha256::digest(data).into();
+        if recent.iter().any(|(_, seen)| *seen == digest) {
+            return false;
+        }
+        while recent
+            .front()
+            .is_some_and(|(then, _)| now.since(*then) > RECENT_FOR || recent.len() >= RECENT_MAX)
+        {
+            recent.pop_front();
+        }
+        recent.push_back((now, digest));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+    use crate::mesh::vectors::all;
+
+    #[test]
+    fn as_many_neighbours_are_told_as_go_tells() {
+        let mut cases = 0;
+        for vector in all().into_iter().filter(|vector| vector["group"] == "behaviour_fanout") {
+            let inputs = &vector["inputs"];
+            let number = |key: &str| inputs[key].as_u64().unwrap();
+            let (near, far) = (number("neighbours"), number("further_peers"));
+            let mut hops = Hops::from([(PeerName::from_u64(1 << 40), None)]);
+            for peer in 1..=near + far {
+                hops.insert(PeerName::from_u64(peer), Some(PeerName::from_u64((peer - 1) % near + 1)));
+            }
+            let chosen = neighbours(&hops, None, &mut ChaCha8Rng::seed_from_u64(1));
+            assert_eq!(chosen.len() as u64, vector["expect"]["chosen"].as_u64().unwrap(), "{vector}");
+            cases += 1;
+        }
+        assert_eq!(cases, 9);
+    }
+
+    #[test]
+    fn gossip_that_came_lately_is_not_passed_on_again() {
+        let mut surrogates = Surrogates::default();
+        let later = Timestamp::ZERO + Duration::from_secs(31);
+        assert!(surrogates.is_news(Timestamp::ZERO, "nameserver", b"x"));
+        assert!(!surrogates.is_news(Timestamp::ZERO, "nameserver", b"x"));
+        assert!(surrogates.is_news(Timestamp::ZERO, "other", b"x"));
+        assert!(surrogates.is_news(later, "nameserver", b"y"));
+        assert!(surrogates.is_news(later, "nameserver", b"x"));
+    }
+
+    #[test]
+    fn strangers_cannot_make_us_remember_without_bound() {
+        let mut surrogates = Surrogates::default();
+        for number in 0..2000u32 {
+            surrogates.is_news(Timestamp::ZERO, "one", &number.to_be_bytes());
+            surrogates.is_news(Timestamp::ZERO, &format!("channel {number}"), b"x");
+        }
+        assert_eq!(surrogates.recent.len(), SURROGATES_MAX);
+        assert_eq!(surrogates.recent["one"].len(), RECENT_MAX);
+    }
+}

@@ -1,0 +1,241 @@
+//! How two peers introduce themselves, as a table.
+//!
+//! ```text
+//!            version 2                          version 1
+//! header     `weave` min max                    the same
+//! key        00, or 01 and a public key         nothing
+//! features   one frame, sealed with a password  first value of the gob stream, in clear
+//! ```
+//!
+//! Neither side writes a stage before it has read the one before.
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::{
+    crypto::{Channel, CryptoError, KeyPair},
+    features::{FEATURES, FeatureError, Features},
+    frame::{FrameError, Reader, Version, Writer},
+};
+use crate::gob::Value;
+
+const PROTOCOL: [u8; 5] = *b"weave";
+const VERSION_MIN: u8 = Version::V1 as u8;
+const VERSION_MAX: u8 = Version::V2 as u8;
+
+/// One side of an introduction.
+pub struct Handshake {
+    stage: Stage,
+    outbound: bool,
+    ours: Features,
+    secret: Option<Secret>,
+    reader: Reader,
+    writer: Writer,
+}
+
+/// What a side needs to encrypt.
+pub struct Secret {
+    /// Shared by all peers.
+    pub password: Vec<u8>,
+    /// For this connection only.
+    pub keys: KeyPair,
+}
+
+/// What comes of an introduction.
+pub struct Introduced {
+    /// Who is there.
+    pub theirs: Features,
+    /// Holds what came behind the introduction.
+    pub reader: Reader,
+    /// For everything that follows.
+    pub writer: Writer,
+    /// The stream is sealed from here on.
+    pub encrypted: bool,
+}
+
+/// Why an introduction failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs)] // The messages say what they are.
+pub enum HandshakeError {
+    #[error("the other side does not speak this protocol")]
+    NotWeave,
+    #[error(
+        "the other side speaks versions {min} to {max} of the protocol, we {VERSION_MIN} to {VERSION_MAX}"
+    )]
+    Version { min: u8, max: u8 },
+    #[error("we have a password and the other side has none")]
+    PasswordOnlyHere,
+    #[error("the other side has a password and we have none")]
+    PasswordOnlyThere,
+    #[error("the other side sent {0:#04x} where it should say whether it encrypts")]
+    Flag(u8),
+    #[error("what came does not belong at this stage")]
+    OutOfOrder,
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+    #[error("the introduction cannot be read")]
+    Frame(#[source] FrameError),
+    #[error(transparent)]
+    Feature(#[from] FeatureError),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Header,
+    Key,
+    Features(Version),
+}
+
+/// What the other side can say.
+enum Event {
+    Header { min: u8, max: u8 },
+    Clear,
+    Key([u8; 32]),
+    Features(Value),
+}
+
+impl Handshake {
+    /// A side that has nothing to say before the header: see [`Handshake::header`].
+    pub fn new(outbound: bool, ours: Features, secret: Option<Secret>) -> Handshake {
+        let (reader, writer) = (Reader::new(), Writer::new(Version::V2));
+        Handshake { stage: Stage::Header, outbound, ours, secret, reader, writer }
+    }
+
+    /// The first bytes of both sides, sent without waiting.
+    pub fn header() -> Bytes {
+        let [a, b, c, d, e] = PROTOCOL;
+        Bytes::copy_from_slice(&[a, b, c, d, e, VERSION_MIN, VERSION_MAX])
+    }
+
+    /// Whether the other side has sent its header.
+    pub fn has_header(&self) -> bool {
+        self.stage != Stage::Header
+    }
+
+    /// Whether the other side encrypts with us, as far as is known.
+    pub fn encrypts(&self) -> bool {
+        self.secret.is_some()
+    }
+
+    /// Takes what came and adds what to send. Returns the features of the other side once they are there; then
+    /// [`Handshake::finish`] is due.
+    pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        out: &mut Vec<Bytes>,
+    ) -> Result<Option<Features>, HandshakeError> {
+        self.reader.push(bytes);
+        while let Some(event) = self.next_event()? {
+            if let Some(theirs) = self.on_event(event, out)? {
+                return Ok(Some(theirs));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the connection goes on with.
+    pub fn finish(mut self, theirs: Features) -> Introduced {
+        self.reader.trust();
+        let encrypted = self.secret.is_some();
+        Introduced { theirs, reader: self.reader, writer: self.writer, encrypted }
+    }
+
+    fn next_event(&mut self) -> Result<Option<Event>, HandshakeError> {
+        match self.stage {
+            Stage::Header => match self.reader.take::<7>() {
+                None => Ok(None),
+                Some([name @ .., min, max]) if name == PROTOCOL => Ok(Some(Event::Header { min, max })),
+                Some(_) => Err(HandshakeError::NotWeave),
+            },
+            Stage::Key => match self.reader.peek() {
+                None => Ok(None),
+                Some(0) => Ok(self.reader.take::<1>().map(|_| Event::Clear)),
+                Some(1) => Ok(self.reader.take::<33>().map(|[_, key @ ..]| Event::Key(key))),
+                Some(flag) => Err(HandshakeError::Flag(flag)),
+            },
+            Stage::Features(_) => match self.reader.features() {
+                Ok(features) => Ok(features.map(Event::Features)),
+                Err(FrameError::Crypto(error)) => Err(error.into()),
+                Err(error) => Err(HandshakeError::Frame(error)),
+            },
+        }
+    }
+
+    fn on_event(&mut self, event: Event, out: &mut Vec<Bytes>) -> Result<Option<Features>, HandshakeError> {
+        self.stage = match (self.stage, event) {
+            (Stage::Header, Event::Header { min, max }) => match version(min, max)? {
+                Version::V1 => {
+                    self.reader.frames(Version::V1);
+                    self.writer = Writer::new(Version::V1);
+                    out.push(self.features(Version::V1));
+                    Stage::Features(Version::V1)
+                }
+                Version::V2 => {
+                    out.push(self.key());
+                    Stage::Key
+                }
+            },
+            (Stage::Key, Event::Clear) if self.secret.is_none() => {
+                out.push(self.features(Version::V2));
+                Stage::Features(Version::V2)
+            }
+            (Stage::Key, Event::Clear) => return Err(HandshakeError::PasswordOnlyHere),
+            (Stage::Key, Event::Key(theirs)) => {
+                self.seal(&theirs)?;
+                out.push(self.features(Version::V2));
+                Stage::Features(Version::V2)
+            }
+            (Stage::Features(version), Event::Features(theirs)) => {
+                return self.on_features(version, &theirs).map(Some);
+            }
+            (Stage::Header, Event::Clear | Event::Key(_) | Event::Features(_))
+            | (Stage::Key, Event::Header { .. } | Event::Features(_))
+            | (Stage::Features(_), Event::Header { .. } | Event::Clear | Event::Key(_)) => {
+                return Err(HandshakeError::OutOfOrder);
+            }
+        };
+        Ok(None)
+    }
+
+    /// In version 1 the public keys come with the features, and sealing begins behind them.
+    fn on_features(&mut self, version: Version, theirs: &Value) -> Result<Features, HandshakeError> {
+        let theirs = Features::from_value(theirs, version)?;
+        match (version, &self.secret, theirs.public_key) {
+            (Version::V2, _, _) | (Version::V1, None, None) => {}
+            (Version::V1, Some(_), None) => return Err(HandshakeError::PasswordOnlyHere),
+            (Version::V1, _, Some(key)) => self.seal(&key)?,
+        }
+        Ok(theirs)
+    }
+
+    fn seal(&mut self, theirs: &[u8; 32]) -> Result<(), HandshakeError> {
+        let Some(Secret { password, keys }) = &self.secret else {
+            return Err(HandshakeError::PasswordOnlyThere);
+        };
+        let key = keys.agree(theirs, password)?;
+        self.reader.sealed(Channel::new(key.clone(), !self.outbound));
+        self.writer.sealed(Channel::new(key, self.outbound));
+        Ok(())
+    }
+
+    fn key(&self) -> Bytes {
+        match &self.secret {
+            None => Bytes::from_static(&[0]),
+            Some(secret) => [&[1], &secret.keys.public[..]].concat().into(),
+        }
+    }
+
+    fn features(&mut self, version: Version) -> Bytes {
+        self.ours.public_key = self.secret.as_ref().map(|secret| secret.keys.public);
+        self.writer.features(&FEATURES, &self.ours.to_value(version))
+    }
+}
+
+/// The highest version that both sides speak.
+fn version(min: u8, max: u8) -> Result<Version, HandshakeError> {
+    match (min.max(VERSION_MIN), max.min(VERSION_MAX)) {
+        (lo, hi) if lo > hi => Err(HandshakeError::Version { min, max }),
+        (_, VERSION_MIN) => Ok(Version::V1),
+        (_, _) => Ok(Version::V2),
+    }
+}

@@ -1,0 +1,183 @@
+//! What peers say once they are introduced: a tag, and for gossip an envelope of gob values.
+//!
+//! ```text
+//! 0 heartbeat
+//! 4 gossip      channel, neighbour that sends it, data
+//! 5 unicast     channel, origin, destination, data
+//! 6 broadcast   channel, origin, data
+//! ```
+//!
+//! Tags 1, 2, 3 and 7 concern overlays that we do not have. They are never sent: what is wrong in one
+//! ends the process of a Weave Net router.
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::{
+    gob::{Decoder, Encoder, GobError, Schema, Value},
+    peer::PeerName,
+};
+
+/// Longest name of a channel.
+pub const CHANNEL_LEN_MAX: usize = 64;
+
+const HEARTBEAT: u8 = 0;
+const GOSSIP: u8 = 4;
+const UNICAST: u8 = 5;
+const BROADCAST: u8 = 6;
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// I am here.
+    Heartbeat,
+    /// An empty message, or a tag that concerns others.
+    Ignored,
+    /// For neighbours, hop by hop.
+    Gossip {
+        /// Who it is for.
+        channel: String,
+        /// The neighbour that sends it.
+        from: PeerName,
+        /// What it is.
+        data: Bytes,
+    },
+    /// For one peer.
+    Unicast {
+        /// Who it is for.
+        channel: String,
+        /// Its origin.
+        from: PeerName,
+        /// Its destination.
+        to: PeerName,
+        /// What it is, not yet looked at.
+        data: Sealed,
+    },
+    /// For all peers.
+    Broadcast {
+        /// Who it is for.
+        channel: String,
+        /// Its origin.
+        from: PeerName,
+        /// What it is.
+        data: Bytes,
+    },
+}
+
+/// The data of a unicast, which only their addressee opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed(Bytes);
+
+/// Why a message cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum MessageError {
+    /// The envelope is torn.
+    #[error("an envelope cannot be read")]
+    Envelope(#[from] GobError),
+    /// See [`CHANNEL_LEN_MAX`].
+    #[error("a channel's name is longer than {CHANNEL_LEN_MAX} bytes")]
+    Channel,
+    /// It is not 48 bits.
+    #[error("{0} is not the number of a peer")]
+    Name(u64),
+}
+
+impl Message {
+    /// What these bytes say.
+    pub fn decode(message: &Bytes) -> Result<Message, MessageError> {
+        let Some((&tag, envelope)) = message.split_first() else { return Ok(Message::Ignored) };
+        let mut fields = Fields::new(envelope);
+        match tag {
+            HEARTBEAT => Ok(Message::Heartbeat),
+            GOSSIP => {
+                Ok(Message::Gossip { channel: fields.channel()?, from: fields.name()?, data: fields.data()? })
+            }
+            UNICAST => Ok(Message::Unicast {
+                channel: fields.channel()?,
+                from: fields.name()?,
+                to: fields.name()?,
+                data: Sealed(message.slice_ref(fields.rest)),
+            }),
+            BROADCAST => Ok(Message::Broadcast {
+                channel: fields.channel()?,
+                from: fields.name()?,
+                data: fields.data()?,
+            }),
+            _ => Ok(Message::Ignored),
+        }
+    }
+}
+
+impl Sealed {
+    /// The data.
+    pub fn open(&self) -> Result<Bytes, MessageError> {
+        Fields::new(&self.0).data()
+    }
+}
+
+/// I am here.
+pub fn heartbeat() -> Vec<u8> {
+    vec![HEARTBEAT]
+}
+
+/// For a neighbour.
+pub fn gossip(channel: &str, from: PeerName, data: &[u8]) -> Vec<u8> {
+    envelope(GOSSIP, channel, &[from], data)
+}
+
+/// For one peer.
+pub fn unicast(channel: &str, from: PeerName, to: PeerName, data: &[u8]) -> Vec<u8> {
+    envelope(UNICAST, channel, &[from, to], data)
+}
+
+/// For all peers.
+pub fn broadcast(channel: &str, from: PeerName, data: &[u8]) -> Vec<u8> {
+    envelope(BROADCAST, channel, &[from], data)
+}
+
+/// All the fields are of gob's own types, so no type is described.
+fn envelope(tag: u8, channel: &str, names: &[PeerName], data: &[u8]) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    let mut message = vec![tag];
+    message.extend(encoder.encode(&Schema::Str, &Value::text(channel)));
+    for name in names {
+        message.extend(encoder.encode(&Schema::Uint, &Value::Uint(name.as_u64())));
+    }
+    message.extend(encoder.encode(&Schema::Bytes, &Value::Bytes(data.to_vec())));
+    message
+}
+
+/// The fields of an envelope that are still to be read.
+struct Fields<'a> {
+    decoder: Decoder,
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    fn new(rest: &'a [u8]) -> Fields<'a> {
+        Fields { decoder: Decoder::new(), rest }
+    }
+
+    fn value(&mut self) -> Result<Value, GobError> {
+        self.decoder.next(&mut self.rest)?.ok_or(GobError::Truncated)
+    }
+
+    fn channel(&mut self) -> Result<String, MessageError> {
+        let value = self.value()?;
+        let channel = value.as_str()?;
+        if channel.len() > CHANNEL_LEN_MAX {
+            return Err(MessageError::Channel);
+        }
+        Ok(channel.to_owned())
+    }
+
+    fn name(&mut self) -> Result<PeerName, MessageError> {
+        let number = self.value()?.as_uint()?;
+        let name = PeerName::from_u64(number);
+        if name.as_u64() == number { Ok(name) } else { Err(MessageError::Name(number)) }
+    }
+
+    fn data(&mut self) -> Result<Bytes, MessageError> {
+        Ok(self.value()?.into_bytes()?.into())
+    }
+}

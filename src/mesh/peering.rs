@@ -1,0 +1,402 @@
+//! Connections come and go.
+
+use std::{error::Error, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use rand::RngExt;
+
+use super::{
+    ConnId, Mesh, OVERLAY, Output, Recipients,
+    crypto::KeyPair,
+    dial::Again,
+    features::Features,
+    frame::{Reader, Writer},
+    handshake::{Handshake, Introduced, Secret},
+    message,
+    topology::{Link, Peer},
+};
+use crate::{peer::PeerName, time::Timestamp};
+
+/// Strangers that are being introduced at once; each may make us keep [`super::INTRODUCTION_LEN_MAX`] bytes.
+pub const INTRODUCTIONS_MAX: usize = 64;
+
+const HEADER_WITHIN: Duration = Duration::from_secs(10);
+const INTRODUCTION_WITHIN: Duration = Duration::from_secs(60);
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Between two of our own kind, so that a silent cut is noticed soon.
+const OWN_HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
+const OWN_SILENCE_MAX: Duration = Duration::from_secs(9);
+
+/// One connection.
+pub struct Connection {
+    /// The other end.
+    pub remote: SocketAddr,
+    /// What we dialled; `None` if we were dialled.
+    pub target: Option<String>,
+    /// When it is closed unless something comes.
+    deadline: Timestamp,
+    phase: Phase,
+}
+
+enum Phase {
+    Introducing(Box<Handshake>, u64),
+    Introduced(Box<Neighbour>),
+}
+
+/// The other end, once introduced.
+pub struct Neighbour {
+    /// Who it is.
+    pub name: PeerName,
+    /// What comes from it.
+    pub reader: Reader,
+    /// What goes to it.
+    pub writer: Writer,
+    uid: u64,
+    encrypted: bool,
+    heartbeat: Timestamp,
+    heartbeat_every: Duration,
+    silence_max: Duration,
+}
+
+/// Why a connection is closed, and whether its target is worth another try.
+struct Refusal {
+    why: String,
+    again: Again,
+}
+
+impl Refusal {
+    fn later(why: impl Into<String>) -> Refusal {
+        Refusal { why: why.into(), again: Again::Later }
+    }
+
+    fn never(why: impl Into<String>) -> Refusal {
+        Refusal { why: why.into(), again: Again::Never }
+    }
+}
+
+impl Connection {
+    /// Who is there, once introduced.
+    pub fn peer(&self) -> Option<PeerName> {
+        match &self.phase {
+            Phase::Introducing(..) => None,
+            Phase::Introduced(neighbour) => Some(neighbour.name),
+        }
+    }
+
+    /// Whether everything is encrypted; while it is being introduced, whether it will be.
+    pub fn encrypted(&self) -> bool {
+        match &self.phase {
+            Phase::Introducing(handshake, _) => handshake.encrypts(),
+            Phase::Introduced(neighbour) => neighbour.encrypted,
+        }
+    }
+
+    /// When something is due.
+    pub fn next_wake(&self) -> Timestamp {
+        match &self.phase {
+            Phase::Introducing(..) => self.deadline,
+            Phase::Introduced(neighbour) => self.deadline.min(neighbour.heartbeat),
+        }
+    }
+
+    /// The other end, once introduced.
+    pub fn neighbour(&mut self) -> Option<&mut Neighbour> {
+        match &mut self.phase {
+            Phase::Introducing(..) => None,
+            Phase::Introduced(neighbour) => Some(neighbour),
+        }
+    }
+}
+
+impl Mesh {
+    /// There is a connection. Both sides begin with the header.
+    pub(super) fn open(&mut self, now: Timestamp, conn: ConnId, remote: SocketAddr, target: Option<String>) {
+        let strangers = self.connections.values().filter(|known| known.peer().is_none()).count();
+        if target.is_none() && strangers >= INTRODUCTIONS_MAX {
+            let why = format!("{INTRODUCTIONS_MAX} others are being introduced");
+            self.outputs.push_back(Output::Close(conn, why));
+            return;
+        }
+        let ours = self.features(remote);
+        let conn_id = ours.conn_id;
+        let password = self.settings.password.clone().filter(|password| !password.is_empty());
+        let secret = password.map(|password| Secret { password, keys: KeyPair::generate(&mut self.rng) });
+        let handshake = Handshake::new(target.is_some(), ours, secret);
+        let phase = Phase::Introducing(Box::new(handshake), conn_id);
+        let deadline = now + HEADER_WITHIN;
+        self.connections.insert(conn, Connection { remote, target, deadline, phase });
+        self.outputs.push_back(Output::Send(conn, Handshake::header()));
+    }
+
+    fn features(&mut self, remote: SocketAddr) -> Features {
+        let settings = &self.settings;
+        let trusted = match remote.ip().to_canonical() {
+            std::net::IpAddr::V4(ip) => settings.trusted_subnets.iter().any(|subnet| subnet.contains(&ip)),
+            std::net::IpAddr::V6(_) => false,
+        };
+        Features {
+            name: settings.name,
+            nickname: settings.nickname.clone(),
+            uid: settings.uid,
+            conn_id: self.rng.random(),
+            short_id: self.topology.ourselves().short_id,
+            trusted,
+            overlays: Some(settings.overlays.join(" ")).filter(|overlays| !overlays.is_empty()),
+            public_key: None,
+        }
+    }
+
+    /// Bytes came.
+    pub(super) fn received(&mut self, now: Timestamp, conn: ConnId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let refusal = match &mut connection.phase {
+            Phase::Introduced(neighbour) => {
+                neighbour.reader.push(bytes);
+                None
+            }
+            Phase::Introducing(..) => self.introduce(now, conn, bytes).err(),
+        };
+        match refusal {
+            None => self.hear(now, conn),
+            Some(Refusal { why, again }) => self.close(now, conn, why, again),
+        }
+    }
+
+    fn introduce(&mut self, now: Timestamp, conn: ConnId, bytes: &[u8]) -> Result<(), Refusal> {
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
+        let Phase::Introducing(handshake, _) = &mut connection.phase else { return Ok(()) };
+        let mut out = Vec::new();
+        let had_header = handshake.has_header();
+        let theirs = handshake.receive(bytes, &mut out);
+        if handshake.has_header() && !had_header {
+            connection.deadline = now + INTRODUCTION_WITHIN;
+        }
+        self.outputs.extend(out.into_iter().map(|bytes| Output::Send(conn, bytes)));
+        match theirs {
+            Ok(None) => Ok(()),
+            Ok(Some(theirs)) => self.meet(now, conn, theirs),
+            Err(error) => Err(Refusal::later(chain(&error))),
+        }
+    }
+
+    /// We know who is there: is it somebody we want to be connected to by this connection?
+    fn meet(&mut self, now: Timestamp, conn: ConnId, theirs: Features) -> Result<(), Refusal> {
+        let Some(connection) = self.connections.remove(&conn) else { return Ok(()) };
+        let Connection { remote, target, deadline, phase } = connection;
+        let (handshake, conn_id) = match phase {
+            Phase::Introducing(handshake, conn_id) => (handshake, conn_id),
+            phase @ Phase::Introduced(_) => {
+                self.connections.insert(conn, Connection { remote, target, deadline, phase });
+                return Ok(());
+            }
+        };
+        let uid = conn_id ^ theirs.conn_id;
+        let judged = self.judge(target.as_deref(), &theirs, uid);
+        let rival = self.neighbours.get(&theirs.name).copied();
+        let news = judged.is_ok() && self.is_news(&theirs);
+        let neighbour = neighbour(now, uid, self.is_own_kind(&theirs), handshake.finish(theirs.clone()));
+        let phase = Phase::Introduced(Box::new(neighbour));
+        let outbound = target.is_some();
+        self.connections.insert(conn, Connection { remote, target, deadline: now + SILENCE_MAX, phase });
+        judged?;
+        if let Some(rival) = rival {
+            self.close(
+                now,
+                rival,
+                "replaced by another connection to the same peer".to_owned(),
+                Again::Later,
+            );
+        }
+        self.add(now, conn, &theirs, Link { address: remote.to_string(), outbound, established: true });
+        if news || rival.is_some() {
+            self.gossip_topology(Recipients::One(conn), self.topology.peers().keys().copied().collect());
+            self.outputs.push_back(Output::SendState(Recipients::One(conn)));
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, target: Option<&str>, theirs: &Features, uid: u64) -> Result<(), Refusal> {
+        let direct = target.is_none_or(|target| self.dialler.is_direct(target));
+        if let Some(target) = target {
+            self.dialler.recognised(target, theirs.name);
+        }
+        if theirs.name == self.settings.name {
+            return Err(if theirs.uid == self.settings.uid {
+                Refusal::never("connected to ourselves")
+            } else {
+                Refusal::never(format!("another peer has our name {}: give one of them another", theirs.name))
+            });
+        }
+        if !direct && !self.topology.peers().contains_key(&theirs.name) {
+            return Err(Refusal::later(format!(
+                "found unknown peer {} at a discovered address",
+                theirs.name
+            )));
+        }
+        self.agree_on_overlay(theirs)?;
+        self.break_tie(theirs.name, uid)?;
+        let limit = self.settings.conn_limit;
+        if limit != 0 && self.neighbours.len() >= limit && !self.neighbours.contains_key(&theirs.name) {
+            return Err(Refusal::later(format!("there are {limit} connections, which is the limit")));
+        }
+        Ok(())
+    }
+
+    /// Who does not say what it offers is content with anything.
+    fn agree_on_overlay(&self, theirs: &Features) -> Result<(), Refusal> {
+        let Some(offered) = &theirs.overlays else { return Ok(()) };
+        let ours = &self.settings.overlays;
+        if ours.is_empty() || offered.split(' ').any(|name| ours.iter().any(|our| our == name)) {
+            return Ok(());
+        }
+        let ours = ours.join(" ");
+        Err(Refusal::later(format!(
+            "no overlay in common: peer {} offers `{offered}`, we `{ours}`",
+            theirs.name
+        )))
+    }
+
+    /// Of two connections to one peer both ends keep the one with the lower number.
+    fn break_tie(&mut self, name: PeerName, uid: u64) -> Result<(), Refusal> {
+        let rival = self.neighbours.get(&name).and_then(|conn| self.connections.get_mut(conn));
+        let Some(rival) = rival.and_then(Connection::neighbour) else { return Ok(()) };
+        if uid < rival.uid {
+            return Ok(());
+        }
+        Err(Refusal::later(format!("there is a connection to peer {name} already")))
+    }
+
+    /// Whether the other end may know nothing of what we know: it is new, or began a new life.
+    fn is_news(&self, theirs: &Features) -> bool {
+        let known = self.topology.peers().get(&theirs.name);
+        let restarted = known.is_none_or(|known| known.uid != theirs.uid);
+        restarted || !self.routes.unicast().contains_key(&theirs.name)
+    }
+
+    fn is_own_kind(&self, theirs: &Features) -> bool {
+        let offered = theirs.overlays.as_deref().unwrap_or("");
+        offered.split(' ').any(|name| name == OVERLAY)
+            && self.settings.overlays.iter().any(|our| our == OVERLAY)
+    }
+
+    fn add(&mut self, now: Timestamp, conn: ConnId, theirs: &Features, link: Link) {
+        let Features { name, uid, ref nickname, short_id, .. } = *theirs;
+        let nickname = nickname.clone();
+        self.topology.introduce(name, Peer { uid, nickname, short_id, ..Peer::default() });
+        self.topology.link(name, link);
+        self.topology.settle_short_id(&mut self.rng);
+        self.neighbours.insert(name, conn);
+        if let Some(target) = self.connections.get(&conn).and_then(|connection| connection.target.as_deref())
+        {
+            self.dialler.connected(now, target);
+        }
+        self.timers.announced.insert(name);
+        self.survey();
+        self.announce_soon(now);
+        self.find_routes();
+    }
+
+    /// Closes a connection of our own accord.
+    pub(super) fn close(&mut self, now: Timestamp, conn: ConnId, why: String, again: Again) {
+        if self.connections.contains_key(&conn) {
+            self.outputs.push_back(Output::Close(conn, why.clone()));
+            self.forget(now, conn, why, again);
+        }
+    }
+
+    /// The other end, or the network, closed a connection.
+    pub(super) fn closed(&mut self, now: Timestamp, conn: ConnId, why: String) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let why = match (&connection.phase, connection.encrypted()) {
+            (Phase::Introduced(_), _) => why,
+            (Phase::Introducing(..), true) => {
+                format!("closed by the other side while being introduced ({why}); its password may differ")
+            }
+            (Phase::Introducing(..), false) => {
+                format!("closed by the other side while being introduced ({why}); it may have a password")
+            }
+        };
+        self.forget(now, conn, why, Again::Later);
+    }
+
+    fn forget(&mut self, now: Timestamp, conn: ConnId, why: String, again: Again) {
+        let Some(connection) = self.connections.remove(&conn) else { return };
+        let neighbour = connection.peer().filter(|peer| self.neighbours.get(peer) == Some(&conn));
+        if let Some(peer) = neighbour {
+            self.neighbours.remove(&peer);
+            self.topology.unlink(peer);
+            self.timers.collect = Some(now);
+            self.announce_soon(now);
+        }
+        self.survey();
+        if let Some(target) = &connection.target {
+            self.dialler.ended(now, &mut self.rng, target, why, again);
+        }
+    }
+
+    /// A target did not answer.
+    pub(super) fn dial_failed(&mut self, now: Timestamp, target: &str, reason: String) {
+        self.dialler.ended(now, &mut self.rng, target, reason, Again::Later);
+    }
+
+    /// A whole message came: the silence begins anew.
+    pub(super) fn refresh(&mut self, now: Timestamp, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if let Phase::Introduced(neighbour) = &connection.phase {
+            connection.deadline = now + neighbour.silence_max;
+        }
+    }
+
+    /// Sends heartbeats that are due, and closes what was silent for too long.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        let mut silent = Vec::new();
+        for (&conn, connection) in &mut self.connections {
+            if connection.deadline <= now {
+                let why = match &connection.phase {
+                    Phase::Introduced(_) => "nothing was heard for too long",
+                    Phase::Introducing(handshake, _) if handshake.has_header() => {
+                        "the introduction took too long"
+                    }
+                    Phase::Introducing(..) => "the other side did not say what it speaks",
+                };
+                silent.push((conn, why));
+            } else if let Some(bytes) = connection.neighbour().and_then(|neighbour| neighbour.heartbeat(now))
+            {
+                self.outputs.push_back(Output::Send(conn, bytes));
+            }
+        }
+        for (conn, why) in silent {
+            self.close(now, conn, why.to_owned(), Again::Later);
+        }
+    }
+}
+
+impl Neighbour {
+    fn heartbeat(&mut self, now: Timestamp) -> Option<Bytes> {
+        if now < self.heartbeat {
+            return None;
+        }
+        self.heartbeat = now + self.heartbeat_every;
+        Some(self.writer.message(&message::heartbeat()))
+    }
+}
+
+fn neighbour(now: Timestamp, uid: u64, own_kind: bool, introduced: Introduced) -> Neighbour {
+    let (heartbeat_every, silence_max) =
+        if own_kind { (OWN_HEARTBEAT_EVERY, OWN_SILENCE_MAX) } else { (HEARTBEAT_EVERY, SILENCE_MAX) };
+    let Introduced { theirs, reader, writer, encrypted } = introduced;
+    let heartbeat = now + heartbeat_every;
+    Neighbour { name: theirs.name, reader, writer, uid, encrypted, heartbeat, heartbeat_every, silence_max }
+}
+
+/// An error and what it came from, in one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        line += &format!(": {error}");
+        source = error.source();
+    }
+    line
+}

@@ -1,0 +1,202 @@
+//! What is said on a connection, and what of it is passed on to whom.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::{
+    ConnId, Delivery, Kind, MESSAGE_LEN_MAX, Mesh, NoRoute, Output, Recipients, TOPOLOGY,
+    dial::Again,
+    gossip,
+    message::{self, Message, Sealed},
+    peering::chain,
+    topology,
+};
+use crate::{peer::PeerName, time::Timestamp};
+
+impl Mesh {
+    /// Sends a message to one peer, over as many others as it takes.
+    pub fn unicast(&mut self, to: PeerName, channel: &str, payload: &[u8]) -> Result<(), NoRoute> {
+        let conn = self.next_hop(to).ok_or(NoRoute(to))?;
+        let message = message::unicast(channel, self.settings.name, to, payload);
+        self.send(conn, &message);
+        Ok(())
+    }
+
+    /// Sends a broadcast on its way: our own to all neighbours, that of another to those whom we are nearest to.
+    pub fn broadcast(&mut self, origin: PeerName, channel: &str, payload: &[u8]) {
+        let message = message::broadcast(channel, origin, payload);
+        let own = self.settings.name;
+        let recipients = self.routes.broadcast_all(self.topology.peers(), own, origin).to_vec();
+        for name in recipients {
+            self.send_to(name, &message);
+        }
+    }
+
+    /// Gossips.
+    pub fn gossip(&mut self, to: Recipients, channel: &str, payload: &[u8]) {
+        let message = message::gossip(channel, self.settings.name, payload);
+        match to {
+            Recipients::One(conn) => self.send(conn, &message),
+            Recipients::Neighbours { except } => {
+                for name in gossip::neighbours(self.routes.unicast_all(), except, &mut self.rng) {
+                    self.send_to(name, &message);
+                }
+            }
+        }
+    }
+
+    /// Describes these peers.
+    pub(super) fn gossip_topology(&mut self, to: Recipients, names: BTreeSet<PeerName>) {
+        let payload = self.topology.encode(names);
+        self.gossip(to, TOPOLOGY, &payload);
+    }
+
+    /// Takes the messages that came by a connection, until one is not all there or the connection is no more.
+    pub(super) fn hear(&mut self, now: Timestamp, conn: ConnId) {
+        loop {
+            let Some(neighbour) = self.connections.get_mut(&conn).and_then(|found| found.neighbour()) else {
+                return;
+            };
+            let name = neighbour.name;
+            let heard = match neighbour.reader.message() {
+                Ok(None) => return,
+                Ok(Some(message)) => self.on_message(now, conn, name, &message),
+                Err(error) => Err(chain(&error)),
+            };
+            match heard {
+                Ok(()) => self.refresh(now, conn),
+                Err(why) => self.close(now, conn, why, Again::Later),
+            }
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        now: Timestamp,
+        conn: ConnId,
+        neighbour: PeerName,
+        raw: &Bytes,
+    ) -> Result<(), String> {
+        match Message::decode(raw).map_err(|error| chain(&error))? {
+            Message::Heartbeat | Message::Ignored => Ok(()),
+            Message::Gossip { channel, data, .. } => self.on_gossip(now, conn, neighbour, channel, data),
+            Message::Unicast { channel, from, to, data } if to == self.settings.name => {
+                self.on_unicast(conn, channel, from, &data)
+            }
+            Message::Unicast { from, to, .. } => {
+                self.pass_on(conn, from, to, raw);
+                Ok(())
+            }
+            Message::Broadcast { channel, from, data } => self.on_broadcast(now, conn, channel, from, data),
+        }
+    }
+
+    fn on_gossip(
+        &mut self,
+        now: Timestamp,
+        conn: ConnId,
+        from: PeerName,
+        channel: String,
+        data: Bytes,
+    ) -> Result<(), String> {
+        let others = Recipients::Neighbours { except: Some(from) };
+        if channel == TOPOLOGY {
+            let news = self.learn(now, &data)?;
+            if !news.is_empty() {
+                self.gossip_topology(others, news);
+            }
+        } else if self.channels.contains(channel.as_str()) {
+            self.deliver(conn, channel, Kind::Gossip { from }, data);
+        } else if self.surrogates.is_news(now, &channel, &data) {
+            self.gossip(others, &channel, &data);
+        }
+        Ok(())
+    }
+
+    fn on_unicast(
+        &mut self,
+        conn: ConnId,
+        channel: String,
+        from: PeerName,
+        data: &Sealed,
+    ) -> Result<(), String> {
+        if channel == TOPOLOGY {
+            return Err("a description of peers came as a message to us alone".to_owned());
+        }
+        let data = data.open().map_err(|error| chain(&error))?;
+        if self.channels.contains(channel.as_str()) {
+            self.deliver(conn, channel, Kind::Unicast { from }, data);
+        }
+        Ok(())
+    }
+
+    /// A broadcast that claims to be ours has come full circle, or is forged: either way it ends here.
+    fn on_broadcast(
+        &mut self,
+        now: Timestamp,
+        conn: ConnId,
+        channel: String,
+        from: PeerName,
+        data: Bytes,
+    ) -> Result<(), String> {
+        if from == self.settings.name {
+            return Ok(());
+        }
+        if self.channels.contains(channel.as_str()) {
+            self.deliver(conn, channel, Kind::Broadcast { from }, data);
+            return Ok(());
+        }
+        if channel == TOPOLOGY {
+            self.learn(now, &data)?;
+        }
+        self.broadcast(from, &channel, &data);
+        Ok(())
+    }
+
+    /// Takes what is new in a description of peers, and returns whom it concerns.
+    fn learn(&mut self, now: Timestamp, data: &[u8]) -> Result<BTreeSet<PeerName>, String> {
+        let described = topology::decode(data).map_err(|error| chain(&error))?;
+        let merge = self.topology.merge(described);
+        if !merge.news.is_empty() {
+            self.topology_changed();
+            self.collect_soon(now);
+            self.find_routes();
+        }
+        if merge.ourselves || self.topology.settle_short_id(&mut self.rng) {
+            self.announce_soon(now);
+        }
+        Ok(merge.news)
+    }
+
+    /// The bytes stay as they are. A message is never sent back whence it came, should two peers see the mesh differently.
+    fn pass_on(&mut self, came_by: ConnId, from: PeerName, to: PeerName, raw: &[u8]) {
+        if let Some(conn) = self.next_hop(to).filter(|conn| *conn != came_by && from != self.settings.name) {
+            self.send(conn, raw);
+        }
+    }
+
+    fn next_hop(&self, to: PeerName) -> Option<ConnId> {
+        let hop = self.routes.unicast_all().get(&to).copied().flatten()?;
+        self.neighbours.get(&hop).copied()
+    }
+
+    fn deliver(&mut self, conn: ConnId, channel: String, kind: Kind, payload: Bytes) {
+        self.outputs.push_back(Output::Deliver(Delivery { conn, channel, kind, payload }));
+    }
+
+    fn send_to(&mut self, name: PeerName, message: &[u8]) {
+        if let Some(&conn) = self.neighbours.get(&name) {
+            self.send(conn, message);
+        }
+    }
+
+    /// What no frame can hold is not sent: the other side would close the connection.
+    fn send(&mut self, conn: ConnId, message: &[u8]) {
+        let neighbour = self.connections.get_mut(&conn).and_then(|found| found.neighbour());
+        if let Some(neighbour) = neighbour.filter(|_| message.len() <= MESSAGE_LEN_MAX) {
+            let bytes = neighbour.writer.message(message);
+            self.outputs.push_back(Output::Send(conn, bytes));
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! Whole peers, joined by wires in memory, under a clock that the tests move.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+use rand::SeedableRng;
+
+use super::*;
+
+const APPLICATION: &str = "IPallocation";
+
+/// Peers on hosts 10.0.0.1, 10.0.0.2 and so on, all listening on the usual port.
+struct World {
+    now: Timestamp,
+    peers: Vec<Mesh>,
+    delivered: Vec<Vec<Delivery>>,
+    closed: Vec<(usize, String)>,
+    dials: Vec<(usize, String)>,
+    /// The peer at one end of a wire, and the other end.
+    wires: BTreeMap<ConnId, (usize, ConnId)>,
+    coming: BTreeMap<(Timestamp, u64), (usize, Input)>,
+    count: u64,
+    /// Makes both ends believe that the other speaks version 1 only.
+    only_version_1: bool,
+    /// Bytes are lost without a word.
+    cut: bool,
+}
+
+fn settings(number: u64) -> Settings {
+    Settings {
+        name: PeerName::from_u64(number),
+        uid: PeerUid(1000 + number),
+        nickname: format!("host{number}"),
+        port: 6783,
+        password: None,
+        trusted_subnets: Vec::new(),
+        conn_limit: 200,
+        overlays: vec![OVERLAY.to_owned()],
+        discovery: true,
+    }
+}
+
+fn mesh(settings: Settings) -> Mesh {
+    let seed = settings.uid.0;
+    let mut mesh = Mesh::new(settings, ChaCha8Rng::seed_from_u64(seed));
+    mesh.set_channels(&[APPLICATION]);
+    mesh
+}
+
+fn name(peer: usize) -> PeerName {
+    PeerName::from_u64(peer as u64 + 1)
+}
+
+fn address(peer: usize) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, peer as u8 + 1).into()
+}
+
+impl World {
+    fn new(count: u64) -> World {
+        World::of((1..=count).map(settings))
+    }
+
+    fn of(settings: impl IntoIterator<Item = Settings>) -> World {
+        let peers: Vec<Mesh> = settings.into_iter().map(mesh).collect();
+        World {
+            now: Timestamp::ZERO,
+            delivered: peers.iter().map(|_| Vec::new()).collect(),
+            peers,
+            closed: Vec::new(),
+            dials: Vec::new(),
+            wires: BTreeMap::new(),
+            coming: BTreeMap::new(),
+            count: 0,
+            only_version_1: false,
+            cut: false,
+        }
+    }
+
+    fn with_passwords(passwords: &[&str]) -> World {
+        World::of((1u64..).zip(passwords).map(|(number, password)| Settings {
+            password: Some(password.as_bytes().to_vec()),
+            ..settings(number)
+        }))
+    }
+
+    fn connect(&mut self, from: usize, to: &[usize]) {
+        let targets = to.iter().map(|&to| address(to).to_string()).collect();
+        self.peers[from].set_targets(self.now, targets);
+        self.carry_out(from);
+    }
+
+    fn input(&mut self, peer: usize, input: Input) {
+        self.peers[peer].handle(self.now, input);
+        self.carry_out(peer);
+    }
+
+    fn carry_out(&mut self, peer: usize) {
+        while let Some(output) = self.peers[peer].next_output() {
+            match output {
+                Output::Dial(target) => self.dial(peer, target),
+                Output::Send(conn, bytes) => self.send(conn, bytes),
+                Output::Close(conn, why) => {
+                    self.closed.push((peer, why));
+                    if let Some((_, end)) = self.wires.remove(&conn)
+                        && let Some((other, _)) = self.wires.remove(&end)
+                    {
+                        self.later(other, Input::Closed(end, "connection reset".to_owned()));
+                    }
+                }
+                Output::Deliver(delivery) => self.delivered[peer].push(delivery),
+                Output::SendState(recipients) => {
+                    let state = format!("state of {peer}");
+                    self.peers[peer].gossip(recipients, APPLICATION, state.as_bytes());
+                }
+                Output::TopologyChanged => {}
+            }
+        }
+    }
+
+    fn dial(&mut self, from: usize, target: String) {
+        self.dials.push((from, target.clone()));
+        let to = target.split(':').next().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
+        let to = to.map(|ip| usize::from(ip.octets()[3]) - 1).filter(|to| *to < self.peers.len());
+        let Some(to) = to.filter(|_| !self.cut) else {
+            return self.later(from, Input::DialFailed { target, reason: "connection refused".to_owned() });
+        };
+        self.count += 2;
+        let (near, far) = (ConnId(self.count), ConnId(self.count + 1));
+        self.wires.insert(near, (from, far));
+        self.wires.insert(far, (to, near));
+        let port = 40000 + self.count as u16;
+        self.later(from, Input::Dialled { target, conn: near, remote: SocketAddr::new(address(to), 6783) });
+        self.later(to, Input::Accepted { conn: far, remote: SocketAddr::new(address(from), port) });
+    }
+
+    fn send(&mut self, conn: ConnId, bytes: Bytes) {
+        let Some(&(_, end)) = self.wires.get(&conn) else { return };
+        let Some(&(other, _)) = self.wires.get(&end) else { return };
+        let mut bytes = bytes.to_vec();
+        if self.only_version_1 && bytes.len() == 7 && bytes.starts_with(b"weave") {
+            bytes[6] = 1;
+        }
+        if !self.cut {
+            self.later(other, Input::Received(end, bytes.into()));
+        }
+    }
+
+    fn later(&mut self, peer: usize, input: Input) {
+        self.count += 2;
+        let at = self.now + Duration::from_millis(1);
+        self.coming.insert((at, self.count), (peer, input));
+    }
+
+    fn run(&mut self, ms: u64) {
+        let end = self.now + Duration::from_millis(ms);
+        loop {
+            let coming = self.coming.keys().next().map(|(at, _)| *at);
+            let wakes = self.peers.iter().map(Mesh::next_wake);
+            let wake = wakes.enumerate().filter_map(|(peer, at)| Some((at?, peer))).min();
+            match (coming, wake) {
+                (Some(at), wake) if at <= end && wake.is_none_or(|(wake, _)| at <= wake) => {
+                    self.now = self.now.max(at);
+                    let (_, (peer, input)) = self.coming.pop_first().unwrap();
+                    self.input(peer, input);
+                }
+                (_, Some((at, peer))) if at <= end => {
+                    self.now = self.now.max(at);
+                    self.input(peer, Input::Woken);
+                    assert!(self.peers[peer].next_wake().is_none_or(|next| next > self.now), "it sleeps");
+                }
+                (_, _) => break,
+            }
+        }
+        self.now = end;
+    }
+
+    fn established(&self, a: usize, b: usize) -> bool {
+        let ends = [(a, b), (b, a)];
+        ends.iter().all(|&(here, there)| {
+            let mut connections = self.peers[here].connections();
+            connections.any(|connection| connection.peer == Some(name(there)) && connection.established)
+        })
+    }
+
+    fn texts(&self, peer: usize, wanted: fn(&Kind) -> bool) -> Vec<String> {
+        let wanted = self.delivered[peer].iter().filter(|delivery| wanted(&delivery.kind));
+        wanted.map(|delivery| String::from_utf8(delivery.payload.to_vec()).unwrap()).collect()
+    }
+
+    fn target(&self, peer: usize) -> TargetView {
+        self.peers[peer].targets().remove(0)
+    }
+}
+
+/// 0 - 1 - 2, where 0 and 2 do not dial each other.
+fn line() -> World {
+    let quiet = |number| Settings { discovery: false, ..settings(number) };
+    let mut world = World::of([quiet(1), quiet(2), quiet(3)]);
+    world.connect(0, &[1]);
+    world.connect(2, &[1]);
+    world.run(400);
+    world
+}
+
+#[test]
+fn two_peers_connect_in_both_versions_with_and_without_a_password() {
+    for only_version_1 in [false, true] {
+        for password in ["", "secret"] {
+            let mut world = World::with_passwords(&[password, password]);
+            world.only_version_1 = only_version_1;
+            world.connect(0, &[1]);
+            world.run(400);
+            assert!(world.established(0, 1), "{only_version_1} {password} {:?}", world.closed);
+            let connection = world.peers[1].connections().next().unwrap();
+            assert_eq!(connection.encrypted, !password.is_empty());
+            assert_eq!(connection.nickname.as_deref(), Some("host1"));
+            assert_eq!(world.texts(0, |kind| matches!(kind, Kind::Gossip { .. })), ["state of 1"]);
+            assert_eq!(world.texts(1, |kind| matches!(kind, Kind::Gossip { .. })), ["state of 0"]);
+            assert!(world.peers[0].routes.unicast().contains_key(&name(1)), "both call it established");
+        }
+    }
+}
+
+#[test]
+fn another_password_is_named_as_the_likely_cause() {
+    for only_version_1 in [false, true] {
+        let mut world = World::with_passwords(&["one", "other"]);
+        world.only_version_1 = only_version_1;
+        world.connect(0, &[1]);
+        world.run(2000);
+        assert!(!world.established(0, 1));
+        assert!(world.target(0).error.unwrap().contains("password"), "{:?}", world.target(0));
+        assert!(world.closed.iter().all(|(_, why)| why.contains("passwords differ")), "{:?}", world.closed);
+        assert_eq!(world.peers[0].peers().count(), 0);
+    }
+}
+
+#[test]
+fn a_password_on_one_side_only_is_named() {
+    for only_version_1 in [false, true] {
+        let mut world = World::with_passwords(&["one", ""]);
+        world.only_version_1 = only_version_1;
+        world.connect(0, &[1]);
+        world.run(400);
+        let causes: BTreeSet<_> = world.closed.iter().cloned().collect();
+        let here = (0, "we have a password and the other side has none".to_owned());
+        let there = (1, "the other side has a password and we have none".to_owned());
+        assert!(causes.contains(&here) || causes.contains(&there), "{causes:?}");
+    }
+}
+
+#[test]
+fn three_peers_that_start_together_know_each_other_in_half_a_second() {
+    let mut world = World::new(3);
+    for peer in 0..3 {
+        world.connect(peer, &[0, 1, 2]);
+    }
+    world.run(400);
+    for peer in 0..3 {
+        assert_eq!(world.peers[peer].reachable().len(), 2, "{peer}");
+        assert_eq!(world.peers[peer].routes.unicast().len(), 3, "{peer}");
+    }
+    world.run(20_000);
+    assert!(world.established(0, 1) && world.established(1, 2) && world.established(0, 2));
+    let connections: usize = world.peers.iter().map(|peer| peer.connections().count()).sum();
+    assert_eq!(connections, 6, "one connection for each pair");
+}
+
+#[test]
+fn of_two_connections_at_once_both_ends_keep_the_same() {
+    for seed in 0..20 {
+        let mut world = World::of([
+            Settings { uid: PeerUid(seed + 1), ..settings(1) },
+            Settings { uid: PeerUid(seed + 100), ..settings(2) },
+        ]);
+        world.connect(0, &[1]);
+        world.connect(1, &[0]);
+        world.run(3000);
+        assert!(world.established(0, 1));
+        let ends: Vec<ConnId> =
+            world.peers.iter().flat_map(|peer| peer.connections().map(|c| c.conn)).collect();
+        assert_eq!(ends.len(), 2);
+        assert_eq!(world.wires[&ends[0]].1, ends[1], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_middle_peer_passes_messages_on() {
+    let mut world = line();
+    assert_eq!(world.peers[0].reachable(), BTreeSet::from([name(1), name(2)]));
+    world.peers[0].unicast(name(2), APPLICATION, b"to you").unwrap();
+    world.peers[0].broadcast(name(0), APPLICATION, b"to all");
+    world.peers[0].broadcast(name(0), "nameserver", b"of others");
+    world.carry_out(0);
+    world.run(20);
+    assert_eq!(world.texts(2, |kind| matches!(kind, Kind::Unicast { .. })), ["to you"]);
+    assert_eq!(world.texts(1, |kind| matches!(kind, Kind::Unicast { .. })), [""; 0]);
+    // A broadcast of a channel of its own is the application's to pass on, under the origin.
+    assert_eq!(world.texts(1, |kind| matches!(kind, Kind::Broadcast { .. })), ["to all"]);
+    assert_eq!(world.texts(2, |kind| matches!(kind, Kind::Broadcast { .. })), [""; 0]);
+    world.peers[1].broadcast(name(0), APPLICATION, b"to all");
+    world.carry_out(1);
+    world.run(20);
+    assert_eq!(world.delivered[2].last().unwrap().kind, Kind::Broadcast { from: name(0) });
+    assert_eq!(world.texts(0, |kind| matches!(kind, Kind::Broadcast { .. })), [""; 0], "not sent back");
+}
+
+#[test]
+fn channels_that_are_not_ours_are_passed_on_once() {
+    let mut world = line();
+    world.peers[1].set_channels(&[]);
+    world.peers[0].gossip(Recipients::Neighbours { except: None }, APPLICATION, b"news");
+    world.peers[0].gossip(Recipients::Neighbours { except: None }, APPLICATION, b"news");
+    world.peers[0].broadcast(name(0), APPLICATION, b"to all");
+    world.carry_out(0);
+    world.run(20);
+    let is_new = |text: &&String| !text.starts_with("state");
+    let texts = world.texts(2, |_| true);
+    assert_eq!(texts.iter().filter(is_new).collect::<Vec<_>>(), ["news", "to all"]);
+}
+
+#[test]
+fn a_peer_that_others_mention_is_dialled() {
+    let mut world = World::new(3);
+    world.connect(0, &[1]);
+    world.connect(2, &[1]);
+    world.run(3000);
+    assert!(world.established(0, 2));
+}
+
+#[test]
+fn a_name_that_others_mention_is_never_dialled() {
+    let mut world = World::new(2);
+    world.connect(0, &[1]);
+    world.run(400);
+    let link =
+        |address: &str, outbound| topology::Link { address: address.to_owned(), outbound, established: true };
+    for address in ["evil.example:6783", "10.0.0.9:6783"] {
+        world.peers[1].topology.link(PeerName::from_u64(99), link(address, true));
+        world.peers[1].announce_soon(world.now);
+        world.peers[1].settle(world.now);
+        world.run(500);
+    }
+    assert!(world.dials.contains(&(0, "10.0.0.9:6783".to_owned())), "{:?}", world.dials);
+    assert!(!world.dials.iter().any(|(_, target)| target.contains("evil")), "{:?}", world.dials);
+}
+
+#[test]
+fn a_peer_that_restarts_is_heard_again() {
+    let mut world = line();
+    for _ in 0..20 {
+        world.peers[0].topology.link(
+            PeerName::from_u64(77),
+            topology::Link { address: String::new(), outbound: false, established: false },
+        );
+        world.peers[0].announce_soon(world.now);
+        world.run(200);
+    }
+    assert!(world.peers[2].topology.peers()[&name(0)].version > 20);
+    // The others still believe in the old connection when the new life begins.
+    world.peers[0] = mesh(Settings { uid: PeerUid(5), discovery: false, ..settings(1) });
+    world.connect(0, &[1]);
+    world.run(30_000);
+    assert!(world.established(0, 1));
+    for peer in [1, 2] {
+        assert_eq!(world.peers[peer].topology.peers()[&name(0)].uid, PeerUid(5), "{peer}");
+    }
+    assert!(world.peers[2].is_reachable(name(0)));
+}
+
+#[test]
+fn our_own_address_among_the_targets_is_harmless() {
+    let mut world = World::new(1);
+    world.connect(0, &[0]);
+    world.run(120_000);
+    assert_eq!(world.dials.len(), 1);
+    assert_eq!(world.target(0).state, TargetState::Suspended);
+    assert_eq!(world.target(0).error.as_deref(), Some("connected to ourselves"));
+    world.connect(0, &[0]);
+    world.run(1000);
+    assert_eq!(world.dials.len(), 2, "only when told again");
+}
+
+#[test]
+fn a_peer_with_our_name_is_refused_and_named() {
+    let mut world = World::of([settings(1), Settings { uid: PeerUid(7), ..settings(1) }]);
+    world.connect(0, &[1]);
+    world.run(120_000);
+    assert_eq!(world.dials.len(), 1);
+    assert!(world.target(0).error.unwrap().contains("another peer has our name 00:00:00:00:00:01"));
+}
+
+#[test]
+fn without_an_overlay_in_common_there_is_no_connection() {
+    let of = |number, overlay: &str| Settings { overlays: vec![overlay.to_owned()], ..settings(number) };
+    let mut world = World::of([of(1, OVERLAY), of(2, "sleeve")]);
+    world.connect(0, &[1]);
+    world.run(400);
+    assert!(!world.established(0, 1));
+    assert!(world.closed.iter().any(|(_, why)| why.contains("no overlay in common")), "{:?}", world.closed);
+    let mut world = World::of([of(1, OVERLAY), Settings { overlays: Vec::new(), ..settings(2) }]);
+    world.connect(0, &[1]);
+    world.run(400);
+    assert!(world.established(0, 1), "who says nothing is content");
+}
+
+#[test]
+fn a_silent_cut_is_noticed_in_ten_seconds_and_mended_after_it() {
+    let mut world = World::new(2);
+    world.connect(0, &[1]);
+    world.run(30_000);
+    assert!(world.established(0, 1), "heartbeats keep it: {:?}", world.closed);
+    world.cut = true;
+    world.run(10_000);
+    assert_eq!(world.peers[0].reachable().len() + world.peers[1].reachable().len(), 0);
+    world.cut = false;
+    world.run(35_000);
+    assert!(world.established(0, 1));
+}
+
+#[test]
+fn who_says_nothing_is_closed_after_ten_seconds() {
+    let mut world = World::new(1);
+    let remote = SocketAddr::new(address(8), 40000);
+    world.input(0, Input::Accepted { conn: ConnId(1), remote });
+    world.run(9_900);
+    assert_eq!(world.peers[0].connections().count(), 1);
+    world.run(200);
+    assert_eq!(world.closed, [(0, "the other side did not say what it speaks".to_owned())]);
+    world.input(0, Input::Accepted { conn: ConnId(2), remote });
+    world.input(0, Input::Received(ConnId(2), Bytes::from_static(b"weave\x01\x02")));
+    world.run(59_900);
+    assert_eq!(world.closed.len(), 1);
+    world.run(200);
+    assert_eq!(world.closed[1].1, "the introduction took too long");
+}
+
+#[test]
+fn versions_and_protocols_that_are_not_ours_are_refused_at_the_header() {
+    for (header, why) in [
+        (&b"WEAVE\x01\x02"[..], "the other side does not speak this protocol"),
+        (b"weave\x03\x09", "the other side speaks versions 3 to 9 of the protocol, we 1 to 2"),
+        (b"weave\x02\x02\x07", "the other side sent 0x07 where it should say whether it encrypts"),
+    ] {
+        let mut world = World::new(1);
+        let remote = SocketAddr::new(address(8), 40000);
+        world.input(0, Input::Accepted { conn: ConnId(1), remote });
+        world.input(0, Input::Received(ConnId(1), Bytes::from_static(header)));
+        assert_eq!(world.closed, [(0, why.to_owned())]);
+    }
+}
+
+#[test]
+fn strangers_beyond_a_bound_are_turned_away() {
+    let mut world = World::new(1);
+    for conn in 0..100 {
+        let remote = SocketAddr::new(address(8), 40000 + conn as u16);
+        world.input(0, Input::Accepted { conn: ConnId(conn), remote });
+    }
+    assert_eq!(world.peers[0].connections().count(), INTRODUCTIONS_MAX);
+}
+
+#[test]
+fn the_connection_limit_holds() {
+    let quiet = |number, conn_limit| Settings { conn_limit, discovery: false, ..settings(number) };
+    let mut world = World::of([quiet(1, 1), quiet(2, 9), quiet(3, 9)]);
+    world.connect(1, &[0]);
+    world.run(400);
+    world.connect(2, &[0]);
+    world.run(2000);
+    assert!(world.established(0, 1) && !world.established(0, 2));
+    assert!(world.closed.iter().any(|(_, why)| why.contains("which is the limit")));
+    world.connect(0, &[2]);
+    world.run(2000);
+    assert!(!world.dials.iter().any(|(from, _)| *from == 0), "nobody is dialled at the limit");
+}
+
+#[test]
+fn a_target_that_does_not_answer_is_tried_less_and_less() {
+    let mut world = World::new(1);
+    world.connect(0, &[4]);
+    world.run(600_000);
+    let dials = world.dials.len();
+    assert!((20..40).contains(&dials), "{dials}");
+    assert_eq!(world.target(0).error.as_deref(), Some("connection refused"));
+    world.peers[0].set_targets(world.now, BTreeSet::new());
+    world.run(600_000);
+    assert_eq!(world.dials.len(), dials);
+}
+
+#[test]
+fn a_peer_that_leaves_is_forgotten_by_all() {
+    let mut world = line();
+    let conn = world.peers[0].connections().next().unwrap().conn;
+    world.peers[0].set_targets(world.now, BTreeSet::new());
+    world.peers[0].refuse(world.now, conn, "it sent nonsense".to_owned());
+    world.carry_out(0);
+    world.run(2000);
+    assert!(world.closed.contains(&(0, "it sent nonsense".to_owned())));
+    for peer in [1, 2] {
+        assert!(!world.peers[peer].is_reachable(name(0)));
+        assert!(world.peers[peer].peers().all(|known| known.name != name(0)));
+    }
+}
+
+/// A peer with a connection at the wanted stage, and the connection.
+fn at_stage(stage: u8) -> (World, ConnId) {
+    let mut world = World::new(2);
+    let remote = SocketAddr::new(address(1), 40000);
+    match stage {
+        0 => world.input(0, Input::Accepted { conn: ConnId(1), remote }),
+        1 => {
+            world.input(0, Input::Accepted { conn: ConnId(1), remote });
+            world.input(0, Input::Received(ConnId(1), Bytes::from_static(b"weave\x01\x02\x00")));
+        }
+        2 => {
+            world.input(0, Input::Accepted { conn: ConnId(1), remote });
+            world.input(0, Input::Received(ConnId(1), Bytes::from_static(b"weave\x01\x01")));
+        }
+        _ => {
+            world.connect(0, &[1]);
+            world.run(400);
+        }
+    }
+    let conn = world.peers[0].connections().next().unwrap().conn;
+    (world, conn)
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_at_any_stage_never_panic(
+        stage in 0u8..4,
+        chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..5),
+        framed in any::<bool>(),
+        tag in 0u8..9,
+    ) {
+        let (mut world, conn) = at_stage(stage);
+        for chunk in chunks {
+            let message = [vec![tag], chunk].concat();
+            let bytes = match framed {
+                true => [&(message.len() as u32).to_be_bytes()[..], &message].concat(),
+                false => message,
+            };
+            world.input(0, Input::Received(conn, bytes.into()));
+        }
+        world.run(70_000);
+    }
+
+    #[test]
+    fn damaged_gossip_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let (mut world, conn) = at_stage(3);
+        let (_, mut frame) = vectors::group("frame_v2_plain").swap_remove(1);
+        let at = 4 + at.index(frame.len() - 4);
+        frame[at] = byte;
+        world.input(0, Input::Received(conn, frame.into()));
+        world.run(2000);
+    }
+}
