@@ -8,6 +8,8 @@
 //!
 //! How two copies become one is in [`super::merge`].
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -240,21 +242,19 @@ impl Ring {
         moved
     }
 
-    /// Brings the free counts of our own entries up to date. Returns whether one changed.
-    pub fn report_free(&mut self, free_in: impl Fn(Range) -> u32) -> bool {
-        let (me, last) = (self.holder, self.entries.len().saturating_sub(1));
-        let head = Range::new(self.universe.start, Address(self.universe.start.0 + self.head_length()));
-        let mut changed = false;
-        for index in 0..self.entries.len() {
-            let end = self.entries.get(index + 1).map_or(self.universe.end, |next| next.token);
-            let entry = &mut self.entries[index];
-            if entry.owner != me {
-                continue;
+    /// Brings the free counts of our own pieces up to date, but for those of which `free_in` says
+    /// nothing. Returns whether one changed.
+    pub fn report_free(&mut self, free_in: impl Fn(Range) -> Option<u32>) -> bool {
+        let mut counts: BTreeMap<Address, u32> = BTreeMap::new();
+        for (piece, entry) in self.pieces().filter(|(_, entry)| entry.owner == self.holder) {
+            if let Some(free) = free_in(piece) {
+                *counts.entry(entry.token).or_default() += free;
             }
-            let wrapped = if index == last { free_in(head) } else { 0 };
-            let free = free_in(Range::new(entry.token, end)) + wrapped;
-            if free != entry.free {
-                entry.change(me, free);
+        }
+        let mut changed = false;
+        for entry in &mut self.entries {
+            if let Some(&free) = counts.get(&entry.token).filter(|&&free| free != entry.free) {
+                entry.change(entry.owner, free);
                 changed = true;
             }
         }
@@ -449,9 +449,9 @@ pub(super) mod tests {
     #[test]
     fn a_changed_free_count_is_told_once() {
         let mut ring = ring(1, 256, vec![entry(0, 1, 0, 128), entry(128, 2, 0, 128)]);
-        assert!(ring.report_free(|piece| piece.len() - 1));
+        assert!(ring.report_free(|piece| Some(piece.len() - 1)));
         assert_eq!(ring.entries, [entry(0, 1, 1, 127), entry(128, 2, 0, 128)]);
-        assert!(!ring.report_free(|piece| piece.len() - 1));
+        assert!(!ring.report_free(|piece| Some(piece.len() - 1)));
     }
 
     #[test]

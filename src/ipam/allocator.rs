@@ -1,0 +1,378 @@
+//! The address manager of one host: what comes in, and what is to be done about it.
+//!
+//! It holds the parts together and decides little itself. Whatever changes the ring goes through
+//! [`Allocator::settle`], which makes the space follow it, and then through the waiting questions.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use ipnet::Ipv4Net;
+
+use super::{
+    Effect, Init, ReceiveError, Record, Refused, Relay, Ring, Saved, Settings, Source, StartError,
+    disputes::Disputes,
+    election::Election,
+    message::{State, Unicast},
+    paxos::Claims,
+    requests::Requests,
+    space::Space,
+};
+use crate::{
+    addr::{Address, Range},
+    peer::PeerName,
+    time::Timestamp,
+};
+
+/// How often a host without a ring says again what it knows, in case it was not heard.
+const REPEAT: Duration = Duration::from_secs(5);
+
+/// Nicknames kept, and their length.
+const NICKNAMES_MAX: usize = 4096;
+const NICKNAME_LEN_MAX: usize = 255;
+
+/// The address manager of one host.
+#[derive(Clone, Debug)]
+pub struct Allocator {
+    pub(super) settings: Settings,
+    pub(super) ring: Ring,
+    pub(super) space: Space,
+    pub(super) allocations: BTreeMap<String, Vec<Ipv4Net>>,
+    pub(super) election: Election,
+    pub(super) requests: Requests,
+    pub(super) disputes: Disputes,
+    pub(super) nicknames: BTreeMap<PeerName, String>,
+    pub(super) reachable: BTreeSet<PeerName>,
+    pub(super) avoided: Vec<Range>,
+    pub(super) leaving: bool,
+    /// The last moment handed in.
+    pub(super) now: Timestamp,
+    repeat_at: Timestamp,
+    effects: VecDeque<Effect>,
+}
+
+impl Allocator {
+    /// Goes on from what was saved, or starts afresh. The caller wakes it at once.
+    pub fn new(settings: Settings, saved: Saved) -> Result<Allocator, StartError> {
+        let election = Election::new(&settings, saved.paxos);
+        let ring = restore(&settings, saved.ring)?;
+        let fresh = ring.is_none();
+        let empty = Ring::empty(settings.me, settings.universe);
+        let mut allocator = Allocator {
+            ring: ring.unwrap_or(empty),
+            space: Space::default(),
+            allocations: saved.allocations,
+            election,
+            requests: Requests::default(),
+            disputes: Disputes::default(),
+            nicknames: BTreeMap::from([(settings.me, settings.nickname.clone())]),
+            reachable: BTreeSet::new(),
+            avoided: Vec::new(),
+            leaving: false,
+            now: Timestamp::ZERO,
+            repeat_at: Timestamp::ZERO,
+            effects: VecDeque::new(),
+            settings,
+        };
+        allocator.requests.want(allocator.allocations.values().flatten().map(|net| net.addr().into()));
+        allocator.settle();
+        if let (true, Init::Seed(peers)) = (fresh, allocator.settings.init.clone()) {
+            allocator.begin_ring(peers);
+        }
+        Ok(allocator)
+    }
+
+    /// Takes what a peer sent. On error the caller closes the connection it came on.
+    pub fn receive(&mut self, now: Timestamp, source: Source, payload: &[u8]) -> Result<Relay, ReceiveError> {
+        self.now = now;
+        match source {
+            Source::Unicast { from } => {
+                match Unicast::decode(payload)? {
+                    Unicast::Request(range) => self.on_request(from, range),
+                    Unicast::Denied(range) => self.requests.on_denied(now, from, range),
+                    Unicast::Update(state) => {
+                        self.on_state(source, state)?;
+                        self.requests.on_answer(from);
+                    }
+                }
+                self.advance();
+                Ok(Relay::Nothing)
+            }
+            Source::Gossip { .. } => {
+                let news = self.on_state(source, State::decode(payload)?)?;
+                self.advance();
+                Ok(if news { Relay::State } else { Relay::Nothing })
+            }
+            Source::Broadcast { .. } => {
+                self.on_state(source, State::decode(payload)?)?;
+                self.advance();
+                Ok(Relay::State)
+            }
+        }
+    }
+
+    /// All we know, for gossip and for passing on a broadcast. Effects that came before it are to be
+    /// carried out before it is sent.
+    pub fn state(&mut self) -> Option<Vec<u8>> {
+        Some(self.own_state().encode())
+    }
+
+    /// Says which peers a unicast can reach.
+    pub fn set_reachable(&mut self, now: Timestamp, peers: BTreeSet<PeerName>) {
+        self.now = now;
+        self.reachable = peers;
+        self.reachable.remove(&self.settings.me);
+        self.elect();
+        self.advance();
+    }
+
+    /// With a reason, joins a ring that others made and elects nobody.
+    pub fn hold_election(&mut self, reason: Option<String>) {
+        self.election.hold(reason);
+    }
+
+    /// Sets how many peers the first ring waits for.
+    pub fn set_expected_peers(&mut self, expected: usize) {
+        self.election.set_expected(expected);
+    }
+
+    /// Sets the ranges beneath which nothing is handed out.
+    pub fn set_avoided(&mut self, ranges: Vec<Range>) {
+        self.avoided = ranges;
+        self.avoid();
+        self.advance();
+    }
+
+    /// Does what is due.
+    pub fn wake(&mut self, now: Timestamp) {
+        self.now = now;
+        self.elect();
+        if self.repeat_at == Timestamp::ZERO {
+            // The start: there is nobody to hear it yet.
+            self.repeat_at = now + REPEAT;
+        } else if self.repeats() && self.repeat_at <= now {
+            self.broadcast();
+            self.repeat_at = now + REPEAT;
+        }
+        self.advance();
+    }
+
+    /// When it wants to be woken. Right away, after the start.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        let elects = self.ring.is_empty() && !self.leaving;
+        let election = elects.then(|| self.election.due(&self.reachable)).flatten();
+        let started = self.repeat_at > Timestamp::ZERO;
+        let repeat = (self.repeats() || !started).then_some(self.repeat_at);
+        [election, repeat, self.requests.next_wake()].into_iter().flatten().min()
+    }
+
+    /// What is to be done next.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    // ===== what was received =====
+
+    /// Returns whether it brought anything new.
+    fn on_state(&mut self, source: Source, state: State) -> Result<bool, ReceiveError> {
+        let named = self.hear_nicknames(state.nicknames);
+        if let Some(ring) = state.ring {
+            return Ok(self.merge(&ring)? | named);
+        }
+        if !self.ring.is_empty() {
+            let update = self.own_state();
+            if source.peer() != self.settings.me {
+                self.push(Effect::Unicast(source.peer(), Unicast::Update(update).encode()));
+            }
+            return Ok(named);
+        }
+        let Some(claims) = state.paxos else { return Ok(named) };
+        Ok(self.on_claims(source, &claims) | named)
+    }
+
+    fn on_claims(&mut self, source: Source, claims: &Claims) -> bool {
+        // What a broadcast brings may be a relay's own state under another's name.
+        let neighbour = match source {
+            Source::Gossip { from } | Source::Unicast { from } => Some(from),
+            Source::Broadcast { .. } => None,
+        };
+        let news = self.election.hear(self.now, neighbour, claims);
+        self.elect();
+        news
+    }
+
+    fn merge(&mut self, theirs: &Ring) -> Result<bool, ReceiveError> {
+        let space = &self.space;
+        let merged = self.ring.merge(theirs, |range| space.uses(range))?;
+        for tied in &merged.tied {
+            self.ring.reissue(tied.token, tied.version);
+        }
+        let reissued = self.disputes.on_merge(&mut self.ring, theirs, &merged) || !merged.tied.is_empty();
+        if merged.must_save || reissued {
+            self.settle();
+            self.save_ring();
+            self.push(Effect::RingChanged);
+        }
+        self.avoid();
+        if reissued {
+            self.broadcast();
+        }
+        Ok(merged.changed)
+    }
+
+    /// A peer asks for space. It always gets an answer, once there is a ring.
+    fn on_request(&mut self, from: PeerName, range: Range) {
+        if self.ring.is_empty() || from == self.settings.me {
+            return;
+        }
+        let may_give = !self.leaving && !self.ring.is_full();
+        let donation = self.space.donation(range).filter(|_| may_give);
+        match donation.map(|donation| self.ring.grant(donation, from)) {
+            Some(Ok(())) => {
+                self.settle();
+                self.announce();
+            }
+            Some(Err(_)) | None => self.push(Effect::Unicast(from, Unicast::Denied(range).encode())),
+        }
+        let update = self.own_state();
+        self.push(Effect::Unicast(from, Unicast::Update(update).encode()));
+    }
+
+    fn hear_nicknames(&mut self, heard: BTreeMap<PeerName, String>) -> bool {
+        let mut news = false;
+        for (peer, nickname) in heard {
+            let known = self.nicknames.contains_key(&peer);
+            let fits = nickname.len() <= NICKNAME_LEN_MAX && (known || self.nicknames.len() < NICKNAMES_MAX);
+            if fits && peer != self.settings.me {
+                news |= self.nicknames.insert(peer, nickname).is_none();
+            }
+        }
+        news
+    }
+
+    // ===== the first ring =====
+
+    /// Votes, proposes if it is our turn, and makes the ring once its peers are chosen.
+    fn elect(&mut self) {
+        if !self.ring.is_empty() || self.leaving {
+            return;
+        }
+        let voted = self.election.vote(self.now, &self.reachable);
+        let proposed = self.election.propose(self.now, &self.reachable);
+        if voted || proposed {
+            if let Some(claims) = self.election.ours() {
+                let claims = claims.clone();
+                self.push(Effect::Save(Record::Paxos(claims)));
+            }
+            self.broadcast();
+        }
+        if let Some(peers) = self.election.consensus() {
+            self.begin_ring(peers);
+        }
+    }
+
+    fn begin_ring(&mut self, peers: Vec<PeerName>) {
+        self.ring = Ring::seeded(self.settings.me, self.settings.universe, peers);
+        self.settle();
+        self.announce();
+    }
+
+    /// Whether to say again what we know: while we vote, and while somebody waits.
+    fn repeats(&self) -> bool {
+        let waits = !matches!(self.settings.init, Init::Observer) || self.requests.is_waiting();
+        self.ring.is_empty() && !self.leaving && waits
+    }
+
+    // ===== shared by the parts =====
+
+    /// Makes the space follow the ring. An address in use that became ours is taken; one that is no
+    /// longer ours is claimed from its new owner.
+    pub(super) fn settle(&mut self) {
+        let lost = self.space.set_owned(self.ring.owned_by(self.settings.me));
+        self.requests.want(lost);
+        for address in self.requests.wanted() {
+            if self.space.owns(address) {
+                self.space.claim(address);
+                self.requests.unwant(address);
+            }
+        }
+        self.avoid();
+    }
+
+    /// Nothing is handed out beneath a route of somebody else, or where another owner stands against us.
+    fn avoid(&mut self) {
+        let yielded = self.disputes.yielded(&self.ring);
+        self.space.set_avoided(self.avoided.iter().copied().chain(yielded));
+    }
+
+    /// Saves the ring and tells everybody, after a change of ours.
+    pub(super) fn announce(&mut self) {
+        self.count_free();
+        self.save_ring();
+        self.broadcast();
+        self.push(Effect::RingChanged);
+    }
+
+    pub(super) fn broadcast(&mut self) {
+        let state = self.own_state().encode();
+        self.push(Effect::Broadcast(state));
+    }
+
+    pub(super) fn push(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+
+    /// What we know, with the free counts of this moment, which are saved before they leave.
+    fn own_state(&mut self) -> State {
+        if self.count_free() {
+            self.save_ring();
+        }
+        let ring = (!self.ring.is_empty()).then(|| self.ring.clone());
+        let paxos = if ring.is_none() { self.election.told() } else { None };
+        State { now: 0, nicknames: self.nicknames.clone(), paxos, ring }
+    }
+
+    fn count_free(&mut self) -> bool {
+        let yielded = self.disputes.yielded(&self.ring);
+        let space = &self.space;
+        self.ring.report_free(|piece| (!yielded.contains(&piece)).then(|| space.free_in(piece)))
+    }
+
+    fn save_ring(&mut self) {
+        let record = Record::Ring(self.ring.clone());
+        match self.effects.back_mut() {
+            Some(Effect::Save(last @ Record::Ring(_))) => *last = record,
+            _ => self.push(Effect::Save(record)),
+        }
+    }
+
+    /// Who uses an address of this host.
+    pub(super) fn holder(&self, address: Address) -> Option<&str> {
+        let mut holders = self.allocations.iter();
+        let found = holders.find(|(_, nets)| nets.iter().any(|net| Address::from(net.addr()) == address));
+        found.map(|(ident, _)| ident.as_str())
+    }
+
+    pub(super) fn save_allocation(&mut self, ident: &str) {
+        let addresses = self.allocations.get(ident).cloned().unwrap_or_default();
+        self.push(Effect::Save(Record::Allocation { ident: ident.to_owned(), addresses }));
+    }
+
+    /// A change that is refused because of what this host has become.
+    pub(super) fn check_stays(&self) -> Result<(), Refused> {
+        if self.leaving { Err(Refused::Leaving) } else { Ok(()) }
+    }
+}
+
+fn restore(settings: &Settings, saved: Option<Ring>) -> Result<Option<Ring>, StartError> {
+    let Some(ring) = saved.filter(|ring| !ring.is_empty()) else { return Ok(None) };
+    ring.check()?;
+    if ring.universe() != settings.universe {
+        return Err(StartError::OtherUniverse { saved: ring.universe(), configured: settings.universe });
+    }
+    if ring.holder() != settings.me {
+        return Err(StartError::OtherPeer { saved: ring.holder(), configured: settings.me });
+    }
+    Ok(Some(ring))
+}

@@ -1,0 +1,60 @@
+//! Pieces of the ring that two peers hold for their own, both with addresses in use.
+//!
+//! It takes two take-overs of one dead peer in two halves of the network, or a disk that was set back.
+//! The first time a claim on such a piece is refused, its owner says again that it is his. If the other
+//! stands by it too, the lower name goes on saying so and the higher one yields: it hands out nothing
+//! more there, keeps its addresses, and asks the other for each of them, as for any claim. What the
+//! other gives splits the piece, and then the copies merge. Only an address that both use stays open.
+
+use std::collections::BTreeMap;
+
+use super::{merge::Merged, ring::Ring};
+use crate::{
+    addr::{Address, Range},
+    peer::PeerName,
+};
+
+/// By the token of the piece.
+#[derive(Clone, Debug, Default)]
+pub struct Disputes(BTreeMap<Address, Dispute>);
+
+#[derive(Clone, Copy, Debug)]
+struct Dispute {
+    with: PeerName,
+    yielded: bool,
+}
+
+impl Disputes {
+    /// Answers the claims that a merge refused. Returns whether an entry was reissued, so that it
+    /// must be saved and told.
+    pub fn on_merge(&mut self, ring: &mut Ring, theirs: &Ring, merged: &Merged) -> bool {
+        let me = ring.holder();
+        self.0.retain(|&token, dispute| {
+            let agreed = theirs.holder() == dispute.with && theirs.owner(token) == Some(me);
+            !agreed && ring.owner(token) == Some(me)
+        });
+        let mut reissued = false;
+        for claim in &merged.refused {
+            let known = self.0.get(&claim.token).filter(|dispute| dispute.with == claim.owner);
+            let yielded = known.is_some() && me > claim.owner;
+            self.0.insert(claim.token, Dispute { with: claim.owner, yielded });
+            if !yielded {
+                ring.reissue(claim.token, claim.version);
+                reissued = true;
+            }
+        }
+        reissued
+    }
+
+    /// The pieces that we no longer stand up for.
+    pub fn yielded(&self, ring: &Ring) -> Vec<Range> {
+        let yielded = |token: Address| self.0.get(&token).is_some_and(|dispute| dispute.yielded);
+        ring.pieces().filter(|(_, entry)| yielded(entry.token)).map(|(piece, _)| piece).collect()
+    }
+
+    /// The same, with who has it.
+    pub fn opponents(&self, ring: &Ring) -> Vec<(Range, PeerName)> {
+        let with = |token| self.0.get(&token).filter(|dispute| dispute.yielded).map(|dispute| dispute.with);
+        ring.pieces().filter_map(|(piece, entry)| Some((piece, with(entry.token)?))).collect()
+    }
+}
