@@ -1,1 +1,39 @@
-fn main() {}
+//! The kernel's side, on real network namespaces, as any user who may make them.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // A story that cannot go on has failed.
+
+#[path = "kernel/links.rs"]
+mod links;
+#[path = "kernel/rules.rs"]
+mod rules;
+#[path = "kernel/watching.rs"]
+mod watching;
+#[path = "kernel/world.rs"]
+mod world;
+
+use std::process::exit;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    if let Err(need) = world::become_root() {
+        eprintln!("the kernel tests cannot run: {need}");
+        exit(1);
+    }
+    let trials = [links::trials(), rules::trials(), watching::trials()].into_iter().flatten().collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Names stories as trials, each on a host of its own.
+#[macro_export]
+macro_rules! stories {
+    ($($story:ident),* $(,)?) => {
+        pub fn trials() -> Vec<libtest_mimic::Trial> {
+            vec![$(libtest_mimic::Trial::test(stringify!($story), || {
+                $crate::world::on_a_host($story);
+                Ok(())
+            })),*]
+        }
+    };
+}

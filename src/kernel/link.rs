@@ -8,7 +8,7 @@
 //!
 //! Neither side ever asks for a MAC address, so nothing goes stale when an address moves.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
@@ -21,6 +21,7 @@ use rtnetlink::{
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
     },
 };
+use tokio::time::sleep;
 
 use super::{
     far,
@@ -63,7 +64,10 @@ pub struct End {
     pub index: u32,
     pub name: String,
     pub mtu: u32,
+    /// It is meant to be up.
     pub up: bool,
+    /// It sends what it is given.
+    pub running: bool,
     pub mac: Vec<u8>,
     pub veth: bool,
     /// Index of the other end, in its own namespace.
@@ -77,6 +81,7 @@ impl End {
             name: String::new(),
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            running: message.header.flags.contains(LinkFlags::Running),
             mac: Vec::new(),
             veth: false,
             peer: None,
@@ -219,7 +224,8 @@ pub async fn ensure(host: &Handle, wanted: &Wanted<'_>) -> Result<(), Fault> {
         }
     };
     far::mend(&inside.handle, &far, wanted).await?;
-    mend(host, &near, wanted).await
+    mend(host, &near, wanted).await?;
+    settle(host, &near, &inside.handle, &far).await
 }
 
 /// Removes a link, both ends.
@@ -300,6 +306,20 @@ async fn mend(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Faul
     let address = Ipv4Addr::from(wanted.address);
     ensure_neighbour(host, &(near.index, address, far_mac(wanted.address).into())).await?;
     route::ensure(host, &route::Entry::to_container(address, near.index)).await
+}
+
+/// Waits until both ends send. After an end comes up the kernel starts it in its own time, and until then
+/// drops packets; a first SYN that is dropped costs a second.
+async fn settle(host: &Handle, near: &End, inside: &Handle, far: &End) -> Result<(), Fault> {
+    const LOOKS_MAX: usize = 200;
+    for _ in 0..LOOKS_MAX {
+        let ends = [find(host, &near.name).await?, find(inside, &far.name).await?];
+        if ends.iter().flatten().all(|end| end.running) {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+    Err(found(FaultKind::Outdated, format!("link {} is up and sends nothing", near.name)))
 }
 
 /// Gives one end its MTU and MAC and brings it up.

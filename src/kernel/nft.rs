@@ -198,6 +198,7 @@ pub async fn run_command(mut command: Command, script: &str) -> Result<Said, Fau
     refused(&name, &String::from_utf8_lossy(&output.stderr))
 }
 
+/// What the words of a command that failed come down to. Somebody else at work is no reason to give up.
 fn refused(name: &str, words: &str) -> Result<Said, Fault> {
     if words.contains("No such file or directory") {
         return Ok(Said::Absent);
@@ -210,7 +211,9 @@ fn refused(name: &str, words: &str) -> Result<Said, Fault> {
             ..found(FaultKind::Denied, format!("{name}: {}", first.to_lowercase()))
         });
     }
-    Err(found(FaultKind::Invalid, format!("{name}: {first}")))
+    let again = ["busy", "nterrupted", "emporarily", "another app"].iter().any(|word| words.contains(word));
+    let kind = if again { FaultKind::Outdated } else { FaultKind::Invalid };
+    Err(found(kind, format!("{name}: {first}")))
 }
 
 /// There is no `nft`.
@@ -253,6 +256,15 @@ mod tests {
     fn the_metadata_is_closed_on_both_ways_or_open() {
         assert_eq!(table(&rules()).unwrap().matches("169.254.169.254").count(), 2);
         assert!(!table(&Rules { block_metadata: false, ..rules() }).unwrap().contains("169.254"));
+    }
+
+    #[test]
+    fn a_refusal_is_told_from_an_absence_and_from_somebody_else_at_work() {
+        let kind = |words| refused("nft", words).map_err(|fault| fault.kind);
+        assert_eq!(kind("Error: No such file or directory\nlist table"), Ok(Said::Absent));
+        assert_eq!(kind("Error: Could not process rule: Device or resource busy"), Err(FaultKind::Outdated));
+        assert_eq!(kind("Operation not permitted (you must be root)"), Err(FaultKind::Denied));
+        assert_eq!(kind("Error: syntax error"), Err(FaultKind::Invalid));
     }
 
     #[test]

@@ -1,0 +1,316 @@
+//! Container links and the routes to them.
+
+use std::{io::ErrorKind, net::TcpStream, time::Duration};
+
+use weavers::{
+    kernel::netns,
+    state::{Action, FaultKind, Netns},
+};
+
+use crate::{
+    stories,
+    world::{Container, PATIENCE, World, at, create, crosses, mend, sh, udp},
+};
+
+stories![
+    two_containers_of_a_host_reach_each_other_and_the_host,
+    a_fresh_link_has_no_fault_and_making_it_again_changes_nothing,
+    every_broken_piece_is_named_and_mended,
+    a_changed_mtu_is_applied_to_both_ends_in_place,
+    a_free_address_of_ours_answers_at_once,
+    a_block_of_one_address_leaves_room_for_its_container,
+    a_forged_source_goes_nowhere,
+    a_container_with_a_default_route_keeps_it,
+    an_ethwe_of_somebody_else_is_left_alone,
+    a_route_of_somebody_else_is_reported_and_left_alone,
+    what_is_deleted_leaves_nothing,
+    a_namespace_that_is_gone_takes_its_link_along,
+    a_path_that_leads_elsewhere_is_not_followed,
+    a_namespace_is_found_by_its_bind_mount,
+    a_link_into_the_wrong_namespace_is_made_anew,
+    a_link_that_is_not_wanted_is_seen,
+    the_uplink_is_where_the_default_route_leads,
+    an_action_on_the_vpc_is_not_ours,
+];
+
+const A: &str = "10.32.1.2";
+const B: &str = "10.32.1.3";
+
+async fn two_containers_of_a_host_reach_each_other_and_the_host(mut world: World) {
+    let (one, other) = (Container::new(), Container::new());
+    world.attach(&one, A, 9000).await;
+    world.attach(&other, B, 9000).await;
+    let (a, b, host) = (one.udp(A), other.udp(B), udp("10.0.1.11"));
+    assert!(crosses(&a, &b, 9000), "a packet as large as the MTU, in one piece");
+    assert!(!crosses(&a, &b, 9001));
+    assert!(crosses(&b, &a, 100));
+    assert!(crosses(&host, &a, 100));
+    assert!(crosses(&a, &host, 100));
+    let asked = one.sh("ip -4 neigh show nud reachable nud stale nud delay nud incomplete");
+    assert_eq!(asked, "", "nobody asks for a MAC address");
+}
+
+async fn a_fresh_link_has_no_fault_and_making_it_again_changes_nothing(mut world: World) {
+    let container = Container::new();
+    world.attach(&container, A, 9000).await;
+    let before = sh("ip -d link; ip route; ip neigh");
+    let seen = world.observe().await;
+    assert_eq!(seen.links, world.wanted.links);
+    world.apply(create(&container, A, 9000)).await;
+    world.apply(mend(&container, A, 9000)).await;
+    assert_eq!(sh("ip -d link; ip route; ip neigh"), before);
+    assert!(before.contains("02:67:a9:fe:01:01"));
+    assert!(container.sh("ip addr show dev ethwe").contains("02:67:0a:20:01:02"));
+}
+
+async fn every_broken_piece_is_named_and_mended(mut world: World) {
+    let container = Container::new();
+    world.attach(&container, A, 9000).await;
+    let host = [
+        ("ip link set wv0a200102 mtu 1500", "mtu of the host end is 1500"),
+        ("ip link set wv0a200102 down", "host end down"),
+        ("ip link set wv0a200102 address 02:00:00:00:00:01", "mac of the host end is 02:00:00:00:00:01"),
+        ("ip route del 10.32.1.2", "host route missing"),
+        ("ip neigh del 10.32.1.2 dev wv0a200102", "host neighbour missing"),
+        ("ip neigh replace 10.32.1.2 lladdr 02:00:00:00:00:01 dev wv0a200102", "host neighbour missing"),
+        ("echo 0 > /proc/sys/net/ipv4/conf/wv0a200102/rp_filter", "rp_filter is 0"),
+        ("echo 0 > /proc/sys/net/ipv4/conf/wv0a200102/forwarding", "forwarding is 0"),
+    ];
+    let inside = [
+        ("ip link set ethwe mtu 1376", "mtu of the far end is 1376"),
+        ("ip link set ethwe down", "far end down"),
+        ("ip link set ethwe address 02:00:00:00:00:01", "mac of the far end is 02:00:00:00:00:01"),
+        ("ip link set lo down", "lo down"),
+        ("ip addr flush dev ethwe", "address missing"),
+        ("ip addr del 10.32.1.2/12 dev ethwe; ip addr add 10.32.1.2/12 dev ethwe", "address missing"),
+        ("ip addr del 10.32.1.2/12 dev ethwe; ip addr add 10.32.1.2/24 dev ethwe", "address missing"),
+        ("ip neigh del 169.254.1.1 dev ethwe", "neighbour of the far end missing"),
+        ("ip route del 10.32.0.0/12", "range route missing"),
+        ("ip route change 10.32.0.0/12 via 169.254.1.1 dev ethwe onlink proto 67", "range route missing"),
+        ("ip route del default", "default route missing"),
+        (
+            "ip route add 10.64.0.0/12 via 169.254.1.1 dev ethwe onlink proto 67",
+            "route 10.64.0.0/12 of the far end is stale",
+        ),
+        ("ip link del ethwe", ""),
+    ];
+    let host = host.map(|(broken, fault)| (true, broken, fault));
+    for (here, broken, fault) in host.into_iter().chain(inside.map(|(broken, fault)| (false, broken, fault)))
+    {
+        if here {
+            sh(broken)
+        } else {
+            container.sh(broken)
+        };
+        let seen = world.observe().await.links;
+        match seen.get(&at(A)) {
+            Some(link) => assert!(link.faults.contains(&fault.to_owned()), "{broken}: {:?}", link.faults),
+            None => assert_eq!(fault, "", "{broken}: the link is gone"),
+        }
+        world.apply(mend(&container, A, 9000)).await;
+        assert_eq!(world.observe().await.links, world.wanted.links, "{broken}");
+        assert!(crosses(&udp("10.0.1.11"), &container.udp(A), 9000), "{broken}");
+    }
+}
+
+async fn a_changed_mtu_is_applied_to_both_ends_in_place(mut world: World) {
+    let container = Container::new();
+    world.attach(&container, A, 1376).await;
+    let held = container.udp(A);
+    world.want(&container, A, 9000);
+    assert_eq!(world.faults(A).await, ["mtu of the host end is 1376", "mtu of the far end is 1376"]);
+    world.apply(mend(&container, A, 9000)).await;
+    assert_eq!(world.observe().await.links, world.wanted.links);
+    assert!(crosses(&udp("10.0.1.11"), &held, 9000), "a socket of before the change goes on");
+}
+
+async fn a_free_address_of_ours_answers_at_once(mut world: World) {
+    let container = Container::new();
+    world.attach(&container, A, 9000).await;
+    world.wanted.blocks = ["10.32.1.0/24".parse().unwrap()].into();
+    for _ in 0..2 {
+        world.apply(Action::AddBlock("10.32.1.0/24".parse().unwrap())).await;
+    }
+    assert_eq!(world.observe().await.blocks, world.wanted.blocks);
+    let error = container
+        .run(|| TcpStream::connect_timeout(&"10.32.1.77:80".parse().unwrap(), PATIENCE).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
+    for _ in 0..2 {
+        world.apply(Action::DeleteBlock("10.32.1.0/24".parse().unwrap())).await;
+    }
+    assert!(world.observe().await.blocks.is_empty());
+}
+
+async fn a_block_of_one_address_leaves_room_for_its_container(mut world: World) {
+    let container = Container::new();
+    let block = "10.32.1.2/32".parse().unwrap();
+    world.apply(Action::AddBlock(block)).await;
+    world.attach(&container, A, 9000).await;
+    assert!(crosses(&udp("10.0.1.11"), &container.udp(A), 100));
+    assert_eq!(world.faults(A).await, [""; 0]);
+    world.apply(Action::DeleteBlock(block)).await;
+    assert!(world.observe().await.blocks.is_empty());
+    assert_eq!(world.faults(A).await, [""; 0], "the route to the container stays");
+}
+
+async fn a_forged_source_goes_nowhere(mut world: World) {
+    let (one, other) = (Container::new(), Container::new());
+    world.attach(&one, A, 9000).await;
+    world.attach(&other, B, 9000).await;
+    one.sh("ip addr add 10.32.1.99/32 dev ethwe");
+    assert!(!crosses(&one.udp("10.32.1.99"), &other.udp(B), 100));
+    assert!(crosses(&one.udp(A), &other.udp(B), 100));
+}
+
+async fn a_container_with_a_default_route_keeps_it(mut world: World) {
+    let container = Container::new();
+    container.sh("ip link add d0 type veth peer name d1; ip link set d0 up; ip addr add 172.17.0.2/16 dev d0; ip route add default via 172.17.0.1");
+    world.attach(&container, A, 9000).await;
+    assert!(container.sh("ip route show default").starts_with("default via 172.17.0.1 dev d0"));
+    assert_eq!(world.faults(A).await, [""; 0]);
+    assert!(
+        crosses(&udp("10.0.1.11"), &container.udp(A), 100)
+            || container.sh("ip route").contains("10.32.0.0/12")
+    );
+}
+
+async fn an_ethwe_of_somebody_else_is_left_alone(mut world: World) {
+    let container = Container::new();
+    container.sh("ip link add ethwe type veth peer name other");
+    let fault = world.refused(create(&container, A, 9000)).await;
+    assert_eq!(fault.kind, FaultKind::Invalid);
+    assert!(fault.message.contains("ethwe") && fault.hint.is_some(), "{fault}");
+    container.sh("ip link show other");
+    assert!(world.observe().await.links.is_empty());
+
+    let attached = Container::new();
+    world.attach(&attached, A, 9000).await;
+    let fault = world.refused(create(&attached, B, 9000)).await;
+    assert_eq!(fault.kind, FaultKind::Outdated, "the link of before may be on its way out");
+    assert!(fault.message.contains(A), "{fault}");
+    world.apply(Action::DeleteLink(at(A))).await;
+    world.attach(&attached, B, 9000).await;
+}
+
+async fn a_route_of_somebody_else_is_reported_and_left_alone(mut world: World) {
+    let container = Container::new();
+    sh("ip link add d0 type veth peer name d1; ip link set d0 up; ip link set d1 up");
+    sh(
+        "ip route add 10.32.1.2/32 dev d0; ip route add unreachable 10.40.0.0/16; ip route add 10.99.0.0/16 dev d0",
+    );
+    world.wanted.rules = Some(crate::world::rules());
+    let foreign = world.observe().await.foreign;
+    assert_eq!(foreign.keys().map(ToString::to_string).collect::<Vec<_>>(), ["10.32.1.2/32", "10.40.0.0/16"]);
+    assert!(foreign.values().next().unwrap().ends_with("dev d0"), "{foreign:?}");
+    let fault = world.refused(create(&container, A, 9000)).await;
+    assert!(fault.message.contains("10.32.1.2/32"), "{fault}");
+    world.apply(Action::DeleteBlock("10.40.0.0/16".parse().unwrap())).await;
+    assert_eq!(world.observe().await.foreign, foreign);
+}
+
+async fn what_is_deleted_leaves_nothing(mut world: World) {
+    let looks = "ip link; ip addr; ip route show table all; ip neigh; nft list ruleset";
+    let container = Container::new();
+    let (here, inside) = (sh(looks), container.sh("ip link set lo up; ip link; ip route"));
+    let block = "10.32.1.0/24".parse().unwrap();
+    world.load_rules(crate::world::rules()).await;
+    world.apply(Action::AddBlock(block)).await;
+    world.attach(&container, A, 9000).await;
+    for _ in 0..2 {
+        world.apply(Action::DeleteLink(at(A))).await;
+        world.apply(Action::DeleteBlock(block)).await;
+        world.apply(Action::CloseForward).await;
+        world.apply(Action::DeleteRules).await;
+    }
+    assert_eq!(sh(looks), here);
+    assert_eq!(container.sh("ip link; ip route"), inside);
+}
+
+async fn a_namespace_that_is_gone_takes_its_link_along(mut world: World) {
+    let container = Container::new();
+    let make = create(&container, A, 9000);
+    world.attach(&container, A, 9000).await;
+    assert!(netns::verify(&container.netns));
+    let netns = container.netns.clone();
+    drop(container);
+    assert!(!netns::verify(&netns));
+    // The kernel takes the namespace apart in its own time.
+    for _ in 0..100 {
+        if world.observe().await.links.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(world.observe().await.links.is_empty());
+    let fault = world.refused(make).await;
+    assert_eq!(fault.kind, FaultKind::Outdated);
+    assert!(fault.message.contains("gone"), "{fault}");
+}
+
+async fn a_path_that_leads_elsewhere_is_not_followed(mut world: World) {
+    let container = Container::new();
+    world.attach(&container, A, 9000).await;
+    let other = Netns { cookie: container.netns.cookie + 1, ..container.netns.clone() };
+    assert!(!netns::verify(&other));
+    world.wanted.links.get_mut(&at(A)).unwrap().netns = Some(other);
+    let link = world.observe().await.links.remove(&at(A)).unwrap();
+    assert_eq!(link.netns, None);
+    assert!(link.faults[0].contains("leads to another"), "{:?}", link.faults);
+
+    let earlier = Netns { boot: "of yesterday".into(), ..container.netns.clone() };
+    assert!(!netns::verify(&earlier));
+    let fault = netns::of_target("/proc/thread-self/ns/net").unwrap_err();
+    assert!(fault.message.contains("host's own"), "{fault}");
+}
+
+async fn a_namespace_is_found_by_its_bind_mount(mut world: World) {
+    let mut container = Container::new();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    sh(&format!("mount --bind {} {path}", container.netns.path.display()));
+    let by_mount = netns::of_target(path).unwrap();
+    assert_eq!(by_mount.cookie, container.netns.cookie);
+    assert_eq!(by_mount.path.to_str(), Some(path));
+    container.netns = by_mount;
+    world.attach(&container, A, 9000).await;
+    assert_eq!(world.observe().await.links, world.wanted.links);
+    sh(&format!("umount {path}"));
+    assert!(!netns::verify(&container.netns), "a file that is left is no namespace");
+}
+
+async fn a_link_into_the_wrong_namespace_is_made_anew(mut world: World) {
+    let (one, other) = (Container::new(), Container::new());
+    world.attach(&one, A, 9000).await;
+    world.want(&other, A, 9000);
+    assert!(world.faults(A).await.contains(&"far end missing".to_owned()));
+    world.apply(create(&other, A, 9000)).await;
+    assert_eq!(world.observe().await.links, world.wanted.links);
+    assert!(!one.sh("ip link").contains("ethwe"));
+}
+
+async fn a_link_that_is_not_wanted_is_seen(mut world: World) {
+    let container = Container::new();
+    world.attach(&container, A, 9000).await;
+    sh("ip link add wvelse type veth peer name wvother");
+    world.wanted.links.clear();
+    let links = world.observe().await.links;
+    assert_eq!(links.keys().collect::<Vec<_>>(), [&at(A)]);
+    assert_eq!(links[&at(A)].netns, None);
+}
+
+async fn the_uplink_is_where_the_default_route_leads(mut world: World) {
+    assert!(world.observe().await.uplinks.is_empty());
+    sh("ip link add ens5 mtu 9001 type veth peer name far; ip link set ens5 up; ip link set far up");
+    sh("ip route add default dev ens5 metric 100; ip route add 10.0.0.0/16 dev far");
+    world.sysctl("net.ipv4.conf.ens5.forwarding", "1").await;
+    let seen = world.observe().await;
+    assert_eq!(seen.uplinks, [("ens5".to_owned(), 9001)].into());
+    assert_eq!(seen.sysctls, world.wanted.sysctls);
+    world.wanted.sysctls.insert("net.ipv4.conf.nosuch.forwarding".into(), "1".into());
+    assert_eq!(world.observe().await.sysctls.len(), 2, "what does not exist is not read");
+}
+
+async fn an_action_on_the_vpc_is_not_ours(mut world: World) {
+    let interface = weavers::state::InterfaceId("eni-1".into());
+    assert_eq!(world.refused(Action::DisableCheck { interface }).await.kind, FaultKind::Invalid);
+}

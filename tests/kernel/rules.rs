@@ -1,0 +1,159 @@
+//! Our nftables table, and what other programs' chains do to us.
+
+use std::net::{TcpListener, TcpStream};
+
+use weavers::state::{Action, Forward, Rules};
+
+use crate::{
+    stories,
+    world::{Container, PATIENCE, World, crosses, rules, sh},
+};
+
+stories![
+    rules_are_read_back_as_they_were_loaded,
+    a_container_reaches_the_host_but_not_its_mesh,
+    what_would_go_from_uplink_to_uplink_is_dropped_and_what_leaves_is_masqueraded,
+    docker_s_drop_is_opened_and_closed_again,
+    a_flushed_forward_chain_is_opened_again,
+    a_chain_that_only_its_owner_should_amend_is_named,
+    an_uplink_that_is_no_name_reaches_no_script,
+];
+
+async fn rules_are_read_back_as_they_were_loaded(mut world: World) {
+    let many = Rules { uplinks: ["ens5", "eth0", "a", "eth1.100"].map(Into::into).into(), ..rules() };
+    let open = Rules { block_metadata: false, uplinks: [].into(), ..rules() };
+    for wanted in [rules(), many, open] {
+        world.wanted.rules = Some(wanted.clone());
+        assert_eq!(world.observe().await.rules, None);
+        world.load_rules(wanted.clone()).await;
+        assert_eq!(world.observe().await.rules.as_ref(), Some(&wanted));
+        // Another life of the program, which remembers nothing, sees it too.
+        world.kernel = weavers::kernel::Kernel::new().unwrap();
+        assert_eq!(world.observe().await.rules.as_ref(), Some(&wanted));
+        let handles = sh("nft -a list ruleset");
+        world.load_rules(wanted).await;
+        assert_eq!(sh("nft -a list ruleset"), handles, "what is in force is not loaded again");
+    }
+    sh("nft add rule inet weave forward accept");
+    assert_eq!(world.observe().await.rules, None);
+    sh("nft flush ruleset");
+    assert_eq!(world.observe().await.rules, None);
+    world.wanted.rules = None;
+    assert_eq!(world.observe().await.rules, None);
+    world.load_rules(rules()).await;
+    world.wanted.rules = None;
+    assert!(world.observe().await.rules.is_some(), "there is something to delete");
+}
+
+async fn a_container_reaches_the_host_but_not_its_mesh(mut world: World) {
+    let container = Container::new();
+    world.attach(&container, "10.32.1.2", 9000).await;
+    sh("ip addr add 169.254.169.254/32 dev lo");
+    let _listeners =
+        ["10.0.1.11:6783", "10.0.1.11:80", "169.254.169.254:80"].map(|at| TcpListener::bind(at).unwrap());
+    let reaches = |to: &'static str| {
+        container.run(move || TcpStream::connect_timeout(&to.parse().unwrap(), PATIENCE).is_ok())
+    };
+    assert!(reaches("10.0.1.11:6783") && reaches("169.254.169.254:80"), "as long as there are no rules");
+    world.load_rules(rules()).await;
+    assert!(reaches("10.0.1.11:80"));
+    assert!(!reaches("10.0.1.11:6783"));
+    assert!(!reaches("169.254.169.254:80"));
+    world.load_rules(Rules { block_metadata: false, ..rules() }).await;
+    assert!(reaches("169.254.169.254:80"));
+}
+
+async fn what_would_go_from_uplink_to_uplink_is_dropped_and_what_leaves_is_masqueraded(mut world: World) {
+    let (container, router) = (Container::new(), Container::new());
+    let task =
+        router.netns.path.to_string_lossy().replace("/ns/net", "").rsplit_once('/').unwrap().1.to_owned();
+    sh(&format!("ip link add eth0 type veth peer name vh1 netns {task}"));
+    sh("ip link set eth0 up; ip addr add 10.0.1.12/24 dev eth0; ip route add default via 10.0.1.1");
+    router.sh("ip link set vh1 up; ip addr add 10.0.1.1/24 dev vh1; ip route add 10.32.0.0/12 via 10.0.1.12");
+    world.attach(&container, "10.32.1.2", 1500).await;
+    world.load_rules(rules()).await;
+    let (inside, outside) = (container.udp("10.32.1.2"), router.udp("10.0.1.1"));
+    inside.send_to(b"hello", outside.local_addr().unwrap()).unwrap();
+    let (_, source) = outside.recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(source.ip().to_string(), "10.0.1.12", "masqueraded");
+    let comes_in = crosses(&router.udp("10.0.1.1"), &container.udp("10.32.1.2"), 100);
+    assert!(comes_in, "a packet for a container that is here");
+    let _ = outside.send_to(b"nobody", "10.33.0.1:9");
+    let dropped = || sh("nft list chain inet weave forward | grep 'loop guard'");
+    assert!(dropped().contains("packets 1 "), "{}", dropped());
+}
+
+const DOCKER: &str = r#"nft -f - <<'E'
+table ip filter {
+    chain DOCKER-USER { counter return; }
+    chain FORWARD {
+        type filter hook forward priority filter; policy drop;
+        counter jump DOCKER-USER
+    }
+}
+E"#;
+
+async fn docker_s_drop_is_opened_and_closed_again(mut world: World) {
+    let (one, other) = (Container::new(), Container::new());
+    world.attach(&one, "10.32.1.2", 9000).await;
+    world.attach(&other, "10.32.1.3", 9000).await;
+    world.load_rules(rules()).await;
+    let (a, b) = (one.udp("10.32.1.2"), other.udp("10.32.1.3"));
+    assert_eq!(world.observe().await.forward, Forward::Open);
+    assert!(crosses(&a, &b, 100));
+
+    sh(DOCKER);
+    sh("nft insert rule ip filter DOCKER-USER ip saddr 192.0.2.1 drop");
+    let before = sh("nft -s list table ip filter");
+    assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
+    assert!(!crosses(&a, &b, 100));
+
+    let open = Action::OpenForward { uplinks: rules().uplinks };
+    world.apply(open.clone()).await;
+    assert_eq!(world.observe().await.forward, Forward::Open);
+    assert!(crosses(&a, &b, 100));
+    let opened = sh("nft -s list table ip filter");
+    world.apply(open).await;
+    assert_eq!(sh("nft -s list table ip filter"), opened, "opening twice is opening once");
+
+    for _ in 0..2 {
+        world.apply(Action::CloseForward).await;
+        assert_eq!(sh("nft -s list table ip filter"), before, "only what was ours is gone");
+    }
+    assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
+}
+
+async fn a_flushed_forward_chain_is_opened_again(mut world: World) {
+    world.wanted.rules = Some(rules());
+    sh(DOCKER);
+    let open = Action::OpenForward { uplinks: rules().uplinks };
+    world.apply(open.clone()).await;
+    sh("nft flush chain ip filter FORWARD");
+    assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
+    world.apply(open).await;
+    assert_eq!(world.observe().await.forward, Forward::Open);
+    sh("nft flush ruleset");
+    assert_eq!(world.observe().await.forward, Forward::Open, "nothing drops any more");
+}
+
+async fn a_chain_that_only_its_owner_should_amend_is_named(mut world: World) {
+    world.wanted.rules = Some(rules());
+    sh(
+        "nft 'table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; policy accept; ct state established accept; reject with icmpx admin-prohibited; }; }'",
+    );
+    let firewalld = Forward::Foreign("inet firewalld filter_FORWARD".into());
+    assert_eq!(world.observe().await.forward, firewalld);
+    sh(DOCKER);
+    assert!(matches!(world.observe().await.forward, Forward::Closed(_)), "what we can amend comes first");
+    world.apply(Action::OpenForward { uplinks: rules().uplinks }).await;
+    assert_eq!(world.observe().await.forward, firewalld);
+    sh("nft insert rule inet firewalld filter_FORWARD oifname '\"wv*\"' accept");
+    assert_eq!(world.observe().await.forward, Forward::Open, "its owner has dealt with it");
+}
+
+async fn an_uplink_that_is_no_name_reaches_no_script(mut world: World) {
+    let odd = Rules { uplinks: ["a\" }; flush ruleset".to_owned()].into(), ..rules() };
+    let fault = world.refused(Action::LoadRules(odd)).await;
+    assert!(fault.message.contains("is not the name of an interface"), "{fault}");
+    assert_eq!(sh("nft list ruleset"), "");
+}
