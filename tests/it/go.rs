@@ -10,7 +10,8 @@ use std::{
 };
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use weavers::gob::{self, Decoder, Encoder, Schema};
 
 /// A running Go program that encodes and decodes.
 pub struct Go {
@@ -136,6 +137,55 @@ fn what_go_writes_it_reads_again() {
             assert_eq!(bytes.len(), vector.hex.len() / 2, "{}", vector.name);
         }
     }
+}
+
+#[test]
+fn go_reads_what_we_write() {
+    const RANGE: Schema =
+        Schema::Struct { name: "Range", fields: &[("Start", Schema::Uint), ("End", Schema::Uint)] };
+    const FEATURES: Schema = Schema::Map { name: "", key: &Schema::Str, elem: &Schema::Str };
+    let mut go = Go::start();
+    let range =
+        gob::Value::fields([("Start", gob::Value::Uint(0)), ("End", gob::Value::Uint(u32::MAX.into()))]);
+    let decoded = go.decode("range", &Encoder::new().encode(&RANGE, &range));
+    assert_eq!((decoded.value, decoded.error), (json!({"Start": 0, "End": u32::MAX}), None));
+
+    let features = gob::Value::Map(vec![
+        (gob::Value::text("Name"), gob::Value::text("02:1f:00:00:00:01")),
+        (gob::Value::text("NickName"), gob::Value::text("")),
+    ]);
+    let decoded = go.decode("features", &Encoder::numbered_from(64).encode(&FEATURES, &features));
+    assert_eq!((decoded.value, decoded.error), (json!({"Name": "02:1f:00:00:00:01", "NickName": ""}), None));
+
+    let mut envelope = Encoder::new().encode(&Schema::Str, &gob::Value::text("topology"));
+    envelope.extend(Encoder::new().encode(&Schema::Uint, &gob::Value::Uint(0xffff_ffff_ffff)));
+    envelope.extend(Encoder::new().encode(&Schema::Bytes, &gob::Value::Bytes(vec![0xab; 300])));
+    let decoded = go.decode("envelope-gossip", &envelope);
+    let expected = json!({"Channel": "topology", "Source": 0xffff_ffff_ffffu64, "Data": "ab".repeat(300)});
+    assert_eq!((decoded.value, decoded.error), (expected, None));
+}
+
+#[test]
+fn we_read_what_go_writes() {
+    let mut go = Go::start();
+    for vector in vectors() {
+        let Some(value) = vector.value else { continue };
+        let bytes = go.encode(&vector.kind, &value);
+        let (mut decoder, mut rest, mut values) = (Decoder::new(), &bytes[..], 0);
+        while decoder.next(&mut rest).unwrap_or_else(|e| panic!("{}: {e}", vector.name)).is_some() {
+            values += 1;
+        }
+        let expected = match vector.kind.as_str() {
+            "topology" => 2 * value.as_array().unwrap().len(),
+            "envelope-gossip" => 3,
+            "envelope-unicast" => 4,
+            _ => 1,
+        };
+        assert_eq!(values, expected, "{}", vector.name);
+    }
+    let bytes = go.encode("range", &json!({"Start": 5, "End": 6}));
+    let range = Decoder::new().next(&mut &bytes[..]).unwrap().unwrap();
+    assert_eq!((range.uint_at("Start"), range.uint_at("End")), (Ok(5), Ok(6)));
 }
 
 #[test]
