@@ -45,8 +45,6 @@ pub struct Host {
     pub sysctls: BTreeMap<String, String>,
     /// The nftables table `inet weave`; `None` if it is absent or is not what was asked for.
     pub rules: Option<Rules>,
-    /// Observed only: a table `inet weave` is there, whatever it says.
-    pub table_present: bool,
     /// Whether other programs' forward chains let our packets through (Docker's drop policy).
     pub forward: Forward,
     /// CIDRs with an `unreachable` route: what we own, so that a free address answers at once.
@@ -298,4 +296,31 @@ pub enum FaultKind {
     Unreachable,
     /// It cannot succeed as it is.
     Invalid,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::SetSysctl { name, value } => write!(f, "set {name} = {value}"),
+            Action::LoadRules(_) => write!(f, "load nftables table inet weave"),
+            Action::OpenForward { .. } => write!(f, "let containers through the forward chain"),
+            Action::DisableCheck { interface } => {
+                write!(f, "turn off the source/destination check of {interface}")
+            }
+            Action::AddBlock(cidr) => write!(f, "add host route unreachable {cidr}"),
+            Action::CreateLink { address, .. } => write!(f, "create link {}", link_name(*address)),
+            Action::MendLink { address, .. } => write!(f, "mend link {}", link_name(*address)),
+            Action::ReplaceRoute { table, destination, interface } => {
+                write!(f, "replace {table} {destination} -> {interface}")
+            }
+            Action::CreateRoute { table, destination, interface } => {
+                write!(f, "create {table} {destination} -> {interface}")
+            }
+            Action::DeleteRoute { table, destination } => write!(f, "delete {table} {destination}"),
+            Action::DeleteLink(address) => write!(f, "delete link {}", link_name(*address)),
+            Action::DeleteBlock(cidr) => write!(f, "delete host route unreachable {cidr}"),
+            Action::CloseForward => write!(f, "take our rules out of the forward chain"),
+            Action::DeleteRules => write!(f, "delete nftables table inet weave"),
+        }
+    }
 }

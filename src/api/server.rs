@@ -164,7 +164,7 @@ async fn unknown() -> HttpResponse {
 fn reply(answer: Answer) -> HttpResponse {
     let status = match answer.as_ref().map_err(|refusal| refusal.kind) {
         Ok(_) => StatusCode::OK,
-        Err(RefusalKind::Invalid) => StatusCode::BAD_REQUEST,
+        Err(RefusalKind::Invalid | RefusalKind::Config) => StatusCode::BAD_REQUEST,
         Err(RefusalKind::NotFound) => StatusCode::NOT_FOUND,
         Err(RefusalKind::Unsafe) => StatusCode::CONFLICT,
         Err(RefusalKind::Failed) => StatusCode::SERVICE_UNAVAILABLE,

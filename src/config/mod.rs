@@ -170,6 +170,16 @@ impl Config {
         ];
         same.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
     }
+
+    /// What is in force once a running daemon has adopted this: what needs a restart stays as it is.
+    pub fn adopted_by(self, running: &Config) -> Config {
+        let same_range = self.ipam.range == running.ipam.range;
+        let subnet = if same_range { &self.ipam } else { &running.ipam };
+        let ipam = Ipam { default_subnet: subnet.default_subnet, ..running.ipam.clone() };
+        let vpc =
+            Vpc { region: running.vpc.region.clone(), endpoint: running.vpc.endpoint.clone(), ..self.vpc };
+        Config { ipam, mesh: running.mesh.clone(), vpc, ..self }
+    }
 }
 
 impl Init {

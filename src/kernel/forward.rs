@@ -25,8 +25,7 @@ pub async fn observe(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
     for chain in chains.iter().filter(|chain| is_foreign_forward(chain)) {
         let [family, table, name] = ["family", "table", "name"].map(|key| text(chain, key));
         let in_its_way = if is_docker(chain) && chains.iter().any(is_docker_user) {
-            let docker = Docker::look().await?.filter(|docker| !docker.is_open(uplinks));
-            docker.map(|_| Forward::Closed("ip filter DOCKER-USER".into()))
+            Docker::look().await?.map(|docker| docker.forward(uplinks))
         } else if blocks(chain, &rules(family, table, name).await?) && !knows_our_links(family, table).await?
         {
             Some(Forward::Foreign(format!("{family} {table} {name}")))
@@ -36,8 +35,9 @@ pub async fn observe(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
         match in_its_way {
             // What we can amend comes first; what is left is seen after that.
             Some(closed @ Forward::Closed(_)) => return Ok(closed),
-            Some(foreign) => forward = foreign,
-            None => {}
+            Some(foreign @ Forward::Foreign(_)) => forward = foreign,
+            Some(opened @ Forward::Opened(_)) if forward == Forward::Open => forward = opened,
+            Some(Forward::Open | Forward::Opened(_)) | None => {}
         }
     }
     if forward == Forward::Open && legacy_drops().await? {
@@ -90,6 +90,11 @@ impl Docker {
             drops: chain.iter().any(|chain| text(chain, "policy") == "drop"),
             user: user.iter().map(Rule::read).collect(),
         }))
+    }
+
+    fn forward(&self, uplinks: &BTreeSet<String>) -> Forward {
+        let chain = "ip filter DOCKER-USER".to_owned();
+        if self.is_open(uplinks) { Forward::Opened(chain) } else { Forward::Closed(chain) }
     }
 
     /// Whether our rules stand where they count.

@@ -18,7 +18,7 @@ use rtnetlink::Handle;
 
 use crate::{
     addr::Address,
-    state::{Action, Fault, FaultKind, Forward, Host, Link},
+    state::{Action, Fault, FaultKind, Host, Link},
 };
 
 mod far;
@@ -54,10 +54,7 @@ impl Kernel {
     pub async fn observe(&mut self, wanted: &Host) -> Result<Host, Fault> {
         let seen = Seen::look(&self.handle).await?;
         let rules = self.nft.observe(wanted.rules.as_ref()).await?;
-        let forward = match &wanted.rules {
-            Some(rules) => forward::observe(&rules.uplinks).await?,
-            None => Forward::Open,
-        };
+        let forward = forward::observe(&uplinks_of(wanted)).await?;
         let mut links = BTreeMap::new();
         for end in &seen.links {
             if let Some(address) = link::served_by(&end.name) {
@@ -69,6 +66,7 @@ impl Kernel {
             rules,
             forward,
             blocks: seen.routes.blocks(),
+            gone: gone(wanted, &links),
             links,
             foreign: foreign(&seen, wanted),
             uplinks: uplinks(&seen),
@@ -123,6 +121,17 @@ async fn observe_link(
         Err(fault) => link.faults.push(fault.message),
     }
     Ok(link)
+}
+
+/// Wanted links that are not there, and whose namespace is not either.
+fn gone(wanted: &Host, links: &BTreeMap<Address, Link>) -> BTreeSet<Address> {
+    let absent = wanted.links.iter().filter(|(address, _)| !links.contains_key(address));
+    let gone = absent.filter(|(_, link)| link.netns.as_ref().is_some_and(|netns| !netns::verify(netns)));
+    gone.map(|(address, _)| *address).collect()
+}
+
+fn uplinks_of(wanted: &Host) -> BTreeSet<String> {
+    wanted.rules.as_ref().map(|rules| rules.uplinks.clone()).unwrap_or_default()
 }
 
 /// Routes of others inside the container range. Where no range is wanted, none is judged.

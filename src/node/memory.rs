@@ -1,5 +1,17 @@
 //! What a node remembers across a restart, as the keys and values of its store.
 
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use crate::{
+    ipam::{self, Record},
+    peer::{PeerName, PeerUid},
+    state::Netns,
+};
+
 /// One change of the store. All changes of one save are made together or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
@@ -7,4 +19,112 @@ pub struct Write {
     pub key: String,
     /// Its new value; `None` removes it.
     pub value: Option<Vec<u8>>,
+}
+
+/// Who this peer is, for life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its name.
+    pub name: PeerName,
+    /// The acceptor's number in Paxos, apart from the mesh's, which changes at each start.
+    pub acceptor: PeerUid,
+    /// The instance it was made on, so that a cloned disk is noticed.
+    pub instance: Option<String>,
+}
+
+/// A container that was attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// The name its address is filed under.
+    pub ident: String,
+    /// The caller chose that name, so that its address outlives a reboot.
+    pub named: bool,
+    /// Its namespace; `None` where a lost store left only the link to go by.
+    pub netns: Option<Netns>,
+    /// Its address, once it has one.
+    pub address: Option<Ipv4Net>,
+}
+
+/// All that was remembered.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Absent in a store that is new.
+    pub identity: Option<Identity>,
+    /// The address manager's part.
+    pub ipam: ipam::Saved,
+    /// Containers, by `ident`.
+    pub attached: BTreeMap<String, Attached>,
+}
+
+/// A record that cannot be read.
+#[derive(Debug, Error)]
+#[error("record `{key}` of the store cannot be read")]
+pub struct CorruptRecord {
+    key: String,
+    #[source]
+    source: serde_json::Error,
+}
+
+const IDENTITY: &str = "identity";
+const RING: &str = "ring";
+const PAXOS: &str = "paxos";
+const ALLOCATION: &str = "allocation/";
+const ATTACHED: &str = "attached/";
+
+impl Memory {
+    /// Reads all records of a store. Keys that are not ours are left alone.
+    pub fn read(records: &BTreeMap<String, Vec<u8>>) -> Result<Memory, CorruptRecord> {
+        let mut memory = Memory::default();
+        for (key, value) in records {
+            if key == IDENTITY {
+                memory.identity = Some(parse(key, value)?);
+            } else if key == RING {
+                memory.ipam.ring = Some(parse(key, value)?);
+            } else if key == PAXOS {
+                memory.ipam.paxos = Some(parse(key, value)?);
+            } else if let Some(ident) = key.strip_prefix(ALLOCATION) {
+                memory.ipam.allocations.insert(ident.to_owned(), parse(key, value)?);
+            } else if let Some(ident) = key.strip_prefix(ATTACHED) {
+                memory.attached.insert(ident.to_owned(), parse(key, value)?);
+            }
+        }
+        Ok(memory)
+    }
+}
+
+impl Write {
+    /// Remembers who we are.
+    pub fn identity(identity: &Identity) -> Write {
+        put(IDENTITY.to_owned(), identity)
+    }
+
+    /// Remembers a container, or forgets it.
+    pub fn attached(ident: &str, attached: Option<&Attached>) -> Write {
+        let key = format!("{ATTACHED}{ident}");
+        match attached {
+            Some(attached) => put(key, attached),
+            None => Write { key, value: None },
+        }
+    }
+
+    /// Remembers what the address manager asks for.
+    pub fn ipam(record: &Record) -> Write {
+        match record {
+            Record::Ring(ring) => put(RING.to_owned(), ring),
+            Record::Paxos(claims) => put(PAXOS.to_owned(), claims),
+            Record::Allocation { ident, addresses } if addresses.is_empty() => {
+                Write { key: format!("{ALLOCATION}{ident}"), value: None }
+            }
+            Record::Allocation { ident, addresses } => put(format!("{ALLOCATION}{ident}"), addresses),
+        }
+    }
+}
+
+fn put(key: String, value: &impl Serialize) -> Write {
+    let value = serde_json::to_vec(value).expect("records have string keys and no foreign types");
+    Write { key, value: Some(value) }
+}
+
+fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, CorruptRecord> {
+    serde_json::from_slice(value).map_err(|source| CorruptRecord { key: key.to_owned(), source })
 }

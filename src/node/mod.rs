@@ -1,5 +1,538 @@
 //! One peer, whole: inputs in, outputs out.
+//!
+//! The daemon drives one [`Node`] with real hands, the simulator many with false ones. Whatever
+//! happens is an [`Input`]; whatever is to be done is an [`Output`], carried out in order. Between
+//! the two there is no clock, no file and no socket, so that a run can be played again.
+//!
+//! A node is composed of the mesh (who is there), the address manager (who owns what), the
+//! containers, the loop's memory ([`converge`]) and the ledger, which holds back every message and
+//! answer until the disk has what it rests on. This file only routes between them.
 
+mod asked;
+mod attach;
+pub mod converge;
+mod desired;
+pub mod ledger;
 pub mod memory;
+mod report;
 pub mod request;
 pub mod status;
+mod waiting;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use ipnet::Ipv4Net;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use self::{
+    attach::Containers,
+    converge::Converge,
+    desired::Ground,
+    ledger::{Ledger, SaveId},
+    memory::{Identity, Memory, Write},
+    request::{Refusal, RefusalKind, Request, RequestId, Response},
+    status::Note,
+    waiting::Waiting,
+};
+use crate::{
+    addr::Range,
+    config::{self, Config},
+    ipam::{self, Allocator, Relay, Source},
+    mesh::{self, ConnId, Delivery, Kind, Mesh, Recipients},
+    peer::{PeerName, PeerUid},
+    plan::Plan,
+    state::{Action, Actual, Desired, Fault, FaultKind, Host, Rules, TableId, Vpc},
+    time::Timestamp,
+};
+
+/// The gossip channel of the address manager, as in Weave Net.
+pub const CHANNEL: &str = "IPallocation";
+/// The overlay that we announce: packets go through the VPC.
+const OVERLAY: &str = "weavers";
+/// Connections that a node keeps at most.
+const CONN_LIMIT: usize = 200;
+/// Shortest time between two looks at a host that is disturbed again and again.
+const CALM: std::time::Duration = std::time::Duration::from_millis(200);
+/// Share of one look a second that each peer of a cluster may take.
+const LOOKS_SHARE: std::time::Duration = std::time::Duration::from_millis(1200);
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Input {
+    /// `weave.toml` was read anew and is to be adopted; answered with what needs a restart.
+    Configured(RequestId, Box<Config>),
+    /// A connection came, went, or brought bytes.
+    Mesh(mesh::Input),
+    /// Somebody asks.
+    Asked(RequestId, Request),
+    /// Whoever asked is gone.
+    Cancelled(RequestId),
+    /// A look at the host has ended.
+    HostSeen(Result<Host, Fault>),
+    /// A look at the VPC has ended.
+    VpcSeen(Result<Vpc, Fault>),
+    /// An action has ended, with EC2's request id.
+    Applied(Action, Result<Option<String>, Fault>),
+    /// A save has ended.
+    Stored(SaveId, Result<(), String>),
+    /// Something changed on the host.
+    Disturbed,
+    /// The time of [`Node::next_wake`] has come.
+    Woken,
+}
+
+/// Something is to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Dial this target.
+    Dial(String),
+    /// Send these bytes.
+    Send(ConnId, Bytes),
+    /// Close this connection; the text is for the log.
+    Close(ConnId, String),
+    /// Make these changes of the store, all or none.
+    Save(SaveId, Vec<Write>),
+    /// Look at the host, with these things in mind.
+    ObserveHost(Box<Host>),
+    /// Look at the VPC: these tables, or that of the own subnet.
+    ObserveVpc(Ipv4Net, Option<BTreeSet<TableId>>),
+    /// Change one thing.
+    Apply(Action),
+    /// Answer who asked.
+    Answer(RequestId, Result<Response, Refusal>),
+    /// Nothing of ours is left on this host: erase the store and end.
+    Finished,
+}
+
+/// What a node is born with.
+#[derive(Debug)]
+pub struct Birth {
+    /// Who it is; kept for life.
+    pub identity: Identity,
+    /// This life's number.
+    pub uid: PeerUid,
+    /// How people call it.
+    pub nickname: String,
+    /// The password of the mesh.
+    pub password: Option<Vec<u8>>,
+    /// The kernel's boot id: namespaces of another boot are gone.
+    pub boot: String,
+    /// Source of all chance.
+    pub seed: u64,
+}
+
+/// One peer.
+pub struct Node {
+    now: Timestamp,
+    identity: Identity,
+    nickname: String,
+    config: Config,
+    mesh: Mesh,
+    ipam: Allocator,
+    ledger: Ledger<Effect>,
+    containers: Containers,
+    waiting: Waiting,
+    converge: Converge,
+    plan: Plan,
+    /// The rules that the last look at the host compared with.
+    looked_for: Option<Rules>,
+    /// The plan may be out of date.
+    disturbed: bool,
+    quota_learned: Option<usize>,
+    leave: Leave,
+    rng: ChaCha8Rng,
+    outputs: VecDeque<Output>,
+}
+
+/// How far a node is with leaving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    /// It stays.
+    No,
+    /// Its ranges were given away; it undoes its host and waits for the heir to take the routes over.
+    HandingOver,
+    /// Its routes go, whoever owns the addresses.
+    Withdrawing,
+}
+
+/// What waits in the ledger until it may leave.
+#[derive(Debug)]
+enum Effect {
+    Gossip(Recipients, Vec<u8>),
+    Broadcast(PeerName, Vec<u8>),
+    Unicast(PeerName, Vec<u8>),
+    Answer(RequestId, Result<Response, Refusal>),
+}
+
+impl Node {
+    /// A node with what it remembers. Refused if the memory is of another container range.
+    pub fn new(now: Timestamp, birth: Birth, config: Config, memory: Memory) -> Result<Node, Refusal> {
+        let fresh = memory.identity.is_none();
+        let mut rng = ChaCha8Rng::seed_from_u64(birth.seed);
+        let mesh = Mesh::new(mesh_settings(&birth, &config), ChaCha8Rng::seed_from_u64(rng.next_u64()));
+        let ipam = Allocator::new(ipam_settings(&birth, &config), memory.ipam).map_err(not_resumable)?;
+        let boot = birth.boot;
+        let mut node = Node {
+            now,
+            identity: birth.identity,
+            nickname: birth.nickname,
+            config,
+            mesh,
+            ipam,
+            ledger: Ledger::new(),
+            containers: Containers::new(memory.attached, fresh),
+            waiting: Waiting::default(),
+            converge: Converge::new(),
+            plan: Plan::default(),
+            looked_for: None,
+            disturbed: true,
+            quota_learned: None,
+            leave: Leave::No,
+            rng,
+            outputs: VecDeque::new(),
+        };
+        node.wake_up(fresh, &boot);
+        Ok(node)
+    }
+
+    fn wake_up(&mut self, fresh: bool, boot: &str) {
+        if fresh {
+            self.ledger.write(Write::identity(&self.identity));
+        }
+        if !self.has_ring() {
+            self.ipam.hold_election(Some("the route tables have not been read yet".into()));
+        }
+        self.mesh.set_channels(&[CHANNEL]);
+        self.mesh.set_targets(self.now, self.config.peers.iter().cloned().collect());
+        self.ipam.wake(self.now);
+        self.resume_attachments(boot);
+        self.settle();
+    }
+
+    fn has_ring(&self) -> bool {
+        !self.ipam.ring().is_empty()
+    }
+
+    /// Takes in what happened at `now`.
+    pub fn handle(&mut self, now: Timestamp, input: Input) {
+        self.now = now.max(self.now);
+        match input {
+            Input::Configured(id, config) => self.on_configured(id, *config),
+            Input::Mesh(input) => self.mesh.handle(self.now, input),
+            Input::Asked(id, request) => self.on_asked(id, request),
+            Input::Cancelled(id) => self.on_cancelled(id),
+            Input::HostSeen(result) => self.on_host_seen(result),
+            Input::VpcSeen(result) => self.on_vpc_seen(result),
+            Input::Applied(action, outcome) => self.on_applied(&action, outcome),
+            Input::Stored(id, result) => self.on_stored(id, result),
+            Input::Disturbed => self.on_disturbed(),
+            Input::Woken => self.on_woken(),
+        }
+        self.settle();
+    }
+
+    /// The next thing to do, in order.
+    pub fn next_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to wake the node if nothing happens before.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        let wakes = [
+            self.mesh.next_wake(),
+            self.ipam.next_wake(),
+            self.converge.next_wake(self.now, &self.plan),
+            self.waiting.next_deadline(),
+        ];
+        wakes.into_iter().flatten().min()
+    }
+
+    // ===== the mesh and the address manager =====
+
+    /// Carries on until nothing more follows from what happened.
+    fn settle(&mut self) {
+        while self.settle_mesh() | self.settle_ipam() {}
+        if std::mem::take(&mut self.disturbed) {
+            self.turn();
+        }
+        self.answer_waiting();
+        while self.settle_mesh() | self.settle_ipam() {}
+        if let Some((id, writes)) = self.ledger.begin() {
+            self.outputs.push_back(Output::Save(id, writes));
+        }
+    }
+
+    fn settle_mesh(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.mesh.next_output() {
+            any = true;
+            match output {
+                mesh::Output::Dial(target) => self.outputs.push_back(Output::Dial(target)),
+                mesh::Output::Send(conn, bytes) => self.outputs.push_back(Output::Send(conn, bytes)),
+                mesh::Output::Close(conn, why) => self.outputs.push_back(Output::Close(conn, why)),
+                mesh::Output::Deliver(delivery) => self.on_delivery(delivery),
+                mesh::Output::SendState(to) => self.send_state(|state| Effect::Gossip(to, state)),
+                mesh::Output::TopologyChanged => {
+                    self.ipam.set_reachable(self.now, self.mesh.reachable());
+                }
+            }
+        }
+        any
+    }
+
+    fn settle_ipam(&mut self) -> bool {
+        let mut any = false;
+        while let Some(effect) = self.ipam.next_effect() {
+            any = true;
+            match effect {
+                ipam::Effect::Save(record) => self.ledger.write(Write::ipam(&record)),
+                ipam::Effect::Broadcast(state) => self.let_out(Effect::Broadcast(self.identity.name, state)),
+                ipam::Effect::Unicast(to, message) => self.let_out(Effect::Unicast(to, message)),
+                ipam::Effect::Answer(ticket, result) => self.on_ipam_answer(ticket, result),
+                ipam::Effect::RingChanged => self.disturbed = true,
+            }
+        }
+        any
+    }
+
+    fn on_delivery(&mut self, delivery: Delivery) {
+        if delivery.channel != CHANNEL {
+            return;
+        }
+        let source = match delivery.kind {
+            Kind::Gossip { from } => Source::Gossip { from },
+            Kind::Unicast { from } => Source::Unicast { from },
+            Kind::Broadcast { from } => Source::Broadcast { from },
+        };
+        let received = self.ipam.receive(self.now, source, &delivery.payload);
+        self.settle_ipam();
+        match received {
+            Ok(Relay::Nothing) => {}
+            Ok(Relay::State) => self.relay(delivery.kind),
+            Err(error) => self.mesh.refuse(self.now, delivery.conn, error.to_string()),
+        }
+    }
+
+    /// Passes on what was new, as our own state: gossip to our neighbours, a broadcast under the
+    /// name of who began it.
+    fn relay(&mut self, kind: Kind) {
+        match kind {
+            Kind::Gossip { from } => {
+                let to = Recipients::Neighbours { except: Some(from) };
+                self.send_state(|state| Effect::Gossip(to, state));
+            }
+            Kind::Broadcast { from } => self.send_state(|state| Effect::Broadcast(from, state)),
+            Kind::Unicast { .. } => {
+                let to = Recipients::Neighbours { except: None };
+                self.send_state(|state| Effect::Gossip(to, state));
+            }
+        }
+    }
+
+    fn send_state(&mut self, effect: impl FnOnce(Vec<u8>) -> Effect) {
+        if let Some(state) = self.ipam.state() {
+            self.settle_ipam();
+            self.let_out(effect(state));
+        }
+    }
+
+    /// Carries out an effect as soon as the disk has what it rests on.
+    fn let_out(&mut self, effect: Effect) {
+        if let Some(effect) = self.ledger.rest(effect) {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Gossip(to, state) => self.mesh.gossip(to, CHANNEL, &state),
+            Effect::Broadcast(origin, state) => self.mesh.broadcast(origin, CHANNEL, &state),
+            // Whoever waits for an answer asks again, or another peer.
+            Effect::Unicast(to, message) => drop(self.mesh.unicast(to, CHANNEL, &message)),
+            Effect::Answer(id, result) => self.outputs.push_back(Output::Answer(id, result)),
+        }
+    }
+
+    fn answer(&mut self, id: RequestId, result: Result<Response, Refusal>) {
+        self.let_out(Effect::Answer(id, result));
+    }
+
+    fn on_stored(&mut self, id: SaveId, result: Result<(), String>) {
+        for effect in self.ledger.stored(id, result) {
+            self.perform(effect);
+        }
+    }
+
+    fn on_woken(&mut self) {
+        self.mesh.handle(self.now, mesh::Input::Woken);
+        self.ipam.wake(self.now);
+        self.disturbed = true;
+    }
+
+    // ===== the loop =====
+
+    fn ground(&self) -> Ground<'_> {
+        Ground {
+            config: &self.config,
+            me: self.identity.name,
+            owned: self.ipam.owned(),
+            owners: self.has_ring().then(|| self.ipam.owners()),
+            attached: self.containers.all(),
+            seen: self.converge.host.seen(),
+            interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),
+            quota: self.config.vpc.quota.or(self.quota_learned),
+            leaving: self.leave != Leave::No,
+            withdraw: self.leave == Leave::Withdrawing,
+        }
+    }
+
+    /// Looks where a look is due, plans, and takes the next steps.
+    fn turn(&mut self) {
+        let mut desired = self.ground().desired();
+        if self.overlap().is_some() {
+            desired.vpc = None;
+        }
+        self.look(&desired);
+        let actual = Actual { host: self.converge.host.seen().cloned(), vpc: self.converge.believed() };
+        self.plan = Plan::new(&desired, &actual);
+        self.ipam.set_avoided(self.plan.conflicts.iter().map(|c| Range::from(c.destination)).collect());
+        if !self.has_ring() && self.leave == Leave::No {
+            self.plan.notes.push("routes follow agreement: there is no ring yet".into());
+        }
+        for action in self.converge.take(self.now, &self.plan) {
+            self.outputs.push_back(Output::Apply(action));
+        }
+    }
+
+    fn look(&mut self, desired: &Desired) {
+        if self.looked_for != desired.host.rules {
+            self.converge.host.look_by(self.now);
+        }
+        if self.converge.begin_host(self.now) {
+            self.looked_for = desired.host.rules.clone();
+            self.outputs.push_back(Output::ObserveHost(Box::new(desired.host.clone())));
+        }
+        if self.converge.begin_vpc(self.now) {
+            let vpc = &self.config.vpc;
+            self.outputs.push_back(Output::ObserveVpc(self.config.ipam.range, vpc.route_tables.clone()));
+        }
+    }
+
+    fn on_host_seen(&mut self, result: Result<Host, Fault>) {
+        let interval = self.jittered(self.config.reconcile.interval);
+        self.converge.host_seen(self.now, result, interval);
+        self.disturbed = true;
+        self.tend_containers();
+    }
+
+    fn on_vpc_seen(&mut self, result: Result<Vpc, Fault>) {
+        let peers = self.mesh.reachable().len() as u32 + 1;
+        let interval = self.jittered(self.config.reconcile.interval.max(LOOKS_SHARE * peers));
+        self.converge.vpc_seen(self.now, result, interval);
+        self.disturbed = true;
+        if !self.has_ring() {
+            self.ipam.hold_election(self.reason_to_join());
+            self.ipam.wake(self.now);
+        }
+    }
+
+    /// Whoever finds routes of other live interfaces inside the range joins and does not elect.
+    fn reason_to_join(&self) -> Option<String> {
+        let vpc = self.converge.vpc.seen()?;
+        let (cidr, interface) = desired::routes_of_others(self.config.ipam.range, vpc).into_iter().next()?;
+        Some(format!("{cidr} is routed to {interface}: a cluster is there already"))
+    }
+
+    fn on_applied(&mut self, action: &Action, outcome: Result<Option<String>, Fault>) {
+        if let (Action::CreateRoute { table, .. }, Err(fault)) = (action, &outcome)
+            && fault.kind == FaultKind::Quota
+        {
+            let table = self.converge.vpc.seen().and_then(|vpc| vpc.tables.get(table));
+            self.quota_learned = table.map(|table| table.used);
+        }
+        if outcome.is_ok() {
+            self.waiting.count(action, &self.plan);
+        }
+        for next in self.converge.applied(self.now, action, outcome) {
+            self.outputs.push_back(Output::Apply(next));
+        }
+        self.disturbed = true;
+    }
+
+    fn on_disturbed(&mut self) {
+        let calm = self.converge.host.last_begun().map_or(self.now, |begun| begun + CALM);
+        self.converge.host.look_by(calm.max(self.now));
+        self.disturbed = true;
+    }
+
+    /// The container range must lie outside every CIDR of the VPC: EC2 routes those itself.
+    fn overlap(&self) -> Option<Note> {
+        let range = self.config.ipam.range;
+        let mut local = self.converge.vpc.seen()?.tables.values().flat_map(|table| &table.local);
+        let cidr = local.find(|cidr| Range::from(**cidr).overlaps(range.into()))?;
+        Some(Note {
+            what: format!("[ipam] range {range} overlaps {cidr} of the VPC: no route is written"),
+            hint: Some("choose a range outside every CIDR of the VPC, the same on every host".into()),
+        })
+    }
+
+    /// Up to a tenth earlier, so that hosts that started together do not go on in step.
+    fn jittered(&mut self, interval: std::time::Duration) -> std::time::Duration {
+        interval.mul_f64(self.rng.random_range(0.9..1.0))
+    }
+
+    // ===== the configuration =====
+
+    fn on_configured(&mut self, id: RequestId, config: Config) {
+        if config.ipam.range != self.config.ipam.range && !self.ipam.owned().is_empty() {
+            return self.answer(id, Err(another_range(&config, self.config.ipam.range)));
+        }
+        self.mesh.set_targets(self.now, config.peers.iter().cloned().collect());
+        self.config = config.adopted_by(&self.config);
+        self.converge.hurry(self.now);
+        self.disturbed = true;
+        self.answer(id, Ok(Response::Done));
+    }
+}
+
+fn mesh_settings(birth: &Birth, config: &Config) -> mesh::Settings {
+    mesh::Settings {
+        name: birth.identity.name,
+        uid: birth.uid,
+        nickname: birth.nickname.clone(),
+        port: config.mesh.listen.port(),
+        password: birth.password.clone(),
+        trusted_subnets: config.mesh.trusted_subnets.clone(),
+        conn_limit: CONN_LIMIT,
+        overlays: vec![OVERLAY.to_owned()],
+        discovery: true,
+    }
+}
+
+fn ipam_settings(birth: &Birth, config: &Config) -> ipam::Settings {
+    ipam::Settings {
+        me: birth.identity.name,
+        nickname: birth.nickname.clone(),
+        universe: config.ipam.range.into(),
+        init: match &config.ipam.init {
+            config::Init::Consensus => ipam::Init::Consensus,
+            config::Init::Seed(peers) => ipam::Init::Seed(peers.clone()),
+            config::Init::Observer => ipam::Init::Observer,
+        },
+        expected_peers: config.ipam.expected_peers.unwrap_or(config.peers.len() + 1),
+        acceptor: ipam::paxos::NodeId { name: birth.identity.name, uid: birth.identity.acceptor.0 },
+    }
+}
+
+fn not_resumable(error: ipam::StartError) -> Refusal {
+    Refusal::new(RefusalKind::Unsafe, error.to_string())
+}
+
+fn another_range(config: &Config, known: Ipv4Net) -> Refusal {
+    let message =
+        format!("[ipam] range {} differs from {known}, of which this host owns a part", config.ipam.range);
+    Refusal::new(RefusalKind::Unsafe, message)
+        .hint("restore the range, or run `weavers reset` on this host first")
+}

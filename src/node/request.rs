@@ -4,6 +4,7 @@
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::status::Status;
 use crate::{addr::Address, peer::PeerName, plan::Plan, state::Netns};
@@ -74,6 +75,8 @@ pub enum Response {
     Addresses(Vec<Ipv4Net>),
     /// To `Forget` and `Drain`: how many addresses changed hands, and to whom.
     Moved { addresses: u32, to: Option<PeerName> },
+    /// To a new configuration: keys whose new value takes effect with a restart.
+    Reloaded { needs_restart: Vec<String> },
     /// To the rest.
     Done,
 }
@@ -96,7 +99,8 @@ pub struct Piece {
 }
 
 /// What is answered otherwise.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[error("{message}")]
 pub struct Refusal {
     /// What a program may decide by.
     pub kind: RefusalKind,
@@ -116,6 +120,8 @@ pub enum RefusalKind {
     NotFound,
     /// It would do harm (exit code 5).
     Unsafe,
+    /// The configuration file cannot be adopted (exit code 78).
+    Config,
     /// It could not be done.
     Failed,
 }

@@ -31,15 +31,12 @@ fn sysctls(desired: &Host, actual: &Host, plan: &mut Plan) {
 
 fn rules(desired: &Host, actual: &Host, plan: &mut Plan) {
     match (&desired.rules, &actual.rules) {
-        (Some(rules), None) if actual.table_present => {
-            plan.push(Action::LoadRules(rules.clone()), "another ruleset", "changed");
-        }
-        (Some(rules), None) => plan.push(Action::LoadRules(rules.clone()), "", "missing"),
+        (Some(rules), None) => plan.push(Action::LoadRules(rules.clone()), "", "missing or changed"),
         (Some(rules), Some(found)) if rules != found => {
             plan.push(Action::LoadRules(rules.clone()), "another ruleset", "configuration");
         }
-        (None, _) if actual.table_present => plan.push(Action::DeleteRules, "ruleset", "no longer wanted"),
-        (Some(_), Some(_)) | (None, _) => {}
+        (None, Some(_)) => plan.push(Action::DeleteRules, "ruleset", "no longer wanted"),
+        (Some(_), Some(_)) | (None, None) => {}
     }
 }
 

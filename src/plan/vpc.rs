@@ -59,7 +59,8 @@ impl Judge<'_> {
         let now = self.redundant(&self.table.routes);
         let later = self.redundant(&self.after(&replaces, &creates));
         if full && !now.is_empty() {
-            plan.notes.push(format!("{} is at its quota: routes are deleted before others are created", self.id));
+            plan.notes
+                .push(format!("{} is at its quota: routes are deleted before others are created", self.id));
             self.push_deletes(now.iter(), plan);
         }
         for &destination in &replaces {
@@ -73,8 +74,10 @@ impl Judge<'_> {
 
     /// Routes of ours that lead elsewhere or nowhere, and are the longest match of something.
     fn replaces(&self) -> BTreeSet<Ipv4Net> {
-        let matched: BTreeSet<Ipv4Net> =
-            segments(&self.table.routes, self.desired.range).into_iter().filter_map(|(_, cidr)| cidr).collect();
+        let matched: BTreeSet<Ipv4Net> = segments(&self.table.routes, self.desired.range)
+            .into_iter()
+            .filter_map(|(_, cidr)| cidr)
+            .collect();
         let covered = self.redundant(&self.table.routes);
         matched
             .into_iter()
@@ -227,7 +230,11 @@ impl Judge<'_> {
 
     fn push_create(&self, destination: Ipv4Net, plan: &mut Plan) {
         let (table, interface) = (self.id.clone(), self.desired.interface.clone());
-        plan.push(Action::CreateRoute { table, destination, interface }, "", "owned here, missing in the table");
+        plan.push(
+            Action::CreateRoute { table, destination, interface },
+            "",
+            "owned here, missing in the table",
+        );
     }
 
     fn push_deletes<'a>(&self, destinations: impl Iterator<Item = &'a Ipv4Net>, plan: &mut Plan) {

@@ -1,0 +1,213 @@
+//! What is asked, and by whom it is answered.
+
+use super::{
+    Leave, Node,
+    memory::Attached,
+    request::{Piece, Refusal, RefusalKind, Request, RequestId, Response},
+    waiting::{Purpose, Waiter},
+};
+use crate::{
+    addr::Range,
+    ipam::{Ask, Refused, Ticket},
+    peer::PeerName,
+    state::{Fault, Target},
+};
+
+use ipnet::Ipv4Net;
+
+impl Node {
+    pub(super) fn on_asked(&mut self, id: RequestId, request: Request) {
+        match request {
+            Request::Status => self.answer(id, Ok(Response::Status(Box::new(self.status())))),
+            Request::Plan => self.answer(id, Ok(Response::Plan(Box::new(self.plan.clone())))),
+            Request::Apply => self.on_apply(id),
+            Request::AwaitReady => self.waiting.add(self.now, id, Waiter::Ready),
+            Request::Attach { .. } | Request::Allocate { .. } | Request::Claim { .. }
+                if self.leave != Leave::No =>
+            {
+                self.answer(id, Err(leaving()));
+            }
+            Request::Attach { netns, name } => self.on_attach(id, netns, name),
+            Request::Detach { target } => self.on_detach(id, &target),
+            Request::ShowRing => self.answer(id, Ok(Response::Ring(self.pieces()))),
+            Request::Allocate { ident, subnet } => {
+                let subnet = subnet.unwrap_or(self.config.ipam.default_subnet);
+                self.ask(id, Ask::Allocate { ident, subnet });
+            }
+            Request::Claim { ident, address } => {
+                let length = self.config.ipam.default_subnet.prefix_len();
+                self.ask(id, Ask::Claim { ident, address: Ipv4Net::new_assert(address.into(), length) });
+            }
+            Request::Free { ident, address } => self.on_free(id, &ident, address),
+            Request::Lookup { ident } => {
+                let found = self.ipam.lookup(&ident).to_vec();
+                self.answer(id, Ok(Response::Addresses(found)));
+            }
+            Request::Forget { peer } => self.on_forget(id, &peer),
+            Request::Drain => self.on_drain(id),
+            Request::Reset => self.on_reset(id),
+        }
+    }
+
+    pub(super) fn on_cancelled(&mut self, id: RequestId) {
+        for ticket in self.waiting.cancel(id) {
+            self.ipam.cancel(ticket);
+        }
+    }
+
+    fn on_apply(&mut self, id: RequestId) {
+        self.converge.hurry(self.now);
+        self.waiting.add(self.now, id, Waiter::Converged(Vec::new()));
+        self.disturbed = true;
+    }
+
+    fn ask(&mut self, id: RequestId, ask: Ask) {
+        let ticket = self.waiting.ticket(Purpose::Request(id));
+        self.ipam.ask(self.now, ticket, ask);
+    }
+
+    pub(super) fn on_ipam_answer(&mut self, ticket: Ticket, result: Result<Vec<Ipv4Net>, Refused>) {
+        match self.waiting.spend(ticket) {
+            Some(Purpose::Attach(ident)) => self.on_address(ident, result),
+            Some(Purpose::Request(id)) => {
+                let result = result.map(Response::Addresses).map_err(|refused_| refused(&refused_));
+                self.answer(id, result);
+            }
+            None => {}
+        }
+    }
+
+    fn on_free(&mut self, id: RequestId, ident: &str, address: Option<crate::addr::Address>) {
+        if self.containers.all().contains_key(ident) {
+            let message = format!("`{ident}` is an attached container");
+            let hint = format!("run `weavers detach {ident}`");
+            return self.answer(id, Err(Refusal::new(RefusalKind::Unsafe, message).hint(hint)));
+        }
+        let freed = self.ipam.free(ident, address);
+        self.answer(id, freed.map(Response::Addresses).map_err(|refused_| refused(&refused_)));
+    }
+
+    /// Takes over what a dead peer owns. The address manager refuses while the peer is alive.
+    fn on_forget(&mut self, id: RequestId, peer: &str) {
+        let result = self.find_peer(peer).and_then(|name| {
+            let addresses = self.ipam.forget(self.now, name).map_err(|refused_| refused(&refused_))?;
+            Ok(Response::Moved { addresses, to: Some(self.identity.name) })
+        });
+        self.settle_ipam();
+        self.answer(id, result);
+        self.disturbed = true;
+    }
+
+    fn find_peer(&self, text: &str) -> Result<PeerName, Refusal> {
+        let owners = self.ipam.owners();
+        let mut names: Vec<PeerName> = owners.iter().map(|(_, owner)| *owner).collect();
+        names.sort();
+        names.dedup();
+        let by_nickname: Vec<PeerName> =
+            names.into_iter().filter(|name| self.ipam.nickname(*name) == Some(text)).collect();
+        match (by_nickname.as_slice(), text.parse()) {
+            ([name], _) => Ok(*name),
+            ([], Ok(name)) => Ok(name),
+            ([], Err(_)) => {
+                Err(Refusal::new(RefusalKind::NotFound, format!("no peer `{text}` owns anything"))
+                    .hint("`weavers ipam show` lists the owners"))
+            }
+            (several, _) => {
+                let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+                let message = format!("nickname `{text}` is borne by {}", names.join(" and "));
+                Err(Refusal::new(RefusalKind::Invalid, message).hint("name the peer by its name"))
+            }
+        }
+    }
+
+    /// Gives all ranges away, if nothing uses them.
+    fn on_drain(&mut self, id: RequestId) {
+        if let Some(attached) = self.containers.all().values().next() {
+            let message = format!("containers are attached, `{}` among them", attached.ident);
+            let refusal = Refusal::new(RefusalKind::Unsafe, message).hint("detach them first");
+            return self.answer(id, Err(refusal));
+        }
+        let drained = self.ipam.drain(self.now);
+        self.settle_ipam();
+        match drained {
+            Ok((addresses, to)) => {
+                self.disturbed = true;
+                self.waiting.add(self.now, id, Waiter::Drain { addresses, to });
+            }
+            Err(refused_) => self.answer(id, Err(refused(&refused_))),
+        }
+    }
+
+    /// Undoes everything on this host: containers, rules, routes; ranges go to an heir if there is one.
+    fn on_reset(&mut self, id: RequestId) {
+        for attached in self.containers.all().values().cloned().collect::<Vec<Attached>>() {
+            self.release(&attached);
+        }
+        let others: Vec<String> = self.ipam.allocations().keys().cloned().collect();
+        for ident in others {
+            let _ = self.ipam.free(&ident, None);
+        }
+        let heir = self.ipam.drain(self.now).ok().and_then(|(_, to)| to);
+        self.settle_ipam();
+        self.leave = if heir.is_some() { Leave::HandingOver } else { Leave::Withdrawing };
+        self.converge.hurry(self.now);
+        self.disturbed = true;
+        self.waiting.add(self.now, id, Waiter::Reset);
+    }
+
+    /// Whether some route was last read leading to our interface.
+    pub(super) fn routes_lead_here(&self) -> bool {
+        let Some(vpc) = self.converge.vpc.seen() else { return false };
+        let range = Range::from(self.config.ipam.range);
+        let mut routes = vpc.tables.values().flat_map(|table| &table.routes);
+        routes.any(|(cidr, route)| {
+            range.covers((*cidr).into()) && route.target == Target::Interface(vpc.interface.clone())
+        })
+    }
+
+    fn pieces(&self) -> Vec<Piece> {
+        self.ipam
+            .ring()
+            .pieces()
+            .map(|(range, entry)| Piece {
+                range: range.to_string(),
+                size: range.len(),
+                peer: entry.owner,
+                nickname: self.ipam.nickname(entry.owner).map(str::to_owned),
+                reachable: entry.owner == self.identity.name || self.mesh.is_reachable(entry.owner),
+                free: entry.free,
+            })
+            .collect()
+    }
+}
+
+/// What the address manager refuses, as an answer.
+pub(super) fn refused(refused: &Refused) -> Refusal {
+    let kind = match refused {
+        Refused::PeerAlive { .. } | Refused::StillInUse { .. } => RefusalKind::Unsafe,
+        Refused::NothingHeld { .. } | Refused::NotHeld { .. } | Refused::UnknownPeer { .. } => {
+            RefusalKind::NotFound
+        }
+        Refused::OutOfRange { .. }
+        | Refused::TooSmall { .. }
+        | Refused::Reserved { .. }
+        | Refused::Myself { .. } => RefusalKind::Invalid,
+        Refused::Leaving
+        | Refused::Exhausted { .. }
+        | Refused::InUse { .. }
+        | Refused::OwnedByPeer { .. }
+        | Refused::Avoided { .. }
+        | Refused::NoRing
+        | Refused::Busy { .. } => RefusalKind::Failed,
+    };
+    Refusal::new(kind, refused.to_string())
+}
+
+/// What a hand could not do, as an answer.
+pub(super) fn failed(fault: &Fault) -> Refusal {
+    Refusal { kind: RefusalKind::Failed, message: fault.message.clone(), hint: fault.hint.clone() }
+}
+
+fn leaving() -> Refusal {
+    Refusal::new(RefusalKind::Failed, "this host is leaving the cluster")
+}

@@ -1,0 +1,231 @@
+//! Containers: from a namespace to packets that flow, and back.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+
+use super::{
+    Node,
+    memory::{Attached, Write},
+    request::{Container, Refusal, RefusalKind, RequestId, Response},
+    waiting::{Purpose, Waiter},
+};
+use crate::{
+    addr::{Address, Range},
+    ipam::{Ask, Refused},
+    plan::leads_to,
+    state::{Host, Netns, link_name},
+};
+
+/// The containers of this host, by the name their address is filed under.
+#[derive(Debug)]
+pub struct Containers {
+    all: BTreeMap<String, Attached>,
+    /// The store is new: links that are found belong to containers that it forgot.
+    forgetful: bool,
+}
+
+impl Containers {
+    /// The containers that were remembered; `forgetful` if the store is new.
+    pub fn new(all: BTreeMap<String, Attached>, forgetful: bool) -> Containers {
+        Containers { all, forgetful }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &BTreeMap<String, Attached> {
+        &self.all
+    }
+
+    fn of_netns(&self, netns: &Netns) -> Option<&Attached> {
+        self.all.values().find(|attached| attached.netns.as_ref().is_some_and(|own| own.is_same(netns)))
+    }
+
+    fn of_address(&self, address: Address) -> Option<&Attached> {
+        self.all.values().find(|attached| attached.link_address() == Some(address))
+    }
+}
+
+impl Attached {
+    /// The address that its link is made for.
+    pub fn link_address(&self) -> Option<Address> {
+        self.address.map(|address| address.addr().into())
+    }
+}
+
+impl Node {
+    /// Takes up what was attached before the restart. The namespaces of an earlier boot are gone; an
+    /// address that was filed under a name of the caller's choice is kept for whoever comes under it.
+    pub(super) fn resume_attachments(&mut self, boot: &str) {
+        for attached in self.containers.all.values().cloned().collect::<Vec<_>>() {
+            let rebooted = attached.netns.as_ref().is_none_or(|netns| netns.boot != boot);
+            match (rebooted, attached.named, attached.address) {
+                (true, true, _) => self.forget(&attached.ident),
+                (true, false, _) => self.release(&attached),
+                (false, _, None) => self.ask_for_address(attached.ident),
+                (false, _, Some(_)) => {}
+            }
+        }
+    }
+
+    pub(super) fn on_attach(&mut self, id: RequestId, netns: Netns, name: Option<String>) {
+        let ident = match self.containers.of_netns(&netns) {
+            Some(attached) => attached.ident.clone(),
+            None => match self.begin_attach(netns, name) {
+                Ok(ident) => ident,
+                Err(refusal) => return self.answer(id, Err(refusal)),
+            },
+        };
+        self.waiting.add(self.now, id, Waiter::Attach { ident });
+        self.disturbed = true;
+    }
+
+    fn begin_attach(&mut self, netns: Netns, name: Option<String>) -> Result<String, Refusal> {
+        let named = name.is_some();
+        let ident = name.unwrap_or_else(|| format!("netns-{:x}", netns.cookie));
+        if let Some(other) = self.containers.all.get(&ident) {
+            let path =
+                other.netns.as_ref().map_or_else(String::new, |netns| netns.path.display().to_string());
+            let message = format!("name `{ident}` is attached already, in namespace {path}");
+            return Err(Refusal::new(RefusalKind::Invalid, message)
+                .hint(format!("choose another --name, or run `weavers detach {ident}`")));
+        }
+        self.remember(Attached { ident: ident.clone(), named, netns: Some(netns), address: None });
+        self.ask_for_address(ident.clone());
+        Ok(ident)
+    }
+
+    fn ask_for_address(&mut self, ident: String) {
+        let ticket = self.waiting.ticket(Purpose::Attach(ident.clone()));
+        let subnet = self.config.ipam.default_subnet;
+        self.ipam.ask(self.now, ticket, Ask::Allocate { ident, subnet });
+    }
+
+    /// The address manager has answered for a container. The link is made while the disk writes;
+    /// who asked hears of it when both are done.
+    pub(super) fn on_address(&mut self, ident: String, result: Result<Vec<Ipv4Net>, Refused>) {
+        let Some(attached) = self.containers.all.get(&ident).cloned() else { return };
+        match result {
+            Ok(addresses) => {
+                let length = self.config.ipam.range.prefix_len();
+                let address = addresses.first().map(|address| Ipv4Net::new_assert(address.addr(), length));
+                self.remember(Attached { address, ..attached });
+            }
+            Err(refused) => {
+                self.forget(&ident);
+                let waiters = self.waiting.take_where(|w| *w == Waiter::Attach { ident: ident.clone() });
+                for id in waiters {
+                    let refusal = super::asked::refused(&refused);
+                    self.answer(id, Err(refusal));
+                }
+            }
+        }
+        self.disturbed = true;
+    }
+
+    pub(super) fn on_detach(&mut self, id: RequestId, target: &Container) {
+        let attached = match target {
+            Container::Netns(netns) => self.containers.of_netns(netns),
+            Container::Name(name) => self.containers.all.get(name),
+        };
+        // Already gone is success: a runtime may call twice.
+        let Some(attached) = attached.cloned() else { return self.answer(id, Ok(Response::Done)) };
+        self.release(&attached);
+        match attached.link_address() {
+            Some(address) => self.waiting.add(self.now, id, Waiter::Detach { address }),
+            None => self.answer(id, Ok(Response::Done)),
+        }
+    }
+
+    /// Forgets a container and takes its address back.
+    pub(super) fn release(&mut self, attached: &Attached) {
+        // An address that the address manager does not know is as good as free.
+        let _ = self.ipam.free(&attached.ident, None);
+        self.waiting
+            .drop_tickets(|purpose| *purpose == Purpose::Attach(attached.ident.clone()))
+            .for_each(|ticket| self.ipam.cancel(ticket));
+        self.forget(&attached.ident);
+        self.disturbed = true;
+    }
+
+    fn remember(&mut self, attached: Attached) {
+        self.ledger.write(Write::attached(&attached.ident, Some(&attached)));
+        self.containers.all.insert(attached.ident.clone(), attached);
+    }
+
+    fn forget(&mut self, ident: &str) {
+        self.ledger.write(Write::attached(ident, None));
+        self.containers.all.remove(ident);
+    }
+
+    /// After a look at the host: containers whose namespace is gone are released, and what a lost
+    /// store forgot is learned from the links that are there.
+    pub(super) fn tend_containers(&mut self) {
+        let Some(host) = self.converge.host.seen().cloned() else { return };
+        if std::mem::take(&mut self.containers.forgetful) {
+            self.learn_from_links(&host);
+        }
+        for address in &host.gone {
+            if let Some(attached) = self.containers.of_address(*address).cloned() {
+                self.release(&attached);
+            }
+        }
+        let forgotten = self.containers.all.values().filter(|attached| {
+            let linked = attached.link_address().is_some_and(|address| host.links.contains_key(&address));
+            attached.netns.is_none() && !linked
+        });
+        for attached in forgotten.cloned().collect::<Vec<_>>() {
+            self.release(&attached);
+        }
+    }
+
+    fn learn_from_links(&mut self, host: &Host) {
+        let range = self.config.ipam.range;
+        let known: Vec<Address> = self.containers.all.values().filter_map(Attached::link_address).collect();
+        for &address in host.links.keys().filter(|a| Range::from(range).contains(**a) && !known.contains(a)) {
+            let cidr = Ipv4Net::new_assert(address.into(), range.prefix_len());
+            let ident = format!("found-{}", link_name(address));
+            self.ipam.adopt(&ident, cidr);
+            self.remember(Attached { ident, named: false, netns: None, address: Some(cidr) });
+        }
+    }
+
+    /// Why packets of this container cannot flow yet, or `None` if they can: its link was last seen
+    /// without fault, and in every table its longest match was last read leading to our active
+    /// interface.
+    pub(super) fn missing(&self, attached: &Attached) -> Option<String> {
+        let Some(address) = attached.link_address() else {
+            let waits = self.ipam.waits();
+            return Some(
+                waits.first().map_or("an address".into(), |(what, _)| format!("an address: {what}")),
+            );
+        };
+        self.missing_link(attached, address).or_else(|| self.missing_route(address))
+    }
+
+    fn missing_link(&self, attached: &Attached, address: Address) -> Option<String> {
+        let link = self.converge.host.seen()?.links.get(&address);
+        let Some(link) = link else { return Some(format!("its link {}", link_name(address))) };
+        let same = match (&link.netns, &attached.netns) {
+            (Some(found), Some(wanted)) => found.is_same(wanted),
+            (None, _) | (_, None) => false,
+        };
+        match link.faults.first() {
+            Some(fault) => Some(format!("its link {}: {fault}", link_name(address))),
+            None if !same => Some(format!("its link {}", link_name(address))),
+            None => None,
+        }
+    }
+
+    fn missing_route(&self, address: Address) -> Option<String> {
+        let Some(vpc) = self.converge.vpc.seen() else {
+            let why = self.converge.vpc.fault().map_or_else(String::new, |fault| format!(": {fault}"));
+            return Some(format!("a look at the route tables{why}"));
+        };
+        let range = Range::new(address, Address(address.0 + 1));
+        let table = vpc.tables.iter().find(|(_, table)| !leads_to(table, range, &vpc.interface));
+        let (id, _) = table?;
+        let failure = self.plan.changes.iter().find_map(|change| self.converge.failure(&change.action));
+        let why = failure.map_or_else(String::new, |fault| format!(": {fault}"));
+        Some(format!("a route to it in {id}{why}"))
+    }
+}

@@ -1,0 +1,120 @@
+//! What should be, from the configuration, the ring and the attachments.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+
+use super::memory::Attached;
+use crate::{
+    addr::{Address, Range, join},
+    config::{Config, SourceDestCheck},
+    peer::PeerName,
+    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Rules},
+};
+
+/// MTU of the links while the uplink's is not known yet: what every path carries.
+const MTU_SAFE: u32 = 1500;
+
+/// All that the desired state follows from.
+pub struct Ground<'a> {
+    /// `weave.toml`.
+    pub config: &'a Config,
+    /// This peer.
+    pub me: PeerName,
+    /// What we own, by the ring.
+    pub owned: Vec<Range>,
+    /// Who owns what, by the ring; `None` while there is none.
+    pub owners: Option<Vec<(Range, PeerName)>>,
+    /// Containers.
+    pub attached: &'a BTreeMap<String, Attached>,
+    /// The host as last seen.
+    pub seen: Option<&'a Host>,
+    /// Our interface in the VPC, once known.
+    pub interface: Option<&'a InterfaceId>,
+    /// Routes a table may hold: configured, or learned from a refusal.
+    pub quota: Option<usize>,
+    /// This host undoes everything.
+    pub leaving: bool,
+    /// Its routes go, whoever owns the addresses.
+    pub withdraw: bool,
+}
+
+impl Ground<'_> {
+    /// What should be.
+    pub fn desired(&self) -> Desired {
+        Desired { host: if self.leaving { Host::default() } else { self.host() }, vpc: self.vpc() }
+    }
+
+    /// MTU of the links.
+    pub fn mtu(&self) -> u32 {
+        let uplinks = self.uplink_names();
+        let of_uplinks = self.uplinks().filter(|(name, _)| uplinks.contains(*name)).map(|(_, mtu)| *mtu);
+        self.config.network.mtu.unwrap_or_else(|| of_uplinks.min().unwrap_or(MTU_SAFE))
+    }
+
+    fn host(&self) -> Host {
+        Host {
+            sysctls: [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into(),
+            rules: self.rules(),
+            blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
+            links: self.attached.values().filter_map(|attached| self.link(attached)).collect(),
+            ..Host::default()
+        }
+    }
+
+    /// While no uplink is known, rules are left as they are: they would guard nothing.
+    fn rules(&self) -> Option<Rules> {
+        let uplinks = self.uplink_names();
+        if uplinks.is_empty() {
+            return self.seen.and_then(|host| host.rules.clone());
+        }
+        Some(Rules {
+            range: self.config.ipam.range,
+            uplinks,
+            mesh_port: self.config.mesh.listen.port(),
+            block_metadata: self.config.network.block_metadata,
+        })
+    }
+
+    fn uplink_names(&self) -> BTreeSet<String> {
+        let configured = self.config.network.uplinks.clone();
+        configured.unwrap_or_else(|| self.uplinks().map(|(name, _)| name.clone()).collect())
+    }
+
+    fn uplinks(&self) -> impl Iterator<Item = (&String, &u32)> {
+        self.seen.into_iter().flat_map(|host| &host.uplinks)
+    }
+
+    fn link(&self, attached: &Attached) -> Option<(Address, Link)> {
+        let address = Address::from(attached.address?.addr());
+        let (mtu, range) = (self.mtu(), self.config.ipam.range);
+        Some((address, Link { netns: attached.netns.clone(), mtu, range, faults: Vec::new() }))
+    }
+
+    fn vpc(&self) -> Option<DesiredVpc> {
+        Some(DesiredVpc {
+            range: self.config.ipam.range.into(),
+            me: self.me,
+            interface: self.interface?.clone(),
+            disable_check: self.config.vpc.source_dest_check == SourceDestCheck::Disable && !self.leaving,
+            owners: self.owners.clone()?,
+            quota: self.quota,
+            withdraw: self.withdraw,
+        })
+    }
+}
+
+/// Every route inside the range that leads to an interface other than ours, and is active: the
+/// mark of a cluster that is there already.
+pub fn routes_of_others(range: Ipv4Net, vpc: &crate::state::Vpc) -> Vec<(Ipv4Net, String)> {
+    let routes = vpc.tables.values().flat_map(|table| &table.routes);
+    let alive = routes.filter(|(cidr, route)| {
+        range.contains(*cidr) && route.created && route.state == crate::state::RouteState::Active
+    });
+    alive
+        .filter_map(|(cidr, route)| match &route.target {
+            crate::state::Target::Interface(id) if *id != vpc.interface => Some((*cidr, id.to_string())),
+            crate::state::Target::Interface(_) | crate::state::Target::Other(_) => None,
+        })
+        .collect()
+}

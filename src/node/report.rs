@@ -1,0 +1,202 @@
+//! What a node says of itself, from all its parts.
+
+use super::{
+    Node,
+    converge::Step,
+    status::{
+        AttachmentStatus, ConfigStatus, ConnectionStatus, IpamStatus, Note, Status, StepStatus, TargetStatus,
+    },
+};
+use crate::{
+    addr::{Range, join},
+    mesh::{ConnectionView, TargetState, TargetView},
+    plan::leads_to,
+    state::{Fault, Forward},
+};
+
+/// Version of the status document.
+const FORMAT_VERSION: &str = "1.0";
+
+impl Node {
+    /// The ring is held, our routes were last read active, and the host is as it should be: a
+    /// container attached now is reachable from the other hosts.
+    pub fn is_ready(&self) -> bool {
+        self.has_ring() && self.is_host_ready() && self.are_routes_read()
+    }
+
+    /// Links come and go; what every link needs is what counts.
+    fn is_host_ready(&self) -> bool {
+        let Some(host) = self.converge.host.seen() else { return false };
+        let desired = self.ground().desired().host;
+        host.rules == desired.rules
+            && host.blocks.is_superset(&desired.blocks)
+            && host.sysctls == desired.sysctls
+    }
+
+    fn are_routes_read(&self) -> bool {
+        let Some(vpc) = self.converge.vpc.seen() else { return false };
+        let owned = self.ipam.owned();
+        let led = |table| owned.iter().all(|range| leads_to(table, *range, &vpc.interface));
+        vpc.source_dest_check != Some(true) && !vpc.tables.is_empty() && vpc.tables.values().all(led)
+    }
+
+    /// The last look at every plane left nothing to do.
+    pub fn is_converged(&self) -> bool {
+        let looked = self.converge.host.fault().is_none() && self.converge.vpc.fault().is_none();
+        let nothing_left =
+            self.plan.is_empty() && !self.converge.is_at_work() && self.converge.is_confirmed();
+        looked && nothing_left && self.is_ready()
+    }
+
+    /// Who, what, how far, and what each wait is waiting for. The daemon adds what it knows of the
+    /// configuration file.
+    pub fn status(&self) -> Status {
+        Status {
+            format_version: FORMAT_VERSION.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.identity.name,
+            nickname: self.nickname.clone(),
+            instance: self.identity.instance.clone(),
+            interface: self.converge.vpc.seen().map(|vpc| vpc.interface.clone()),
+            ready: self.is_ready(),
+            converged: self.is_converged(),
+            waits: self.waits(),
+            problems: self.problems(),
+            config: ConfigStatus::default(),
+            connections: self.mesh.connections().map(connection).collect(),
+            targets: self.mesh.targets().into_iter().map(target).collect(),
+            ipam: self.ipam_status(),
+            attachments: self.attachments(),
+            tables: self.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default(),
+            steps: self.converge.steps().map(|step| self.step_status(step)).collect(),
+        }
+    }
+
+    /// What is waited for, in words: agreement first, then reads, then steps.
+    pub fn waits(&self) -> Vec<Note> {
+        let mut waits: Vec<Note> =
+            self.ipam.waits().into_iter().map(|(what, hint)| Note { what, hint }).collect();
+        let note = |what: &str| Note { what: what.to_owned(), hint: None };
+        if self.converge.host.seen().is_none() {
+            waits.push(note("a first look at the host's network"));
+        }
+        if self.converge.vpc.seen().is_none() {
+            waits.push(note("a first look at the route tables"));
+        }
+        if !self.converge.is_confirmed() {
+            waits.push(note("a read of the route tables that shows what was written"));
+        }
+        let left = self.plan.changes.len();
+        if left > 0 {
+            waits.push(note(&format!("{left} steps of the plan: see `weavers plan`")));
+        }
+        waits
+    }
+
+    fn problems(&self) -> Vec<Note> {
+        let mut problems: Vec<Note> = self.overlap().into_iter().collect();
+        let faults =
+            [("the host's network", self.converge.host.fault()), ("the VPC", self.converge.vpc.fault())];
+        for (view, fault) in faults {
+            problems.extend(fault.map(|fault| about(&format!("{view} cannot be read"), fault)));
+        }
+        for change in &self.plan.changes {
+            let failure = self.converge.failure(&change.action);
+            problems.extend(failure.map(|fault| about("a step failed", fault)));
+        }
+        if let Some(fault) = self.ledger.fault() {
+            let what = format!("the state cannot be saved, so nothing new is promised: {fault}");
+            problems.push(Note { what, hint: Some("free space on the disk of the state directory".into()) });
+        }
+        problems.extend(self.foreign_firewall());
+        problems.extend(self.plan.conflicts.iter().map(|conflict| Note {
+            what: format!(
+                "{} {} -> {} is not ours and is left alone; no address beneath it is handed out",
+                conflict.place, conflict.destination, conflict.target
+            ),
+            hint: Some("remove it, or choose another range".into()),
+        }));
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+
+    fn foreign_firewall(&self) -> Option<Note> {
+        let Forward::Foreign(chain) = &self.converge.host.seen()?.forward else { return None };
+        Some(Note {
+            what: format!("{chain} drops what containers send and receive"),
+            hint: Some(
+                "let interfaces wv+ pass there; with firewalld, put them in the zone `trusted`".into(),
+            ),
+        })
+    }
+
+    fn ipam_status(&self) -> IpamStatus {
+        let owned = join(self.ipam.owned());
+        let mut owners: Vec<_> = self.ipam.owners().into_iter().map(|(_, owner)| owner).collect();
+        owners.sort();
+        owners.dedup();
+        IpamStatus {
+            range: self.config.ipam.range,
+            state: if self.has_ring() { "ready" } else { "waiting" }.to_owned(),
+            owned_addresses: owned.iter().map(|range| range.len()).sum(),
+            owned: owned.into_iter().flat_map(Range::cidrs).collect(),
+            used: self.ipam.used(),
+            owners: owners.len() as u32,
+        }
+    }
+
+    fn attachments(&self) -> Vec<AttachmentStatus> {
+        let all = self.containers.all().values();
+        all.map(|attached| AttachmentStatus {
+            ident: attached.ident.clone(),
+            netns: attached.netns.as_ref().map_or_else(String::new, |netns| netns.path.display().to_string()),
+            address: attached.link_address(),
+            missing: self.missing(attached),
+        })
+        .collect()
+    }
+
+    fn step_status(&self, step: &Step) -> StepStatus {
+        StepStatus {
+            action: step.change.action.to_string(),
+            cause: step.change.cause.clone(),
+            age_s: self.now.since(step.at).as_secs(),
+            outcome: step.outcome.as_ref().map_or_else(|fault| fault.message.clone(), |_| "done".to_owned()),
+            request_id: match &step.outcome {
+                Ok(id) => id.clone(),
+                Err(fault) => fault.request_id.clone(),
+            },
+        }
+    }
+}
+
+fn connection(view: ConnectionView) -> ConnectionStatus {
+    let state = match (view.peer, view.established) {
+        (None, _) => "introducing",
+        (Some(_), false) => "pending",
+        (Some(_), true) => "established",
+    };
+    ConnectionStatus {
+        address: view.remote.to_string(),
+        peer: view.peer,
+        nickname: view.nickname,
+        outbound: view.outbound,
+        encrypted: view.encrypted,
+        state: state.to_owned(),
+    }
+}
+
+fn target(view: TargetView) -> TargetStatus {
+    let state = match view.state {
+        TargetState::Waiting => "waiting",
+        TargetState::Attempting => "attempting",
+        TargetState::Connected => "connected",
+        TargetState::Suspended => "suspended",
+    };
+    TargetStatus { target: view.target, state: state.to_owned(), error: view.error }
+}
+
+fn about(what: &str, fault: &Fault) -> Note {
+    Note { what: format!("{what}: {}", fault.message), hint: fault.hint.clone() }
+}

@@ -1,0 +1,219 @@
+//! Who waits for what, and until when.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    Leave, Node,
+    request::{Refusal, RefusalKind, RequestId, Response},
+};
+use crate::{
+    addr::Address,
+    ipam::Ticket,
+    peer::PeerName,
+    plan::{Change, Plan},
+    state::Action,
+    time::Timestamp,
+};
+
+/// How long an answer may take; `apply` and `status --wait` bring a time of their own and hang up.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a leaving host waits for its heir to take the routes over.
+const HAND_OVER: Duration = Duration::from_secs(10);
+/// How many may wait at once.
+const WAITERS_MAX: usize = 10_000;
+
+/// What somebody waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiter {
+    /// That the plan is empty after looks begun now; with what was changed on the way.
+    Converged(Vec<Change>),
+    /// That the node is ready.
+    Ready,
+    /// That packets of this container flow.
+    Attach { ident: String },
+    /// That the link of this address is gone.
+    Detach { address: Address },
+    /// That no route leads to us any more.
+    Drain { addresses: u32, to: Option<PeerName> },
+    /// That nothing of ours is left.
+    Reset,
+}
+
+/// What a question to the address manager is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// An address for a container.
+    Attach(String),
+    /// Somebody asked for an address itself.
+    Request(RequestId),
+}
+
+/// Everybody who waits.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    waiters: BTreeMap<RequestId, (Timestamp, Waiter)>,
+    tickets: BTreeMap<Ticket, Purpose>,
+    last_ticket: u64,
+}
+
+impl Waiting {
+    /// Somebody waits from `now` on.
+    pub fn add(&mut self, now: Timestamp, id: RequestId, waiter: Waiter) {
+        if self.waiters.len() < WAITERS_MAX {
+            self.waiters.insert(id, (now, waiter));
+        }
+    }
+
+    /// A new ticket for a question to the address manager.
+    pub fn ticket(&mut self, purpose: Purpose) -> Ticket {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        self.tickets.insert(ticket, purpose);
+        ticket
+    }
+
+    /// What the ticket was for; it is spent.
+    pub fn spend(&mut self, ticket: Ticket) -> Option<Purpose> {
+        self.tickets.remove(&ticket)
+    }
+
+    /// Forgets the tickets whose purpose is this, and returns them.
+    pub fn drop_tickets(&mut self, is_it: impl Fn(&Purpose) -> bool) -> std::vec::IntoIter<Ticket> {
+        let tickets: Vec<Ticket> =
+            self.tickets.iter().filter(|(_, purpose)| is_it(purpose)).map(|(ticket, _)| *ticket).collect();
+        self.tickets.retain(|_, purpose| !is_it(purpose));
+        tickets.into_iter()
+    }
+
+    /// Forgets who asked. Returns the tickets that were for them.
+    pub fn cancel(&mut self, id: RequestId) -> std::vec::IntoIter<Ticket> {
+        self.waiters.remove(&id);
+        self.drop_tickets(|purpose| *purpose == Purpose::Request(id))
+    }
+
+    /// Takes out everybody who waits for this.
+    pub fn take_where(&mut self, is_it: impl Fn(&Waiter) -> bool) -> Vec<RequestId> {
+        let ids: Vec<RequestId> =
+            self.waiters.iter().filter(|(_, (_, waiter))| is_it(waiter)).map(|(id, _)| *id).collect();
+        self.waiters.retain(|id, _| !ids.contains(id));
+        ids
+    }
+
+    /// A step was carried out: whoever waits for convergence is told in the end.
+    pub fn count(&mut self, action: &Action, plan: &Plan) {
+        let Some(change) = plan.changes.iter().find(|change| change.action == *action) else { return };
+        for (_, waiter) in self.waiters.values_mut() {
+            if let Waiter::Converged(changes) = waiter {
+                changes.push(change.clone());
+            }
+        }
+    }
+
+    /// The next moment at which somebody's patience ends.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.waiters.values().filter_map(|(since, waiter)| waiter.deadline(*since)).min()
+    }
+}
+
+impl Waiter {
+    fn deadline(&self, since: Timestamp) -> Option<Timestamp> {
+        match self {
+            Waiter::Converged(_) | Waiter::Ready => None,
+            Waiter::Attach { .. } | Waiter::Detach { .. } => Some(since + PATIENCE),
+            Waiter::Drain { .. } | Waiter::Reset => Some(since + HAND_OVER),
+        }
+    }
+}
+
+impl Node {
+    /// Answers everybody whose wait is over.
+    pub(super) fn answer_waiting(&mut self) {
+        let ids: Vec<RequestId> = self.waiting.waiters.keys().copied().collect();
+        for id in ids {
+            let (since, waiter) = self.waiting.waiters[&id].clone();
+            let late = waiter.deadline(since).is_some_and(|deadline| deadline <= self.now);
+            let Some(result) = self.result(since, &waiter, late) else { continue };
+            self.waiting.waiters.remove(&id);
+            let finished = waiter == Waiter::Reset && result.is_ok();
+            self.answer(id, result);
+            if finished {
+                self.outputs.push_back(super::Output::Finished);
+            }
+        }
+    }
+
+    fn result(&mut self, since: Timestamp, waiter: &Waiter, late: bool) -> Option<Result<Response, Refusal>> {
+        match waiter {
+            Waiter::Converged(changes) => self.converged_since(since, changes),
+            Waiter::Ready => self.is_ready().then_some(Ok(Response::Done)),
+            Waiter::Attach { ident } => self.attached(ident, late),
+            Waiter::Detach { address } => {
+                let host = self.converge.host.seen();
+                let gone = host.is_some_and(|host| !host.links.contains_key(address));
+                (gone || late).then(|| match gone {
+                    true => Ok(Response::Done),
+                    false => Err(Refusal::new(
+                        RefusalKind::Failed,
+                        format!("the link of {address} is still there"),
+                    )
+                    .hint("`weavers status` names the step that fails")),
+                })
+            }
+            &Waiter::Drain { addresses, to } => {
+                (late || !self.routes_lead_here()).then_some(Ok(Response::Moved { addresses, to }))
+            }
+            Waiter::Reset => self.reset_done(late),
+        }
+    }
+
+    fn converged_since(&self, since: Timestamp, changes: &[Change]) -> Option<Result<Response, Refusal>> {
+        let seen = self.converge.host.is_seen_since(since) && self.converge.vpc.is_seen_since(since);
+        if seen && self.plan.is_empty() && !self.converge.is_at_work() && self.converge.is_confirmed() {
+            let plan = Plan { changes: changes.to_vec(), ..self.plan.clone() };
+            return Some(Ok(Response::Plan(Box::new(plan))));
+        }
+        let view_fault = self.converge.host.fault().or(self.converge.vpc.fault());
+        if let Some(fault) = view_fault.filter(|_| !self.converge.is_at_work()) {
+            return Some(Err(super::asked::failed(fault)));
+        }
+        let blocked = |change: &Change| self.converge.blocked(&change.action).is_some();
+        if seen
+            && !self.plan.is_empty()
+            && !self.converge.is_at_work()
+            && self.plan.changes.iter().all(blocked)
+        {
+            let first = self.plan.changes.first()?;
+            return self.converge.blocked(&first.action).map(|fault| Err(super::asked::failed(fault)));
+        }
+        None
+    }
+
+    fn attached(&self, ident: &str, late: bool) -> Option<Result<Response, Refusal>> {
+        let attached = self.containers.all().get(ident)?;
+        match (self.missing(attached), attached.address) {
+            (None, Some(address)) => Some(Ok(Response::Attached { address, mtu: self.ground().mtu() })),
+            (Some(missing), _) if late => {
+                let message =
+                    format!("`{ident}` is attached, but packets cannot flow yet: missing {missing}");
+                Some(Err(Refusal::new(RefusalKind::Failed, message).hint(
+                    "it is still being worked on: see `weavers status`, or undo it with `weavers detach`",
+                )))
+            }
+            (Some(_) | None, _) => None,
+        }
+    }
+
+    /// Nothing of ours is left on the host, and the routes are gone; those that the heir did not
+    /// take over in time are withdrawn.
+    fn reset_done(&mut self, late: bool) -> Option<Result<Response, Refusal>> {
+        if !self.routes_lead_here() && self.plan.is_empty() && !self.converge.is_at_work() {
+            let both = self.converge.host.fault().is_none();
+            return both.then_some(Ok(Response::Done));
+        }
+        if late && self.leave == Leave::HandingOver {
+            self.leave = Leave::Withdrawing;
+            self.disturbed = true;
+        }
+        None
+    }
+}
