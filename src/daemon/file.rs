@@ -1,0 +1,141 @@
+//! The configuration file as the daemon knows it: what is in force, what was edited since, and
+//! what is wrong with it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tracing::{info, warn};
+
+use crate::{
+    api::Answer,
+    config::{self, Config, OnChange},
+    node::{
+        request::{Refusal, RefusalKind, Response},
+        status::ConfigStatus,
+    },
+};
+
+/// A file that was read and found sound, on its way into the node.
+pub(super) struct Candidate {
+    pub(super) config: Config,
+    text: String,
+}
+
+/// What an edit amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Edit {
+    /// The file says what is in force.
+    None,
+    /// It says something else, and could be adopted.
+    Sound,
+    /// It cannot be adopted.
+    Broken,
+}
+
+pub(super) struct ConfigFile {
+    path: PathBuf,
+    text: String,
+    config: Config,
+    edit: Edit,
+    error: Option<String>,
+    needs_restart: Vec<String>,
+}
+
+impl ConfigFile {
+    /// Reads the file at `path` for the first time.
+    pub(super) fn read(path: &Path) -> anyhow::Result<ConfigFile> {
+        let text = read(path)?;
+        let (config, warnings) = config::check(&text).map_err(|problems| {
+            Refusal::new(RefusalKind::Config, problems.lines(&path.display().to_string()))
+        })?;
+        for warning in warnings {
+            warn!(key = warning.key, "{}", warning.message);
+        }
+        Ok(ConfigFile {
+            path: path.to_owned(),
+            text,
+            config,
+            edit: Edit::None,
+            error: None,
+            needs_restart: Vec::new(),
+        })
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn on_change(&self) -> OnChange {
+        self.config.reconcile.on_change
+    }
+
+    pub(super) fn status(&self) -> ConfigStatus {
+        ConfigStatus {
+            path: self.path.display().to_string(),
+            pending: self.edit == Edit::Sound,
+            error: self.error.clone(),
+            needs_restart: self.needs_restart.clone(),
+        }
+    }
+
+    /// The file was edited: validates it and remembers what it amounts to.
+    pub(super) fn look(&mut self) -> Edit {
+        match self.candidate() {
+            Ok(candidate) if candidate.text == self.text => self.edit = Edit::None,
+            Ok(_) => {
+                info!("the configuration file was edited: adopt it with `weavers reload`");
+                self.edit = Edit::Sound;
+            }
+            Err(refusal) => warn!(error = refusal.message, "the edited configuration file cannot be adopted"),
+        }
+        self.edit
+    }
+
+    /// Reads the file anew.
+    pub(super) fn candidate(&mut self) -> Result<Candidate, Refusal> {
+        let checked = read(&self.path).map_err(|error| format!("{error:#}")).and_then(|text| {
+            match config::check(&text) {
+                Ok((config, _)) => Ok(Candidate { config, text }),
+                Err(problems) => Err(problems.lines(&self.path.display().to_string())),
+            }
+        });
+        match checked {
+            Ok(mut candidate) => {
+                self.error = None;
+                candidate.config.ipam.expected_peers =
+                    candidate.config.ipam.expected_peers.or(self.config.ipam.expected_peers);
+                Ok(candidate)
+            }
+            Err(message) => {
+                (self.edit, self.error) = (Edit::Broken, Some(message.clone()));
+                Err(Refusal::new(RefusalKind::Config, message)
+                    .hint("the running configuration stays in force"))
+            }
+        }
+    }
+
+    /// The node has adopted the candidate, or refused it.
+    pub(super) fn settle(&mut self, candidate: Candidate, result: Answer) -> Answer {
+        match result {
+            Ok(_) => {
+                self.needs_restart =
+                    self.config.needs_restart(&candidate.config).into_iter().map(str::to_owned).collect();
+                self.config.reconcile = candidate.config.reconcile.clone();
+                self.text = candidate.text;
+                self.edit = Edit::None;
+                info!(needs_restart = ?self.needs_restart, "configuration adopted");
+                Ok(Response::Reloaded { needs_restart: self.needs_restart.clone() })
+            }
+            Err(refusal) => {
+                (self.edit, self.error) = (Edit::Broken, Some(refusal.message.clone()));
+                warn!(error = refusal.message, "configuration refused");
+                Err(refusal)
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path)
+        .with_context(|| format!("configuration file {} cannot be read", path.display()))
+}

@@ -1,0 +1,140 @@
+//! The hands at work beside the loop: the host one job at a time, EC2 one job for each table.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ipnet::Ipv4Net;
+use tokio::sync::{OnceCell, mpsc};
+
+use super::Event;
+use crate::{
+    config::{self, Config},
+    kernel::Kernel,
+    node::memory::Identity,
+    plan::Plane,
+    state::{Action, Fault, FaultKind, Host, TableId},
+    vpc::Ec2,
+};
+
+/// Jobs that may wait for the host: one look and one action.
+const JOBS_MAX: usize = 16;
+
+enum Job {
+    Observe(Box<Host>),
+    Apply(Action),
+}
+
+/// What the loop tells to do.
+pub(super) struct Hands {
+    host: mpsc::Sender<Job>,
+    ec2: Arc<Ec2Hand>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Hands {
+    pub(super) fn new(
+        kernel: Kernel,
+        ec2: Option<Ec2>,
+        config: &Config,
+        identity: &Identity,
+        events: mpsc::Sender<Event>,
+    ) -> Hands {
+        let (host, jobs) = mpsc::channel(JOBS_MAX);
+        tokio::spawn(work_on_host(kernel, jobs, events.clone()));
+        let ec2 = Arc::new(Ec2Hand {
+            ec2: OnceCell::new_with(ec2),
+            settings: config.vpc.clone(),
+            made_on: identity.instance.clone(),
+        });
+        Hands { host, ec2, events }
+    }
+
+    /// Nothing of it is live: region and endpoint need a restart.
+    pub(super) fn set_config(&mut self, _config: &Config) {}
+
+    pub(super) fn observe_host(&self, wanted: Box<Host>) {
+        self.on_host(Job::Observe(wanted));
+    }
+
+    pub(super) fn observe_vpc(&self, range: Ipv4Net, tables: Option<BTreeSet<TableId>>) {
+        let (ec2, events) = (self.ec2.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let result = match ec2.get().await {
+                Ok(ec2) => ec2.observe(range, tables.as_ref()).await,
+                Err(fault) => Err(fault),
+            };
+            // The loop is gone only when the daemon stops.
+            let _ = events.send(Event::VpcSeen(result)).await;
+        });
+    }
+
+    pub(super) fn apply(&self, action: Action) {
+        match Plane::of(&action) {
+            Plane::Host => self.on_host(Job::Apply(action)),
+            Plane::Interface | Plane::Table(_) => self.on_ec2(action),
+        }
+    }
+
+    /// The node has at most one look and one action under way, so that a place is always free.
+    fn on_host(&self, job: Job) {
+        if self.host.try_send(job).is_err() {
+            tracing::error!("the hand that works on the host is gone");
+        }
+    }
+
+    fn on_ec2(&self, action: Action) {
+        let (ec2, events) = (self.ec2.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let outcome = match ec2.get().await {
+                Ok(ec2) => ec2.apply(&action).await,
+                Err(fault) => Err(fault),
+            };
+            let _ = events.send(Event::Applied(action, outcome)).await;
+        });
+    }
+}
+
+async fn work_on_host(mut kernel: Kernel, mut jobs: mpsc::Receiver<Job>, events: mpsc::Sender<Event>) {
+    while let Some(job) = jobs.recv().await {
+        let event = match job {
+            Job::Observe(wanted) => Event::HostSeen(kernel.observe(&wanted).await),
+            Job::Apply(action) => {
+                let outcome = kernel.apply(&action).await.map(|()| None);
+                Event::Applied(action, outcome)
+            }
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// EC2, connected to when it is first needed and the metadata answers.
+struct Ec2Hand {
+    ec2: OnceCell<Ec2>,
+    settings: config::Vpc,
+    /// The instance on which the store was made.
+    made_on: Option<String>,
+}
+
+impl Ec2Hand {
+    async fn get(&self) -> Result<&Ec2, Fault> {
+        self.ec2
+            .get_or_try_init(|| async {
+                let ec2 = Ec2::connect(&self.settings).await?;
+                match &self.made_on {
+                    Some(other) if *other != ec2.identity().instance => Err(cloned(other, &ec2)),
+                    Some(_) | None => Ok(ec2),
+                }
+            })
+            .await
+    }
+}
+
+fn cloned(other: &str, ec2: &Ec2) -> Fault {
+    Fault {
+        kind: FaultKind::Invalid,
+        message: format!("the store was made on {other}, but this is {}", ec2.identity().instance),
+        hint: Some("restart weavers: it sets the copied store aside and begins anew".to_owned()),
+        request_id: None,
+    }
+}

@@ -1,0 +1,366 @@
+//! The loop: event, input, node, output, hands.
+//!
+//! ```text
+//!  transport ─┐
+//!  saver ─────┤                      ┌─► transport, saver
+//!  kernel ────┼─► Event ─► Node ─────┼─► kernel, EC2 (one task each)
+//!  EC2 ───────┤                      └─► answers
+//!  socket, file, signals ─┘
+//! ```
+//!
+//! It samples the clock, hands each event to the node and carries out what the node says. When it
+//! stops, the data path stays as it is.
+
+mod birth;
+mod file;
+mod hands;
+mod offline;
+mod systemd;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tracing::{info, warn};
+
+use self::{file::ConfigFile, hands::Hands, systemd::Systemd};
+use crate::{
+    api::{Answer, ApiRequest, server},
+    config::OnChange,
+    kernel::netns,
+    mesh,
+    node::{
+        Input, Node, Output,
+        request::{Container, Refusal, RefusalKind, Request, RequestId, Response},
+    },
+    plan::Plan,
+    state::{Action, Fault, Host, Vpc},
+    store,
+    time::Timestamp,
+    transport, watch,
+};
+
+/// Events that may wait for the loop.
+const EVENTS_MAX: usize = 1024;
+/// Outputs carried out before the loop looks at signals and timers again.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// The state directory.
+    pub state: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+}
+
+impl Options {
+    fn store(&self) -> PathBuf {
+        self.state.join("weave.redb")
+    }
+}
+
+/// What the hands report.
+#[derive(Debug)]
+enum Event {
+    HostSeen(Result<Host, Fault>),
+    VpcSeen(Result<Vpc, Fault>),
+    Applied(Action, Result<Option<String>, Fault>),
+    Cancelled(RequestId),
+}
+
+/// Runs until told to stop.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let file = ConfigFile::read(&options.config)?;
+    let (stored, saved) = mpsc::channel(EVENTS_MAX);
+    let (events, reported) = mpsc::channel(EVENTS_MAX);
+    let (calls_in, calls) = mpsc::channel(EVENTS_MAX);
+    let (moved, wire) = mpsc::channel(EVENTS_MAX);
+
+    let born = birth::begin(&options, &file).await?;
+    let socket = server::Socket::bind(&options.socket).await?;
+    let listen = born.config.mesh.listen;
+    let transport = transport::Transport::listen(listen, listen.port(), moved)
+        .with_context(|| format!("cannot listen on {listen}, which peers dial"))?;
+    let disturbed = crate::kernel::watch::disturbances()?;
+    let edited = watch::changes(&options.config)?;
+    let hands = Hands::new(born.kernel, born.ec2, &born.config, &born.birth.identity, events.clone());
+    let clock = Instant::now();
+    let node = Node::new(Timestamp::ZERO, born.birth, born.config, born.memory)?;
+    let saver = store::Saver::start(born.store, stored)?;
+    let server = tokio::spawn(socket.serve(calls_in));
+
+    let daemon = Daemon {
+        node,
+        clock,
+        file,
+        transport,
+        saver,
+        hands,
+        events,
+        asking: BTreeMap::new(),
+        reloading: BTreeMap::new(),
+        last_request: 0,
+        systemd: Systemd::new(),
+        finished: false,
+    };
+    let inlets = Inlets {
+        wire,
+        saved,
+        reported,
+        calls,
+        disturbed,
+        edited,
+        hangup: signal(SignalKind::hangup())?,
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+    };
+    let finished = daemon.run(inlets).await;
+    server.abort();
+    if finished {
+        std::fs::remove_file(options.store()).context("the store cannot be erased")?;
+    }
+    info!("stopped; the data path stays as it is");
+    Ok(())
+}
+
+/// What would change, worked out without a daemon from what is saved and what can be read.
+pub async fn plan_offline(options: Options) -> anyhow::Result<Plan> {
+    offline::plan(options).await
+}
+
+/// Where events come from.
+struct Inlets {
+    wire: mpsc::Receiver<transport::Event>,
+    saved: mpsc::Receiver<(u64, Result<(), store::StoreError>)>,
+    reported: mpsc::Receiver<Event>,
+    calls: mpsc::Receiver<server::Call>,
+    disturbed: mpsc::Receiver<()>,
+    edited: mpsc::Receiver<()>,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+struct Daemon {
+    node: Node,
+    clock: Instant,
+    file: ConfigFile,
+    transport: transport::Transport,
+    saver: store::Saver,
+    hands: Hands,
+    events: mpsc::Sender<Event>,
+    /// Who waits for an answer.
+    asking: BTreeMap<RequestId, oneshot::Sender<Answer>>,
+    /// Configurations on their way into the node, with the text they were read from.
+    reloading: BTreeMap<RequestId, file::Candidate>,
+    last_request: u64,
+    systemd: Systemd,
+    finished: bool,
+}
+
+impl Daemon {
+    /// Returns whether the node has left, so that its store is to be erased.
+    async fn run(mut self, mut inlets: Inlets) -> bool {
+        self.carry_out();
+        self.systemd.ready();
+        let mut report = tokio::time::interval(STATUS_EVERY.min(self.systemd.watchdog()));
+        while !self.finished {
+            let wake = self.next_wake();
+            // All arms are cancel-safe, and none waits inside its body.
+            tokio::select! {
+                Some(event) = inlets.wire.recv() => self.handle(Input::Mesh(on_wire(event))),
+                Some((id, result)) = inlets.saved.recv() => {
+                    let result = result.map_err(|error| error.to_string());
+                    self.handle(Input::Stored(crate::node::ledger::SaveId(id), result));
+                }
+                Some(event) = inlets.reported.recv() => self.on_event(event),
+                Some(call) = inlets.calls.recv() => self.on_call(call),
+                Some(()) = inlets.disturbed.recv() => self.handle(Input::Disturbed),
+                Some(()) = inlets.edited.recv() => self.on_edited(),
+                _ = inlets.hangup.recv() => self.reload(None),
+                _ = inlets.terminate.recv() => break,
+                _ = inlets.interrupt.recv() => break,
+                () = sleep_until(wake), if wake_is_set(wake, self.clock) => self.handle(Input::Woken),
+                _ = report.tick() => self.systemd.report(&self.node),
+            }
+        }
+        self.systemd.stopping();
+        self.saver.finish();
+        self.finished
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.clock.elapsed().as_micros() as u64)
+    }
+
+    fn next_wake(&self) -> Instant {
+        let micros = self.node.next_wake().map_or(NEVER.as_micros() as u64, Timestamp::as_micros);
+        self.clock + Duration::from_micros(micros).min(NEVER)
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.node.handle(self.now(), input);
+        self.carry_out();
+    }
+
+    /// Carries out what the node says, in order.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.node.next_output() {
+            match output {
+                Output::Dial(target) => self.transport.dial(target),
+                Output::Send(conn, bytes) => self.transport.send(conn, bytes),
+                Output::Close(conn, reason) => {
+                    info!(conn = conn.0, reason, "connection closed");
+                    self.transport.close(conn);
+                }
+                Output::Save(id, writes) => self.save(id.0, writes),
+                Output::ObserveHost(wanted) => self.hands.observe_host(wanted),
+                Output::ObserveVpc(range, tables) => self.hands.observe_vpc(range, tables),
+                Output::Apply(action) => self.hands.apply(action),
+                Output::Answer(id, result) => self.answer(id, result),
+                Output::Finished => self.finished = true,
+            }
+        }
+    }
+
+    fn save(&mut self, id: u64, writes: Vec<crate::node::memory::Write>) {
+        if let Err(error) = self.saver.save(id, writes) {
+            let result = Err(error.to_string());
+            self.node.handle(self.now(), Input::Stored(crate::node::ledger::SaveId(id), result));
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let input = match event {
+            Event::HostSeen(result) => Input::HostSeen(result),
+            Event::VpcSeen(result) => Input::VpcSeen(result),
+            Event::Applied(action, outcome) => {
+                match &outcome {
+                    Ok(request_id) => info!(%action, request_id, "done"),
+                    Err(fault) => warn!(%action, %fault, "failed"),
+                }
+                Input::Applied(action, outcome)
+            }
+            Event::Cancelled(id) => {
+                self.asking.remove(&id);
+                Input::Cancelled(id)
+            }
+        };
+        self.handle(input);
+    }
+
+    // ===== questions =====
+
+    fn on_call(&mut self, call: server::Call) {
+        match call.request {
+            ApiRequest::Node(request) => self.ask(request, call.reply),
+            ApiRequest::Reload => self.reload(Some(call.reply)),
+            ApiRequest::AttachTarget { target, name } => match netns::of_target(&target) {
+                Ok(netns) => self.ask(Request::Attach { netns, name }, call.reply),
+                Err(fault) => {
+                    let refusal =
+                        Refusal { hint: fault.hint, ..Refusal::new(RefusalKind::Invalid, fault.message) };
+                    drop(call.reply.send(Err(refusal)));
+                }
+            },
+            ApiRequest::DetachTarget { target } => {
+                let container = match netns::of_target(&target) {
+                    Ok(netns) => Container::Netns(netns),
+                    Err(_) => Container::Name(target),
+                };
+                self.ask(Request::Detach { target: container }, call.reply);
+            }
+        }
+    }
+
+    fn ask(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
+        let id = self.await_answer(reply);
+        self.handle(Input::Asked(id, request));
+    }
+
+    fn next_request(&mut self) -> RequestId {
+        self.last_request += 1;
+        RequestId(self.last_request)
+    }
+
+    /// Keeps the way back to who asked, and notices when they hang up.
+    fn await_answer(&mut self, mut reply: oneshot::Sender<Answer>) -> RequestId {
+        let id = self.next_request();
+        let (sender, answer) = oneshot::channel();
+        self.asking.insert(id, sender);
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                answer = answer => if let Ok(answer) = answer { drop(reply.send(answer)) },
+                () = reply.closed() => drop(events.send(Event::Cancelled(id)).await),
+            }
+        });
+        id
+    }
+
+    fn answer(&mut self, id: RequestId, mut result: Answer) {
+        if let Some(candidate) = self.reloading.remove(&id) {
+            result = self.file.settle(candidate, result);
+        }
+        if let Ok(Response::Status(status)) = &mut result {
+            status.config = self.file.status();
+        }
+        if let Some(reply) = self.asking.remove(&id) {
+            drop(reply.send(result));
+        }
+    }
+
+    // ===== the configuration file =====
+
+    fn on_edited(&mut self) {
+        if self.file.look() == file::Edit::Sound && self.file.on_change() == OnChange::Apply {
+            self.reload(None);
+        }
+    }
+
+    /// Reads the file and hands it to the node; a bad file leaves all as it was.
+    fn reload(&mut self, reply: Option<oneshot::Sender<Answer>>) {
+        match self.file.candidate() {
+            Ok(candidate) => {
+                let id = match reply {
+                    Some(reply) => self.await_answer(reply),
+                    None => self.next_request(),
+                };
+                let config = candidate.config.clone();
+                self.reloading.insert(id, candidate);
+                self.hands.set_config(&config);
+                self.handle(Input::Configured(id, Box::new(config)));
+            }
+            Err(refusal) => {
+                warn!(error = refusal.message, "the configuration file is not adopted");
+                if let Some(reply) = reply {
+                    drop(reply.send(Err(refusal)));
+                }
+            }
+        }
+    }
+}
+
+/// Longer than any process lives; `Instant` overflows before `Timestamp` does.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+fn wake_is_set(wake: Instant, start: Instant) -> bool {
+    wake.duration_since(start) < NEVER
+}
+
+fn on_wire(event: transport::Event) -> mesh::Input {
+    match event {
+        transport::Event::Accepted { conn, remote } => mesh::Input::Accepted { conn, remote },
+        transport::Event::Dialled { target, conn, remote } => mesh::Input::Dialled { target, conn, remote },
+        transport::Event::DialFailed { target, reason } => mesh::Input::DialFailed { target, reason },
+        transport::Event::Received(conn, bytes) => mesh::Input::Received(conn, bytes),
+        transport::Event::Closed(conn, reason) => mesh::Input::Closed(conn, reason),
+    }
+}

@@ -1,0 +1,82 @@
+//! The plan without a daemon: a node that is shown the world and then asked, and whose hands are tied.
+
+use tokio::time::Instant;
+
+use super::{Options, birth, file::ConfigFile};
+use crate::{
+    kernel::Kernel,
+    node::{
+        Input, Node, Output,
+        memory::Memory,
+        request::{Request, RequestId, Response},
+    },
+    plan::Plan,
+    state::{Fault, FaultKind},
+    store::Store,
+    time::Timestamp,
+    vpc::Ec2,
+};
+
+/// Looks that a node may ask for before it is asked for its plan: the second compares with what
+/// the first has found.
+const LOOKS_MAX: usize = 4;
+
+pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
+    let mut config = ConfigFile::read(&options.config)?.config().clone();
+    config.ipam.expected_peers = Some(birth::expected_peers(&config).await);
+    let ec2 = birth::ec2(&config).await;
+    let memory = remembered(&options)?;
+    let birth = birth::birth(&config, &memory, ec2.as_ref())?;
+    let mut kernel = Kernel::new()?;
+    let clock = Instant::now();
+    let now = || Timestamp::from_micros(clock.elapsed().as_micros() as u64);
+    let mut node = Node::new(Timestamp::ZERO, birth, config, memory)?;
+    let mut looks = 0;
+    while let Some(output) = node.next_output() {
+        match output {
+            Output::ObserveHost(wanted) if looks < LOOKS_MAX => {
+                looks += 1;
+                let seen = kernel.observe(&wanted).await;
+                node.handle(now(), Input::HostSeen(seen));
+            }
+            Output::ObserveVpc(range, tables) if looks < LOOKS_MAX => {
+                looks += 1;
+                let seen = match &ec2 {
+                    Some(ec2) => ec2.observe(range, tables.as_ref()).await,
+                    None => Err(no_metadata(&ec2)),
+                };
+                node.handle(now(), Input::VpcSeen(seen));
+            }
+            Output::Save(id, _) => node.handle(now(), Input::Stored(id, Ok(()))),
+            _ => {}
+        }
+    }
+    node.handle(now(), Input::Asked(RequestId(1), Request::Plan));
+    let answer = std::iter::from_fn(|| node.next_output()).find_map(|output| match output {
+        Output::Answer(_, answer) => Some(answer),
+        _ => None,
+    });
+    match answer {
+        Some(Ok(Response::Plan(plan))) => Ok(*plan),
+        Some(Err(refusal)) => Err(refusal.into()),
+        _ => anyhow::bail!("the plan could not be worked out"),
+    }
+}
+
+/// What is saved; a store that is not there is not made.
+fn remembered(options: &Options) -> anyhow::Result<Memory> {
+    let path = options.store();
+    if !path.exists() {
+        return Ok(Memory::default());
+    }
+    Ok(Memory::read(&Store::open(&path)?.load()?)?)
+}
+
+fn no_metadata(_: &Option<Ec2>) -> Fault {
+    Fault {
+        kind: FaultKind::Unreachable,
+        message: "the instance metadata cannot be read".to_owned(),
+        hint: None,
+        request_id: None,
+    }
+}

@@ -1,0 +1,57 @@
+//! What systemd is told: that we serve, how far we are, that the loop turns.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use crate::node::Node;
+
+/// The connection to the service manager; does nothing where there is none.
+pub(super) struct Systemd {
+    watchdog: Option<Duration>,
+    said: String,
+}
+
+impl Systemd {
+    pub(super) fn new() -> Systemd {
+        Systemd { watchdog: sd_notify::watchdog_enabled(), said: String::new() }
+    }
+
+    /// How often the loop has to report to be held alive.
+    pub(super) fn watchdog(&self) -> Duration {
+        self.watchdog.map_or(Duration::MAX, |limit| limit / 2)
+    }
+
+    pub(super) fn ready(&self) {
+        tell(&[NotifyState::Ready]);
+    }
+
+    pub(super) fn stopping(&self) {
+        tell(&[NotifyState::Stopping]);
+    }
+
+    /// Says what the node is at, if that has changed, and that the loop turns.
+    pub(super) fn report(&mut self, node: &Node) {
+        let words = in_words(node);
+        if words != self.said {
+            tell(&[NotifyState::Status(&words)]);
+            self.said = words;
+        }
+        if self.watchdog.is_some() {
+            tell(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+fn in_words(node: &Node) -> String {
+    if node.is_converged() {
+        return "converged".to_owned();
+    }
+    let waits = node.waits();
+    waits.first().map_or_else(|| "at work".to_owned(), |wait| format!("waiting for {}", wait.what))
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    // Without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(states);
+}
