@@ -109,24 +109,29 @@ pub fn nearest<'w>(typed: &str, words: impl IntoIterator<Item = &'w str>) -> Opt
     near.min().filter(|&(slips, _)| slips <= slips_max).map(|(_, word)| word)
 }
 
-/// Letters to add, drop or change to make one word of the other; a word too long to be a slip is far.
+/// Letters to add, drop, change or swap to make one word of the other; a word too long to be a slip
+/// is far.
 fn slips(from: &str, to: &str) -> usize {
     const LENGTH_MAX: usize = 40;
     if from.len() > LENGTH_MAX {
         return usize::MAX;
     }
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, letter) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, other) in to.iter().enumerate() {
-            let change = diagonal + usize::from(letter != *other);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    // Row i, column j: the slips between the first i letters of one and the first j of the other.
+    let mut rows: Vec<Vec<usize>> = vec![(0..=to.len()).collect()];
+    for i in 1..=from.len() {
+        let mut row = vec![i];
+        for j in 1..=to.len() {
+            let change = rows[i - 1][j - 1] + usize::from(from[i - 1] != to[j - 1]);
+            let mut least = change.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
         }
+        rows.push(row);
     }
-    row[to.len()]
+    rows[from.len()][to.len()]
 }
 
 #[cfg(test)]
@@ -137,6 +142,7 @@ mod tests {
     fn a_slip_of_the_pen_is_understood() {
         assert_eq!(suggest("vpc", "route_table").unwrap(), "did you mean \"route_tables\"?");
         assert_eq!(suggest("", "netwrok").unwrap(), "did you mean \"network\"?");
+        assert_eq!(suggest("network", "mut").unwrap(), "did you mean \"mtu\"?");
     }
 
     #[test]

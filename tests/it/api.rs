@@ -1,5 +1,7 @@
 //! Server and client over a real socket.
 
+#![allow(clippy::unwrap_used)] // A test stops at what it did not expect.
+
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use tempfile::TempDir;

@@ -1,0 +1,34 @@
+//! `weavers attach`: connect a container.
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Exit, Failure, Global, ask, ask::Daemon, screen::Screen, target};
+use crate::{
+    api::{ApiRequest, FORMAT_VERSION},
+    node::request::Response,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Attach {
+    /// A pid, the path or name of a network namespace, or the name of a Docker or Podman container
+    target: String,
+    /// The name to remember it by; otherwise a container's own
+    #[arg(long)]
+    name: Option<String>,
+}
+
+impl Attach {
+    pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
+        let found = target::find(&self.target).await?;
+        let request = ApiRequest::AttachTarget { target: found.target, name: self.name.or(found.name) };
+        match Daemon::new(global).ask(request).await? {
+            Response::Attached { address, mtu } => {
+                let document = || json!({ "format_version": FORMAT_VERSION, "address": address, "mtu": mtu });
+                screen.answer(document, || address.addr().to_string());
+                Ok(Exit::Success)
+            }
+            other => Err(ask::unexpected(&other)),
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! `weavers forget`: take over the ranges of a peer that is gone for good.
+
+use clap::Args;
+
+use super::{Exit, Failure, Global, ask::Daemon, drain, screen::Screen};
+use crate::node::request::Request;
+
+#[derive(Debug, Args)]
+pub(super) struct Forget {
+    /// Its name or nickname
+    peer: String,
+}
+
+impl Forget {
+    pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
+        let answer = Daemon::new(global).node(Request::Forget { peer: self.peer }).await?;
+        drain::moved(answer, screen)
+    }
+}

@@ -1,0 +1,75 @@
+//! `weavers ipam`: show and hand out addresses.
+
+use clap::Subcommand;
+use ipnet::Ipv4Net;
+use serde_json::json;
+
+use super::{Exit, Failure, Global, ask, ask::Daemon, render, screen::Screen};
+use crate::{
+    addr::Address,
+    api::FORMAT_VERSION,
+    node::request::{Request, Response},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Ipam {
+    /// Who owns which addresses
+    Show,
+    /// Hand out an address to a name of your choice
+    Allocate {
+        /// The name
+        ident: String,
+        /// Take it from this part of the range
+        #[arg(long, value_name = "CIDR")]
+        subnet: Option<Ipv4Net>,
+    },
+    /// Hand out this address
+    Claim {
+        /// The name
+        ident: String,
+        /// The address
+        address: Address,
+    },
+    /// Take back one address of a name, or all of them
+    Free {
+        /// The name
+        ident: String,
+        /// The address
+        address: Option<Address>,
+    },
+    /// The addresses of a name
+    Lookup {
+        /// The name
+        ident: String,
+    },
+}
+
+impl Ipam {
+    pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
+        match Daemon::new(global).node(self.into()).await? {
+            Response::Ring(pieces) => screen.answer(
+                || json!({ "format_version": FORMAT_VERSION, "pieces": pieces }),
+                || render::status::ring(&pieces),
+            ),
+            Response::Addresses(addresses) => screen.answer(
+                || json!({ "format_version": FORMAT_VERSION, "addresses": addresses }),
+                || addresses.iter().map(|cidr| format!("{}\n", cidr.addr())).collect(),
+            ),
+            Response::Done => screen.answer(ask::done, String::new),
+            other => return Err(ask::unexpected(&other)),
+        }
+        Ok(Exit::Success)
+    }
+}
+
+impl From<Ipam> for Request {
+    fn from(command: Ipam) -> Request {
+        match command {
+            Ipam::Show => Request::ShowRing,
+            Ipam::Allocate { ident, subnet } => Request::Allocate { ident, subnet },
+            Ipam::Claim { ident, address } => Request::Claim { ident, address },
+            Ipam::Free { ident, address } => Request::Free { ident, address },
+            Ipam::Lookup { ident } => Request::Lookup { ident },
+        }
+    }
+}

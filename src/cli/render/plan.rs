@@ -1,0 +1,290 @@
+//! A plan: one line a change, symbols and words, the reason, the totals.
+
+use clap::builder::styling::AnsiColor;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{columns, count, paint, plain};
+use crate::{
+    api::FORMAT_VERSION,
+    plan::{Change, Conflict, Plan},
+    state::{Action, link_name},
+};
+
+/// What kind of change it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verb {
+    Create,
+    Replace,
+    Delete,
+    Conflict,
+}
+
+/// A line of the plan.
+struct Row {
+    verb: Verb,
+    place: String,
+    thing: String,
+    before: String,
+    after: String,
+    cause: String,
+}
+
+/// A plan that was not carried out.
+pub fn pending(plan: &Plan) -> String {
+    let total = totals(plan, |number, verb| {
+        let word = match verb {
+            Verb::Create => "to create",
+            Verb::Replace => "to replace",
+            Verb::Delete => "to delete",
+            Verb::Conflict => return count(number, "conflict"),
+        };
+        format!("{number} {word}")
+    });
+    let nothing = if plan.changes.is_empty() { "nothing to do" } else { "" };
+    sheet(plan, &format!("Plan: {}. Nothing was changed.", joined(nothing, &total)))
+}
+
+/// A plan that was.
+pub fn applied(plan: &Plan) -> String {
+    let total = totals(plan, |number, verb| {
+        let word = match verb {
+            Verb::Create => "created",
+            Verb::Replace => "replaced",
+            Verb::Delete => "deleted",
+            Verb::Conflict => return count(number, "conflict"),
+        };
+        format!("{number} {word}")
+    });
+    let nothing = if plan.changes.is_empty() { "nothing to do" } else { "" };
+    sheet(plan, &format!("Applied: {}.", joined(nothing, &total)))
+}
+
+/// The plan as a document.
+pub fn document(plan: &Plan) -> Value {
+    let number = |verb: Verb| plan.changes.iter().filter(|change| row(change).verb == verb).count();
+    let changes: Vec<Value> = plan
+        .changes
+        .iter()
+        .map(|change| {
+            let Row { verb, place, thing, before, after, cause } = row(change);
+            json!({
+                "action": verb, "place": place, "thing": thing, "before": before, "after": after,
+                "cause": cause, "step": change.action,
+            })
+        })
+        .collect();
+    json!({
+        "format_version": FORMAT_VERSION,
+        "has_changes": !plan.changes.is_empty(),
+        "summary": {
+            "create": number(Verb::Create),
+            "replace": number(Verb::Replace),
+            "delete": number(Verb::Delete),
+            "conflict": plan.conflicts.len(),
+        },
+        "changes": changes,
+        "conflicts": plan.conflicts,
+        "notes": plan.notes,
+    })
+}
+
+fn sheet(plan: &Plan, last: &str) -> String {
+    let rows: Vec<Row> = plan.changes.iter().map(row).chain(plan.conflicts.iter().map(conflict)).collect();
+    let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
+    let lines = rows.iter().zip(columns(&cells, &[1, 2, 3])).map(|(row, rest)| row.verb.head() + &rest);
+    let notes = plan.notes.iter().map(|note| format!("note: {}", plain(note)));
+    lines.chain(notes).chain([last.to_owned()]).collect::<Vec<_>>().join("\n")
+}
+
+fn totals(plan: &Plan, word: impl Fn(usize, Verb) -> String) -> String {
+    let number = |verb: Verb| match verb {
+        Verb::Conflict => plan.conflicts.len(),
+        Verb::Create | Verb::Replace | Verb::Delete => {
+            plan.changes.iter().filter(|change| row(change).verb == verb).count()
+        }
+    };
+    [Verb::Create, Verb::Replace, Verb::Delete, Verb::Conflict]
+        .into_iter()
+        .map(|verb| (number(verb), verb))
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, verb)| word(number, verb))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn joined(first: &str, second: &str) -> String {
+    [first, second].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+fn row(change: &Change) -> Row {
+    let host = |verb, thing: String, after: String| (verb, "host".to_owned(), thing, after);
+    let (verb, place, thing, after) = match &change.action {
+        Action::SetSysctl { name, value } => host(Verb::Replace, name.clone(), value.clone()),
+        Action::LoadRules(_) => {
+            let verb = if change.before.is_empty() { Verb::Create } else { Verb::Replace };
+            host(verb, "nftables".to_owned(), "table inet weave".to_owned())
+        }
+        Action::OpenForward { .. } => host(Verb::Create, "forward".to_owned(), "accept".to_owned()),
+        Action::DisableCheck { interface } => {
+            (Verb::Replace, interface.to_string(), "source_dest_check".to_owned(), "off".to_owned())
+        }
+        Action::AddBlock(cidr) => host(Verb::Create, cidr.to_string(), "unreachable".to_owned()),
+        Action::CreateLink { address, .. } => host(Verb::Create, address.to_string(), link_name(*address)),
+        Action::MendLink { address, .. } => host(Verb::Replace, address.to_string(), link_name(*address)),
+        Action::ReplaceRoute { table, destination, interface } => {
+            (Verb::Replace, table.to_string(), destination.to_string(), interface.to_string())
+        }
+        Action::CreateRoute { table, destination, interface } => {
+            (Verb::Create, table.to_string(), destination.to_string(), interface.to_string())
+        }
+        Action::DeleteRoute { table, destination } => {
+            (Verb::Delete, table.to_string(), destination.to_string(), String::new())
+        }
+        Action::DeleteLink(address) => host(Verb::Delete, address.to_string(), String::new()),
+        Action::DeleteBlock(cidr) => host(Verb::Delete, cidr.to_string(), String::new()),
+        Action::CloseForward => host(Verb::Delete, "forward".to_owned(), String::new()),
+        Action::DeleteRules => host(Verb::Delete, "nftables".to_owned(), String::new()),
+    };
+    Row { verb, place, thing, before: change.before.clone(), after, cause: change.cause.clone() }
+}
+
+fn conflict(conflict: &Conflict) -> Row {
+    Row {
+        verb: Verb::Conflict,
+        place: conflict.place.clone(),
+        thing: conflict.destination.to_string(),
+        before: String::new(),
+        after: conflict.target.clone(),
+        cause: "not ours, left alone".to_owned(),
+    }
+}
+
+impl Row {
+    fn cells(&self) -> Vec<String> {
+        let path = match (self.before.as_str(), self.after.as_str()) {
+            (before, "") => before.to_owned(),
+            ("", after) => format!("-> {after}"),
+            (before, after) => format!("{before} -> {after}"),
+        };
+        vec![self.place.clone(), self.thing.clone(), path, self.cause.clone()]
+    }
+}
+
+impl Verb {
+    /// Symbol and word, as wide for every verb.
+    fn head(self) -> String {
+        match self {
+            Verb::Create => format!("  {}   ", paint(AnsiColor::Green, "+ create")),
+            Verb::Replace => format!("  {}  ", paint(AnsiColor::Yellow, "~ replace")),
+            Verb::Delete => format!("  {}   ", paint(AnsiColor::Red, "- delete")),
+            Verb::Conflict => format!("{}   ", paint(AnsiColor::Magenta, "! conflict")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anstream::adapter::strip_str;
+
+    use super::*;
+    use crate::state::{InterfaceId, TableId};
+
+    fn change(action: Action, before: &str, cause: &str) -> Change {
+        Change { action, before: before.to_owned(), cause: cause.to_owned() }
+    }
+
+    fn example() -> Plan {
+        let table = |id: &str| TableId(id.to_owned());
+        let interface = || InterfaceId("eni-self".to_owned());
+        let destination = "10.40.0.0/13".parse().unwrap();
+        let replace = Action::ReplaceRoute { table: table("rtb-0a1"), destination, interface: interface() };
+        let create = Action::CreateRoute { table: table("rtb-0b2"), destination, interface: interface() };
+        let delete = Action::DeleteBlock("10.46.0.0/15".parse().unwrap());
+        Plan {
+            changes: vec![
+                change(replace, "eni-dead (blackhole)", "range taken over from i-0abc, terminated"),
+                change(create, "", "missing in the table"),
+                change(delete, "unreachable", "range given to 02:aa:.."),
+            ],
+            conflicts: vec![Conflict {
+                place: "rtb-0b2".to_owned(),
+                destination: "10.44.0.0/16".parse().unwrap(),
+                target: "pcx-77".to_owned(),
+            }],
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_plan_reads_as_the_contract_has_it() {
+        insta::assert_snapshot!(strip_str(&pending(&example())), @r"
+          ~ replace  rtb-0a1 10.40.0.0/13  eni-dead (blackhole) -> eni-self   range taken over from i-0abc, terminated
+          + create   rtb-0b2 10.40.0.0/13  -> eni-self                        missing in the table
+          - delete   host    10.46.0.0/15  unreachable                        range given to 02:aa:..
+        ! conflict   rtb-0b2 10.44.0.0/16  -> pcx-77                          not ours, left alone
+        Plan: 1 to create, 1 to replace, 1 to delete, 1 conflict. Nothing was changed.
+        ");
+    }
+
+    #[test]
+    fn colour_is_on_the_words_only() {
+        let text = pending(&example());
+        assert!(text.contains('\x1b'));
+        assert!(text.lines().last().is_some_and(|totals| !totals.contains('\x1b')));
+    }
+
+    #[test]
+    fn what_was_done_is_told_as_done() {
+        let text = applied(&example());
+        assert_eq!(text.lines().last(), Some("Applied: 1 created, 1 replaced, 1 deleted, 1 conflict."));
+    }
+
+    #[test]
+    fn nothing_to_do_is_said_and_notes_are_kept() {
+        let plan = Plan { notes: vec!["routes follow agreement".to_owned()], ..Plan::default() };
+        insta::assert_snapshot!(pending(&plan), @r"
+        note: routes follow agreement
+        Plan: nothing to do. Nothing was changed.
+        ");
+        assert_eq!(applied(&Plan::default()), "Applied: nothing to do.");
+    }
+
+    #[test]
+    fn the_hosts_own_changes_are_told_in_the_same_columns() {
+        let sysctl = Action::SetSysctl { name: "net.ipv4.ip_forward".to_owned(), value: "1".to_owned() };
+        let check = Action::DisableCheck { interface: InterfaceId("eni-self".to_owned()) };
+        let plan = Plan {
+            changes: vec![
+                change(sysctl, "0", "containers need it"),
+                change(check, "on", "EC2 drops container packets while it is on"),
+                change(Action::AddBlock("10.32.0.0/13".parse().unwrap()), "", "owned here"),
+                change(
+                    Action::DeleteLink("10.32.0.1".parse().unwrap()),
+                    "link",
+                    "no container attached to it",
+                ),
+            ],
+            ..Plan::default()
+        };
+        insta::assert_snapshot!(strip_str(&pending(&plan)), @r"
+          ~ replace  host     net.ipv4.ip_forward  0 -> 1           containers need it
+          ~ replace  eni-self source_dest_check    on -> off        EC2 drops container packets while it is on
+          + create   host     10.32.0.0/13         -> unreachable   owned here
+          - delete   host     10.32.0.1            link             no container attached to it
+        Plan: 1 to create, 2 to replace, 1 to delete. Nothing was changed.
+        ");
+    }
+
+    #[test]
+    fn the_document_counts_what_the_text_counts() {
+        let document = document(&example());
+        assert_eq!(document["format_version"], "1.0");
+        assert_eq!(document["has_changes"], true);
+        insta::assert_snapshot!(document["summary"], @r#"{"conflict":1,"create":1,"delete":1,"replace":1}"#);
+        assert_eq!(document["changes"][0]["action"], "replace");
+        assert_eq!(document["changes"][0]["before"], "eni-dead (blackhole)");
+        assert_eq!(document["changes"][1]["after"], "eni-self");
+    }
+}

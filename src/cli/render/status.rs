@@ -1,0 +1,358 @@
+//! A status: how far first, then what is waited for, then the rest.
+
+use clap::builder::styling::AnsiColor;
+
+use super::{bold, columns, count, paint, plain};
+use crate::{
+    node::{
+        request::Piece,
+        status::{ConnectionStatus, IpamStatus, Note, Status},
+    },
+    state::{Route, RouteState},
+};
+
+/// Steps shown; the document has all.
+const STEPS_SHOWN_MAX: usize = 5;
+
+/// Everything a person looks for, the most urgent first.
+pub fn text(status: &Status) -> String {
+    let mut text = headline(status);
+    section(&mut text, "waiting for", status.waits.iter().map(note).collect());
+    section(&mut text, "problems", status.problems.iter().map(note).collect());
+    section(&mut text, "configuration", configuration(status));
+    section(&mut text, "peers", peers(status));
+    section(&mut text, "addresses", addresses(&status.ipam));
+    section(&mut text, "routes", routes(status));
+    section(&mut text, "containers", containers(status));
+    section(&mut text, "last steps", steps(status));
+    text
+}
+
+/// Who owns what.
+pub fn ring(pieces: &[Piece]) -> String {
+    let row = |piece: &Piece| {
+        vec![
+            piece.range.clone(),
+            piece.peer.to_string(),
+            piece.nickname.clone().unwrap_or_default(),
+            format!("{} of {} free", piece.free, piece.size),
+            if piece.reachable { String::new() } else { "unreachable".to_owned() },
+        ]
+    };
+    columns(&pieces.iter().map(row).collect::<Vec<_>>(), &[2]).join("\n")
+}
+
+fn headline(status: &Status) -> String {
+    let word = |good: bool, yes: &str, no: &str| {
+        if good { paint(AnsiColor::Green, yes) } else { paint(AnsiColor::Yellow, no) }
+    };
+    let ready = word(status.ready, "ready", "not ready");
+    let converged = word(status.converged, "converged", "not converged");
+    let instance = status.instance.as_deref().unwrap_or("instance unknown");
+    let interface = status.interface.as_ref().map_or("interface unknown", |id| id.0.as_str());
+    format!(
+        "{ready}, {converged}\n{} ({}) on {}, {}, weavers {}\n",
+        plain(&status.nickname),
+        status.name,
+        plain(instance),
+        plain(interface),
+        plain(&status.version),
+    )
+}
+
+fn section(text: &mut String, title: &str, lines: Vec<String>) {
+    if lines.is_empty() {
+        return;
+    }
+    *text += &format!("\n{}\n", bold(title));
+    for line in lines {
+        *text += &format!("  {line}\n");
+    }
+}
+
+fn note(note: &Note) -> String {
+    match &note.hint {
+        Some(hint) => format!("{} ({})", plain(&note.what), plain(hint)),
+        None => plain(&note.what),
+    }
+}
+
+fn configuration(status: &Status) -> Vec<String> {
+    let config = &status.config;
+    let mut lines = vec![plain(&config.path)];
+    if let Some(error) = &config.error {
+        lines.push("the edited file cannot be adopted, the one before is in force:".to_owned());
+        lines.extend(error.lines().map(|line| format!("  {}", plain(line))));
+    } else if config.pending {
+        lines.push(
+            "edited, not adopted (weavers plan shows what is in force; weavers reload adopts it)".to_owned(),
+        );
+    }
+    lines.extend(config.needs_restart.iter().map(|key| format!("{} waits for a restart", plain(key))));
+    lines
+}
+
+/// Connections, then the hosts that there is none to.
+fn peers(status: &Status) -> Vec<String> {
+    let connection = |connection: &ConnectionStatus| {
+        vec![
+            connection.address.clone(),
+            connection.peer.map_or_else(String::new, |peer| peer.to_string()),
+            connection.nickname.clone().unwrap_or_default(),
+            connection.state.clone(),
+            if connection.outbound { "dialled" } else { "dialled us" }.to_owned(),
+            if connection.encrypted { "encrypted" } else { "" }.to_owned(),
+        ]
+    };
+    let mut lines = columns(&status.connections.iter().map(connection).collect::<Vec<_>>(), &[2]);
+    let missing = status.targets.iter().filter(|target| target.state != "connected").map(|target| {
+        vec![target.target.clone(), target.state.clone(), target.error.clone().unwrap_or_default()]
+    });
+    lines.extend(columns(&missing.collect::<Vec<_>>(), &[2]));
+    lines
+}
+
+fn addresses(ipam: &IpamStatus) -> Vec<String> {
+    let owned: Vec<String> = ipam.owned.iter().map(ToString::to_string).collect();
+    let owned = if owned.is_empty() { "none".to_owned() } else { owned.join(", ") };
+    vec![
+        plain(&ipam.state),
+        format!("owned here: {owned}; {} used of {}", ipam.used, ipam.owned_addresses),
+        format!("range {}, {}", ipam.range, count(ipam.owners as usize, "owner")),
+    ]
+}
+
+fn routes(status: &Status) -> Vec<String> {
+    let mut rows = Vec::new();
+    for (table, found) in &status.tables {
+        for (destination, route) in &found.routes {
+            let Route { target, state, created: _ } = route;
+            let state = match state {
+                RouteState::Active => "active",
+                RouteState::Blackhole => "blackhole",
+                RouteState::Other => "unknown state",
+            };
+            rows.push(vec![
+                table.to_string(),
+                destination.to_string(),
+                format!("-> {target}"),
+                state.to_owned(),
+            ]);
+        }
+    }
+    columns(&rows, &[2])
+}
+
+fn containers(status: &Status) -> Vec<String> {
+    let rows: Vec<Vec<String>> = status
+        .attachments
+        .iter()
+        .map(|attachment| {
+            vec![
+                attachment.ident.clone(),
+                attachment.address.map_or_else(|| "no address".to_owned(), |address| address.to_string()),
+                attachment.netns.clone(),
+                attachment.missing.clone().unwrap_or_else(|| "connected".to_owned()),
+            ]
+        })
+        .collect();
+    columns(&rows, &[2])
+}
+
+fn steps(status: &Status) -> Vec<String> {
+    let recent = status.steps.len().saturating_sub(STEPS_SHOWN_MAX);
+    let rows: Vec<Vec<String>> = status.steps[recent..]
+        .iter()
+        .map(|step| {
+            vec![
+                format!("{}s ago", step.age_s),
+                step.action.clone(),
+                step.outcome.clone(),
+                step.request_id.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    columns(&rows, &[2])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use anstream::adapter::strip_str;
+
+    use super::*;
+    use crate::{
+        node::status::{AttachmentStatus, ConfigStatus, StepStatus, TargetStatus},
+        peer::PeerName,
+        state::{InterfaceId, Table, TableId, Target},
+    };
+
+    fn starting() -> Status {
+        Status {
+            format_version: "1.0".to_owned(),
+            version: "0.1.0".to_owned(),
+            name: PeerName::from_u64(0x0200_0000_0001),
+            nickname: "ip-10-0-1-11".to_owned(),
+            instance: None,
+            interface: None,
+            ready: false,
+            converged: false,
+            waits: vec![Note {
+                what: "the first ring: 1 of 3 peers heard".to_owned(),
+                hint: Some("start weavers on the others".to_owned()),
+            }],
+            problems: Vec::new(),
+            config: ConfigStatus { path: "/etc/weave/weave.toml".to_owned(), ..ConfigStatus::default() },
+            connections: Vec::new(),
+            targets: vec![TargetStatus {
+                target: "10.0.1.12".to_owned(),
+                state: "waiting".to_owned(),
+                error: Some("connection refused".to_owned()),
+            }],
+            ipam: IpamStatus {
+                range: "10.32.0.0/12".parse().unwrap(),
+                state: "electing".to_owned(),
+                owned: Vec::new(),
+                owned_addresses: 0,
+                used: 0,
+                owners: 0,
+            },
+            attachments: Vec::new(),
+            tables: BTreeMap::new(),
+            steps: Vec::new(),
+        }
+    }
+
+    fn at_work() -> Status {
+        let route = Route {
+            target: Target::Interface(InterfaceId("eni-self".to_owned())),
+            state: RouteState::Active,
+            created: true,
+        };
+        let block = "10.32.0.0/13".parse().unwrap();
+        let table = Table { routes: BTreeMap::from([(block, route)]), used: 2, local: Vec::new() };
+        Status {
+            instance: Some("i-0abc".to_owned()),
+            interface: Some(InterfaceId("eni-self".to_owned())),
+            ready: true,
+            converged: true,
+            waits: Vec::new(),
+            config: ConfigStatus {
+                path: "/etc/weave/weave.toml".to_owned(),
+                pending: true,
+                error: None,
+                needs_restart: vec!["mesh.listen".to_owned()],
+            },
+            connections: vec![ConnectionStatus {
+                address: "10.0.1.12:6783".to_owned(),
+                peer: Some(PeerName::from_u64(0x0200_0000_0002)),
+                nickname: Some("ip-10-0-1-12".to_owned()),
+                outbound: true,
+                encrypted: false,
+                state: "established".to_owned(),
+            }],
+            targets: Vec::new(),
+            ipam: IpamStatus {
+                state: "ready".to_owned(),
+                owned: vec![block],
+                owned_addresses: 524_288,
+                used: 1,
+                owners: 2,
+                ..starting().ipam
+            },
+            attachments: vec![AttachmentStatus {
+                ident: "web".to_owned(),
+                netns: "/proc/42/ns/net".to_owned(),
+                address: Some("10.32.0.1".parse().unwrap()),
+                missing: None,
+            }],
+            tables: BTreeMap::from([(TableId("rtb-0a1".to_owned()), table)]),
+            steps: vec![StepStatus {
+                action: "create rtb-0a1 10.32.0.0/13 -> eni-self".to_owned(),
+                cause: "missing".to_owned(),
+                age_s: 7,
+                outcome: "done".to_owned(),
+                request_id: Some("req-1".to_owned()),
+            }],
+            ..starting()
+        }
+    }
+
+    #[test]
+    fn a_peer_that_starts_says_what_it_waits_for_before_all_else() {
+        insta::assert_snapshot!(strip_str(&text(&starting())), @r"
+        not ready, not converged
+        ip-10-0-1-11 (02:00:00:00:00:01) on instance unknown, interface unknown, weavers 0.1.0
+
+        waiting for
+          the first ring: 1 of 3 peers heard (start weavers on the others)
+
+        configuration
+          /etc/weave/weave.toml
+
+        peers
+          10.0.1.12  waiting  connection refused
+
+        addresses
+          electing
+          owned here: none; 0 used of 0
+          range 10.32.0.0/12, 0 owners
+        ");
+    }
+
+    #[test]
+    fn a_peer_at_work_shows_peers_addresses_routes_and_containers() {
+        insta::assert_snapshot!(strip_str(&text(&at_work())), @r"
+        ready, converged
+        ip-10-0-1-11 (02:00:00:00:00:01) on i-0abc, eni-self, weavers 0.1.0
+
+        configuration
+          /etc/weave/weave.toml
+          edited, not adopted (weavers plan shows what is in force; weavers reload adopts it)
+          mesh.listen waits for a restart
+
+        peers
+          10.0.1.12:6783  02:00:00:00:00:02  ip-10-0-1-12  established  dialled
+
+        addresses
+          ready
+          owned here: 10.32.0.0/13; 1 used of 524288
+          range 10.32.0.0/12, 2 owners
+
+        routes
+          rtb-0a1  10.32.0.0/13  -> eni-self  active
+
+        containers
+          web  10.32.0.1  /proc/42/ns/net  connected
+
+        last steps
+          7s ago  create rtb-0a1 10.32.0.0/13 -> eni-self  done  req-1
+        ");
+    }
+
+    #[test]
+    fn a_bad_file_is_shown_with_its_problems() {
+        let mut status = starting();
+        status.config.error = Some("3:9: vpc.quota: 0 is below 1\n4:1: colour: unknown key".to_owned());
+        let text = text(&status);
+        assert!(text.contains("the one before is in force:\n    3:9: vpc.quota"), "{text}");
+    }
+
+    #[test]
+    fn the_ring_is_a_line_for_each_piece() {
+        let piece = |range: &str, name, reachable| Piece {
+            range: range.to_owned(),
+            size: 524_288,
+            peer: PeerName::from_u64(name),
+            nickname: None,
+            reachable,
+            free: 524_286,
+        };
+        let pieces = [piece("10.32.0.0/13", 1, true), piece("10.40.0.0/13", 2, false)];
+        insta::assert_snapshot!(ring(&pieces), @r"
+        10.32.0.0/13  00:00:00:00:00:01  524286 of 524288 free
+        10.40.0.0/13  00:00:00:00:00:02  524286 of 524288 free  unreachable
+        ");
+    }
+}

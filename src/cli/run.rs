@@ -1,0 +1,71 @@
+//! `weavers run`: the daemon.
+
+use super::{Exit, Failure, Global, screen::Screen, validate};
+
+/// Runs until told to stop. A file that is wrong from the start is told here, with its own exit code.
+pub(super) async fn exec(global: &Global, screen: &Screen) -> Result<Exit, Failure> {
+    let checked = validate::check(&global.config)?;
+    checked.warn(screen);
+    daemon(global).await
+}
+
+#[cfg(feature = "aws")]
+async fn daemon(global: &Global) -> Result<Exit, Failure> {
+    log(global);
+    crate::daemon::run(options(global)).await.map_err(failure)?;
+    Ok(Exit::Success)
+}
+
+#[cfg(feature = "aws")]
+pub(super) fn options(global: &Global) -> crate::daemon::Options {
+    crate::daemon::Options {
+        config: global.config.clone(),
+        state: global.state.clone(),
+        socket: global.socket.clone(),
+    }
+}
+
+/// What the daemon refused keeps its kind, and with it its exit code.
+#[cfg(feature = "aws")]
+pub(super) fn failure(error: anyhow::Error) -> Failure {
+    match error.downcast::<crate::node::request::Refusal>() {
+        Ok(refusal) => refusal.into(),
+        Err(error) => Failure::failed(format!("{error:#}")),
+    }
+}
+
+/// Events to stderr. The journal keeps the time itself.
+#[cfg(feature = "aws")]
+fn log(global: &Global) {
+    use std::io::IsTerminal;
+
+    use tracing_subscriber::{EnvFilter, fmt};
+
+    let level = match global.verbose {
+        0 => "warn,weavers=info",
+        1 => "warn,weavers=debug",
+        _ => "debug,weavers=trace",
+    };
+    let filter = EnvFilter::try_from_env("WEAVERS_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let ansi = match global.color {
+        super::Colour::Always => true,
+        super::Colour::Never => false,
+        super::Colour::Auto => {
+            std::io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        }
+    };
+    let events =
+        fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        events.without_time().init();
+    } else {
+        events.init();
+    }
+}
+
+#[cfg(not(feature = "aws"))]
+async fn daemon(_global: &Global) -> Result<Exit, Failure> {
+    Err(Failure::failed("this program was built without its EC2 client")
+        .hint("build it with the feature aws"))
+}
