@@ -136,6 +136,7 @@ impl From<Refusal> for Failure {
             RefusalKind::Invalid => (Exit::Failure, "invalid"),
             RefusalKind::NotFound => (Exit::Failure, "not_found"),
             RefusalKind::Unsafe => (Exit::Unsafe, "unsafe"),
+            RefusalKind::Config => (Exit::Config, "config"),
             RefusalKind::Failed => (Exit::Failure, "failed"),
         };
         Failure { hint, ..Failure::new(exit, kind, message) }

@@ -124,7 +124,7 @@ impl ConfigFile {
                 self.text = candidate.text;
                 self.edit = Edit::None;
                 info!(needs_restart = ?self.needs_restart, "configuration adopted");
-                Ok(Response::Reloaded { needs_restart: self.needs_restart.clone() })
+                Ok(Response::Done)
             }
             Err(refusal) => {
                 (self.edit, self.error) = (Edit::Broken, Some(refusal.message.clone()));

@@ -89,7 +89,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let transport = transport::Transport::listen(listen, listen.port(), moved)
         .with_context(|| format!("cannot listen on {listen}, which peers dial"))?;
     let disturbed = crate::kernel::watch::disturbances()?;
-    let edited = watch::changes(&options.config)?;
+    let edited = watch::changes(options.config.clone());
     let hands = Hands::new(born.kernel, born.ec2, &born.config, &born.birth.identity, events.clone());
     let clock = Instant::now();
     let node = Node::new(Timestamp::ZERO, born.birth, born.config, born.memory)?;

@@ -75,8 +75,6 @@ pub enum Response {
     Addresses(Vec<Ipv4Net>),
     /// To `Forget` and `Drain`: how many addresses changed hands, and to whom.
     Moved { addresses: u32, to: Option<PeerName> },
-    /// To a new configuration: keys whose new value takes effect with a restart.
-    Reloaded { needs_restart: Vec<String> },
     /// To the rest.
     Done,
 }
