@@ -1,16 +1,99 @@
-//! A stand-in for AWS on the loopback, one instance in one subnet.
+//! Several hosts, one VPC, real packets, no AWS account.
+//!
+//! The lab runs in namespaces of its own ([`enclosure`]). Its network namespace is the VPC's router:
+//! the stand-in for AWS ([`standin`]) listens there, and [`fabric`] turns route tables into kernel
+//! routes. Each [`host`] is a namespace wired to it that runs the real `weavers`; containers are
+//! namespaces that `weavers attach` connects. A packet arrives only if the route table is right.
 
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+
+mod enclosure;
+mod fabric;
+mod host;
+mod lab;
+mod net;
+mod report;
+mod scenario;
 mod standin;
+mod verify;
 
-use weavers::{sim::vpc::Vpc, time::Timestamp};
+/// Shows weavers at work on one Linux machine: hosts, a VPC and containers as network namespaces.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "lab")]
+pub struct Options {
+    /// How many hosts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
+    hosts: u8,
+    /// Keep it up afterwards, until ctrl-C or until stdin, if it is a pipe or terminal, is closed
+    #[arg(long)]
+    hold: bool,
+    /// End with one JSON object on the last line
+    #[arg(long)]
+    json: bool,
+    /// MTU of the container links
+    #[arg(long, default_value_t = 9000, value_parser = clap::value_parser!(u32).range(576..=9001))]
+    mtu: u32,
+    /// How often a host looks again when nothing happens
+    #[arg(long, default_value = "30s")]
+    interval: String,
+    /// Seconds until the hosts must be ready
+    #[arg(long, default_value_t = 60)]
+    timeout: u64,
+    /// What to play
+    #[arg(long, default_value = "basic", value_parser = scenario::names())]
+    scenario: String,
+    /// The weavers binary; otherwise the one built beside the lab
+    #[arg(long)]
+    weavers: Option<PathBuf>,
+    /// Set by the lab for itself, once inside its namespaces
+    #[arg(long, hide = true)]
+    inside: Option<PathBuf>,
+}
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    let now = Timestamp::ZERO;
-    let mut vpc = Vpc::new("10.0.0.0/16".parse()?, "eu-central-1");
-    let subnet = vpc.add_subnet(now, "10.0.1.0/24".parse()?, "eu-central-1a");
-    let (instance, _) = vpc.launch(now, &subnet, "10.0.1.11".parse()?);
-    let cloud = standin::Cloud::new(vpc).with_stranger(instance);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
-    Ok(cloud.serve(listener).await?)
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    let code = match options.inside.clone() {
+        None => enclosure::run(&options).await,
+        Some(dir) => {
+            let played = play(options, dir.clone()).await;
+            // The process outside does this too, unless it was killed.
+            let _ = std::fs::remove_dir_all(dir);
+            played
+        }
+    };
+    // A thread may still sit in a read of stdin, so the runtime is not waited for.
+    match code {
+        Ok(code) => std::process::exit(code),
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            std::process::exit(1)
+        }
+    }
+}
+
+/// Plays one scenario inside the namespaces.
+async fn play(options: Options, dir: PathBuf) -> anyhow::Result<i32> {
+    let scenario = scenario::find(&options.scenario)?;
+    let entry = enclosure::enter()?;
+    let mut lab = lab::Lab::build(options.clone(), dir, entry).await?;
+    let played = tokio::select! {
+        played = (scenario.run)(&mut lab) => played,
+        () = enclosure::stopped() => anyhow::bail!("stopped"),
+    };
+    let report = played.inspect_err(|_| eprint!("{}", lab.log_tails()))?;
+    if !report.ok() {
+        eprint!("{}", lab.log_tails());
+    }
+    report::print(&report.text());
+    if options.hold {
+        report::print(&lab.how_to_enter());
+        enclosure::stopped().await;
+    }
+    if options.json {
+        report::print(&format!("{}\n", report.json()));
+    }
+    Ok(if report.ok() { 0 } else { 1 })
 }

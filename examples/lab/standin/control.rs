@@ -11,7 +11,10 @@
 //! POST /lab/quota                    {"table":"rtb-0..","quota":5}
 //! ```
 //!
-//! An instance is named by its id or its tag `Name`; a table by its id, and where none is named, all are meant.
+//! An instance is named by its id or its tag `Name`; a table by its id. Where no table is named, those
+//! of the subnets are meant.
+
+use std::collections::BTreeSet;
 
 use axum::{
     http::{Method, StatusCode, header},
@@ -150,9 +153,11 @@ fn targets(vpc: &Vpc, target: &str) -> Targets {
 }
 
 fn tables(vpc: &Vpc, named: Option<&str>) -> Result<Vec<TableId>, String> {
-    let all: Vec<TableId> = vpc.tables().cloned().collect();
-    let Some(named) = named else { return Ok(all) };
-    let found = all.into_iter().find(|table| table.0 == named);
+    let Some(named) = named else {
+        let serving: BTreeSet<_> = vpc.subnets().keys().filter_map(|subnet| vpc.table_of(subnet)).collect();
+        return Ok(serving.into_iter().cloned().collect());
+    };
+    let found = vpc.tables().find(|table| table.0 == named).cloned();
     found.map(|table| vec![table]).ok_or_else(|| format!("there is no route table {named}"))
 }
 

@@ -23,6 +23,8 @@ use weavers::{
     time::Timestamp,
 };
 
+pub use control::target_name;
+
 mod answer;
 mod control;
 mod form;

@@ -1,0 +1,209 @@
+//! A host: namespaces wired to the VPC's router, and the real `weavers` in them.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::Context;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+use weavers::{sim::vpc::InstanceId, state::InterfaceId};
+
+use crate::{fabric::link_name, net, standin::mac_of};
+
+/// The router, as every host sees it.
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+const LINK_MTU: u32 = 9001;
+/// Control socket, in a `/run/weave` that each host has for itself.
+const SOCKET: &str = "/run/weave/weavers.sock";
+
+/// What sets one host's `weave.toml` apart from the default.
+pub struct Settings<'a> {
+    /// Addresses of all hosts.
+    pub peers: &'a [Ipv4Addr],
+    /// The container address space.
+    pub range: &'a str,
+    /// MTU of the container links.
+    pub mtu: u32,
+    /// Time between looks.
+    pub interval: &'a str,
+}
+
+/// A host of the lab.
+pub struct Host {
+    /// `h1`
+    pub name: String,
+    /// Its private address.
+    pub address: Ipv4Addr,
+    /// The instance that it is.
+    pub instance: InstanceId,
+    /// That instance's interface.
+    pub interface: InterfaceId,
+    /// Configuration, state and log.
+    pub dir: PathBuf,
+    /// The process that keeps its namespaces.
+    keeper: Child,
+    daemon: Option<Child>,
+}
+
+/// Makes a host's namespaces and the link to the router; the process that keeps them.
+pub async fn wire(name: &str, address: Ipv4Addr) -> anyhow::Result<Child> {
+    let mut keeper = keep_namespaces(name).await?;
+    let pid = keeper.id().context("the keeper of the namespaces has ended")?;
+    let link = link_name(address);
+    let mac = mac_of(address);
+    net::ip_batch(&[
+        format!(
+            "link add {link} mtu {LINK_MTU} type veth peer name eth0 mtu {LINK_MTU} address {mac} netns {pid}"
+        ),
+        format!("addr add {ROUTER}/32 dev {link}"),
+        format!("link set {link} up"),
+        format!("route add {address}/32 dev {link}"),
+    ])
+    .await?;
+    net::sysctl(&format!("conf/{link}/proxy_arp"), "1")?;
+    net::sysctl(&format!("neigh/{link}/proxy_delay"), "0")?;
+    net::sysctl(&format!("conf/{link}/rp_filter"), "0")?;
+    net::sysctl(&format!("conf/{link}/send_redirects"), "0")?;
+    let lines = format!(
+        "link set lo up\naddr add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {ROUTER}\n"
+    );
+    let mut ip = enter(pid);
+    net::feed(ip.args(["ip", "-batch", "-"]), &lines).await?;
+    if keeper.try_wait()?.is_some() {
+        anyhow::bail!("the keeper of {name}'s namespaces has ended");
+    }
+    Ok(keeper)
+}
+
+/// Mounts of the lab still reach the host (`ip netns` makes them), the host's own stay with it.
+async fn keep_namespaces(name: &str) -> anyhow::Result<Child> {
+    let script = format!(
+        "hostname {name} && mkdir -p /run/weave && mount -t tmpfs tmpfs /run/weave && \
+         {{ mount -t sysfs sysfs /sys 2>/dev/null || true; }} && echo up && exec sleep infinity"
+    );
+    let mut keeper = Command::new("unshare")
+        .args(["--net", "--uts", "--mount", "--propagation", "slave", "sh", "-c", &script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("unshare cannot be run")?;
+    let stdout = keeper.stdout.take().context("no stdout")?;
+    let said = BufReader::new(stdout).lines().next_line().await?;
+    anyhow::ensure!(said.as_deref() == Some("up"), "the namespaces of {name} could not be made");
+    Ok(keeper)
+}
+
+/// A command that runs its arguments in the namespaces that a process keeps.
+fn enter(pid: u32) -> Command {
+    let mut command = Command::new("nsenter");
+    command.args(["--target", &pid.to_string(), "--net", "--uts", "--mount", "--"]);
+    command
+}
+
+impl Host {
+    /// A wired host whose `weave.toml` is written and whose daemon is not started.
+    pub fn new(
+        name: String,
+        address: Ipv4Addr,
+        (instance, interface): (InstanceId, InterfaceId),
+        keeper: Child,
+        dir: PathBuf,
+    ) -> anyhow::Result<Host> {
+        fs::create_dir_all(dir.join("state")).with_context(|| format!("{} cannot be made", dir.display()))?;
+        Ok(Host { name, address, instance, interface, dir, keeper, daemon: None })
+    }
+
+    /// Writes `weave.toml`.
+    pub fn configure(&self, settings: &Settings<'_>) -> anyhow::Result<()> {
+        let Settings { peers, range, mtu, interval } = settings;
+        let peers: Vec<String> = peers.iter().map(|peer| format!("\"{peer}\"")).collect();
+        let text = format!(
+            "peers = [{}]\n\n[network]\nmtu = {mtu}\n\n[ipam]\nrange = \"{range}\"\n\
+             default_subnet = \"{range}\"\n\n[vpc]\nendpoint = \"http://169.254.169.254\"\n\n\
+             [reconcile]\ninterval = \"{interval}\"\n",
+            peers.join(", ")
+        );
+        fs::write(self.config(), text)
+            .with_context(|| format!("{} cannot be written", self.config().display()))
+    }
+
+    /// Starts the daemon; its log goes to `weavers.log`.
+    pub fn start(&mut self, weavers: &Path) -> anyhow::Result<()> {
+        let log = fs::File::options().create(true).append(true).open(self.log())?;
+        let mut command = self.enter()?;
+        clean(&mut command).arg(weavers).arg("run").arg("--config").arg(self.config());
+        command.arg("--state").arg(self.dir.join("state")).args(["--socket", SOCKET]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        self.daemon = Some(command.spawn().context("weavers cannot be started")?);
+        Ok(())
+    }
+
+    /// Ends the daemon as a service manager does, or as a crash does; waits for its end.
+    pub async fn end(&mut self, signal: Signal) -> anyhow::Result<()> {
+        if let Some(mut daemon) = self.daemon.take() {
+            if let Some(pid) = daemon.id() {
+                // nsenter has become weavers, so this is the daemon itself.
+                kill(Pid::from_raw(pid.cast_signed()), signal)?;
+            }
+            daemon.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// Fails if the daemon has ended by itself.
+    pub fn check_alive(&mut self) -> anyhow::Result<()> {
+        match self.daemon.as_mut().map(Child::try_wait).transpose()?.flatten() {
+            None => Ok(()),
+            Some(status) => anyhow::bail!("weavers on {} has ended ({status})", self.name),
+        }
+    }
+
+    /// A `weavers` command on this host, spoken to its daemon.
+    pub fn weavers(&self, weavers: &Path, args: &[&str]) -> anyhow::Result<Command> {
+        let mut command = self.enter()?;
+        clean(&mut command).arg(weavers).args(args).args(["--socket", SOCKET]);
+        Ok(command)
+    }
+
+    /// A command that runs its arguments on this host.
+    pub fn enter(&self) -> anyhow::Result<Command> {
+        Ok(enter(self.keeper_pid()?))
+    }
+
+    /// The process that keeps its namespaces, as the lab numbers it.
+    pub fn keeper_pid(&self) -> anyhow::Result<u32> {
+        self.keeper.id().with_context(|| format!("the namespaces of {} are gone", self.name))
+    }
+
+    /// Where `weave.toml` is.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("weave.toml")
+    }
+
+    /// Where the daemon's log is.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("weavers.log")
+    }
+}
+
+/// Nothing of the user's environment reaches weavers, least of all AWS credentials.
+fn clean(command: &mut Command) -> &mut Command {
+    command.env_clear();
+    for name in ["PATH", "RUST_LOG", "RUST_BACKTRACE"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}

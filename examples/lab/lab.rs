@@ -1,0 +1,327 @@
+//! The lab as a scenario sees it: hosts, containers, and what can be done with them.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tokio::{net::TcpListener, process::Command, sync::watch, time::sleep};
+use weavers::{
+    sim::vpc::{Action, Caller, Power, SubnetId, Vpc},
+    state::TableId,
+    time::Timestamp,
+};
+
+use crate::{
+    Options,
+    enclosure::{Entry, script},
+    fabric,
+    host::{self, Host, Settings},
+    net,
+    report::Ping,
+    standin::Cloud,
+};
+
+/// The container address space of every lab.
+pub const RANGE: &str = "10.32.0.0/12";
+const POLL: Duration = Duration::from_millis(50);
+const FABRIC_TIMEOUT: Duration = Duration::from_secs(5);
+const LOG_TAIL_LINES: usize = 30;
+
+/// A VPC, its hosts and their containers.
+pub struct Lab {
+    /// How it was called for.
+    pub options: Options,
+    /// EC2 and the metadata service.
+    pub cloud: Cloud,
+    /// The hosts, in order.
+    pub hosts: Vec<Host>,
+    /// The containers, in the order of their attachment.
+    pub containers: Vec<Container>,
+    /// The subnet that hosts are made in.
+    pub subnet: SubnetId,
+    /// The table of that subnet.
+    pub table: TableId,
+    dir: PathBuf,
+    entry: Entry,
+    weavers: PathBuf,
+    /// The version of the model that the router has.
+    applied: watch::Receiver<u64>,
+}
+
+/// A network namespace that is attached to a host.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// `h1c1`
+    pub name: String,
+    /// Index of its host.
+    pub host: usize,
+    /// Its namespace.
+    pub netns: PathBuf,
+    /// The address it was given.
+    pub address: Ipv4Addr,
+}
+
+impl Lab {
+    /// The router with the stand-in, and as many hosts as asked for; no daemon runs yet.
+    pub async fn build(options: Options, dir: PathBuf, entry: Entry) -> anyhow::Result<Lab> {
+        let weavers = find_weavers(&options)?;
+        build_router().await?;
+        let now = Timestamp::ZERO;
+        let mut vpc = Vpc::new("10.0.0.0/16".parse()?, "eu-central-1");
+        let subnet = vpc.add_subnet(now, "10.0.1.0/24".parse()?, "eu-central-1a");
+        let table = vpc.add_table(now);
+        vpc.associate(now, &subnet, Some(&table));
+        let cloud = Cloud::new(vpc);
+        let listener = TcpListener::bind(("169.254.169.254", 80)).await.context("169.254.169.254:80")?;
+        tokio::spawn(cloud.clone().serve(listener));
+        let (applying, applied) = watch::channel(0);
+        tokio::spawn(fabric::follow(cloud.clone(), applying));
+        let (hosts, containers) = (Vec::new(), Vec::new());
+        let mut lab = Lab { options, cloud, hosts, containers, subnet, table, dir, entry, weavers, applied };
+        for _ in 0..lab.options.hosts {
+            lab.add_host().await?;
+        }
+        lab.configure()?;
+        Ok(lab)
+    }
+
+    // ===== hosts =====
+
+    /// One more host, wired to the router; its index.
+    pub async fn add_host(&mut self) -> anyhow::Result<usize> {
+        let index = self.hosts.len();
+        let number = u8::try_from(index + 1).context("too many hosts")?;
+        let (name, address) = (format!("h{number}"), Ipv4Addr::new(10, 0, 1, 10 + number));
+        let keeper = host::wire(&name, address).await?;
+        let made = self.cloud.with(|vpc, now| {
+            let made = vpc.launch(now, &self.subnet, address);
+            vpc.tag_instance(now, &made.0, "Name", &name);
+            let extra = [Action::ModifyNetworkInterfaceAttribute, Action::ModifyInstanceAttribute];
+            vpc.permit(&Caller::Instance(made.0.clone()), extra);
+            made
+        });
+        let host = Host::new(name, address, made, keeper, self.dir.join(format!("hosts/h{number}")))?;
+        self.write_script(&host)?;
+        self.hosts.push(host);
+        Ok(index)
+    }
+
+    /// Writes every host's `weave.toml`, with all hosts as peers.
+    pub fn configure(&self) -> anyhow::Result<()> {
+        let peers: Vec<Ipv4Addr> = self.hosts.iter().map(|host| host.address).collect();
+        let (mtu, interval) = (self.options.mtu, self.options.interval.as_str());
+        let settings = Settings { peers: &peers, range: RANGE, mtu, interval };
+        self.hosts.iter().try_for_each(|host| host.configure(&settings))
+    }
+
+    /// Starts a host's daemon.
+    pub fn start_host(&mut self, host: usize) -> anyhow::Result<()> {
+        let weavers = self.weavers.clone();
+        self.hosts[host].start(&weavers)
+    }
+
+    /// Stops a host's daemon as a service manager does; the data path stays.
+    #[allow(dead_code)] // For scenarios.
+    pub async fn stop_host(&mut self, host: usize) -> anyhow::Result<()> {
+        self.hosts[host].end(Signal::SIGTERM).await
+    }
+
+    /// Kills a host's daemon.
+    #[allow(dead_code)] // For scenarios.
+    pub async fn kill_host(&mut self, host: usize) -> anyhow::Result<()> {
+        self.hosts[host].end(Signal::SIGKILL).await
+    }
+
+    /// Terminates a host's instance: its daemon is gone, its interface too, its routes stay as blackholes.
+    #[allow(dead_code)] // For scenarios.
+    pub async fn terminate_host(&mut self, host: usize) -> anyhow::Result<()> {
+        self.hosts[host].end(Signal::SIGKILL).await?;
+        let instance = self.hosts[host].instance.clone();
+        self.cloud.with(|vpc, now| vpc.set_power(now, &instance, Power::Terminated));
+        Ok(())
+    }
+
+    /// Starts all daemons and waits until the last is ready; how long that took.
+    pub async fn start_all(&mut self) -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        for host in 0..self.hosts.len() {
+            self.start_host(host)?;
+        }
+        for host in 0..self.hosts.len() {
+            self.await_ready(host).await?;
+        }
+        Ok(start.elapsed())
+    }
+
+    /// Waits until a host says that it is ready.
+    pub async fn await_ready(&mut self, host: usize) -> anyhow::Result<()> {
+        let limit = Duration::from_secs(self.options.timeout);
+        let waiting = async {
+            loop {
+                self.hosts[host].check_alive()?;
+                let mut command = self.hosts[host].weavers(&self.weavers, &["status", "--wait", "ready"])?;
+                if net::output(&mut command).await?.status.success() {
+                    return Ok(());
+                }
+                sleep(POLL).await;
+            }
+        };
+        match tokio::time::timeout(limit, waiting).await {
+            Ok(result) => result,
+            Err(_) => {
+                let status =
+                    self.weavers(host, &["status"]).await.unwrap_or_else(|error| format!("{error:#}"));
+                bail!("h{} is not ready after {limit:?}:\n{status}", host + 1)
+            }
+        }
+    }
+
+    /// Runs `weavers` on a host; what it prints.
+    pub async fn weavers(&self, host: usize, args: &[&str]) -> anyhow::Result<String> {
+        net::run(&mut self.hosts[host].weavers(&self.weavers, args)?).await
+    }
+
+    /// A host's `weavers status --json`.
+    pub async fn status(&self, host: usize) -> anyhow::Result<Value> {
+        let text = self.weavers(host, &["status", "--json"]).await?;
+        serde_json::from_str(&text).with_context(|| format!("the status of h{} is not JSON", host + 1))
+    }
+
+    // ===== containers =====
+
+    /// Makes a network namespace and attaches it to a host; its index.
+    pub async fn attach(&mut self, host: usize) -> anyhow::Result<usize> {
+        let number = 1 + self.containers.iter().filter(|container| container.host == host).count();
+        let name = format!("{}c{number}", self.hosts[host].name);
+        let netns = Path::new("/run/netns").join(&name);
+        net::run(Command::new("ip").args(["netns", "add", &name])).await?;
+        net::run(Command::new("ip").args(["-n", &name, "link", "set", "lo", "up"])).await?;
+        self.weavers(host, &["attach", &netns.to_string_lossy()]).await?;
+        let address = address_in(&name).await?;
+        self.containers.push(Container { name, host, netns, address });
+        Ok(self.containers.len() - 1)
+    }
+
+    /// Pings one container from another, with packets as large as the MTU and never in fragments.
+    pub async fn ping(&self, from: usize, to: usize) -> anyhow::Result<Ping> {
+        let (from, to) = (&self.containers[from], &self.containers[to]);
+        let size = (self.options.mtu - 28).to_string();
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", from.netns.display()));
+        command.args(["ping", "-n", "-M", "do", "-c", "2", "-i", "0.2", "-W", "2", "-s", &size]);
+        let output = net::output(command.arg(to.address.to_string())).await?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let rtt_us = text.split("time=").skip(1).filter_map(rtt_us).min();
+        let ok = output.status.success() && text.contains(" 0% packet loss");
+        Ok(Ping { from: from.name.clone(), to: to.name.clone(), ok, rtt_us })
+    }
+
+    /// Pings every container from every other.
+    pub async fn ping_all(&self) -> anyhow::Result<Vec<Ping>> {
+        self.settle().await?;
+        let all = 0..self.containers.len();
+        let mut pings = Vec::new();
+        for from in all.clone() {
+            let row = all.clone().filter(|&to| to != from).map(|to| self.ping(from, to));
+            pings.extend(futures_util::future::try_join_all(row).await?);
+        }
+        Ok(pings)
+    }
+
+    // ===== the VPC =====
+
+    /// Waits until the router does what the route tables say.
+    pub async fn settle(&self) -> anyhow::Result<()> {
+        let version = self.cloud.with(|vpc, _| vpc.version());
+        let mut applied = self.applied.clone();
+        let reached = tokio::time::timeout(FABRIC_TIMEOUT, applied.wait_for(|&at| at >= version));
+        reached.await.context("the router does not follow the VPC")??;
+        Ok(())
+    }
+
+    /// EC2 calls of the hosts so far, by action.
+    pub fn calls(&self) -> std::collections::BTreeMap<Action, u64> {
+        self.cloud.with(|vpc, _| vpc.calls())
+    }
+
+    // ===== people =====
+
+    /// The last lines of every daemon's log.
+    pub fn log_tails(&self) -> String {
+        let mut text = String::new();
+        for host in &self.hosts {
+            let log = fs::read_to_string(host.log()).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
+            let _ = write!(text, "--- {} ---\n{}\n", host.log().display(), tail.join("\n"));
+        }
+        text
+    }
+
+    /// How a person gets into a host.
+    pub fn how_to_enter(&self) -> String {
+        let dir = self.dir.display();
+        format!(
+            "\nThe lab is up until ctrl-C. From another shell, without an argument for a shell on the host:\n  \
+             {dir}/h1 weavers status\n  \
+             {dir}/h1 ip netns exec h1c1 ping ADDRESS\n  \
+             {dir}/h1 curl -s http://169.254.169.254/lab/state     more: examples/lab/standin/control.rs\n\
+             {dir}/hosts/h1/ holds weave.toml, state and log.\n"
+        )
+    }
+
+    /// A script in the lab's directory that runs a command on a host.
+    fn write_script(&self, host: &Host) -> anyhow::Result<()> {
+        let tools = self.weavers.parent().context("weavers has no directory")?;
+        let steps = format!("nsenter --target {} --net --uts --mount --", host.keeper_pid()?);
+        let path = self.dir.join(&host.name);
+        fs::write(&path, script(&self.entry, tools, &steps))?;
+        Ok(fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?)
+    }
+}
+
+/// Our own network namespace becomes the router.
+async fn build_router() -> anyhow::Result<()> {
+    net::ip_batch(&["link set lo up".to_owned(), "addr add 169.254.169.254/32 dev lo".to_owned()]).await?;
+    net::sysctl("ip_forward", "1")?;
+    net::sysctl("conf/all/rp_filter", "0")?;
+    net::sysctl("conf/all/send_redirects", "0")?;
+    // The first one makes /run/netns a shared mount, which hosts made later follow.
+    net::run(Command::new("ip").args(["netns", "add", "first"])).await?;
+    net::run(Command::new("ip").args(["netns", "del", "first"])).await?;
+    Ok(())
+}
+
+/// `weavers` is built beside the lab: `target/debug/examples/lab`, `target/debug/weavers`.
+fn find_weavers(options: &Options) -> anyhow::Result<PathBuf> {
+    let beside = || {
+        let lab = std::env::current_exe().ok()?;
+        Some(lab.parent()?.parent()?.join("weavers"))
+    };
+    let path = options.weavers.clone().or_else(beside).context("no weavers binary")?;
+    ensure!(path.is_file(), "{} is not there: build it, or name it with --weavers", path.display());
+    fs::canonicalize(&path).with_context(|| format!("{} cannot be found", path.display()))
+}
+
+/// The address that a namespace was given inside the range.
+async fn address_in(netns: &str) -> anyhow::Result<Ipv4Addr> {
+    let range: ipnet::Ipv4Net = RANGE.parse()?;
+    let text = net::run(Command::new("ip").args(["-n", netns, "-4", "-o", "addr"])).await?;
+    let words = text.split_whitespace().filter_map(|word| word.split('/').next()?.parse().ok());
+    let mut inside = words.filter(|address: &Ipv4Addr| range.contains(address));
+    inside.next().with_context(|| format!("{netns} was given no address inside {range}: {text}"))
+}
+
+/// `0.123 ms ...` in microseconds.
+fn rtt_us(text: &str) -> Option<u64> {
+    let ms: f64 = text.split_whitespace().next()?.parse().ok()?;
+    Some((ms * 1000.0).round() as u64)
+}

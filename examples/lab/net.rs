@@ -1,0 +1,112 @@
+//! Small hands for the lab: commands, batches of `ip`, kernel settings, and code in a namespace.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use nix::sched::{CloneFlags, setns};
+use tokio::{io::AsyncWriteExt, process::Command, sync::oneshot};
+
+const TCP_TIMEOUT: Duration = Duration::from_secs(5);
+const TCP_PAYLOAD_LEN: usize = 1 << 20;
+
+/// Runs a command to its end; an error if it fails, with what it said.
+pub async fn run(command: &mut Command) -> anyhow::Result<String> {
+    let output = output(command).await?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    bail!("{:?} failed ({}): {}", command.as_std(), output.status, said.trim())
+}
+
+/// Runs a command to its end, whatever that is.
+pub async fn output(command: &mut Command) -> anyhow::Result<Output> {
+    let name = format!("{:?}", command.as_std().get_program());
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
+    output.with_context(|| format!("{name} cannot be run"))
+}
+
+/// Feeds a command its input and runs it to its end.
+pub async fn feed(command: &mut Command, input: &str) -> anyhow::Result<()> {
+    let name = format!("{:?}", command.as_std());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().with_context(|| format!("{name} cannot be run"))?;
+    let mut stdin = child.stdin.take().context("no stdin")?;
+    stdin.write_all(input.as_bytes()).await?;
+    drop(stdin);
+    let output = child.wait_with_output().await?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{name} failed ({}): {} in\n{input}", output.status, said.trim());
+    }
+    Ok(())
+}
+
+/// Several `ip` commands in one process, in the lab's own namespace.
+pub async fn ip_batch(lines: &[String]) -> anyhow::Result<()> {
+    feed(Command::new("ip").args(["-batch", "-"]), &(lines.join("\n") + "\n")).await
+}
+
+/// Sets a kernel setting of the lab's own namespace, by its path below `/proc/sys/net/ipv4`.
+pub fn sysctl(name: &str, value: &str) -> anyhow::Result<()> {
+    let path = Path::new("/proc/sys/net/ipv4").join(name);
+    fs::write(&path, value).with_context(|| format!("{} cannot be set to {value}", path.display()))
+}
+
+/// Sends a megabyte from one namespace to another and back by TCP, and compares.
+pub async fn tcp_echo(from: &Path, to: &Path, address: Ipv4Addr) -> anyhow::Result<()> {
+    let listener = inside(to, move || Ok(TcpListener::bind((address, 0))?)).await?;
+    let port = listener.local_addr()?.port();
+    let server = spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        limit(&stream)?;
+        let mut received = vec![0; TCP_PAYLOAD_LEN];
+        stream.read_exact(&mut received)?;
+        Ok(stream.write_all(&received)?)
+    });
+    let client = inside(from, move || {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), TCP_TIMEOUT)?;
+        limit(&stream)?;
+        let sent: Vec<u8> = (0..TCP_PAYLOAD_LEN).map(|n| (n % 251) as u8).collect();
+        stream.write_all(&sent)?;
+        let mut received = vec![0; TCP_PAYLOAD_LEN];
+        stream.read_exact(&mut received)?;
+        ensure!(received == sent, "what came back is not what was sent");
+        Ok(())
+    });
+    // A server that nobody reaches waits for ever; its thread ends with the lab.
+    tokio::try_join!(server, client).map(|_| ())
+}
+
+fn limit(stream: &TcpStream) -> anyhow::Result<()> {
+    stream.set_read_timeout(Some(TCP_TIMEOUT))?;
+    Ok(stream.set_write_timeout(Some(TCP_TIMEOUT))?)
+}
+
+/// Runs code in a network namespace, on a thread that is not used for anything else.
+async fn inside<T: Send + 'static>(
+    netns: &Path,
+    code: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let file = fs::File::open(netns).with_context(|| format!("{} cannot be opened", netns.display()))?;
+    spawn(move || {
+        setns(file, CloneFlags::CLONE_NEWNET).context("the namespace cannot be entered")?;
+        code()
+    })
+    .await
+}
+
+async fn spawn<T: Send + 'static>(
+    code: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let (done, result) = oneshot::channel();
+    std::thread::spawn(move || done.send(code()));
+    result.await.context("the thread ended early")?
+}

@@ -1,0 +1,106 @@
+//! What can be played in the lab. A scenario acts through [`Lab`] and ends with a report.
+
+use anyhow::Context;
+use futures_util::future::LocalBoxFuture;
+use ipnet::Ipv4Net;
+use weavers::sim::vpc::{RouteView, state_name};
+
+use crate::{
+    lab::{Lab, RANGE},
+    net,
+    report::{HostLine, Report, RouteLine},
+    standin::target_name,
+    verify::{self, Owners},
+};
+
+/// A scenario.
+pub struct Scenario {
+    /// What `--scenario` calls it.
+    pub name: &'static str,
+    /// Plays it.
+    pub run: for<'a> fn(&'a mut Lab) -> LocalBoxFuture<'a, anyhow::Result<Report>>,
+}
+
+/// All scenarios.
+const ALL: &[Scenario] = &[Scenario { name: "basic", run: |lab| Box::pin(basic(lab)) }];
+
+/// Their names.
+pub fn names() -> Vec<&'static str> {
+    ALL.iter().map(|scenario| scenario.name).collect()
+}
+
+/// The scenario of this name.
+pub fn find(name: &str) -> anyhow::Result<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name).with_context(|| format!("there is no scenario {name}"))
+}
+
+/// The main job: hosts agree on ranges, routes appear, containers reach each other everywhere.
+async fn basic(lab: &mut Lab) -> anyhow::Result<Report> {
+    let ready = lab.start_all().await?;
+    for host in 0..lab.hosts.len() {
+        lab.attach(host).await?;
+    }
+    lab.attach(0).await?; // two on one host, so that they meet without the VPC
+    let pings = lab.ping_all().await?;
+    let mut report = report(lab).await?;
+    report.ready = ready;
+    report.checks.push(("a megabyte goes there and back by TCP".to_owned(), echo_ring(lab).await));
+    report.pings = pings;
+    Ok(report)
+}
+
+/// Hosts, routes and calls as they are now, and whether the routes say what the ring says.
+pub async fn report(lab: &Lab) -> anyhow::Result<Report> {
+    let mut report = Report { calls: lab.calls(), ..Report::default() };
+    let mut owners = Owners::new();
+    for (index, host) in lab.hosts.iter().enumerate() {
+        let owned = owned(lab, index).await?;
+        owners.extend(owned.iter().map(|&cidr| (cidr, host.interface.clone())));
+        let own = lab.containers.iter().filter(|container| container.host == index);
+        report.hosts.push(HostLine {
+            name: host.name.clone(),
+            address: host.address.to_string(),
+            interface: host.interface.to_string(),
+            owned: owned.iter().map(ToString::to_string).collect(),
+            containers: own.map(|container| format!("{} {}", container.name, container.address)).collect(),
+        });
+    }
+    let range: Ipv4Net = RANGE.parse()?;
+    let routes = lab.cloud.with(|vpc, _| vpc.routes(&lab.table));
+    report.checks = vec![
+        (format!("the hosts own {range}, each address once"), verify::owned_once(range, &owners)),
+        ("every longest match leads to the owner".to_owned(), verify::leads_to_owners(&owners, &routes)),
+        (
+            "there are no more routes than owned CIDRs".to_owned(),
+            verify::no_more_than_owned(range, &owners, &routes),
+        ),
+    ];
+    report.routes = routes.iter().map(|route| line(&lab.table.0, route)).collect();
+    Ok(report)
+}
+
+/// What a host owns, by its own word.
+async fn owned(lab: &Lab, host: usize) -> anyhow::Result<Vec<Ipv4Net>> {
+    let status = lab.status(host).await?;
+    let owned = status.pointer("/ipam/owned").with_context(|| format!("no ipam.owned in {status}"))?;
+    Ok(serde_json::from_value(owned.clone())?)
+}
+
+/// TCP from each container to the next.
+async fn echo_ring(lab: &Lab) -> Result<(), String> {
+    for (index, from) in lab.containers.iter().enumerate() {
+        let to = &lab.containers[(index + 1) % lab.containers.len()];
+        let echo = net::tcp_echo(&from.netns, &to.netns, to.address).await;
+        echo.map_err(|error| format!("{} to {}: {error:#}", from.name, to.name))?;
+    }
+    Ok(())
+}
+
+fn line(table: &str, route: &RouteView) -> RouteLine {
+    RouteLine {
+        table: table.to_owned(),
+        destination: route.destination.to_string(),
+        target: target_name(&route.target),
+        state: state_name(route.state).to_owned(),
+    }
+}
