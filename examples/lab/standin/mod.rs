@@ -166,3 +166,6 @@ async fn ec2(cloud: &Cloud, asked: &Asked) -> Response {
 fn text(status: StatusCode, body: impl Into<String>) -> Response {
     (status, [(header::CONTENT_TYPE, "text/plain")], body.into()).into_response()
 }
+
+#[cfg(test)]
+mod tests;
