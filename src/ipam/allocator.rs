@@ -93,7 +93,7 @@ impl Allocator {
                     Unicast::Denied(range) => self.requests.on_denied(now, from, range),
                     Unicast::Update(state) => {
                         self.on_state(source, state)?;
-                        self.requests.on_answer(from);
+                        self.requests.on_answer(from, &self.space);
                     }
                 }
                 self.advance();
@@ -174,21 +174,22 @@ impl Allocator {
 
     // ===== what was received =====
 
-    /// Returns whether it brought anything new.
+    /// Returns whether it brought something that others should hear at once. Free counts and nicknames
+    /// are not: they travel with whatever is gossiped next, or a busy mesh would drown in them.
     fn on_state(&mut self, source: Source, state: State) -> Result<bool, ReceiveError> {
-        let named = self.hear_nicknames(state.nicknames);
+        self.hear_nicknames(state.nicknames);
         if let Some(ring) = state.ring {
-            return Ok(self.merge(&ring)? | named);
+            return self.merge(&ring);
         }
         if !self.ring.is_empty() {
             let update = self.own_state();
             if source.peer() != self.settings.me {
                 self.push(Effect::Unicast(source.peer(), Unicast::Update(update).encode()));
             }
-            return Ok(named);
+            return Ok(false);
         }
-        let Some(claims) = state.paxos else { return Ok(named) };
-        Ok(self.on_claims(source, &claims) | named)
+        let Some(claims) = state.paxos else { return Ok(false) };
+        Ok(self.on_claims(source, &claims))
     }
 
     fn on_claims(&mut self, source: Source, claims: &Claims) -> bool {
@@ -218,7 +219,7 @@ impl Allocator {
         if reissued {
             self.broadcast();
         }
-        Ok(merged.changed)
+        Ok(merged.must_save)
     }
 
     /// A peer asks for space. It always gets an answer, once there is a ring.
@@ -239,16 +240,14 @@ impl Allocator {
         self.push(Effect::Unicast(from, Unicast::Update(update).encode()));
     }
 
-    fn hear_nicknames(&mut self, heard: BTreeMap<PeerName, String>) -> bool {
-        let mut news = false;
+    fn hear_nicknames(&mut self, heard: BTreeMap<PeerName, String>) {
         for (peer, nickname) in heard {
             let known = self.nicknames.contains_key(&peer);
             let fits = nickname.len() <= NICKNAME_LEN_MAX && (known || self.nicknames.len() < NICKNAMES_MAX);
             if fits && peer != self.settings.me {
-                news |= self.nicknames.insert(peer, nickname).is_none();
+                self.nicknames.insert(peer, nickname);
             }
         }
-        news
     }
 
     // ===== the first ring =====

@@ -24,6 +24,8 @@ pub mod paxos;
 mod requests;
 pub mod ring;
 pub mod space;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use std::collections::BTreeMap;

@@ -13,7 +13,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{Allocator, Ask, Effect, Refused, Ticket, message::Unicast};
+use super::{Allocator, Ask, Effect, Refused, Ticket, message::Unicast, space::Space};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
@@ -40,6 +40,8 @@ pub struct Requests {
 #[derive(Clone, Debug, Default)]
 struct Request {
     asked: Option<(PeerName, Timestamp)>,
+    /// Addresses of the range that were ours when it was asked.
+    owned_before: u32,
     tried: BTreeSet<PeerName>,
     denied: BTreeSet<PeerName>,
     /// Not before this is anybody asked a second time.
@@ -91,13 +93,16 @@ impl Requests {
         }
     }
 
-    /// A peer has answered the oldest of what it was asked.
-    pub fn on_answer(&mut self, from: PeerName) {
-        let asked =
-            self.sent.values_mut().filter(|request| request.asked.is_some_and(|(peer, _)| peer == from));
-        if let Some(request) = asked.min_by_key(|request| request.asked) {
+    /// A peer has answered the oldest of what it was asked. If it gave something that is of no use
+    /// (the first address of a subnet, say), it may be asked again at once: that comes to an end.
+    pub fn on_answer(&mut self, from: PeerName, space: &Space) {
+        let asked = |request: &Request| request.asked.filter(|&(peer, _)| peer == from);
+        let sent = self.sent.iter_mut().filter(|(_, request)| asked(request).is_some());
+        if let Some((&range, request)) = sent.min_by_key(|(_, request)| request.asked) {
             request.asked = None;
-            request.tried.insert(from);
+            if space.owned_in(range) <= request.owned_before {
+                request.tried.insert(from);
+            }
         }
     }
 
@@ -221,6 +226,7 @@ impl Allocator {
     /// Sees that one of these donors is being asked.
     fn request(&mut self, range: Range, donors: &[PeerName]) {
         let now = self.now;
+        let owned = self.space.owned_in(range);
         let request = self.requests.sent.entry(range).or_default();
         if let Some((peer, until)) = request.asked {
             if until > now && donors.contains(&peer) && !request.denied.contains(&peer) {
@@ -237,6 +243,7 @@ impl Allocator {
         }
         let Some(&donor) = next else { return };
         request.asked = Some((donor, now + PATIENCE));
+        request.owned_before = owned;
         request.again_at = now + PATIENCE;
         self.push(Effect::Unicast(donor, Unicast::Request(range).encode()));
     }

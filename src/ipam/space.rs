@@ -51,6 +51,11 @@ impl Space {
         &self.used
     }
 
+    /// Addresses in this range that we own.
+    pub fn owned_in(&self, range: Range) -> u32 {
+        self.owned.iter().map(|owned| owned.intersection(range).len()).sum()
+    }
+
     /// Addresses in this range that could be handed out.
     pub fn free_in(&self, range: Range) -> u32 {
         self.chunks(range).iter().map(|chunk| chunk.len()).sum()
