@@ -383,6 +383,27 @@ fn an_observer_between_two_electors_passes_on_what_they_say() {
 }
 
 #[test]
+fn a_promise_is_saved_before_it_is_told_and_kept_across_a_restart() {
+    let now = Timestamp::ZERO;
+    let promise = paxos::ProposalId { round: 1, proposer: NodeId { name: peer(1), uid: 1001 } };
+    let claims = NodeClaims { promise, ..NodeClaims::default() };
+    let paxos = Some(paxos::Claims::from([(promise.proposer, claims)]));
+    let payload = message::State { paxos, ..message::State::default() }.encode();
+
+    let mut network = Network::new(vec![settings(2, Init::Consensus, 3)]);
+    network.host(2).receive(now, Source::Broadcast { from: peer(1) }, &payload).unwrap();
+    let effects: Vec<Effect> = std::iter::from_fn(|| network.host(2).next_effect()).collect();
+    let [Effect::Save(Record::Paxos(saved)), Effect::Broadcast(_)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(saved.promise, promise);
+    let saved = Saved { paxos: Some(saved.clone()), ..Saved::default() };
+    let mut again = Allocator::new(settings(2, Init::Consensus, 3), saved).unwrap();
+    let told = message::State::decode(&again.state().unwrap()).unwrap().paxos.unwrap();
+    assert_eq!(told[&NodeId { name: peer(2), uid: 1002 }].promise, promise);
+}
+
+#[test]
 fn a_host_that_must_join_elects_nobody_and_says_why() {
     let mut network = Network::new((1..=2).map(|n| settings(n, Init::Consensus, 2)).collect());
     network.host(1).hold_election(Some("route 10.32.0.0/25 leads to eni-9".to_owned()));
