@@ -150,9 +150,11 @@ impl Ec2 {
 
     /// Read until it is off, and now and then after. Where it cannot be read, the routes still can.
     async fn source_dest_check(&self, pass: u64) -> Option<bool> {
-        let (known, due) = (self.memory().check, self.memory().check_due);
-        if pass < due {
-            return known;
+        {
+            let memory = self.memory();
+            if pass < memory.check_due {
+                return memory.check;
+            }
         }
         let read = self.read_check().await;
         let mut memory = self.memory();
