@@ -1,0 +1,346 @@
+//! What is asked of every cloud.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::BoxFuture;
+use ipnet::Ipv4Net;
+use weavers::{
+    state::{Action, Fault, FaultKind, InterfaceId, Route, RouteState, TableId, Target, Vpc},
+    vpc::{Ec2, overlaps},
+};
+
+use crate::cloud::World;
+
+/// Something that EC2 does, and the clouds that do not.
+pub struct Case {
+    pub name: &'static str,
+    pub run: for<'a> fn(&'a World) -> BoxFuture<'a, Result<()>>,
+    /// The cloud, and what it does instead.
+    pub differs: &'static [(&'static str, &'static str)],
+}
+
+macro_rules! cases {
+    ($($name:ident $(differs $differs:expr)?;)*) => {
+        pub const ALL: &[Case] = &[$(Case {
+            name: stringify!($name),
+            run: |world| Box::pin($name(world)),
+            differs: &[$($differs)?],
+        }),*];
+    };
+}
+
+cases! {
+    a_created_route_is_seen_as_ours;
+    a_route_that_is_there_cannot_be_created differs ("moto", "replaces the route");
+    a_route_is_replaced_in_place;
+    a_route_that_is_not_there_cannot_be_replaced;
+    a_deleted_route_is_gone;
+    a_route_that_is_not_there_is_as_good_as_deleted;
+    a_table_that_is_gone_calls_for_another_look;
+    an_interface_that_is_gone_calls_for_another_look;
+    the_table_of_the_subnet_is_found;
+    a_subnet_without_a_table_has_the_main_one;
+    a_subnet_that_changes_its_table_is_followed;
+    a_subnet_that_leaves_the_main_table_is_followed;
+    tables_are_read_beyond_the_first_page;
+    an_unknown_table_is_named;
+    an_unknown_table_does_not_hide_the_others;
+    a_table_that_serves_a_gateway_is_not_used;
+    a_full_table_says_so differs ("moto", "has no quota");
+    a_route_to_a_terminated_instance_is_a_blackhole differs ("moto", "calls every route active");
+    the_check_of_the_own_interface_is_turned_off;
+    a_denied_route_names_the_permission;
+    a_denied_check_names_the_command;
+    a_check_that_cannot_be_read_is_unread;
+    a_range_inside_the_vpc_is_noticed;
+}
+
+const RANGE: &str = "10.32.0.0/12";
+const FIVE: [&str; 5] =
+    ["CreateRoute", "DeleteRoute", "ReplaceRoute", "DescribeRouteTables", "DescribeInstances"];
+
+// ===== routes =====
+
+async fn a_created_route_is_seen_as_ours(world: &World) -> Result<()> {
+    world.create("10.40.0.0/13").await?;
+    let table = world.look().await?.tables.remove(&world.table).context("table not read")?;
+    let expected = Route { target: world.own(), state: RouteState::Active, created: true };
+    ensure!(table.routes == [(cidr("10.40.0.0/13"), expected)].into(), "{table:?}");
+    ensure!(table.used == 2 && table.local == [cidr("10.0.0.0/16")], "{table:?}");
+    Ok(())
+}
+
+async fn a_route_that_is_there_cannot_be_created(world: &World) -> Result<()> {
+    world.create("10.40.0.0/13").await?;
+    let fault = refusal(world.create("10.40.0.0/13").await)?;
+    ensure!(fault.kind == FaultKind::Outdated, "{fault:?}");
+    Ok(())
+}
+
+async fn a_route_is_replaced_in_place(world: &World) -> Result<()> {
+    let create = Action::CreateRoute {
+        table: world.table.clone(),
+        destination: cidr("10.40.0.0/13"),
+        interface: world.neighbour.clone(),
+    };
+    world.ec2.apply(&create).await?;
+    world.replace("10.40.0.0/13").await?;
+    ensure!(world.route("10.40.0.0/13").await?.map(|route| route.target) == Some(world.own()));
+    Ok(())
+}
+
+async fn a_route_that_is_not_there_cannot_be_replaced(world: &World) -> Result<()> {
+    let fault = refusal(world.replace("10.40.0.0/13").await)?;
+    ensure!(fault.kind == FaultKind::Outdated, "{fault:?}");
+    ensure!(fault.message.contains("10.40.0.0/13"), "{fault}");
+    Ok(())
+}
+
+async fn a_deleted_route_is_gone(world: &World) -> Result<()> {
+    world.create("10.40.0.0/13").await?;
+    world.delete("10.40.0.0/13").await?;
+    ensure!(world.route("10.40.0.0/13").await?.is_none());
+    Ok(())
+}
+
+async fn a_route_that_is_not_there_is_as_good_as_deleted(world: &World) -> Result<()> {
+    world.delete("10.40.0.0/13").await?;
+    Ok(())
+}
+
+async fn a_table_that_is_gone_calls_for_another_look(world: &World) -> Result<()> {
+    let create = Action::CreateRoute {
+        table: TableId("rtb-0123456789abcdef0".into()),
+        destination: cidr("10.40.0.0/13"),
+        interface: world.ec2.identity().interface.clone(),
+    };
+    let fault = refusal(world.ec2.apply(&create).await)?;
+    ensure!(
+        fault.kind == FaultKind::Outdated && fault.message.contains("rtb-0123456789abcdef0"),
+        "{fault:?}"
+    );
+    Ok(())
+}
+
+async fn an_interface_that_is_gone_calls_for_another_look(world: &World) -> Result<()> {
+    let create = Action::CreateRoute {
+        table: world.table.clone(),
+        destination: cidr("10.40.0.0/13"),
+        interface: InterfaceId("eni-0123456789abcdef0".into()),
+    };
+    let fault = refusal(world.ec2.apply(&create).await)?;
+    ensure!(
+        fault.kind == FaultKind::Outdated && fault.message.contains("eni-0123456789abcdef0"),
+        "{fault:?}"
+    );
+    Ok(())
+}
+
+// ===== tables =====
+
+async fn the_table_of_the_subnet_is_found(world: &World) -> Result<()> {
+    for _look in 0..2 {
+        ensure!(world.reads(&world.table).await?);
+    }
+    Ok(())
+}
+
+async fn a_subnet_without_a_table_has_the_main_one(world: &World) -> Result<()> {
+    world.console.associate(None).await?;
+    for _look in 0..2 {
+        ensure!(world.reads(&world.main).await?);
+    }
+    Ok(())
+}
+
+async fn a_subnet_that_changes_its_table_is_followed(world: &World) -> Result<()> {
+    ensure!(world.reads(&world.table).await?);
+    let other = world.console.add_tables(1).await?.remove(0);
+    world.console.associate(Some(other.clone())).await?;
+    ensure!(world.reads(&other).await?);
+    world.console.associate(None).await?;
+    ensure!(world.reads(&world.main).await?);
+    Ok(())
+}
+
+/// The main table does not show it, so it takes a few looks.
+async fn a_subnet_that_leaves_the_main_table_is_followed(world: &World) -> Result<()> {
+    world.console.associate(None).await?;
+    ensure!(world.reads(&world.main).await?);
+    world.console.associate(Some(world.table.clone())).await?;
+    for _look in 0..10 {
+        if world.reads(&world.table).await? {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("still the main table after ten looks")
+}
+
+async fn tables_are_read_beyond_the_first_page(world: &World) -> Result<()> {
+    let tables: BTreeSet<TableId> = world.console.add_tables(105).await?.into_iter().collect();
+    let read = world.ec2.observe(cidr(RANGE), Some(&tables)).await?;
+    ensure!(read.tables.into_keys().collect::<BTreeSet<_>>() == tables);
+    Ok(())
+}
+
+async fn an_unknown_table_is_named(world: &World) -> Result<()> {
+    let unknown = BTreeSet::from([TableId("rtb-0123456789abcdef0".into())]);
+    let fault = refusal(world.ec2.observe(cidr(RANGE), Some(&unknown)).await)?;
+    ensure!(fault.kind == FaultKind::Invalid && fault.message.contains("rtb-0123456789abcdef0"), "{fault:?}");
+    Ok(())
+}
+
+async fn an_unknown_table_does_not_hide_the_others(world: &World) -> Result<()> {
+    let selected = BTreeSet::from([TableId("rtb-0123456789abcdef0".into()), world.table.clone()]);
+    for _look in 0..12 {
+        let read = world.ec2.observe(cidr(RANGE), Some(&selected)).await?;
+        ensure!(read.tables.into_keys().eq([world.table.clone()]));
+    }
+    Ok(())
+}
+
+async fn a_table_that_serves_a_gateway_is_not_used(world: &World) -> Result<()> {
+    let edge = world.console.add_tables(1).await?.remove(0);
+    world.console.make_edge(edge.clone()).await?;
+    let read = world.ec2.observe(cidr(RANGE), Some(&[edge.clone(), world.table.clone()].into())).await?;
+    ensure!(read.tables.into_keys().eq([world.table.clone()]));
+    let fault = refusal(world.ec2.observe(cidr(RANGE), Some(&[edge.clone()].into())).await)?;
+    ensure!(fault.kind == FaultKind::Invalid && fault.message.contains(&edge.0), "{fault:?}");
+    Ok(())
+}
+
+async fn a_full_table_says_so(world: &World) -> Result<()> {
+    world.console.set_quota(world.table.clone(), 3).await?;
+    world.create("10.32.0.0/16").await?;
+    world.create("10.33.0.0/16").await?;
+    world.look().await?;
+    for third in 34..36 {
+        if let Err(fault) = world.create(&format!("10.{third}.0.0/16")).await {
+            ensure!(fault.kind == FaultKind::Quota && fault.message.contains(" at 3 routes"), "{fault:?}");
+            return Ok(());
+        }
+    }
+    anyhow::bail!("a table for 3 routes took 5")
+}
+
+async fn a_route_to_a_terminated_instance_is_a_blackhole(world: &World) -> Result<()> {
+    let create = Action::CreateRoute {
+        table: world.table.clone(),
+        destination: cidr("10.40.0.0/13"),
+        interface: world.neighbour.clone(),
+    };
+    world.ec2.apply(&create).await?;
+    world.console.terminate_neighbour().await?;
+    let route = world.route("10.40.0.0/13").await?.context("the route is gone")?;
+    ensure!(route.state == RouteState::Blackhole, "{route:?}");
+    world.replace("10.40.0.0/13").await?;
+    let route = world.route("10.40.0.0/13").await?.context("the route is gone")?;
+    ensure!(route.state == RouteState::Active && route.target == world.own(), "{route:?}");
+    Ok(())
+}
+
+// ===== the check, and what is denied =====
+
+async fn the_check_of_the_own_interface_is_turned_off(world: &World) -> Result<()> {
+    ensure!(world.look().await?.source_dest_check == Some(true));
+    world.ec2.apply(&world.disable_check()).await?;
+    ensure!(world.look().await?.source_dest_check == Some(false));
+    world.ec2.apply(&world.disable_check()).await?;
+    Ok(())
+}
+
+async fn a_denied_route_names_the_permission(world: &World) -> Result<()> {
+    let ec2 = world.console.restrict(&["DescribeRouteTables", "DescribeInstances"]).await?;
+    let table = world.table.clone();
+    let delete = Action::DeleteRoute { table: table.clone(), destination: cidr("10.40.0.0/13") };
+    let fault = refusal(ec2.apply(&delete).await)?;
+    ensure!(fault.kind == FaultKind::Denied, "{fault:?}");
+    let hint = fault.hint.context("no hint")?;
+    ensure!(hint.contains("ec2:DeleteRoute") && hint.contains(&table.0), "{hint}");
+    Ok(())
+}
+
+async fn a_denied_check_names_the_command(world: &World) -> Result<()> {
+    let ec2 = world.console.restrict(&FIVE).await?;
+    ensure!(look(&ec2).await?.source_dest_check == Some(true));
+    let fault = refusal(ec2.apply(&world.disable_check()).await)?;
+    ensure!(fault.kind == FaultKind::Denied, "{fault:?}");
+    let interface = &world.ec2.identity().interface;
+    let command = format!(
+        "modify-network-interface-attribute --no-source-dest-check --network-interface-id {interface}"
+    );
+    ensure!(fault.hint.as_ref().is_some_and(|hint| hint.contains(&command)), "{fault:?}");
+    Ok(())
+}
+
+async fn a_check_that_cannot_be_read_is_unread(world: &World) -> Result<()> {
+    let ec2 = world.console.restrict(&["DescribeRouteTables"]).await?;
+    let seen = look(&ec2).await?;
+    ensure!(seen.source_dest_check.is_none() && seen.tables.contains_key(&world.table), "{seen:?}");
+    Ok(())
+}
+
+async fn a_range_inside_the_vpc_is_noticed(world: &World) -> Result<()> {
+    let fault = overlaps(cidr("10.0.128.0/17"), &world.look().await?).context("not noticed")?;
+    ensure!(fault.message.contains("10.0.0.0/16"), "{fault}");
+    ensure!(overlaps(cidr(RANGE), &world.look().await?).is_none());
+    Ok(())
+}
+
+// ===== words of the cases =====
+
+impl World {
+    fn own(&self) -> Target {
+        Target::Interface(self.ec2.identity().interface.clone())
+    }
+
+    fn disable_check(&self) -> Action {
+        Action::DisableCheck { interface: self.ec2.identity().interface.clone() }
+    }
+
+    async fn create(&self, destination: &str) -> Result<Option<String>, Fault> {
+        let (table, interface) = (self.table.clone(), self.ec2.identity().interface.clone());
+        self.ec2.apply(&Action::CreateRoute { table, destination: cidr(destination), interface }).await
+    }
+
+    async fn replace(&self, destination: &str) -> Result<Option<String>, Fault> {
+        let (table, interface) = (self.table.clone(), self.ec2.identity().interface.clone());
+        self.ec2.apply(&Action::ReplaceRoute { table, destination: cidr(destination), interface }).await
+    }
+
+    async fn delete(&self, destination: &str) -> Result<Option<String>, Fault> {
+        let table = self.table.clone();
+        self.ec2.apply(&Action::DeleteRoute { table, destination: cidr(destination) }).await
+    }
+
+    async fn look(&self) -> Result<Vpc, Fault> {
+        look(&self.ec2).await
+    }
+
+    /// Whether a look reads this table and no other.
+    async fn reads(&self, table: &TableId) -> Result<bool> {
+        Ok(self.look().await?.tables.keys().eq([table]))
+    }
+
+    async fn route(&self, destination: &str) -> Result<Option<Route>> {
+        let mut tables = self.look().await?.tables;
+        let table = tables.get_mut(&self.table).context("table not read")?;
+        Ok(table.routes.remove(&cidr(destination)))
+    }
+}
+
+async fn look(ec2: &Ec2) -> Result<Vpc, Fault> {
+    ec2.observe(cidr(RANGE), None).await
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T, Fault>) -> Result<Fault> {
+    match result {
+        Ok(value) => anyhow::bail!("not refused: {value:?}"),
+        Err(fault) => Ok(fault),
+    }
+}
+
+fn cidr(text: &str) -> Ipv4Net {
+    text.parse().expect("cases name CIDRs")
+}

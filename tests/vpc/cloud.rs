@@ -1,0 +1,55 @@
+//! What a case needs of a cloud: a small VPC, and a colleague with a console.
+
+use anyhow::Result;
+use futures_util::future::BoxFuture;
+use weavers::{
+    state::{InterfaceId, TableId},
+    vpc::Ec2,
+};
+
+/// A stand-in for EC2.
+pub trait Cloud: Send + Sync {
+    /// Its name, by which cases know its differences.
+    fn name(&self) -> &'static str;
+
+    /// A VPC `10.0.0.0/16` of its own for a case: one subnet with a table, two instances in it.
+    fn lay_out(&self, case: &'static str) -> BoxFuture<'_, Result<World>>;
+}
+
+/// What a case works with.
+pub struct World {
+    /// The hand of the first instance, which may do everything.
+    pub ec2: Ec2,
+    /// The table associated with the subnet.
+    pub table: TableId,
+    /// The VPC's main table.
+    pub main: TableId,
+    /// The interface of the second instance.
+    pub neighbour: InterfaceId,
+    /// The colleague.
+    pub console: Box<dyn Console>,
+}
+
+/// What others do to the VPC.
+pub trait Console: Send + Sync {
+    /// Gives the subnet a table of its own, or leaves it to the main one.
+    fn associate(&self, table: Option<TableId>) -> BoxFuture<'_, Result<()>>;
+
+    /// Makes tables.
+    fn add_tables(&self, count: usize) -> BoxFuture<'_, Result<Vec<TableId>>>;
+
+    /// Makes a table serve an internet gateway.
+    fn make_edge(&self, table: TableId) -> BoxFuture<'_, Result<()>>;
+
+    /// Says how many routes a table may hold.
+    fn set_quota(&self, table: TableId, quota: usize) -> BoxFuture<'_, Result<()>>;
+
+    /// Terminates the second instance.
+    fn terminate_neighbour(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// The hand of an instance whose role allows these actions and no other.
+    fn restrict(&self, actions: &'static [&'static str]) -> BoxFuture<'_, Result<Ec2>>;
+
+    /// Leaves no restriction to the next case.
+    fn restore(&self) -> BoxFuture<'_, Result<()>>;
+}
