@@ -154,6 +154,8 @@ fn shorten(text: &str) -> String {
 #[derive(Debug)]
 pub(super) struct Refused {
     pub code: String,
+    /// EC2's own text.
+    pub text: String,
     pub fault: Fault,
 }
 
@@ -169,6 +171,7 @@ where
     E: ProvideErrorMetadata + Error + 'static,
 {
     let code = error.code().unwrap_or_default().to_owned();
+    let text = error.message().unwrap_or_default().to_owned();
     let mut fault = match &error {
         SdkError::ServiceError(refusal) => {
             classify(call, error.code(), refusal.raw().status().as_u16(), error.message())
@@ -182,7 +185,7 @@ where
         _ => unanswered(call, Invalid, &root(&error)),
     };
     fault.request_id = error.request_id().map(str::to_owned);
-    Refused { code, fault }
+    Refused { code, text, fault }
 }
 
 fn unanswered(call: &Call, kind: FaultKind, reason: &str) -> Fault {

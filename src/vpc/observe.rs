@@ -63,7 +63,7 @@ impl Ec2 {
                     return if usable.is_empty() { Err(none_usable(ids)) } else { Ok(usable) };
                 }
                 Err(refused) if unknown_table(&refused) => {
-                    let named = asked.iter().find(|id| refused.fault.message.contains(&*id.0)).cloned();
+                    let named = asked.iter().find(|id| refused.text.contains(&id.0)).cloned();
                     let Some(named) = named else { return Err(refused.fault) };
                     asked.remove(&named);
                 }
@@ -214,7 +214,7 @@ async fn paged(call: &Call, request: DescribeRouteTablesFluentBuilder) -> Result
         hint: None,
         request_id: None,
     };
-    Err(Refused { code: String::new(), fault })
+    Err(Refused { code: String::new(), text: String::new(), fault })
 }
 
 fn filter(name: &str, value: &str) -> Filter {

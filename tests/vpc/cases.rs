@@ -192,10 +192,12 @@ async fn an_unknown_table_is_named(world: &World) -> Result<()> {
 }
 
 async fn an_unknown_table_does_not_hide_the_others(world: &World) -> Result<()> {
-    let selected = BTreeSet::from([TableId("rtb-0123456789abcdef0".into()), world.table.clone()]);
-    for _look in 0..12 {
-        let read = world.ec2.observe(cidr(RANGE), Some(&selected)).await?;
-        ensure!(read.tables.into_keys().eq([world.table.clone()]));
+    for unknown in ["rtb-0123456789abcdef0", "rtb-fffffffffffffffff"] {
+        let selected = BTreeSet::from([TableId(unknown.into()), world.table.clone()]);
+        for _look in 0..12 {
+            let read = world.ec2.observe(cidr(RANGE), Some(&selected)).await?;
+            ensure!(read.tables.keys().eq([&world.table]), "{unknown}: {read:?}");
+        }
     }
     Ok(())
 }
