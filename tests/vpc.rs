@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_ec2::config::{Credentials, SharedCredentialsProvider};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 #[path = "vpc/cases.rs"]
@@ -13,13 +15,15 @@ mod cases;
 mod cloud;
 #[path = "vpc/moto.rs"]
 mod moto;
+#[path = "vpc/standin.rs"]
+mod standin;
 
 use cases::Case;
 use cloud::Cloud;
 
 /// The stand-ins. Each starts when its first case runs.
 fn clouds() -> Vec<Arc<dyn Cloud>> {
-    vec![Arc::new(moto::Moto::default())]
+    vec![Arc::new(standin::Standin), Arc::new(moto::Moto::default())]
 }
 
 fn main() {
@@ -52,4 +56,14 @@ fn trial(cloud: &Arc<dyn Cloud>, case: &'static Case) -> Trial {
             }
         }
     })
+}
+
+/// How a host with these credentials calls AWS.
+fn sdk(region: &'static str, key: &str, secret: &str) -> SdkConfig {
+    let credentials = Credentials::builder().access_key_id(key).secret_access_key(secret);
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(region))
+        .credentials_provider(SharedCredentialsProvider::new(credentials.provider_name("test").build()))
+        .build()
 }

@@ -54,6 +54,9 @@ cases! {
     a_denied_check_names_the_command;
     a_check_that_cannot_be_read_is_unread;
     a_range_inside_the_vpc_is_noticed;
+    a_throttled_call_is_known_as_such differs ("moto", "does not throttle");
+    a_create_whose_answer_was_lost_calls_for_another_look differs ("moto", "loses no answer");
+    a_look_is_one_call_once_the_table_is_found differs ("moto", "does not count calls");
 }
 
 const RANGE: &str = "10.32.0.0/12";
@@ -287,6 +290,36 @@ async fn a_range_inside_the_vpc_is_noticed(world: &World) -> Result<()> {
     let fault = overlaps(cidr("10.0.128.0/17"), &world.look().await?).context("not noticed")?;
     ensure!(fault.message.contains("10.0.0.0/16"), "{fault}");
     ensure!(overlaps(cidr(RANGE), &world.look().await?).is_none());
+    Ok(())
+}
+
+// ===== bad days =====
+
+async fn a_throttled_call_is_known_as_such(world: &World) -> Result<()> {
+    world.console.throttle().await?;
+    let fault = refusal(world.create("10.40.0.0/13").await)?;
+    ensure!(fault.kind == FaultKind::Throttled, "{fault:?}");
+    Ok(())
+}
+
+async fn a_create_whose_answer_was_lost_calls_for_another_look(world: &World) -> Result<()> {
+    world.console.lose_an_answer().await?;
+    let fault = refusal(world.create("10.40.0.0/13").await)?;
+    ensure!(fault.kind == FaultKind::Outdated, "{fault:?}");
+    ensure!(world.route("10.40.0.0/13").await?.map(|route| route.target) == Some(world.own()));
+    Ok(())
+}
+
+async fn a_look_is_one_call_once_the_table_is_found(world: &World) -> Result<()> {
+    world.ec2.apply(&world.disable_check()).await?;
+    world.look().await?;
+    let before = world.console.calls().await?;
+    for _look in 0..9 {
+        world.look().await?;
+    }
+    let after = world.console.calls().await?;
+    let made = |action| after.get(action).copied().unwrap_or(0) - before.get(action).copied().unwrap_or(0);
+    ensure!(made("DescribeRouteTables") == 9 && made("DescribeInstances") == 0, "{before:?} {after:?}");
     Ok(())
 }
 

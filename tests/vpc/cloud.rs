@@ -1,5 +1,7 @@
 //! What a case needs of a cloud: a small VPC, and a colleague with a console.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use futures_util::future::BoxFuture;
 use weavers::{
@@ -49,6 +51,15 @@ pub trait Console: Send + Sync {
 
     /// The hand of an instance whose role allows these actions and no other.
     fn restrict(&self, actions: &'static [&'static str]) -> BoxFuture<'_, Result<Ec2>>;
+
+    /// Lets no call through.
+    fn throttle(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Carries out the next CreateRoute and loses its answer.
+    fn lose_an_answer(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Calls so far, by action.
+    fn calls(&self) -> BoxFuture<'_, Result<BTreeMap<String, u64>>>;
 
     /// Leaves no restriction to the next case.
     fn restore(&self) -> BoxFuture<'_, Result<()>>;

@@ -1,6 +1,7 @@
 //! moto, a stand-in for AWS that others wrote, in a Python environment of its own.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -11,10 +12,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::SdkConfig;
 use aws_sdk_ec2::{
     Client,
-    config::{Credentials, SharedCredentialsProvider},
     types::{Filter, InstanceType},
 };
 use futures_util::future::BoxFuture;
@@ -23,7 +23,10 @@ use weavers::{
     vpc::{Ec2, Identity},
 };
 
-use crate::cloud::{Cloud, Console, World};
+use crate::{
+    cloud::{Cloud, Console, World},
+    sdk,
+};
 
 #[path = "iam.rs"]
 mod iam;
@@ -123,7 +126,7 @@ fn run(command: &mut Command) -> Result<()> {
 // ===== a VPC =====
 
 async fn lay_out(case: &'static str, address: SocketAddr) -> Result<World> {
-    let sdk = sdk("console", "console");
+    let sdk = sdk(REGION, "console", "console");
     let client = client(&sdk, address);
     let vpc = client.create_vpc().cidr_block("10.0.0.0/16").send().await?;
     let vpc = vpc.vpc().and_then(|vpc| vpc.vpc_id()).context("no VPC")?.to_owned();
@@ -158,15 +161,6 @@ async fn launch(client: &Client, vpc: &str, subnet: &str) -> Result<Identity> {
 
 fn url(address: SocketAddr) -> String {
     format!("http://{address}")
-}
-
-fn sdk(key: &str, secret: &str) -> SdkConfig {
-    let credentials = Credentials::builder().access_key_id(key).secret_access_key(secret);
-    SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(REGION))
-        .credentials_provider(SharedCredentialsProvider::new(credentials.provider_name("test").build()))
-        .build()
 }
 
 fn client(sdk: &SdkConfig, address: SocketAddr) -> Client {
@@ -242,9 +236,21 @@ impl Console for MotoConsole {
         Box::pin(async move {
             let (key, secret) = iam::user_that_may(self.address, self.case, actions)?;
             iam::enforce(self.address, true)?;
-            let sdk = sdk(&key, &secret);
+            let sdk = sdk(REGION, &key, &secret);
             Ok(Ec2::with_identity(self.identity.clone(), &sdk, Some(&url(self.address))))
         })
+    }
+
+    fn throttle(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { bail!("moto does not throttle") })
+    }
+
+    fn lose_an_answer(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { bail!("moto loses no answer") })
+    }
+
+    fn calls(&self) -> BoxFuture<'_, Result<BTreeMap<String, u64>>> {
+        Box::pin(async { bail!("moto does not count calls") })
     }
 
     fn restore(&self) -> BoxFuture<'_, Result<()>> {
