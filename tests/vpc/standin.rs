@@ -16,7 +16,7 @@ use crate::{
     sdk,
 };
 
-#[allow(dead_code)] // The lab uses the rest.
+#[allow(dead_code, unused_imports)] // The lab uses the rest.
 #[path = "../../examples/lab/standin/mod.rs"]
 mod server;
 
