@@ -50,7 +50,7 @@ pub struct Failure {
     /// The way out, if there is one.
     pub hint: Option<String>,
     /// What is wrong in a configuration file.
-    pub file: Option<BadFile>,
+    pub file: Option<Box<BadFile>>,
 }
 
 /// A configuration file with problems.
@@ -96,7 +96,10 @@ impl Failure {
         let count =
             if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
         let file = BadFile { name: name.to_owned(), text: text.to_owned(), problems };
-        Failure { file: Some(file), ..Failure::new(Exit::Config, "config", format!("{name} has {count}")) }
+        Failure {
+            file: Some(Box::new(file)),
+            ..Failure::new(Exit::Config, "config", format!("{name} has {count}"))
+        }
     }
 
     /// The same with a way out.
