@@ -58,7 +58,7 @@ async fn main() -> ExitCode {
     let code = match options.inside.clone() {
         None => enclosure::run(&options).await,
         Some(dir) => {
-            let played = play(options, dir.clone()).await;
+            let played = play(options.clone(), dir.clone()).await;
             // The process outside does this too, unless it was killed.
             let _ = std::fs::remove_dir_all(dir);
             played
@@ -69,6 +69,9 @@ async fn main() -> ExitCode {
         Ok(code) => std::process::exit(code),
         Err(error) => {
             eprintln!("lab: {error:#}");
+            if options.json {
+                report::print(&report::failure(options.hosts, &error));
+            }
             std::process::exit(1)
         }
     }

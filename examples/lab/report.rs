@@ -141,6 +141,15 @@ impl Report {
     }
 }
 
+/// For programs, when it came to no report.
+pub fn failure(hosts: u8, error: &anyhow::Error) -> String {
+    let document = json!({
+        "ok": false, "hosts": hosts, "ready_ms": null, "routes": [], "pings": [], "ec2_calls": {},
+        "error": format!("{error:#}"),
+    });
+    format!("{document}\n")
+}
+
 fn plain<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(header);
