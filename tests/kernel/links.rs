@@ -158,8 +158,21 @@ async fn a_forged_source_goes_nowhere(mut world: World) {
     world.attach(&one, A, 9000).await;
     world.attach(&other, B, 9000).await;
     one.sh("ip addr add 10.32.1.99/32 dev ethwe");
-    assert!(!crosses(&one.udp("10.32.1.99"), &other.udp(B), 100));
-    assert!(crosses(&one.udp(A), &other.udp(B), 100));
+    sh(
+        "ip link add eth0 type veth peer name vpc; ip link set eth0 up; ip link set vpc up; ip route add default dev eth0",
+    );
+    let (forger, honest, victim) = (one.udp("10.32.1.99"), one.udp(A), other.udp(B));
+    assert!(!crosses(&forger, &victim, 100));
+    assert!(crosses(&honest, &victim, 100));
+
+    // The looser of an interface's setting and that of `all` counts, and Ubuntu sets `all` to 2. On an
+    // interface without an address, as a host end is, 2 is as strict.
+    world.sysctl("net.ipv4.conf.all.rp_filter", "2").await;
+    assert!(!crosses(&forger, &victim, 100));
+    assert!(crosses(&honest, &victim, 100));
+    world.sysctl("net.ipv4.conf.all.rp_filter", "0").await;
+    sh("echo 0 > /proc/sys/net/ipv4/conf/wv0a200102/rp_filter");
+    assert!(crosses(&forger, &victim, 100), "it is this setting that stops it");
 }
 
 async fn a_container_with_a_default_route_keeps_it(mut world: World) {
