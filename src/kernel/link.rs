@@ -21,7 +21,7 @@ use rtnetlink::{
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
     },
 };
-use tokio::time::sleep;
+use tokio::{runtime, task, time::sleep};
 
 use super::{
     far,
@@ -234,13 +234,25 @@ pub async fn delete(host: &Handle, address: Address) -> Result<(), Fault> {
     let Some(end) = find(host, &name).await? else {
         return Ok(());
     };
-    // From here on no packet passes; what remains waits for the kernel to let go of the device.
+    // From here on no packet passes.
     let down = host.link().set(LinkUnspec::new_with_index(end.index).down().build()).execute().await;
-    let gone = match already_gone(down) {
-        Ok(()) => already_gone(host.link().del(end.index).execute().await),
-        failed => failed,
-    };
-    gone.map_err(|error| fault(format_args!("removing link {name}"), &error))
+    already_gone(down).map_err(|error| fault(format_args!("setting link {name} down"), &error))?;
+    let destroyed = task::spawn_blocking(move || destroy(end.index)).await;
+    destroyed
+        .unwrap_or(Err(Errno::ECANCELED))
+        .map_err(|cause| fault(format_args!("removing link {name}"), &cause))
+}
+
+/// The kernel lets go of a device within the call that asks for it, and that takes 15 ms and more: too long
+/// for a thread that has other things to do.
+fn destroy(index: u32) -> Result<(), Errno> {
+    let runtime =
+        runtime::Builder::new_current_thread().enable_io().build().map_err(|error| error.errno())?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| error.errno())?;
+        tokio::spawn(connection);
+        already_gone(handle.link().del(index).execute().await).map_err(|error| error.errno())
+    })
 }
 
 /// Both ends, if both are there and belong together. What is in the way of ours goes, if it is ours.
