@@ -40,7 +40,7 @@ pub async fn observe(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
             Some(Forward::Open | Forward::Opened(_)) | None => {}
         }
     }
-    if forward == Forward::Open && legacy_drops().await? {
+    if forward == Forward::Open && legacy_drops().await {
         forward = Forward::Foreign("iptables-legacy FORWARD".into());
     }
     Ok(forward)
@@ -218,17 +218,17 @@ async fn knows_our_links(family: &str, table: &str) -> Result<bool, Fault> {
 }
 
 /// Whether the old tables of iptables drop. They raise no event, and nft does not see them.
-async fn legacy_drops() -> Result<bool, Fault> {
+async fn legacy_drops() -> bool {
     let tables = fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
     if !tables.lines().any(|table| table == "filter") {
-        return Ok(false);
+        return false;
     }
     let mut command = Command::new("iptables-legacy");
     command.args(["-w", "5", "-S", "FORWARD"]);
-    match run_command(command, "").await? {
-        Said::Text(rules) => Ok(legacy_blocks(&rules)),
+    match run_command(command, "").await {
+        Ok(Said::Text(rules)) => legacy_blocks(&rules),
         // The rules are there and cannot be read: better a word too many.
-        Said::Absent | Said::NotInstalled => Ok(true),
+        Ok(Said::Absent | Said::NotInstalled) | Err(_) => true,
     }
 }
 

@@ -1,6 +1,9 @@
 //! Our nftables table, and what other programs' chains do to us.
 
-use std::net::{TcpListener, TcpStream};
+use std::{
+    net::{TcpListener, TcpStream},
+    process::Command,
+};
 
 use weavers::state::{Action, Forward, Rules};
 
@@ -16,6 +19,7 @@ stories![
     docker_s_drop_is_opened_and_closed_again,
     a_flushed_forward_chain_is_opened_again,
     a_chain_that_only_its_owner_should_amend_is_named,
+    old_iptables_are_seen_where_they_are,
     an_uplink_that_is_no_name_reaches_no_script,
 ];
 
@@ -116,6 +120,11 @@ async fn docker_s_drop_is_opened_and_closed_again(mut world: World) {
     world.apply(open).await;
     assert_eq!(sh("nft -s list table ip filter"), opened, "opening twice is opening once");
 
+    // Where iptables is, it can still read its table.
+    sh(
+        "command -v iptables-nft >/dev/null || exit 0; iptables-nft -S DOCKER-USER | grep -q -- '-o wv+ .*-j ACCEPT'",
+    );
+
     for _ in 0..2 {
         world.apply(Action::CloseForward).await;
         assert_eq!(sh("nft -s list table ip filter"), before, "only what was ours is gone");
@@ -149,6 +158,17 @@ async fn a_chain_that_only_its_owner_should_amend_is_named(mut world: World) {
     assert_eq!(world.observe().await.forward, firewalld);
     sh("nft insert rule inet firewalld filter_FORWARD oifname '\"wv*\"' accept");
     assert_eq!(world.observe().await.forward, Forward::Open, "its owner has dealt with it");
+}
+
+async fn old_iptables_are_seen_where_they_are(mut world: World) {
+    world.wanted.rules = Some(rules());
+    let drop = Command::new("iptables-legacy").args(["-P", "FORWARD", "DROP"]).output();
+    if !drop.is_ok_and(|output| output.status.success()) {
+        return; // They are on their way out: many machines have none, and only root may lock them.
+    }
+    assert_eq!(world.observe().await.forward, Forward::Foreign("iptables-legacy FORWARD".into()));
+    sh("iptables-legacy -A FORWARD -o wv+ -j ACCEPT");
+    assert_eq!(world.observe().await.forward, Forward::Open);
 }
 
 async fn an_uplink_that_is_no_name_reaches_no_script(mut world: World) {
