@@ -40,7 +40,7 @@ pub async fn observe(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
             Some(Forward::Open | Forward::Opened(_)) | None => {}
         }
     }
-    if forward == Forward::Open && legacy_drops().await {
+    if !matches!(forward, Forward::Foreign(_)) && legacy_drops().await {
         forward = Forward::Foreign("iptables-legacy FORWARD".into());
     }
     Ok(forward)

@@ -123,10 +123,11 @@ async fn observe_link(
     Ok(link)
 }
 
-/// Wanted links that are not there, and whose namespace is not either.
+/// Wanted links that are not there, and whose namespace is not either. Whoever holds such a link forgets it,
+/// so it has to be certain.
 fn gone(wanted: &Host, links: &BTreeMap<Address, Link>) -> BTreeSet<Address> {
     let absent = wanted.links.iter().filter(|(address, _)| !links.contains_key(address));
-    let gone = absent.filter(|(_, link)| link.netns.as_ref().is_some_and(|netns| !netns::verify(netns)));
+    let gone = absent.filter(|(_, link)| link.netns.as_ref().is_some_and(netns::is_gone));
     gone.map(|(address, _)| *address).collect()
 }
 

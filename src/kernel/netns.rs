@@ -6,6 +6,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
+    io,
     os::{
         fd::{AsFd, AsRawFd, RawFd},
         unix::fs::OpenOptionsExt,
@@ -50,11 +51,7 @@ pub fn of_target(target: &str) -> Result<Netns, Fault> {
         let message = format!("`{target}` is neither a pid nor the absolute path of a network namespace");
         return Err(found(FaultKind::Invalid, message));
     }
-    let file = open(&path)?;
-    let cookie = inside(&path, file, |entered| entered.and_then(|()| cookie()))?
-        .join()
-        .map_err(|_| panicked(&path))?
-        .map_err(|cause| fault(format_args!("entering network namespace {}", path.display()), &cause))?;
+    let cookie = cookie_of(&path).map_err(|cause| refused(&path, &cause))?;
     let own = cookie_here()?;
     if cookie == own {
         return Err(found(
@@ -77,8 +74,17 @@ pub fn boot_id() -> &'static str {
 
 /// Whether the path of `netns` still leads to it.
 pub fn verify(netns: &Netns) -> bool {
-    netns.boot == boot_id()
-        && of_target(&netns.path.to_string_lossy()).is_ok_and(|now| now.cookie == netns.cookie)
+    netns.boot == boot_id() && cookie_of(&netns.path) == Ok(netns.cookie)
+}
+
+/// Whether the path of `netns` leads to it no more, for certain. What cannot be told is not gone.
+pub fn is_gone(netns: &Netns) -> bool {
+    netns.boot != boot_id()
+        || match cookie_of(&netns.path) {
+            Ok(cookie) => cookie != netns.cookie,
+            // Nothing is there, or a file on which the namespace was mounted once.
+            Err(cause) => [Errno::ENOENT, Errno::ENOTDIR, Errno::ESRCH, Errno::EINVAL].contains(&cause),
+        }
 }
 
 /// A namespace that was entered: it can be spoken to, and named to the kernel.
@@ -101,11 +107,11 @@ pub(super) async fn enter(netns: &Netns) -> Result<Inside, Fault> {
     if netns.boot != boot_id() {
         return Err(gone(path, "it was of an earlier boot"));
     }
-    let file = open(path)?;
-    let kept = file.try_clone().map_err(|error| fault(path.display(), &error))?;
+    let file = open(path).map_err(|cause| refused(path, &cause))?;
+    let kept = file.try_clone().map_err(|error| refused(path, &error))?;
     let runtime = runtime::Handle::current();
     let (done, result) = oneshot::channel();
-    inside(path, file, move |entered| {
+    inside(file, move |entered| {
         let _runtime = runtime.enter();
         let made = entered.and_then(|()| {
             let cookie = cookie()?;
@@ -114,10 +120,10 @@ pub(super) async fn enter(netns: &Netns) -> Result<Inside, Fault> {
         });
         // Nobody waits any more: the socket closes.
         let _ = done.send(made);
-    })?;
+    })
+    .map_err(|error| refused(path, &error))?;
     let made = result.await.map_err(|_| panicked(path))?;
-    let (cookie, (connection, handle, _)) =
-        made.map_err(|cause| fault(format_args!("entering network namespace {}", path.display()), &cause))?;
+    let (cookie, (connection, handle, _)) = made.map_err(|cause| refused(path, &cause))?;
     if cookie != netns.cookie {
         return Err(gone(path, "its path leads to another one now"));
     }
@@ -125,26 +131,25 @@ pub(super) async fn enter(netns: &Netns) -> Result<Inside, Fault> {
     Ok(Inside { handle, file: kept })
 }
 
+/// The cookie of the namespace that a path leads to.
+fn cookie_of(path: &Path) -> Result<u64, Errno> {
+    let thread = inside(open(path)?, |entered| entered.and_then(|()| cookie()));
+    thread.map_err(|error| error.errno())?.join().unwrap_or(Err(Errno::ECANCELED))
+}
+
 /// Runs `work` on a thread of its own, which has tried to enter the namespace `file`.
 fn inside<T: Send + 'static>(
-    path: &Path,
     file: File,
     work: impl FnOnce(Result<(), Errno>) -> T + Send + 'static,
-) -> Result<thread::JoinHandle<T>, Fault> {
-    thread::Builder::new()
-        .name("netns".into())
-        .spawn(move || work(setns(file.as_fd(), CloneFlags::CLONE_NEWNET)))
-        .map_err(|error| fault(format_args!("entering network namespace {}", path.display()), &error))
+) -> io::Result<thread::JoinHandle<T>> {
+    let entered = move || work(setns(file.as_fd(), CloneFlags::CLONE_NEWNET));
+    thread::Builder::new().name("netns".into()).spawn(entered)
 }
 
 /// Opening must not wait, whatever the path leads to.
-fn open(path: &Path) -> Result<File, Fault> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
-        match error.errno() {
-            Errno::ENOENT | Errno::ESRCH => gone(path, "nothing is there"),
-            _ => fault(format_args!("opening network namespace {}", path.display()), &error),
-        }
-    })
+fn open(path: &Path) -> Result<File, Errno> {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    opened.map_err(|error| error.errno())
 }
 
 /// The cookie of the calling thread's namespace.
@@ -158,6 +163,13 @@ fn cookie_here() -> Result<u64, Fault> {
         hint: Some("Linux 5.14 or later is needed".into()),
         ..fault("reading the cookie of the host's network namespace", &cause)
     })
+}
+
+fn refused(path: &Path, cause: &impl Cause) -> Fault {
+    match cause.errno() {
+        Errno::ENOENT | Errno::ESRCH => gone(path, "nothing is there"),
+        _ => fault(format_args!("entering network namespace {}", path.display()), cause),
+    }
 }
 
 fn gone(path: &Path, why: &str) -> Fault {

@@ -254,7 +254,9 @@ async fn a_namespace_that_is_gone_takes_its_link_along(mut world: World) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(world.observe().await.links.is_empty());
+    let seen = world.observe().await;
+    assert!(seen.links.is_empty());
+    assert_eq!(seen.gone, [at(A)].into());
     let fault = world.refused(make).await;
     assert_eq!(fault.kind, FaultKind::Outdated);
     assert!(fault.message.contains("gone"), "{fault}");
@@ -264,7 +266,8 @@ async fn a_path_that_leads_elsewhere_is_not_followed(mut world: World) {
     let container = Container::new();
     world.attach(&container, A, 9000).await;
     let other = Netns { cookie: container.netns.cookie + 1, ..container.netns.clone() };
-    assert!(!netns::verify(&other));
+    assert!(!netns::verify(&other) && netns::is_gone(&other));
+    assert!(!netns::is_gone(&container.netns));
     world.wanted.links.get_mut(&at(A)).unwrap().netns = Some(other);
     let link = world.observe().await.links.remove(&at(A)).unwrap();
     assert_eq!(link.netns, None);
@@ -288,7 +291,9 @@ async fn a_namespace_is_found_by_its_bind_mount(mut world: World) {
     world.attach(&container, A, 9000).await;
     assert_eq!(world.observe().await.links, world.wanted.links);
     sh(&format!("umount {path}"));
-    assert!(!netns::verify(&container.netns), "a file that is left is no namespace");
+    assert!(netns::is_gone(&container.netns), "a file that is left is no namespace");
+    // The namespace lives on, and so does its link: nobody is to forget it.
+    assert!(world.observe().await.gone.is_empty());
 }
 
 async fn a_link_into_the_wrong_namespace_is_made_anew(mut world: World) {

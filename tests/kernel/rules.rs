@@ -114,7 +114,7 @@ async fn docker_s_drop_is_opened_and_closed_again(mut world: World) {
 
     let open = Action::OpenForward { uplinks: rules().uplinks };
     world.apply(open.clone()).await;
-    assert_eq!(world.observe().await.forward, Forward::Open);
+    assert_eq!(world.observe().await.forward, Forward::Opened("ip filter DOCKER-USER".into()));
     assert!(crosses(&a, &b, 100));
     let opened = sh("nft -s list table ip filter");
     world.apply(open).await;
@@ -140,7 +140,10 @@ async fn a_flushed_forward_chain_is_opened_again(mut world: World) {
     sh("nft flush chain ip filter FORWARD");
     assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
     world.apply(open).await;
-    assert_eq!(world.observe().await.forward, Forward::Open);
+    assert_eq!(world.observe().await.forward, Forward::Opened("ip filter DOCKER-USER".into()));
+    world.wanted.rules = None;
+    assert!(matches!(world.observe().await.forward, Forward::Opened(_)), "there is something to close");
+    world.wanted.rules = Some(rules());
     sh("nft flush ruleset");
     assert_eq!(world.observe().await.forward, Forward::Open, "nothing drops any more");
 }
@@ -157,7 +160,8 @@ async fn a_chain_that_only_its_owner_should_amend_is_named(mut world: World) {
     world.apply(Action::OpenForward { uplinks: rules().uplinks }).await;
     assert_eq!(world.observe().await.forward, firewalld);
     sh("nft insert rule inet firewalld filter_FORWARD oifname '\"wv*\"' accept");
-    assert_eq!(world.observe().await.forward, Forward::Open, "its owner has dealt with it");
+    let opened = Forward::Opened("ip filter DOCKER-USER".into());
+    assert_eq!(world.observe().await.forward, opened, "its owner has dealt with it");
 }
 
 async fn old_iptables_are_seen_where_they_are(mut world: World) {
