@@ -62,7 +62,8 @@ impl KeyPair {
         KeyPair::from_secret(secret)
     }
 
-    fn from_secret(secret: [u8; 32]) -> KeyPair {
+    /// The keys that belong to a secret one.
+    pub fn from_secret(secret: [u8; 32]) -> KeyPair {
         let mut public = [0; 32];
         crypto_scalarmult_base(&mut public, &secret);
         KeyPair { public, secret }

@@ -183,9 +183,12 @@ impl Dialler {
         };
     }
 
-    /// Each target, its state and what went wrong last.
+    /// Each target, its state, and what went wrong last if there is still no connection.
     pub fn view(&self, live: &Live) -> impl Iterator<Item = (&str, TargetState, Option<&str>)> {
-        self.targets.iter().map(|(text, target)| (text.as_str(), target.state(live), target.error.as_deref()))
+        self.targets.iter().map(|(text, target)| {
+            let amiss = target.phase == Phase::Never || !target.is_connected_otherwise(live);
+            (text.as_str(), target.state(live), target.error.as_deref().filter(|_| amiss))
+        })
     }
 }
 

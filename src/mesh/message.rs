@@ -181,3 +181,67 @@ impl<'a> Fields<'a> {
         Ok(self.value()?.into_bytes()?.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::vectors::{group, unhex};
+
+    #[test]
+    fn messages_are_written_and_read_as_go_does() {
+        let three_peers =
+            group("topology").into_iter().find(|(vector, _)| vector["name"] == "topology_3_peers");
+        let three_peers = three_peers.unwrap().1;
+        for (vector, bytes) in group("message") {
+            let inputs = &vector["inputs"];
+            let name = |key: &str| inputs[key].as_str().unwrap().parse().unwrap();
+            let channel = inputs["channel"].as_str().unwrap_or("");
+            let data = match inputs["payload_ascii"].as_str() {
+                Some(text) => text.as_bytes().to_vec(),
+                None => three_peers.clone(),
+            };
+            let written = match inputs["tag"].as_u64().unwrap() {
+                0 => heartbeat(),
+                4 => gossip(channel, name("src"), &data),
+                5 => unicast(channel, name("src"), name("dst"), &data),
+                6 => broadcast(channel, name("src"), &data),
+                _ => {
+                    assert_eq!(Message::decode(&bytes.into()), Ok(Message::Ignored));
+                    continue;
+                }
+            };
+            assert_eq!(written, bytes, "{}", vector["name"]);
+            match Message::decode(&bytes.into()).unwrap() {
+                Message::Heartbeat => {}
+                Message::Ignored => panic!("{}", vector["name"]),
+                Message::Unicast { channel: to, data: sealed, .. } => {
+                    assert_eq!((to.as_str(), &sealed.open().unwrap()[..]), (channel, &data[..]));
+                }
+                Message::Gossip { channel: to, from, data: found }
+                | Message::Broadcast { channel: to, from, data: found } => {
+                    assert_eq!((to.as_str(), from, &found[..]), (channel, name("src"), &data[..]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blank_messages_and_unknown_tags_mean_nothing() {
+        for message in [&b""[..], &[200, 1, 2], &[7], &[1]] {
+            assert_eq!(Message::decode(&Bytes::from_static(message)), Ok(Message::Ignored));
+        }
+        assert_eq!(Message::decode(&Bytes::from_static(&[0, 9])), Ok(Message::Heartbeat));
+    }
+
+    #[test]
+    fn a_torn_envelope_is_refused() {
+        let whole = unicast("IPallocation", PeerName::from_u64(1), PeerName::from_u64(2), b"x");
+        for len in 1..whole.len() - 5 {
+            assert!(Message::decode(&whole[..len].to_vec().into()).is_err(), "{len}");
+        }
+        let long = gossip(&"x".repeat(65), PeerName::from_u64(1), b"x");
+        assert_eq!(Message::decode(&long.into()), Err(MessageError::Channel));
+        let number = serde_json::Value::from("04040c0001780b0600f801000000000000010a0a0000");
+        assert!(Message::decode(&unhex(&number).into()).is_err());
+    }
+}

@@ -488,6 +488,8 @@ fn take_due(timer: &mut Option<Timestamp>, now: Timestamp) -> bool {
 }
 
 #[cfg(test)]
+mod captures;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod vectors;

@@ -196,9 +196,9 @@ impl Mesh {
         let rival = self.neighbours.get(&theirs.name).copied();
         let news = judged.is_ok() && self.is_news(&theirs);
         let neighbour = neighbour(now, uid, self.is_own_kind(&theirs), handshake.finish(theirs.clone()));
+        let (outbound, deadline) = (target.is_some(), now + neighbour.silence_max);
         let phase = Phase::Introduced(Box::new(neighbour));
-        let outbound = target.is_some();
-        self.connections.insert(conn, Connection { remote, target, deadline: now + SILENCE_MAX, phase });
+        self.connections.insert(conn, Connection { remote, target, deadline, phase });
         judged?;
         if let Some(rival) = rival {
             self.close(
@@ -399,4 +399,77 @@ pub(super) fn chain(error: &dyn Error) -> String {
         source = error.source();
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ipnet::Ipv4Net;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::{
+        mesh::{Settings, features::FEATURES, frame::Version},
+        peer::PeerUid,
+    };
+
+    const THEIRS: PeerName = PeerName::from_u64(9);
+
+    fn mesh(trusted_subnets: Vec<Ipv4Net>) -> Mesh {
+        let settings = Settings {
+            name: PeerName::from_u64(1),
+            uid: PeerUid(1),
+            nickname: String::new(),
+            port: 6783,
+            password: None,
+            trusted_subnets,
+            conn_limit: 0,
+            overlays: Vec::new(),
+            discovery: false,
+        };
+        Mesh::new(settings, ChaCha8Rng::seed_from_u64(1))
+    }
+
+    /// Peer 9 dials us and chooses its number so that the connection has this one.
+    fn dialled_by_peer_9(mesh: &mut Mesh, conn: ConnId, uid: u64) {
+        let remote = SocketAddr::from(([10, 0, 0, 9], 40000));
+        mesh.open(Timestamp::ZERO, conn, remote, None);
+        let Phase::Introducing(_, ours) = &mesh.connections[&conn].phase else { panic!("just opened") };
+        let theirs = Features {
+            name: THEIRS,
+            nickname: String::new(),
+            uid: PeerUid(9),
+            conn_id: ours ^ uid,
+            short_id: None,
+            trusted: false,
+            overlays: None,
+            public_key: None,
+        };
+        let features = Writer::new(Version::V2).features(&FEATURES, &theirs.to_value(Version::V2));
+        let bytes = [&Handshake::header()[..], &[0], &features].concat();
+        mesh.received(Timestamp::ZERO, conn, &bytes);
+    }
+
+    #[test]
+    fn of_two_connections_the_one_with_the_lower_number_is_kept() {
+        let (old, new) = (ConnId(1), ConnId(2));
+        for (number, kept) in [(99, new), (101, old)] {
+            let mut mesh = mesh(Vec::new());
+            dialled_by_peer_9(&mut mesh, old, 100);
+            dialled_by_peer_9(&mut mesh, new, number);
+            assert_eq!(mesh.neighbours, BTreeMap::from([(THEIRS, kept)]));
+            assert_eq!(mesh.connections.keys().copied().collect::<Vec<_>>(), [kept]);
+            assert!(mesh.topology.ourselves().links.contains_key(&THEIRS));
+        }
+    }
+
+    #[test]
+    fn who_is_in_a_trusted_subnet_is_told_so() {
+        let trusted = vec!["10.0.0.0/24".parse().unwrap()];
+        let mut mesh = mesh(trusted);
+        assert!(mesh.features(SocketAddr::from(([10, 0, 0, 9], 1))).trusted);
+        assert!(!mesh.features(SocketAddr::from(([10, 0, 1, 9], 1))).trusted);
+    }
 }

@@ -128,7 +128,7 @@ impl World {
         let (near, far) = (ConnId(self.count), ConnId(self.count + 1));
         self.wires.insert(near, (from, far));
         self.wires.insert(far, (to, near));
-        let port = 40000 + self.count as u16;
+        let port = 20000 + (self.count % 40000) as u16;
         self.later(from, Input::Dialled { target, conn: near, remote: SocketAddr::new(address(to), 6783) });
         self.later(to, Input::Accepted { conn: far, remote: SocketAddr::new(address(from), port) });
     }
@@ -402,6 +402,19 @@ fn without_an_overlay_in_common_there_is_no_connection() {
     world.connect(0, &[1]);
     world.run(400);
     assert!(world.established(0, 1), "who says nothing is content");
+}
+
+#[test]
+fn routers_of_weave_net_in_its_own_vpc_mode_are_refused_and_plain_ones_accepted() {
+    for (vector, established) in [("awsvpc_dialler", false), ("minimal_features_dialler", true)] {
+        let vectors = vectors::group("intro_v2_plain").into_iter();
+        let (_, bytes) = vectors.rev().find(|(v, _)| v["name"].as_str().unwrap().ends_with(vector)).unwrap();
+        let mut world = World::new(1);
+        let remote = SocketAddr::new(address(8), 40000);
+        world.input(0, Input::Accepted { conn: ConnId(1), remote });
+        world.input(0, Input::Received(ConnId(1), bytes.into()));
+        assert_eq!(world.peers[0].connections().any(|connection| connection.established), established);
+    }
 }
 
 #[test]

@@ -305,3 +305,173 @@ fn cut(nickname: &str) -> String {
     let end = nickname.floor_char_boundary(NICKNAME_LEN_MAX);
     nickname[..end].to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use serde_json::Value as Json;
+
+    use super::*;
+    use crate::mesh::vectors::group;
+
+    const OWN: PeerName = PeerName::from_u64(0x0100_0000_00a0);
+
+    fn number(json: &Json) -> u64 {
+        json.as_u64().or_else(|| json.as_str()?.parse().ok()).unwrap()
+    }
+
+    fn name(json: &Json) -> PeerName {
+        json.as_str().unwrap().parse().unwrap()
+    }
+
+    /// A peer as the vectors write it.
+    fn peer(json: &Json) -> Peer {
+        let links = json["Connections"].as_array().into_iter().flatten().map(|link| {
+            let described = Link {
+                address: link["RemoteTCPAddr"].as_str().unwrap().to_owned(),
+                outbound: link["Outbound"].as_bool().unwrap(),
+                established: link["Established"].as_bool().unwrap(),
+            };
+            (name(&link["Name"]), described)
+        });
+        Peer {
+            uid: PeerUid(number(&json["UID"])),
+            version: number(&json["Version"]),
+            nickname: json["NickName"].as_str().unwrap().to_owned(),
+            short_id: json["HasShortID"].as_bool().unwrap().then(|| number(&json["ShortID"]) as u16),
+            links: links.collect(),
+        }
+    }
+
+    fn knowing(peers: impl IntoIterator<Item = (PeerName, Peer)>) -> Topology {
+        let mut topology = Topology::new(OWN, Peer { uid: PeerUid(1), ..Peer::default() });
+        topology.peers.extend(peers);
+        topology
+    }
+
+    #[test]
+    fn descriptions_are_read_and_written_as_go_does() {
+        for (vector, payload) in ["topology", "tolerance"].into_iter().flat_map(group) {
+            let Some(described) = vector["inputs"]["peers"].as_array() else { continue };
+            let described: Vec<_> = described.iter().map(|json| (name(&json["Name"]), peer(json))).collect();
+            if vector["name"] == "topology_peerSummary_only" {
+                assert_eq!(decode(&payload), Ok(vec![]), "a summary alone is lost");
+                continue;
+            }
+            assert_eq!(decode(&payload).unwrap(), described, "{}", vector["name"]);
+            if vector["group"] == "topology" {
+                // In the process that made the vectors one type was numbered before.
+                let mut encoder = Encoder::numbered_from(66);
+                let mut written = Vec::new();
+                for (name, peer) in &described {
+                    peer.encode(*name, &mut encoder, &mut written);
+                }
+                assert_eq!(written, payload, "{}", vector["name"]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_we_describe_we_understand() {
+        let link = Link { address: "10.0.0.2:6783".to_owned(), outbound: true, established: true };
+        let mut topology = knowing([(PeerName::from_u64(2), Peer { version: 3, ..Peer::default() })]);
+        topology.link(PeerName::from_u64(2), link);
+        let described: BTreeMap<_, _> =
+            decode(&topology.encode(topology.peers.keys().copied())).unwrap().into_iter().collect();
+        assert_eq!(described, topology.peers);
+    }
+
+    #[test]
+    fn descriptions_that_go_refuses_are_refused() {
+        for (vector, payload) in group("decoder_cases") {
+            let found = decode(&payload);
+            let expect = &vector["expect"];
+            let case = vector["inputs"]["case"].as_str().unwrap();
+            if expect["real_decoder_error"].is_null() {
+                let count = found.unwrap_or_else(|error| panic!("{case}: {error}")).len() as u64;
+                assert_eq!(count, number(&expect["peers_decoded_before_error"]), "{case}");
+            } else {
+                assert!(found.is_err(), "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn newer_descriptions_are_taken_as_go_takes_them() {
+        for (vector, payload) in group("behaviour_merge") {
+            let received = decode(&payload).unwrap();
+            let described = received[0].0;
+            let mut topology = knowing([(described, peer(&vector["inputs"]["known"]))]);
+            let merge = topology.merge(received);
+            let expect = &vector["expect"];
+            assert_eq!(merge.news.contains(&described), expect["taken_and_propagated"].as_bool().unwrap());
+            assert_eq!(topology.peers[&described], peer(&expect["after"]), "{}", vector["name"]);
+        }
+    }
+
+    #[test]
+    fn a_new_life_counts_on_from_the_last() {
+        for (vector, _) in group("behaviour_self_version") {
+            let inputs = &vector["inputs"];
+            let mut topology = knowing([]);
+            topology.ourselves_mut().version = number(&inputs["our_version"]);
+            let uid = PeerUid(if inputs["received_uid_is_ours"].as_bool().unwrap() { 1 } else { 2 });
+            let version = number(&inputs["received_version"]);
+            let merge = topology.merge(vec![(OWN, Peer { uid, version, ..Peer::default() })]);
+            assert_eq!(merge.ourselves, vector["expect"]["re_broadcast"].as_bool().unwrap());
+            assert_eq!(topology.ourselves().version, number(&vector["expect"]["our_version_after"]));
+        }
+    }
+
+    #[test]
+    fn the_last_version_of_all_does_not_begin_again_at_zero() {
+        let mut topology = knowing([]);
+        topology.merge(vec![(OWN, Peer { uid: PeerUid(9), version: u64::MAX, ..Peer::default() })]);
+        topology.unlink(PeerName::from_u64(5));
+        assert_eq!(topology.ourselves().version, u64::MAX);
+    }
+
+    #[test]
+    fn who_is_only_mentioned_is_known_until_nobody_mentions_it() {
+        let link = || Link { address: String::new(), outbound: false, established: false };
+        let (near, far) = (PeerName::from_u64(2), PeerName::from_u64(3));
+        let mut topology = knowing([]);
+        topology.link(near, link());
+        let links = BTreeMap::from([(far, link())]);
+        topology.merge(vec![(near, Peer { version: 1, links, ..Peer::default() })]);
+        assert_eq!(topology.peers[&far], Peer::default());
+        assert!(topology.collect().is_empty());
+        topology.unlink(near);
+        assert_eq!(topology.collect(), BTreeSet::from([near, far]));
+    }
+
+    #[test]
+    fn of_two_peers_with_one_short_id_the_higher_name_gives_way() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let same = || Peer { short_id: Some(7), ..Peer::default() };
+        let lower = PeerName::from_u64(OWN.as_u64() - 1);
+        let higher = PeerName::from_u64(OWN.as_u64() + 1);
+        for (other, gives_way) in [(lower, true), (higher, false)] {
+            let mut topology = knowing([(other, same())]);
+            topology.ourselves_mut().short_id = Some(7);
+            assert_eq!(topology.settle_short_id(&mut rng), gives_way);
+            assert_eq!(topology.ourselves().short_id != Some(7), gives_way);
+        }
+    }
+
+    #[test]
+    fn the_number_of_peers_and_their_links_is_bounded() {
+        let mut topology = knowing([]);
+        let link = || Link { address: "x".repeat(400), outbound: true, established: true };
+        let links = (1..5000).map(|number| (PeerName::from_u64(number), link())).collect();
+        let crowded = Peer { nickname: "\u{e9}".repeat(400), links, ..Peer::default() };
+        let described = decode(&knowing([(PeerName::from_u64(9), crowded)]).encode([PeerName::from_u64(9)]));
+        let described = described.unwrap();
+        let (_, peer) = &described[0];
+        assert_eq!((peer.links.len(), peer.nickname.len()), (LINKS_MAX, NICKNAME_LEN_MAX - 1));
+        assert!(peer.links.values().all(|link| link.address.is_empty()));
+        topology.merge(described);
+        topology.merge((10..5000).map(|number| (PeerName::from_u64(number), Peer::default())).collect());
+        assert_eq!(topology.peers.len(), PEERS_MAX);
+    }
+}
