@@ -20,6 +20,7 @@ mod features;
 mod frame;
 mod gossip;
 mod handshake;
+mod interface;
 mod message;
 mod peering;
 mod relay;
@@ -32,12 +33,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use ipnet::Ipv4Net;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use self::{
     dial::{Dialler, Live},
@@ -47,14 +44,15 @@ use self::{
     routes::Routes,
     topology::{Peer, Topology},
 };
-use crate::{
-    peer::{PeerName, PeerUid},
-    time::Timestamp,
-};
+use crate::{peer::PeerName, time::Timestamp};
 
 pub use dial::{DISCOVERED_MAX, PAUSE_MAX, PAUSE_MIN, TargetState};
 pub use frame::{FRAME_LEN_MAX, INTRODUCTION_LEN_MAX, MESSAGE_LEN_MAX};
 pub use gossip::{RECENT_MAX, SURROGATES_MAX};
+pub use interface::{
+    ConnId, ConnectionView, Delivery, Input, Kind, NoRoute, Output, PeerView, Recipients, Settings,
+    TargetView,
+};
 pub use message::CHANNEL_LEN_MAX;
 pub use peering::INTRODUCTIONS_MAX;
 pub use topology::{LINKS_MAX, NICKNAME_LEN_MAX, PEERS_MAX};
@@ -66,154 +64,9 @@ const TOPOLOGY: &str = "topology";
 
 const GOSSIP_EVERY: Duration = Duration::from_secs(30);
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(100);
+const PASS_ON_AFTER: Duration = Duration::from_millis(10);
 const COLLECT_AFTER: Duration = Duration::from_secs(1);
 const DISCOVER_AFTER: Duration = Duration::from_millis(100);
-
-/// Names a connection. Chosen by the transport and never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ConnId(pub u64);
-
-/// Who we are and how we behave.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Our name.
-    pub name: PeerName,
-    /// This life of ours.
-    pub uid: PeerUid,
-    /// For people.
-    pub nickname: String,
-    /// Where peers listen unless they say otherwise.
-    pub port: u16,
-    /// With one, everything is encrypted, and only those who have it can connect.
-    pub password: Option<Vec<u8>>,
-    /// Networks where the data plane needs no encryption.
-    pub trusted_subnets: Vec<Ipv4Net>,
-    /// Connections at once; 0 for no limit.
-    pub conn_limit: usize,
-    /// Ways to carry packets that we offer, by preference.
-    pub overlays: Vec<String>,
-    /// Dial peers that others mention.
-    pub discovery: bool,
-}
-
-/// What can happen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The fields say what they are.
-pub enum Input {
-    /// A target answered.
-    Dialled { target: String, conn: ConnId, remote: SocketAddr },
-    /// A target did not.
-    DialFailed { target: String, reason: String },
-    /// Somebody dialled us.
-    Accepted { conn: ConnId, remote: SocketAddr },
-    /// Bytes came.
-    Received(ConnId, Bytes),
-    /// A connection ended, and why.
-    Closed(ConnId, String),
-    /// Time went by.
-    Woken,
-}
-
-/// What is to be done, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Answered by [`Input::Dialled`] or [`Input::DialFailed`].
-    Dial(String),
-    /// Bytes to send.
-    Send(ConnId, Bytes),
-    /// Close it, once the bytes before are sent. The text is for the log.
-    Close(ConnId, String),
-    /// A message for the application.
-    Deliver(Delivery),
-    /// The application should hand its full state, channel by channel, to [`Mesh::gossip`].
-    SendState(Recipients),
-    /// Somebody came, went, or became reachable or not.
-    TopologyChanged,
-}
-
-/// A message for the application. Unless it is a unicast, the application passes it on: gossip to
-/// [`Mesh::gossip`] with what was new in it, and a broadcast to [`Mesh::broadcast`] under its origin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// The connection it came by.
-    pub conn: ConnId,
-    /// Whom in the application it is for.
-    pub channel: String,
-    /// How it came.
-    pub kind: Kind,
-    /// What it is.
-    pub payload: Bytes,
-}
-
-/// How a message came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The fields say what they are.
-pub enum Kind {
-    /// From a neighbour.
-    Gossip { from: PeerName },
-    /// From this peer to us alone.
-    Unicast { from: PeerName },
-    /// From this peer to all.
-    Broadcast { from: PeerName },
-}
-
-/// Whom gossip is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The fields say what they are.
-pub enum Recipients {
-    /// The peer at the other end.
-    One(ConnId),
-    /// Some neighbours, as many as it takes to reach all soon.
-    Neighbours { except: Option<PeerName> },
-}
-
-/// There is no way to a peer now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("peer {0} cannot be reached")]
-pub struct NoRoute(pub PeerName);
-
-/// What is known of a peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerView {
-    /// Its name.
-    pub name: PeerName,
-    /// This life of it; zero if it was only mentioned.
-    pub uid: PeerUid,
-    /// For people.
-    pub nickname: String,
-    /// Gossip can get there.
-    pub reachable: bool,
-}
-
-/// What is known of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectionView {
-    /// Its id.
-    pub conn: ConnId,
-    /// The other end.
-    pub remote: SocketAddr,
-    /// We dialled.
-    pub outbound: bool,
-    /// Everything is encrypted.
-    pub encrypted: bool,
-    /// Who is there; `None` while it is being introduced.
-    pub peer: Option<PeerName>,
-    /// Its nickname.
-    pub nickname: Option<String>,
-    /// Packets can be carried; otherwise it is being introduced.
-    pub established: bool,
-}
-
-/// What is known of a target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TargetView {
-    /// As configured.
-    pub target: String,
-    /// What it is doing.
-    pub state: TargetState,
-    /// What went wrong last.
-    pub error: Option<String>,
-}
 
 /// One peer's side of the protocol.
 pub struct Mesh {
@@ -229,6 +82,7 @@ pub struct Mesh {
     dialler: Dialler,
     live: Live,
     timers: Timers,
+    wake: Option<Timestamp>,
     outputs: VecDeque<Output>,
 }
 
@@ -239,12 +93,21 @@ struct Timers {
     announce: Option<Timestamp>,
     /// Peers to describe in the next announcement, beside ourselves.
     announced: BTreeSet<PeerName>,
+    pass_on: Option<Timestamp>,
+    news: News,
     collect: Option<Timestamp>,
     discover: Option<Timestamp>,
     /// The routes are not those of the topology.
     stale: bool,
     /// The application should look.
     changed: bool,
+}
+
+/// What was learned of peers and is to be passed on. When many start together this makes one message of many.
+#[derive(Debug, Default)]
+struct News {
+    peers: BTreeSet<PeerName>,
+    from: BTreeSet<PeerName>,
 }
 
 impl Mesh {
@@ -268,6 +131,7 @@ impl Mesh {
             dialler: Dialler::new(settings.port),
             live: Live::default(),
             timers: Timers::default(),
+            wake: None,
             outputs: VecDeque::new(),
             settings,
         }
@@ -307,10 +171,7 @@ impl Mesh {
 
     /// When [`Input::Woken`] is due, if nothing else happens.
     pub fn next_wake(&self) -> Option<Timestamp> {
-        let Timers { gossip, announce, collect, discover, .. } = self.timers;
-        let dial = self.may_dial().then(|| self.dialler.next_due(&self.live)).flatten();
-        let connections = self.connections.values().map(Connection::next_wake).min();
-        [gossip, announce, collect, discover, dial, connections].into_iter().flatten().min()
+        self.wake
     }
 
     /// The application could not use what came by a connection: it is closed.
@@ -379,6 +240,9 @@ impl Mesh {
         if take_due(&mut self.timers.announce, now) {
             self.announce();
         }
+        if take_due(&mut self.timers.pass_on, now) {
+            self.pass_on_news();
+        }
         if self.timers.gossip.is_none_or(|due| due <= now) {
             self.gossip_periodically(now);
         }
@@ -394,6 +258,14 @@ impl Mesh {
             let due = self.dialler.take_due(now, &self.live);
             self.outputs.extend(due.into_iter().map(Output::Dial));
         }
+        self.wake = self.earliest();
+    }
+
+    fn earliest(&self) -> Option<Timestamp> {
+        let Timers { gossip, announce, pass_on, collect, discover, .. } = self.timers;
+        let dial = self.may_dial().then(|| self.dialler.next_due(&self.live)).flatten();
+        let connections = self.connections.values().map(Connection::next_wake).min();
+        [gossip, announce, pass_on, collect, discover, dial, connections].into_iter().flatten().min()
     }
 
     fn find_routes(&mut self) {
@@ -428,6 +300,21 @@ impl Mesh {
         let mut names = std::mem::take(&mut self.timers.announced);
         names.insert(self.settings.name);
         self.gossip_topology(Recipients::Neighbours { except: None }, names);
+    }
+
+    fn pass_on_soon(&mut self, now: Timestamp, from: PeerName, peers: BTreeSet<PeerName>) {
+        if !peers.is_empty() {
+            self.timers.pass_on.get_or_insert(now + PASS_ON_AFTER);
+            self.timers.news.peers.extend(peers);
+            self.timers.news.from.insert(from);
+        }
+    }
+
+    /// Who alone told us all of it need not be told.
+    fn pass_on_news(&mut self) {
+        let News { peers, mut from } = std::mem::take(&mut self.timers.news);
+        let except = from.pop_first().filter(|_| from.is_empty());
+        self.gossip_topology(Recipients::Neighbours { except }, peers);
     }
 
     fn gossip_periodically(&mut self, now: Timestamp) {

@@ -100,16 +100,13 @@ impl Mesh {
         channel: String,
         data: Bytes,
     ) -> Result<(), String> {
-        let others = Recipients::Neighbours { except: Some(from) };
         if channel == TOPOLOGY {
             let news = self.learn(now, &data)?;
-            if !news.is_empty() {
-                self.gossip_topology(others, news);
-            }
+            self.pass_on_soon(now, from, news);
         } else if self.channels.contains(channel.as_str()) {
             self.deliver(conn, channel, Kind::Gossip { from }, data);
         } else if self.surrogates.is_news(now, &channel, &data) {
-            self.gossip(others, &channel, &data);
+            self.gossip(Recipients::Neighbours { except: Some(from) }, &channel, &data);
         }
         Ok(())
     }

@@ -2,10 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use rand::SeedableRng;
 
 use super::*;
+use crate::peer::PeerUid;
 
 const APPLICATION: &str = "IPallocation";
 
@@ -338,7 +340,7 @@ fn a_name_that_others_mention_is_never_dialled() {
     for address in ["evil.example:6783", "10.0.0.9:6783"] {
         world.peers[1].topology.link(PeerName::from_u64(99), link(address, true));
         world.peers[1].announce_soon(world.now);
-        world.peers[1].settle(world.now);
+        world.input(1, Input::Woken);
         world.run(500);
     }
     assert!(world.dials.contains(&(0, "10.0.0.9:6783".to_owned())), "{:?}", world.dials);
@@ -354,6 +356,7 @@ fn a_peer_that_restarts_is_heard_again() {
             topology::Link { address: String::new(), outbound: false, established: false },
         );
         world.peers[0].announce_soon(world.now);
+        world.input(0, Input::Woken);
         world.run(200);
     }
     assert!(world.peers[2].topology.peers()[&name(0)].version > 20);

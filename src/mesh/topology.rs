@@ -3,7 +3,10 @@
 //! Each peer describes itself and counts its descriptions; the higher count wins. A peer that restarts
 //! counts from zero under a new UID, so when it hears a description of its former life it goes on counting from there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -234,13 +237,16 @@ impl Peer {
             ("ShortID", Value::Uint(self.short_id.unwrap_or(0).into())),
             ("HasShortID", Value::Bool(self.short_id.is_some())),
         ]);
+        // There are many: they share the names of their fields.
+        let fields: [Arc<str>; 4] = ["NameByte", "RemoteTCPAddr", "Outbound", "Established"].map(Arc::from);
         let links = self.links.iter().map(|(name, link)| {
-            Value::fields([
-                ("NameByte", name_bytes(*name)),
-                ("RemoteTCPAddr", Value::text(&link.address)),
-                ("Outbound", Value::Bool(link.outbound)),
-                ("Established", Value::Bool(link.established)),
-            ])
+            let values = [
+                name_bytes(*name),
+                Value::text(&link.address),
+                Value::Bool(link.outbound),
+                Value::Bool(link.established),
+            ];
+            Value::Struct(fields.iter().cloned().zip(values).collect())
         });
         payload.extend(encoder.encode(&SUMMARY, &summary));
         payload.extend(encoder.encode(&LINKS, &Value::Slice(links.collect())));
