@@ -127,9 +127,14 @@ impl Allocator {
         self.advance();
     }
 
-    /// With a reason, joins a ring that others made and elects nobody.
+    /// With a reason, joins a ring that others made and elects nobody. Without one it takes part, and
+    /// says so at once: until now it was not counted.
     pub fn hold_election(&mut self, reason: Option<String>) {
-        self.election.hold(reason);
+        if self.election.hold(reason) && self.ring.is_empty() && !self.leaving {
+            self.broadcast();
+            self.elect();
+            self.advance();
+        }
     }
 
     /// Sets how many peers the first ring waits for.

@@ -73,9 +73,10 @@ impl Election {
         self.paxos.set_quorum(majority(self.expected));
     }
 
-    /// With a reason: take no part, join what others made.
-    pub fn hold(&mut self, reason: Option<String>) {
-        self.held = reason;
+    /// With a reason: take no part, join what others made. Returns whether it takes part from now on.
+    pub fn hold(&mut self, reason: Option<String>) -> bool {
+        let was_held = std::mem::replace(&mut self.held, reason).is_some();
+        was_held && self.votes()
     }
 
     /// What we have promised and accepted.
