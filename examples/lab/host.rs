@@ -22,6 +22,9 @@ use crate::{fabric::link_name, net, standin::mac_of};
 
 /// The router, as every host sees it.
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+/// How often, and how long between, a new link is looked at until it carries packets.
+const CARRIER_LOOKS_MAX: u32 = 250;
+const CARRIER_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 const LINK_MTU: u32 = 9001;
 /// Control socket, in a `/run/weave` that each host has for itself.
 const SOCKET: &str = "/run/weave/weavers.sock";
@@ -79,10 +82,24 @@ pub async fn wire(name: &str, address: Ipv4Addr) -> anyhow::Result<Child> {
     );
     let mut ip = enter(pid);
     net::feed(ip.args(["ip", "-batch", "-"]), &lines).await?;
+    await_carrier(&mut Command::new("ip"), &link).await?;
+    await_carrier(enter(pid).arg("ip"), "eth0").await?;
     if keeper.try_wait()?.is_some() {
         anyhow::bail!("the keeper of {name}'s namespaces has ended");
     }
     Ok(keeper)
+}
+
+/// A new link drops packets for a moment. A real host's is up before anything is started on it.
+async fn await_carrier(ip: &mut Command, link: &str) -> anyhow::Result<()> {
+    ip.args(["-o", "link", "show", link]);
+    for _ in 0..CARRIER_LOOKS_MAX {
+        if net::run(ip).await?.contains("state UP") {
+            return Ok(());
+        }
+        tokio::time::sleep(CARRIER_PAUSE).await;
+    }
+    anyhow::bail!("link {link} does not come up")
 }
 
 /// Mounts of the lab still reach the host (`ip netns` makes them), the host's own stay with it.

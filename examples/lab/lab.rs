@@ -151,6 +151,7 @@ impl Lab {
 
     /// Starts all daemons and waits until the last is ready; how long that took.
     pub async fn start_all(&mut self) -> anyhow::Result<Duration> {
+        self.settle().await?;
         let start = Instant::now();
         for host in 0..self.hosts.len() {
             self.start_host(host)?;

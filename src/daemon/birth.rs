@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{Options, file::ConfigFile};
@@ -21,12 +21,14 @@ use crate::{
         memory::{Identity, Memory},
     },
     peer::{PeerName, PeerUid},
+    state::FaultKind,
     store::{self, Store},
     vpc::Ec2,
 };
 
 /// How long a start waits for the instance metadata before it goes on with what it remembers.
-const METADATA_PATIENCE: Duration = Duration::from_secs(3);
+const METADATA_PATIENCE: Duration = Duration::from_secs(2);
+const METADATA_PAUSE: Duration = Duration::from_millis(100);
 /// How long it waits for the names of peers, to find itself among them.
 const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -51,17 +53,20 @@ pub(super) async fn begin(options: &Options, file: &ConfigFile) -> anyhow::Resul
     Ok(Born { birth, config, memory, store, kernel, ec2 })
 }
 
+/// EC2, if the instance metadata tells who we are. It is worth a moment's patience: a new host takes its
+/// name from it.
 pub(super) async fn ec2(config: &Config) -> Option<Ec2> {
-    match timeout(METADATA_PATIENCE, Ec2::connect(&config.vpc)).await {
-        Ok(Ok(ec2)) => Some(ec2),
-        Ok(Err(fault)) => {
+    let begun = Instant::now();
+    loop {
+        let fault = match Ec2::connect(&config.vpc).await {
+            Ok(ec2) => return Some(ec2),
+            Err(fault) => fault,
+        };
+        if fault.kind != FaultKind::Unreachable || begun.elapsed() > METADATA_PATIENCE {
             warn!(%fault, hint = fault.hint, "the instance metadata cannot be read");
-            None
+            return None;
         }
-        Err(_) => {
-            warn!("the instance metadata does not answer");
-            None
-        }
+        sleep(METADATA_PAUSE).await;
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::{info, trace, warn};
 
 use self::{file::ConfigFile, hands::Hands, systemd::Systemd};
 use crate::{
@@ -206,6 +206,7 @@ impl Daemon {
     }
 
     fn handle(&mut self, input: Input) {
+        trace!(?input);
         self.node.handle(self.now(), input);
         self.carry_out();
     }
@@ -213,6 +214,7 @@ impl Daemon {
     /// Carries out what the node says, in order.
     fn carry_out(&mut self) {
         while let Some(output) = self.node.next_output() {
+            trace!(?output);
             match output {
                 Output::Dial(target) => self.transport.dial(target),
                 Output::Send(conn, bytes) => self.transport.send(conn, bytes),
