@@ -10,6 +10,7 @@
 //! | `GET /v1/await_ready` | | `done`, once ready |
 //! | `GET /v1/show_ring` | | `ring` |
 //! | `POST /v1/apply` | | `plan`: what was changed |
+//! | `POST /v1/preview` | `config` | `plan`: what would change under this `weave.toml` |
 //! | `POST /v1/reload` | | `done`, once the file is adopted |
 //! | `POST /v1/attach` | `target`, `name`? | `attached` |
 //! | `POST /v1/detach` | `target` | `done` |
@@ -41,6 +42,8 @@ pub const FORMAT_VERSION: &str = "1.0";
 pub enum ApiRequest {
     /// What its node answers. `Attach` and `Detach` are not asked this way but by target.
     Node(Request),
+    /// What would change under this text of a `weave.toml`. Nothing is adopted.
+    Preview { config: String },
     /// Read the configuration file again.
     Reload,
     /// Connect a network namespace: a pid, or the path of the namespace. The daemon looks it up,

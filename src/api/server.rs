@@ -25,7 +25,8 @@ use tracing::debug;
 use super::{Answer, ApiRequest, Document, wire};
 use crate::node::request::{Refusal, RefusalKind};
 
-const BODY_BYTES_MAX: usize = 64 << 10;
+/// A configuration file with room for its escapes.
+const BODY_BYTES_MAX: usize = 256 << 10;
 /// Calls that wait for an answer at one time.
 const CALLS_MAX: usize = 64;
 /// Read and write for the owner and the group.

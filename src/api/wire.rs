@@ -27,6 +27,11 @@ struct AttachBody {
 }
 
 #[derive(Serialize, Deserialize)]
+struct PreviewBody {
+    config: String,
+}
+
+#[derive(Serialize, Deserialize)]
 struct DetachBody {
     target: String,
 }
@@ -34,6 +39,9 @@ struct DetachBody {
 /// How `request` is put.
 pub(super) fn encode(request: &ApiRequest) -> Result<Wire, Refusal> {
     match request {
+        ApiRequest::Preview { config } => {
+            Ok(Wire::new("preview", to_json(&PreviewBody { config: config.clone() })))
+        }
         ApiRequest::Reload => Ok(Wire::new("reload", Value::Null)),
         ApiRequest::AttachTarget { target, name } => {
             Ok(Wire::new("attach", to_json(&AttachBody { target: target.clone(), name: name.clone() })))
@@ -66,6 +74,9 @@ pub(super) fn decode(method: &Method, name: &str, body: &[u8]) -> Result<ApiRequ
         serde_json::from_slice(body).map_err(|wrong| invalid(format!("the body is not JSON: {wrong}")))?
     };
     let request = match name {
+        "preview" => {
+            serde_json::from_value(body).map(|PreviewBody { config }| ApiRequest::Preview { config })
+        }
         "reload" => Ok(ApiRequest::Reload),
         "attach" => serde_json::from_value(body)
             .map(|AttachBody { target, name }| ApiRequest::AttachTarget { target, name }),

@@ -4,8 +4,8 @@ use clap::Args;
 
 use super::{Exit, Failure, Global, ask, ask::Daemon, render, screen::Screen};
 use crate::{
-    api::client::ClientError,
-    node::request::{Request, Response},
+    api::{ApiRequest, client::ClientError},
+    node::request::Response,
     plan,
 };
 
@@ -24,20 +24,13 @@ impl Plan {
     }
 }
 
-/// From the daemon, or without one from what can be read here.
+/// From the daemon, for the file as it is now, adopted or not; or without a daemon from what can be
+/// read here.
 async fn obtain(global: &Global, screen: &Screen) -> Result<plan::Plan, Failure> {
-    let daemon = Daemon::new(global);
-    match daemon.node(Request::Plan).await {
-        Ok(Response::Plan(plan)) => {
-            let status = daemon.status().await?;
-            if status.config.pending {
-                screen.say(format!(
-                    "note: {} was edited and is not adopted: this is the plan of the configuration in force",
-                    status.config.path
-                ));
-            }
-            Ok(*plan)
-        }
+    let checked = super::validate::check(&global.config)?;
+    checked.warn(screen);
+    match Daemon::new(global).ask(ApiRequest::Preview { config: checked.text }).await {
+        Ok(Response::Plan(plan)) => Ok(*plan),
         Ok(other) => Err(ask::unexpected(&other)),
         Err(ClientError::Unreachable { socket, source }) => {
             offline(global, screen, ClientError::Unreachable { socket, source }).await
@@ -51,7 +44,6 @@ async fn offline(global: &Global, screen: &Screen, unreachable: ClientError) -> 
     use super::run;
 
     screen.say(format!("note: {unreachable}: this is the plan of a daemon that would start now"));
-    super::validate::check(&global.config)?.warn(screen);
     crate::daemon::plan_offline(run::options(global)).await.map_err(run::failure)
 }
 

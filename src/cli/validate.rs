@@ -20,7 +20,8 @@ pub(super) struct Validate {
 /// A file without errors.
 pub(super) struct Checked {
     name: String,
-    text: String,
+    /// What it says.
+    pub text: String,
     warnings: Vec<Problem>,
 }
 

@@ -93,25 +93,23 @@ impl ConfigFile {
 
     /// Reads the file anew.
     pub(super) fn candidate(&mut self) -> Result<Candidate, Refusal> {
-        let checked = read(&self.path).map_err(|error| format!("{error:#}")).and_then(|text| {
-            match config::check(&text) {
-                Ok((config, _)) => Ok(Candidate { config, text }),
-                Err(problems) => Err(problems.lines(&self.path.display().to_string())),
-            }
+        let text = read(&self.path).map_err(|error| refused(format!("{error:#}")));
+        let checked = text.and_then(|text| {
+            let config = self.check(&self.path.display().to_string(), &text)?;
+            Ok(Candidate { config, text })
         });
-        match checked {
-            Ok(mut candidate) => {
-                self.error = None;
-                candidate.config.ipam.expected_peers =
-                    candidate.config.ipam.expected_peers.or(self.config.ipam.expected_peers);
-                Ok(candidate)
-            }
-            Err(message) => {
-                (self.edit, self.error) = (Edit::Broken, Some(message.clone()));
-                Err(Refusal::new(RefusalKind::Config, message)
-                    .hint("the running configuration stays in force"))
-            }
+        match &checked {
+            Ok(_) => self.error = None,
+            Err(refusal) => (self.edit, self.error) = (Edit::Broken, Some(refusal.message.clone())),
         }
+        checked
+    }
+
+    /// Reads a configuration as one that this daemon could go on with.
+    pub(super) fn check(&self, name: &str, text: &str) -> Result<Config, Refusal> {
+        let mut config = config::parse(text).map_err(|problems| refused(problems.lines(name)))?;
+        config.ipam.expected_peers = config.ipam.expected_peers.or(self.config.ipam.expected_peers);
+        Ok(config)
     }
 
     /// The node has adopted the candidate, or refused it.
@@ -133,6 +131,10 @@ impl ConfigFile {
             }
         }
     }
+}
+
+fn refused(message: String) -> Refusal {
+    Refusal::new(RefusalKind::Config, message).hint("the running configuration stays in force")
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

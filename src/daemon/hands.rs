@@ -48,9 +48,6 @@ impl Hands {
         Hands { host, ec2, events }
     }
 
-    /// Nothing of it is live: region and endpoint need a restart.
-    pub(super) fn set_config(&mut self, _config: &Config) {}
-
     pub(super) fn observe_host(&self, wanted: Box<Host>) {
         self.on_host(Job::Observe(wanted));
     }

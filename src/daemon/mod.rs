@@ -263,6 +263,7 @@ impl Daemon {
     fn on_call(&mut self, call: server::Call) {
         match call.request {
             ApiRequest::Node(request) => self.ask(request, call.reply),
+            ApiRequest::Preview { config } => self.preview(&config, call.reply),
             ApiRequest::Reload => self.reload(Some(call.reply)),
             ApiRequest::AttachTarget { target, name } => match netns::of_target(&target) {
                 Ok(netns) => self.ask(Request::Attach { netns, name }, call.reply),
@@ -327,6 +328,17 @@ impl Daemon {
         }
     }
 
+    /// Has the node plan for another configuration without adopting it.
+    fn preview(&mut self, text: &str, reply: oneshot::Sender<Answer>) {
+        match self.file.check("the configuration", text) {
+            Ok(config) => {
+                let id = self.await_answer(reply);
+                self.handle(Input::Previewed(id, Box::new(config)));
+            }
+            Err(refusal) => drop(reply.send(Err(refusal))),
+        }
+    }
+
     /// Reads the file and hands it to the node; a bad file leaves all as it was.
     fn reload(&mut self, reply: Option<oneshot::Sender<Answer>>) {
         match self.file.candidate() {
@@ -337,7 +349,6 @@ impl Daemon {
                 };
                 let config = candidate.config.clone();
                 self.reloading.insert(id, candidate);
-                self.hands.set_config(&config);
                 self.handle(Input::Configured(id, Box::new(config)));
             }
             Err(refusal) => {

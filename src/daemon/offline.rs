@@ -14,7 +14,6 @@ use crate::{
     state::{Fault, FaultKind},
     store::Store,
     time::Timestamp,
-    vpc::Ec2,
 };
 
 /// Looks that a node may ask for before it is asked for its plan: the second compares with what
@@ -43,7 +42,7 @@ pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
                 looks += 1;
                 let seen = match &ec2 {
                     Some(ec2) => ec2.observe(range, tables.as_ref()).await,
-                    None => Err(no_metadata(&ec2)),
+                    None => Err(no_metadata()),
                 };
                 node.handle(now(), Input::VpcSeen(seen));
             }
@@ -72,7 +71,7 @@ fn remembered(options: &Options) -> anyhow::Result<Memory> {
     Ok(Memory::read(&Store::open(&path)?.load()?)?)
 }
 
-fn no_metadata(_: &Option<Ec2>) -> Fault {
+fn no_metadata() -> Fault {
     Fault {
         kind: FaultKind::Unreachable,
         message: "the instance metadata cannot be read".to_owned(),

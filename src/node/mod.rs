@@ -63,6 +63,8 @@ const LOOKS_SHARE: std::time::Duration = std::time::Duration::from_millis(1200);
 pub enum Input {
     /// `weave.toml` was read anew and is to be adopted; answered with what needs a restart.
     Configured(RequestId, Box<Config>),
+    /// Somebody asks what would change under another configuration.
+    Previewed(RequestId, Box<Config>),
     /// A connection came, went, or brought bytes.
     Mesh(mesh::Input),
     /// Somebody asks.
@@ -220,6 +222,7 @@ impl Node {
         self.now = now.max(self.now);
         match input {
             Input::Configured(id, config) => self.on_configured(id, *config),
+            Input::Previewed(id, config) => self.on_previewed(id, *config),
             Input::Mesh(input) => self.mesh.handle(self.now, input),
             Input::Asked(id, request) => self.on_asked(id, request),
             Input::Cancelled(id) => self.on_cancelled(id),
@@ -374,15 +377,19 @@ impl Node {
     // ===== the loop =====
 
     fn ground(&self) -> Ground<'_> {
+        self.ground_of(&self.config)
+    }
+
+    fn ground_of<'a>(&'a self, config: &'a Config) -> Ground<'a> {
         Ground {
-            config: &self.config,
+            config,
             me: self.identity.name,
             owned: self.ipam.owned(),
             owners: self.has_ring().then(|| self.ipam.owners()),
             attached: self.containers.all(),
             seen: self.converge.host.seen(),
             interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),
-            quota: self.config.vpc.quota.or(self.quota_learned),
+            quota: config.vpc.quota.or(self.quota_learned),
             leaving: self.leave != Leave::No,
             withdraw: self.leave == Leave::Withdrawing,
         }
@@ -390,20 +397,34 @@ impl Node {
 
     /// Looks where a look is due, plans, and takes the next steps.
     fn turn(&mut self) {
-        let mut desired = self.ground().desired();
-        if self.overlap().is_some() {
-            desired.vpc = None;
-        }
+        let desired = self.desired(&self.config);
         self.look(&desired);
-        let actual = Actual { host: self.converge.host.seen().cloned(), vpc: self.converge.believed() };
-        self.plan = Plan::new(&desired, &actual);
+        self.plan = self.plan_for(&desired);
         self.ipam.set_avoided(self.plan.conflicts.iter().map(|c| Range::from(c.destination)).collect());
-        if !self.has_ring() && self.leave == Leave::No {
-            self.plan.notes.push("routes follow agreement: there is no ring yet".into());
-        }
         for action in self.converge.take(self.now, &self.plan) {
             self.outputs.push_back(Output::Apply(action));
         }
+    }
+
+    fn desired(&self, config: &Config) -> Desired {
+        let mut desired = self.ground_of(config).desired();
+        if self.overlap().is_some() {
+            desired.vpc = None;
+        }
+        desired
+    }
+
+    fn plan_for(&self, desired: &Desired) -> Plan {
+        let actual = Actual { host: self.converge.host.seen().cloned(), vpc: self.converge.believed() };
+        let mut plan = Plan::new(desired, &actual);
+        if !self.has_ring() && self.leave == Leave::No {
+            plan.notes.push("routes follow agreement: there is no ring yet".into());
+        }
+        let views = [("the host", self.converge.host.fault()), ("the VPC", self.converge.vpc.fault())];
+        for (view, fault) in views {
+            plan.notes.extend(fault.map(|fault| format!("{view} cannot be read: {fault}")));
+        }
+        plan
     }
 
     fn look(&mut self, desired: &Desired) {
@@ -485,9 +506,25 @@ impl Node {
 
     // ===== the configuration =====
 
+    fn on_previewed(&mut self, id: RequestId, config: Config) {
+        if let Some(refusal) = self.objection(&config) {
+            return self.answer(id, Err(refusal));
+        }
+        let restart = self.config.needs_restart(&config);
+        let mut plan = self.plan_for(&self.desired(&config.adopted_by(&self.config)));
+        plan.notes
+            .extend(restart.iter().map(|key| format!("{key} takes effect with a restart of the daemon")));
+        self.answer(id, Ok(Response::Plan(Box::new(plan))));
+    }
+
+    fn objection(&self, config: &Config) -> Option<Refusal> {
+        let changed = config.ipam.range != self.config.ipam.range && !self.ipam.owned().is_empty();
+        changed.then(|| another_range(config, self.config.ipam.range))
+    }
+
     fn on_configured(&mut self, id: RequestId, config: Config) {
-        if config.ipam.range != self.config.ipam.range && !self.ipam.owned().is_empty() {
-            return self.answer(id, Err(another_range(&config, self.config.ipam.range)));
+        if let Some(refusal) = self.objection(&config) {
+            return self.answer(id, Err(refusal));
         }
         self.mesh.set_targets(self.now, config.peers.iter().cloned().collect());
         self.config = config.adopted_by(&self.config);

@@ -108,6 +108,7 @@ impl Node {
             let what = format!("the state cannot be saved, so nothing new is promised: {fault}");
             problems.push(Note { what, hint: Some("free space on the disk of the state directory".into()) });
         }
+        problems.extend(self.lost_tables());
         problems.extend(self.foreign_firewall());
         problems.extend(self.plan.conflicts.iter().map(|conflict| Note {
             what: format!(
@@ -119,6 +120,17 @@ impl Node {
         problems.sort();
         problems.dedup();
         problems
+    }
+
+    /// Tables that are selected and were not there at the last look.
+    fn lost_tables(&self) -> impl Iterator<Item = Note> {
+        let seen = self.converge.vpc.seen().map(|vpc| &vpc.tables);
+        let selected = self.config.vpc.route_tables.iter().flatten();
+        let lost = selected.filter(move |table| seen.is_some_and(|seen| !seen.contains_key(table)));
+        lost.map(|table| Note {
+            what: format!("[vpc] route_tables: {table} is not there, or serves a gateway"),
+            hint: Some("see `aws ec2 describe-route-tables`, and correct or remove it".into()),
+        })
     }
 
     fn foreign_firewall(&self) -> Option<Note> {
