@@ -23,8 +23,6 @@ use tokio::{
     time::timeout,
 };
 
-use crate::Options;
-
 const NAMESPACES: [&str; 4] = ["--net", "--mount", "--uts", "--pid"];
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -36,8 +34,16 @@ pub struct Entry {
     pub user_namespace: bool,
 }
 
-/// Outside: starts the lab in its namespaces and waits for it; its exit code.
-pub async fn run(options: &Options) -> anyhow::Result<i32> {
+/// How a lab ended.
+pub struct Ended {
+    /// Its exit code.
+    pub code: i32,
+    /// It was told to end before it was done.
+    pub stopped: bool,
+}
+
+/// Outside: starts the lab in its namespaces with our own arguments, but this scenario, and waits for it.
+pub async fn run(scenario: &str, hold: bool) -> anyhow::Result<Ended> {
     let users = user_namespace_flags().await?;
     let dir = tempfile::Builder::new().prefix("weavers-lab.").tempdir().context("no temporary directory")?;
     let myself = std::env::current_exe().context("the lab does not find its own binary")?;
@@ -47,6 +53,7 @@ pub async fn run(options: &Options) -> anyhow::Result<i32> {
         .args(["--fork", "--kill-child"])
         .arg(myself)
         .args(std::env::args_os().skip(1))
+        .args(["--scenario", scenario])
         .arg("--inside")
         .arg(dir.path())
         .stdin(Stdio::piped())
@@ -55,12 +62,12 @@ pub async fn run(options: &Options) -> anyhow::Result<i32> {
         .context("unshare cannot be run; it is part of util-linux")?;
     // Held here, since `wait` closes the one it finds.
     let leash = inside.stdin.take();
-    let status = tokio::select! {
-        status = inside.wait() => status?,
-        () = signalled() => stop(&mut inside, leash).await?,
-        () = stdin_closed(), if options.hold && stdin_can_close() => stop(&mut inside, leash).await?,
+    let (status, stopped) = tokio::select! {
+        status = inside.wait() => (status?, false),
+        () = signalled() => (stop(&mut inside, leash).await?, true),
+        () = stdin_closed(), if hold && stdin_can_close() => (stop(&mut inside, leash).await?, false),
     };
-    Ok(status.code().unwrap_or(1))
+    Ok(Ended { code: status.code().unwrap_or(1), stopped })
 }
 
 /// Closes the lab's stdin, and ends it if that is not enough.

@@ -26,6 +26,7 @@ use crate::{
     host::{self, Host, Settings},
     net,
     report::Ping,
+    scenario::Scenario,
     standin::Cloud,
 };
 
@@ -39,6 +40,8 @@ const LOG_TAIL_LINES: usize = 30;
 pub struct Lab {
     /// How it was called for.
     pub options: Options,
+    /// How often a host looks again when nothing happens.
+    pub interval: String,
     /// EC2 and the metadata service.
     pub cloud: Cloud,
     /// The hosts, in order.
@@ -71,7 +74,12 @@ pub struct Container {
 
 impl Lab {
     /// The router with the stand-in, and as many hosts as asked for; no daemon runs yet.
-    pub async fn build(options: Options, dir: PathBuf, entry: Entry) -> anyhow::Result<Lab> {
+    pub async fn build(
+        options: Options,
+        scenario: &Scenario,
+        dir: PathBuf,
+        entry: Entry,
+    ) -> anyhow::Result<Lab> {
         let weavers = find_weavers(&options)?;
         build_router().await?;
         let now = Timestamp::ZERO;
@@ -85,8 +93,10 @@ impl Lab {
         let (applying, applied) = watch::channel(0);
         tokio::spawn(fabric::follow(cloud.clone(), applying));
         let (hosts, containers) = (Vec::new(), Vec::new());
-        let mut lab = Lab { options, cloud, hosts, containers, subnet, table, dir, entry, weavers, applied };
-        for _ in 0..lab.options.hosts {
+        let interval = options.interval.clone().unwrap_or_else(|| scenario.interval.to_owned());
+        let mut lab =
+            Lab { options, interval, cloud, hosts, containers, subnet, table, dir, entry, weavers, applied };
+        for _ in 0..lab.options.hosts.unwrap_or(scenario.hosts) {
             lab.add_host().await?;
         }
         lab.configure()?;
@@ -117,7 +127,7 @@ impl Lab {
     /// Writes every host's `weave.toml`, with all hosts as peers.
     pub fn configure(&self) -> anyhow::Result<()> {
         let peers: Vec<Ipv4Addr> = self.hosts.iter().map(|host| host.address).collect();
-        let (mtu, interval) = (self.options.mtu, self.options.interval.as_str());
+        let (mtu, interval) = (self.options.mtu, self.interval.as_str());
         let settings = Settings { peers: &peers, range: RANGE, mtu, interval };
         self.hosts.iter().try_for_each(|host| host.configure(&settings))
     }
@@ -187,7 +197,12 @@ impl Lab {
 
     /// Runs `weavers` on a host; what it prints.
     pub async fn weavers(&self, host: usize, args: &[&str]) -> anyhow::Result<String> {
-        net::run(&mut self.hosts[host].weavers(&self.weavers, args)?).await
+        net::run(&mut self.command(host, args)?).await
+    }
+
+    /// A `weavers` command on a host.
+    pub fn command(&self, host: usize, args: &[&str]) -> anyhow::Result<Command> {
+        self.hosts[host].weavers(&self.weavers, args)
     }
 
     /// A host's `weavers status --json`.

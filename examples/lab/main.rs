@@ -5,7 +5,7 @@
 //! routes. Each [`host`] is a namespace wired to it that runs the real `weavers`; containers are
 //! namespaces that `weavers attach` connects. A packet arrives only if the route table is right.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
 
@@ -23,9 +23,9 @@ mod verify;
 #[derive(Parser, Clone, Debug)]
 #[command(name = "lab")]
 pub struct Options {
-    /// How many hosts
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
-    hosts: u8,
+    /// How many hosts; otherwise as many as the scenario needs: 3 for the basic one
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
+    hosts: Option<u8>,
     /// Keep it up afterwards, until ctrl-C or until stdin, if it is a pipe or terminal, is closed
     #[arg(long)]
     hold: bool,
@@ -35,14 +35,14 @@ pub struct Options {
     /// MTU of the container links
     #[arg(long, default_value_t = 9000, value_parser = clap::value_parser!(u32).range(576..=9001))]
     mtu: u32,
-    /// How often a host looks again when nothing happens
-    #[arg(long, default_value = "30s")]
-    interval: String,
+    /// How often a host looks again when nothing happens; otherwise as the scenario has it: 30s in the basic one
+    #[arg(long)]
+    interval: Option<String>,
     /// Seconds until the hosts must be ready
     #[arg(long, default_value_t = 60)]
     timeout: u64,
     /// What to play
-    #[arg(long, default_value = "basic", value_parser = scenario::names())]
+    #[arg(long, default_value = "basic", overrides_with = "scenario", value_parser = scenario::names())]
     scenario: String,
     /// The weavers binary; otherwise the one built beside the lab
     #[arg(long)]
@@ -56,7 +56,7 @@ pub struct Options {
 async fn main() -> ExitCode {
     let options = Options::parse();
     let code = match options.inside.clone() {
-        None => enclosure::run(&options).await,
+        None => outside(&options).await,
         Some(dir) => {
             let played = play(options.clone(), dir.clone()).await;
             // The process outside does this too, unless it was killed.
@@ -70,18 +70,44 @@ async fn main() -> ExitCode {
         Err(error) => {
             eprintln!("lab: {error:#}");
             if options.json {
-                report::print(&report::failure(options.hosts, &error));
+                let scenario = scenario::find(&options.scenario);
+                let hosts = options.hosts.or(scenario.map(|scenario| scenario.hosts).ok());
+                report::print(&report::failure(hosts.unwrap_or_default(), &error));
             }
             std::process::exit(1)
         }
     }
 }
 
+/// Plays the scenario in namespaces of its own; of all of them, each in its own.
+async fn outside(options: &Options) -> anyhow::Result<i32> {
+    if options.scenario != scenario::EVERY {
+        return Ok(enclosure::run(&options.scenario, options.hold).await?.code);
+    }
+    let mut played = Vec::new();
+    for scenario in scenario::ALL {
+        eprintln!("=== {}", scenario.name);
+        let start = Instant::now();
+        let ended = enclosure::run(scenario.name, options.hold).await?;
+        let verdict = if ended.code == 0 { "passed" } else { "FAILED" };
+        eprintln!("=== {}: {verdict} in {:.1} s", scenario.name, start.elapsed().as_secs_f64());
+        played.push((scenario.name, ended.code == 0));
+        if ended.stopped {
+            break;
+        }
+    }
+    if options.json {
+        report::print(&report::summary(&played));
+    }
+    let ok = played.len() == scenario::ALL.len() && played.iter().all(|(_, ok)| *ok);
+    Ok(if ok { 0 } else { 1 })
+}
+
 /// Plays one scenario inside the namespaces.
 async fn play(options: Options, dir: PathBuf) -> anyhow::Result<i32> {
     let scenario = scenario::find(&options.scenario)?;
     let entry = enclosure::enter()?;
-    let mut lab = lab::Lab::build(options.clone(), dir, entry).await?;
+    let mut lab = lab::Lab::build(options.clone(), scenario, dir, entry).await?;
     let played = tokio::select! {
         played = (scenario.run)(&mut lab) => played,
         () = enclosure::stopped() => anyhow::bail!("stopped"),

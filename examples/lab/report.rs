@@ -150,6 +150,13 @@ pub fn failure(hosts: u8, error: &anyhow::Error) -> String {
     format!("{document}\n")
 }
 
+/// For programs, after all scenarios.
+pub fn summary(played: &[(&str, bool)]) -> String {
+    let ok = played.iter().all(|(_, ok)| *ok);
+    let scenarios: BTreeMap<_, _> = played.iter().copied().collect();
+    format!("{}\n", json!({ "ok": ok, "scenarios": scenarios }))
+}
+
 fn plain<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(header);

@@ -1,7 +1,6 @@
-//! What can be played in the lab. A scenario acts through [`Lab`] and ends with a report.
+//! The main job, and what every scenario reports at its end.
 
 use anyhow::Context;
-use futures_util::future::LocalBoxFuture;
 use ipnet::Ipv4Net;
 use weavers::sim::vpc::{RouteView, state_name};
 
@@ -13,29 +12,8 @@ use crate::{
     verify::{self, Owners},
 };
 
-/// A scenario.
-pub struct Scenario {
-    /// What `--scenario` calls it.
-    pub name: &'static str,
-    /// Plays it.
-    pub run: for<'a> fn(&'a mut Lab) -> LocalBoxFuture<'a, anyhow::Result<Report>>,
-}
-
-/// All scenarios.
-const ALL: &[Scenario] = &[Scenario { name: "basic", run: |lab| Box::pin(basic(lab)) }];
-
-/// Their names.
-pub fn names() -> Vec<&'static str> {
-    ALL.iter().map(|scenario| scenario.name).collect()
-}
-
-/// The scenario of this name.
-pub fn find(name: &str) -> anyhow::Result<&'static Scenario> {
-    ALL.iter().find(|scenario| scenario.name == name).with_context(|| format!("there is no scenario {name}"))
-}
-
 /// The main job: hosts agree on ranges, routes appear, containers reach each other everywhere.
-async fn basic(lab: &mut Lab) -> anyhow::Result<Report> {
+pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     let ready = lab.start_all().await?;
     for host in 0..lab.hosts.len() {
         lab.attach(host).await?;
@@ -80,7 +58,7 @@ pub async fn report(lab: &Lab) -> anyhow::Result<Report> {
 }
 
 /// What a host owns, by its own word.
-async fn owned(lab: &Lab, host: usize) -> anyhow::Result<Vec<Ipv4Net>> {
+pub async fn owned(lab: &Lab, host: usize) -> anyhow::Result<Vec<Ipv4Net>> {
     let status = lab.status(host).await?;
     let owned = status.pointer("/ipam/owned").with_context(|| format!("no ipam.owned in {status}"))?;
     Ok(serde_json::from_value(owned.clone())?)
