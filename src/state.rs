@@ -146,7 +146,7 @@ pub struct DesiredVpc {
     pub interface: InterfaceId,
     /// Whether the source/destination check of that interface is to be turned off.
     pub disable_check: bool,
-    /// Who owns what, ascending and without gaps, by the ring.
+    /// Who owns what, ascending and without gaps, by the ring; empty while there is none.
     pub owners: Vec<(Range, PeerName)>,
     /// Routes a table may hold, if known.
     pub quota: Option<usize>,

@@ -97,7 +97,8 @@ impl Ground<'_> {
             me: self.me,
             interface: self.interface?.clone(),
             disable_check: self.config.vpc.source_dest_check == SourceDestCheck::Disable && !self.leaving,
-            owners: self.owners.clone()?,
+            // Without a ring nothing is ours to route; our own interface is, already.
+            owners: self.owners.clone().unwrap_or_default(),
             quota: self.quota,
             withdraw: self.withdraw,
         })
