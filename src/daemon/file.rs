@@ -38,6 +38,8 @@ pub(super) struct ConfigFile {
     config: Config,
     edit: Edit,
     error: Option<String>,
+    /// A text that the node has refused; `error` says why.
+    refused: Option<String>,
     needs_restart: Vec<String>,
 }
 
@@ -57,6 +59,7 @@ impl ConfigFile {
             config,
             edit: Edit::None,
             error: None,
+            refused: None,
             needs_restart: Vec::new(),
         })
     }
@@ -81,10 +84,11 @@ impl ConfigFile {
     /// The file was edited: validates it and remembers what it amounts to.
     pub(super) fn look(&mut self) -> Edit {
         match self.candidate() {
-            Ok(candidate) if candidate.text == self.text => self.edit = Edit::None,
+            Ok(candidate) if candidate.text == self.text => (self.edit, self.error) = (Edit::None, None),
+            Ok(candidate) if self.refused.as_ref() == Some(&candidate.text) => {}
             Ok(_) => {
                 info!("the configuration file was edited: adopt it with `weavers reload`");
-                self.edit = Edit::Sound;
+                (self.edit, self.error) = (Edit::Sound, None);
             }
             Err(refusal) => warn!(error = refusal.message, "the edited configuration file cannot be adopted"),
         }
@@ -98,9 +102,8 @@ impl ConfigFile {
             let config = self.check(&self.path.display().to_string(), &text)?;
             Ok(Candidate { config, text })
         });
-        match &checked {
-            Ok(_) => self.error = None,
-            Err(refusal) => (self.edit, self.error) = (Edit::Broken, Some(refusal.message.clone())),
+        if let Err(refusal) = &checked {
+            (self.edit, self.error, self.refused) = (Edit::Broken, Some(refusal.message.clone()), None);
         }
         checked
     }
@@ -120,12 +123,13 @@ impl ConfigFile {
                     self.config.needs_restart(&candidate.config).into_iter().map(str::to_owned).collect();
                 self.config.reconcile = candidate.config.reconcile.clone();
                 self.text = candidate.text;
-                self.edit = Edit::None;
+                (self.edit, self.error, self.refused) = (Edit::None, None, None);
                 info!(needs_restart = ?self.needs_restart, "configuration adopted");
                 Ok(Response::Done)
             }
             Err(refusal) => {
                 (self.edit, self.error) = (Edit::Broken, Some(refusal.message.clone()));
+                self.refused = Some(candidate.text);
                 warn!(error = refusal.message, "configuration refused");
                 Err(refusal)
             }
