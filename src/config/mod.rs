@@ -159,6 +159,7 @@ impl Config {
         let same = [
             ("ipam.range", self.ipam.range == new.ipam.range),
             ("ipam.init", self.ipam.init.word() == new.ipam.init.word()),
+            ("ipam.expected_peers", self.ipam.expected_peers == new.ipam.expected_peers),
             ("ipam.seed", seed == seed_new),
             ("mesh.name", self.mesh.name == new.mesh.name),
             ("mesh.nickname", self.mesh.nickname == new.mesh.nickname),
@@ -211,6 +212,7 @@ mod tests {
             [ipam]
             range = "10.0.0.0/8"
             init = "seed"
+            expected_peers = 5
             seed = ["::1"]
             [mesh]
             name = "02:00:00:00:00:01"

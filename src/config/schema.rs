@@ -32,7 +32,7 @@ pub const KEYS: &[Key] = &[
     fixed("ipam.range", Default("\"10.32.0.0/12\"")),
     live("ipam.default_subnet", Example("\"10.32.0.0/12\"")),
     fixed("ipam.init", Default("\"consensus\"")),
-    live("ipam.expected_peers", Example("3")),
+    fixed("ipam.expected_peers", Example("3")),
     fixed("ipam.seed", Default("[]")),
     live("discovery.ec2_tag", Default("\"\"")),
     fixed("mesh.name", Default("\"auto\"")),
