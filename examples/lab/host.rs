@@ -168,14 +168,20 @@ impl Host {
 
     /// Ends the daemon as a service manager does, or as a crash does; waits for its end.
     pub async fn end(&mut self, signal: Signal) -> anyhow::Result<()> {
+        self.signal(signal)?;
         if let Some(mut daemon) = self.daemon.take() {
-            if let Some(pid) = daemon.id() {
-                // nsenter has become weavers, so this is the daemon itself.
-                kill(Pid::from_raw(pid.cast_signed()), signal)?;
-            }
             daemon.wait().await?;
         }
         Ok(())
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        // nsenter has become weavers, so this is the daemon itself.
+        match self.daemon.as_ref().and_then(Child::id) {
+            Some(pid) => Ok(kill(Pid::from_raw(pid.cast_signed()), signal)?),
+            None => Ok(()),
+        }
     }
 
     /// Fails if the daemon has ended by itself.

@@ -6,7 +6,10 @@ use futures_util::future::LocalBoxFuture;
 use crate::{lab::Lab, report::Report};
 
 mod basic;
-#[allow(dead_code)] // What scenarios share; not all of it is used yet.
+mod refusal;
+mod reload;
+mod repair;
+mod start;
 mod stage;
 
 /// Plays a scenario.
@@ -25,8 +28,22 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which `all` plays them.
-pub const ALL: &[Scenario] =
-    &[Scenario { name: "basic", hosts: 3, interval: "30s", run: |lab| Box::pin(basic::run(lab)) }];
+pub const ALL: &[Scenario] = &[
+    Scenario { name: "basic", hosts: 3, interval: "30s", run: |lab| Box::pin(basic::run(lab)) },
+    Scenario { name: "plan", hosts: 3, interval: "30s", run: |lab| Box::pin(reload::plan(lab)) },
+    Scenario { name: "reload", hosts: 3, interval: "30s", run: |lab| Box::pin(reload::adopt(lab)) },
+    Scenario { name: "broken-file", hosts: 2, interval: "4s", run: |lab| Box::pin(reload::refuse(lab)) },
+    Scenario { name: "repair-routes", hosts: 3, interval: "4s", run: |lab| Box::pin(repair::routes(lab)) },
+    Scenario { name: "repair-host", hosts: 3, interval: "4s", run: |lab| Box::pin(repair::host(lab)) },
+    Scenario { name: "start-3", hosts: 3, interval: "4s", run: |lab| Box::pin(start::run(lab)) },
+    Scenario { name: "start-8", hosts: 8, interval: "4s", run: |lab| Box::pin(start::run(lab)) },
+    Scenario { name: "bad-range", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::range(lab)) },
+    Scenario { name: "bad-password", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::password(lab)) },
+    Scenario { name: "garbage", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::garbage(lab)) },
+    Scenario { name: "denied", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::permission(lab)) },
+    Scenario { name: "no-metadata", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::metadata(lab)) },
+    Scenario { name: "bad-requests", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::requests(lab)) },
+];
 
 /// What `--scenario` calls all of them, one after another, each in a lab of its own.
 pub const EVERY: &str = "all";

@@ -1,13 +1,20 @@
 //! What scenarios act and look with: commands and how they ended, waits with a limit, checks.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use tokio::{process::Command, time::sleep};
+use weavers::sim::vpc::Action;
 
-use crate::{lab::Lab, net};
+use super::basic;
+use crate::{lab::Lab, net, report::Report};
 
 const POLL: Duration = Duration::from_millis(50);
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 
 /// What came of a command.
 #[derive(Clone, Debug)]
@@ -57,6 +64,15 @@ pub fn same<T: PartialEq + std::fmt::Debug>(expected: &T, found: &T) -> Result<(
     if expected == found { Ok(()) } else { Err(format!("expected {expected:?}\nfound    {found:?}")) }
 }
 
+/// Nothing has changed between two looks, each a list of lines.
+pub fn unchanged(before: &[String], after: &[String]) -> Result<(), String> {
+    let only = |these: &[String], others: &[String]| -> Vec<String> {
+        these.iter().filter(|line| !others.contains(line)).cloned().collect()
+    };
+    let (gone, new) = (only(before, after), only(after, before));
+    holds(before == after, || format!("was:\n{}\nis:\n{}", gone.join("\n"), new.join("\n")))
+}
+
 /// It holds, or `why` not.
 pub fn holds(is_so: bool, why: impl FnOnce() -> String) -> Result<(), String> {
     if is_so { Ok(()) } else { Err(why()) }
@@ -77,10 +93,63 @@ pub async fn eventually(
     }
 }
 
+/// The lab at work: every daemon ready, a container on each host, everything said to be done.
+pub async fn at_work(lab: &mut Lab) -> anyhow::Result<Duration> {
+    let ready = lab.start_all().await?;
+    for host in 0..lab.hosts.len() {
+        lab.attach(host).await?;
+    }
+    for host in 0..lab.hosts.len() {
+        lab.settled(host).await?.map_err(anyhow::Error::msg)?;
+    }
+    Ok(ready)
+}
+
+/// The report of a scenario that ends with all containers reachable.
+pub async fn report(lab: &Lab, ready: Duration, checks: Checks) -> anyhow::Result<Report> {
+    let pings = lab.ping_all().await?;
+    let mut report = basic::report(lab).await?;
+    report.ready = ready;
+    report.checks.extend(checks.0);
+    report.pings = pings;
+    Ok(report)
+}
+
 impl Lab {
+    /// Waits until a host has nothing left to do.
+    pub async fn settled(&self, host: usize) -> anyhow::Result<Result<Duration, String>> {
+        eventually(SETTLED_WITHIN, async || {
+            let ran = self.ran(host, &["status", "--check"]).await?;
+            Ok(holds(ran.code == 0, || {
+                format!("h{} is not converged ({}):\n{}", host + 1, ran.code, ran.stdout)
+            }))
+        })
+        .await
+    }
+
+    /// Calls so far that change something in EC2.
+    pub fn writes(&self) -> BTreeMap<Action, u64> {
+        self.calls().into_iter().filter(|(action, _)| action.mutates()).collect()
+    }
+
     /// Runs `weavers` on a host, however it ends.
     pub async fn ran(&self, host: usize, args: &[&str]) -> anyhow::Result<Ran> {
         finish(&mut self.command(host, args)?).await
+    }
+
+    /// Runs `weavers` with the configuration and the state of a host, as its daemon does, until it
+    /// ends. One that has not ended after a while is ended, with code -1.
+    pub async fn ran_in_place(&self, host: usize, args: &[&str]) -> anyhow::Result<Ran> {
+        let mut command = self.command(host, args)?;
+        command.arg("--config").arg(self.hosts[host].config());
+        command.arg("--state").arg(self.hosts[host].dir.join("state"));
+        match tokio::time::timeout(ENDS_WITHIN, finish(&mut command)).await {
+            Ok(ran) => ran,
+            Err(_) => {
+                let stderr = format!("still running after {ENDS_WITHIN:?}");
+                Ok(Ran { code: -1, stdout: String::new(), stderr })
+            }
+        }
     }
 
     /// Runs a command on a host; what it prints.
@@ -102,6 +171,13 @@ impl Lab {
         std::fs::write(&path, text.replace(from, to))
             .with_context(|| format!("{} cannot be written", path.display()))
     }
+}
+
+/// Whether the packets of one container reach another.
+pub async fn passes(lab: &Lab, from: usize, to: usize) -> anyhow::Result<Result<(), String>> {
+    lab.settle().await?;
+    let ping = lab.ping(from, to).await?;
+    Ok(holds(ping.ok, || format!("{} does not reach {}", ping.from, ping.to)))
 }
 
 /// Runs a command to its end.
