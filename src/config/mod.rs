@@ -156,10 +156,13 @@ impl Config {
     /// Keys whose value differs in `new` and is only read at the start.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         let (seed, seed_new) = (self.ipam.init.seed(), new.ipam.init.seed());
+        // Where the key is missing the number follows from `peers`, as it did at the start.
+        let same_expected =
+            new.ipam.expected_peers.is_none() || self.ipam.expected_peers == new.ipam.expected_peers;
         let same = [
             ("ipam.range", self.ipam.range == new.ipam.range),
             ("ipam.init", self.ipam.init.word() == new.ipam.init.word()),
-            ("ipam.expected_peers", self.ipam.expected_peers == new.ipam.expected_peers),
+            ("ipam.expected_peers", same_expected),
             ("ipam.seed", seed == seed_new),
             ("mesh.name", self.mesh.name == new.mesh.name),
             ("mesh.nickname", self.mesh.nickname == new.mesh.nickname),

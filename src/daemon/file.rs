@@ -99,20 +99,13 @@ impl ConfigFile {
     pub(super) fn candidate(&mut self) -> Result<Candidate, Refusal> {
         let text = read(&self.path).map_err(|error| refused(format!("{error:#}")));
         let checked = text.and_then(|text| {
-            let config = self.check(&self.path.display().to_string(), &text)?;
+            let config = check(&self.path.display().to_string(), &text)?;
             Ok(Candidate { config, text })
         });
         if let Err(refusal) = &checked {
             (self.edit, self.error, self.refused) = (Edit::Broken, Some(refusal.message.clone()), None);
         }
         checked
-    }
-
-    /// Reads a configuration as one that this daemon could go on with.
-    pub(super) fn check(&self, name: &str, text: &str) -> Result<Config, Refusal> {
-        let mut config = config::parse(text).map_err(|problems| refused(problems.lines(name)))?;
-        config.ipam.expected_peers = config.ipam.expected_peers.or(self.config.ipam.expected_peers);
-        Ok(config)
     }
 
     /// The node has adopted the candidate, or refused it.
@@ -135,6 +128,11 @@ impl ConfigFile {
             }
         }
     }
+}
+
+/// Reads a configuration that the daemon could go on with; refused if it is not sound.
+pub(super) fn check(name: &str, text: &str) -> Result<Config, Refusal> {
+    config::parse(text).map_err(|problems| refused(problems.lines(name)))
 }
 
 fn refused(message: String) -> Refusal {

@@ -330,7 +330,7 @@ impl Daemon {
 
     /// Has the node plan for another configuration without adopting it.
     fn preview(&mut self, text: &str, reply: oneshot::Sender<Answer>) {
-        match self.file.check("the configuration", text) {
+        match file::check("the configuration", text) {
             Ok(config) => {
                 let id = self.await_answer(reply);
                 self.handle(Input::Previewed(id, Box::new(config)));

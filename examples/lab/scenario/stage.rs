@@ -158,6 +158,7 @@ impl Lab {
     }
 
     /// Runs a command in a container; what it prints.
+    #[allow(dead_code)] // For scenarios.
     pub async fn in_container(&self, container: usize, args: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new("ip");
         net::run(command.args(["netns", "exec", &self.containers[container].name]).args(args)).await
