@@ -77,7 +77,7 @@ impl Socket {
         Ok(Socket { listener, file: File { path: path.to_owned(), inode } })
     }
 
-    /// Serves until dropped, or until the loop no longer takes calls.
+    /// Serves until dropped, or until the loop no longer takes calls and whoever waits has been answered.
     pub async fn serve(self, calls: mpsc::Sender<Call>) -> io::Result<()> {
         let Socket { listener, file: _file } = self;
         let door = Door { calls: calls.clone(), places: Arc::new(Semaphore::new(CALLS_MAX)) };
@@ -86,11 +86,8 @@ impl Socket {
             .fallback(unknown)
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .with_state(door);
-        let serve = axum::serve(listener, router);
-        tokio::select! {
-            ended = async { serve.await } => ended,
-            () = calls.closed() => Ok(()),
-        }
+        let closed = async move { calls.closed().await };
+        axum::serve(listener, router).with_graceful_shutdown(closed).await
     }
 }
 

@@ -23,7 +23,7 @@ use anyhow::Context;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::{info, trace, warn};
 
@@ -48,6 +48,9 @@ use crate::{
 const EVENTS_MAX: usize = 1024;
 /// Outputs carried out before the loop looks at signals and timers again.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a caller may take to hear its answer when the daemon ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Where everything is.
 #[derive(Clone, Debug)]
@@ -94,7 +97,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let clock = Instant::now();
     let node = Node::new(Timestamp::ZERO, born.birth, born.config, born.memory)?;
     let saver = store::Saver::start(born.store, stored)?;
-    let server = tokio::spawn(socket.serve(calls_in));
+    let mut server = tokio::spawn(socket.serve(calls_in));
 
     let daemon = Daemon {
         node,
@@ -122,7 +125,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         interrupt: signal(SignalKind::interrupt())?,
     };
     let finished = daemon.run(inlets).await;
-    server.abort();
+    // The loop takes no calls any more; whoever still waits is answered, the caller of a reset among them.
+    if timeout(FAREWELL, &mut server).await.is_err() {
+        server.abort();
+    }
     if finished {
         std::fs::remove_file(options.store()).context("the store cannot be erased")?;
     }

@@ -166,6 +166,7 @@ enum Effect {
     Broadcast(PeerName, Vec<u8>),
     Unicast(PeerName, Vec<u8>),
     Answer(RequestId, Result<Response, Refusal>),
+    Finish,
 }
 
 impl Node {
@@ -355,6 +356,7 @@ impl Node {
             // Whoever waits for an answer asks again, or another peer.
             Effect::Unicast(to, message) => drop(self.mesh.unicast(to, CHANNEL, &message)),
             Effect::Answer(id, result) => self.outputs.push_back(Output::Answer(id, result)),
+            Effect::Finish => self.outputs.push_back(Output::Finished),
         }
     }
 

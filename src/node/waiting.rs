@@ -137,7 +137,7 @@ impl Node {
             let finished = waiter == Waiter::Reset && result.is_ok();
             self.answer(id, result);
             if finished {
-                self.outputs.push_back(super::Output::Finished);
+                self.let_out(super::Effect::Finish);
             }
         }
     }
