@@ -7,3 +7,5 @@ mod cli;
 mod config;
 mod go;
 mod layering;
+mod plan;
+mod plan_laws;

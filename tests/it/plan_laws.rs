@@ -1,0 +1,405 @@
+//! What holds of every plan for the VPC, whatever the ring and the tables are.
+//!
+//! A world of 32 addresses, three peers and a few tables, in which routes of all kinds stand everywhere, so that everything
+//! meets everything. Peers plan from what they read, which may be old, and their writes take turns at random.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use ipnet::Ipv4Net;
+use proptest::{collection, prelude::*};
+use weavers::{
+    addr::{Address, Range, join},
+    peer::PeerName,
+    plan::{Plan, leads_to},
+    state::{
+        Action, Actual, Desired, DesiredVpc, Host, InterfaceId, Route, RouteState, Table, TableId, Target,
+        Vpc,
+    },
+};
+
+const PEERS: usize = 3;
+const FIRST: u32 = 0x0a20_0000;
+const SIZE: u32 = 32;
+/// Rounds in which everybody plans and acts once. One may have to wait for another, and a covering route for both.
+const ROUNDS_MAX: usize = 3;
+
+type Tables = BTreeMap<TableId, Table>;
+type Owners = Vec<(Range, usize)>;
+
+#[derive(Clone, Debug)]
+struct World {
+    owners: Owners,
+    tables: Tables,
+    quota: Option<usize>,
+}
+
+/// A peer at work: what it read last, what it wrote since, and what it has still to do.
+#[derive(Default)]
+struct Worker {
+    read: usize,
+    wrote: BTreeMap<(TableId, Ipv4Net), Option<Route>>,
+    queue: VecDeque<Action>,
+    failed: bool,
+}
+
+impl World {
+    fn desired(&self, me: usize) -> Desired {
+        let vpc = DesiredVpc {
+            range: universe(),
+            me: name(me),
+            interface: interface(me),
+            disable_check: true,
+            owners: self.owners.iter().map(|(range, owner)| (*range, name(*owner))).collect(),
+            quota: self.quota,
+            withdraw: false,
+        };
+        Desired { host: Host::default(), vpc: Some(vpc) }
+    }
+
+    fn plan(&self, me: usize, tables: &Tables) -> Vec<Action> {
+        let vpc = Vpc { interface: interface(me), source_dest_check: Some(false), tables: tables.clone() };
+        let plan = Plan::new(&self.desired(me), &Actual { host: None, vpc: Some(vpc) });
+        plan.changes.into_iter().map(|change| change.action).collect()
+    }
+
+    /// What EC2 does. A refusal changes nothing.
+    fn apply(&mut self, action: &Action) -> Result<(), &'static str> {
+        let (table, cidr, interface) = route_of(action);
+        let table = self.tables.get_mut(&table).expect("nobody writes to a table that was not shown");
+        match (action, table.routes.contains_key(&cidr)) {
+            (Action::CreateRoute { .. }, true) => return Err("it is there already"),
+            (Action::CreateRoute { .. }, false) if self.quota.is_some_and(|quota| table.used >= quota) => {
+                return Err("the table is full");
+            }
+            (Action::CreateRoute { .. }, false) => table.used += 1,
+            (Action::ReplaceRoute { .. } | Action::DeleteRoute { .. }, false) => return Err("it is gone"),
+            (Action::DeleteRoute { .. }, true) => table.used -= 1,
+            (_, _) => {}
+        }
+        match interface {
+            Some(interface) => drop(table.routes.insert(cidr, active(interface))),
+            None => drop(table.routes.remove(&cidr)),
+        }
+        Ok(())
+    }
+
+    /// Everybody looks and acts, one after the other, until nobody finds anything to do.
+    fn settle(&mut self) {
+        for _ in 0..ROUNDS_MAX {
+            for me in 0..PEERS {
+                let mut failed = false;
+                for action in self.plan(me, &self.tables.clone()) {
+                    let skipped = failed && matches!(action, Action::DeleteRoute { .. });
+                    failed |= !skipped && self.apply(&action).is_err();
+                }
+            }
+        }
+    }
+
+    fn is_settled(&self) -> Result<(), TestCaseError> {
+        for me in 0..PEERS {
+            let left = self.plan(me, &self.tables);
+            prop_assert!(left.is_empty(), "peer {me} still wants {left:?} in {:#?}", self.tables);
+        }
+        Ok(())
+    }
+
+    /// Every address in every table, with the peer that owns it.
+    fn addresses(&self) -> Vec<(TableId, Address, usize)> {
+        let mut all = Vec::new();
+        for id in self.tables.keys() {
+            for (range, owner) in &self.owners {
+                all.extend((range.start.0..range.end.0).map(|at| (id.clone(), Address(at), *owner)));
+            }
+        }
+        all
+    }
+
+    /// The addresses whose packets arrive at their owner.
+    fn delivered(&self) -> BTreeSet<(TableId, Address)> {
+        let all = self.addresses().into_iter();
+        let right = all.filter(|(id, at, owner)| leads_to(&self.tables[id], one(*at), &interface(*owner)));
+        right.map(|(id, at, _)| (id, at)).collect()
+    }
+
+    fn cidrs_of(&self, me: usize) -> Vec<Ipv4Net> {
+        let owned = self.owners.iter().filter(|(_, owner)| *owner == me).map(|(range, _)| *range);
+        join(owned).into_iter().flat_map(Range::cidrs).collect()
+    }
+
+    fn owners_of(&self, cidr: Ipv4Net) -> BTreeSet<usize> {
+        let overlapping = self.owners.iter().filter(|(range, _)| range.overlaps(cidr.into()));
+        overlapping.map(|(_, owner)| *owner).collect()
+    }
+
+    /// Whether what is not ours stands over this address inside the range.
+    fn is_obstructed(&self, table: &TableId, address: Address) -> bool {
+        self.tables[table].routes.iter().any(|(cidr, route)| {
+            universe().covers((*cidr).into()) && Range::from(*cidr).contains(address) && is_foreign(route)
+        })
+    }
+}
+
+proptest! {
+    #[test]
+    fn where_everything_is_as_it_should_be_nothing_is_planned(owners in owners(), me in 0..PEERS) {
+        let mut world = World { owners, tables: [(table_id(0), Table::default())].into(), quota: None };
+        for peer in 0..PEERS {
+            for cidr in world.cidrs_of(peer) {
+                world.tables.values_mut().next().unwrap().routes.insert(cidr, active(interface(peer)));
+            }
+        }
+        prop_assert_eq!(world.plan(me, &world.tables), []);
+    }
+
+    #[test]
+    fn carried_out_the_plans_bring_every_address_to_its_owner(world in worlds(Just(None))) {
+        let mut world = world;
+        world.settle();
+        world.is_settled()?;
+        let delivered = world.delivered();
+        for (table, at, owner) in world.addresses() {
+            let excused = world.is_obstructed(&table, at);
+            prop_assert!(
+                excused || delivered.contains(&(table.clone(), at)),
+                "{at} of peer {owner} is lost in {:#?}", world.tables[&table],
+            );
+        }
+    }
+
+    #[test]
+    fn in_the_end_no_route_could_be_spared(world in worlds(Just(None))) {
+        let mut world = world;
+        world.settle();
+        let delivered = world.delivered();
+        for (id, table) in world.tables.clone() {
+            for (cidr, route) in &table.routes {
+                let of_a_peer = (0..PEERS).any(|peer| *route == active(interface(peer)));
+                if of_a_peer && universe().covers((*cidr).into()) {
+                    let mut without = world.clone();
+                    without.tables.get_mut(&id).unwrap().routes.remove(cidr);
+                    prop_assert!(without.delivered() != delivered, "{cidr} is not needed in {table:#?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_without_our_routes_gets_one_for_each_cidr_and_no_more(world in worlds(Just(None))) {
+        let mut world = world;
+        for table in world.tables.values_mut() {
+            table.routes.retain(|_, route| is_foreign(route));
+        }
+        world.settle();
+        for (peer, table) in (0..PEERS).flat_map(|peer| world.tables.values().map(move |table| (peer, table))) {
+            let routes = table.routes.values().filter(|route| **route == active(interface(peer))).count();
+            prop_assert!(routes <= world.cidrs_of(peer).len());
+        }
+    }
+
+    #[test]
+    fn a_plan_names_nothing_that_is_not_its_peers(world in worlds(quotas()), me in 0..PEERS) {
+        for action in world.plan(me, &world.tables) {
+            let (table, cidr, target) = route_of(&action);
+            prop_assert!(universe().covers(cidr.into()), "{action}");
+            prop_assert!(target.is_none_or(|target| target == interface(me)), "{action}");
+            let owners = world.owners_of(cidr);
+            let there = world.tables[&table].routes.get(&cidr);
+            prop_assert!(!there.is_some_and(is_foreign), "{action}");
+            match owners.len() {
+                1 => prop_assert!(owners.contains(&me), "{action}"),
+                _ => prop_assert!(matches!(action, Action::DeleteRoute { .. }), "{action}"),
+            }
+        }
+    }
+
+    #[test]
+    fn no_packet_is_lost_on_the_way_and_no_destination_has_two_writers(
+        world in worlds(quotas()),
+        schedule in collection::vec((0..PEERS, 0usize..20), 1..120),
+    ) {
+        let mut world = world;
+        let mut past = vec![world.tables.clone()];
+        let mut workers: Vec<Worker> = (0..PEERS).map(|_| Worker::default()).collect();
+        let mut writers = BTreeMap::new();
+        for (me, age) in schedule {
+            let worker = &mut workers[me];
+            let Some(action) = worker.queue.pop_front() else {
+                worker.look(&past, age);
+                worker.queue = world.plan(me, &worker.view(&past)).into();
+                continue;
+            };
+            if worker.failed && matches!(action, Action::DeleteRoute { .. }) {
+                continue;
+            }
+            let before = world.delivered();
+            let (table, cidr, target) = route_of(&action);
+            match world.apply(&action) {
+                Ok(()) => drop(worker.wrote.insert((table.clone(), cidr), target.map(active))),
+                Err(_) => worker.failed = true,
+            }
+            past.push(world.tables.clone());
+            let after = world.delivered();
+            let lost: Vec<_> = before.difference(&after).collect();
+            prop_assert!(lost.is_empty(), "`{action}` of peer {me} loses {lost:?} in {:#?}", world.tables);
+            let writer = *writers.entry((table, cidr)).or_insert(me);
+            prop_assert_eq!(writer, me, "`{}` has two writers", action);
+        }
+    }
+
+    #[test]
+    fn a_range_given_away_costs_the_heir_one_call_and_the_donor_none(
+        length in 28u8..=32, at in 0..SIZE, donor in 0..PEERS, by in 1..PEERS,
+    ) {
+        let heir = (donor + by) % PEERS;
+        let given = cidr(at, length);
+        let pieces = [
+            (Range::new(universe().start, given.network().into()), donor),
+            (given.into(), heir),
+            (Range::new(Range::from(given).end, universe().end), donor),
+        ];
+        let owners = pieces.into_iter().filter(|(range, _)| !range.is_empty()).collect();
+        let routes = [(cidr(0, 27), active(interface(donor)))].into();
+        let table = Table { routes, used: 1, local: Vec::new() };
+        let mut world = World { owners, tables: [(table_id(0), table)].into(), quota: None };
+        let wanted =
+            Action::CreateRoute { table: table_id(0), destination: given, interface: interface(heir) };
+        prop_assert_eq!(world.plan(heir, &world.tables), vec![wanted.clone()]);
+        prop_assert_eq!(world.plan(donor, &world.tables), []);
+        world.apply(&wanted).unwrap();
+        world.is_settled()?;
+    }
+
+    #[test]
+    fn whoever_leaves_takes_its_routes_and_no_others(world in worlds(Just(None)), me in 0..PEERS) {
+        let mut desired = world.desired(me);
+        desired.vpc.as_mut().unwrap().withdraw = true;
+        let vpc = Vpc { interface: interface(me), source_dest_check: None, tables: world.tables.clone() };
+        let plan = Plan::new(&desired, &Actual { host: None, vpc: Some(vpc) });
+        let planned: BTreeSet<_> = plan.changes.iter().map(|change| {
+            assert!(matches!(change.action, Action::DeleteRoute { .. }), "{}", change.action);
+            let (table, cidr, _) = route_of(&change.action);
+            (table, cidr)
+        }).collect();
+        let ours = world.tables.iter().flat_map(|(id, table)| {
+            let target = Target::Interface(interface(me));
+            let ours = table.routes.iter().filter(move |(cidr, route)| {
+                route.target == target && route.created && universe().covers((**cidr).into())
+            });
+            ours.map(|(cidr, _)| (id.clone(), *cidr))
+        });
+        prop_assert_eq!(planned, ours.collect::<BTreeSet<_>>());
+    }
+}
+
+impl Worker {
+    /// Reads the world as it was up to `age` writes ago, but never an older one than before.
+    fn look(&mut self, past: &[Tables], age: usize) {
+        self.read = self.read.max((past.len() - 1).saturating_sub(age));
+        self.failed = false;
+    }
+
+    /// What was read, with what this peer wrote itself: a write is believed until reads show it.
+    fn view(&self, past: &[Tables]) -> Tables {
+        let mut tables = past[self.read].clone();
+        for ((id, cidr), route) in &self.wrote {
+            let table = tables.get_mut(id).expect("no table comes or goes");
+            match route {
+                Some(route) => drop(table.routes.insert(*cidr, route.clone())),
+                None => drop(table.routes.remove(cidr)),
+            }
+        }
+        tables
+    }
+}
+
+// ===== worlds =====
+
+fn worlds(quota: impl Strategy<Value = Option<usize>>) -> impl Strategy<Value = World> {
+    (owners(), collection::vec(collection::vec(routes(), 0..8), 1..=2), quota).prop_map(
+        |(owners, tables, quota)| {
+            let table = |routes: Vec<(Ipv4Net, Route)>| {
+                let routes: BTreeMap<_, _> = routes.into_iter().collect();
+                Table { used: routes.len() + 1, routes, local: Vec::new() }
+            };
+            let tables = tables.into_iter().enumerate().map(|(at, routes)| (table_id(at), table(routes)));
+            World { owners, tables: tables.collect(), quota }
+        },
+    )
+}
+
+fn quotas() -> impl Strategy<Value = Option<usize>> {
+    proptest::option::of(1usize..12)
+}
+
+/// The universe in up to five pieces. Cuts at even places make CIDRs worth having.
+fn owners() -> impl Strategy<Value = Owners> {
+    let cut = prop_oneof![(1..8u32).prop_map(|at| at * 4), 1..SIZE];
+    (collection::btree_set(cut, 0..5), collection::vec(0..PEERS, 5)).prop_map(|(cuts, peers)| {
+        let starts = [0].into_iter().chain(cuts.clone());
+        let ends = cuts.into_iter().chain([SIZE]);
+        let ranges =
+            starts.zip(ends).map(|(start, end)| Range::new(Address(FIRST + start), Address(FIRST + end)));
+        ranges.zip(peers).collect()
+    })
+}
+
+/// Anything that may stand in a table, inside the range, over it, or across its edge.
+fn routes() -> impl Strategy<Value = (Ipv4Net, Route)> {
+    let of_interface =
+        |id: InterfaceId, state, created| Route { target: Target::Interface(id), state, created };
+    let route = prop_oneof![
+        6 => (0..PEERS).prop_map(|peer| active(interface(peer))),
+        2 => (0..PEERS).prop_map(move |peer| of_interface(interface(peer), RouteState::Blackhole, true)),
+        1 => (0..PEERS).prop_map(move |peer| of_interface(interface(peer), RouteState::Other, true)),
+        3 => Just(of_interface(InterfaceId("eni-dead".into()), RouteState::Blackhole, true)),
+        1 => Just(active(InterfaceId("eni-of-nobody".into()))),
+        1 => (0..PEERS).prop_map(move |peer| of_interface(interface(peer), RouteState::Active, false)),
+        1 => Just(Route { target: Target::Other("pcx-77".into()), state: RouteState::Active, created: true }),
+    ];
+    ((24u8..=32, 0..SIZE).prop_map(|(length, at)| cidr(at, length)), route)
+}
+
+fn universe() -> Range {
+    Range::new(Address(FIRST), Address(FIRST + SIZE))
+}
+
+fn one(address: Address) -> Range {
+    Range::new(address, Address(address.0 + 1))
+}
+
+/// The CIDR of this length around an address of the universe.
+fn cidr(at: u32, length: u8) -> Ipv4Net {
+    Ipv4Net::new(Address(FIRST + at).into(), length).unwrap().trunc()
+}
+
+fn name(peer: usize) -> PeerName {
+    PeerName::from_u64(peer as u64 + 1)
+}
+
+fn interface(peer: usize) -> InterfaceId {
+    InterfaceId(format!("eni-{peer}"))
+}
+
+fn table_id(number: usize) -> TableId {
+    TableId(format!("rtb-{number}"))
+}
+
+fn active(interface: InterfaceId) -> Route {
+    Route { target: Target::Interface(interface), state: RouteState::Active, created: true }
+}
+
+fn is_foreign(route: &Route) -> bool {
+    !route.created || matches!(route.target, Target::Other(_))
+}
+
+fn route_of(action: &Action) -> (TableId, Ipv4Net, Option<InterfaceId>) {
+    match action {
+        Action::CreateRoute { table, destination, interface }
+        | Action::ReplaceRoute { table, destination, interface } => {
+            (table.clone(), *destination, Some(interface.clone()))
+        }
+        Action::DeleteRoute { table, destination } => (table.clone(), *destination, None),
+        other => panic!("`{other}` is no change of a route"),
+    }
+}
