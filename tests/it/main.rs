@@ -6,6 +6,7 @@ mod api;
 mod cli;
 mod config;
 mod go;
+mod go_codecs;
 mod layering;
 mod plan;
 mod plan_laws;
