@@ -140,6 +140,7 @@ struct Belief {
 #[derive(Debug)]
 struct Attempt {
     times: u32,
+    at: Timestamp,
     not_before: Timestamp,
     fault: Option<Fault>,
 }
@@ -236,10 +237,7 @@ impl Converge {
     ///
     /// A plane that is at work goes on with the plan that it has.
     pub fn take(&mut self, now: Timestamp, plan: &Plan) -> Vec<Action> {
-        self.attempts.retain(|action, _| {
-            self.in_flight.values().any(|change| change.action == *action)
-                || plan.changes.iter().any(|change| change.action == *action)
-        });
+        self.forget_attempts(plan);
         let idle: Vec<Plane> = self.idle_planes(plan);
         for plane in idle {
             let steps = plan.changes.iter().filter(|change| Plane::of(&change.action) == plane);
@@ -248,6 +246,22 @@ impl Converge {
             self.failed.insert(plane, failed);
         }
         self.next_steps(now)
+    }
+
+    /// Attempts count until a look that began after them shows that the step is not needed any more. While a write is only
+    /// believed the plan does not have it, and yet the next look may say that it must be done again.
+    fn forget_attempts(&mut self, plan: &Plan) {
+        let (host, vpc) = (self.host.seen_at, self.vpc.seen_at);
+        let (beliefs, in_flight) = (&self.beliefs, &self.in_flight);
+        self.attempts.retain(|action, attempt| {
+            let plane = Plane::of(action);
+            let seen_at = if is_host(&plane) { host } else { vpc };
+            let believed = written(action).is_some_and(|(key, _)| beliefs.contains_key(&key));
+            in_flight.get(&plane).is_some_and(|change| change.action == *action)
+                || plan.changes.iter().any(|change| change.action == *action)
+                || believed
+                || seen_at.is_none_or(|seen_at| seen_at <= attempt.at)
+        });
     }
 
     /// Planes with something to do, nothing in flight, and a view that is current.
@@ -311,37 +325,25 @@ impl Converge {
     }
 
     fn count(&mut self, now: Timestamp, action: &Action, fault: Option<&Fault>) {
-        let attempt =
-            self.attempts.entry(action.clone()).or_insert(Attempt { times: 0, not_before: now, fault: None });
+        let attempt = self.attempts.entry(action.clone()).or_insert(Attempt {
+            times: 0,
+            at: now,
+            not_before: now,
+            fault: None,
+        });
         attempt.times += 1;
+        attempt.at = now;
         attempt.fault = fault.cloned();
         attempt.not_before = now + fault.map_or(doubled(attempt.times), |fault| pause(fault, attempt.times));
     }
 
     fn believe(&mut self, now: Timestamp, action: &Action) {
-        let (table, cidr, target) = match action {
-            Action::CreateRoute { table, destination, interface }
-            | Action::ReplaceRoute { table, destination, interface } => (table, destination, Some(interface)),
-            Action::DeleteRoute { table, destination } => (table, destination, None),
-            Action::DisableCheck { .. } => {
-                if let Some(vpc) = &mut self.vpc.seen {
-                    vpc.source_dest_check = Some(false);
-                }
-                return;
-            }
-            Action::SetSysctl { .. }
-            | Action::LoadRules(_)
-            | Action::OpenForward { .. }
-            | Action::AddBlock(_)
-            | Action::CreateLink { .. }
-            | Action::MendLink { .. }
-            | Action::DeleteLink(_)
-            | Action::DeleteBlock(_)
-            | Action::CloseForward
-            | Action::DeleteRules => return,
-        };
-        let belief = Belief { target: target.cloned(), at: now, denials: 0 };
-        self.beliefs.insert((table.clone(), *cidr), belief);
+        if let (Action::DisableCheck { .. }, Some(vpc)) = (action, &mut self.vpc.seen) {
+            vpc.source_dest_check = Some(false);
+        }
+        if let Some((key, target)) = written(action) {
+            self.beliefs.insert(key, Belief { target: target.cloned(), at: now, denials: 0 });
+        }
     }
 
     /// Somebody asks: look at once, and let denied steps be tried again.
@@ -408,6 +410,28 @@ impl Belief {
     }
 }
 
+/// The route that an action writes, and the interface that it leads to then; `None`: it is gone.
+fn written(action: &Action) -> Option<((TableId, Ipv4Net), Option<&InterfaceId>)> {
+    match action {
+        Action::CreateRoute { table, destination, interface }
+        | Action::ReplaceRoute { table, destination, interface } => {
+            Some(((table.clone(), *destination), Some(interface)))
+        }
+        Action::DeleteRoute { table, destination } => Some(((table.clone(), *destination), None)),
+        Action::SetSysctl { .. }
+        | Action::LoadRules(_)
+        | Action::OpenForward { .. }
+        | Action::DisableCheck { .. }
+        | Action::AddBlock(_)
+        | Action::CreateLink { .. }
+        | Action::MendLink { .. }
+        | Action::DeleteLink(_)
+        | Action::DeleteBlock(_)
+        | Action::CloseForward
+        | Action::DeleteRules => None,
+    }
+}
+
 fn is_host(plane: &Plane) -> bool {
     match plane {
         Plane::Host => true,
@@ -431,5 +455,308 @@ fn is_removal(action: &Action) -> bool {
         | Action::DeleteLink(_)
         | Action::CloseForward
         | Action::DeleteRules => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Forward;
+
+    const INTERVAL: Duration = Duration::from_secs(60);
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_micros(ms * 1000)
+    }
+
+    fn cidr(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    fn table(name: &str) -> TableId {
+        TableId(name.to_owned())
+    }
+
+    fn interface() -> InterfaceId {
+        InterfaceId("eni-us".to_owned())
+    }
+
+    fn create(name: &str, destination: &str) -> Action {
+        Action::CreateRoute { table: table(name), destination: cidr(destination), interface: interface() }
+    }
+
+    fn delete(name: &str, destination: &str) -> Action {
+        Action::DeleteRoute { table: table(name), destination: cidr(destination) }
+    }
+
+    fn add_block(destination: &str) -> Action {
+        Action::AddBlock(cidr(destination))
+    }
+
+    fn plan(actions: impl IntoIterator<Item = Action>) -> Plan {
+        let change = |action| Change { action, cause: String::new(), before: String::new() };
+        Plan { changes: actions.into_iter().map(change).collect(), ..Plan::default() }
+    }
+
+    fn vpc(tables: &[&str], routes: &[&str]) -> Vpc {
+        let target = Target::Interface(interface());
+        let route = Route { target, state: RouteState::Active, created: true };
+        let routes = routes.iter().map(|destination| (cidr(destination), route.clone())).collect();
+        let shown = crate::state::Table { routes, used: 1, local: Vec::new() };
+        Vpc {
+            interface: interface(),
+            source_dest_check: Some(true),
+            tables: tables.iter().map(|name| (table(name), shown.clone())).collect(),
+        }
+    }
+
+    fn fault(kind: FaultKind) -> Fault {
+        Fault { kind, message: "no".to_owned(), hint: None, request_id: None }
+    }
+
+    fn look_at_vpc(converge: &mut Converge, now: Timestamp, shown: Vpc) {
+        converge.vpc.look_by(now);
+        assert!(converge.begin_vpc(now), "a look is due");
+        converge.vpc_seen(now, Ok(shown), INTERVAL);
+    }
+
+    fn look_at_host(converge: &mut Converge, now: Timestamp) {
+        converge.host.look_by(now);
+        assert!(converge.begin_host(now), "a look is due");
+        converge.host_seen(now, Ok(Host { forward: Forward::Open, ..Host::default() }), INTERVAL);
+    }
+
+    /// Both sides were looked at; nothing stands in two tables.
+    fn ready(now: Timestamp) -> Converge {
+        let mut converge = Converge::new();
+        look_at_host(&mut converge, now);
+        look_at_vpc(&mut converge, now, vpc(&["rtb-1", "rtb-2"], &[]));
+        converge
+    }
+
+    fn is_believed(converge: &Converge, destination: &str) -> bool {
+        converge.believed().unwrap().tables[&table("rtb-1")].routes.contains_key(&cidr(destination))
+    }
+
+    /// Takes the one step of the plan, which is carried out.
+    fn carry_out(converge: &mut Converge, now: Timestamp, action: &Action) {
+        assert_eq!(converge.take(now, &plan([action.clone()])), std::slice::from_ref(action));
+        assert_eq!(converge.applied(now, action, Ok(None)), []);
+    }
+
+    #[test]
+    fn a_write_is_believed_until_two_reads_begun_after_it_deny_it() {
+        let mut converge = ready(at(0));
+        carry_out(&mut converge, at(10), &create("rtb-1", "10.0.0.0/8"));
+        assert!(is_believed(&converge, "10.0.0.0/8") && !converge.is_confirmed());
+        look_at_vpc(&mut converge, at(20), vpc(&["rtb-1"], &[]));
+        assert!(is_believed(&converge, "10.0.0.0/8"), "one read may be old");
+        look_at_vpc(&mut converge, at(30), vpc(&["rtb-1"], &[]));
+        assert!(!is_believed(&converge, "10.0.0.0/8") && converge.is_confirmed());
+    }
+
+    #[test]
+    fn a_read_begun_before_the_write_denies_nothing() {
+        let mut converge = ready(at(0));
+        let action = create("rtb-1", "10.0.0.0/8");
+        assert_eq!(converge.take(at(10), &plan([action.clone()])), std::slice::from_ref(&action));
+        converge.applied(at(20), &action, Ok(None));
+        for _ in 0..5 {
+            converge.vpc_seen(at(15), Ok(vpc(&["rtb-1"], &[])), INTERVAL);
+        }
+        assert!(is_believed(&converge, "10.0.0.0/8"));
+    }
+
+    #[test]
+    fn a_write_that_a_read_shows_is_no_longer_a_matter_of_belief() {
+        let mut converge = ready(at(0));
+        carry_out(&mut converge, at(10), &create("rtb-1", "10.0.0.0/8"));
+        look_at_vpc(&mut converge, at(20), vpc(&["rtb-1"], &["10.0.0.0/8"]));
+        assert!(converge.is_confirmed());
+        carry_out(&mut converge, at(30), &delete("rtb-1", "10.0.0.0/8"));
+        assert!(!is_believed(&converge, "10.0.0.0/8"), "a removal is believed too");
+        look_at_vpc(&mut converge, at(40), vpc(&["rtb-1"], &["10.0.0.0/8"]));
+        assert!(!is_believed(&converge, "10.0.0.0/8"));
+        look_at_vpc(&mut converge, at(50), vpc(&["rtb-1"], &[]));
+        assert!(converge.is_confirmed());
+    }
+
+    #[test]
+    fn a_write_is_looked_for_soon_and_not_at_the_end_of_the_interval() {
+        let mut converge = ready(at(0));
+        carry_out(&mut converge, at(10), &create("rtb-1", "10.0.0.0/8"));
+        look_at_vpc(&mut converge, at(20), vpc(&["rtb-1"], &[]));
+        assert_eq!(converge.next_wake(at(20), &Plan::default()), Some(at(20) + CONFIRM));
+    }
+
+    #[test]
+    fn each_plane_has_one_step_in_flight() {
+        let mut converge = ready(at(0));
+        let (host, one, other) =
+            (add_block("10.0.0.0/8"), create("rtb-1", "10.0.0.0/8"), create("rtb-2", "10.0.0.0/8"));
+        let (host2, one2) = (add_block("11.0.0.0/8"), create("rtb-1", "11.0.0.0/8"));
+        let all = plan([host.clone(), host2.clone(), one.clone(), one2.clone(), other.clone()]);
+        let taken: std::collections::BTreeSet<Action> = converge.take(at(10), &all).into_iter().collect();
+        assert_eq!(taken, [host.clone(), one.clone(), other].into());
+        assert_eq!(converge.take(at(11), &all), [], "each is at work");
+        assert_eq!(converge.applied(at(12), &one, Ok(None)), [one2], "EC2 goes on while the host works");
+        assert_eq!(converge.applied(at(13), &host, Ok(None)), [host2]);
+        assert!(!converge.begin_vpc(at(14)), "nobody looks while something is being changed");
+    }
+
+    #[test]
+    fn a_step_that_fails_pauses_longer_each_time_and_holds_up_no_other() {
+        let mut converge = ready(at(0));
+        let (failing, fine) = (create("rtb-1", "10.0.0.0/8"), create("rtb-1", "11.0.0.0/8"));
+        let wanted = plan([failing.clone(), fine.clone()]);
+        assert_eq!(converge.take(at(0), &wanted), std::slice::from_ref(&failing));
+        let next = converge.applied(at(0), &failing, Err(fault(FaultKind::Throttled)));
+        assert_eq!(next, std::slice::from_ref(&fine));
+        converge.applied(at(0), &fine, Ok(None));
+
+        let (mut now, mut pauses) = (at(0), Vec::new());
+        let still = plan([failing.clone()]);
+        for _ in 0..12 {
+            look_at_vpc(&mut converge, now, vpc(&["rtb-1", "rtb-2"], &["11.0.0.0/8"]));
+            assert_eq!(converge.take(now, &still), [], "it pauses");
+            let woken = loop {
+                let due = converge.next_wake(now, &still).expect("a pause ends");
+                now = due.max(now + Duration::from_millis(1));
+                look_at_vpc(&mut converge, now, vpc(&["rtb-1", "rtb-2"], &["11.0.0.0/8"]));
+                if !converge.take(now, &still).is_empty() {
+                    break now;
+                }
+            };
+            pauses.push(woken.since(converge.steps().last().unwrap().at));
+            converge.applied(now, &failing, Err(fault(FaultKind::Throttled)));
+        }
+        assert!(pauses[0] >= PAUSE_MIN && pauses.is_sorted(), "{pauses:?}");
+        assert!(pauses[11] >= PAUSE_MAX && pauses[11] < 2 * PAUSE_MAX, "{pauses:?}");
+    }
+
+    #[test]
+    fn nothing_is_removed_where_what_it_rests_on_failed() {
+        let mut converge = ready(at(0));
+        let (build, remove) = (create("rtb-1", "10.0.0.0/8"), delete("rtb-1", "10.0.0.0/9"));
+        let elsewhere = delete("rtb-2", "10.0.0.0/9");
+        let taken = converge.take(at(1), &plan([build.clone(), remove, elsewhere.clone()]));
+        assert_eq!(taken, [build.clone(), elsewhere], "another table has a fate of its own");
+        assert_eq!(converge.applied(at(2), &build, Err(fault(FaultKind::Quota))), []);
+    }
+
+    #[test]
+    fn a_denied_step_is_blocked_until_somebody_asks() {
+        let mut converge = ready(at(0));
+        let action = create("rtb-1", "10.0.0.0/8");
+        let wanted = plan([action.clone()]);
+        converge.take(at(0), &wanted);
+        converge.applied(at(0), &action, Err(fault(FaultKind::Denied)));
+        assert!(converge.blocked(&action).is_some());
+        look_at_vpc(&mut converge, at(60_000), vpc(&["rtb-1"], &[]));
+        assert_eq!(converge.take(at(60_000), &wanted), [], "a pass does not try it again");
+        converge.hurry(at(61_000));
+        assert!(converge.blocked(&action).is_none());
+        look_at_vpc(&mut converge, at(61_000), vpc(&["rtb-1"], &[]));
+        assert_eq!(converge.take(at(61_000), &wanted), [action]);
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_not_blocked() {
+        for kind in [FaultKind::Throttled, FaultKind::Outdated, FaultKind::Unreachable] {
+            let mut converge = ready(at(0));
+            let action = create("rtb-1", "10.0.0.0/8");
+            converge.take(at(0), &plan([action.clone()]));
+            converge.applied(at(0), &action, Err(fault(kind)));
+            assert!(converge.blocked(&action).is_none() && converge.failure(&action).is_some(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_changed_while_the_last_look_failed() {
+        let mut converge = ready(at(0));
+        converge.vpc.look_by(at(1));
+        assert!(converge.begin_vpc(at(1)));
+        let wanted = plan([create("rtb-1", "10.0.0.0/8")]);
+        assert_eq!(converge.take(at(1), &wanted), [], "a look is under way");
+        converge.vpc_seen(at(2), Err(fault(FaultKind::Unreachable)), INTERVAL);
+        assert_eq!(converge.take(at(2), &wanted), []);
+        assert!(converge.vpc.seen().is_some(), "what was seen is not forgotten");
+    }
+
+    #[test]
+    fn looks_that_fail_are_repeated_more_and_more_seldom() {
+        let mut converge = Converge::new();
+        let (mut now, mut looks) = (at(0), 0);
+        while now < at(600_000) {
+            if converge.begin_vpc(now) {
+                looks += 1;
+                converge.vpc_seen(now, Err(fault(FaultKind::Throttled)), INTERVAL);
+            }
+            now = converge.vpc.due.max(now + Duration::from_millis(1));
+        }
+        assert!((10..25).contains(&looks), "{looks} looks in ten minutes");
+    }
+
+    /// Drives the loop for ten minutes with a hand that reports success and changes nothing. Like a node it plans from what is
+    /// believed. Returns the number of actions and of looks.
+    fn ten_minutes_of_empty_success(wanted: &Action) -> (usize, usize) {
+        let (mut converge, mut now) = (Converge::new(), at(0));
+        let (mut actions, mut looks) = (0, 0);
+        let mut pending: VecDeque<Action> = VecDeque::new();
+        while now < at(600_000) {
+            let plan_now =
+                if is_wanted(&converge, wanted) { plan([wanted.clone()]) } else { Plan::default() };
+            pending.extend(converge.take(now, &plan_now));
+            if let Some(action) = pending.pop_front() {
+                actions += 1;
+                pending.extend(converge.applied(now, &action, Ok(None)));
+            } else if converge.begin_host(now) {
+                looks += 1;
+                converge.host_seen(now, Ok(Host::default()), INTERVAL);
+            } else if converge.begin_vpc(now) {
+                looks += 1;
+                converge.vpc_seen(now, Ok(vpc(&["rtb-1"], &["11.0.0.0/8"])), INTERVAL);
+            } else {
+                let due = converge.next_wake(now, &plan_now).expect("there is always a next look");
+                now = due.max(now + Duration::from_millis(1));
+            }
+        }
+        (actions, looks)
+    }
+
+    fn is_wanted(converge: &Converge, action: &Action) -> bool {
+        let Some(vpc) = converge.believed() else { return false };
+        match action {
+            Action::CreateRoute { table, destination, .. } => {
+                !vpc.tables[table].routes.contains_key(destination)
+            }
+            Action::DeleteRoute { table, destination } => vpc.tables[table].routes.contains_key(destination),
+            Action::DisableCheck { .. } => vpc.source_dest_check == Some(true),
+            _ => true,
+        }
+    }
+
+    #[test]
+    fn a_hand_that_changes_nothing_is_not_asked_without_end() {
+        let check = Action::DisableCheck { interface: interface() };
+        for action in
+            [create("rtb-1", "10.0.0.0/8"), delete("rtb-1", "11.0.0.0/8"), check, add_block("10.0.0.0/8")]
+        {
+            let (actions, looks) = ten_minutes_of_empty_success(&action);
+            assert!((8..=25).contains(&actions), "`{action}` {actions} times in ten minutes");
+            assert!(looks <= 150, "`{action}` {looks} looks in ten minutes");
+        }
+    }
+
+    #[test]
+    fn what_was_done_is_remembered_up_to_a_bound() {
+        let mut converge = ready(at(0));
+        for number in 0..STEPS_MAX as u64 + 50 {
+            let action = add_block(&format!("10.{}.{}.0/24", number / 256, number % 256));
+            look_at_host(&mut converge, at(number));
+            assert_eq!(converge.take(at(number), &plan([action.clone()])).len(), 1);
+            converge.applied(at(number), &action, Ok(None));
+        }
+        assert_eq!(converge.steps().count(), STEPS_MAX);
     }
 }
