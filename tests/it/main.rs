@@ -5,8 +5,10 @@
 mod api;
 mod cli;
 mod config;
+mod decoders;
 mod go;
 mod go_codecs;
 mod layering;
+mod memory;
 mod plan;
 mod plan_laws;
