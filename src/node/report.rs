@@ -1,5 +1,9 @@
 //! What a node says of itself, from all its parts.
 
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+
 use super::{
     Node,
     converge::Step,
@@ -9,8 +13,9 @@ use super::{
 };
 use crate::{
     addr::{Range, join},
+    ipam::Ring,
     mesh::{ConnectionView, TargetState, TargetView},
-    plan::leads_to,
+    plan::{Plan, leads_to},
     state::{Fault, Forward},
 };
 
@@ -38,6 +43,21 @@ impl Node {
         let owned = self.ipam.owned();
         let led = |table| owned.iter().all(|range| leads_to(table, *range, &vpc.interface));
         vpc.source_dest_check != Some(true) && !vpc.tables.is_empty() && vpc.tables.values().all(led)
+    }
+
+    /// Who owns what, as this node has it.
+    pub fn ring(&self) -> &Ring {
+        self.ipam.ring()
+    }
+
+    /// Addresses in use on this host, by whom.
+    pub fn allocations(&self) -> &BTreeMap<String, Vec<Ipv4Net>> {
+        self.ipam.allocations()
+    }
+
+    /// What is to change, as last worked out.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The last look at every plane left nothing to do.

@@ -1,3 +1,24 @@
 //! Many nodes, one clock, and the wires, kernels, disks and VPC between them.
+//!
+//! ```text
+//!  world    the clock and its queue of events; what a node says is carried out, what comes of it is told
+//!    wire     TCP between hosts: ordered bytes, late, stalled or cut     kernel   one host's network
+//!    cloud    EC2 as one host calls it, of the one [`vpc`]               machine  node, kernel, disk, power
+//!    users    who attaches, allocates, frees; what they were promised
+//!    trouble  what goes wrong, and how all is made well in the end
+//!    laws     what must hold after each step, and once all is quiet
+//! ```
+//!
+//! A world follows from its seed alone: no clock, no thread, no order but that of the queue.
 
+mod cloud;
+mod kernel;
+mod laws;
+mod machine;
+mod trouble;
+mod users;
 pub mod vpc;
+mod wire;
+pub mod world;
+
+pub use world::{Outcome, World};

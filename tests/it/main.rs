@@ -12,3 +12,4 @@ mod layering;
 mod memory;
 mod plan;
 mod plan_laws;
+mod sim;

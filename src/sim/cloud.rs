@@ -1,0 +1,202 @@
+//! EC2 as one host calls it: the model's answers in the words of [`state`](crate::state), as the real
+//! hand reads them.
+
+use std::collections::BTreeSet;
+
+use ipnet::Ipv4Net;
+
+use super::vpc::{
+    self, Answer, ApiError, Call, Caller, Check, Find, InstanceId, Origin, RouteTarget, RouteView, SubnetId,
+    TableView, Targets,
+};
+use crate::{
+    addr::Range,
+    state::{Action, Fault, FaultKind, InterfaceId, Route, Table, TableId, Target, Vpc},
+    time::Timestamp,
+};
+
+/// Looks between two looks at the source/destination check once it is off.
+const SELDOM: u64 = 10;
+
+/// The hand of one host.
+#[derive(Clone, Debug)]
+pub struct Cloud {
+    /// Its instance.
+    pub instance: InstanceId,
+    /// Its interface.
+    pub interface: InterfaceId,
+    subnet: SubnetId,
+    passes: u64,
+    check: Option<bool>,
+    check_due: u64,
+}
+
+impl Cloud {
+    /// The hand of an instance.
+    pub fn new(instance: InstanceId, interface: InterfaceId, subnet: SubnetId) -> Cloud {
+        Cloud { instance, interface, subnet, passes: 0, check: None, check_due: 0 }
+    }
+
+    /// A new process remembers nothing of the calls of the one before.
+    pub fn restart(&mut self) {
+        *self = Cloud::new(self.instance.clone(), self.interface.clone(), self.subnet.clone());
+    }
+
+    /// A look at the selected tables, or that of the own subnet.
+    pub fn observe(
+        &mut self,
+        now: Timestamp,
+        vpc: &mut vpc::Vpc,
+        range: Ipv4Net,
+        selected: Option<&BTreeSet<TableId>>,
+    ) -> Result<Vpc, Fault> {
+        self.passes += 1;
+        let found = match selected {
+            Some(ids) => {
+                let ids = ids.iter().map(|id| id.0.clone()).collect();
+                self.describe(now, vpc, Find { ids, ..Find::default() })?
+            }
+            None => {
+                let own = |name: &str, value: &str| Find {
+                    filters: vec![(name.to_owned(), vec![value.to_owned()])],
+                    ..Find::default()
+                };
+                let of_subnet = self.describe(now, vpc, own("association.subnet-id", &self.subnet.0))?;
+                match of_subnet.is_empty() {
+                    true => self.describe(now, vpc, own("association.main", "true"))?,
+                    false => of_subnet,
+                }
+            }
+        };
+        let tables = found.iter().map(|table| (table.id.clone(), read_table(table, range))).collect();
+        let source_dest_check = self.source_dest_check(now, vpc);
+        Ok(Vpc { interface: self.interface.clone(), source_dest_check, tables })
+    }
+
+    /// One action.
+    pub fn apply(
+        &mut self,
+        now: Timestamp,
+        vpc: &mut vpc::Vpc,
+        action: &Action,
+    ) -> Result<Option<String>, Fault> {
+        let dry_run = false;
+        let call = match action {
+            Action::CreateRoute { table, destination, interface } => Call::CreateRoute {
+                table: table.0.clone(),
+                destination: Some(destination.to_string()),
+                targets: Targets::interface(&interface.0),
+                dry_run,
+            },
+            Action::ReplaceRoute { table, destination, interface } => Call::ReplaceRoute {
+                table: table.0.clone(),
+                destination: Some(destination.to_string()),
+                targets: Targets::interface(&interface.0),
+                dry_run,
+            },
+            Action::DeleteRoute { table, destination } => Call::DeleteRoute {
+                table: table.0.clone(),
+                destination: Some(destination.to_string()),
+                dry_run,
+            },
+            Action::DisableCheck { interface } => {
+                self.check_due = 0;
+                let (interface, check) = (interface.0.clone(), Check::Off);
+                Call::ModifyNetworkInterfaceAttribute { interface, check, dry_run }
+            }
+            Action::SetSysctl { .. }
+            | Action::LoadRules(_)
+            | Action::OpenForward { .. }
+            | Action::AddBlock(_)
+            | Action::CreateLink { .. }
+            | Action::MendLink { .. }
+            | Action::DeleteLink(_)
+            | Action::DeleteBlock(_)
+            | Action::CloseForward
+            | Action::DeleteRules => return Err(fault(FaultKind::Invalid, "not an action of the VPC")),
+        };
+        match vpc.call(now, &self.caller(), &call).result {
+            Ok(_) => Ok(Some("request".to_owned())),
+            Err(gone)
+                if call.action() == vpc::Action::DeleteRoute && gone.code == "InvalidRoute.NotFound" =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(classify(&error)),
+        }
+    }
+
+    fn describe(&self, now: Timestamp, vpc: &mut vpc::Vpc, find: Find) -> Result<Vec<TableView>, Fault> {
+        match vpc.call(now, &self.caller(), &Call::DescribeRouteTables(find)).result {
+            Ok(Answer::Tables { tables, .. }) => Ok(tables),
+            Ok(Answer::Done | Answer::Instances { .. }) => Err(fault(FaultKind::Invalid, "another answer")),
+            Err(error) => Err(classify(&error)),
+        }
+    }
+
+    /// Read until it is off, and now and then after.
+    fn source_dest_check(&mut self, now: Timestamp, vpc: &mut vpc::Vpc) -> Option<bool> {
+        if self.passes < self.check_due {
+            return self.check;
+        }
+        let find = Find { ids: vec![self.instance.0.clone()], ..Find::default() };
+        self.check = match vpc.call(now, &self.caller(), &Call::DescribeInstances(find)).result {
+            Ok(Answer::Instances { instances, .. }) => {
+                let mut interfaces = instances.into_iter().flat_map(|instance| instance.interfaces);
+                interfaces.find(|one| one.id == self.interface).map(|one| one.source_dest_check)
+            }
+            Ok(Answer::Done | Answer::Tables { .. }) | Err(_) => None,
+        };
+        self.check_due = self.passes + if self.check == Some(false) { SELDOM } else { 1 };
+        self.check
+    }
+
+    fn caller(&self) -> Caller {
+        Caller::Instance(self.instance.clone())
+    }
+}
+
+fn read_table(view: &TableView, range: Ipv4Net) -> Table {
+    let mut table = Table::default();
+    for route in &view.routes {
+        let propagated = route.origin == Origin::Propagated;
+        table.used += usize::from(!propagated);
+        if route.target == RouteTarget::Local || route.origin == Origin::Table {
+            table.local.push(route.destination);
+        }
+        let destination = Range::from(route.destination);
+        let concerns = destination.covers(range.into()) || Range::from(range).covers(destination);
+        if concerns && (!propagated || !table.routes.contains_key(&route.destination)) {
+            table.routes.insert(route.destination, read_route(route));
+        }
+    }
+    table
+}
+
+fn read_route(view: &RouteView) -> Route {
+    let target = match &view.target {
+        RouteTarget::Local => Target::Other("local".to_owned()),
+        RouteTarget::Interface(interface) => Target::Interface(interface.clone()),
+        RouteTarget::Gateway(gateway) => Target::Other(gateway.clone()),
+    };
+    Route { target, state: view.state, created: view.origin == Origin::Created }
+}
+
+/// As the real hand judges a refusal.
+fn classify(error: &ApiError) -> Fault {
+    let kind = match error.code.as_str() {
+        "RouteAlreadyExists" | "InvalidRoute.NotFound" => FaultKind::Outdated,
+        "InvalidParameterValue" if error.message.contains("no route defined") => FaultKind::Outdated,
+        code if code.ends_with("ID.NotFound") => FaultKind::Outdated,
+        "RouteLimitExceeded" => FaultKind::Quota,
+        "UnauthorizedOperation" => FaultKind::Denied,
+        "RequestLimitExceeded" => FaultKind::Throttled,
+        "InternalError" => FaultKind::Unreachable,
+        _ => FaultKind::Invalid,
+    };
+    fault(kind, &error.to_string())
+}
+
+fn fault(kind: FaultKind, message: &str) -> Fault {
+    Fault { kind, message: message.to_owned(), hint: None, request_id: None }
+}

@@ -1,0 +1,188 @@
+//! One host's network: what `kernel` observes and changes on a real one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use ipnet::Ipv4Net;
+
+use crate::{
+    addr::Address,
+    state::{Action, Fault, FaultKind, Forward, Host, Link, Netns, Rules},
+};
+
+/// MTU of every uplink.
+const UPLINK_MTU: u32 = 9001;
+
+/// The network of one host, from one boot to the next.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    boots: u32,
+    namespaces: BTreeSet<u64>,
+    sysctls: BTreeMap<String, String>,
+    rules: Option<Rules>,
+    forward: Forward,
+    blocks: BTreeSet<Ipv4Net>,
+    links: BTreeMap<Address, Veth>,
+}
+
+/// A link and the namespace that its far end is in.
+#[derive(Clone, Debug)]
+struct Veth {
+    cookie: u64,
+    mtu: u32,
+    range: Ipv4Net,
+    broken: bool,
+}
+
+impl Kernel {
+    /// A host that was just switched on.
+    pub fn new() -> Kernel {
+        Kernel {
+            boots: 1,
+            namespaces: BTreeSet::new(),
+            sysctls: BTreeMap::new(),
+            rules: None,
+            forward: Forward::Open,
+            blocks: BTreeSet::new(),
+            links: BTreeMap::new(),
+        }
+    }
+
+    /// Switched off and on again: nothing is left.
+    pub fn reboot(&mut self) {
+        *self = Kernel { boots: self.boots + 1, ..Kernel::new() };
+    }
+
+    /// The id of this boot.
+    pub fn boot(&self) -> String {
+        format!("boot-{}", self.boots)
+    }
+
+    /// What is, as `Kernel::observe` reads it.
+    pub fn observe(&self, wanted: &Host) -> Host {
+        let links = self
+            .links
+            .iter()
+            .map(|(&address, veth)| (address, self.observe_link(veth, wanted.links.get(&address))));
+        let gone = wanted.links.iter().filter(|(address, link)| {
+            let namespace = link.netns.as_ref().is_some_and(|netns| !self.holds(netns));
+            !self.links.contains_key(address) && namespace
+        });
+        let sysctl = |name: &String| self.sysctls.get(name).cloned().unwrap_or_else(|| "0".to_owned());
+        Host {
+            sysctls: wanted.sysctls.keys().map(|name| (name.clone(), sysctl(name))).collect(),
+            rules: match &wanted.rules {
+                Some(rules) => self.rules.clone().filter(|found| found == rules),
+                None => self.rules.clone(),
+            },
+            forward: self.forward.clone(),
+            blocks: self.blocks.clone(),
+            gone: gone.map(|(address, _)| *address).collect(),
+            links: links.collect(),
+            foreign: BTreeMap::new(),
+            uplinks: [("eth0".to_owned(), UPLINK_MTU)].into(),
+        }
+    }
+
+    fn observe_link(&self, veth: &Veth, wanted: Option<&Link>) -> Link {
+        let mut link = Link { netns: None, mtu: veth.mtu, range: veth.range, faults: Vec::new() };
+        let wanted = wanted.and_then(|wanted| Some((wanted, wanted.netns.as_ref()?)));
+        let Some((wanted, netns)) = wanted else { return link };
+        link.range = wanted.range;
+        if !self.holds(netns) {
+            link.faults.push("its namespace cannot be entered".to_owned());
+            return link;
+        }
+        link.netns = Some(netns.clone());
+        if veth.cookie != netns.cookie || veth.broken {
+            link.faults.push("its far end is not as it should be".to_owned());
+        }
+        link
+    }
+
+    /// Carries out one action.
+    pub fn apply(&mut self, action: &Action) -> Result<(), Fault> {
+        match action {
+            Action::SetSysctl { name, value } => drop(self.sysctls.insert(name.clone(), value.clone())),
+            Action::LoadRules(rules) => self.rules = Some(rules.clone()),
+            Action::OpenForward { .. } => self.forward = Forward::Opened("DOCKER-USER".to_owned()),
+            Action::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
+            Action::CreateLink { address, netns, mtu, range }
+            | Action::MendLink { address, netns, mtu, range } => {
+                if !self.holds(netns) {
+                    return Err(Fault {
+                        kind: FaultKind::Outdated,
+                        message: format!("namespace {} is gone", netns.cookie),
+                        hint: None,
+                        request_id: None,
+                    });
+                }
+                let veth = Veth { cookie: netns.cookie, mtu: *mtu, range: *range, broken: false };
+                self.links.insert(*address, veth);
+            }
+            Action::DeleteLink(address) => drop(self.links.remove(address)),
+            Action::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),
+            Action::CloseForward => self.forward = Forward::Open,
+            Action::DeleteRules => self.rules = None,
+            Action::DisableCheck { .. }
+            | Action::ReplaceRoute { .. }
+            | Action::CreateRoute { .. }
+            | Action::DeleteRoute { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// A container starts.
+    pub fn make_namespace(&mut self, cookie: u64) -> Netns {
+        self.namespaces.insert(cookie);
+        Netns { boot: self.boot(), cookie, path: PathBuf::from(format!("/run/netns/c{cookie}")) }
+    }
+
+    /// A container ends, and its link with it.
+    pub fn drop_namespace(&mut self, cookie: u64) {
+        self.namespaces.remove(&cookie);
+        self.links.retain(|_, veth| veth.cookie != cookie);
+    }
+
+    /// Whether a sound link leads from this address into this namespace.
+    pub fn leads(&self, address: Address, cookie: u64) -> bool {
+        self.links.get(&address).is_some_and(|veth| veth.cookie == cookie && !veth.broken)
+    }
+
+    /// The addresses of all links.
+    pub fn linked(&self) -> Vec<Address> {
+        self.links.keys().copied().collect()
+    }
+
+    // ===== what others do to it =====
+
+    /// Somebody deletes a link.
+    pub fn lose_link(&mut self, address: Address) {
+        self.links.remove(&address);
+    }
+
+    /// Somebody meddles with the far end of a link.
+    pub fn break_link(&mut self, address: Address) {
+        if let Some(veth) = self.links.get_mut(&address) {
+            veth.broken = true;
+        }
+    }
+
+    /// Somebody flushes the rules, the routes and the settings.
+    pub fn flush(&mut self) {
+        self.rules = None;
+        self.blocks.clear();
+        self.sysctls.clear();
+    }
+
+    /// Docker starts and drops what it does not know.
+    pub fn close_forward(&mut self) {
+        self.forward = Forward::Closed("DOCKER-USER".to_owned());
+    }
+
+    fn holds(&self, netns: &Netns) -> bool {
+        netns.boot == self.boot() && self.namespaces.contains(&netns.cookie)
+    }
+}

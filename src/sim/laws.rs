@@ -1,0 +1,382 @@
+//! What must hold after each step, and once all is quiet.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+
+use ipnet::Ipv4Net;
+
+use super::{machine::Power, vpc::RouteTarget, world::World};
+use crate::{
+    addr::{Address, Range},
+    node::{Node, memory::Write},
+    peer::PeerName,
+    state::{Action, Fault, InterfaceId, RouteState, TableId, Target, Vpc},
+    time::Timestamp,
+};
+
+/// How long a world may take to settle once all is well.
+const SETTLE_MAX: Duration = Duration::from_secs(240);
+/// How long it is watched afterwards.
+const WATCH: Duration = Duration::from_secs(65);
+const STEP: Duration = Duration::from_secs(5);
+/// When dead hosts are forgotten: what they gave away is known by then.
+const FORGET_AFTER: Duration = Duration::from_secs(40);
+/// Reads begun after a write that have to deny it before it is repeated.
+const DENIALS: u8 = 2;
+
+/// A write that EC2 acknowledged and no later read has shown yet.
+#[derive(Clone, Debug)]
+pub struct Written {
+    action: Action,
+    at: Timestamp,
+    denials: u8,
+}
+
+impl World {
+    // ===== after each answer =====
+
+    /// Whoever is told of an address finds it again after a crash.
+    pub(super) fn check_on_disk(&mut self, host: usize, ident: &str, address: Address) {
+        let record = crate::ipam::Record::Allocation { ident: ident.to_owned(), addresses: Vec::new() };
+        let Write { key, .. } = Write::ipam(&record);
+        let disk = &self.machines[host].disk;
+        let kept: Option<Vec<Ipv4Net>> = disk.get(&key).and_then(|value| serde_json::from_slice(value).ok());
+        let kept = kept.unwrap_or_default().iter().any(|net| Address::from(net.addr()) == address);
+        if !kept {
+            self.violate(format!("host {host} acknowledged {address} to {ident} before it was on disk"));
+        }
+    }
+
+    // ===== after each step =====
+
+    /// All that must hold at any moment.
+    pub(super) fn check_all(&mut self) {
+        self.check_rings();
+        self.check_allocations();
+        self.check_promises();
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = (usize, &Node)> {
+        self.machines.iter().enumerate().filter_map(|(host, machine)| Some((host, machine.node.as_ref()?)))
+    }
+
+    fn check_rings(&mut self) {
+        let mut broken = None;
+        let mut owned: Vec<(Range, usize)> = Vec::new();
+        let mut seeds: Option<&[PeerName]> = None;
+        for (host, node) in self.nodes().filter(|(_, node)| !node.ring().is_empty()) {
+            let ring = node.ring();
+            if let Err(error) = ring.check() {
+                broken = Some(format!("the ring of host {host}: {error}"));
+            }
+            if *seeds.get_or_insert(ring.seeds()) != ring.seeds() {
+                broken = Some(format!("host {host} has the ring of another election: {:?}", ring.seeds()));
+            }
+            owned.extend(ring.owned_by(self.machines[host].name).into_iter().map(|range| (range, host)));
+        }
+        owned.sort();
+        for pair in owned.windows(2) {
+            if let [(one, by), (other, also)] = pair
+                && one.overlaps(*other)
+            {
+                broken = Some(format!("{one} of host {by} and {other} of host {also} overlap"));
+            }
+        }
+        broken.into_iter().for_each(|broken| self.violate(broken));
+    }
+
+    fn check_allocations(&mut self) {
+        let range = Range::from(self.climate.range);
+        let mut holders: BTreeMap<Address, (usize, &str)> = BTreeMap::new();
+        let mut twice = None;
+        for (host, node) in self.nodes() {
+            for (ident, net) in
+                node.allocations().iter().flat_map(|(i, nets)| nets.iter().map(move |n| (i, n)))
+            {
+                let address = Address::from(net.addr());
+                if let Some(other) =
+                    holders.insert(address, (host, ident)).filter(|_| range.contains(address))
+                {
+                    twice = Some(format!("{address} is held by {other:?} and by {:?}", (host, ident)));
+                }
+            }
+        }
+        twice.into_iter().for_each(|twice| self.violate(twice));
+    }
+
+    fn check_promises(&mut self) {
+        let range = Range::from(self.climate.range);
+        let mut lost = None;
+        for ((host, ident), promise) in &self.users.promises {
+            let machine = &self.machines[*host];
+            let Some(node) = &machine.node else { continue };
+            if machine.calm_until > self.now {
+                continue;
+            }
+            let held = node.allocations().get(ident).into_iter().flatten();
+            let address = promise.address;
+            if !held.into_iter().any(|net| Address::from(net.addr()) == address) {
+                lost = Some(format!("host {host} lost {address}, which it acknowledged to {ident}"));
+            }
+            let owner = node.ring().owner(address);
+            if range.contains(address) && owner != Some(machine.name) {
+                lost =
+                    Some(format!("{address} of {ident} of host {host} belongs to {owner:?} by its own ring"));
+            }
+        }
+        lost.into_iter().for_each(|lost| self.violate(lost));
+    }
+
+    // ===== before each write to EC2 =====
+
+    /// Every destination has one writer, and a write is not repeated while EC2 may not show it yet.
+    pub(super) fn check_write(&mut self, host: usize, action: &Action) {
+        let (table, destination) = match action {
+            Action::CreateRoute { table, destination, .. }
+            | Action::ReplaceRoute { table, destination, .. }
+            | Action::DeleteRoute { table, destination } => (table.clone(), *destination),
+            _ => return,
+        };
+        let known = self.written.get(&(host, table.clone(), destination));
+        if known.is_some_and(|written| written.action == *action && written.denials < DENIALS) {
+            self.violate(format!("host {host} repeats a write that EC2 acknowledged: {action}"));
+        }
+        let Some(node) = &self.machines[host].node else { return };
+        let me = self.machines[host].name;
+        let owners: Vec<PeerName> = node
+            .ring()
+            .owners()
+            .into_iter()
+            .filter(|(piece, _)| piece.overlaps(destination.into()))
+            .map(|(_, owner)| owner)
+            .collect();
+        let whole = owners.iter().all(|owner| *owner == me) && !owners.is_empty();
+        let foreign = !owners.is_empty() && owners.iter().all(|owner| *owner == owners[0] && *owner != me);
+        let allowed = match action {
+            Action::DeleteRoute { .. } => {
+                !foreign && (whole || self.is_holder(host, &table, destination, owners.first() == Some(&me)))
+            }
+            _ => whole,
+        };
+        if !allowed {
+            self.violate(format!(
+                "host {host} ({me}) is not the writer of {destination}: {action}; owners {owners:?}"
+            ));
+        }
+    }
+
+    /// Of a destination that covers several owners the holder is its writer.
+    fn is_holder(&self, host: usize, table: &TableId, destination: Ipv4Net, first: bool) -> bool {
+        let routes = self.vpc.routes(table);
+        let Some(route) = routes.iter().find(|route| route.destination == destination) else { return true };
+        match &route.target {
+            RouteTarget::Interface(interface) => {
+                *interface == self.machines[host].cloud.interface
+                    || route.state == RouteState::Blackhole && first
+                    || self.tampered.contains(&destination)
+            }
+            RouteTarget::Local | RouteTarget::Gateway(_) => self.tampered.contains(&destination),
+        }
+    }
+
+    pub(super) fn learn_what_was_written(
+        &mut self,
+        host: usize,
+        action: &Action,
+        outcome: &Result<Option<String>, Fault>,
+    ) {
+        if let (
+            Ok(_),
+            Action::CreateRoute { table, destination, .. }
+            | Action::ReplaceRoute { table, destination, .. }
+            | Action::DeleteRoute { table, destination },
+        ) = (outcome, action)
+        {
+            let written = Written { action: action.clone(), at: self.now, denials: 0 };
+            self.written.insert((host, table.clone(), *destination), written);
+        }
+    }
+
+    pub(super) fn learn_what_was_read(&mut self, host: usize, begun: Timestamp, seen: &Result<Vpc, Fault>) {
+        let Ok(vpc) = seen else { return };
+        self.written.retain(|(of, table, destination), written| {
+            if *of != host {
+                return true;
+            }
+            let Some(table) = vpc.tables.get(table) else { return false };
+            let shown = table.routes.get(destination).map(|route| &route.target);
+            let agrees = match &written.action {
+                Action::DeleteRoute { .. } => shown.is_none(),
+                _ => matches!(shown, Some(Target::Interface(found)) if *found == vpc.interface),
+            };
+            written.denials += u8::from(!agrees && begun >= written.at);
+            !agrees
+        });
+    }
+
+    // ===== when all is quiet =====
+
+    /// All must be as it should within a bound, and then stay so without a call that changes anything.
+    pub(super) fn settle_down(&mut self) {
+        let begun = self.now;
+        let deadline = begun + SETTLE_MAX;
+        loop {
+            self.run_until(self.now + STEP);
+            self.check_all();
+            if self.violation.is_some() {
+                return;
+            }
+            if self.now >= begun + FORGET_AFTER {
+                self.forget_the_dead();
+            }
+            match self.unsettled() {
+                None if self.now >= begun + FORGET_AFTER => break,
+                Some(why) if self.now >= deadline => {
+                    return self
+                        .violate(format!("not settled {SETTLE_MAX:?} after all was made well: {why}"));
+                }
+                None | Some(_) => {}
+            }
+        }
+        let (version, calls) = (self.vpc.version(), self.writes());
+        self.run_until(self.now + WATCH);
+        self.check_all();
+        if self.violation.is_some() {
+            return;
+        }
+        if (version, calls) != (self.vpc.version(), self.writes()) {
+            self.violate("writes to EC2 although nothing was to do");
+        }
+        if let Some(why) = self.unsettled() {
+            self.violate(format!("settled, and then not any more: {why}"));
+        }
+    }
+
+    fn writes(&self) -> u64 {
+        self.vpc.calls().into_iter().filter(|(action, _)| action.mutates()).map(|(_, count)| count).sum()
+    }
+
+    /// What is not yet as it should be.
+    fn unsettled(&self) -> Option<String> {
+        let alive = |host: &usize| self.machines[*host].power != Power::Terminated;
+        let hosts: Vec<usize> = (0..self.machines.len()).filter(alive).collect();
+        for &host in &hosts {
+            let Some(node) = &self.machines[host].node else { return Some(format!("host {host} is down")) };
+            if !node.is_converged() {
+                let status = node.status();
+                return Some(format!(
+                    "host {host} is not converged: waits {:?}, problems {:?}, plan {:?}",
+                    status.waits,
+                    status.problems,
+                    node.plan()
+                ));
+            }
+            if !node.plan().changes.is_empty() || !node.plan().conflicts.is_empty() {
+                return Some(format!("host {host} has a plan: {:?}", node.plan()));
+            }
+        }
+        let dead = (0..self.machines.len()).find(|host| !alive(host) && !self.users.forgotten.contains(host));
+        if let Some(dead) = dead {
+            return Some(format!("host {dead} is dead and not forgotten"));
+        }
+        self.unconnected(&hosts)
+            .or_else(|| self.disagreeing(&hosts))
+            .or_else(|| self.astray(&hosts))
+            .or_else(|| self.unlinked())
+            .or_else(|| self.superfluous())
+    }
+
+    fn unconnected(&self, hosts: &[usize]) -> Option<String> {
+        for &host in hosts {
+            let status = self.machines[host].node.as_ref()?.status();
+            for &other in hosts.iter().filter(|&&other| other != host) {
+                let peer = Some(self.machines[other].name);
+                let connected = status.connections.iter().any(|c| c.peer == peer && c.state == "established");
+                if !connected {
+                    return Some(format!("hosts {host} and {other} are not connected: {:?}", status.targets));
+                }
+            }
+        }
+        None
+    }
+
+    fn disagreeing(&self, hosts: &[usize]) -> Option<String> {
+        let claims = |host: usize| -> Vec<(Address, u32, PeerName)> {
+            let entries = self.machines[host].node.iter().flat_map(|node| node.ring().entries());
+            entries.map(|entry| (entry.token, entry.version, entry.owner)).collect()
+        };
+        let first = claims(*hosts.first()?);
+        let other = hosts.iter().find(|&&host| claims(host) != first)?;
+        Some(format!(
+            "the rings of hosts {} and {other} differ: {first:?} and {:?}",
+            hosts[0],
+            claims(*other)
+        ))
+    }
+
+    /// From every host, packets for every owned range go to its owner.
+    fn astray(&self, hosts: &[usize]) -> Option<String> {
+        let node = self.machines[*hosts.first()?].node.as_ref()?;
+        for (piece, owner) in node.ring().owners() {
+            let to = self.machines.iter().position(|machine| machine.name == owner)?;
+            let right = &self.machines[to].cloud.interface;
+            let probes = [piece.start, Address(piece.end.0 - 1), Address(piece.start.0 + piece.len() / 2)];
+            for probe in probes {
+                let destination = Ipv4Addr::from(probe);
+                for &from in hosts {
+                    let interface = &self.machines[from].cloud.interface;
+                    let source = Ipv4Addr::from(Range::from(self.climate.range).start);
+                    let found = self.vpc.forward(interface, source, destination);
+                    if found.as_ref() != Some(right) {
+                        return Some(format!(
+                            "{destination} belongs to host {to} ({right}), from host {from} it goes to {found:?}"
+                        ));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn unlinked(&self) -> Option<String> {
+        let mut attached =
+            self.users.promises.iter().filter_map(|(key, promise)| Some((key, promise, promise.cookie?)));
+        attached.find_map(|((host, ident), promise, cookie)| {
+            let linked = self.machines[*host].kernel.leads(promise.address, cookie);
+            (!linked).then(|| format!("{ident} of host {host} has no link for {}", promise.address))
+        })
+    }
+
+    /// A route of one owner is there only if without it some address would go elsewhere.
+    fn superfluous(&self) -> Option<String> {
+        let node = self.machines.iter().find_map(|machine| machine.node.as_ref())?;
+        let range = Range::from(self.climate.range);
+        for table in self.vpc.tables() {
+            let routes = self.vpc.routes(table);
+            let inside = |cidr: Ipv4Net| range.covers(cidr.into());
+            for route in routes.iter().filter(|route| inside(route.destination)) {
+                let piece = Range::from(route.destination);
+                let one_owner =
+                    node.ring().owners().iter().filter(|(owned, _)| owned.overlaps(piece)).count() == 1;
+                let RouteTarget::Interface(target) = &route.target else { continue };
+                let others: Vec<(Ipv4Net, &InterfaceId)> = routes
+                    .iter()
+                    .filter(|other| other.destination != route.destination)
+                    .filter_map(|other| match &other.target {
+                        RouteTarget::Interface(interface) => Some((other.destination, interface)),
+                        RouteTarget::Local | RouteTarget::Gateway(_) => None,
+                    })
+                    .collect();
+                let elsewhere = |address: u32| {
+                    let address = Ipv4Addr::from(address);
+                    let matching = others.iter().filter(|(cidr, _)| cidr.contains(&address));
+                    let best = matching.max_by_key(|(cidr, _)| cidr.prefix_len());
+                    best.is_none_or(|(_, interface)| *interface != target)
+                };
+                if one_owner && !(piece.start.0..piece.end.0).any(elsewhere) {
+                    return Some(format!("{} -> {target} in {table} is of no use", route.destination));
+                }
+            }
+        }
+        None
+    }
+}

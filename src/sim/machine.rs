@@ -1,0 +1,125 @@
+//! One host: its power, its process, its kernel, its disk.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use super::{cloud::Cloud, kernel::Kernel};
+use crate::{
+    config::Config,
+    node::{
+        Birth, Node,
+        ledger::SaveId,
+        memory::{Identity, Memory, Write},
+    },
+    peer::{PeerName, PeerUid},
+    time::Timestamp,
+};
+
+/// How far a host is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// It runs, with or without the daemon.
+    On,
+    /// It does not, and may come back.
+    Off,
+    /// It never comes back.
+    Terminated,
+}
+
+/// One host.
+pub struct Machine {
+    pub name: PeerName,
+    pub address: SocketAddr,
+    pub config: Config,
+    pub power: Power,
+    pub node: Option<Node>,
+    /// Grows with each start of the process; what was meant for another is void.
+    pub life: u32,
+    born: Timestamp,
+    /// When the node is woken next.
+    pub wake: Option<Timestamp>,
+    pub kernel: Kernel,
+    pub cloud: Cloud,
+    pub disk: BTreeMap<String, Vec<u8>>,
+    /// The save that is under way.
+    pub saving: Option<(SaveId, Vec<Write>)>,
+    /// Nobody asks it for anything before this.
+    pub calm_until: Timestamp,
+}
+
+impl Machine {
+    /// A host that was just switched on, without a process.
+    pub fn new(name: PeerName, address: SocketAddr, config: Config, cloud: Cloud) -> Machine {
+        Machine {
+            name,
+            address,
+            config,
+            power: Power::On,
+            node: None,
+            life: 0,
+            born: Timestamp::ZERO,
+            wake: None,
+            kernel: Kernel::new(),
+            cloud,
+            disk: BTreeMap::new(),
+            saving: None,
+            calm_until: Timestamp::ZERO,
+        }
+    }
+
+    /// Starts the process with what is on disk; the text says why it cannot.
+    pub fn start(&mut self, now: Timestamp, acceptor: u64, uid: u64, seed: u64) -> Result<(), String> {
+        let memory = Memory::read(&self.disk).map_err(|error| error.to_string())?;
+        let identity = memory.identity.clone().unwrap_or_else(|| Identity {
+            name: self.name,
+            acceptor: PeerUid(acceptor),
+            instance: Some(self.cloud.instance.0.clone()),
+        });
+        let birth = Birth {
+            identity,
+            uid: PeerUid(uid),
+            nickname: format!("host-{}", self.address.ip()),
+            password: None,
+            boot: self.kernel.boot(),
+            seed,
+        };
+        self.born = now;
+        self.life += 1;
+        self.wake = None;
+        self.saving = None;
+        self.cloud.restart();
+        let node = Node::new(Timestamp::ZERO, birth, self.config.clone(), memory);
+        self.node = Some(node.map_err(|refusal| refusal.message)?);
+        Ok(())
+    }
+
+    /// The process ends. A save that was under way is whole or not there.
+    pub fn stop(&mut self, saved: bool) {
+        self.node = None;
+        self.life += 1;
+        self.wake = None;
+        let saving = self.saving.take();
+        if let Some((_, writes)) = saving.filter(|_| saved) {
+            self.write(writes);
+        }
+    }
+
+    /// Changes the disk.
+    pub fn write(&mut self, writes: Vec<Write>) {
+        for Write { key, value } in writes {
+            match value {
+                Some(value) => drop(self.disk.insert(key, value)),
+                None => drop(self.disk.remove(&key)),
+            }
+        }
+    }
+
+    /// The process's own time.
+    pub fn local(&self, now: Timestamp) -> Timestamp {
+        Timestamp::from_micros(now.as_micros() - self.born.as_micros())
+    }
+
+    /// A moment of the process's time in that of the world.
+    pub fn world(&self, local: Timestamp) -> Timestamp {
+        Timestamp::from_micros(local.as_micros().saturating_add(self.born.as_micros()))
+    }
+}

@@ -1,0 +1,446 @@
+//! What goes wrong: crashes, partitions, cut connections, full disks, bad days at EC2, colleagues and
+//! vandals; and how all is made well in the end.
+
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    machine::Power,
+    vpc::{Action, Call, Caller, Faults, RouteTarget, Targets, Throttle},
+    world::{Event, World, net},
+};
+use crate::{addr::Range, ipam::Ring, node::memory::Memory, state::TableId};
+
+/// How a world is made and how bad its weather is.
+#[derive(Clone, Debug)]
+pub struct Climate {
+    pub hosts: usize,
+    pub range: Ipv4Net,
+    pub two_tables: bool,
+    pub seeded: bool,
+    pub users: bool,
+    pub start_within: Duration,
+    pub storm: Duration,
+    /// Mean time between troubles; none if zero.
+    pub trouble_every: Duration,
+    pub latency_max: Duration,
+    pub late_permille: u32,
+    pub late_max: Duration,
+    pub kernel_max: Duration,
+    pub disk_max: Duration,
+    pub disk_fault_permille: u32,
+    /// How often each kind of trouble comes, in parts of their sum.
+    pub odds: Vec<(Kind, u32)>,
+}
+
+/// A kind of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Crash,
+    PowerLoss,
+    Partition,
+    Cut,
+    Weather,
+    Colleague,
+    Vandal,
+    LostStore,
+    Terminate,
+    Retire,
+}
+
+const KINDS: [(Kind, u32); 10] = [
+    (Kind::Crash, 30),
+    (Kind::PowerLoss, 8),
+    (Kind::Partition, 20),
+    (Kind::Cut, 15),
+    (Kind::Weather, 12),
+    (Kind::Colleague, 10),
+    (Kind::Vandal, 10),
+    (Kind::LostStore, 6),
+    (Kind::Terminate, 2),
+    (Kind::Retire, 5),
+];
+
+impl Climate {
+    /// No trouble at all.
+    pub fn calm(hosts: usize) -> Climate {
+        Climate {
+            hosts,
+            range: net("10.32.0.0/24"),
+            two_tables: false,
+            seeded: false,
+            users: true,
+            start_within: Duration::from_secs(1),
+            storm: Duration::from_secs(40),
+            trouble_every: Duration::ZERO,
+            latency_max: Duration::from_millis(2),
+            late_permille: 0,
+            late_max: Duration::ZERO,
+            kernel_max: Duration::from_millis(3),
+            disk_max: Duration::from_millis(5),
+            disk_fault_permille: 0,
+            odds: Vec::new(),
+        }
+    }
+
+    /// Some trouble, of some kinds.
+    pub fn draw(rng: &mut ChaCha8Rng) -> Climate {
+        // Small clusters are the rule: they are quicker to play and their quorums break more easily.
+        let hosts = rng.random_range(3..=9).min(rng.random_range(3..=9));
+        let seconds =
+            |rng: &mut ChaCha8Rng, from: u64, to: u64| Duration::from_secs(rng.random_range(from..=to));
+        let millis =
+            |rng: &mut ChaCha8Rng, from: u64, to: u64| Duration::from_millis(rng.random_range(from..=to));
+        let length = rng.random_range(22..=26);
+        let kinds = KINDS.iter().filter(|_| rng.random_range(0..4) > 0).copied().collect();
+        Climate {
+            hosts,
+            range: net(&format!("10.32.0.0/{length}")),
+            two_tables: rng.random_range(0..3) == 0,
+            seeded: rng.random_range(0..8) == 0,
+            start_within: if rng.random() { seconds(rng, 0, 2) } else { seconds(rng, 5, 20) },
+            storm: seconds(rng, 30, 100),
+            trouble_every: millis(rng, 700, 8000),
+            latency_max: millis(rng, 1, 40),
+            late_permille: if rng.random() { 0 } else { rng.random_range(1..100) },
+            late_max: millis(rng, 100, 4000),
+            kernel_max: millis(rng, 1, 30),
+            disk_max: millis(rng, 1, 80),
+            disk_fault_permille: if rng.random() { 0 } else { rng.random_range(1..200) },
+            odds: kinds,
+            ..Climate::calm(hosts)
+        }
+    }
+}
+
+impl World {
+    pub(super) fn schedule_trouble(&mut self) {
+        if !self.climate.trouble_every.is_zero() {
+            let after = self.random(Duration::ZERO, self.climate.trouble_every * 2);
+            self.schedule(after, Event::Trouble);
+        }
+    }
+
+    pub(super) fn make_trouble(&mut self) {
+        if !self.stormy {
+            return;
+        }
+        self.schedule_trouble();
+        let sum: u32 = self.climate.odds.iter().map(|(_, odds)| odds).sum();
+        if sum == 0 {
+            return;
+        }
+        let mut drawn = self.rng.random_range(0..sum);
+        let mut odds = self.climate.odds.iter();
+        let kind = odds.find_map(|&(kind, odds)| match drawn.checked_sub(odds) {
+            Some(rest) => {
+                drawn = rest;
+                None
+            }
+            None => Some(kind),
+        });
+        let host = self.rng.random_range(0..self.machines.len());
+        self.note(|| format!("trouble: {kind:?} {host}"));
+        match kind {
+            Some(Kind::Crash) => {
+                let pause = self.random(Duration::from_millis(20), Duration::from_secs(8));
+                self.crash(host, pause);
+            }
+            Some(Kind::PowerLoss) => self.power_off(host),
+            Some(Kind::Partition) => self.part(),
+            Some(Kind::Cut) => self.cut_one(),
+            Some(Kind::Weather) => self.spoil_weather(),
+            Some(Kind::Colleague) => self.meddle_with_vpc(),
+            Some(Kind::Vandal) => self.meddle_with_host(host),
+            Some(Kind::LostStore) => self.lose_store(host),
+            Some(Kind::Terminate) => self.terminate(host),
+            Some(Kind::Retire) => self.users.retire(host),
+            None => {}
+        }
+    }
+
+    // ===== processes and power =====
+
+    fn crash(&mut self, host: usize, pause: Duration) {
+        if self.machines[host].node.is_none() {
+            return;
+        }
+        let saved = self.rng.random();
+        self.machines[host].stop(saved);
+        self.hang_up(host, false);
+        self.forget_process(host);
+        self.schedule(pause, Event::Start(host));
+    }
+
+    fn power_off(&mut self, host: usize) {
+        if self.machines[host].power != Power::On {
+            return;
+        }
+        let saved = self.rng.random();
+        self.machines[host].stop(saved);
+        self.machines[host].power = Power::Off;
+        self.machines[host].kernel.reboot();
+        self.hang_up(host, true);
+        self.forget_process(host);
+        self.users.rebooted(host);
+        let off = self.random(Duration::from_secs(3), Duration::from_secs(25));
+        self.schedule(off, Event::PowerOn(host));
+    }
+
+    /// A host that has given its ranges away is stopped, and comes back.
+    pub(super) fn leave(&mut self, host: usize, pause: Duration) {
+        self.crash(host, pause);
+    }
+
+    pub(super) fn power_on(&mut self, host: usize) {
+        if self.machines[host].power == Power::Off {
+            self.machines[host].power = Power::On;
+            self.start(host);
+        }
+    }
+
+    fn forget_process(&mut self, host: usize) {
+        self.written.retain(|(of, _, _), _| *of != host);
+        self.users.process_ended(host);
+    }
+
+    /// The host is gone for good, and so is whatever ran on it.
+    fn terminate(&mut self, host: usize) {
+        let alive = self.machines.iter().filter(|machine| machine.power != Power::Terminated).count();
+        // A majority must be left to agree on the first ring.
+        if alive - 1 <= self.machines.len() / 2 || self.machines[host].power != Power::On {
+            return;
+        }
+        self.power_off(host);
+        self.machines[host].power = Power::Terminated;
+        self.users.host_lost(host);
+        let instance = self.machines[host].cloud.instance.clone();
+        self.vpc.set_power(self.now, &instance, super::vpc::Power::Terminated);
+    }
+
+    /// The store of a host is lost. Only one that has long been down, in a network that is whole: what
+    /// it gave away must have been heard by somebody other than its heir.
+    fn lose_store(&mut self, host: usize) {
+        let agreed = self.machines.iter().all(|machine| {
+            machine.power == Power::Terminated
+                || machine.node.as_ref().is_some_and(|node| !node.ring().is_empty())
+        });
+        if !agreed || !self.blocked.is_empty() {
+            return;
+        }
+        self.crash(host, Duration::from_secs(40));
+        self.schedule(Duration::from_secs(20), Event::Erase(host));
+    }
+
+    pub(super) fn erase_store(&mut self, host: usize) {
+        if !self.stormy || !self.is_spread(host) {
+            return;
+        }
+        let machine = &mut self.machines[host];
+        machine.disk.clear();
+        let linked = machine.kernel.linked();
+        let calm_until = self.now + Duration::from_secs(40);
+        machine.calm_until = calm_until;
+        self.note(|| format!("host {host} loses its store; links {linked:?}"));
+        self.users.store_lost(host, &linked);
+    }
+
+    /// Whether the host is down and all others hold the ring that it saved.
+    fn is_spread(&self, host: usize) -> bool {
+        let machine = &self.machines[host];
+        let Ok(Memory { ipam, .. }) = Memory::read(&machine.disk) else { return false };
+        let saved = ipam.ring.as_ref().map(Ring::owners).unwrap_or_default();
+        let others = self.machines.iter().filter(|other| other.name != machine.name);
+        let mut alive = others.filter(|other| other.power != Power::Terminated);
+        machine.node.is_none()
+            && machine.power == Power::On
+            && alive.all(|other| other.node.as_ref().is_some_and(|node| node.ring().owners() == saved))
+    }
+
+    /// A host that has left ends; its store is erased.
+    pub(super) fn finish(&mut self, host: usize) {
+        self.machines[host].stop(false);
+        self.machines[host].disk.clear();
+        self.hang_up(host, false);
+        self.forget_process(host);
+    }
+
+    // ===== the network =====
+
+    /// Some hosts do not reach some others for a while.
+    fn part(&mut self) {
+        let hosts = self.machines.len();
+        let mask: u32 = self.rng.random_range(1..(1 << hosts) - 1);
+        let single: bool = self.rng.random();
+        let lasts = self.random(Duration::from_millis(500), Duration::from_secs(30));
+        for one in 0..hosts {
+            for other in one + 1..hosts {
+                let apart = (mask >> one & 1) != (mask >> other & 1);
+                let chosen = if single { self.chance(200) } else { apart };
+                if chosen && self.blocked.insert((one, other)) {
+                    self.schedule(lasts, Event::Pass(one, other));
+                }
+            }
+        }
+    }
+
+    pub(super) fn let_pass(&mut self, one: usize, other: usize) {
+        if self.blocked.remove(&(one, other)) {
+            self.unstall();
+        }
+    }
+
+    fn cut_one(&mut self) {
+        let all = self.wires.all();
+        if !all.is_empty() {
+            let chosen = all[self.rng.random_range(0..all.len())];
+            self.cut(chosen);
+        }
+    }
+
+    // ===== EC2 =====
+
+    fn spoil_weather(&mut self) {
+        let mut faults = Faults::default();
+        let mutating = [Action::CreateRoute, Action::ReplaceRoute, Action::DeleteRoute];
+        if self.rng.random() {
+            faults.stale_ms = self.rng.random_range(500..6000);
+        }
+        if self.chance(300) {
+            faults.delay_ms = self.rng.random_range(100..5000);
+        }
+        if self.chance(300) {
+            let (capacity, per_second) = (self.rng.random_range(1..5), self.rng.random_range(1..4));
+            faults.throttle = Throttle::Bucket { capacity, per_second };
+        }
+        if self.chance(400) {
+            let lost = mutating.map(|action| (action, self.rng.random_range(0..4)));
+            faults.lose = lost.into();
+        }
+        if self.chance(300) {
+            let all = [Action::DescribeRouteTables, Action::CreateRoute, Action::DeleteRoute];
+            faults.fail = all.map(|action| (action, self.rng.random_range(0..6))).into();
+        }
+        self.note(|| format!("weather: {faults:?}"));
+        self.vpc.set_faults(faults);
+        let lasts = self.random(Duration::from_secs(2), Duration::from_secs(30));
+        self.schedule(lasts, Event::Weather);
+    }
+
+    pub(super) fn clear_weather(&mut self) {
+        self.vpc.set_faults(Faults::default());
+    }
+
+    /// A colleague with a console deletes a route, turns it elsewhere, or adds one.
+    fn meddle_with_vpc(&mut self) {
+        let tables: Vec<TableId> = self.vpc.tables().cloned().collect();
+        let table = tables[self.rng.random_range(0..tables.len())].clone();
+        let range = Range::from(self.climate.range);
+        let routes: Vec<Ipv4Net> = self
+            .vpc
+            .routes(&table)
+            .into_iter()
+            .filter(|route| {
+                range.covers(route.destination.into()) && matches!(route.target, RouteTarget::Interface(_))
+            })
+            .map(|route| route.destination)
+            .collect();
+        let chosen = (!routes.is_empty()).then(|| routes[self.rng.random_range(0..routes.len())]);
+        let anywhere = {
+            let length = self.rng.random_range(self.climate.range.prefix_len()..=30);
+            let address = range.start.0 + self.rng.random_range(0..range.len());
+            Ipv4Net::new_assert(address.into(), length).trunc()
+        };
+        let number = self.rng.random_range(0..self.machines.len());
+        let elsewhere = Targets::interface(self.machines[number].cloud.interface.0.clone());
+        let text = table.0.clone();
+        let (destination, call) = match (self.rng.random_range(0..4), chosen) {
+            (0, Some(route)) => (route, delete(text, route)),
+            (1, Some(route)) => (route, replace(text, route, elsewhere)),
+            (2, _) => (anywhere, create(text, anywhere, elsewhere)),
+            (_, _) => {
+                let gateway = Targets { gateway: Some("igw-1".to_owned()), ..Targets::default() };
+                self.conflicts.insert((table.clone(), anywhere));
+                (anywhere, create(text, anywhere, gateway))
+            }
+        };
+        self.tampered.insert(destination);
+        let done = self.vpc.call(self.now, &Caller::Console, &call).result;
+        if done.is_err() {
+            self.conflicts.remove(&(table, destination));
+        }
+        self.note(|| format!("a colleague: {call:?}: {done:?}"));
+    }
+
+    fn remove_conflicts(&mut self) {
+        for (table, destination) in std::mem::take(&mut self.conflicts) {
+            let call = delete(table.0, destination);
+            // It may be gone already.
+            let _ = self.vpc.call(self.now, &Caller::Console, &call);
+        }
+    }
+
+    // ===== the host =====
+
+    fn meddle_with_host(&mut self, host: usize) {
+        let kernel = &mut self.machines[host].kernel;
+        let linked = kernel.linked();
+        let mut deleted = None;
+        match self.rng.random_range(0..4) {
+            0 => kernel.flush(),
+            1 => kernel.close_forward(),
+            kind => {
+                if !linked.is_empty() {
+                    let address = linked[self.rng.random_range(0..linked.len())];
+                    match kind {
+                        2 => {
+                            kernel.lose_link(address);
+                            deleted = Some(address);
+                        }
+                        _ => kernel.break_link(address),
+                    }
+                }
+            }
+        }
+        if let Some(address) = deleted {
+            self.users.link_lost(host, address);
+        }
+        if self.chance(700) {
+            let life = self.machines[host].life;
+            self.schedule(Duration::from_millis(5), Event::Disturb(host, life));
+        }
+    }
+
+    // ===== in the end =====
+
+    /// All that is broken is mended, and nobody asks for anything more.
+    pub(super) fn make_well(&mut self) {
+        self.stormy = false;
+        for (one, other) in std::mem::take(&mut self.blocked) {
+            self.blocked.remove(&(one, other));
+        }
+        self.unstall();
+        self.clear_weather();
+        self.remove_conflicts();
+        for host in 0..self.machines.len() {
+            self.power_on(host);
+            self.schedule(Duration::from_secs(1), Event::Start(host));
+        }
+        self.note(|| "all is made well".to_owned());
+    }
+}
+
+fn create(table: String, destination: Ipv4Net, targets: Targets) -> Call {
+    Call::CreateRoute { table, destination: Some(destination.to_string()), targets, dry_run: false }
+}
+
+fn replace(table: String, destination: Ipv4Net, targets: Targets) -> Call {
+    Call::ReplaceRoute { table, destination: Some(destination.to_string()), targets, dry_run: false }
+}
+
+fn delete(table: String, destination: Ipv4Net) -> Call {
+    Call::DeleteRoute { table, destination: Some(destination.to_string()), dry_run: false }
+}

@@ -1,0 +1,401 @@
+//! Who attaches and detaches, allocates, claims and frees; and what they were promised.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use ipnet::Ipv4Net;
+use rand::RngExt;
+
+use super::{
+    machine::Power,
+    world::{Event, World},
+};
+use crate::{
+    addr::{Address, Range},
+    node::{
+        Input,
+        request::{Container, Refusal, Request, RequestId, Response},
+    },
+    state::{Netns, link_name},
+};
+
+/// Containers that one host runs at most.
+const CONTAINERS_MAX: usize = 12;
+
+/// Everybody who asks.
+#[derive(Debug, Default)]
+pub struct Users {
+    asked: BTreeMap<RequestId, Asked>,
+    last_request: u64,
+    last_cookie: u64,
+    pub(super) containers: BTreeMap<u64, Running>,
+    /// What was acknowledged and not given back, by host and name.
+    pub(super) promises: BTreeMap<(usize, String), Promise>,
+    holders: BTreeMap<Address, (usize, String)>,
+    /// Promises that were ever made.
+    pub(super) promised: u64,
+    /// Hosts that are to give their ranges away, and come back.
+    retiring: BTreeSet<usize>,
+    /// Dead hosts whose ranges were taken over.
+    pub(super) forgotten: BTreeSet<usize>,
+}
+
+/// A container.
+#[derive(Clone, Debug)]
+pub(super) struct Running {
+    pub host: usize,
+    pub netns: Netns,
+    name: Option<String>,
+}
+
+/// An address that somebody relies on.
+#[derive(Clone, Debug)]
+pub(super) struct Promise {
+    pub address: Address,
+    /// The container that has it, if one has.
+    pub cookie: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Asked {
+    host: usize,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Attach(u64),
+    Address(String),
+    Drain,
+    Forget(usize),
+    Other,
+}
+
+impl Running {
+    fn ident(&self) -> String {
+        self.name.clone().unwrap_or_else(|| format!("netns-{:x}", self.netns.cookie))
+    }
+}
+
+impl Users {
+    /// A process began: nothing that was asked of the one before will be answered.
+    pub fn began(&mut self, host: usize, _life: u32) {
+        self.process_ended(host);
+    }
+
+    /// A process ended.
+    pub fn process_ended(&mut self, host: usize) {
+        self.asked.retain(|_, asked| asked.host != host);
+    }
+
+    /// The namespaces of a host are gone. An address under a name of the user's choice is kept.
+    pub fn rebooted(&mut self, host: usize) {
+        let ended: Vec<Running> = self.containers.values().filter(|one| one.host == host).cloned().collect();
+        for container in ended {
+            self.containers.remove(&container.netns.cookie);
+            if container.name.is_none() {
+                self.give_back(host, &container.ident());
+            }
+        }
+        let left: Vec<String> = self.idents(host);
+        for ident in left {
+            let promise = self.promises.get_mut(&(host, ident.clone()));
+            let Some(promise) = promise else { continue };
+            promise.cookie = None;
+            if ident.starts_with("found-") {
+                self.give_back(host, &ident);
+            }
+        }
+    }
+
+    /// A host is gone for good.
+    pub fn host_lost(&mut self, host: usize) {
+        for ident in self.idents(host) {
+            self.give_back(host, &ident);
+        }
+        self.containers.retain(|_, container| container.host != host);
+    }
+
+    /// What a lost store forgot is lost, but for the containers whose links are there.
+    pub fn store_lost(&mut self, host: usize, linked: &[Address]) {
+        for ident in self.idents(host) {
+            let Some(promise) = self.promises.get(&(host, ident.clone())).cloned() else { continue };
+            self.give_back(host, &ident);
+            if promise.cookie.is_some() && linked.contains(&promise.address) {
+                let found = format!("found-{}", link_name(promise.address));
+                self.holders.insert(promise.address, (host, found.clone()));
+                self.promises.insert((host, found), promise);
+            }
+        }
+    }
+
+    /// Somebody deleted a link: one that was found on a host without a store is not known otherwise.
+    pub fn link_lost(&mut self, host: usize, address: Address) {
+        self.give_back(host, &format!("found-{}", link_name(address)));
+    }
+
+    /// A host is to give its ranges away when nothing uses them.
+    pub fn retire(&mut self, host: usize) {
+        self.retiring.insert(host);
+    }
+
+    fn idents(&self, host: usize) -> Vec<String> {
+        self.promises.keys().filter(|(at, _)| *at == host).map(|(_, ident)| ident.clone()).collect()
+    }
+
+    fn give_back(&mut self, host: usize, ident: &str) {
+        if let Some(promise) = self.promises.remove(&(host, ident.to_owned())) {
+            self.holders.remove(&promise.address);
+        }
+    }
+}
+
+impl World {
+    /// A user of this host does something, and comes again.
+    pub(super) fn ask_something(&mut self, host: usize) {
+        if !self.stormy || self.machines[host].node.is_none() {
+            return;
+        }
+        let again = self.random(Duration::from_millis(200), Duration::from_secs(5));
+        self.schedule(again, Event::Ask(host));
+        if self.machines[host].calm_until > self.now {
+            return;
+        }
+        if self.users.retiring.contains(&host) {
+            return self.wind_up(host);
+        }
+        let running: Vec<u64> = self
+            .users
+            .containers
+            .iter()
+            .filter(|(_, one)| one.host == host)
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        match self.rng.random_range(0..20) {
+            0..=5 if running.len() < CONTAINERS_MAX => self.attach_new(host),
+            6 if !running.is_empty() => {
+                let cookie = self.pick(&running);
+                self.attach(cookie);
+            }
+            7..=8 if !running.is_empty() => {
+                let cookie = self.pick(&running);
+                self.detach(cookie);
+            }
+            9 if !running.is_empty() => {
+                let cookie = self.pick(&running);
+                self.end_container(cookie);
+            }
+            10..=12 => self.allocate(host),
+            13..=14 => self.claim(host),
+            15..=16 => self.free_something(host),
+            17 => self.ask(host, What::Other, Request::Apply),
+            18 => self.ask(host, What::Other, Request::Status),
+            _ => self.ask(host, What::Other, Request::ShowRing),
+        }
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.rng.random_range(0..from.len())].clone()
+    }
+
+    fn ask(&mut self, host: usize, what: What, request: Request) {
+        self.users.last_request += 1;
+        let id = RequestId(self.users.last_request);
+        self.note(|| format!("host {host} is asked {id:?}: {request:?}"));
+        self.users.asked.insert(id, Asked { host, what });
+        self.feed(host, Input::Asked(id, request));
+    }
+
+    // ===== containers =====
+
+    fn attach_new(&mut self, host: usize) {
+        self.users.last_cookie += 1;
+        let cookie = self.users.last_cookie;
+        let netns = self.machines[host].kernel.make_namespace(cookie);
+        let named: bool = self.rng.random();
+        let taken: Vec<String> = self
+            .users
+            .containers
+            .values()
+            .filter(|one| one.host == host)
+            .filter_map(|one| one.name.clone())
+            .collect();
+        let name = named.then(|| format!("c{}", self.rng.random_range(0..20)));
+        let name = name.filter(|name| !taken.contains(name));
+        self.users.containers.insert(cookie, Running { host, netns, name });
+        self.attach(cookie);
+    }
+
+    fn attach(&mut self, cookie: u64) {
+        let Some(Running { host, netns, name }) = self.users.containers.get(&cookie).cloned() else { return };
+        self.ask(host, What::Attach(cookie), Request::Attach { netns, name });
+    }
+
+    fn detach(&mut self, cookie: u64) {
+        let Some(container) = self.users.containers.get(&cookie).cloned() else { return };
+        self.let_go(&container);
+        let target = Container::Netns(container.netns);
+        self.ask(container.host, What::Other, Request::Detach { target });
+    }
+
+    /// A container ends, and nobody says so.
+    fn end_container(&mut self, cookie: u64) {
+        let Some(container) = self.users.containers.get(&cookie).cloned() else { return };
+        self.let_go(&container);
+        self.machines[container.host].kernel.drop_namespace(cookie);
+        self.note(|| format!("container {cookie} of host {} ends", container.host));
+        if self.rng.random() {
+            let life = self.machines[container.host].life;
+            self.schedule(Duration::from_millis(3), Event::Disturb(container.host, life));
+        }
+    }
+
+    fn let_go(&mut self, container: &Running) {
+        let cookie = container.netns.cookie;
+        self.users.containers.remove(&cookie);
+        self.users.give_back(container.host, &container.ident());
+        let found = self.users.promises.iter().find(|(_, promise)| promise.cookie == Some(cookie));
+        if let Some((key, _)) = found {
+            let (host, ident) = key.clone();
+            self.users.give_back(host, &ident);
+        }
+    }
+
+    // ===== addresses =====
+
+    fn allocate(&mut self, host: usize) {
+        let ident = format!("a{}", self.rng.random_range(0..8));
+        if self.is_pending(host, &ident) {
+            return;
+        }
+        self.ask(host, What::Address(ident.clone()), Request::Allocate { ident, subnet: None });
+    }
+
+    fn claim(&mut self, host: usize) {
+        let ident = format!("b{}", self.rng.random_range(0..4));
+        let known = self.users.promises.contains_key(&(host, ident.clone()));
+        if known || self.is_pending(host, &ident) {
+            return;
+        }
+        let range = Range::from(self.climate.range);
+        let address = Address(range.start.0 + self.rng.random_range(0..range.len()));
+        self.ask(host, What::Address(ident.clone()), Request::Claim { ident, address });
+    }
+
+    fn free_something(&mut self, host: usize) {
+        let mut idents = self.users.idents(host);
+        let promises = &self.users.promises;
+        idents.retain(|ident| promises[&(host, ident.clone())].cookie.is_none());
+        idents.retain(|ident| !self.is_pending(host, ident));
+        if !idents.is_empty() {
+            let ident = self.pick(&idents);
+            self.users.give_back(host, &ident);
+            self.ask(host, What::Other, Request::Free { ident, address: None });
+        }
+    }
+
+    fn is_pending(&self, host: usize, ident: &str) -> bool {
+        self.users
+            .asked
+            .values()
+            .any(|asked| asked.host == host && matches!(&asked.what, What::Address(other) if other == ident))
+    }
+
+    // ===== coming and going =====
+
+    /// Gives back what this host uses, then its ranges.
+    fn wind_up(&mut self, host: usize) {
+        let containers: Vec<u64> = self
+            .users
+            .containers
+            .iter()
+            .filter(|(_, one)| one.host == host)
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        for cookie in containers {
+            self.detach(cookie);
+        }
+        for ident in self.users.idents(host) {
+            self.users.give_back(host, &ident);
+            self.ask(host, What::Other, Request::Free { ident, address: None });
+        }
+        let draining =
+            self.users.asked.values().any(|asked| asked.host == host && matches!(asked.what, What::Drain));
+        if !draining {
+            self.ask(host, What::Drain, Request::Drain);
+        }
+    }
+
+    /// One survivor takes over what dead hosts owned.
+    pub(super) fn forget_the_dead(&mut self) {
+        let survivor = (0..self.machines.len()).find(|&host| self.machines[host].node.is_some());
+        for dead in 0..self.machines.len() {
+            let terminated = self.machines[dead].power == Power::Terminated;
+            if let (true, false, Some(host)) = (terminated, self.users.forgotten.contains(&dead), survivor) {
+                let peer = self.machines[dead].name.to_string();
+                self.ask(host, What::Forget(dead), Request::Forget { peer });
+            }
+        }
+    }
+
+    // ===== answers =====
+
+    pub(super) fn answered(&mut self, host: usize, id: RequestId, result: Result<Response, Refusal>) {
+        self.note(|| format!("host {host} answers {id:?}: {:.300}", format!("{result:?}")));
+        let Some(Asked { what, .. }) = self.users.asked.remove(&id) else { return };
+        match (what, result) {
+            (What::Attach(cookie), Ok(Response::Attached { address, .. })) => {
+                if let Some(container) = self.users.containers.get(&cookie) {
+                    let ident = container.ident();
+                    self.promise(host, ident, address.addr().into(), Some(cookie));
+                }
+            }
+            (What::Address(ident), Ok(Response::Addresses(addresses))) => {
+                for Ipv4Net { .. } in addresses.iter().skip(1) {
+                    self.violate(format!("host {host} gives {ident} more than one address: {addresses:?}"));
+                }
+                if let Some(address) = addresses.first() {
+                    self.promise(host, ident, address.addr().into(), None);
+                }
+            }
+            (What::Drain, Ok(_)) => {
+                self.users.retiring.remove(&host);
+                let pause = self.random(Duration::from_millis(100), Duration::from_secs(5));
+                self.leave(host, pause);
+            }
+            (What::Forget(dead), result) => {
+                let hint = result.as_ref().err().map(|refusal| refusal.kind);
+                if result.is_ok() || hint == Some(crate::node::request::RefusalKind::NotFound) {
+                    self.users.forgotten.insert(dead);
+                }
+            }
+            (What::Attach(_) | What::Address(_) | What::Drain | What::Other, _) => {}
+        }
+    }
+
+    fn promise(&mut self, host: usize, ident: String, address: Address, cookie: Option<u64>) {
+        self.check_on_disk(host, &ident, address);
+        let key = (host, ident);
+        match self.users.holders.get(&address) {
+            Some(holder) if *holder != key => {
+                let (by, of) = holder.clone();
+                let (host, ident) = key;
+                return self.violate(format!(
+                    "{address} was given to {ident} of host {host}, but {of} of host {by} has it"
+                ));
+            }
+            Some(_) | None => {}
+        }
+        if let Some(before) = self.users.promises.get(&key)
+            && before.address != address
+        {
+            let was = before.address;
+            return self.violate(format!("{key:?} had {was} and was given {address}"));
+        }
+        self.users.promised += 1;
+        self.users.holders.insert(address, key.clone());
+        self.users.promises.insert(key, Promise { address, cookie });
+    }
+}

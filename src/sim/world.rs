@@ -1,0 +1,642 @@
+//! The clock and its queue of events: what a node says is carried out, what comes of it is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ipnet::Ipv4Net;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    cloud::Cloud,
+    laws::Written,
+    machine::{Machine, Power},
+    trouble::Climate,
+    users::Users,
+    vpc::Vpc,
+    wire::{Parcel, Wires},
+};
+use crate::{
+    config::{Config, Init},
+    mesh::{self, ConnId},
+    node::{Input, Output, ledger::SaveId},
+    peer::PeerName,
+    plan::Plane,
+    state::{self, Action, Fault, Host, TableId},
+    time::Timestamp,
+};
+
+/// Port of the mesh.
+const PORT: u16 = 6783;
+/// How long a dial waits for an answer.
+const DIAL_PATIENCE: Duration = Duration::from_secs(3);
+/// Events kept for whoever has to understand a failure.
+const HISTORY_LEN: usize = 60;
+/// Events between two looks at all that must hold.
+const CHECK_EVERY: u64 = 64;
+
+/// Many hosts, and what is between them.
+pub struct World {
+    pub(super) seed: u64,
+    pub(super) now: Timestamp,
+    queue: BTreeMap<(Timestamp, u64), Event>,
+    sequence: u64,
+    pub(super) rng: ChaCha8Rng,
+    pub(super) climate: Climate,
+    pub(super) machines: Vec<Machine>,
+    pub(super) wires: Wires,
+    ephemeral: u16,
+    /// Dials that are not answered yet, by host and target.
+    dialling: BTreeMap<(usize, String), Dial>,
+    /// Pairs of hosts between which nothing passes.
+    pub(super) blocked: BTreeSet<(usize, usize)>,
+    pub(super) vpc: Vpc,
+    pub(super) users: Users,
+    pub(super) written: BTreeMap<(usize, TableId, Ipv4Net), Written>,
+    /// Destinations that somebody else wrote to.
+    pub(super) tampered: BTreeSet<Ipv4Net>,
+    pub(super) conflicts: BTreeSet<(TableId, Ipv4Net)>,
+    pub(super) stormy: bool,
+    pub(super) violation: Option<String>,
+    pub(super) traced: bool,
+    history: VecDeque<String>,
+    events: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Dial {
+    life: u32,
+    number: u64,
+    end: Option<ConnId>,
+}
+
+/// Something that will happen.
+#[derive(Debug)]
+pub(super) enum Event {
+    Start(usize),
+    Wake(usize, u32),
+    Knock(usize, u32, String),
+    DialOver(usize, String, u64, &'static str),
+    Arrive(ConnId),
+    Closed(usize, u32, ConnId),
+    Stored(usize, u32, SaveId),
+    HostLook(usize, u32, Box<Host>),
+    HostSeen(usize, u32, Box<Host>),
+    HostAct(usize, u32, Action),
+    VpcLook(usize, u32, Ipv4Net, Option<BTreeSet<TableId>>),
+    VpcSeen(usize, u32, Timestamp, Box<Result<state::Vpc, Fault>>),
+    VpcAct(usize, u32, Action),
+    Acted(usize, u32, Action, Box<Result<Option<String>, Fault>>),
+    Disturb(usize, u32),
+    Ask(usize),
+    Trouble,
+    PowerOn(usize),
+    Pass(usize, usize),
+    Weather,
+    Erase(usize),
+}
+
+/// What became of a world.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed that it followed from.
+    pub seed: u64,
+    /// Hosts in it.
+    pub hosts: usize,
+    /// Events that happened.
+    pub events: u64,
+    /// Simulated time.
+    pub lasted: Duration,
+    /// Addresses that were acknowledged to somebody.
+    pub promised: u64,
+    /// The law that was broken, and the last events before.
+    pub failure: Option<String>,
+}
+
+impl World {
+    /// The world of this seed. If it is traced it keeps its last events, which costs time.
+    pub fn new(seed: u64, traced: bool) -> World {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let climate = Climate::draw(&mut rng);
+        World::in_climate(seed, traced, rng, climate)
+    }
+
+    /// A world without faults.
+    pub fn calm(seed: u64, hosts: usize) -> World {
+        let rng = ChaCha8Rng::seed_from_u64(seed);
+        World::in_climate(seed, false, rng, Climate::calm(hosts))
+    }
+
+    fn in_climate(seed: u64, traced: bool, mut rng: ChaCha8Rng, climate: Climate) -> World {
+        let mut vpc = Vpc::new(net("10.0.0.0/16"), "eu-west-1");
+        let zones = [("10.0.0.0/24", "eu-west-1a"), ("10.0.1.0/24", "eu-west-1b")];
+        let subnets = zones.map(|(cidr, zone)| vpc.add_subnet(Timestamp::ZERO, net(cidr), zone));
+        if climate.two_tables {
+            let table = vpc.add_table(Timestamp::ZERO);
+            vpc.associate(Timestamp::ZERO, &subnets[1], Some(&table));
+        }
+        let tables: BTreeSet<TableId> = vpc.tables().cloned().collect();
+        let addresses: Vec<Ipv4Addr> =
+            (0..climate.hosts).map(|n| Ipv4Addr::new(10, 0, (n % 2) as u8, 10 + n as u8)).collect();
+        let names: BTreeSet<PeerName> =
+            std::iter::repeat_with(|| PeerName::from_u64(rng.next_u64() | 1)).take(climate.hosts).collect();
+        let mut config =
+            Config { peers: addresses.iter().map(ToString::to_string).collect(), ..Config::default() };
+        config.ipam.range = climate.range;
+        config.ipam.default_subnet = climate.range;
+        config.ipam.expected_peers = Some(climate.hosts);
+        config.vpc.route_tables = climate.two_tables.then(|| tables.clone());
+        if climate.seeded {
+            config.ipam.init = Init::Seed(names.iter().copied().collect());
+        }
+        let mut machines = Vec::new();
+        for (number, (&address, name)) in addresses.iter().zip(names).enumerate() {
+            let subnet = &subnets[number % 2];
+            let (instance, interface) = vpc.launch(Timestamp::ZERO, subnet, address);
+            let caller = super::vpc::Caller::Instance(instance.clone());
+            vpc.permit(&caller, [super::vpc::Action::ModifyNetworkInterfaceAttribute]);
+            let cloud = Cloud::new(instance, interface, subnet.clone());
+            let address = SocketAddr::new(IpAddr::V4(address), PORT);
+            machines.push(Machine::new(name, address, config.clone(), cloud));
+        }
+        World {
+            seed,
+            now: Timestamp::ZERO,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            rng,
+            climate,
+            machines,
+            wires: Wires::default(),
+            ephemeral: 32768,
+            dialling: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            vpc,
+            users: Users::default(),
+            written: BTreeMap::new(),
+            tampered: BTreeSet::new(),
+            conflicts: BTreeSet::new(),
+            stormy: true,
+            violation: None,
+            traced,
+            history: VecDeque::new(),
+            events: 0,
+        }
+    }
+
+    /// Lets the world go its way: a storm, then calm, in which it has to settle.
+    pub fn run(mut self) -> Outcome {
+        for host in 0..self.machines.len() {
+            let late = self.random(Duration::ZERO, self.climate.start_within);
+            self.schedule(late, Event::Start(host));
+        }
+        self.schedule_trouble();
+        let storm = Timestamp::ZERO + self.climate.storm;
+        self.run_until(storm);
+        self.make_well();
+        self.settle_down();
+        Outcome {
+            seed: self.seed,
+            hosts: self.machines.len(),
+            events: self.events,
+            lasted: self.now.since(Timestamp::ZERO),
+            promised: self.users.promised,
+            failure: self.violation.take().map(|law| self.obituary(&law)),
+        }
+    }
+
+    /// Lets events happen up to a moment, or the first violation.
+    pub(super) fn run_until(&mut self, until: Timestamp) {
+        while self.violation.is_none() {
+            let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= until) else { break };
+            let ((at, _), event) = entry.remove_entry();
+            self.now = at;
+            self.happen(event);
+            self.events += 1;
+            if self.events.is_multiple_of(CHECK_EVERY) {
+                self.check_all();
+            }
+        }
+        if self.violation.is_none() {
+            self.now = until;
+        }
+    }
+
+    fn obituary(&self, law: &str) -> String {
+        let history: Vec<&str> = self.history.iter().map(String::as_str).collect();
+        format!("seed {}, {}: {law}\n{}", self.seed, self.now, history.join("\n"))
+    }
+
+    pub(super) fn schedule(&mut self, after: Duration, event: Event) {
+        self.schedule_at(self.now + after, event);
+    }
+
+    fn schedule_at(&mut self, at: Timestamp, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((at.max(self.now), self.sequence), event);
+    }
+
+    pub(super) fn note(&mut self, what: impl FnOnce() -> String) {
+        if self.traced {
+            let line = format!("  {} {}", self.now, what());
+            if self.history.len() == HISTORY_LEN {
+                self.history.pop_front();
+            }
+            self.history.push_back(line);
+        }
+    }
+
+    pub(super) fn violate(&mut self, law: impl fmt::Display) {
+        if self.violation.is_none() {
+            self.violation = Some(law.to_string());
+        }
+    }
+
+    // ===== chance =====
+
+    pub(super) fn random(&mut self, min: Duration, max: Duration) -> Duration {
+        let (min, max) = (min.as_micros() as u64, max.as_micros() as u64);
+        Duration::from_micros(if min < max { self.rng.random_range(min..max) } else { min })
+    }
+
+    pub(super) fn chance(&mut self, permille: u32) -> bool {
+        self.rng.random_range(0..1000) < permille
+    }
+
+    fn latency(&mut self) -> Duration {
+        let late = self.climate.late_permille > 0 && self.stormy && self.chance(self.climate.late_permille);
+        let max = if late { self.climate.late_max } else { self.climate.latency_max };
+        self.random(Duration::from_micros(100), max)
+    }
+
+    // ===== what happens =====
+
+    fn happen(&mut self, event: Event) {
+        if self.traced && !matches!(event, Event::Wake(..) | Event::Arrive(_)) {
+            let line = format!("{event:?}");
+            self.note(|| line.chars().take(400).collect());
+        }
+        match event {
+            Event::Start(host) => self.start(host),
+            Event::Wake(host, life) => {
+                if self.is_alive(host, life) && self.machines[host].wake == Some(self.now) {
+                    self.machines[host].wake = None;
+                    self.feed(host, Input::Woken);
+                }
+            }
+            Event::Knock(host, life, target) => self.knock(host, life, &target),
+            Event::DialOver(host, target, number, why) => self.dial_over(host, &target, number, why),
+            Event::Arrive(conn) => self.arrive(conn),
+            Event::Closed(host, life, conn) => {
+                self.tell(host, life, Input::Mesh(mesh::Input::Closed(conn, "closed".to_owned())));
+            }
+            Event::Stored(host, life, id) => self.stored(host, life, id),
+            Event::HostLook(host, life, wanted) => {
+                if self.is_alive(host, life) {
+                    let seen = Box::new(self.machines[host].kernel.observe(&wanted));
+                    let after = self.random(Duration::from_micros(200), self.climate.kernel_max);
+                    self.schedule(after, Event::HostSeen(host, life, seen));
+                }
+            }
+            Event::HostSeen(host, life, seen) => self.tell(host, life, Input::HostSeen(Ok(*seen))),
+            Event::HostAct(host, life, action) => {
+                if self.is_alive(host, life) {
+                    let outcome = self.machines[host].kernel.apply(&action).map(|()| None);
+                    self.tell(host, life, Input::Applied(action, outcome));
+                }
+            }
+            Event::VpcLook(host, life, range, tables) => self.look_at_vpc(host, life, range, tables),
+            Event::VpcSeen(host, life, begun, seen) => {
+                self.learn_what_was_read(host, begun, &seen);
+                self.tell(host, life, Input::VpcSeen(*seen));
+            }
+            Event::VpcAct(host, life, action) => self.act_on_vpc(host, life, action),
+            Event::Acted(host, life, action, outcome) => {
+                if self.is_alive(host, life) {
+                    self.learn_what_was_written(host, &action, &outcome);
+                }
+                self.tell(host, life, Input::Applied(action, *outcome));
+            }
+            Event::Disturb(host, life) => self.tell(host, life, Input::Disturbed),
+            Event::Ask(host) => self.ask_something(host),
+            Event::Trouble => self.make_trouble(),
+            Event::PowerOn(host) => self.power_on(host),
+            Event::Pass(one, other) => self.let_pass(one, other),
+            Event::Weather => self.clear_weather(),
+            Event::Erase(host) => self.erase_store(host),
+        }
+    }
+
+    pub(super) fn is_alive(&self, host: usize, life: u32) -> bool {
+        let machine = &self.machines[host];
+        machine.life == life && machine.node.is_some()
+    }
+
+    fn tell(&mut self, host: usize, life: u32, input: Input) {
+        if self.is_alive(host, life) {
+            self.feed(host, input);
+        }
+    }
+
+    pub(super) fn start(&mut self, host: usize) {
+        if self.machines[host].power != Power::On || self.machines[host].node.is_some() {
+            return;
+        }
+        let [acceptor, uid, seed] = [(); 3].map(|()| self.rng.next_u64() | 1);
+        if let Err(why) = self.machines[host].start(self.now, acceptor, uid, seed) {
+            return self.violate(format!("host {host} cannot start: {why}"));
+        }
+        self.note(|| format!("host {host} starts"));
+        let first = self.random(Duration::from_millis(100), Duration::from_secs(3));
+        self.users.began(host, self.machines[host].life);
+        if self.climate.users {
+            self.schedule(first, Event::Ask(host));
+        }
+        self.carry_out(host);
+    }
+
+    /// Hands an input to a node and carries out what it says.
+    pub(super) fn feed(&mut self, host: usize, input: Input) {
+        let machine = &mut self.machines[host];
+        let now = machine.local(self.now);
+        if let Some(node) = &mut machine.node {
+            node.handle(now, input);
+        }
+        self.carry_out(host);
+    }
+
+    fn carry_out(&mut self, host: usize) {
+        while let Some(output) = self.machines[host].node.as_mut().and_then(|node| node.next_output()) {
+            let life = self.machines[host].life;
+            match output {
+                Output::Dial(target) => self.dial(host, target),
+                Output::Send(conn, bytes) => self.send(host, conn, bytes),
+                Output::Close(conn, why) => {
+                    self.note(|| format!("host {host} closes {conn:?}: {why}"));
+                    self.close(conn);
+                    self.schedule(Duration::ZERO, Event::Closed(host, life, conn));
+                }
+                Output::Save(id, writes) => {
+                    self.machines[host].saving = Some((id, writes));
+                    let after = self.random(Duration::from_micros(300), self.climate.disk_max);
+                    self.schedule(after, Event::Stored(host, life, id));
+                }
+                Output::ObserveHost(wanted) => {
+                    let after = self.random(Duration::from_micros(200), self.climate.kernel_max);
+                    self.schedule(after, Event::HostLook(host, life, wanted));
+                }
+                Output::ObserveVpc(range, tables) => {
+                    let after = self.cloud_delay();
+                    self.schedule(after, Event::VpcLook(host, life, range, tables));
+                }
+                Output::Apply(action) => self.apply(host, life, action),
+                Output::Answer(id, result) => self.answered(host, id, result),
+                Output::Finished => self.finish(host),
+            }
+        }
+        self.set_wake(host);
+    }
+
+    fn set_wake(&mut self, host: usize) {
+        let machine = &mut self.machines[host];
+        let Some(wake) = machine.node.as_ref().and_then(|node| node.next_wake()) else { return };
+        let at = machine.world(wake).max(self.now + Duration::from_micros(1));
+        if machine.wake.is_none_or(|set| set != at) {
+            machine.wake = Some(at);
+            let life = machine.life;
+            self.schedule_at(at, Event::Wake(host, life));
+        }
+    }
+
+    fn apply(&mut self, host: usize, life: u32, action: Action) {
+        match Plane::of(&action) {
+            Plane::Host => {
+                let after = self.random(Duration::from_micros(200), self.climate.kernel_max);
+                self.schedule(after, Event::HostAct(host, life, action));
+            }
+            Plane::Interface | Plane::Table(_) => {
+                self.check_write(host, &action);
+                let after = self.cloud_delay();
+                self.schedule(after, Event::VpcAct(host, life, action));
+            }
+        }
+    }
+
+    fn stored(&mut self, host: usize, life: u32, id: SaveId) {
+        if !self.is_alive(host, life) {
+            return;
+        }
+        if self.stormy && self.chance(self.climate.disk_fault_permille) {
+            self.machines[host].saving = None;
+            return self.feed(host, Input::Stored(id, Err("no space left on device".to_owned())));
+        }
+        if let Some((_, writes)) = self.machines[host].saving.take_if(|(saving, _)| *saving == id) {
+            self.machines[host].write(writes);
+        }
+        self.feed(host, Input::Stored(id, Ok(())));
+    }
+
+    // ===== EC2 =====
+
+    fn cloud_delay(&mut self) -> Duration {
+        let slow = Duration::from_millis(self.vpc.faults().delay_ms) / 2;
+        slow + self.random(Duration::from_millis(1), Duration::from_millis(60))
+    }
+
+    fn look_at_vpc(&mut self, host: usize, life: u32, range: Ipv4Net, tables: Option<BTreeSet<TableId>>) {
+        // A look that the process did not live to see changes nothing.
+        if !self.is_alive(host, life) {
+            return;
+        }
+        let begun = self.now;
+        let faults = self.vpc.faults().clone();
+        if faults.stale_ms > 0 {
+            let stale_ms = self.rng.random_range(0..=faults.stale_ms);
+            self.vpc.set_faults(super::vpc::Faults { stale_ms, ..faults.clone() });
+        }
+        let seen = self.machines[host].cloud.observe(self.now, &mut self.vpc, range, tables.as_ref());
+        let left = self.vpc.faults().clone();
+        self.vpc.set_faults(super::vpc::Faults { stale_ms: faults.stale_ms, ..left });
+        let after = self.cloud_delay();
+        self.schedule(after, Event::VpcSeen(host, life, begun, Box::new(seen)));
+    }
+
+    /// What was sent is carried out even if the process that sent it is gone.
+    fn act_on_vpc(&mut self, host: usize, life: u32, action: Action) {
+        if self.machines[host].power == Power::Terminated {
+            return;
+        }
+        let outcome = self.machines[host].cloud.apply(self.now, &mut self.vpc, &action);
+        self.note(|| format!("EC2: host {host}: {action}: {outcome:?}"));
+        let after = self.cloud_delay();
+        self.schedule(after, Event::Acted(host, life, action, Box::new(outcome)));
+    }
+
+    // ===== wires =====
+
+    fn host_at(&self, target: &str) -> Option<usize> {
+        let address: IpAddr = match target.parse::<SocketAddr>() {
+            Ok(address) => address.ip(),
+            Err(_) => target.parse().ok()?,
+        };
+        self.machines.iter().position(|machine| machine.address.ip() == address)
+    }
+
+    pub(super) fn is_blocked(&self, one: usize, other: usize) -> bool {
+        self.blocked.contains(&(one.min(other), one.max(other)))
+    }
+
+    fn dial(&mut self, host: usize, target: String) {
+        let life = self.machines[host].life;
+        self.sequence += 1;
+        let number = self.sequence;
+        self.dialling.insert((host, target.clone()), Dial { life, number, end: None });
+        self.schedule(DIAL_PATIENCE, Event::DialOver(host, target.clone(), number, "timed out"));
+        let after = self.latency();
+        self.schedule(after, Event::Knock(host, life, target));
+    }
+
+    fn knock(&mut self, host: usize, life: u32, target: &str) {
+        let key = (host, target.to_owned());
+        let Some(&Dial { number, life: dialled_by, .. }) = self.dialling.get(&key) else { return };
+        let Some(to) = self.host_at(target) else { return };
+        if !self.is_alive(host, life) || dialled_by != life || self.is_blocked(host, to) {
+            return;
+        }
+        if self.machines[to].power != Power::On {
+            return;
+        }
+        let back = self.latency();
+        if self.machines[to].node.is_none() {
+            return self.schedule(back, Event::DialOver(host, target.to_owned(), number, "refused"));
+        }
+        self.ephemeral = if self.ephemeral > 60000 { 32768 } else { self.ephemeral + 1 };
+        let from = SocketAddr::new(self.machines[host].address.ip(), self.ephemeral);
+        let (near, far) = self.wires.connect((host, from), (to, self.machines[to].address));
+        if let Some(dial) = self.dialling.get_mut(&key) {
+            dial.end = Some(near);
+        }
+        self.deliver_after(near, back, Parcel::Dialled(target.to_owned()));
+        self.feed(to, Input::Mesh(mesh::Input::Accepted { conn: far, remote: from }));
+    }
+
+    fn dial_over(&mut self, host: usize, target: &str, number: u64, why: &str) {
+        let key = (host, target.to_owned());
+        let Some(&Dial { life, number: latest, end }) = self.dialling.get(&key) else { return };
+        if latest != number {
+            return;
+        }
+        self.dialling.remove(&key);
+        if let Some(end) = end {
+            self.wires.remove(end);
+        }
+        let (target, reason) = (target.to_owned(), why.to_owned());
+        self.tell(host, life, Input::Mesh(mesh::Input::DialFailed { target, reason }));
+    }
+
+    /// Puts a parcel on its way, and sees that it arrives.
+    fn deliver_after(&mut self, conn: ConnId, after: Duration, parcel: Parcel) {
+        if let Some(at) = self.wires.push(conn, self.now + after, parcel) {
+            self.schedule_at(at, Event::Arrive(conn));
+        }
+    }
+
+    fn send(&mut self, host: usize, conn: ConnId, bytes: Bytes) {
+        let Some(end) = self.wires.end(conn) else { return };
+        let (other, peer) = (end.other, end.peer);
+        let after = self.latency();
+        if self.wires.end(other).is_some() {
+            return self.deliver_after(other, after, Parcel::Bytes(bytes));
+        }
+        // Nobody is there any more; a host that is up says so.
+        if self.machines[peer].power == Power::On && !self.is_blocked(host, peer) {
+            self.deliver_after(conn, after * 2, Parcel::End("reset by the other end"));
+        }
+    }
+
+    fn arrive(&mut self, conn: ConnId) {
+        let Some(end) = self.wires.end(conn) else { return };
+        let (host, remote, peer) = (end.host, end.remote, end.peer);
+        if self.is_blocked(host, peer) {
+            return;
+        }
+        let Some(parcel) = self.wires.take(conn, self.now) else { return };
+        if self.machines[host].node.is_none() {
+            return;
+        }
+        match parcel {
+            Parcel::Dialled(target) => {
+                self.dialling.remove(&(host, target.clone()));
+                self.feed(host, Input::Mesh(mesh::Input::Dialled { target, conn, remote }));
+            }
+            Parcel::Bytes(bytes) => self.feed(host, Input::Mesh(mesh::Input::Received(conn, bytes))),
+            Parcel::End(why) => {
+                self.wires.remove(conn);
+                self.note(|| format!("host {host}: {conn:?} ends: {why}"));
+                self.feed(host, Input::Mesh(mesh::Input::Closed(conn, why.to_owned())));
+            }
+        }
+    }
+
+    /// One side closes a connection: what it sent before still arrives.
+    fn close(&mut self, conn: ConnId) {
+        if let Some(end) = self.wires.remove(conn) {
+            let after = self.latency();
+            self.deliver_after(end.other, after, Parcel::End("closed by the other end"));
+        }
+    }
+
+    /// A connection breaks, and both sides learn of it. What was on its way is lost.
+    pub(super) fn cut(&mut self, conn: ConnId) {
+        let Some(end) = self.wires.end(conn) else { return };
+        let other = end.other;
+        for one in [conn, other] {
+            if self.wires.is_unanswered(one) {
+                return;
+            }
+        }
+        for one in [conn, other] {
+            self.wires.lose(one);
+            let after = self.latency();
+            self.deliver_after(one, after, Parcel::End("broken"));
+        }
+    }
+
+    /// The process of a host is gone, and with it its ends. Its kernel tells the others, unless it is gone too.
+    pub(super) fn hang_up(&mut self, host: usize, silently: bool) {
+        self.dialling.retain(|(from, _), _| *from != host);
+        for conn in self.wires.of(host) {
+            let Some(end) = self.wires.remove(conn) else { continue };
+            if !silently {
+                if self.chance(500) && !self.wires.is_unanswered(end.other) {
+                    self.wires.lose(end.other);
+                }
+                let after = self.latency();
+                self.deliver_after(end.other, after, Parcel::End("reset by the other end"));
+            }
+        }
+    }
+
+    /// What was stalled between hosts goes on.
+    pub(super) fn unstall(&mut self) {
+        for (conn, parcels) in self.wires.stalled() {
+            let gone = self.wires.end(conn).is_some_and(|end| self.wires.end(end.other).is_none());
+            let after = self.latency();
+            for _ in 0..parcels {
+                self.schedule(after + DIAL_PATIENCE / 100, Event::Arrive(conn));
+            }
+            if gone && parcels == 0 {
+                self.deliver_after(conn, after, Parcel::End("reset by the other end"));
+            }
+        }
+    }
+}
+
+pub(super) fn net(text: &str) -> Ipv4Net {
+    text.parse().expect("it is written here as a CIDR")
+}

@@ -1,0 +1,102 @@
+//! Seeded worlds: many hosts, one VPC, and all that goes wrong between them.
+//!
+//! `WEAVERS_SEEDS` says how many worlds are played, `WEAVERS_SEED` plays one and shows its last events.
+
+use std::{
+    fs,
+    path::Path,
+    sync::Mutex,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    thread,
+    time::Instant,
+};
+
+use weavers::sim::{Outcome, World};
+
+/// Worlds that are played unless told otherwise.
+const SEEDS_DEFAULT: u64 = 200;
+/// Failures that are shown in full.
+const SHOWN_MAX: usize = 5;
+
+#[test]
+fn hosts_without_trouble_agree_and_settle() {
+    for hosts in [1, 2, 3, 5] {
+        let outcome = World::calm(hosts as u64, hosts).run();
+        assert_eq!(outcome.failure, None);
+        assert!(outcome.promised > 0, "somebody was given an address");
+    }
+}
+
+#[test]
+fn a_world_follows_from_its_seed() {
+    let play = |seed| World::new(seed, false).run();
+    let (one, other) = (play(1), play(1));
+    assert_eq!((one.events, one.lasted), (other.events, other.lasted));
+    assert_ne!(one.events, play(2).events);
+}
+
+#[test]
+fn worlds_in_trouble_keep_the_laws() {
+    if let Some(seed) = number("WEAVERS_SEED") {
+        let outcome = World::new(seed, true).run();
+        println!("{outcome:?}");
+        assert!(outcome.failure.is_none(), "{}", outcome.failure.unwrap());
+        return;
+    }
+    let count = number("WEAVERS_SEEDS").unwrap_or(SEEDS_DEFAULT);
+    let first = number("WEAVERS_SEED_FIRST").unwrap_or(1);
+    let mut seeds = kept();
+    let kept = seeds.len();
+    seeds.extend(first..first + count);
+    let (begun, failed) = (Instant::now(), play_all(&seeds));
+    let lasted = begun.elapsed();
+    println!(
+        "simulation: {} seeds kept and {count} from {first} on, {} failed, in {:.1} s, {:.1} worlds a second",
+        kept,
+        failed.len(),
+        lasted.as_secs_f64(),
+        seeds.len() as f64 / lasted.as_secs_f64()
+    );
+    for outcome in failed.iter().take(SHOWN_MAX) {
+        // Again, to see what led to it.
+        println!("{}\n", World::new(outcome.seed, true).run().failure.unwrap_or_default());
+    }
+    let seeds: Vec<u64> = failed.iter().map(|outcome| outcome.seed).collect();
+    assert!(seeds.is_empty(), "failed seeds, to be kept in tests/it/data/seeds.txt: {seeds:?}");
+}
+
+/// Plays these worlds on all processors; those that failed, by seed.
+fn play_all(seeds: &[u64]) -> Vec<Outcome> {
+    let (next, events, failed) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::new(Vec::new()));
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = World::new(seed, false).run();
+                    events.fetch_add(outcome.events, Ordering::Relaxed);
+                    if let Some(law) = outcome.failure.as_ref() {
+                        println!("failed: {}", law.lines().next().unwrap_or_default());
+                        failed.lock().unwrap().push(outcome);
+                    }
+                }
+            });
+        }
+    });
+    println!("simulation: {} events", events.into_inner());
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort_by_key(|outcome| outcome.seed);
+    failed
+}
+
+/// Seeds that failed once.
+fn kept() -> Vec<u64> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data/seeds.txt");
+    let text = fs::read_to_string(path).unwrap();
+    let seed = |line: &str| line.split_whitespace().next().map(|seed| seed.parse().unwrap());
+    text.lines().filter(|line| !line.starts_with('#')).filter_map(seed).collect()
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
