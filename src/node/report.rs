@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     addr::{Range, join},
+    config::SourceDestCheck,
     ipam::Ring,
     mesh::{ConnectionView, TargetState, TargetView},
     plan::{Plan, leads_to},
@@ -42,7 +43,9 @@ impl Node {
         let Some(vpc) = self.converge.vpc.seen() else { return false };
         let owned = self.ipam.owned();
         let led = |table| owned.iter().all(|range| leads_to(table, *range, &vpc.interface));
-        vpc.source_dest_check != Some(true) && !vpc.tables.is_empty() && vpc.tables.values().all(led)
+        let unchecked = vpc.source_dest_check != Some(true)
+            || self.config.vpc.source_dest_check == SourceDestCheck::Ignore;
+        unchecked && !vpc.tables.is_empty() && vpc.tables.values().all(led)
     }
 
     /// Who owns what, as this node has it.
@@ -128,6 +131,7 @@ impl Node {
             let what = format!("the state cannot be saved, so nothing new is promised: {fault}");
             problems.push(Note { what, hint: Some("free space on the disk of the state directory".into()) });
         }
+        problems.extend(self.checked_interface());
         problems.extend(self.lost_tables());
         problems.extend(self.foreign_firewall());
         problems.extend(self.plan.conflicts.iter().map(|conflict| Note {
@@ -140,6 +144,22 @@ impl Node {
         problems.sort();
         problems.dedup();
         problems
+    }
+
+    /// Where the check is not ours to turn off, somebody else must.
+    fn checked_interface(&self) -> Option<Note> {
+        let vpc = self.converge.vpc.seen()?;
+        let ours = self.config.vpc.source_dest_check != SourceDestCheck::Warn;
+        (!ours && vpc.source_dest_check == Some(true)).then(|| Note {
+            what: format!(
+                "the source/destination check of {} is on: EC2 drops container packets",
+                vpc.interface
+            ),
+            hint: Some(format!(
+                "aws ec2 modify-network-interface-attribute --no-source-dest-check --network-interface-id {}",
+                vpc.interface
+            )),
+        })
     }
 
     /// Tables that are selected and were not there at the last look.
