@@ -171,6 +171,12 @@ pub struct Converge {
     steps: VecDeque<Step>,
 }
 
+impl Default for Converge {
+    fn default() -> Converge {
+        Converge::new()
+    }
+}
+
 impl Converge {
     /// Nothing seen, nothing done.
     pub fn new() -> Converge {

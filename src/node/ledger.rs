@@ -26,6 +26,12 @@ pub struct Ledger<E> {
     fault: Option<String>,
 }
 
+impl<E> Default for Ledger<E> {
+    fn default() -> Ledger<E> {
+        Ledger::new()
+    }
+}
+
 impl<E> Ledger<E> {
     /// Nothing to save, nothing held.
     pub fn new() -> Ledger<E> {
