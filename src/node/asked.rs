@@ -51,7 +51,7 @@ impl Node {
 
     pub(super) fn on_cancelled(&mut self, id: RequestId) {
         for ticket in self.waiting.cancel(id) {
-            self.ipam.cancel(ticket);
+            self.take_back(ticket);
         }
     }
 
@@ -63,7 +63,7 @@ impl Node {
 
     fn ask(&mut self, id: RequestId, ask: Ask) {
         let ticket = self.waiting.ticket(Purpose::Request(id));
-        self.ipam.ask(self.now, ticket, ask);
+        self.put(ticket, ask);
     }
 
     pub(super) fn on_ipam_answer(&mut self, ticket: Ticket, result: Result<Vec<Ipv4Net>, Refused>) {

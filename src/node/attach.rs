@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     addr::{Address, Range},
-    ipam::{Ask, Refused},
+    ipam::{Ask, Refused, Ticket},
     plan::leads_to,
     state::{Host, Netns, link_name},
 };
@@ -23,12 +23,19 @@ pub struct Containers {
     all: BTreeMap<String, Attached>,
     /// The store is new: links that are found belong to containers that it forgot.
     forgetful: bool,
+    /// Questions that wait until those links were looked at.
+    early: Vec<(Ticket, Ask)>,
 }
 
 impl Containers {
-    /// The containers that were remembered; `forgetful` if the store is new.
+    /// The containers that were remembered; `forgetful` if the links of this host were never learned from.
     pub fn new(all: BTreeMap<String, Attached>, forgetful: bool) -> Containers {
-        Containers { all, forgetful }
+        Containers { all, forgetful, early: Vec::new() }
+    }
+
+    /// Whether addresses may be in use that nothing is known of.
+    pub fn is_forgetful(&self) -> bool {
+        self.forgetful
     }
 
     /// All of them.
@@ -57,7 +64,8 @@ impl Node {
     /// address that was filed under a name of the caller's choice is kept for whoever comes under it.
     pub(super) fn resume_attachments(&mut self, boot: &str) {
         for attached in self.containers.all.values().cloned().collect::<Vec<_>>() {
-            let rebooted = attached.netns.as_ref().is_none_or(|netns| netns.boot != boot);
+            // One that was found by its link alone is known to be gone when the link is.
+            let rebooted = attached.netns.as_ref().is_some_and(|netns| netns.boot != boot);
             match (rebooted, attached.named, attached.address) {
                 (true, true, _) => self.forget(&attached.ident),
                 (true, false, _) => self.release(&attached),
@@ -97,7 +105,23 @@ impl Node {
     fn ask_for_address(&mut self, ident: String) {
         let ticket = self.waiting.ticket(Purpose::Attach(ident.clone()));
         let subnet = self.config.ipam.default_subnet;
-        self.ipam.ask(self.now, ticket, Ask::Allocate { ident, subnet });
+        self.put(ticket, Ask::Allocate { ident, subnet });
+    }
+
+    /// Puts a question to the address manager, as soon as it is known which addresses the links of this
+    /// host use.
+    pub(super) fn put(&mut self, ticket: Ticket, ask: Ask) {
+        if self.containers.forgetful {
+            self.containers.early.push((ticket, ask));
+        } else {
+            self.ipam.ask(self.now, ticket, ask);
+        }
+    }
+
+    /// Takes a question back.
+    pub(super) fn take_back(&mut self, ticket: Ticket) {
+        self.containers.early.retain(|(early, _)| *early != ticket);
+        self.ipam.cancel(ticket);
     }
 
     /// The address manager has answered for a container. The link is made while the disk writes;
@@ -140,9 +164,9 @@ impl Node {
     pub(super) fn release(&mut self, attached: &Attached) {
         // An address that the address manager does not know is as good as free.
         let _ = self.ipam.free(&attached.ident, None);
-        self.waiting
-            .drop_tickets(|purpose| *purpose == Purpose::Attach(attached.ident.clone()))
-            .for_each(|ticket| self.ipam.cancel(ticket));
+        let tickets =
+            self.waiting.drop_tickets(|purpose| *purpose == Purpose::Attach(attached.ident.clone()));
+        tickets.for_each(|ticket| self.take_back(ticket));
         self.forget(&attached.ident);
         self.disturbed = true;
     }
@@ -163,6 +187,11 @@ impl Node {
         let Some(host) = self.converge.host.seen().cloned() else { return };
         if std::mem::take(&mut self.containers.forgetful) {
             self.learn_from_links(&host);
+            self.ledger.write(Write::links_known());
+            self.ipam.set_avoided(self.avoided());
+            for (ticket, ask) in std::mem::take(&mut self.containers.early) {
+                self.ipam.ask(self.now, ticket, ask);
+            }
         }
         for address in &host.gone {
             if let Some(attached) = self.containers.of_address(*address).cloned() {

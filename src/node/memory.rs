@@ -54,6 +54,8 @@ pub struct Memory {
     pub ipam: ipam::Saved,
     /// Containers, by `ident`.
     pub attached: BTreeMap<String, Attached>,
+    /// The links that were there before the store have been learned from.
+    pub links_known: bool,
 }
 
 /// A record that cannot be read.
@@ -70,6 +72,7 @@ const RING: &str = "ring";
 const PAXOS: &str = "paxos";
 const ALLOCATION: &str = "allocation/";
 const ATTACHED: &str = "attached/";
+const LINKS_KNOWN: &str = "links_known";
 
 impl Memory {
     /// Reads all records of a store. Keys that are not ours are left alone.
@@ -82,6 +85,8 @@ impl Memory {
                 memory.ipam.ring = Some(parse(key, value)?);
             } else if key == PAXOS {
                 memory.ipam.paxos = Some(parse(key, value)?);
+            } else if key == LINKS_KNOWN {
+                memory.links_known = parse(key, value)?;
             } else if let Some(ident) = key.strip_prefix(ALLOCATION) {
                 memory.ipam.allocations.insert(ident.to_owned(), parse(key, value)?);
             } else if let Some(ident) = key.strip_prefix(ATTACHED) {
@@ -105,6 +110,11 @@ impl Write {
             Some(attached) => put(key, attached),
             None => Write { key, value: None },
         }
+    }
+
+    /// Remembers that every link of which nothing is remembered is in nobody's use.
+    pub fn links_known() -> Write {
+        put(LINKS_KNOWN.to_owned(), &true)
     }
 
     /// Remembers what the address manager asks for.

@@ -185,7 +185,7 @@ impl Node {
             mesh,
             ipam,
             ledger: Ledger::new(),
-            containers: Containers::new(memory.attached, fresh),
+            containers: Containers::new(memory.attached, !memory.links_known),
             waiting: Waiting::default(),
             converge: Converge::new(),
             plan: Plan::default(),
@@ -402,7 +402,7 @@ impl Node {
         let desired = self.desired(&self.config);
         self.look(&desired);
         self.plan = self.plan_for(&desired);
-        self.ipam.set_avoided(self.plan.conflicts.iter().map(|c| Range::from(c.destination)).collect());
+        self.ipam.set_avoided(self.avoided());
         for action in self.converge.take(self.now, &self.plan) {
             self.outputs.push_back(Output::Apply(action));
         }
@@ -427,6 +427,14 @@ impl Node {
             plan.notes.extend(fault.map(|fault| format!("{view} cannot be read: {fault}")));
         }
         plan
+    }
+
+    /// Where nothing is handed out or given away: beneath routes of others, and nowhere while a link may
+    /// use an address that the store has forgotten.
+    fn avoided(&self) -> Vec<Range> {
+        let conflicts = self.plan.conflicts.iter().map(|conflict| conflict.destination);
+        let forgotten = self.containers.is_forgetful().then_some(self.config.ipam.range);
+        conflicts.chain(forgotten).map(Range::from).collect()
     }
 
     fn look(&mut self, desired: &Desired) {

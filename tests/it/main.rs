@@ -13,3 +13,4 @@ mod memory;
 mod plan;
 mod plan_laws;
 mod sim;
+mod lost_store;

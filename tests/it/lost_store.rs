@@ -1,0 +1,142 @@
+//! A host that lost its store while containers run learns from their links what is in use.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+use weavers::{
+    addr::Address,
+    config::{self, Config},
+    node::{
+        Birth, Input, Node, Output,
+        memory::{Identity, Memory},
+        request::{Request, RequestId, Response},
+    },
+    peer::PeerUid,
+    state::{Action, Host, Link},
+    time::Timestamp,
+};
+
+const ME: &str = "02:00:00:00:00:01";
+/// The first address that is handed out.
+const IN_USE: &str = "10.32.0.1";
+
+#[test]
+fn nothing_is_handed_out_before_the_links_were_looked_at() {
+    let mut life = Life::begin(BTreeMap::new());
+    life.tell(Input::Asked(RequestId(1), allocate()));
+    assert_eq!(life.answers, [], "the ring is there, but not what is in use");
+    life.tell(Input::HostSeen(Ok(host_with_a_link())));
+    let [Response::Addresses(given)] = life.answers.as_slice() else { panic!("{:?}", life.answers) };
+    assert_eq!(given.len(), 1);
+    assert_ne!(given[0].addr().to_string(), IN_USE);
+}
+
+#[test]
+fn whoever_gave_up_before_that_is_given_nothing() {
+    let mut life = Life::begin(BTreeMap::new());
+    life.tell(Input::Asked(RequestId(1), allocate()));
+    life.tell(Input::Cancelled(RequestId(1)));
+    life.tell(Input::HostSeen(Ok(Host::default())));
+    assert_eq!(life.answers, []);
+    assert!(!life.disk.keys().any(|key| key.starts_with("allocation/")), "{:?}", life.disk.keys());
+}
+
+#[test]
+fn what_was_found_stays_through_the_restarts_that_follow() {
+    let mut life = Life::begin(BTreeMap::new());
+    life.tell(Input::HostSeen(Ok(host_with_a_link())));
+    for _ in 0..2 {
+        life = Life::begin(life.disk);
+        life.tell(Input::HostSeen(Ok(host_with_a_link())));
+        assert!(!life.deletes_a_link(), "{:?}", life.actions);
+    }
+}
+
+#[test]
+fn a_crash_before_the_first_look_forgets_nothing() {
+    let life = Life::begin(BTreeMap::new());
+    assert!(!life.disk.is_empty(), "it has saved who it is");
+    let mut life = Life::begin(life.disk);
+    life.tell(Input::HostSeen(Ok(host_with_a_link())));
+    assert!(!life.deletes_a_link(), "{:?}", life.actions);
+}
+
+#[test]
+fn a_link_that_goes_takes_along_what_was_found() {
+    let mut life = Life::begin(BTreeMap::new());
+    life.tell(Input::HostSeen(Ok(host_with_a_link())));
+    let mut life = Life::begin(life.disk);
+    life.tell(Input::HostSeen(Ok(Host::default())));
+    life.tell(Input::Asked(RequestId(1), allocate()));
+    let [Response::Addresses(given)] = life.answers.as_slice() else { panic!("{:?}", life.answers) };
+    assert_eq!(given[0].addr().to_string(), IN_USE, "it is free again");
+}
+
+/// One run of a node, from its start to a crash, on a disk that outlives it.
+struct Life {
+    node: Node,
+    disk: BTreeMap<String, Vec<u8>>,
+    answers: Vec<Response>,
+    actions: Vec<Action>,
+}
+
+impl Life {
+    fn begin(disk: BTreeMap<String, Vec<u8>>) -> Life {
+        let birth = Birth {
+            identity: Identity { name: ME.parse().unwrap(), acceptor: PeerUid(1), instance: None },
+            uid: PeerUid(2),
+            nickname: "h1".to_owned(),
+            password: None,
+            boot: "boot".to_owned(),
+            seed: 1,
+        };
+        let memory = Memory::read(&disk).unwrap();
+        let node = Node::new(Timestamp::ZERO, birth, alone(), memory).unwrap();
+        let mut life = Life { node, disk, answers: Vec::new(), actions: Vec::new() };
+        life.carry_out();
+        life
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.node.handle(Timestamp::ZERO, input);
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.node.next_output() {
+            match output {
+                Output::Save(id, writes) => {
+                    for write in writes {
+                        match write.value {
+                            Some(value) => drop(self.disk.insert(write.key, value)),
+                            None => drop(self.disk.remove(&write.key)),
+                        }
+                    }
+                    self.node.handle(Timestamp::ZERO, Input::Stored(id, Ok(())));
+                }
+                Output::Answer(_, answer) => self.answers.push(answer.unwrap()),
+                Output::Apply(action) => self.actions.push(action),
+                _ => {}
+            }
+        }
+    }
+
+    fn deletes_a_link(&self) -> bool {
+        self.actions.iter().any(|action| matches!(action, Action::DeleteLink(_)))
+    }
+}
+
+/// A cluster of one, which has its ring from the start.
+fn alone() -> Config {
+    config::parse(&format!("[ipam]\nrange = \"10.32.0.0/12\"\ninit = \"seed\"\nseed = [\"{ME}\"]\n")).unwrap()
+}
+
+fn allocate() -> Request {
+    Request::Allocate { ident: "new".to_owned(), subnet: None }
+}
+
+fn host_with_a_link() -> Host {
+    let address = Address::from(IN_USE.parse::<std::net::Ipv4Addr>().unwrap());
+    let link = Link { netns: None, mtu: 9000, range: Ipv4Net::default(), faults: Vec::new() };
+    Host { links: BTreeMap::from([(address, link)]), ..Host::default() }
+}
