@@ -2,10 +2,10 @@
 
 use clap::Args;
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, render, screen::Screen};
+use super::{Exit, Failure, Global, ask, ask::Daemon, render, screen::Screen, validate};
 use crate::{
     api::{ApiRequest, client::ClientError},
-    node::request::Response,
+    node::request::{Request, Response},
     plan,
 };
 
@@ -27,9 +27,7 @@ impl Plan {
 /// From the daemon, for the file as it is now, adopted or not; or without a daemon from what can be
 /// read here.
 async fn obtain(global: &Global, screen: &Screen) -> Result<plan::Plan, Failure> {
-    let checked = super::validate::check(&global.config)?;
-    checked.warn(screen);
-    match Daemon::new(global).ask(ApiRequest::Preview { config: checked.text }).await {
+    match Daemon::new(global).ask(question(global, screen)?).await {
         Ok(Response::Plan(plan)) => Ok(*plan),
         Ok(other) => Err(ask::unexpected(&other)),
         Err(ClientError::Unreachable { socket, source }) => {
@@ -39,10 +37,26 @@ async fn obtain(global: &Global, screen: &Screen) -> Result<plan::Plan, Failure>
     }
 }
 
+/// Whoever may not read the file, or has none at that place, sees the plan of the configuration in force.
+fn question(global: &Global, screen: &Screen) -> Result<ApiRequest, Failure> {
+    match validate::check(&global.config) {
+        Ok(checked) => {
+            checked.warn(screen);
+            Ok(ApiRequest::Preview { config: checked.text })
+        }
+        Err(failure) if failure.file.is_none() => {
+            screen.say(format!("note: {}: this is the plan of the configuration in force", failure.message));
+            Ok(ApiRequest::Node(Request::Plan))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
 #[cfg(feature = "aws")]
 async fn offline(global: &Global, screen: &Screen, unreachable: ClientError) -> Result<plan::Plan, Failure> {
     use super::run;
 
+    validate::check(&global.config)?;
     screen.say(format!("note: {unreachable}: this is the plan of a daemon that would start now"));
     crate::daemon::plan_offline(run::options(global)).await.map_err(run::failure)
 }

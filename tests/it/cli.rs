@@ -43,10 +43,10 @@ impl Scene {
     }
 
     async fn run(&self, args: &[&str]) -> Output {
-        let socket = self.directory.path().join("weavers.sock");
+        let [socket, config] = ["weavers.sock", "weave.toml"].map(|name| self.directory.path().join(name));
         let args = args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
         tokio::task::spawn_blocking(move || {
-            command().args(args).arg("--socket").arg(socket).output().unwrap()
+            command().args(args).arg("--socket").arg(socket).arg("--config").arg(config).output().unwrap()
         })
         .await
         .unwrap()
@@ -248,7 +248,7 @@ async fn a_status_that_is_not_converged_is_3_where_it_is_checked() {
 async fn what_the_daemon_refuses_for_safety_is_5_and_a_bad_file_78() {
     let scene = Scene::with(|request| {
         let kind = match request {
-            ApiRequest::Reload => RefusalKind::Invalid,
+            ApiRequest::Reload => RefusalKind::Config,
             ApiRequest::Node(Request::Reset) => RefusalKind::Unsafe,
             _ => RefusalKind::NotFound,
         };

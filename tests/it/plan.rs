@@ -160,6 +160,7 @@ impl Case {
             identity: Some(identity),
             ipam: Saved { ring: self.ring(), paxos: None, allocations: self.allocations() },
             attached: self.attached(),
+            links_known: true,
         };
         let node = Node::new(Timestamp::ZERO, birth, self.config.clone(), memory).unwrap();
         let mut asked = Asked { node, now: Timestamp::ZERO };
