@@ -4,7 +4,8 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -167,12 +168,28 @@ impl Host {
     }
 
     /// Ends the daemon as a service manager does, or as a crash does; waits for its end.
-    pub async fn end(&mut self, signal: Signal) -> anyhow::Result<()> {
+    pub async fn end(&mut self, signal: Signal) -> anyhow::Result<Option<ExitStatus>> {
         self.signal(signal)?;
         if let Some(mut daemon) = self.daemon.take() {
-            daemon.wait().await?;
+            return Ok(Some(daemon.wait().await?));
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Waits until the daemon has ended by itself, and says how.
+    pub async fn ended(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        let daemon =
+            self.daemon.as_mut().with_context(|| format!("weavers does not run on {}", self.name))?;
+        let ended = tokio::time::timeout(limit, daemon.wait()).await;
+        let status =
+            ended.with_context(|| format!("weavers on {} still runs after {limit:?}", self.name))??;
+        self.daemon = None;
+        Ok(status)
+    }
+
+    /// Whether a daemon was started and not ended.
+    pub fn runs(&self) -> bool {
+        self.daemon.is_some()
     }
 
     /// Sends the daemon a signal.
@@ -207,6 +224,16 @@ impl Host {
     /// The process that keeps its namespaces, as the lab numbers it.
     pub fn keeper_pid(&self) -> anyhow::Result<u32> {
         self.keeper.id().with_context(|| format!("the namespaces of {} are gone", self.name))
+    }
+
+    /// Its control socket, as the lab reaches it.
+    pub fn socket(&self) -> anyhow::Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/{}/root{SOCKET}", self.keeper_pid()?)))
+    }
+
+    /// Where the daemon keeps what must survive a restart.
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("state/weave.redb")
     }
 
     /// Where `weave.toml` is.

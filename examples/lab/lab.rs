@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use ipnet::Ipv4Net;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::{net::TcpListener, process::Command, sync::watch, time::sleep};
@@ -30,7 +31,7 @@ use crate::{
     standin::Cloud,
 };
 
-/// The container address space of every lab.
+/// The container address space, where the scenario does not choose another.
 pub const RANGE: &str = "10.32.0.0/12";
 const POLL: Duration = Duration::from_millis(50);
 const FABRIC_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,6 +49,8 @@ pub struct Lab {
     pub hosts: Vec<Host>,
     /// The containers, in the order of their attachment.
     pub containers: Vec<Container>,
+    /// The container address space.
+    pub range: Ipv4Net,
     /// The subnet that hosts are made in.
     pub subnet: SubnetId,
     /// The table of that subnet.
@@ -72,6 +75,15 @@ pub struct Container {
     pub address: Ipv4Addr,
 }
 
+/// A network namespace that is attached to nothing yet.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    /// `h1c1`
+    pub name: String,
+    /// Where it is mounted.
+    pub path: PathBuf,
+}
+
 impl Lab {
     /// The router with the stand-in, and as many hosts as asked for; no daemon runs yet.
     pub async fn build(
@@ -92,10 +104,22 @@ impl Lab {
         tokio::spawn(cloud.clone().serve(listener));
         let (applying, applied) = watch::channel(0);
         tokio::spawn(fabric::follow(cloud.clone(), applying));
-        let (hosts, containers) = (Vec::new(), Vec::new());
+        let (hosts, containers, range) = (Vec::new(), Vec::new(), RANGE.parse()?);
         let interval = options.interval.clone().unwrap_or_else(|| scenario.interval.to_owned());
-        let mut lab =
-            Lab { options, interval, cloud, hosts, containers, subnet, table, dir, entry, weavers, applied };
+        let mut lab = Lab {
+            options,
+            interval,
+            cloud,
+            hosts,
+            containers,
+            range,
+            subnet,
+            table,
+            dir,
+            entry,
+            weavers,
+            applied,
+        };
         for _ in 0..lab.options.hosts.unwrap_or(scenario.hosts) {
             lab.add_host().await?;
         }
@@ -128,7 +152,7 @@ impl Lab {
     pub fn configure(&self) -> anyhow::Result<()> {
         let peers: Vec<Ipv4Addr> = self.hosts.iter().map(|host| host.address).collect();
         let (mtu, interval) = (self.options.mtu, self.interval.as_str());
-        let settings = Settings { peers: &peers, range: RANGE, mtu, interval };
+        let settings = Settings { peers: &peers, range: &self.range.to_string(), mtu, interval };
         self.hosts.iter().try_for_each(|host| host.configure(&settings))
     }
 
@@ -141,13 +165,19 @@ impl Lab {
     /// Stops a host's daemon as a service manager does; the data path stays.
     #[allow(dead_code)] // For scenarios.
     pub async fn stop_host(&mut self, host: usize) -> anyhow::Result<()> {
-        self.hosts[host].end(Signal::SIGTERM).await
+        let status = self.hosts[host].end(Signal::SIGTERM).await?;
+        ensure!(
+            status.is_none_or(|status| status.success()),
+            "weavers on h{} ended with {status:?}",
+            host + 1
+        );
+        Ok(())
     }
 
     /// Kills a host's daemon.
     #[allow(dead_code)] // For scenarios.
     pub async fn kill_host(&mut self, host: usize) -> anyhow::Result<()> {
-        self.hosts[host].end(Signal::SIGKILL).await
+        self.hosts[host].end(Signal::SIGKILL).await.map(|_| ())
     }
 
     /// Terminates a host's instance: its daemon is gone, its interface too, its routes stay as blackholes.
@@ -215,15 +245,34 @@ impl Lab {
 
     /// Makes a network namespace and attaches it to a host; its index.
     pub async fn attach(&mut self, host: usize) -> anyhow::Result<usize> {
-        let number = 1 + self.containers.iter().filter(|container| container.host == host).count();
-        let name = format!("{}c{number}", self.hosts[host].name);
-        let netns = Path::new("/run/netns").join(&name);
+        let netns = self.make_netns(host).await?;
+        self.weavers(host, &["attach", &netns.path.to_string_lossy()]).await?;
+        self.adopt(host, netns).await
+    }
+
+    /// A network namespace that is attached to nothing yet.
+    pub async fn make_netns(&self, host: usize) -> anyhow::Result<Namespace> {
+        let name = |number| format!("{}c{number}", self.hosts[host].name);
+        let is_free = |name: &String| !Path::new("/run/netns").join(name).exists();
+        let name = (1..).map(name).find(is_free).context("numbers do not end")?;
         net::run(Command::new("ip").args(["netns", "add", &name])).await?;
         net::run(Command::new("ip").args(["-n", &name, "link", "set", "lo", "up"])).await?;
-        self.weavers(host, &["attach", &netns.to_string_lossy()]).await?;
-        let address = address_in(&name).await?;
-        self.containers.push(Container { name, host, netns, address });
+        Ok(Namespace { path: Path::new("/run/netns").join(&name), name })
+    }
+
+    /// An attached namespace becomes one of the containers; its index.
+    pub async fn adopt(&mut self, host: usize, Namespace { name, path }: Namespace) -> anyhow::Result<usize> {
+        let address = self.address_in(&name).await?;
+        self.containers.push(Container { name, host, netns: path, address });
         Ok(self.containers.len() - 1)
+    }
+
+    /// The address that a namespace was given inside the range.
+    pub async fn address_in(&self, netns: &str) -> anyhow::Result<Ipv4Addr> {
+        let text = net::run(Command::new("ip").args(["-n", netns, "-4", "-o", "addr"])).await?;
+        let words = text.split_whitespace().filter_map(|word| word.split('/').next()?.parse().ok());
+        let mut inside = words.filter(|address: &Ipv4Addr| self.range.contains(address));
+        inside.next().with_context(|| format!("{netns} was given no address inside {}: {text}", self.range))
     }
 
     /// Pings one container from another, with packets as large as the MTU and never in fragments.
@@ -325,15 +374,6 @@ fn find_weavers(options: &Options) -> anyhow::Result<PathBuf> {
     let path = options.weavers.clone().or_else(beside).context("no weavers binary")?;
     ensure!(path.is_file(), "{} is not there: build it, or name it with --weavers", path.display());
     fs::canonicalize(&path).with_context(|| format!("{} cannot be found", path.display()))
-}
-
-/// The address that a namespace was given inside the range.
-async fn address_in(netns: &str) -> anyhow::Result<Ipv4Addr> {
-    let range: ipnet::Ipv4Net = RANGE.parse()?;
-    let text = net::run(Command::new("ip").args(["-n", netns, "-4", "-o", "addr"])).await?;
-    let words = text.split_whitespace().filter_map(|word| word.split('/').next()?.parse().ok());
-    let mut inside = words.filter(|address: &Ipv4Addr| range.contains(address));
-    inside.next().with_context(|| format!("{netns} was given no address inside {range}: {text}"))
 }
 
 /// `0.123 ms ...` in microseconds.

@@ -14,6 +14,7 @@ mod fabric;
 mod host;
 mod lab;
 mod net;
+mod pinger;
 mod report;
 mod scenario;
 mod standin;

@@ -10,6 +10,8 @@ mod refusal;
 mod reload;
 mod repair;
 mod start;
+mod crash;
+mod restart;
 mod stage;
 
 /// Plays a scenario.
@@ -43,6 +45,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "denied", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::permission(lab)) },
     Scenario { name: "no-metadata", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::metadata(lab)) },
     Scenario { name: "bad-requests", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::requests(lab)) },
+    Scenario { name: "restart", hosts: 4, interval: "2s", run: |lab| Box::pin(restart::run(lab)) },
+    Scenario { name: "crash", hosts: 3, interval: "2s", run: |lab| Box::pin(crash::run(lab)) },
 ];
 
 /// What `--scenario` calls all of them, one after another, each in a lab of its own.

@@ -15,6 +15,10 @@ use crate::{lab::Lab, net, report::Report};
 const POLL: Duration = Duration::from_millis(50);
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 const SETTLED_WITHIN: Duration = Duration::from_secs(15);
+/// A daemon that was started listens by then.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// The exit code of a command that reaches no daemon.
+const UNREACHABLE: i32 = 4;
 
 /// What came of a command.
 #[derive(Clone, Debug)]
@@ -149,6 +153,18 @@ impl Lab {
                 let stderr = format!("still running after {ENDS_WITHIN:?}");
                 Ok(Ran { code: -1, stdout: String::new(), stderr })
             }
+        }
+    }
+
+    /// The same, as soon as the daemon can be reached.
+    pub async fn ran_when_up(&self, host: usize, args: &[&str]) -> anyhow::Result<Ran> {
+        let start = Instant::now();
+        loop {
+            let ran = self.ran(host, args).await?;
+            if ran.code != UNREACHABLE || start.elapsed() >= START_TIMEOUT {
+                return Ok(ran);
+            }
+            sleep(POLL).await;
         }
     }
 
