@@ -11,6 +11,7 @@ mod reload;
 mod repair;
 mod start;
 mod crash;
+mod leave;
 mod restart;
 mod stage;
 
@@ -47,6 +48,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "bad-requests", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::requests(lab)) },
     Scenario { name: "restart", hosts: 4, interval: "2s", run: |lab| Box::pin(restart::run(lab)) },
     Scenario { name: "crash", hosts: 3, interval: "2s", run: |lab| Box::pin(crash::run(lab)) },
+    Scenario { name: "leave", hosts: 4, interval: "2s", run: |lab| Box::pin(leave::run(lab)) },
 ];
 
 /// What `--scenario` calls all of them, one after another, each in a lab of its own.
