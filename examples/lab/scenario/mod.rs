@@ -13,6 +13,7 @@ mod start;
 mod crash;
 mod leave;
 mod restart;
+mod store;
 mod stage;
 
 /// Plays a scenario.
@@ -49,6 +50,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "restart", hosts: 4, interval: "2s", run: |lab| Box::pin(restart::run(lab)) },
     Scenario { name: "crash", hosts: 3, interval: "2s", run: |lab| Box::pin(crash::run(lab)) },
     Scenario { name: "leave", hosts: 4, interval: "2s", run: |lab| Box::pin(leave::run(lab)) },
+    Scenario { name: "store", hosts: 3, interval: "2s", run: |lab| Box::pin(store::run(lab)) },
 ];
 
 /// What `--scenario` calls all of them, one after another, each in a lab of its own.
