@@ -12,7 +12,9 @@ mod repair;
 mod start;
 mod crash;
 mod leave;
+mod partition;
 mod restart;
+mod space;
 mod store;
 mod stage;
 
@@ -51,6 +53,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "crash", hosts: 3, interval: "2s", run: |lab| Box::pin(crash::run(lab)) },
     Scenario { name: "leave", hosts: 4, interval: "2s", run: |lab| Box::pin(leave::run(lab)) },
     Scenario { name: "store", hosts: 3, interval: "2s", run: |lab| Box::pin(store::run(lab)) },
+    Scenario { name: "space", hosts: 3, interval: "2s", run: |lab| Box::pin(space::run(lab)) },
+    Scenario { name: "partition", hosts: 3, interval: "2s", run: |lab| Box::pin(partition::run(lab)) },
 ];
 
 /// What `--scenario` calls all of them, one after another, each in a lab of its own.
