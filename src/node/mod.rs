@@ -248,7 +248,7 @@ impl Node {
             self.mesh.next_wake(),
             self.ipam.next_wake(),
             self.converge.next_wake(self.now, &self.plan),
-            self.waiting.next_deadline(),
+            self.waiting.next_deadline(self.now),
         ];
         wakes.into_iter().flatten().min()
     }

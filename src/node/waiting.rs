@@ -109,9 +109,10 @@ impl Waiting {
         }
     }
 
-    /// The next moment at which somebody's patience ends.
-    pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.waiters.values().filter_map(|(since, waiter)| waiter.deadline(*since)).min()
+    /// The next moment after `now` at which somebody's patience ends.
+    pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
+        let deadlines = self.waiters.values().filter_map(|(since, waiter)| waiter.deadline(*since));
+        deadlines.filter(|deadline| *deadline > now).min()
     }
 }
 
@@ -189,7 +190,10 @@ impl Node {
     }
 
     fn attached(&self, ident: &str, late: bool) -> Option<Result<Response, Refusal>> {
-        let attached = self.containers.all().get(ident)?;
+        let Some(attached) = self.containers.all().get(ident) else {
+            let message = format!("`{ident}` was detached before it was connected");
+            return Some(Err(Refusal::new(RefusalKind::Failed, message)));
+        };
         match (self.missing(attached), attached.address) {
             (None, Some(address)) => Some(Ok(Response::Attached { address, mtu: self.ground().mtu() })),
             (Some(missing), _) if late => {
