@@ -241,9 +241,10 @@ impl Converge {
 
     /// Takes in a new plan and returns the steps to take now, at most one for each idle plane.
     ///
-    /// A plane that is at work goes on with the plan that it has.
+    /// A plane that is at work goes on with the plan that it has, unless that is outdated.
     pub fn take(&mut self, now: Timestamp, plan: &Plan) -> Vec<Action> {
         self.forget_attempts(plan);
+        self.drop_outdated(plan);
         let idle: Vec<Plane> = self.idle_planes(plan);
         for plane in idle {
             let steps = plan.changes.iter().filter(|change| Plane::of(&change.action) == plane);
@@ -268,6 +269,25 @@ impl Converge {
                 || believed
                 || seen_at.is_none_or(|seen_at| seen_at <= attempt.at)
         });
+    }
+
+    /// Drops what waits for its turn on a plane where the new plan no longer wants some of it, or
+    /// wants something built that is neither done nor under way: the order of steps was made for
+    /// another state, and a range may be another peer's by now.
+    fn drop_outdated(&mut self, plan: &Plan) {
+        for (plane, queue) in self.queues.iter_mut().filter(|(_, queue)| !queue.is_empty()) {
+            let steps = || plan.changes.iter().map(|change| &change.action);
+            let waits = |action: &Action| queue.iter().any(|change| change.action == *action);
+            let begun = |action: &Action| {
+                self.attempts.contains_key(action)
+                    || self.in_flight.get(plane).is_some_and(|change| change.action == *action)
+            };
+            let mut new = steps().filter(|action| Plane::of(action) == *plane && !is_removal(action));
+            let unwanted = queue.iter().any(|change| steps().all(|action| *action != change.action));
+            if unwanted || new.any(|action| !waits(action) && !begun(action)) {
+                queue.clear();
+            }
+        }
     }
 
     /// Planes with something to do, nothing in flight, and a view that is current.
