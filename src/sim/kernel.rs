@@ -66,10 +66,10 @@ impl Kernel {
             .links
             .iter()
             .map(|(&address, veth)| (address, self.observe_link(veth, wanted.links.get(&address))));
-        let gone = wanted.links.iter().filter(|(address, link)| {
-            let namespace = link.netns.as_ref().is_some_and(|netns| !self.holds(netns));
-            !self.links.contains_key(address) && namespace
-        });
+        let gone = wanted
+            .links
+            .iter()
+            .filter(|(_, link)| link.netns.as_ref().is_some_and(|netns| !self.holds(netns)));
         let sysctl = |name: &String| self.sysctls.get(name).cloned().unwrap_or_else(|| "0".to_owned());
         Host {
             sysctls: wanted.sysctls.keys().map(|name| (name.clone(), sysctl(name))).collect(),

@@ -37,6 +37,8 @@ pub struct Machine {
     born: Timestamp,
     /// When the node is woken next.
     pub wake: Option<Timestamp>,
+    /// How often it was woken since this moment.
+    pub wakes: (Timestamp, u32),
     pub kernel: Kernel,
     pub cloud: Cloud,
     pub disk: BTreeMap<String, Vec<u8>>,
@@ -58,6 +60,7 @@ impl Machine {
             life: 0,
             born: Timestamp::ZERO,
             wake: None,
+            wakes: (Timestamp::ZERO, 0),
             kernel: Kernel::new(),
             cloud,
             disk: BTreeMap::new(),

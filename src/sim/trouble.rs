@@ -49,9 +49,10 @@ pub enum Kind {
     LostStore,
     Terminate,
     Retire,
+    Usurp,
 }
 
-const KINDS: [(Kind, u32); 10] = [
+const KINDS: [(Kind, u32); 11] = [
     (Kind::Crash, 30),
     (Kind::PowerLoss, 8),
     (Kind::Partition, 20),
@@ -62,6 +63,7 @@ const KINDS: [(Kind, u32); 10] = [
     (Kind::LostStore, 6),
     (Kind::Terminate, 2),
     (Kind::Retire, 5),
+    (Kind::Usurp, 6),
 ];
 
 impl Climate {
@@ -149,7 +151,7 @@ impl World {
                 let pause = self.random(Duration::from_millis(20), Duration::from_secs(8));
                 self.crash(host, pause);
             }
-            Some(Kind::PowerLoss) => self.power_off(host),
+            Some(Kind::PowerLoss) => self.power_off(host, false),
             Some(Kind::Partition) => self.part(),
             Some(Kind::Cut) => self.cut_one(),
             Some(Kind::Weather) => self.spoil_weather(),
@@ -158,6 +160,7 @@ impl World {
             Some(Kind::LostStore) => self.lose_store(host),
             Some(Kind::Terminate) => self.terminate(host),
             Some(Kind::Retire) => self.users.retire(host),
+            Some(Kind::Usurp) => self.take_for_dead(host),
             None => {}
         }
     }
@@ -175,7 +178,7 @@ impl World {
         self.schedule(pause, Event::Start(host));
     }
 
-    fn power_off(&mut self, host: usize) {
+    fn power_off(&mut self, host: usize, long: bool) {
         if self.machines[host].power != Power::On {
             return;
         }
@@ -186,7 +189,7 @@ impl World {
         self.hang_up(host, true);
         self.forget_process(host);
         self.users.rebooted(host);
-        let off = self.random(Duration::from_secs(3), Duration::from_secs(25));
+        let off = self.random(Duration::from_secs(3), Duration::from_secs(if long { 40 } else { 25 }));
         self.schedule(off, Event::PowerOn(host));
     }
 
@@ -202,6 +205,29 @@ impl World {
         }
     }
 
+    /// A host that uses nothing is off for so long that somebody takes over what it owns; then it
+    /// comes back.
+    fn take_for_dead(&mut self, host: usize) {
+        let node = self.machines[host].node.as_ref();
+        let used = node.is_none_or(|node| !node.allocations().is_empty() || node.ring().is_empty());
+        if !used && !self.users.uses(host) && self.blocked.is_empty() {
+            self.power_off(host, true);
+            self.schedule(Duration::from_secs(15), Event::Usurp(host));
+        }
+    }
+
+    pub(super) fn take_over(&mut self, host: usize) {
+        if self.stormy
+            && self.machines[host].power == Power::Off
+            && self.blocked.is_empty()
+            && self.is_spread(host)
+        {
+            // It hears of it when it comes back; until then it is not asked for anything.
+            self.machines[host].calm_until = self.now + Duration::from_secs(70);
+            self.usurp(host);
+        }
+    }
+
     fn forget_process(&mut self, host: usize) {
         self.written.retain(|(of, _, _), _| *of != host);
         self.users.process_ended(host);
@@ -214,7 +240,7 @@ impl World {
         if alive - 1 <= self.machines.len() / 2 || self.machines[host].power != Power::On {
             return;
         }
-        self.power_off(host);
+        self.power_off(host, false);
         self.machines[host].power = Power::Terminated;
         self.users.host_lost(host);
         let instance = self.machines[host].cloud.instance.clone();
@@ -236,7 +262,7 @@ impl World {
     }
 
     pub(super) fn erase_store(&mut self, host: usize) {
-        if !self.stormy || !self.is_spread(host) {
+        if !self.stormy || self.machines[host].power != Power::On || !self.is_spread(host) {
             return;
         }
         let machine = &mut self.machines[host];
@@ -256,7 +282,6 @@ impl World {
         let others = self.machines.iter().filter(|other| other.name != machine.name);
         let mut alive = others.filter(|other| other.power != Power::Terminated);
         machine.node.is_none()
-            && machine.power == Power::On
             && alive.all(|other| other.node.as_ref().is_some_and(|node| node.ring().owners() == saved))
     }
 
@@ -360,17 +385,19 @@ impl World {
         let (destination, call) = match (self.rng.random_range(0..4), chosen) {
             (0, Some(route)) => (route, delete(text, route)),
             (1, Some(route)) => (route, replace(text, route, elsewhere)),
-            (2, _) => (anywhere, create(text, anywhere, elsewhere)),
+            (2, _) if self.machines.iter().any(|m| m.node.as_ref().is_some_and(|n| !n.ring().is_empty())) => {
+                (anywhere, create(text, anywhere, elsewhere))
+            }
             (_, _) => {
                 let gateway = Targets { gateway: Some("igw-1".to_owned()), ..Targets::default() };
-                self.conflicts.insert((table.clone(), anywhere));
                 (anywhere, create(text, anywhere, gateway))
             }
         };
         self.tampered.insert(destination);
         let done = self.vpc.call(self.now, &Caller::Console, &call).result;
-        if done.is_err() {
-            self.conflicts.remove(&(table, destination));
+        let foreign = matches!(&call, Call::CreateRoute { targets, .. } if targets.gateway.is_some());
+        if foreign && done.is_ok() {
+            self.conflicts.insert((table, destination));
         }
         self.note(|| format!("a colleague: {call:?}: {done:?}"));
     }

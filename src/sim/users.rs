@@ -141,6 +141,11 @@ impl Users {
         self.retiring.insert(host);
     }
 
+    /// Whether somebody relies on this host.
+    pub fn uses(&self, host: usize) -> bool {
+        !self.idents(host).is_empty() || self.containers.values().any(|container| container.host == host)
+    }
+
     fn idents(&self, host: usize) -> Vec<String> {
         self.promises.keys().filter(|(at, _)| *at == host).map(|(_, ident)| ident.clone()).collect()
     }
@@ -337,6 +342,15 @@ impl World {
                 let peer = self.machines[dead].name.to_string();
                 self.ask(host, What::Forget(dead), Request::Forget { peer });
             }
+        }
+    }
+
+    /// Somebody takes a host for dead.
+    pub(super) fn usurp(&mut self, dead: usize) {
+        let survivor = (0..self.machines.len()).find(|&host| self.machines[host].node.is_some());
+        if let Some(host) = survivor {
+            let peer = self.machines[dead].name.to_string();
+            self.ask(host, What::Other, Request::Forget { peer });
         }
     }
 

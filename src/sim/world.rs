@@ -62,6 +62,8 @@ pub struct World {
     pub(super) tampered: BTreeSet<Ipv4Net>,
     pub(super) conflicts: BTreeSet<(TableId, Ipv4Net)>,
     pub(super) stormy: bool,
+    /// Nothing is to be written to EC2 any more.
+    pub(super) watched: bool,
     pub(super) violation: Option<String>,
     pub(super) traced: bool,
     history: VecDeque<String>,
@@ -99,6 +101,7 @@ pub(super) enum Event {
     Pass(usize, usize),
     Weather,
     Erase(usize),
+    Usurp(usize),
 }
 
 /// What became of a world.
@@ -182,6 +185,7 @@ impl World {
             tampered: BTreeSet::new(),
             conflicts: BTreeSet::new(),
             stormy: true,
+            watched: false,
             violation: None,
             traced,
             history: VecDeque::new(),
@@ -286,6 +290,7 @@ impl World {
             Event::Wake(host, life) => {
                 if self.is_alive(host, life) && self.machines[host].wake == Some(self.now) {
                     self.machines[host].wake = None;
+                    self.check_wakes(host);
                     self.feed(host, Input::Woken);
                 }
             }
@@ -329,6 +334,7 @@ impl World {
             Event::Pass(one, other) => self.let_pass(one, other),
             Event::Weather => self.clear_weather(),
             Event::Erase(host) => self.erase_store(host),
+            Event::Usurp(host) => self.take_over(host),
         }
     }
 
@@ -472,6 +478,11 @@ impl World {
             return;
         }
         let outcome = self.machines[host].cloud.apply(self.now, &mut self.vpc, &action);
+        if self.watched {
+            self.violate(format!(
+                "host {host} writes to EC2 although nothing was to do: {action}: {outcome:?}"
+            ));
+        }
         self.note(|| format!("EC2: host {host}: {action}: {outcome:?}"));
         let after = self.cloud_delay();
         self.schedule(after, Event::Acted(host, life, action, Box::new(outcome)));
