@@ -1,0 +1,174 @@
+//! What passes between hosts: dials, bytes in their order, and ends.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{DIAL_PATIENCE, Dial, Event, World};
+use crate::{
+    mesh::{self, ConnId},
+    node::Input,
+    sim::{machine::Power, wire::Parcel},
+};
+
+impl World {
+    pub(in crate::sim) fn host_at(&self, target: &str) -> Option<usize> {
+        let address: IpAddr = match target.parse::<SocketAddr>() {
+            Ok(address) => address.ip(),
+            Err(_) => target.parse().ok()?,
+        };
+        self.machines.iter().position(|machine| machine.address.ip() == address)
+    }
+
+    pub(in crate::sim) fn is_blocked(&self, one: usize, other: usize) -> bool {
+        self.blocked.contains(&(one.min(other), one.max(other)))
+    }
+
+    pub(in crate::sim) fn dial(&mut self, host: usize, target: String) {
+        let life = self.machines[host].life;
+        self.sequence += 1;
+        let number = self.sequence;
+        self.dialling.insert((host, target.clone()), Dial { life, number, end: None });
+        self.schedule(DIAL_PATIENCE, Event::DialOver(host, target.clone(), number, "timed out"));
+        let after = self.latency();
+        self.schedule(after, Event::Knock(host, life, target));
+    }
+
+    pub(in crate::sim) fn knock(&mut self, host: usize, life: u32, target: &str) {
+        let key = (host, target.to_owned());
+        let Some(&Dial { number, life: dialled_by, .. }) = self.dialling.get(&key) else { return };
+        let Some(to) = self.host_at(target) else { return };
+        if !self.is_alive(host, life) || dialled_by != life || self.is_blocked(host, to) {
+            return;
+        }
+        if self.machines[to].power != Power::On {
+            return;
+        }
+        let back = self.latency();
+        if self.machines[to].node.is_none() {
+            return self.schedule(back, Event::DialOver(host, target.to_owned(), number, "refused"));
+        }
+        self.ephemeral = if self.ephemeral > 60000 { 32768 } else { self.ephemeral + 1 };
+        let from = SocketAddr::new(self.machines[host].address.ip(), self.ephemeral);
+        let (near, far) = self.wires.connect((host, from), (to, self.machines[to].address));
+        if let Some(dial) = self.dialling.get_mut(&key) {
+            dial.end = Some(near);
+        }
+        self.deliver_after(near, back, Parcel::Dialled(target.to_owned()));
+        self.feed(to, Input::Mesh(mesh::Input::Accepted { conn: far, remote: from }));
+    }
+
+    pub(in crate::sim) fn dial_over(&mut self, host: usize, target: &str, number: u64, why: &str) {
+        let key = (host, target.to_owned());
+        let Some(&Dial { life, number: latest, end }) = self.dialling.get(&key) else { return };
+        if latest != number {
+            return;
+        }
+        self.dialling.remove(&key);
+        if let Some(end) = end {
+            self.wires.remove(end);
+        }
+        let (target, reason) = (target.to_owned(), why.to_owned());
+        self.tell(host, life, Input::Mesh(mesh::Input::DialFailed { target, reason }));
+    }
+
+    /// Puts a parcel on its way, and sees that it arrives.
+    pub(in crate::sim) fn deliver_after(&mut self, conn: ConnId, after: Duration, parcel: Parcel) {
+        if let Some(at) = self.wires.push(conn, self.now + after, parcel) {
+            self.schedule_at(at, Event::Arrive(conn));
+        }
+    }
+
+    pub(in crate::sim) fn send(&mut self, host: usize, conn: ConnId, bytes: Bytes) {
+        let Some(end) = self.wires.end(conn) else { return };
+        let (other, peer) = (end.other, end.peer);
+        let after = self.latency();
+        if self.wires.end(other).is_some() {
+            return self.deliver_after(other, after, Parcel::Bytes(bytes));
+        }
+        // Nobody is there any more; a host that is up says so.
+        if self.machines[peer].power == Power::On && !self.is_blocked(host, peer) {
+            self.deliver_after(conn, after * 2, Parcel::End("reset by the other end"));
+        }
+    }
+
+    pub(in crate::sim) fn arrive(&mut self, conn: ConnId) {
+        let Some(end) = self.wires.end(conn) else { return };
+        let (host, remote, peer) = (end.host, end.remote, end.peer);
+        if self.is_blocked(host, peer) {
+            return;
+        }
+        let Some(parcel) = self.wires.take(conn, self.now) else { return };
+        if self.machines[host].node.is_none() {
+            return;
+        }
+        match parcel {
+            Parcel::Dialled(target) => {
+                self.dialling.remove(&(host, target.clone()));
+                self.feed(host, Input::Mesh(mesh::Input::Dialled { target, conn, remote }));
+            }
+            Parcel::Bytes(bytes) => self.feed(host, Input::Mesh(mesh::Input::Received(conn, bytes))),
+            Parcel::End(why) => {
+                self.wires.remove(conn);
+                self.note(|| format!("host {host}: {conn:?} ends: {why}"));
+                self.feed(host, Input::Mesh(mesh::Input::Closed(conn, why.to_owned())));
+            }
+        }
+    }
+
+    /// One side closes a connection: what it sent before still arrives.
+    pub(in crate::sim) fn close(&mut self, conn: ConnId) {
+        if let Some(end) = self.wires.remove(conn) {
+            let after = self.latency();
+            self.deliver_after(end.other, after, Parcel::End("closed by the other end"));
+        }
+    }
+
+    /// A connection breaks, and both sides learn of it. What was on its way is lost.
+    pub(in crate::sim) fn cut(&mut self, conn: ConnId) {
+        let Some(end) = self.wires.end(conn) else { return };
+        let other = end.other;
+        for one in [conn, other] {
+            if self.wires.is_unanswered(one) {
+                return;
+            }
+        }
+        for one in [conn, other] {
+            self.wires.lose(one);
+            let after = self.latency();
+            self.deliver_after(one, after, Parcel::End("broken"));
+        }
+    }
+
+    /// The process of a host is gone, and with it its ends. Its kernel tells the others, unless it is gone too.
+    pub(in crate::sim) fn hang_up(&mut self, host: usize, silently: bool) {
+        self.dialling.retain(|(from, _), _| *from != host);
+        for conn in self.wires.of(host) {
+            let Some(end) = self.wires.remove(conn) else { continue };
+            if !silently {
+                if self.chance(500) && !self.wires.is_unanswered(end.other) {
+                    self.wires.lose(end.other);
+                }
+                let after = self.latency();
+                self.deliver_after(end.other, after, Parcel::End("reset by the other end"));
+            }
+        }
+    }
+
+    /// What was stalled between hosts goes on.
+    pub(in crate::sim) fn unstall(&mut self) {
+        for (conn, parcels) in self.wires.stalled() {
+            let gone = self.wires.end(conn).is_some_and(|end| self.wires.end(end.other).is_none());
+            let after = self.latency();
+            for _ in 0..parcels {
+                self.schedule(after + DIAL_PATIENCE / 100, Event::Arrive(conn));
+            }
+            if gone && parcels == 0 {
+                self.deliver_after(conn, after, Parcel::End("reset by the other end"));
+            }
+        }
+    }
+}
