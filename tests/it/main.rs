@@ -1,6 +1,6 @@
 //! Tests of the library from outside, in one binary, that need neither root nor the network.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod api;
 mod cli;
