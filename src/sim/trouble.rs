@@ -97,6 +97,20 @@ impl Climate {
         let millis =
             |rng: &mut ChaCha8Rng, from: u64, to: u64| Duration::from_millis(rng.random_range(from..=to));
         let length = rng.random_range(22..=26);
+        // Trouble before there is a ring takes worlds of its own: they are short and rough.
+        if rng.random_range(0..4) == 0 {
+            let rough = [Kind::Crash, Kind::PowerLoss, Kind::Partition, Kind::Cut];
+            return Climate {
+                start_within: seconds(rng, 0, 4),
+                storm: seconds(rng, 8, 25),
+                trouble_every: millis(rng, 50, 600),
+                late_permille: rng.random_range(0..400),
+                late_max: millis(rng, 100, 4000),
+                disk_max: millis(rng, 1, 300),
+                odds: KINDS.iter().filter(|(kind, _)| rough.contains(kind)).copied().collect(),
+                ..Climate::calm(hosts)
+            };
+        }
         let kinds = KINDS.iter().filter(|_| rng.random_range(0..4) > 0).copied().collect();
         Climate {
             hosts,
@@ -160,7 +174,7 @@ impl World {
             Some(Kind::LostStore) => self.lose_store(host),
             Some(Kind::Terminate) => self.terminate(host),
             Some(Kind::Retire) => self.users.retire(host),
-            Some(Kind::Usurp) => self.take_for_dead(host),
+            Some(Kind::Usurp) => self.take_for_dead(host, false),
             None => {}
         }
     }
@@ -207,7 +221,12 @@ impl World {
 
     /// A host that uses nothing is off for so long that somebody takes over what it owns; then it
     /// comes back.
-    fn take_for_dead(&mut self, host: usize) {
+    pub(super) fn take_for_dead(&mut self, host: usize, emptied: bool) {
+        if self.stormy && !emptied && self.machines[host].node.is_some() && self.blocked.is_empty() {
+            self.vacate(host);
+            self.machines[host].calm_until = self.now + Duration::from_secs(5);
+            return self.schedule(Duration::from_secs(4), Event::Emptied(host));
+        }
         let node = self.machines[host].node.as_ref();
         let used = node.is_none_or(|node| !node.allocations().is_empty() || node.ring().is_empty());
         if !used && !self.users.uses(host) && self.blocked.is_empty() {

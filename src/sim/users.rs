@@ -310,8 +310,8 @@ impl World {
 
     // ===== coming and going =====
 
-    /// Gives back what this host uses, then its ranges.
-    fn wind_up(&mut self, host: usize) {
+    /// Gives back all that this host uses.
+    pub(super) fn vacate(&mut self, host: usize) {
         let containers: Vec<u64> = self
             .users
             .containers
@@ -326,6 +326,11 @@ impl World {
             self.users.give_back(host, &ident);
             self.ask(host, What::Other, Request::Free { ident, address: None });
         }
+    }
+
+    /// Gives back what this host uses, then its ranges.
+    fn wind_up(&mut self, host: usize) {
+        self.vacate(host);
         let draining =
             self.users.asked.values().any(|asked| asked.host == host && matches!(asked.what, What::Drain));
         if !draining {

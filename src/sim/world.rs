@@ -103,6 +103,7 @@ pub(super) enum Event {
     Weather,
     Erase(usize),
     Usurp(usize),
+    Emptied(usize),
 }
 
 /// What became of a world.
@@ -336,6 +337,7 @@ impl World {
             Event::Weather => self.clear_weather(),
             Event::Erase(host) => self.erase_store(host),
             Event::Usurp(host) => self.take_over(host),
+            Event::Emptied(host) => self.take_for_dead(host, true),
         }
     }
 
