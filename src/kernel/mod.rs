@@ -123,11 +123,10 @@ async fn observe_link(
     Ok(link)
 }
 
-/// Wanted links that are not there, or lead elsewhere, and whose namespace is gone. Whoever holds such a link
-/// forgets it, so it has to be certain.
+/// Wanted links that are not there, and whose namespace is not either. Whoever holds such a link forgets it,
+/// so it has to be certain.
 fn gone(wanted: &Host, links: &BTreeMap<Address, Link>) -> BTreeSet<Address> {
-    let entered = |address| links.get(address).is_some_and(|link| link.netns.is_some());
-    let absent = wanted.links.iter().filter(|(address, _)| !entered(*address));
+    let absent = wanted.links.iter().filter(|(address, _)| !links.contains_key(address));
     let gone = absent.filter(|(_, link)| link.netns.as_ref().is_some_and(netns::is_gone));
     gone.map(|(address, _)| *address).collect()
 }
