@@ -536,10 +536,13 @@ impl Node {
         if let Some(refusal) = self.objection(&config) {
             return self.answer(id, Err(refusal));
         }
-        self.mesh.set_targets(self.now, config.peers.iter().cloned().collect());
-        self.config = config.adopted_by(&self.config);
-        self.converge.hurry(self.now);
-        self.disturbed = true;
+        let config = config.adopted_by(&self.config);
+        if config != self.config {
+            self.mesh.set_targets(self.now, config.peers.iter().cloned().collect());
+            self.config = config;
+            self.converge.hurry(self.now);
+            self.disturbed = true;
+        }
         self.answer(id, Ok(Response::Done));
     }
 }
