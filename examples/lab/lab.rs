@@ -281,7 +281,7 @@ impl Lab {
         let size = (self.options.mtu - 28).to_string();
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", from.netns.display()));
-        command.args(["ping", "-n", "-M", "do", "-c", "2", "-i", "0.2", "-W", "2", "-s", &size]);
+        command.args(["ping", "-n", "-M", "do", "-c", "1", "-W", "2", "-s", &size]);
         let output = net::output(command.arg(to.address.to_string())).await?;
         let text = String::from_utf8_lossy(&output.stdout);
         let rtt_us = text.split("time=").skip(1).filter_map(rtt_us).min();
