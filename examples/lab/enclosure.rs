@@ -17,11 +17,14 @@ use std::{
 use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
 use tokio::{
-    process::{Child, ChildStdin, Command},
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStdin, ChildStdout, Command},
     signal::unix::{SignalKind, signal},
     sync::oneshot,
     time::timeout,
 };
+
+use crate::report::print;
 
 const NAMESPACES: [&str; 4] = ["--net", "--mount", "--uts", "--pid"];
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +43,8 @@ pub struct Ended {
     pub code: i32,
     /// It was told to end before it was done.
     pub stopped: bool,
+    /// The last line that it wrote to stdout.
+    pub last: String,
 }
 
 /// Outside: starts the lab in its namespaces with our own arguments, but this scenario, and waits for it.
@@ -57,17 +62,31 @@ pub async fn run(scenario: &str, hold: bool) -> anyhow::Result<Ended> {
         .arg("--inside")
         .arg(dir.path())
         .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .process_group(0) // ctrl-C comes to us alone, and we end the rest in order
         .spawn()
         .context("unshare cannot be run; it is part of util-linux")?;
     // Held here, since `wait` closes the one it finds.
     let leash = inside.stdin.take();
+    let echo = tokio::spawn(echo(inside.stdout.take()));
     let (status, stopped) = tokio::select! {
         status = inside.wait() => (status?, false),
         () = signalled() => (stop(&mut inside, leash).await?, true),
         () = stdin_closed(), if hold && stdin_can_close() => (stop(&mut inside, leash).await?, false),
     };
-    Ok(Ended { code: status.code().unwrap_or(1), stopped })
+    Ok(Ended { code: status.code().unwrap_or(1), stopped, last: echo.await? })
+}
+
+/// Passes on what the lab writes to its stdout, and keeps the last line.
+async fn echo(stdout: Option<ChildStdout>) -> String {
+    let Some(stdout) = stdout else { return String::new() };
+    let mut lines = BufReader::new(stdout).lines();
+    let mut last = String::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        print(&format!("{line}\n"));
+        last = line;
+    }
+    last
 }
 
 /// Closes the lab's stdin, and ends it if that is not enough.

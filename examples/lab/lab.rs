@@ -286,19 +286,22 @@ impl Lab {
         let text = String::from_utf8_lossy(&output.stdout);
         let rtt_us = text.split("time=").skip(1).filter_map(rtt_us).min();
         let ok = output.status.success() && text.contains(" 0% packet loss");
-        Ok(Ping { from: from.name.clone(), to: to.name.clone(), ok, rtt_us })
+        let said =
+            if ok { String::new() } else { format!("{text}{}", String::from_utf8_lossy(&output.stderr)) };
+        Ok(Ping { from: from.name.clone(), to: to.name.clone(), ok, rtt_us, said })
     }
 
-    /// Pings every container from every other.
+    /// Pings every container from every other. No two at once from one container: each `ping` is handed the
+    /// answers to all, and more of this size than fit its buffer while the machine is busy.
     pub async fn ping_all(&self) -> anyhow::Result<Vec<Ping>> {
         self.settle().await?;
-        let all = 0..self.containers.len();
+        let count = self.containers.len();
         let mut pings = Vec::new();
-        for from in all.clone() {
-            let row = all.clone().filter(|&to| to != from).map(|to| self.ping(from, to));
-            pings.extend(futures_util::future::try_join_all(row).await?);
+        for step in 1..count {
+            let round = (0..count).map(|from| self.ping(from, (from + step) % count));
+            pings.push(futures_util::future::try_join_all(round).await?);
         }
-        Ok(pings)
+        Ok((0..count).flat_map(|from| pings.iter().map(move |round| round[from].clone())).collect())
     }
 
     // ===== the VPC =====

@@ -92,7 +92,7 @@ async fn outside(options: &Options) -> anyhow::Result<i32> {
         let ended = enclosure::run(scenario.name, options.hold).await?;
         let verdict = if ended.code == 0 { "passed" } else { "FAILED" };
         eprintln!("=== {}: {verdict} in {:.1} s", scenario.name, start.elapsed().as_secs_f64());
-        played.push((scenario.name, ended.code == 0));
+        played.push(report::Played { name: scenario.name, ok: ended.code == 0, last: ended.last });
         if ended.stopped {
             break;
         }
@@ -100,7 +100,7 @@ async fn outside(options: &Options) -> anyhow::Result<i32> {
     if options.json {
         report::print(&report::summary(&played));
     }
-    let ok = played.len() == scenario::ALL.len() && played.iter().all(|(_, ok)| *ok);
+    let ok = played.len() == scenario::ALL.len() && played.iter().all(|played| played.ok);
     Ok(if ok { 0 } else { 1 })
 }
 

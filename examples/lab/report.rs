@@ -18,6 +18,9 @@ pub struct Ping {
     pub ok: bool,
     /// The quickest answer.
     pub rtt_us: Option<u64>,
+    /// What `ping` wrote, if it got none.
+    #[serde(skip)]
+    pub said: String,
 }
 
 /// A route of a route table.
@@ -99,9 +102,21 @@ impl Report {
     pub fn json(&self) -> String {
         let document = json!({
             "ok": self.ok(), "hosts": self.hosts.len(), "ready_ms": self.ready.as_millis() as u64,
-            "routes": self.routes, "pings": self.pings, "ec2_calls": self.calls,
+            "routes": self.routes, "pings": self.pings, "ec2_calls": self.calls, "failed": self.failed(),
         });
         document.to_string()
+    }
+
+    /// What should have passed and did not, a line each.
+    fn failed(&self) -> Vec<String> {
+        let pings = self.pings.iter().filter(|ping| !ping.ok);
+        let pings = pings
+            .map(|ping| format!("no answer to the ping from {} to {}: {}", ping.from, ping.to, ping.said));
+        let checks = self.checks.iter().filter_map(|(what, result)| match result {
+            Ok(()) => None,
+            Err(error) => Some(format!("{what}: {error}")),
+        });
+        pings.chain(checks).collect()
     }
 
     fn host_table(&self) -> Table {
@@ -150,11 +165,32 @@ pub fn failure(hosts: u8, error: &anyhow::Error) -> String {
     format!("{document}\n")
 }
 
+/// A scenario that was played, as the process outside sees it.
+pub struct Played {
+    /// Its name.
+    pub name: &'static str,
+    /// It ended with 0.
+    pub ok: bool,
+    /// The last line that it wrote.
+    pub last: String,
+}
+
+impl Played {
+    /// What its report says of the failure.
+    fn why(&self) -> serde_json::Value {
+        let report: serde_json::Value = serde_json::from_str(&self.last).unwrap_or_default();
+        let known = ["error", "failed"].into_iter().find_map(|key| report.get(key));
+        known.cloned().unwrap_or_else(|| json!("it ended without a report"))
+    }
+}
+
 /// For programs, after all scenarios.
-pub fn summary(played: &[(&str, bool)]) -> String {
-    let ok = played.iter().all(|(_, ok)| *ok);
-    let scenarios: BTreeMap<_, _> = played.iter().copied().collect();
-    format!("{}\n", json!({ "ok": ok, "scenarios": scenarios }))
+pub fn summary(played: &[Played]) -> String {
+    let ok = played.iter().all(|played| played.ok);
+    let scenarios: BTreeMap<_, _> = played.iter().map(|played| (played.name, played.ok)).collect();
+    let failed: BTreeMap<_, _> =
+        played.iter().filter(|played| !played.ok).map(|played| (played.name, played.why())).collect();
+    format!("{}\n", json!({ "ok": ok, "scenarios": scenarios, "failed": failed }))
 }
 
 fn plain<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {

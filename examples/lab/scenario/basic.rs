@@ -1,7 +1,10 @@
 //! The main job, and what every scenario reports at its end.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Context;
 use ipnet::Ipv4Net;
+use tokio::time::sleep;
 use weavers::sim::vpc::{RouteView, state_name};
 
 use crate::{
@@ -11,6 +14,10 @@ use crate::{
     standin::target_name,
     verify::{self, Owners},
 };
+
+/// How long routes may take to follow the ring: two looks of the scenarios in which it changes.
+const SETTLES: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
 
 /// The main job: hosts agree on ranges, routes appear, containers reach each other everywhere.
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
@@ -29,7 +36,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
 }
 
 /// Hosts whose daemon runs, routes and calls as they are now, and whether the routes say what the ring says.
-pub async fn report(lab: &Lab) -> anyhow::Result<Report> {
+async fn snapshot(lab: &Lab) -> anyhow::Result<Report> {
     let mut report = Report { calls: lab.calls(), ..Report::default() };
     let mut owners = Owners::new();
     for (index, host) in lab.hosts.iter().enumerate().filter(|(_, host)| host.runs()) {
@@ -52,6 +59,18 @@ pub async fn report(lab: &Lab) -> anyhow::Result<Report> {
     ];
     report.routes = routes.iter().map(|route| line(&lab.table.0, route)).collect();
     Ok(report)
+}
+
+/// The same, once every route of a range that has just changed hands is its new owner's.
+pub async fn report(lab: &Lab) -> anyhow::Result<Report> {
+    let deadline = Instant::now() + SETTLES;
+    loop {
+        let report = snapshot(lab).await?;
+        if report.ok() || Instant::now() >= deadline {
+            return Ok(report);
+        }
+        sleep(POLL).await;
+    }
 }
 
 /// Whether there are no more routes than owned CIDRs. That is so at first; a range that was taken over
