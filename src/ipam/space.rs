@@ -80,7 +80,7 @@ impl Space {
 
     /// What to give a peer that asks for space in this range: the largest aligned block that is free,
     /// or its upper half where it is more than half of all that is free (space.go: Donate).
-    pub fn donation(&self, range: Range) -> Option<Range> {
+    fn donation(&self, range: Range) -> Option<Range> {
         let chunks = self.chunks(range);
         let free: u32 = chunks.iter().map(|chunk| chunk.len()).sum();
         let biggest = chunks
@@ -93,6 +93,17 @@ impl Space {
             return Some(Range::new(Address(biggest.start.0 + half), biggest.end));
         }
         Some(biggest)
+    }
+
+    /// What to give a peer that looks for an address in this subnet, or for a single address: never just
+    /// the first or the last of a subnet, which nobody can use.
+    pub fn gift(&self, subnet: Range) -> Option<Range> {
+        let usable = if subnet.len() < 4 {
+            subnet
+        } else {
+            Range::new(Address(subnet.start.0 + 1), Address(subnet.end.0 - 1))
+        };
+        self.donation(subnet).filter(|gift| gift.overlaps(usable)).or_else(|| self.donation(usable))
     }
 
     /// What is free in this range, ascending. Two neighbouring chunks never touch.
@@ -198,6 +209,17 @@ mod tests {
 
     fn vectors() -> Vectors {
         serde_json::from_str(include_str!("../../tests/it/data/ipam.json")).unwrap()
+    }
+
+    #[test]
+    fn the_edges_of_a_subnet_alone_are_no_gift() {
+        let subnet = range(0, 16);
+        let mut space = space(subnet);
+        (1..15).for_each(|address| assert!(space.claim(Address(address))));
+        assert_eq!(space.gift(subnet), None);
+        space.free(Address(14));
+        assert_eq!(space.gift(subnet), Some(range(14, 15)));
+        assert_eq!(space.gift(range(15, 16)), Some(range(15, 16)), "asked for by name");
     }
 
     #[test]
