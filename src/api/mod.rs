@@ -9,7 +9,7 @@
 //! | `GET /v1/plan` | | `plan`: what would change |
 //! | `GET /v1/await_ready` | | `done`, once ready |
 //! | `GET /v1/show_ring` | | `ring` |
-//! | `POST /v1/apply` | | `plan`: what was changed |
+//! | `POST /v1/apply` | | `plan`: what was changed, the file having been adopted |
 //! | `POST /v1/preview` | `config` | `plan`: what would change under this `weave.toml` |
 //! | `POST /v1/reload` | | `done`, once the file is adopted |
 //! | `POST /v1/attach` | `target`, `name`? | `attached` |

@@ -15,11 +15,11 @@ pub(super) struct Apply {
 impl Apply {
     pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
         let daemon = Daemon::new(global);
-        reload::reload(&daemon, screen).await?;
         let plan = match daemon.node(Request::Apply).await? {
             Response::Plan(plan) => plan,
             other => return Err(ask::unexpected(&other)),
         };
+        reload::name_what_needs_a_restart(&daemon, screen).await?;
         screen.answer(|| render::plan::document(&plan), || render::plan::applied(&plan));
         Ok(if self.detailed_exitcode && !plan.changes.is_empty() { Exit::Changes } else { Exit::Success })
     }

@@ -4,14 +4,15 @@ use super::{Exit, Failure, Global, ask, ask::Daemon, screen::Screen};
 use crate::api::ApiRequest;
 
 pub(super) async fn exec(global: &Global, screen: &Screen) -> Result<Exit, Failure> {
-    reload(&Daemon::new(global), screen).await?;
+    let daemon = Daemon::new(global);
+    daemon.ask(ApiRequest::Reload).await?;
+    name_what_needs_a_restart(&daemon, screen).await?;
     screen.answer(ask::done, || "the configuration is adopted".to_owned());
     Ok(Exit::Success)
 }
 
-/// Has the daemon read its file again, and names what that cannot change.
-pub(super) async fn reload(daemon: &Daemon<'_>, screen: &Screen) -> Result<(), Failure> {
-    daemon.ask(ApiRequest::Reload).await?;
+/// Names what the daemon cannot adopt while it runs.
+pub(super) async fn name_what_needs_a_restart(daemon: &Daemon<'_>, screen: &Screen) -> Result<(), Failure> {
     for key in daemon.status().await?.config.needs_restart {
         screen.say(format!("note: {key} is read at the start only: restart the daemon to adopt it"));
     }

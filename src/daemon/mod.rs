@@ -109,6 +109,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         events,
         asking: BTreeMap::new(),
         reloading: BTreeMap::new(),
+        applying: BTreeMap::new(),
         last_request: 0,
         systemd: Systemd::new(),
         finished: false,
@@ -166,6 +167,8 @@ struct Daemon {
     asking: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     /// Configurations on their way into the node, with the text they were read from.
     reloading: BTreeMap<RequestId, file::Candidate>,
+    /// The reload that comes before each convergence that was asked for.
+    applying: BTreeMap<RequestId, RequestId>,
     last_request: u64,
     systemd: Systemd,
     finished: bool,
@@ -268,11 +271,15 @@ impl Daemon {
 
     fn on_call(&mut self, call: server::Call) {
         match call.request {
+            ApiRequest::Node(Request::Apply) => self.apply(call.reply),
             ApiRequest::Node(request) => self.ask(request, call.reply),
             ApiRequest::Preview { config } => self.preview(&config, call.reply),
             ApiRequest::Reload => self.reload(Some(call.reply)),
             ApiRequest::AttachTarget { target, name } => match netns::of_target(&target) {
-                Ok(netns) => self.ask(Request::Attach { netns, name }, call.reply),
+                Ok(netns) => {
+                    let link = netns::link_into(&netns);
+                    self.ask(Request::Attach { netns, link, name }, call.reply);
+                }
                 Err(fault) => {
                     let refusal =
                         Refusal { hint: fault.hint, ..Refusal::new(RefusalKind::Invalid, fault.message) };
@@ -281,7 +288,7 @@ impl Daemon {
             },
             ApiRequest::DetachTarget { target } => {
                 let container = match netns::of_target(&target) {
-                    Ok(netns) => Container::Netns(netns),
+                    Ok(netns) => Container::Netns { link: netns::link_into(&netns), netns },
                     Err(_) => Container::Name(target),
                 };
                 self.ask(Request::Detach { target: container }, call.reply);
@@ -318,6 +325,10 @@ impl Daemon {
         if let Some(candidate) = self.reloading.remove(&id) {
             result = self.file.settle(candidate, result);
         }
+        if let (Some(apply), Err(refusal)) = (self.applying.remove(&id), &result) {
+            self.node.handle(self.now(), Input::Cancelled(apply));
+            self.answer(apply, Err(refusal.clone()));
+        }
         if let Ok(Response::Status(status)) = &mut result {
             status.config = self.file.status();
         }
@@ -345,6 +356,28 @@ impl Daemon {
         }
     }
 
+    /// Adopts the file and converges. The node is asked for both at once, so that no step that follows
+    /// from the file is taken before it begins to count.
+    fn apply(&mut self, reply: oneshot::Sender<Answer>) {
+        match self.file.candidate() {
+            Ok(candidate) => {
+                let (apply, reload) = (self.await_answer(reply), self.next_request());
+                self.applying.insert(reload, apply);
+                self.adopt(reload, candidate);
+                if self.asking.contains_key(&apply) {
+                    self.handle(Input::Asked(apply, Request::Apply));
+                }
+            }
+            Err(refusal) => drop(reply.send(Err(refusal))),
+        }
+    }
+
+    fn adopt(&mut self, id: RequestId, candidate: file::Candidate) {
+        let config = candidate.config.clone();
+        self.reloading.insert(id, candidate);
+        self.handle(Input::Configured(id, Box::new(config)));
+    }
+
     /// Reads the file and hands it to the node; a bad file leaves all as it was.
     fn reload(&mut self, reply: Option<oneshot::Sender<Answer>>) {
         match self.file.candidate() {
@@ -353,9 +386,7 @@ impl Daemon {
                     Some(reply) => self.await_answer(reply),
                     None => self.next_request(),
                 };
-                let config = candidate.config.clone();
-                self.reloading.insert(id, candidate);
-                self.handle(Input::Configured(id, Box::new(config)));
+                self.adopt(id, candidate);
             }
             Err(refusal) => {
                 warn!(error = refusal.message, "the configuration file is not adopted");

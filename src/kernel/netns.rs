@@ -18,14 +18,21 @@ use std::{
 
 use nix::{
     errno::Errno,
+    ifaddrs::getifaddrs,
     libc,
     sched::{CloneFlags, setns},
     sys::socket::{AddressFamily, GetSockOpt, SockFlag, SockType, socket},
 };
 use tokio::{runtime, sync::oneshot};
 
-use super::fault::{Cause, fault, found};
-use crate::state::{Fault, FaultKind, Netns};
+use super::{
+    fault::{Cause, fault, found},
+    link::{FAR_NAME, far_mac},
+};
+use crate::{
+    addr::Address,
+    state::{Fault, FaultKind, Netns},
+};
 
 /// `SO_NETNS_COOKIE`: the same on every architecture that EC2 offers.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -60,6 +67,21 @@ pub fn of_target(target: &str) -> Result<Netns, Fault> {
         ));
     }
     Ok(Netns { boot: boot_id().to_owned(), cookie, path })
+}
+
+/// The address of the link of ours that leads into `netns`, if one does: that of its far end, provided
+/// that it bears the MAC that we derive from it.
+pub fn link_into(netns: &Netns) -> Option<Address> {
+    let thread = inside(open(&netns.path).ok()?, |entered| entered.ok().and_then(|()| far_address()));
+    thread.ok()?.join().ok()?
+}
+
+/// The address of the far end in the calling thread's namespace.
+fn far_address() -> Option<Address> {
+    let ends = || getifaddrs().into_iter().flatten().filter(|end| end.interface_name == FAR_NAME);
+    let macs: Vec<[u8; 6]> = ends().filter_map(|end| end.address?.as_link_addr()?.addr()).collect();
+    let addresses = ends().filter_map(|end| Some(Address::from(end.address?.as_sockaddr_in()?.ip())));
+    addresses.into_iter().find(|address| macs.contains(&far_mac(*address)))
 }
 
 /// The kernel's boot id; empty where there is none.

@@ -2,7 +2,6 @@
 
 use super::{
     Leave, Node,
-    memory::Attached,
     request::{Piece, Refusal, RefusalKind, Request, RequestId, Response},
     waiting::{Purpose, Waiter},
 };
@@ -20,6 +19,7 @@ impl Node {
         match request {
             Request::Status => self.answer(id, Ok(Response::Status(Box::new(self.status())))),
             Request::Plan => self.answer(id, Ok(Response::Plan(Box::new(self.plan.clone())))),
+            _ if self.waiting.is_full() => self.answer(id, Err(busy())),
             Request::Apply => self.on_apply(id),
             Request::AwaitReady => self.waiting.add(self.now, id, Waiter::Ready),
             Request::Attach { .. } | Request::Allocate { .. } | Request::Claim { .. }
@@ -27,7 +27,7 @@ impl Node {
             {
                 self.answer(id, Err(leaving()));
             }
-            Request::Attach { netns, name } => self.on_attach(id, netns, name),
+            Request::Attach { netns, link, name } => self.on_attach(id, netns, link, name),
             Request::Detach { target } => self.on_detach(id, &target),
             Request::ShowRing => self.answer(id, Ok(Response::Ring(self.pieces()))),
             Request::Allocate { ident, subnet } => {
@@ -140,8 +140,8 @@ impl Node {
 
     /// Undoes everything on this host: containers, rules, routes; ranges go to an heir if there is one.
     fn on_reset(&mut self, id: RequestId) {
-        for attached in self.containers.all().values().cloned().collect::<Vec<Attached>>() {
-            self.release(&attached);
+        for ident in self.containers.all().keys().cloned().collect::<Vec<String>>() {
+            self.discard(&ident);
         }
         let others: Vec<String> = self.ipam.allocations().keys().cloned().collect();
         for ident in others {
@@ -206,6 +206,10 @@ pub(super) fn refused(refused: &Refused) -> Refusal {
 /// What a hand could not do, as an answer.
 pub(super) fn failed(fault: &Fault) -> Refusal {
     Refusal { kind: RefusalKind::Failed, message: fault.message.clone(), hint: fault.hint.clone() }
+}
+
+fn busy() -> Refusal {
+    Refusal::new(RefusalKind::Failed, "too many questions wait for an answer").hint("try again later")
 }
 
 fn leaving() -> Refusal {

@@ -1,6 +1,6 @@
 //! Containers: from a namespace to packets that flow, and back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
@@ -25,12 +25,22 @@ pub struct Containers {
     forgetful: bool,
     /// Questions that wait until those links were looked at.
     early: Vec<(Ticket, Ask)>,
+    /// Who was leaving when the look that is under way began.
+    parting: BTreeSet<String>,
+    /// Who comes under a name that is leaving.
+    successors: BTreeMap<String, Attached>,
 }
 
 impl Containers {
     /// The containers that were remembered; `forgetful` if the links of this host were never learned from.
     pub fn new(all: BTreeMap<String, Attached>, forgetful: bool) -> Containers {
-        Containers { all, forgetful, early: Vec::new() }
+        Containers {
+            all,
+            forgetful,
+            early: Vec::new(),
+            parting: BTreeSet::new(),
+            successors: BTreeMap::new(),
+        }
     }
 
     /// Whether addresses may be in use that nothing is known of.
@@ -43,12 +53,28 @@ impl Containers {
         &self.all
     }
 
-    fn of_netns(&self, netns: &Netns) -> Option<&Attached> {
-        self.all.values().find(|attached| attached.netns.as_ref().is_some_and(|own| own.is_same(netns)))
+    /// A look at the host begins: what it shows of the links of those who are leaving now can be relied on.
+    pub fn look_begins(&mut self) {
+        self.parting = self.all.values().filter(|one| one.leaving).map(|one| one.ident.clone()).collect();
+    }
+
+    /// The container in this namespace. One that was found by its link alone is known by the link that
+    /// leads into the namespace.
+    fn of_netns(&self, netns: &Netns, link: Option<Address>) -> Option<&Attached> {
+        let staying = || self.all.values().filter(|attached| !attached.leaving);
+        let known = staying().find(|one| one.netns.as_ref().is_some_and(|own| own.is_same(netns)));
+        known.or_else(|| {
+            staying().find(|one| one.netns.is_none() && link.is_some() && one.link_address() == link)
+        })
+    }
+
+    /// Whether a container with this address was let go and its link may be there yet.
+    pub fn is_leaving(&self, address: Address) -> bool {
+        self.all.values().any(|one| one.leaving && one.link_address() == Some(address))
     }
 
     fn of_address(&self, address: Address) -> Option<&Attached> {
-        self.all.values().find(|attached| attached.link_address() == Some(address))
+        self.all.values().find(|attached| !attached.leaving && attached.link_address() == Some(address))
     }
 }
 
@@ -66,7 +92,7 @@ impl Node {
         for attached in self.containers.all.values().cloned().collect::<Vec<_>>() {
             // One that was found by its link alone is known to be gone when the link is.
             let rebooted = attached.netns.as_ref().is_some_and(|netns| netns.boot != boot);
-            match (rebooted, attached.named, attached.address) {
+            match (rebooted, attached.named && !attached.leaving, attached.address) {
                 (true, true, _) => self.forget(&attached.ident),
                 (true, false, _) => self.release(&attached),
                 (false, _, None) => self.ask_for_address(attached.ident),
@@ -75,9 +101,21 @@ impl Node {
         }
     }
 
-    pub(super) fn on_attach(&mut self, id: RequestId, netns: Netns, name: Option<String>) {
-        let ident = match self.containers.of_netns(&netns) {
-            Some(attached) => attached.ident.clone(),
+    pub(super) fn on_attach(
+        &mut self,
+        id: RequestId,
+        netns: Netns,
+        link: Option<Address>,
+        name: Option<String>,
+    ) {
+        let ident = match self.containers.of_netns(&netns, link).cloned() {
+            Some(attached) => {
+                let ident = attached.ident.clone();
+                if attached.netns.is_none() {
+                    self.remember(Attached { netns: Some(netns), ..attached });
+                }
+                ident
+            }
             None => match self.begin_attach(netns, name) {
                 Ok(ident) => ident,
                 Err(refusal) => return self.answer(id, Err(refusal)),
@@ -90,16 +128,31 @@ impl Node {
     fn begin_attach(&mut self, netns: Netns, name: Option<String>) -> Result<String, Refusal> {
         let named = name.is_some();
         let ident = name.unwrap_or_else(|| format!("netns-{:x}", netns.cookie));
-        if let Some(other) = self.containers.all.get(&ident) {
+        let leaving = self.containers.all.get(&ident).map(|other| other.leaving);
+        let bearer = match leaving {
+            Some(true) => self.containers.successors.get(&ident),
+            Some(false) | None => self.containers.all.get(&ident),
+        };
+        if let Some(other) = bearer {
             let path =
                 other.netns.as_ref().map_or_else(String::new, |netns| netns.path.display().to_string());
             let message = format!("name `{ident}` is attached already, in namespace {path}");
             return Err(Refusal::new(RefusalKind::Invalid, message)
                 .hint(format!("choose another --name, or run `weavers detach {ident}`")));
         }
-        self.remember(Attached { ident: ident.clone(), named, netns: Some(netns), address: None });
-        self.ask_for_address(ident.clone());
+        let new = Attached { ident: ident.clone(), named, netns: Some(netns), address: None, leaving: false };
+        if leaving.is_some() {
+            self.containers.successors.insert(ident.clone(), new);
+        } else {
+            self.take_in(new);
+        }
         Ok(ident)
+    }
+
+    fn take_in(&mut self, new: Attached) {
+        let ident = new.ident.clone();
+        self.remember(new);
+        self.ask_for_address(ident);
     }
 
     fn ask_for_address(&mut self, ident: String) {
@@ -148,11 +201,12 @@ impl Node {
 
     pub(super) fn on_detach(&mut self, id: RequestId, target: &Container) {
         let attached = match target {
-            Container::Netns(netns) => self.containers.of_netns(netns),
+            Container::Netns { netns, link } => self.containers.of_netns(netns, *link),
             Container::Name(name) => self.containers.all.get(name),
         };
         // Already gone is success: a runtime may call twice.
         let Some(attached) = attached.cloned() else { return self.answer(id, Ok(Response::Done)) };
+        self.containers.successors.remove(&attached.ident);
         self.release(&attached);
         match attached.link_address() {
             Some(address) => self.waiting.add(self.now, id, Waiter::Detach { address }),
@@ -160,15 +214,29 @@ impl Node {
         }
     }
 
-    /// Forgets a container and takes its address back.
+    /// Lets a container go. Its address is taken back once its link was seen gone, so that the next one
+    /// that is given the address never inherits the link.
     pub(super) fn release(&mut self, attached: &Attached) {
-        // An address that the address manager does not know is as good as free.
-        let _ = self.ipam.free(&attached.ident, None);
         let tickets =
             self.waiting.drop_tickets(|purpose| *purpose == Purpose::Attach(attached.ident.clone()));
         tickets.for_each(|ticket| self.take_back(ticket));
-        self.forget(&attached.ident);
+        if attached.address.is_none() {
+            return self.discard(&attached.ident);
+        }
+        self.remember(Attached { leaving: true, ..attached.clone() });
+        self.converge.host.look_by(self.now);
         self.disturbed = true;
+    }
+
+    /// Forgets a container and takes its address back, whatever became of its link.
+    pub(super) fn discard(&mut self, ident: &str) {
+        // An address that the address manager does not know is as good as free.
+        let _ = self.ipam.free(ident, None);
+        self.forget(ident);
+        self.disturbed = true;
+        if let Some(successor) = self.containers.successors.remove(ident) {
+            self.take_in(successor);
+        }
     }
 
     fn remember(&mut self, attached: Attached) {
@@ -193,6 +261,13 @@ impl Node {
                 self.ipam.ask(self.now, ticket, ask);
             }
         }
+        for ident in std::mem::take(&mut self.containers.parting) {
+            let address =
+                self.containers.all.get(&ident).filter(|one| one.leaving).map(Attached::link_address);
+            if address.is_some_and(|address| address.is_none_or(|one| !host.links.contains_key(&one))) {
+                self.discard(&ident);
+            }
+        }
         for address in &host.gone {
             if let Some(attached) = self.containers.of_address(*address).cloned() {
                 self.release(&attached);
@@ -200,7 +275,7 @@ impl Node {
         }
         let forgotten = self.containers.all.values().filter(|attached| {
             let linked = attached.link_address().is_some_and(|address| host.links.contains_key(&address));
-            attached.netns.is_none() && !linked
+            attached.netns.is_none() && !attached.leaving && !linked
         });
         for attached in forgotten.cloned().collect::<Vec<_>>() {
             self.release(&attached);
@@ -214,7 +289,7 @@ impl Node {
             let cidr = Ipv4Net::new_assert(address.into(), range.prefix_len());
             let ident = format!("found-{}", link_name(address));
             self.ipam.adopt(&ident, cidr);
-            self.remember(Attached { ident, named: false, netns: None, address: Some(cidr) });
+            self.remember(Attached { ident, named: false, netns: None, address: Some(cidr), leaving: false });
         }
     }
 
@@ -222,6 +297,9 @@ impl Node {
     /// without fault, and in every table its longest match was last read leading to our active
     /// interface.
     pub(super) fn missing(&self, attached: &Attached) -> Option<String> {
+        if attached.leaving {
+            return Some("its link is being removed".into());
+        }
         let Some(address) = attached.link_address() else {
             let waits = self.ipam.waits();
             return Some(

@@ -86,7 +86,7 @@ impl Ground<'_> {
     }
 
     fn link(&self, attached: &Attached) -> Option<(Address, Link)> {
-        let address = Address::from(attached.address?.addr());
+        let address = Address::from(attached.address.filter(|_| !attached.leaving)?.addr());
         let (mtu, range) = (self.mtu(), self.config.ipam.range);
         Some((address, Link { netns: attached.netns.clone(), mtu, range, faults: Vec::new() }))
     }

@@ -43,6 +43,9 @@ pub struct Attached {
     pub netns: Option<Netns>,
     /// Its address, once it has one.
     pub address: Option<Ipv4Net>,
+    /// It was detached, or is gone: its address is free once its link was seen gone.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 /// All that was remembered.

@@ -442,6 +442,7 @@ impl Node {
             self.converge.host.look_by(self.now);
         }
         if self.converge.begin_host(self.now) {
+            self.containers.look_begins();
             self.looked_for = desired.host.rules.clone();
             self.outputs.push_back(Output::ObserveHost(Box::new(desired.host.clone())));
         }
@@ -455,7 +456,9 @@ impl Node {
         let interval = self.jittered(self.config.reconcile.interval);
         self.converge.host_seen(self.now, result, interval);
         self.disturbed = true;
-        self.tend_containers();
+        if self.converge.host.fault().is_none() {
+            self.tend_containers();
+        }
     }
 
     fn on_vpc_seen(&mut self, result: Result<Vpc, Fault>) {

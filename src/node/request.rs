@@ -26,8 +26,9 @@ pub enum Request {
     Apply,
     /// Answered when the node is ready.
     AwaitReady,
-    /// Connect a network namespace; answered when packets can flow.
-    Attach { netns: Netns, name: Option<String> },
+    /// Connect a network namespace; answered when packets can flow. `link` is the address of the link of
+    /// ours that leads into it already, if one does.
+    Attach { netns: Netns, link: Option<Address>, name: Option<String> },
     /// Disconnect a network namespace, by itself or by the name it was attached under.
     Detach { target: Container },
     /// Who owns what.
@@ -52,8 +53,9 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Container {
-    /// By its network namespace.
-    Netns(Netns),
+    /// By its network namespace, and by the address of the link of ours that leads into it.
+    #[allow(missing_docs)]
+    Netns { netns: Netns, link: Option<Address> },
     /// By the name it was attached under.
     Name(String),
 }

@@ -57,11 +57,14 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// Whether as many wait as may.
+    pub fn is_full(&self) -> bool {
+        self.waiters.len() + self.tickets.len() >= WAITERS_MAX
+    }
+
     /// Somebody waits from `now` on.
     pub fn add(&mut self, now: Timestamp, id: RequestId, waiter: Waiter) {
-        if self.waiters.len() < WAITERS_MAX {
-            self.waiters.insert(id, (now, waiter));
-        }
+        self.waiters.insert(id, (now, waiter));
     }
 
     /// A new ticket for a question to the address manager.
@@ -150,7 +153,8 @@ impl Node {
             Waiter::Attach { ident } => self.attached(ident, late),
             Waiter::Detach { address } => {
                 let host = self.converge.host.seen();
-                let gone = host.is_some_and(|host| !host.links.contains_key(address));
+                let gone = host.is_some_and(|host| !host.links.contains_key(address))
+                    && !self.containers.is_leaving(*address);
                 (gone || late).then(|| match gone {
                     true => Ok(Response::Done),
                     false => Err(Refusal::new(

@@ -55,6 +55,12 @@ impl Kernel {
         *self = Kernel { boots: self.boots + 1, ..Kernel::new() };
     }
 
+    /// The address of the link that leads into a namespace.
+    pub fn link_into(&self, netns: &Netns) -> Option<Address> {
+        let mut links = self.links.iter().filter(|_| self.holds(netns));
+        links.find(|(_, veth)| veth.cookie == netns.cookie).map(|(address, _)| *address)
+    }
+
     /// The id of this boot.
     pub fn boot(&self) -> String {
         format!("boot-{}", self.boots)
@@ -66,10 +72,10 @@ impl Kernel {
             .links
             .iter()
             .map(|(&address, veth)| (address, self.observe_link(veth, wanted.links.get(&address))));
-        let gone = wanted
-            .links
-            .iter()
-            .filter(|(_, link)| link.netns.as_ref().is_some_and(|netns| !self.holds(netns)));
+        let gone = wanted.links.iter().filter(|(address, link)| {
+            let lost = link.netns.as_ref().is_some_and(|netns| !self.holds(netns));
+            lost && !self.links.contains_key(address)
+        });
         let sysctl = |name: &String| self.sysctls.get(name).cloned().unwrap_or_else(|| "0".to_owned());
         Host {
             sysctls: wanted.sysctls.keys().map(|name| (name.clone(), sysctl(name))).collect(),

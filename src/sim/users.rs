@@ -235,13 +235,15 @@ impl World {
 
     fn attach(&mut self, cookie: u64) {
         let Some(Running { host, netns, name }) = self.users.containers.get(&cookie).cloned() else { return };
-        self.ask(host, What::Attach(cookie), Request::Attach { netns, name });
+        let link = self.machines[host].kernel.link_into(&netns);
+        self.ask(host, What::Attach(cookie), Request::Attach { netns, link, name });
     }
 
     fn detach(&mut self, cookie: u64) {
         let Some(container) = self.users.containers.get(&cookie).cloned() else { return };
         self.let_go(&container);
-        let target = Container::Netns(container.netns);
+        let link = self.machines[container.host].kernel.link_into(&container.netns);
+        let target = Container::Netns { netns: container.netns, link };
         self.ask(container.host, What::Other, Request::Detach { target });
     }
 

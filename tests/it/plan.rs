@@ -198,7 +198,7 @@ impl Case {
         let attached = |(ident, container): (&String, &Container)| {
             let netns = Some(netns(container.netns));
             let address = Some(self.with_length(container.address));
-            (ident.clone(), Attached { ident: ident.clone(), named: true, netns, address })
+            (ident.clone(), Attached { ident: ident.clone(), named: true, netns, address, leaving: false })
         };
         self.facts.attached.iter().map(attached).collect()
     }

@@ -89,12 +89,21 @@ async fn lost(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     for number in 0..ALLOCATIONS {
         lab.weavers(LOSES, &["ipam", "free", &format!("new-{number}")]).await?;
     }
+    let first = lab.containers[LOSES].netns.to_string_lossy().into_owned();
+    let attach = lab.ran(LOSES, &["attach", &first]).await?;
+    let address = lab.containers[LOSES].address.to_string();
+    checks.add(
+        "a lost store: a container that runs is attached again where it is",
+        attach
+            .says(0, &[])
+            .and(holds(attach.stdout.contains(&address), || format!("not {address}: {attach:?}"))),
+    );
     // The name it was attached under went with the store.
     let second = lab.containers.len() - 1;
     let link = format!("found-wv{:08x}", u32::from(lab.containers[second].address));
     let status = lab.ran(LOSES, &["status"]).await?;
     checks.add("a lost store: status shows what was found", status.says(0, &[&link]));
-    let detach = lab.ran(LOSES, &["detach", &link]).await?;
+    let detach = lab.ran(LOSES, &["detach", &lab.containers[second].netns.to_string_lossy()]).await?;
     let links = lab.in_container(second, &["ip", "-o", "link"]).await?;
     checks.add(
         "a lost store: what was found can be detached",
