@@ -158,12 +158,12 @@ impl Election {
         nicknames: &BTreeMap<PeerName, String>,
     ) -> (String, Option<String>) {
         if let Some(reason) = &self.held {
-            let what = format!("waiting for a peer that has the ring, electing nobody: {reason}");
+            let what = format!("a peer that has the ring, electing nobody: {reason}");
             return (what, Some("check that the peers are reachable on port 6783".to_owned()));
         }
         if !self.elector {
             let hint = "an observer does not vote; a peer with init = \"consensus\" must".to_owned();
-            return ("waiting for the electors to agree on the first ring".to_owned(), Some(hint));
+            return ("the electors to agree on the first ring".to_owned(), Some(hint));
         }
         let present = self.present(reachable);
         let names: Vec<String> = present
@@ -176,7 +176,7 @@ impl Election {
         let (heard, quorum) = (names.join(", "), self.paxos.quorum());
         if present.len() < quorum {
             let what = format!(
-                "waiting for a majority to make the first ring: heard {} of {} expected peers, {quorum} \
+                "a majority to make the first ring: heard {} of {} expected peers, {quorum} \
                  needed: {heard}",
                 present.len(),
                 self.expected,
@@ -185,7 +185,7 @@ impl Election {
             return (what, Some(hint.to_owned()));
         }
         let what = format!(
-            "agreeing on the first ring: heard {} of {} expected peers: {heard}",
+            "agreement on the first ring: heard {} of {} expected peers: {heard}",
             present.len(),
             self.expected
         );

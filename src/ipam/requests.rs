@@ -343,21 +343,20 @@ impl Allocator {
     pub(super) fn request_waits(&self) -> Vec<(String, Option<String>)> {
         let mut waits = Vec::new();
         for (address, owner) in self.missing() {
-            let what =
-                format!("waiting for {} to hand over {address}, which is in use here", self.named(owner));
+            let what = format!("{} to hand over {address}, which is in use here", self.named(owner));
             waits.push((what, self.way_out(single(address), &[owner])));
         }
         for (_, ask) in &self.requests.pending {
             let (what, range, owners) = match ask {
                 Ask::Allocate { ident, subnet } => (
-                    format!("{ident} waits for space in {subnet}"),
+                    format!("space in {subnet} for {ident}"),
                     (*subnet).into(),
                     self.donors((*subnet).into()),
                 ),
                 Ask::Claim { ident, address } => {
                     let wanted = Address::from(address.addr());
                     let owners = self.ring.owner(wanted).into_iter().collect();
-                    (format!("{ident} waits for address {wanted}"), single(wanted), owners)
+                    (format!("address {wanted} for {ident}"), single(wanted), owners)
                 }
             };
             let names: Vec<String> = owners.iter().map(|&owner| self.named(owner)).collect();

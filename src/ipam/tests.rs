@@ -612,10 +612,7 @@ fn a_donor_that_does_not_answer_is_followed_by_the_next() {
     let ticket = network.allocate(3, "web");
     assert_eq!(network.answer(ticket), None);
     let waits = network.host(3).waits();
-    assert!(
-        waits[0].0.contains("web waits for space in 10.32.0.0/24 from 00:00:00:00:00:01 (host1)"),
-        "{waits:?}"
-    );
+    assert!(waits[0].0.contains("space in 10.32.0.0/24 for web from 00:00:00:00:00:01 (host1)"), "{waits:?}");
     network.pass(3);
     assert_eq!(network.answer(ticket), Some(Ok("10.32.0.192/24".to_owned())));
 }

@@ -58,7 +58,7 @@ impl Allocator {
         for (piece, with) in self.disputes.opponents(&self.ring) {
             let with = self.named(with);
             waits.push((
-                format!("waiting for {with} to give up addresses of {piece}, which are in use here too"),
+                format!("{with} to give up addresses of {piece}, which are in use here too"),
                 Some(format!("addresses that both hosts use stay open: free them here or on {with}")),
             ));
         }

@@ -109,9 +109,10 @@ impl Node {
         if !self.converge.is_confirmed() {
             waits.push(note("a read of the route tables that shows what was written"));
         }
-        let left = self.plan.changes.len();
-        if left > 0 {
-            waits.push(note(&format!("{left} steps of the plan: see `weavers plan`")));
+        match self.plan.changes.len() {
+            0 => {}
+            1 => waits.push(note("a step of the plan: see `weavers plan`")),
+            left => waits.push(note(&format!("{left} steps of the plan: see `weavers plan`"))),
         }
         waits
     }
