@@ -68,13 +68,24 @@ impl Containers {
         })
     }
 
+    /// Who was seen to have no link any more and is not to have one: those who were leaving when the look began, those
+    /// whose namespace is gone, and those who are known by their link alone.
+    fn parted(&mut self, host: &Host) -> Vec<String> {
+        let parting = std::mem::take(&mut self.parting);
+        let is_over = |one: &&Attached| {
+            let Some(address) = one.link_address() else { return false };
+            let over = match one.leaving {
+                true => parting.contains(&one.ident),
+                false => one.netns.is_none() || host.gone.contains(&address),
+            };
+            over && !host.links.contains_key(&address)
+        };
+        self.all.values().filter(is_over).map(|one| one.ident.clone()).collect()
+    }
+
     /// Whether a container with this address was let go and its link may be there yet.
     pub fn is_leaving(&self, address: Address) -> bool {
         self.all.values().any(|one| one.leaving && one.link_address() == Some(address))
-    }
-
-    fn of_address(&self, address: Address) -> Option<&Attached> {
-        self.all.values().find(|attached| !attached.leaving && attached.link_address() == Some(address))
     }
 }
 
@@ -261,24 +272,8 @@ impl Node {
                 self.ipam.ask(self.now, ticket, ask);
             }
         }
-        for ident in std::mem::take(&mut self.containers.parting) {
-            let address =
-                self.containers.all.get(&ident).filter(|one| one.leaving).map(Attached::link_address);
-            if address.is_some_and(|address| address.is_none_or(|one| !host.links.contains_key(&one))) {
-                self.discard(&ident);
-            }
-        }
-        for address in &host.gone {
-            if let Some(attached) = self.containers.of_address(*address).cloned() {
-                self.release(&attached);
-            }
-        }
-        let forgotten = self.containers.all.values().filter(|attached| {
-            let linked = attached.link_address().is_some_and(|address| host.links.contains_key(&address));
-            attached.netns.is_none() && !attached.leaving && !linked
-        });
-        for attached in forgotten.cloned().collect::<Vec<_>>() {
-            self.release(&attached);
+        for ident in self.containers.parted(&host) {
+            self.discard(&ident);
         }
     }
 

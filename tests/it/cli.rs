@@ -248,7 +248,7 @@ async fn a_status_that_is_not_converged_is_3_where_it_is_checked() {
 async fn what_the_daemon_refuses_for_safety_is_5_and_a_bad_file_78() {
     let scene = Scene::with(|request| {
         let kind = match request {
-            ApiRequest::Reload => RefusalKind::Config,
+            ApiRequest::Reload | ApiRequest::Node(Request::Apply) => RefusalKind::Config,
             ApiRequest::Node(Request::Reset) => RefusalKind::Unsafe,
             _ => RefusalKind::NotFound,
         };
