@@ -11,6 +11,7 @@ mod go_codecs;
 mod layering;
 mod lost_store;
 mod memory;
+mod mesh_peers;
 mod plan;
 mod plan_laws;
 mod sim;
