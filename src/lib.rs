@@ -43,7 +43,7 @@ pub mod sim;
 // Hands: effects, few decisions.
 /// What must survive a restart, in one redb file.
 pub mod store;
-/// TCP 6783: listen, dial, bytes in and out.
+/// TCP 6783, and UDP where it is wanted: listen, dial, bytes in and out.
 pub mod transport;
 /// Linux: look at links, routes, sysctls and nftables, and change one thing at a time.
 pub mod kernel;

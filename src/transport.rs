@@ -1,4 +1,4 @@
-//! TCP 6783: listen, dial, bytes in and out by [`ConnId`].
+//! TCP 6783: listen, dial, bytes in and out by [`ConnId`]; and the UDP port of the same number, where it is wanted.
 //!
 //! ```text
 //!  accept ─┐                  ┌─ reader ──► Event ──► whoever drives (bounded: a reader awaits its place)
@@ -10,6 +10,7 @@
 //! announced is reported [`Event::Closed`] once, after its last [`Event::Received`], whoever closed it.
 
 mod connection;
+mod datagrams;
 mod dial;
 
 use std::{
@@ -33,7 +34,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use self::connection::Connection;
+use self::{connection::Connection, datagrams::Datagrams};
 use crate::mesh::ConnId;
 
 /// Connections that others may hold open with us at a time.
@@ -79,6 +80,13 @@ pub enum Event {
     Received(ConnId, Bytes),
     /// The connection is gone, and why, in words.
     Closed(ConnId, String),
+    /// A datagram came, no longer than those of the mesh.
+    Datagram {
+        /// The other end.
+        from: SocketAddr,
+        /// What it says.
+        bytes: Bytes,
+    },
 }
 
 /// All connections of one node.
@@ -87,6 +95,7 @@ pub struct Transport {
     shared: Arc<Shared>,
     local: SocketAddr,
     acceptor: JoinHandle<()>,
+    datagrams: Option<Datagrams>,
 }
 
 /// What the tasks of a transport have in common.
@@ -128,7 +137,20 @@ impl Transport {
             dialling: Mutex::default(),
         });
         let acceptor = tokio::spawn(accept(shared.clone(), listener, inbound_max));
-        Ok(Transport { shared, local, acceptor })
+        Ok(Transport { shared, local, acceptor, datagrams: None })
+    }
+
+    /// Takes and sends datagrams on the same port from now on.
+    pub fn open_datagrams(&mut self) -> io::Result<()> {
+        self.datagrams = Some(Datagrams::open(self.local, self.shared.events.clone())?);
+        Ok(())
+    }
+
+    /// Sends a datagram, unless there is no room for it or [`Transport::open_datagrams`] was not asked for.
+    pub fn send_datagram(&mut self, to: SocketAddr, bytes: &[u8]) {
+        if let Some(datagrams) = &self.datagrams {
+            datagrams.send(to, bytes);
+        }
     }
 
     /// The address that is listened on.
@@ -181,7 +203,7 @@ impl Drop for Transport {
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener, inbound_max: usize) {
     let places = Arc::new(Semaphore::new(inbound_max));
-    let mut pace = Pace::new(Instant::now());
+    let mut pace = Pace::new(Instant::now(), ACCEPT_BURST, ACCEPT_EVERY);
     loop {
         sleep_until(pace.next(Instant::now())).await;
         let (stream, remote) = match listener.accept().await {
@@ -217,21 +239,23 @@ fn canonical(remote: SocketAddr) -> SocketAddr {
     SocketAddr::new(remote.ip().to_canonical(), remote.port())
 }
 
-/// A bucket of tokens: [`ACCEPT_BURST`] at once, then one every [`ACCEPT_EVERY`].
+/// A bucket of tokens: so many at once, then one in each interval.
 struct Pace {
+    burst: u32,
+    every: Duration,
     /// When the bucket would be full again.
     full: Instant,
 }
 
 impl Pace {
-    fn new(now: Instant) -> Pace {
-        Pace { full: now }
+    fn new(now: Instant, burst: u32, every: Duration) -> Pace {
+        Pace { burst, every, full: now }
     }
 
     /// Takes a token; the moment from which it may be used.
     fn next(&mut self, now: Instant) -> Instant {
-        self.full = self.full.max(now) + ACCEPT_EVERY;
-        (self.full - ACCEPT_EVERY * ACCEPT_BURST).max(now)
+        self.full = self.full.max(now) + self.every;
+        (self.full - self.every * self.burst).max(now)
     }
 }
 
@@ -410,7 +434,7 @@ mod tests {
     #[test]
     fn a_burst_is_accepted_at_once_and_the_rest_at_a_steady_pace() {
         let now = Instant::now();
-        let mut pace = Pace::new(now);
+        let mut pace = Pace::new(now, ACCEPT_BURST, ACCEPT_EVERY);
         let waits: Vec<Duration> = (0..23).map(|_| pace.next(now) - now).collect();
         assert!(waits[..20].iter().all(Duration::is_zero), "{waits:?}");
         assert_eq!(waits[20..], [50, 100, 150].map(Duration::from_millis));

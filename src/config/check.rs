@@ -146,11 +146,6 @@ fn discovery(reader: &mut Reader) -> Option<(String, String)> {
 }
 
 fn mesh(reader: &mut Reader) -> Mesh {
-    let weave_peers = reader.flag("mesh.weave_peers");
-    if let Some(Found { value: true, span }) = &weave_peers {
-        let what = "Weave Net routers as peers are not supported in this version";
-        reader.warning("mesh.weave_peers", span.clone(), what);
-    }
     Mesh {
         name: value_of(reader.read_unless("mesh.name", "auto", value::peer_name)),
         nickname: value_of(reader.read_unless("mesh.nickname", "auto", value::nickname)),
@@ -158,7 +153,7 @@ fn mesh(reader: &mut Reader) -> Mesh {
             .unwrap_or_else(|| ([0, 0, 0, 0], 6783).into()),
         password_file: value_of(reader.read("mesh.password_file", value::path)),
         trusted_subnets: values(reader.list("mesh.trusted_subnets", value::cidr)),
-        weave_peers: value_of(weave_peers).unwrap_or(false),
+        weave_peers: value_of(reader.flag("mesh.weave_peers")).unwrap_or(false),
     }
 }
 
@@ -328,14 +323,12 @@ reclaim = 3600
 
     #[test]
     fn what_is_not_there_yet_is_said() {
-        let text =
-            "discovery.ec2_tag = 'a=b'\nipam.expected_peers = 3\nmesh.weave_peers = true\nvpc.reclaim = '2h'";
+        let text = "discovery.ec2_tag = 'a=b'\nipam.expected_peers = 3\nvpc.reclaim = '2h'";
         let (_, warnings) = check(text).unwrap();
         let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         insta::assert_snapshot!(lines.join("\n"), @r"
         1:21: discovery.ec2_tag: peers are not found by tag in this version: list them in `peers`
-        3:20: mesh.weave_peers: Weave Net routers as peers are not supported in this version
-        4:15: vpc.reclaim: ranges of a terminated host are not taken over by themselves in this version: use `weavers forget`
+        3:15: vpc.reclaim: ranges of a terminated host are not taken over by themselves in this version: use `weavers forget`
         ");
         assert!(check("vpc.reclaim = 'off'").unwrap().1.is_empty());
         assert!(check("").unwrap().1.is_empty());

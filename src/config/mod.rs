@@ -169,6 +169,7 @@ impl Config {
             ("mesh.listen", self.mesh.listen == new.mesh.listen),
             ("mesh.password_file", self.mesh.password_file == new.mesh.password_file),
             ("mesh.trusted_subnets", self.mesh.trusted_subnets == new.mesh.trusted_subnets),
+            ("mesh.weave_peers", self.mesh.weave_peers == new.mesh.weave_peers),
             ("vpc.region", self.vpc.region == new.vpc.region),
             ("vpc.endpoint", self.vpc.endpoint == new.vpc.endpoint),
         ];
@@ -223,6 +224,7 @@ mod tests {
             listen = "127.0.0.1:6783"
             password_file = "/etc/weave/password"
             trusted_subnets = ["10.0.0.0/16"]
+            weave_peers = true
             [vpc]
             region = "eu-west-1"
             endpoint = "http://127.0.0.1:1"

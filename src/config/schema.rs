@@ -40,7 +40,7 @@ pub const KEYS: &[Key] = &[
     fixed("mesh.listen", Default("\"0.0.0.0:6783\"")),
     fixed("mesh.password_file", Example("\"/etc/weave/password\"")),
     fixed("mesh.trusted_subnets", Default("[]")),
-    live("mesh.weave_peers", Default("false")),
+    fixed("mesh.weave_peers", Default("false")),
     live("vpc.route_tables", Default("\"auto\"")),
     live("vpc.source_dest_check", Default("\"disable\"")),
     live("vpc.quota", Example("500")),

@@ -89,8 +89,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let born = birth::begin(&options, &file).await?;
     let socket = server::Socket::bind(&options.socket).await?;
     let listen = born.config.mesh.listen;
-    let transport = transport::Transport::listen(listen, listen.port(), moved)
+    let mut transport = transport::Transport::listen(listen, listen.port(), moved)
         .with_context(|| format!("cannot listen on {listen}, which peers dial"))?;
+    if born.config.mesh.weave_peers {
+        transport.open_datagrams().with_context(|| format!("cannot take datagrams on {listen}"))?;
+    }
     let disturbed = crate::kernel::watch::disturbances()?;
     let edited = watch::changes(options.config.clone());
     let hands = Hands::new(born.kernel, born.ec2, &born.config, &born.birth.identity, events.clone());
@@ -231,6 +234,7 @@ impl Daemon {
                     info!(conn = conn.0, reason, "connection closed");
                     self.transport.close(conn);
                 }
+                Output::Datagram(to, bytes) => self.transport.send_datagram(to, &bytes),
                 Output::Save(id, writes) => self.save(id.0, writes),
                 Output::ObserveHost(wanted) => self.hands.observe_host(wanted),
                 Output::ObserveVpc(range, tables) => self.hands.observe_vpc(range, tables),
@@ -412,5 +416,6 @@ fn on_wire(event: transport::Event) -> mesh::Input {
         transport::Event::DialFailed { target, reason } => mesh::Input::DialFailed { target, reason },
         transport::Event::Received(conn, bytes) => mesh::Input::Received(conn, bytes),
         transport::Event::Closed(conn, reason) => mesh::Input::Closed(conn, reason),
+        transport::Event::Datagram { from, bytes } => mesh::Input::Datagram { from, bytes },
     }
 }

@@ -8,7 +8,8 @@
 //! nonce       = C0 by the dialler, 40 by the acceptor || 15 zero bytes || u64 number of the message
 //! ```
 //!
-//! The nonce is never sent, so messages must be opened in the order in which they were sealed.
+//! The nonce is never sent, so messages must be opened in the order in which they were sealed. Datagrams bear their number, and their
+//! nonce begins with 80 by the dialler or 00 by the acceptor.
 
 use dryoc::classic::{
     crypto_box::crypto_box_beforenm,
@@ -45,6 +46,19 @@ pub struct KeyPair {
 /// What both sides of a connection arrive at, if their passwords are the same.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionKey([u8; 32]);
+
+/// The datagrams beside a connection, in both directions.
+#[derive(Clone)]
+pub struct Datagrams {
+    key: SessionKey,
+    we_dialled: bool,
+    sent: u64,
+    /// The highest number that came, of those without and with [`WHOLE`].
+    seen: [Option<u64>; 2],
+}
+
+/// Datagrams that are not to be cut on the way bear this bit in their number, and are counted by themselves. Ours all do.
+const WHOLE: u64 = 1 << 63;
 
 /// One direction of a connection.
 #[derive(Clone)]
@@ -86,29 +100,78 @@ impl Channel {
     /// Seals the next message.
     pub fn seal(&mut self, message: &[u8]) -> Vec<u8> {
         let nonce = self.next_nonce();
-        let mut sealed = vec![0; message.len() + SEAL_LEN];
-        crypto_secretbox_easy(&mut sealed, message, &nonce, &self.key.0)
-            .expect("a message of at most 10 MiB, in a buffer of the right size, can be sealed");
-        sealed
+        self.key.seal(&nonce, message)
     }
 
     /// Opens the next message.
     pub fn open(&mut self, sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
         let nonce = self.next_nonce();
-        let len = sealed.len().checked_sub(SEAL_LEN).ok_or(CryptoError::Sealed)?;
-        let mut message = vec![0; len];
-        crypto_secretbox_open_easy(&mut message, sealed, &nonce, &self.key.0)
-            .map_err(|_| CryptoError::Sealed)?;
-        Ok(message)
+        self.key.open(&nonce, sealed)
     }
 
     fn next_nonce(&mut self) -> [u8; 24] {
-        let mut nonce = [0; 24];
-        nonce[0] = if self.by_dialler { 0xc0 } else { 0x40 };
-        nonce[16..].copy_from_slice(&self.sequence.to_be_bytes());
+        let number = self.sequence;
         self.sequence += 1;
-        nonce
+        nonce(if self.by_dialler { 0xc0 } else { 0x40 }, number)
     }
+}
+
+impl Datagrams {
+    /// Those of the end that dialled the connection, or of the other.
+    pub fn new(key: SessionKey, we_dialled: bool) -> Datagrams {
+        Datagrams { key, we_dialled, sent: 0, seen: [None; 2] }
+    }
+
+    /// Numbers and seals the next one.
+    pub fn seal(&mut self, message: &[u8]) -> Vec<u8> {
+        let number = self.sent | WHOLE;
+        self.sent += 1;
+        let nonce = nonce(if self.we_dialled { 0x80 } else { 0 }, number);
+        [&number.to_be_bytes()[..], &self.key.seal(&nonce, message)].concat()
+    }
+
+    /// What one says, unless it is damaged, or older than one that came before.
+    pub fn open(&mut self, datagram: &[u8]) -> Option<Vec<u8>> {
+        let (number, sealed) = datagram.split_first_chunk()?;
+        let number = u64::from_be_bytes(*number);
+        let seen = &mut self.seen[usize::from(number & WHOLE != 0)];
+        if seen.is_some_and(|seen| number <= seen) {
+            return None;
+        }
+        let nonce = nonce(if self.we_dialled { 0 } else { 0x80 }, number);
+        let message = self.key.open(&nonce, sealed).ok()?;
+        *seen = Some(number);
+        Some(message)
+    }
+}
+
+impl SessionKey {
+    /// A key that is known already.
+    #[cfg(test)]
+    pub fn from_bytes(bytes: [u8; 32]) -> SessionKey {
+        SessionKey(bytes)
+    }
+
+    fn seal(&self, nonce: &[u8; 24], message: &[u8]) -> Vec<u8> {
+        let mut sealed = vec![0; message.len() + SEAL_LEN];
+        crypto_secretbox_easy(&mut sealed, message, nonce, &self.0)
+            .expect("a message of at most 10 MiB, in a buffer of the right size, can be sealed");
+        sealed
+    }
+
+    fn open(&self, nonce: &[u8; 24], sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        let len = sealed.len().checked_sub(SEAL_LEN).ok_or(CryptoError::Sealed)?;
+        let mut message = vec![0; len];
+        crypto_secretbox_open_easy(&mut message, sealed, nonce, &self.0).map_err(|_| CryptoError::Sealed)?;
+        Ok(message)
+    }
+}
+
+fn nonce(first: u8, number: u64) -> [u8; 24] {
+    let mut nonce = [0; 24];
+    nonce[0] = first;
+    nonce[16..].copy_from_slice(&number.to_be_bytes());
+    nonce
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::{
-    crypto::{Channel, CryptoError, KeyPair},
+    crypto::{Channel, CryptoError, KeyPair, SessionKey},
     features::{FEATURES, FeatureError, Features},
     frame::{FrameError, Reader, Version, Writer},
 };
@@ -29,6 +29,7 @@ pub struct Handshake {
     outbound: bool,
     ours: Features,
     secret: Option<Secret>,
+    key: Option<SessionKey>,
     reader: Reader,
     writer: Writer,
 }
@@ -49,8 +50,10 @@ pub struct Introduced {
     pub reader: Reader,
     /// For everything that follows.
     pub writer: Writer,
-    /// The stream is sealed from here on.
-    pub encrypted: bool,
+    /// What the stream is sealed with from here on.
+    pub key: Option<SessionKey>,
+    /// Each end thinks that the network needs no encryption.
+    pub trusted: bool,
 }
 
 /// Why an introduction failed.
@@ -98,7 +101,7 @@ impl Handshake {
     /// A side that has nothing to say before the header: see [`Handshake::header`].
     pub fn new(outbound: bool, ours: Features, secret: Option<Secret>) -> Handshake {
         let (reader, writer) = (Reader::new(), Writer::new(Version::V2));
-        Handshake { stage: Stage::Header, outbound, ours, secret, reader, writer }
+        Handshake { stage: Stage::Header, outbound, ours, secret, key: None, reader, writer }
     }
 
     /// The first bytes of both sides, sent without waiting.
@@ -136,8 +139,8 @@ impl Handshake {
     /// What the connection goes on with.
     pub fn finish(mut self, theirs: Features) -> Introduced {
         self.reader.trust();
-        let encrypted = self.secret.is_some();
-        Introduced { theirs, reader: self.reader, writer: self.writer, encrypted }
+        let trusted = self.ours.trusted && theirs.trusted;
+        Introduced { theirs, reader: self.reader, writer: self.writer, key: self.key, trusted }
     }
 
     fn next_event(&mut self) -> Result<Option<Event>, HandshakeError> {
@@ -214,7 +217,8 @@ impl Handshake {
         };
         let key = keys.agree(theirs, password)?;
         self.reader.sealed(Channel::new(key.clone(), !self.outbound));
-        self.writer.sealed(Channel::new(key, self.outbound));
+        self.writer.sealed(Channel::new(key.clone(), self.outbound));
+        self.key = Some(key);
         Ok(())
     }
 
@@ -301,7 +305,7 @@ mod tests {
                 let (mut sent, introduced) = play(side, inputs, &heard_by(heard, kind));
                 sent[6] = wanted[6]; // The dialler of version 1 speaks no other; we always offer both.
                 assert_eq!(sent, wanted, "{kind} {side}");
-                assert_eq!(introduced.encrypted, kind.ends_with("encrypted"));
+                assert_eq!(introduced.key.is_some(), kind.ends_with("encrypted"));
                 assert_eq!(introduced.theirs.name, features(inputs, other).name);
             }
         }

@@ -51,6 +51,8 @@ pub enum Input {
     Received(ConnId, Bytes),
     /// A connection ended, and why.
     Closed(ConnId, String),
+    /// A datagram came to the port of the mesh.
+    Datagram { from: SocketAddr, bytes: Bytes },
     /// Time went by.
     Woken,
 }
@@ -62,6 +64,8 @@ pub enum Output {
     Dial(String),
     /// Bytes to send.
     Send(ConnId, Bytes),
+    /// A datagram to send from the port of the mesh. It may get lost.
+    Datagram(SocketAddr, Bytes),
     /// Close it, once the bytes before are sent. The text is for the log.
     Close(ConnId, String),
     /// A message for the application.
@@ -141,8 +145,31 @@ pub struct ConnectionView {
     pub peer: Option<PeerName>,
     /// Its nickname.
     pub nickname: Option<String>,
-    /// Packets can be carried; otherwise it is being introduced.
+    /// Both ends are content with it. A Weave Net router is when our heartbeats come through.
     pub established: bool,
+}
+
+/// A peer that was turned away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedView {
+    /// Its name.
+    pub peer: PeerName,
+    /// For people.
+    pub nickname: String,
+    /// Where it is.
+    pub remote: SocketAddr,
+    /// Why.
+    pub objection: Objection,
+}
+
+/// Why a peer was turned away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields say what they are.
+pub enum Objection {
+    /// There is no overlay in common.
+    Overlay { theirs: String, ours: String },
+    /// It bears our name.
+    Name,
 }
 
 /// What is known of a target.

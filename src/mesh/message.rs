@@ -7,8 +7,9 @@
 //! 6 broadcast   channel, origin, data
 //! ```
 //!
-//! Tags 1, 2, 3 and 7 concern overlays that we do not have. They are never sent: what is wrong in one
-//! ends the process of a Weave Net router.
+//! Tags 1, 2, 3 and 7 concern overlays. Of them only one message is ever sent, that heartbeats come through (`07 00 01`, or
+//! `01` to a peer that names no overlays), and only to who offers that overlay: what is wrong in one ends the process
+//! of a Weave Net router.
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -25,14 +26,24 @@ const HEARTBEAT: u8 = 0;
 const GOSSIP: u8 = 4;
 const UNICAST: u8 = 5;
 const BROADCAST: u8 = 6;
+const OVERLAY: u8 = 7;
+/// Among the messages of the overlay `sleeve`.
+const ESTABLISHED: u8 = 1;
+/// Its place among the overlays in common with a peer that does not offer ours.
+const SLEEVE: u8 = 0;
 
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// I am here.
     Heartbeat,
-    /// An empty message, or a tag that concerns others.
+    /// An empty message, or one that concerns others.
     Ignored,
+    /// Our heartbeats of the overlay `sleeve` come through.
+    Established {
+        /// Said by a peer that names no overlays.
+        bare: bool,
+    },
     /// For neighbours, hop by hop.
     Gossip {
         /// Who it is for.
@@ -103,6 +114,10 @@ impl Message {
                 from: fields.name()?,
                 data: fields.data()?,
             }),
+            ESTABLISHED => Ok(Message::Established { bare: true }),
+            OVERLAY if envelope.starts_with(&[SLEEVE, ESTABLISHED]) => {
+                Ok(Message::Established { bare: false })
+            }
             _ => Ok(Message::Ignored),
         }
     }
@@ -118,6 +133,11 @@ impl Sealed {
 /// I am here.
 pub fn heartbeat() -> Vec<u8> {
     vec![HEARTBEAT]
+}
+
+/// Heartbeats of the overlay `sleeve` come through.
+pub fn overlay_established(bare: bool) -> Vec<u8> {
+    if bare { vec![ESTABLISHED] } else { vec![OVERLAY, SLEEVE, ESTABLISHED] }
 }
 
 /// For a neighbour.
@@ -206,14 +226,17 @@ mod tests {
                 5 => unicast(channel, name("src"), name("dst"), &data),
                 6 => broadcast(channel, name("src"), &data),
                 _ => {
-                    assert_eq!(Message::decode(&bytes.into()), Ok(Message::Ignored));
+                    let bare = vector["inputs"]["tag"] == 1;
+                    let ours = bytes == overlay_established(bare);
+                    let wanted = if ours { Message::Established { bare } } else { Message::Ignored };
+                    assert_eq!(Message::decode(&bytes.into()), Ok(wanted), "{}", vector["name"]);
                     continue;
                 }
             };
             assert_eq!(written, bytes, "{}", vector["name"]);
             match Message::decode(&bytes.into()).unwrap() {
                 Message::Heartbeat => {}
-                Message::Ignored => panic!("{}", vector["name"]),
+                Message::Ignored | Message::Established { .. } => panic!("{}", vector["name"]),
                 Message::Unicast { channel: to, data: sealed, .. } => {
                     assert_eq!((to.as_str(), &sealed.open().unwrap()[..]), (channel, &data[..]));
                 }
@@ -227,7 +250,7 @@ mod tests {
 
     #[test]
     fn blank_messages_and_unknown_tags_mean_nothing() {
-        for message in [&b""[..], &[200, 1, 2], &[7], &[1]] {
+        for message in [&b""[..], &[200, 1, 2], &[7], &[7, 0], &[7, 1, 1], &[7, 0, 3, 1], &[2], &[3, 1]] {
             assert_eq!(Message::decode(&Bytes::from_static(message)), Ok(Message::Ignored));
         }
         assert_eq!(Message::decode(&Bytes::from_static(&[0, 9])), Ok(Message::Heartbeat));

@@ -12,7 +12,8 @@
 //!
 //! It differs from Weave Net where nothing on the wire forbids it: routes follow the topology at once, changes are announced after
 //! a tenth of a second, and dialling is tried again sooner. Two peers that both offer [`OVERLAY`] notice a
-//! silent cut in seconds rather than in a minute.
+//! silent cut in seconds rather than in a minute. With a router that offers only its own overlay, `sleeve` keeps that
+//! one up, and carries nothing.
 
 mod crypto;
 mod dial;
@@ -23,8 +24,10 @@ mod handshake;
 mod interface;
 mod message;
 mod peering;
+mod refused;
 mod relay;
 mod routes;
+mod sleeve;
 mod topology;
 
 use std::{
@@ -41,6 +44,7 @@ use self::{
     features::SHORT_ID_MAX,
     gossip::Surrogates,
     peering::Connection,
+    refused::Refused,
     routes::Routes,
     topology::{Peer, Topology},
 };
@@ -50,15 +54,20 @@ pub use dial::{DISCOVERED_MAX, PAUSE_MAX, PAUSE_MIN, TargetState};
 pub use frame::{FRAME_LEN_MAX, INTRODUCTION_LEN_MAX, MESSAGE_LEN_MAX};
 pub use gossip::{RECENT_MAX, SURROGATES_MAX};
 pub use interface::{
-    ConnId, ConnectionView, Delivery, Input, Kind, NoRoute, Output, PeerView, Recipients, Settings,
-    TargetView,
+    ConnId, ConnectionView, Delivery, Input, Kind, NoRoute, Objection, Output, PeerView, Recipients,
+    RefusedView, Settings, TargetView,
 };
 pub use message::CHANNEL_LEN_MAX;
 pub use peering::INTRODUCTIONS_MAX;
+pub use refused::REFUSED_MAX;
+pub use sleeve::DATAGRAM_LEN_MAX;
 pub use topology::{LINKS_MAX, NICKNAME_LEN_MAX, PEERS_MAX};
 
 /// The overlay of our own: packets go by the routes of the VPC.
 pub const OVERLAY: &str = "weavers";
+/// The overlay of Weave Net that can be kept up without carrying anything. Offered where its routers are welcome. Its overlay
+/// `awsvpc` never is: since version 2.5.0 a router that hears of another one ends.
+pub const SLEEVE: &str = "sleeve";
 /// The channel that the mesh itself uses.
 const TOPOLOGY: &str = "topology";
 
@@ -81,6 +90,7 @@ pub struct Mesh {
     surrogates: Surrogates,
     dialler: Dialler,
     live: Live,
+    refused: Refused,
     timers: Timers,
     wake: Option<Timestamp>,
     outputs: VecDeque<Output>,
@@ -130,6 +140,7 @@ impl Mesh {
             surrogates: Surrogates::default(),
             dialler: Dialler::new(settings.port),
             live: Live::default(),
+            refused: Refused::default(),
             timers: Timers::default(),
             wake: None,
             outputs: VecDeque::new(),
@@ -159,6 +170,7 @@ impl Mesh {
             Input::Accepted { conn, remote } => self.open(now, conn, remote, None),
             Input::Received(conn, bytes) => self.received(now, conn, &bytes),
             Input::Closed(conn, why) => self.closed(now, conn, why),
+            Input::Datagram { from, bytes } => self.on_datagram(now, from, &bytes),
             Input::Woken => {}
         }
         self.settle(now);
@@ -214,9 +226,14 @@ impl Mesh {
                 encrypted: connection.encrypted(),
                 peer,
                 nickname: known.map(|peer| peer.nickname.clone()),
-                established: peer.is_some(),
+                established: connection.is_established(),
             }
         })
+    }
+
+    /// The peers that were turned away lately.
+    pub fn refused(&self, now: Timestamp) -> impl Iterator<Item = &RefusedView> {
+        self.refused.all(now)
     }
 
     /// All targets, configured and discovered.

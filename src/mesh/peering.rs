@@ -6,19 +6,23 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::{
-    ConnId, Mesh, OVERLAY, Output, Recipients,
+    ConnId, Mesh, OVERLAY, Objection, Output, Recipients, RefusedView, SLEEVE,
     crypto::KeyPair,
     dial::Again,
     features::Features,
     frame::{Reader, Writer},
     handshake::{Handshake, Introduced, Secret},
     message,
+    sleeve::{self, Sleeve, Terms},
     topology::{Link, Peer},
 };
 use crate::{peer::PeerName, time::Timestamp};
 
 /// Strangers that are being introduced at once; each may make us keep [`super::INTRODUCTION_LEN_MAX`] bytes.
 pub const INTRODUCTIONS_MAX: usize = 64;
+
+/// What is shown of a text that a stranger wrote.
+const SHOWN_LEN_MAX: usize = 64;
 
 const HEADER_WITHIN: Duration = Duration::from_secs(10);
 const INTRODUCTION_WITHIN: Duration = Duration::from_secs(60);
@@ -57,6 +61,8 @@ pub struct Neighbour {
     heartbeat: Timestamp,
     heartbeat_every: Duration,
     silence_max: Duration,
+    /// With a Weave Net router.
+    sleeve: Option<Sleeve>,
 }
 
 /// Why a connection is closed, and whether its target is worth another try.
@@ -92,11 +98,22 @@ impl Connection {
         }
     }
 
+    /// Whether both ends are content with it.
+    pub fn is_established(&self) -> bool {
+        match &self.phase {
+            Phase::Introducing(..) => false,
+            Phase::Introduced(neighbour) => neighbour.sleeve.as_ref().is_none_or(Sleeve::is_established),
+        }
+    }
+
     /// When something is due.
     pub fn next_wake(&self) -> Timestamp {
         match &self.phase {
             Phase::Introducing(..) => self.deadline,
-            Phase::Introduced(neighbour) => self.deadline.min(neighbour.heartbeat),
+            Phase::Introduced(neighbour) => {
+                let sleeve = neighbour.sleeve.as_ref().and_then(Sleeve::next_wake);
+                sleeve.into_iter().fold(self.deadline.min(neighbour.heartbeat), Timestamp::min)
+            }
         }
     }
 
@@ -192,11 +209,16 @@ impl Mesh {
             }
         };
         let uid = conn_id ^ theirs.conn_id;
-        let judged = self.judge(target.as_deref(), &theirs, uid);
+        let judged = self.judge(now, target.as_deref(), remote, &theirs, uid);
         let rival = self.neighbours.get(&theirs.name).copied();
         let news = judged.is_ok() && self.is_news(&theirs);
-        let neighbour = neighbour(now, uid, self.is_own_kind(&theirs), handshake.finish(theirs.clone()));
-        let (outbound, deadline) = (target.is_some(), now + neighbour.silence_max);
+        let outbound = target.is_some();
+        let introduced = handshake.finish(theirs.clone());
+        let sleeve = self.sleeve(now, &introduced, uid, Some(remote).filter(|_| outbound));
+        // Routers are to send no packets of containers this way.
+        let established = sleeve.is_none();
+        let neighbour = neighbour(now, uid, self.is_own_kind(&theirs), introduced, sleeve);
+        let deadline = now + neighbour.silence_max;
         let phase = Phase::Introduced(Box::new(neighbour));
         self.connections.insert(conn, Connection { remote, target, deadline, phase });
         judged?;
@@ -208,7 +230,7 @@ impl Mesh {
                 Again::Later,
             );
         }
-        self.add(now, conn, &theirs, Link { address: remote.to_string(), outbound, established: true });
+        self.add(now, conn, &theirs, Link { address: remote.to_string(), outbound, established });
         if news || rival.is_some() {
             self.gossip_topology(Recipients::One(conn), self.topology.peers().keys().copied().collect());
             self.outputs.push_back(Output::SendState(Recipients::One(conn)));
@@ -216,17 +238,25 @@ impl Mesh {
         Ok(())
     }
 
-    fn judge(&mut self, target: Option<&str>, theirs: &Features, uid: u64) -> Result<(), Refusal> {
+    fn judge(
+        &mut self,
+        now: Timestamp,
+        target: Option<&str>,
+        remote: SocketAddr,
+        theirs: &Features,
+        uid: u64,
+    ) -> Result<(), Refusal> {
         let direct = target.is_none_or(|target| self.dialler.is_direct(target));
         if let Some(target) = target {
             self.dialler.recognised(target, theirs.name);
         }
         if theirs.name == self.settings.name {
-            return Err(if theirs.uid == self.settings.uid {
-                Refusal::never("connected to ourselves")
-            } else {
-                Refusal::never(format!("another peer has our name {}: give one of them another", theirs.name))
-            });
+            if theirs.uid == self.settings.uid {
+                return Err(Refusal::never("connected to ourselves"));
+            }
+            self.turn_away(now, remote, theirs, Objection::Name);
+            let why = format!("another peer has our name {}: give one of them another", theirs.name);
+            return Err(Refusal::never(why));
         }
         if !direct && !self.topology.peers().contains_key(&theirs.name) {
             return Err(Refusal::later(format!(
@@ -234,7 +264,7 @@ impl Mesh {
                 theirs.name
             )));
         }
-        self.agree_on_overlay(theirs)?;
+        self.agree_on_overlay(now, remote, theirs)?;
         self.break_tie(theirs.name, uid)?;
         let limit = self.settings.conn_limit;
         if limit != 0 && self.neighbours.len() >= limit && !self.neighbours.contains_key(&theirs.name) {
@@ -244,17 +274,71 @@ impl Mesh {
     }
 
     /// Who does not say what it offers is content with anything.
-    fn agree_on_overlay(&self, theirs: &Features) -> Result<(), Refusal> {
+    fn agree_on_overlay(
+        &mut self,
+        now: Timestamp,
+        remote: SocketAddr,
+        theirs: &Features,
+    ) -> Result<(), Refusal> {
         let Some(offered) = &theirs.overlays else { return Ok(()) };
         let ours = &self.settings.overlays;
-        if ours.is_empty() || offered.split(' ').any(|name| ours.iter().any(|our| our == name)) {
+        if ours.is_empty() || ours.iter().any(|name| offers(theirs, name)) {
             return Ok(());
         }
         let ours = ours.join(" ");
-        Err(Refusal::later(format!(
-            "no overlay in common: peer {} offers `{offered}`, we `{ours}`",
-            theirs.name
-        )))
+        let offered: String = offered.chars().take(SHOWN_LEN_MAX).collect();
+        let why = format!("no overlay in common: peer {} offers `{offered}`, we `{ours}`", theirs.name);
+        self.turn_away(now, remote, theirs, Objection::Overlay { theirs: offered, ours });
+        Err(Refusal::later(why))
+    }
+
+    fn turn_away(&mut self, now: Timestamp, remote: SocketAddr, theirs: &Features, objection: Objection) {
+        let Features { name: peer, nickname, .. } = theirs.clone();
+        self.refused.note(now, RefusedView { peer, nickname, remote, objection });
+    }
+
+    /// With a Weave Net router, unless it offers our own overlay too.
+    fn sleeve(
+        &self,
+        now: Timestamp,
+        introduced: &Introduced,
+        number: u64,
+        dialled: Option<SocketAddr>,
+    ) -> Option<Sleeve> {
+        let theirs = &introduced.theirs;
+        let bare = theirs.overlays.is_none();
+        let wanted = !self.is_own_kind(theirs) && (bare || offers(theirs, SLEEVE));
+        let terms = Terms {
+            own: self.settings.name,
+            theirs: theirs.name,
+            number,
+            key: introduced.key.clone().filter(|_| !introduced.trusted),
+            dialled,
+            bare,
+        };
+        (wanted && self.offers_sleeve()).then(|| Sleeve::new(now, terms))
+    }
+
+    fn offers_sleeve(&self) -> bool {
+        self.settings.overlays.iter().any(|our| our == SLEEVE)
+    }
+
+    /// A datagram came. It is looked at only if there is a connection to who sent it.
+    pub(super) fn on_datagram(&mut self, now: Timestamp, from: SocketAddr, datagram: &[u8]) {
+        let conn = sleeve::sender(datagram).and_then(|name| self.neighbours.get(&name)).copied();
+        let neighbour = conn.and_then(|conn| self.connections.get_mut(&conn)?.neighbour());
+        let Some(sleeve) = neighbour.and_then(|neighbour| neighbour.sleeve.as_mut()) else { return };
+        if let (Some(message), Some(conn)) = (sleeve.receive(now, from, datagram), conn) {
+            self.send(conn, &message);
+        }
+    }
+
+    /// A router says that our heartbeats come through.
+    pub(super) fn on_established(&mut self, conn: ConnId, bare: bool) {
+        let neighbour = self.connections.get_mut(&conn).and_then(|connection| connection.neighbour());
+        if let Some(sleeve) = neighbour.and_then(|neighbour| neighbour.sleeve.as_mut()) {
+            sleeve.establish(bare);
+        }
     }
 
     /// Of two connections to one peer both ends keep the one with the lower number.
@@ -275,9 +359,7 @@ impl Mesh {
     }
 
     fn is_own_kind(&self, theirs: &Features) -> bool {
-        let offered = theirs.overlays.as_deref().unwrap_or("");
-        offered.split(' ').any(|name| name == OVERLAY)
-            && self.settings.overlays.iter().any(|our| our == OVERLAY)
+        offers(theirs, OVERLAY) && self.settings.overlays.iter().any(|our| our == OVERLAY)
     }
 
     fn add(&mut self, now: Timestamp, conn: ConnId, theirs: &Features, link: Link) {
@@ -287,6 +369,7 @@ impl Mesh {
         self.topology.link(name, link);
         self.topology.settle_short_id(&mut self.rng);
         self.neighbours.insert(name, conn);
+        self.refused.forget(name);
         if let Some(target) = self.connections.get(&conn).and_then(|connection| connection.target.as_deref())
         {
             self.dialler.connected(now, target);
@@ -361,9 +444,11 @@ impl Mesh {
                     Phase::Introducing(..) => "the other side did not say what it speaks",
                 };
                 silent.push((conn, why));
-            } else if let Some(bytes) = connection.neighbour().and_then(|neighbour| neighbour.heartbeat(now))
-            {
-                self.outputs.push_back(Output::Send(conn, bytes));
+            } else if let Some(neighbour) = connection.neighbour() {
+                let bytes = neighbour.heartbeat(now);
+                self.outputs.extend(bytes.map(|bytes| Output::Send(conn, bytes)));
+                let datagram = neighbour.sleeve.as_mut().and_then(|sleeve| sleeve.heartbeat(now));
+                self.outputs.extend(datagram.map(|(to, bytes)| Output::Datagram(to, bytes)));
             }
         }
         for (conn, why) in silent {
@@ -382,12 +467,31 @@ impl Neighbour {
     }
 }
 
-fn neighbour(now: Timestamp, uid: u64, own_kind: bool, introduced: Introduced) -> Neighbour {
+fn offers(theirs: &Features, overlay: &str) -> bool {
+    theirs.overlays.iter().any(|offered| offered.split(' ').any(|name| name == overlay))
+}
+
+fn neighbour(
+    now: Timestamp,
+    uid: u64,
+    own_kind: bool,
+    introduced: Introduced,
+    sleeve: Option<Sleeve>,
+) -> Neighbour {
     let (heartbeat_every, silence_max) =
         if own_kind { (OWN_HEARTBEAT_EVERY, OWN_SILENCE_MAX) } else { (HEARTBEAT_EVERY, SILENCE_MAX) };
-    let Introduced { theirs, reader, writer, encrypted } = introduced;
-    let heartbeat = now + heartbeat_every;
-    Neighbour { name: theirs.name, reader, writer, uid, encrypted, heartbeat, heartbeat_every, silence_max }
+    let Introduced { theirs, reader, writer, key, trusted: _ } = introduced;
+    Neighbour {
+        name: theirs.name,
+        reader,
+        writer,
+        uid,
+        encrypted: key.is_some(),
+        heartbeat: now + heartbeat_every,
+        heartbeat_every,
+        silence_max,
+        sleeve,
+    }
 }
 
 /// An error and what it came from, in one line.

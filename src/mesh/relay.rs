@@ -80,6 +80,10 @@ impl Mesh {
     ) -> Result<(), String> {
         match Message::decode(raw).map_err(|error| chain(&error))? {
             Message::Heartbeat | Message::Ignored => Ok(()),
+            Message::Established { bare } => {
+                self.on_established(conn, bare);
+                Ok(())
+            }
             Message::Gossip { channel, data, .. } => self.on_gossip(now, conn, neighbour, channel, data),
             Message::Unicast { channel, from, to, data } if to == self.settings.name => {
                 self.on_unicast(conn, channel, from, &data)
@@ -189,7 +193,7 @@ impl Mesh {
     }
 
     /// What no frame can hold is not sent: the other side would close the connection.
-    fn send(&mut self, conn: ConnId, message: &[u8]) {
+    pub(super) fn send(&mut self, conn: ConnId, message: &[u8]) {
         let neighbour = self.connections.get_mut(&conn).and_then(|found| found.neighbour());
         if let Some(neighbour) = neighbour.filter(|_| message.len() <= MESSAGE_LEN_MAX) {
             let bytes = neighbour.writer.message(message);

@@ -26,6 +26,9 @@ struct World {
     only_version_1: bool,
     /// Bytes are lost without a word.
     cut: bool,
+    /// Datagrams are.
+    no_datagrams: bool,
+    datagrams: usize,
 }
 
 fn settings(number: u64) -> Settings {
@@ -75,6 +78,8 @@ impl World {
             count: 0,
             only_version_1: false,
             cut: false,
+            no_datagrams: false,
+            datagrams: 0,
         }
     }
 
@@ -114,6 +119,7 @@ impl World {
                     let state = format!("state of {peer}");
                     self.peers[peer].gossip(recipients, APPLICATION, state.as_bytes());
                 }
+                Output::Datagram(to, bytes) => self.send_datagram(peer, to, bytes),
                 Output::TopologyChanged => {}
             }
         }
@@ -144,6 +150,14 @@ impl World {
         }
         if !self.cut {
             self.later(other, Input::Received(end, bytes.into()));
+        }
+    }
+
+    fn send_datagram(&mut self, from: usize, to: SocketAddr, bytes: Bytes) {
+        self.datagrams += 1;
+        let to = (0..self.peers.len()).find(|peer| address(*peer) == to.ip());
+        if let Some(to) = to.filter(|_| !self.cut && !self.no_datagrams) {
+            self.later(to, Input::Datagram { from: SocketAddr::new(address(from), 6783), bytes });
         }
     }
 
@@ -391,6 +405,8 @@ fn a_peer_with_our_name_is_refused_and_named() {
     world.run(120_000);
     assert_eq!(world.dials.len(), 1);
     assert!(world.target(0).error.unwrap().contains("another peer has our name 00:00:00:00:00:01"));
+    // Whoever was dialled can only be told this way.
+    assert!(world.peers[1].refused(world.now).any(|refused| refused.objection == Objection::Name));
 }
 
 #[test]
@@ -422,16 +438,122 @@ fn routers_of_weave_net_in_its_own_vpc_mode_are_refused_and_plain_ones_accepted(
 
 #[test]
 fn a_silent_cut_is_noticed_in_ten_seconds_and_mended_after_it() {
-    let mut world = World::new(2);
+    // Whenever in the time between two heartbeats it comes.
+    for phase in (0..2000).step_by(125) {
+        let mut world = World::new(2);
+        world.connect(0, &[1]);
+        world.run(30_000 + phase);
+        assert!(world.established(0, 1), "heartbeats keep it: {:?}", world.closed);
+        world.cut = true;
+        world.run(9_100);
+        assert_eq!(world.peers[0].reachable().len() + world.peers[1].reachable().len(), 0, "{phase}");
+        world.cut = false;
+        world.run(35_000);
+        assert!(world.established(0, 1));
+    }
+}
+
+#[test]
+fn a_peer_of_another_kind_is_left_its_own_times() {
+    let mut world = World::of([welcoming(1), router(2)]);
     world.connect(0, &[1]);
-    world.run(30_000);
-    assert!(world.established(0, 1), "heartbeats keep it: {:?}", world.closed);
+    world.run(100_000);
+    assert!(world.established(0, 1), "heartbeats every thirty seconds keep it: {:?}", world.closed);
     world.cut = true;
-    world.run(10_000);
-    assert_eq!(world.peers[0].reachable().len() + world.peers[1].reachable().len(), 0);
-    world.cut = false;
-    world.run(35_000);
+    world.run(30_000);
     assert!(world.established(0, 1));
+    world.run(31_000);
+    assert_eq!(world.peers[0].reachable().len() + world.peers[1].reachable().len(), 0);
+}
+
+/// A peer of ours in a cluster with Weave Net routers.
+fn welcoming(number: u64) -> Settings {
+    Settings { overlays: vec![OVERLAY.to_owned(), SLEEVE.to_owned()], ..settings(number) }
+}
+
+/// What stands for a Weave Net router: it offers none of ours.
+fn router(number: u64) -> Settings {
+    Settings { overlays: vec!["fastdp".to_owned(), SLEEVE.to_owned()], ..settings(number) }
+}
+
+#[test]
+fn a_router_is_established_by_heartbeats_over_udp_whoever_dials_and_whether_encrypted_or_trusted() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        for (password, trust) in
+            [(false, [false; 2]), (true, [false; 2]), (true, [true, false]), (true, [true; 2])]
+        {
+            let with = |settings: Settings, trusts| Settings {
+                password: password.then(|| b"secret".to_vec()),
+                trusted_subnets: if trusts { vec!["10.0.0.0/8".parse().unwrap()] } else { Vec::new() },
+                ..settings
+            };
+            let mut world = World::of([with(welcoming(1), trust[0]), with(router(2), trust[1])]);
+            world.no_datagrams = true;
+            world.connect(from, &[to]);
+            world.run(5_000);
+            assert_eq!(world.peers[0].reachable().len(), 1, "gossip goes all the same");
+            assert!(!world.established(0, 1));
+            world.no_datagrams = false;
+            world.run(600);
+            assert!(world.established(0, 1), "{from} dials, password {password}, trust {trust:?}");
+            let before = world.datagrams;
+            world.run(60_000);
+            assert!((10..=14).contains(&(world.datagrams - before)), "then one in ten seconds each");
+            // Nobody is to send packets this way: both ends say so.
+            assert!(!world.peers[1].routes.unicast().contains_key(&name(0)));
+        }
+    }
+}
+
+#[test]
+fn an_old_router_that_names_no_overlay_is_established_too() {
+    let mut world = World::of([welcoming(1), router(2)]);
+    world.only_version_1 = true;
+    world.connect(0, &[1]);
+    world.run(600);
+    assert!(world.established(0, 1), "{:?}", world.closed);
+}
+
+#[test]
+fn among_ourselves_no_datagram_is_sent() {
+    let mut world = World::of([welcoming(1), welcoming(2), settings(3)]);
+    world.connect(0, &[1, 2]);
+    world.run(60_000);
+    assert!(world.established(0, 1) && world.established(0, 2) && world.established(1, 2));
+    assert_eq!(world.datagrams, 0);
+}
+
+#[test]
+fn datagrams_of_strangers_and_of_our_own_kind_mean_nothing() {
+    let mut world = World::of([welcoming(1), welcoming(2)]);
+    world.connect(0, &[1]);
+    world.run(400);
+    let from = SocketAddr::new(address(7), 6783);
+    for sender in [2u64, 9] {
+        let bytes = [&sender.to_be_bytes()[2..], &[0; 36]].concat();
+        world.input(0, Input::Datagram { from, bytes: bytes.into() });
+    }
+    world.input(0, Input::Datagram { from, bytes: Bytes::new() });
+    world.run(1_000);
+    assert_eq!(world.datagrams, 0);
+    assert!(world.established(0, 1));
+}
+
+#[test]
+fn who_is_turned_away_is_named_until_it_comes_in() {
+    let mut world = World::of([settings(1), router(2)]);
+    world.connect(1, &[0]);
+    world.run(400);
+    let refused: Vec<_> = world.peers[0].refused(world.now).cloned().collect();
+    let objection = Objection::Overlay { theirs: "fastdp sleeve".to_owned(), ours: OVERLAY.to_owned() };
+    let remote = refused[0].remote;
+    let nickname = "host2".to_owned();
+    assert_eq!(refused, [RefusedView { peer: name(1), nickname, remote, objection }]);
+    assert_eq!(remote.ip(), address(1));
+    world.peers[1] = mesh(Settings { uid: PeerUid(5), ..settings(2) });
+    world.connect(1, &[0]);
+    world.run(400);
+    assert_eq!(world.peers[0].refused(world.now).count(), 0);
 }
 
 #[test]

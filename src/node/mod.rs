@@ -19,7 +19,10 @@ pub mod request;
 pub mod status;
 mod waiting;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
+};
 
 use bytes::Bytes;
 use ipnet::Ipv4Net;
@@ -49,8 +52,6 @@ use crate::{
 
 /// The gossip channel of the address manager, as in Weave Net.
 pub const CHANNEL: &str = "IPallocation";
-/// The overlay that we announce: packets go through the VPC.
-const OVERLAY: &str = "weavers";
 /// Connections that a node keeps at most.
 const CONN_LIMIT: usize = 200;
 /// Shortest time between two looks at a host that is disturbed again and again.
@@ -94,6 +95,8 @@ pub enum Output {
     Send(ConnId, Bytes),
     /// Close this connection; the text is for the log.
     Close(ConnId, String),
+    /// Send this datagram from the port of the mesh.
+    Datagram(SocketAddr, Bytes),
     /// Make these changes of the store, all or none.
     Save(SaveId, Vec<Write>),
     /// Look at the host, with these things in mind.
@@ -276,6 +279,7 @@ impl Node {
                 mesh::Output::Dial(target) => self.outputs.push_back(Output::Dial(target)),
                 mesh::Output::Send(conn, bytes) => self.outputs.push_back(Output::Send(conn, bytes)),
                 mesh::Output::Close(conn, why) => self.outputs.push_back(Output::Close(conn, why)),
+                mesh::Output::Datagram(to, bytes) => self.outputs.push_back(Output::Datagram(to, bytes)),
                 mesh::Output::Deliver(delivery) => self.on_delivery(delivery),
                 mesh::Output::SendState(to) => self.send_state(|state| Effect::Gossip(to, state)),
                 mesh::Output::TopologyChanged => {
@@ -559,9 +563,15 @@ fn mesh_settings(birth: &Birth, config: &Config) -> mesh::Settings {
         password: birth.password.clone(),
         trusted_subnets: config.mesh.trusted_subnets.clone(),
         conn_limit: CONN_LIMIT,
-        overlays: vec![OVERLAY.to_owned()],
+        overlays: overlays(config.mesh.weave_peers),
         discovery: true,
     }
+}
+
+/// Our own first: with a peer that offers both, packets go through the VPC.
+fn overlays(weave_peers: bool) -> Vec<String> {
+    let offered = [mesh::OVERLAY].into_iter().chain(weave_peers.then_some(mesh::SLEEVE));
+    offered.map(str::to_owned).collect()
 }
 
 fn ipam_settings(birth: &Birth, config: &Config) -> ipam::Settings {

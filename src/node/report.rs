@@ -15,7 +15,7 @@ use crate::{
     addr::{Range, join},
     config::SourceDestCheck,
     ipam::Ring,
-    mesh::{ConnectionView, TargetState, TargetView},
+    mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView},
     plan::{Plan, leads_to},
     state::{Fault, Forward},
 };
@@ -132,6 +132,7 @@ impl Node {
             let what = format!("the state cannot be saved, so nothing new is promised: {fault}");
             problems.push(Note { what, hint: Some("free space on the disk of the state directory".into()) });
         }
+        problems.extend(self.mesh.refused(self.now).map(refused));
         problems.extend(self.checked_interface());
         problems.extend(self.lost_tables());
         problems.extend(self.foreign_firewall());
@@ -237,6 +238,29 @@ fn connection(view: ConnectionView) -> ConnectionStatus {
         outbound: view.outbound,
         encrypted: view.encrypted,
         state: state.to_owned(),
+    }
+}
+
+/// A peer that was turned away, and what to do about it.
+fn refused(view: &RefusedView) -> Note {
+    let RefusedView { peer, nickname, remote, objection } = view;
+    let host = remote.ip();
+    match objection {
+        Objection::Name => Note {
+            what: format!("{nickname} at {host} bears our name {peer}: it is turned away"),
+            hint: Some("give one of them another: [mesh] name".into()),
+        },
+        Objection::Overlay { theirs, ours } => Note {
+            what: format!(
+                "peer {peer} ({nickname}) at {host} is turned away: no overlay in common, it offers `{theirs}`, we `{ours}`"
+            ),
+            hint: Some(match theirs.split(' ').any(|name| name == SLEEVE) {
+                true => "set [mesh] weave_peers = true where Weave Net routers share the cluster".into(),
+                false => {
+                    "a router in an AWS-VPC mode of Weave Net's own cannot share a cluster: replace it".into()
+                }
+            }),
+        },
     }
 }
 

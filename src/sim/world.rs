@@ -390,6 +390,8 @@ impl World {
                     self.close(conn);
                     self.schedule(Duration::ZERO, Event::Closed(host, life, conn));
                 }
+                // Only Weave Net routers are sent any, and there are none here.
+                Output::Datagram(..) => {}
                 Output::Save(id, writes) => {
                     self.machines[host].saving = Some((id, writes));
                     let after = self.random(Duration::from_micros(300), self.climate.disk_max);

@@ -218,7 +218,7 @@ impl Meeting {
                 Output::Deliver(delivery) => {
                     self.delivered.push((delivery.channel, delivery.kind, delivery.payload));
                 }
-                Output::Dial(_) | Output::SendState(_) | Output::TopologyChanged => {}
+                Output::Dial(_) | Output::Datagram(..) | Output::SendState(_) | Output::TopologyChanged => {}
             }
         }
     }

@@ -235,6 +235,7 @@ fn on_wire(event: Event) -> mesh::Input {
         Event::DialFailed { target, reason } => mesh::Input::DialFailed { target, reason },
         Event::Received(conn, bytes) => mesh::Input::Received(conn, bytes),
         Event::Closed(conn, reason) => mesh::Input::Closed(conn, reason),
+        Event::Datagram { from, bytes } => mesh::Input::Datagram { from, bytes },
     }
 }
 
@@ -259,6 +260,7 @@ impl Party for Talker {
                         self.mesh.gossip(to, CHANNEL, &self.state);
                     }
                 }
+                mesh::Output::Datagram(to, bytes) => transport.send_datagram(to, &bytes),
                 mesh::Output::TopologyChanged => {}
             }
         }
@@ -304,7 +306,7 @@ impl Party for Whole {
                 Output::ObserveVpc(..) => self.node.handle(now, Input::VpcSeen(Ok(no_table()))),
                 Output::Apply(action) => self.node.handle(now, Input::Applied(action, Ok(None))),
                 Output::Answer(id, result) => drop(self.answers.insert(id, result)),
-                Output::Finished => {}
+                Output::Datagram(..) | Output::Finished => {}
             }
         }
     }
