@@ -32,14 +32,23 @@ const SOCKET: &str = "/run/weave/weavers.sock";
 
 /// What sets one host's `weave.toml` apart from the default.
 pub struct Settings<'a> {
-    /// Addresses of all hosts.
-    pub peers: &'a [Ipv4Addr],
+    /// Addresses of all hosts, or a tag that they all bear.
+    pub peers: Peers<'a>,
     /// The container address space.
     pub range: &'a str,
     /// MTU of the container links.
     pub mtu: u32,
     /// Time between looks.
     pub interval: &'a str,
+}
+
+/// How hosts find each other.
+#[derive(Clone, Copy)]
+pub enum Peers<'a> {
+    /// By their addresses.
+    Listed(&'a [Ipv4Addr]),
+    /// By a tag, `key=value`; so many make the first ring.
+    Tagged(&'a str, usize),
 }
 
 /// A host of the lab.
@@ -145,12 +154,17 @@ impl Host {
     /// Writes `weave.toml`.
     pub fn configure(&self, settings: &Settings<'_>) -> anyhow::Result<()> {
         let Settings { peers, range, mtu, interval } = settings;
-        let peers: Vec<String> = peers.iter().map(|peer| format!("\"{peer}\"")).collect();
+        let (listed, tag, expected) = match peers {
+            Peers::Listed(peers) => {
+                let peers: Vec<String> = peers.iter().map(|peer| format!("\"{peer}\"")).collect();
+                (peers.join(", "), "", String::new())
+            }
+            Peers::Tagged(tag, count) => (String::new(), *tag, format!("expected_peers = {count}\n")),
+        };
         let text = format!(
-            "peers = [{}]\n\n[network]\nmtu = {mtu}\n\n[ipam]\nrange = \"{range}\"\n\
-             default_subnet = \"{range}\"\n\n[vpc]\nendpoint = \"http://169.254.169.254\"\n\n\
-             [reconcile]\ninterval = \"{interval}\"\n",
-            peers.join(", ")
+            "peers = [{listed}]\n\n[network]\nmtu = {mtu}\n\n[ipam]\nrange = \"{range}\"\n\
+             default_subnet = \"{range}\"\n{expected}\n[discovery]\nec2_tag = \"{tag}\"\n\n\
+             [vpc]\nendpoint = \"http://169.254.169.254\"\n\n[reconcile]\ninterval = \"{interval}\"\n"
         );
         fs::write(self.config(), text)
             .with_context(|| format!("{} cannot be written", self.config().display()))

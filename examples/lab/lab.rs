@@ -24,7 +24,7 @@ use crate::{
     Options,
     enclosure::{Entry, script},
     fabric,
-    host::{self, Host, Settings},
+    host::{self, Host, Peers, Settings},
     net,
     report::Ping,
     scenario::Scenario,
@@ -152,8 +152,23 @@ impl Lab {
     pub fn configure(&self) -> anyhow::Result<()> {
         let peers: Vec<Ipv4Addr> = self.hosts.iter().map(|host| host.address).collect();
         let (mtu, interval) = (self.options.mtu, self.interval.as_str());
-        let settings = Settings { peers: &peers, range: &self.range.to_string(), mtu, interval };
+        let settings =
+            Settings { peers: Peers::Listed(&peers), range: &self.range.to_string(), mtu, interval };
         self.hosts.iter().try_for_each(|host| host.configure(&settings))
+    }
+
+    /// Writes every host's `weave.toml` so that they find each other by a tag; so many make the first ring.
+    pub fn configure_by_tag(&self, tag: &str, expected: usize) -> anyhow::Result<()> {
+        let (mtu, interval) = (self.options.mtu, self.interval.as_str());
+        let peers = Peers::Tagged(tag, expected);
+        let settings = Settings { peers, range: &self.range.to_string(), mtu, interval };
+        self.hosts.iter().try_for_each(|host| host.configure(&settings))
+    }
+
+    /// Gives a host's instance a tag.
+    pub fn tag_host(&self, host: usize, key: &str, value: &str) {
+        let instance = &self.hosts[host].instance;
+        self.cloud.with(|vpc, now| vpc.tag_instance(now, instance, key, value));
     }
 
     /// Starts a host's daemon.

@@ -139,10 +139,7 @@ fn seed(reader: &mut Reader) -> Vec<PeerName> {
 }
 
 fn discovery(reader: &mut Reader) -> Option<(String, String)> {
-    let key = "discovery.ec2_tag";
-    let tag = reader.read_unless(key, "", value::tag)?;
-    reader.warning(key, tag.span, "peers are not found by tag in this version: list them in `peers`");
-    Some(tag.value)
+    value_of(reader.read_unless("discovery.ec2_tag", "", value::tag))
 }
 
 fn mesh(reader: &mut Reader) -> Mesh {
@@ -323,12 +320,10 @@ reclaim = 3600
 
     #[test]
     fn what_is_not_there_yet_is_said() {
-        let text = "discovery.ec2_tag = 'a=b'\nipam.expected_peers = 3\nvpc.reclaim = '2h'";
-        let (_, warnings) = check(text).unwrap();
+        let (_, warnings) = check("vpc.reclaim = '2h'").unwrap();
         let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         insta::assert_snapshot!(lines.join("\n"), @r"
-        1:21: discovery.ec2_tag: peers are not found by tag in this version: list them in `peers`
-        3:15: vpc.reclaim: ranges of a terminated host are not taken over by themselves in this version: use `weavers forget`
+        1:15: vpc.reclaim: ranges of a terminated host are not taken over by themselves in this version: use `weavers forget`
         ");
         assert!(check("vpc.reclaim = 'off'").unwrap().1.is_empty());
         assert!(check("").unwrap().1.is_empty());

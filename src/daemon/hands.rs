@@ -64,6 +64,17 @@ impl Hands {
         });
     }
 
+    pub(super) fn observe_peers(&self, key: String, value: String) {
+        let (ec2, events) = (self.ec2.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let result = match ec2.get().await {
+                Ok(ec2) => ec2.peers(&key, &value).await,
+                Err(fault) => Err(fault),
+            };
+            let _ = events.send(Event::PeersSeen(result)).await;
+        });
+    }
+
     pub(super) fn apply(&self, action: Action) {
         match Plane::of(&action) {
             Plane::Host => self.on_host(Job::Apply(action)),

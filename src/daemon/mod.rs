@@ -17,7 +17,12 @@ mod hands;
 mod offline;
 mod systemd;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::{
@@ -74,6 +79,7 @@ impl Options {
 enum Event {
     HostSeen(Result<Host, Fault>),
     VpcSeen(Result<Vpc, Fault>),
+    PeersSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     Applied(Action, Result<Option<String>, Fault>),
     Cancelled(RequestId),
 }
@@ -238,6 +244,7 @@ impl Daemon {
                 Output::Save(id, writes) => self.save(id.0, writes),
                 Output::ObserveHost(wanted) => self.hands.observe_host(wanted),
                 Output::ObserveVpc(range, tables) => self.hands.observe_vpc(range, tables),
+                Output::ObservePeers(key, value) => self.hands.observe_peers(key, value),
                 Output::Apply(action) => self.hands.apply(action),
                 Output::Answer(id, result) => self.answer(id, result),
                 Output::Finished => self.finished = true,
@@ -256,6 +263,7 @@ impl Daemon {
         let input = match event {
             Event::HostSeen(result) => Input::HostSeen(result),
             Event::VpcSeen(result) => Input::VpcSeen(result),
+            Event::PeersSeen(result) => Input::PeersSeen(result),
             Event::Applied(action, outcome) => {
                 match &outcome {
                     Ok(request_id) => info!(%action, request_id, "done"),

@@ -48,7 +48,8 @@ pub struct View<T> {
 }
 
 impl<T> View<T> {
-    fn new() -> View<T> {
+    /// Nothing read; a look is due.
+    pub fn new() -> View<T> {
         View { seen: None, fault: None, looking: None, failures: 0, due: Timestamp::ZERO, seen_at: None }
     }
 
@@ -78,7 +79,7 @@ impl<T> View<T> {
     }
 
     /// Whether a look is due; if so it counts as begun.
-    fn begin(&mut self, now: Timestamp) -> bool {
+    pub fn begin(&mut self, now: Timestamp) -> bool {
         let due = self.looking.is_none() && self.due <= now;
         if due {
             self.looking = Some(now);
@@ -88,7 +89,7 @@ impl<T> View<T> {
     }
 
     /// Takes in what a look brought. Returns when it began.
-    fn end(&mut self, now: Timestamp, result: Result<T, Fault>, interval: Duration) -> Timestamp {
+    pub fn end(&mut self, now: Timestamp, result: Result<T, Fault>, interval: Duration) -> Timestamp {
         let begun = self.looking.take().unwrap_or(now);
         match result {
             Ok(seen) => {
@@ -103,6 +104,11 @@ impl<T> View<T> {
             }
         }
         begun
+    }
+
+    /// When to look next, unless a look is under way.
+    pub fn next_look(&self) -> Option<Timestamp> {
+        self.looking.is_none().then_some(self.due)
     }
 
     fn is_current(&self) -> bool {
@@ -409,8 +415,8 @@ impl Converge {
     /// When something is due after `now`: a look, or a step that paused.
     pub fn next_wake(&self, now: Timestamp, plan: &Plan) -> Option<Timestamp> {
         let looks = [
-            (self.host.looking.is_none() && !self.is_busy(is_host)).then_some(self.host.due),
-            (self.vpc.looking.is_none() && !self.is_busy(|plane| !is_host(plane))).then_some(self.vpc.due),
+            self.host.next_look().filter(|_| !self.is_busy(is_host)),
+            self.vpc.next_look().filter(|_| !self.is_busy(|plane| !is_host(plane))),
         ];
         let pauses = plan.changes.iter().filter_map(|change| {
             let attempt = self.attempts.get(&change.action)?;

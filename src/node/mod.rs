@@ -12,16 +12,20 @@ mod asked;
 mod attach;
 pub mod converge;
 mod desired;
+mod discovery;
+mod election;
 pub mod ledger;
 pub mod memory;
 mod report;
 pub mod request;
+mod settings;
 pub mod status;
 mod waiting;
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -33,6 +37,7 @@ use self::{
     attach::Containers,
     converge::Converge,
     desired::Ground,
+    discovery::Discovery,
     ledger::{Ledger, SaveId},
     memory::{Identity, Memory, Write},
     request::{Refusal, RefusalKind, Request, RequestId, Response},
@@ -41,7 +46,7 @@ use self::{
 };
 use crate::{
     addr::Range,
-    config::{self, Config},
+    config::Config,
     ipam::{self, Allocator, Relay, Source},
     mesh::{self, ConnId, Delivery, Kind, Mesh, Recipients},
     peer::{PeerName, PeerUid},
@@ -52,12 +57,10 @@ use crate::{
 
 /// The gossip channel of the address manager, as in Weave Net.
 pub const CHANNEL: &str = "IPallocation";
-/// Connections that a node keeps at most.
-const CONN_LIMIT: usize = 200;
 /// Shortest time between two looks at a host that is disturbed again and again.
-const CALM: std::time::Duration = std::time::Duration::from_millis(200);
+const CALM: Duration = Duration::from_millis(200);
 /// Share of one look a second that each peer of a cluster may take.
-const LOOKS_SHARE: std::time::Duration = std::time::Duration::from_millis(1200);
+const LOOKS_SHARE: Duration = Duration::from_millis(1200);
 
 /// Something happened.
 #[derive(Debug)]
@@ -76,6 +79,8 @@ pub enum Input {
     HostSeen(Result<Host, Fault>),
     /// A look at the VPC has ended.
     VpcSeen(Result<Vpc, Fault>),
+    /// A look for peers has ended.
+    PeersSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     /// An action has ended, with EC2's request id.
     Applied(Action, Result<Option<String>, Fault>),
     /// A save has ended.
@@ -103,6 +108,8 @@ pub enum Output {
     ObserveHost(Box<Host>),
     /// Look at the VPC: these tables, or that of the own subnet.
     ObserveVpc(Ipv4Net, Option<BTreeSet<TableId>>),
+    /// Look for the running instances of our VPC that bear this tag, by key and value.
+    ObservePeers(String, String),
     /// Change one thing.
     Apply(Action),
     /// Answer who asked.
@@ -140,6 +147,7 @@ pub struct Node {
     containers: Containers,
     waiting: Waiting,
     converge: Converge,
+    discovery: Discovery,
     plan: Plan,
     /// The rules that the last look at the host compared with.
     looked_for: Option<Rules>,
@@ -177,8 +185,8 @@ impl Node {
     pub fn new(now: Timestamp, birth: Birth, config: Config, memory: Memory) -> Result<Node, Refusal> {
         let fresh = memory.identity.is_none();
         let mut rng = ChaCha8Rng::seed_from_u64(birth.seed);
-        let mesh = Mesh::new(mesh_settings(&birth, &config), ChaCha8Rng::seed_from_u64(rng.next_u64()));
-        let ipam = Allocator::new(ipam_settings(&birth, &config), memory.ipam).map_err(not_resumable)?;
+        let mesh = Mesh::new(settings::of_mesh(&birth, &config), ChaCha8Rng::seed_from_u64(rng.next_u64()));
+        let ipam = Allocator::new(settings::of_ipam(&birth, &config), memory.ipam).map_err(not_resumable)?;
         let boot = birth.boot;
         let mut node = Node {
             now,
@@ -191,6 +199,7 @@ impl Node {
             containers: Containers::new(memory.attached, !memory.links_known),
             waiting: Waiting::default(),
             converge: Converge::new(),
+            discovery: Discovery::new(),
             plan: Plan::default(),
             looked_for: None,
             disturbed: true,
@@ -207,12 +216,9 @@ impl Node {
         if fresh {
             self.ledger.write(Write::identity(&self.identity));
         }
-        if !self.has_ring() {
-            self.ipam.hold_election(Some("the route tables have not been read yet".into()));
-        }
         self.mesh.set_channels(&[CHANNEL]);
-        self.mesh.set_targets(self.now, self.config.peers.iter().cloned().collect());
-        self.ipam.wake(self.now);
+        self.dial_targets();
+        self.judge_election();
         self.resume_attachments(boot);
         self.settle();
     }
@@ -232,6 +238,7 @@ impl Node {
             Input::Cancelled(id) => self.on_cancelled(id),
             Input::HostSeen(result) => self.on_host_seen(result),
             Input::VpcSeen(result) => self.on_vpc_seen(result),
+            Input::PeersSeen(result) => self.on_peers_seen(result),
             Input::Applied(action, outcome) => self.on_applied(&action, outcome),
             Input::Stored(id, result) => self.on_stored(id, result),
             Input::Disturbed => self.on_disturbed(),
@@ -252,6 +259,7 @@ impl Node {
             self.ipam.next_wake(),
             self.converge.next_wake(self.now, &self.plan),
             self.waiting.next_deadline(self.now),
+            self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.next_look()),
         ];
         wakes.into_iter().flatten().min()
     }
@@ -283,6 +291,7 @@ impl Node {
                 mesh::Output::Deliver(delivery) => self.on_delivery(delivery),
                 mesh::Output::SendState(to) => self.send_state(|state| Effect::Gossip(to, state)),
                 mesh::Output::TopologyChanged => {
+                    self.judge_election();
                     self.ipam.set_reachable(self.now, self.mesh.reachable());
                 }
             }
@@ -442,6 +451,7 @@ impl Node {
     }
 
     fn look(&mut self, desired: &Desired) {
+        self.look_for_peers();
         if self.looked_for != desired.host.rules {
             self.converge.host.look_by(self.now);
         }
@@ -466,21 +476,16 @@ impl Node {
     }
 
     fn on_vpc_seen(&mut self, result: Result<Vpc, Fault>) {
-        let peers = self.mesh.reachable().len() as u32 + 1;
-        let interval = self.jittered(self.config.reconcile.interval.max(LOOKS_SHARE * peers));
+        let interval = self.vpc_interval();
         self.converge.vpc_seen(self.now, result, interval);
         self.disturbed = true;
-        if !self.has_ring() {
-            self.ipam.hold_election(self.reason_to_join());
-            self.ipam.wake(self.now);
-        }
+        self.judge_election();
     }
 
-    /// Whoever finds routes of other live interfaces inside the range joins and does not elect.
-    fn reason_to_join(&self) -> Option<String> {
-        let vpc = self.converge.vpc.seen()?;
-        let (cidr, interface) = desired::routes_of_others(self.config.ipam.range, vpc).into_iter().next()?;
-        Some(format!("{cidr} is routed to {interface}: a cluster is there already"))
+    /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often.
+    fn vpc_interval(&mut self) -> Duration {
+        let peers = self.mesh.reachable().len() as u32 + 1;
+        self.jittered(self.config.reconcile.interval.max(LOOKS_SHARE * peers))
     }
 
     fn on_applied(&mut self, action: &Action, outcome: Result<Option<String>, Fault>) {
@@ -517,7 +522,7 @@ impl Node {
     }
 
     /// Up to a tenth earlier, so that hosts that started together do not go on in step.
-    fn jittered(&mut self, interval: std::time::Duration) -> std::time::Duration {
+    fn jittered(&mut self, interval: Duration) -> Duration {
         interval.mul_f64(self.rng.random_range(0.9..1.0))
     }
 
@@ -545,47 +550,15 @@ impl Node {
         }
         let config = config.adopted_by(&self.config);
         if config != self.config {
-            self.mesh.set_targets(self.now, config.peers.iter().cloned().collect());
+            if config.ec2_tag != self.config.ec2_tag {
+                self.forget_found();
+            }
             self.config = config;
+            self.dial_targets();
             self.converge.hurry(self.now);
             self.disturbed = true;
         }
         self.answer(id, Ok(Response::Done));
-    }
-}
-
-fn mesh_settings(birth: &Birth, config: &Config) -> mesh::Settings {
-    mesh::Settings {
-        name: birth.identity.name,
-        uid: birth.uid,
-        nickname: birth.nickname.clone(),
-        port: config.mesh.listen.port(),
-        password: birth.password.clone(),
-        trusted_subnets: config.mesh.trusted_subnets.clone(),
-        conn_limit: CONN_LIMIT,
-        overlays: overlays(config.mesh.weave_peers),
-        discovery: true,
-    }
-}
-
-/// Our own first: with a peer that offers both, packets go through the VPC.
-fn overlays(weave_peers: bool) -> Vec<String> {
-    let offered = [mesh::OVERLAY].into_iter().chain(weave_peers.then_some(mesh::SLEEVE));
-    offered.map(str::to_owned).collect()
-}
-
-fn ipam_settings(birth: &Birth, config: &Config) -> ipam::Settings {
-    ipam::Settings {
-        me: birth.identity.name,
-        nickname: birth.nickname.clone(),
-        universe: config.ipam.range.into(),
-        init: match &config.ipam.init {
-            config::Init::Consensus => ipam::Init::Consensus,
-            config::Init::Seed(peers) => ipam::Init::Seed(peers.clone()),
-            config::Init::Observer => ipam::Init::Observer,
-        },
-        expected_peers: config.ipam.expected_peers.unwrap_or(config.peers.len() + 1),
-        acceptor: ipam::paxos::NodeId { name: birth.identity.name, uid: birth.identity.acceptor.0 },
     }
 }
 

@@ -133,6 +133,8 @@ impl Node {
             problems.push(Note { what, hint: Some("free space on the disk of the state directory".into()) });
         }
         problems.extend(self.mesh.refused(self.now).map(refused));
+        let tagged = self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.fault());
+        problems.extend(tagged.map(|fault| about("peers cannot be found by tag", fault)));
         problems.extend(self.checked_interface());
         problems.extend(self.lost_tables());
         problems.extend(self.foreign_firewall());

@@ -1,7 +1,7 @@
 //! EC2 as one host calls it: the model's answers in the words of [`state`](crate::state), as the real
 //! hand reads them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
@@ -122,6 +122,29 @@ impl Cloud {
             {
                 Ok(None)
             }
+            Err(error) => Err(classify(&error)),
+        }
+    }
+
+    /// The running instances that bear a tag.
+    pub fn peers(
+        &self,
+        now: Timestamp,
+        vpc: &mut vpc::Vpc,
+        key: &str,
+        value: &str,
+    ) -> Result<BTreeSet<Ipv4Addr>, Fault> {
+        let filters = [
+            (format!("tag:{key}"), value.to_owned()),
+            ("instance-state-name".to_owned(), "running".to_owned()),
+        ];
+        let filters = filters.map(|(name, value)| (name, vec![value])).to_vec();
+        let find = Call::DescribeInstances(Find { filters, ..Find::default() });
+        match vpc.call(now, &self.caller(), &find).result {
+            Ok(Answer::Instances { instances, .. }) => {
+                Ok(instances.into_iter().filter_map(|one| Some(one.interfaces.first()?.address)).collect())
+            }
+            Ok(Answer::Done | Answer::Tables { .. }) => Err(fault(FaultKind::Invalid, "another answer")),
             Err(error) => Err(classify(&error)),
         }
     }

@@ -176,6 +176,11 @@ impl Kernel {
         }
     }
 
+    /// What was meddled with is as it should be again.
+    pub fn mend_links(&mut self) {
+        self.links.values_mut().for_each(|veth| veth.broken = false);
+    }
+
     /// Somebody flushes the rules, the routes and the settings.
     pub fn flush(&mut self) {
         self.rules = None;

@@ -286,6 +286,8 @@ impl World {
         }
         let machine = &mut self.machines[host];
         machine.disk.clear();
+        // Where only the link is known, nobody can look inside and mend it.
+        machine.kernel.mend_links();
         let linked = machine.kernel.linked();
         let calm_until = self.now + Duration::from_secs(40);
         machine.calm_until = calm_until;
@@ -446,6 +448,8 @@ impl World {
                             kernel.lose_link(address);
                             deleted = Some(address);
                         }
+                        // Where only the link is known, nobody can look inside and mend it.
+                        _ if self.users.is_found(host, address) => {}
                         _ => kernel.break_link(address),
                     }
                 }

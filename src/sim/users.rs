@@ -131,6 +131,11 @@ impl Users {
         }
     }
 
+    /// Whether a container is known by its link alone, its store having been lost.
+    pub fn is_found(&self, host: usize, address: Address) -> bool {
+        self.promises.contains_key(&(host, format!("found-{}", link_name(address))))
+    }
+
     /// Somebody deleted a link: one that was found on a host without a store is not known otherwise.
     pub fn link_lost(&mut self, host: usize, address: Address) {
         self.give_back(host, &format!("found-{}", link_name(address)));

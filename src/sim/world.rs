@@ -93,6 +93,7 @@ pub(super) enum Event {
     HostAct(usize, u32, Action),
     VpcLook(usize, u32, Ipv4Net, Option<BTreeSet<TableId>>),
     VpcSeen(usize, u32, Timestamp, Box<Result<state::Vpc, Fault>>),
+    PeersSeen(usize, u32, Box<Result<BTreeSet<Ipv4Addr>, Fault>>),
     VpcAct(usize, u32, Action),
     Acted(usize, u32, Action, Box<Result<Option<String>, Fault>>),
     Disturb(usize, u32),
@@ -150,8 +151,14 @@ impl World {
             (0..climate.hosts).map(|n| Ipv4Addr::new(10, 0, (n % 2) as u8, 10 + n as u8)).collect();
         let names: BTreeSet<PeerName> =
             std::iter::repeat_with(|| PeerName::from_u64(rng.next_u64() | 1)).take(climate.hosts).collect();
-        let mut config =
-            Config { peers: addresses.iter().map(ToString::to_string).collect(), ..Config::default() };
+        // In every fourth world the hosts find each other by a tag.
+        let tag = seed.is_multiple_of(4).then(|| ("cluster".to_owned(), "sim".to_owned()));
+        let listed: &[Ipv4Addr] = if tag.is_some() { &[] } else { &addresses };
+        let mut config = Config {
+            peers: listed.iter().map(ToString::to_string).collect(),
+            ec2_tag: tag.clone(),
+            ..Config::default()
+        };
         config.ipam.range = climate.range;
         config.ipam.default_subnet = climate.range;
         config.ipam.expected_peers = Some(climate.hosts);
@@ -163,6 +170,9 @@ impl World {
         for (number, (&address, name)) in addresses.iter().zip(names).enumerate() {
             let subnet = &subnets[number % 2];
             let (instance, interface) = vpc.launch(Timestamp::ZERO, subnet, address);
+            if let Some((key, value)) = &tag {
+                vpc.tag_instance(Timestamp::ZERO, &instance, key, value);
+            }
             let caller = super::vpc::Caller::Instance(instance.clone());
             vpc.permit(&caller, [super::vpc::Action::ModifyNetworkInterfaceAttribute]);
             let cloud = Cloud::new(instance, interface, subnet.clone());
@@ -322,6 +332,7 @@ impl World {
                 self.learn_what_was_read(host, begun, &seen);
                 self.tell(host, life, Input::VpcSeen(*seen));
             }
+            Event::PeersSeen(host, life, found) => self.tell(host, life, Input::PeersSeen(*found)),
             Event::VpcAct(host, life, action) => self.act_on_vpc(host, life, action),
             Event::Acted(host, life, action, outcome) => {
                 if self.is_alive(host, life) {
@@ -404,6 +415,11 @@ impl World {
                 Output::ObserveVpc(range, tables) => {
                     let after = self.cloud_delay();
                     self.schedule(after, Event::VpcLook(host, life, range, tables));
+                }
+                Output::ObservePeers(key, value) => {
+                    let found = self.machines[host].cloud.peers(self.now, &mut self.vpc, &key, &value);
+                    let after = self.cloud_delay();
+                    self.schedule(after, Event::PeersSeen(host, life, Box::new(found)));
                 }
                 Output::Apply(action) => self.apply(host, life, action),
                 Output::Answer(id, result) => self.answered(host, id, result),

@@ -7,6 +7,7 @@ mod apply;
 pub mod fault;
 mod metadata;
 mod observe;
+mod peers;
 mod table;
 
 use std::{

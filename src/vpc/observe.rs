@@ -217,7 +217,7 @@ async fn paged(call: &Call, request: DescribeRouteTablesFluentBuilder) -> Result
     Err(Refused { code: String::new(), text: String::new(), fault })
 }
 
-fn filter(name: &str, value: &str) -> Filter {
+pub(super) fn filter(name: &str, value: &str) -> Filter {
     Filter::builder().name(name).values(value).build()
 }
 

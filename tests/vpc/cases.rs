@@ -56,12 +56,27 @@ cases! {
     a_range_inside_the_vpc_is_noticed;
     a_throttled_call_is_known_as_such differs ("moto", "does not throttle");
     a_create_whose_answer_was_lost_calls_for_another_look differs ("moto", "loses no answer");
+    peers_are_the_running_instances_that_bear_the_tag;
     a_look_is_one_call_once_the_table_is_found differs ("moto", "does not count calls");
 }
 
 const RANGE: &str = "10.32.0.0/12";
 const FIVE: [&str; 5] =
     ["CreateRoute", "DeleteRoute", "ReplaceRoute", "DescribeRouteTables", "DescribeInstances"];
+
+// ===== peers =====
+
+async fn peers_are_the_running_instances_that_bear_the_tag(world: &World) -> Result<()> {
+    ensure!(world.ec2.peers("cluster", "prod").await? == BTreeSet::new());
+    world.console.tag_both("cluster", "prod").await?;
+    let both = world.ec2.peers("cluster", "prod").await?;
+    ensure!(both.len() == 2 && both.contains(&world.ec2.identity().address), "{both:?}");
+    ensure!(world.ec2.peers("cluster", "test").await? == BTreeSet::new());
+    world.console.terminate_neighbour().await?;
+    let left = world.ec2.peers("cluster", "prod").await?;
+    ensure!(left == [world.ec2.identity().address].into(), "{left:?}");
+    Ok(())
+}
 
 // ===== routes =====
 

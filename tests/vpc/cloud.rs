@@ -46,6 +46,9 @@ pub trait Console: Send + Sync {
     /// Says how many routes a table may hold.
     fn set_quota(&self, table: TableId, quota: usize) -> BoxFuture<'_, Result<()>>;
 
+    /// Gives both instances a tag.
+    fn tag_both(&self, key: &'static str, value: &'static str) -> BoxFuture<'_, Result<()>>;
+
     /// Terminates the second instance.
     fn terminate_neighbour(&self) -> BoxFuture<'_, Result<()>>;
 

@@ -225,6 +225,15 @@ impl Console for MotoConsole {
         Box::pin(async { Ok(()) })
     }
 
+    fn tag_both(&self, key: &'static str, value: &'static str) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let tag = aws_sdk_ec2::types::Tag::builder().key(key).value(value).build();
+            let request = self.client.create_tags().tags(tag);
+            request.resources(&self.identity.instance).resources(&self.neighbour).send().await?;
+            Ok(())
+        })
+    }
+
     fn terminate_neighbour(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
             self.client.terminate_instances().instance_ids(&self.neighbour).send().await?;

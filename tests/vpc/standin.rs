@@ -102,6 +102,14 @@ impl Console for StandinConsole {
         done()
     }
 
+    fn tag_both(&self, key: &'static str, value: &'static str) -> BoxFuture<'_, Result<()>> {
+        let own = InstanceId(self.identity.instance.clone());
+        for instance in [&own, &self.other] {
+            self.cloud.with(|vpc, now| vpc.tag_instance(now, instance, key, value));
+        }
+        done()
+    }
+
     fn terminate_neighbour(&self) -> BoxFuture<'_, Result<()>> {
         self.cloud.with(|vpc, now| vpc.set_power(now, &self.other, Power::Terminated));
         done()

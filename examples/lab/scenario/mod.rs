@@ -16,6 +16,7 @@ mod partition;
 mod restart;
 mod space;
 mod store;
+mod scale;
 mod stage;
 
 /// Plays a scenario.
@@ -54,6 +55,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "leave", hosts: 4, interval: "2s", run: |lab| Box::pin(leave::run(lab)) },
     Scenario { name: "store", hosts: 3, interval: "2s", run: |lab| Box::pin(store::run(lab)) },
     Scenario { name: "space", hosts: 3, interval: "2s", run: |lab| Box::pin(space::run(lab)) },
+    Scenario { name: "scale-out", hosts: 3, interval: "2s", run: |lab| Box::pin(scale::run(lab)) },
     Scenario { name: "partition", hosts: 3, interval: "2s", run: |lab| Box::pin(partition::run(lab)) },
 ];
 

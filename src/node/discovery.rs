@@ -1,0 +1,60 @@
+//! Peers that are found by themselves: the running instances that bear a tag, beside those that are listed.
+//!
+//! What is found says whom to dial and nothing else: how many peers make a quorum is configured.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use super::{Node, Output, converge::View};
+use crate::state::Fault;
+
+/// The instances that were found.
+#[derive(Debug)]
+pub struct Discovery {
+    /// Their addresses, as last read.
+    pub found: View<BTreeSet<Ipv4Addr>>,
+}
+
+impl Discovery {
+    /// Nothing found yet.
+    pub fn new() -> Discovery {
+        Discovery { found: View::new() }
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = &Ipv4Addr> {
+        self.found.seen().into_iter().flatten()
+    }
+}
+
+impl Node {
+    pub(super) fn look_for_peers(&mut self) {
+        let Some((key, value)) = self.config.ec2_tag.clone() else { return };
+        if self.discovery.found.begin(self.now) {
+            self.outputs.push_back(Output::ObservePeers(key, value));
+        }
+    }
+
+    pub(super) fn on_peers_seen(&mut self, result: Result<BTreeSet<Ipv4Addr>, Fault>) {
+        let interval = self.vpc_interval();
+        let before = self.targets();
+        self.discovery.found.end(self.now, result, interval);
+        if self.targets() != before {
+            self.dial_targets();
+        }
+        self.judge_election();
+    }
+
+    /// Looks anew where the tag has changed.
+    pub(super) fn forget_found(&mut self) {
+        self.discovery = Discovery::new();
+    }
+
+    /// Whom to dial: who is listed, and who was found.
+    fn targets(&self) -> BTreeSet<String> {
+        let tagged = self.config.ec2_tag.iter().flat_map(|_| self.discovery.addresses());
+        self.config.peers.iter().cloned().chain(tagged.map(ToString::to_string)).collect()
+    }
+
+    pub(super) fn dial_targets(&mut self) {
+        self.mesh.set_targets(self.now, self.targets());
+    }
+}
