@@ -12,7 +12,7 @@
 
 use thiserror::Error;
 
-use super::ring::{Entry, Ring, RingError};
+use super::ring::{ENTRIES_MAX, Entry, Ring, RingError};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
@@ -77,6 +77,12 @@ impl Ring {
             merged.must_save = true;
         }
         self.join(theirs, &mut merged);
+        // Tokens are never removed: a ring that peers refuse, or that cannot be loaded again, must not come to be.
+        if self.entries.len() > ENTRIES_MAX {
+            let error = RingError::TooLarge(self.entries.len());
+            *self = before;
+            return Err(error.into());
+        }
         self.refuse(&before, in_use, &mut merged);
         self.cut_free_counts();
         Ok(merged)
@@ -301,6 +307,21 @@ mod tests {
         let mut ring = ring(9, 64, rows);
         ring.cut_free_counts();
         ring
+    }
+
+    #[test]
+    fn a_ring_that_would_grow_too_large_is_refused_whole() {
+        let universe = range(0, 1 << 20);
+        let every_other = |first: u32, owner: u64| {
+            let tokens = (first..).step_by(2).take(ENTRIES_MAX / 2 + 1);
+            let entries = tokens.map(|token| entry(token, owner, 7, 1)).collect();
+            Ring::from_parts(peer(owner), universe, entries, Vec::new()).unwrap()
+        };
+        let (mut mine, theirs) = (every_other(0, 1), every_other(1, 2));
+        let before = mine.clone();
+        let refusal = MergeError::Invalid(RingError::TooLarge(ENTRIES_MAX + 2));
+        assert_eq!(mine.merge(&theirs, |_| false), Err(refusal));
+        assert_eq!(mine, before);
     }
 
     proptest! {
