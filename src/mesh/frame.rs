@@ -82,6 +82,11 @@ impl Reader {
         self.arrived.extend_from_slice(bytes);
     }
 
+    /// How many bytes came that are no whole message yet.
+    pub fn pending(&self) -> usize {
+        self.arrived.len()
+    }
+
     /// The next bytes as they are, once there are so many.
     pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let bytes = self.arrived.first_chunk().copied()?;

@@ -21,6 +21,11 @@ use crate::{peer::PeerName, time::Timestamp};
 /// Strangers that are being introduced at once; each may make us keep [`super::INTRODUCTION_LEN_MAX`] bytes.
 pub const INTRODUCTIONS_MAX: usize = 64;
 
+/// Bytes of unfinished messages that are kept, of all peers together.
+const ALL_PENDING_MAX: usize = 64 << 20;
+/// Shorter unfinished messages are never too much: they fit, from all peers that may be connected.
+const LONG_LEN_MIN: usize = 256 << 10;
+
 /// What is shown of a text that a stranger wrote.
 const SHOWN_LEN_MAX: usize = 64;
 
@@ -177,6 +182,22 @@ impl Mesh {
         match refusal {
             None => self.hear(now, conn),
             Some(Refusal { why, again }) => self.close(now, conn, why, again),
+        }
+        self.shed(now, conn);
+    }
+
+    /// Long messages may come from all peers at once, but not without bound.
+    fn shed(&mut self, now: Timestamp, conn: ConnId) {
+        let pending =
+            |connection: &mut Connection| connection.neighbour().map_or(0, |peer| peer.reader.pending());
+        if self.connections.get_mut(&conn).is_none_or(|connection| pending(connection) < LONG_LEN_MIN) {
+            return;
+        }
+        let all: usize = self.connections.values_mut().map(pending).sum();
+        if all > ALL_PENDING_MAX {
+            let why =
+                format!("{} MiB of unfinished messages of all peers are here already", ALL_PENDING_MAX >> 20);
+            self.close(now, conn, why, Again::Later);
         }
     }
 

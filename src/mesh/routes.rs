@@ -46,14 +46,17 @@ impl Routes {
         &self.strict
     }
 
-    /// Whom to pass a broadcast of `source` on to.
+    /// Whom to pass a broadcast of `source` on to. Of a source that is not known nothing is remembered: there is no end of those.
     pub fn broadcast_all(
         &mut self,
         peers: &BTreeMap<PeerName, Peer>,
         own: PeerName,
         source: PeerName,
     ) -> &[PeerName] {
-        self.broadcasts.entry(source).or_insert_with(|| broadcast(peers, own, source, false))
+        match peers.contains_key(&source) {
+            true => self.broadcasts.entry(source).or_insert_with(|| broadcast(peers, own, source, false)),
+            false => &[],
+        }
     }
 }
 

@@ -22,10 +22,12 @@ use crate::{
 pub const PEERS_MAX: usize = 1024;
 /// Connections of one peer that are kept.
 pub const LINKS_MAX: usize = 512;
+/// Connections of all peers together that are kept, so that what we know fits into one message.
+pub const ALL_LINKS_MAX: usize = 1 << 17;
 /// Longest nickname; longer ones are cut.
 pub const NICKNAME_LEN_MAX: usize = 255;
-/// Longest address; longer ones are dropped.
-const ADDRESS_LEN_MAX: usize = 300;
+/// Longest address, which is one of IPv6 with its port; longer texts are dropped.
+const ADDRESS_LEN_MAX: usize = 48;
 
 const SUMMARY: Schema = Schema::Struct {
     name: "peerSummary",
@@ -148,15 +150,19 @@ impl Topology {
     pub fn merge(&mut self, described: Vec<(PeerName, Peer)>) -> Merge {
         let mut merge = Merge::default();
         let mut placeholders = BTreeSet::new();
+        let mut links: usize = self.peers.values().map(|peer| peer.links.len()).sum();
         for (name, peer) in described {
             if name == self.own {
                 merge.ourselves |= self.hear_of_ourselves(&peer);
                 continue;
             }
             placeholders.extend(peer.links.keys().copied());
+            let known = self.peers.get(&name);
+            let links_after = links - known.map_or(0, |known| known.links.len()) + peer.links.len();
             let room = self.peers.len() < PEERS_MAX;
-            let newer = self.peers.get(&name).map_or(room, |known| peer.supersedes(known));
-            if newer {
+            let newer = known.map_or(room, |known| peer.supersedes(known));
+            if newer && links_after <= ALL_LINKS_MAX {
+                links = links_after;
                 self.peers.insert(name, peer);
                 merge.news.insert(name);
             }
@@ -318,7 +324,7 @@ mod tests {
     use serde_json::Value as Json;
 
     use super::*;
-    use crate::mesh::vectors::group;
+    use crate::mesh::{MESSAGE_LEN_MAX, vectors::group};
 
     const OWN: PeerName = PeerName::from_u64(0x0100_0000_00a0);
 
@@ -479,5 +485,23 @@ mod tests {
         topology.merge(described);
         topology.merge((10..5000).map(|number| (PeerName::from_u64(number), Peer::default())).collect());
         assert_eq!(topology.peers.len(), PEERS_MAX);
+    }
+
+    #[test]
+    fn all_that_is_known_fits_into_one_message_whatever_was_said() {
+        let link = || Link { address: "x".repeat(ADDRESS_LEN_MAX), outbound: true, established: true };
+        let mut topology = knowing([]);
+        for name in 1..=PEERS_MAX as u64 {
+            let links =
+                (1..=LINKS_MAX as u64).map(|number| (PeerName::from_u64(number << 32), link())).collect();
+            let nickname = "x".repeat(NICKNAME_LEN_MAX);
+            let peer =
+                Peer { uid: PeerUid(u64::MAX), version: u64::MAX, nickname, short_id: Some(4095), links };
+            topology.merge(vec![(PeerName::from_u64(name), peer)]);
+        }
+        let links: usize = topology.peers.values().map(|peer| peer.links.len()).sum();
+        assert_eq!(links, ALL_LINKS_MAX);
+        let payload = topology.encode(topology.peers.keys().copied());
+        assert!(payload.len() < MESSAGE_LEN_MAX - 1000, "{}", payload.len());
     }
 }

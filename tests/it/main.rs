@@ -8,6 +8,7 @@ mod config;
 mod decoders;
 mod go;
 mod go_codecs;
+mod hostile;
 mod layering;
 mod lost_store;
 mod memory;

@@ -25,11 +25,8 @@ use weavers::{
     peer::PeerName,
 };
 
-use self::{
-    ours::{CHANNEL, Ours, Talker, settings},
-    theirs::Theirs,
-    wire::Wire,
-};
+pub use self::ours::{Ours, Talker, Whole, settings};
+use self::{ours::CHANNEL, theirs::Theirs, wire::Wire};
 
 /// All peers listen on it, each on an address of its own.
 const PORT: u16 = 16783;
@@ -55,7 +52,8 @@ fn runtime() -> &'static Handle {
     })
 }
 
-fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
+/// Waits until it happens.
+pub fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
     let start = Instant::now();
     while !happens() {
         assert!(start.elapsed() < SOON, "it should have come true: {what}");
