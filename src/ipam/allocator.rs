@@ -146,6 +146,13 @@ impl Allocator {
     pub fn set_avoided(&mut self, ranges: Vec<Range>) {
         self.avoided = ranges;
         self.avoid();
+        let counted_none = self.ring.pieces().any(|(piece, entry)| {
+            entry.owner == self.settings.me && entry.free == 0 && self.space.free_in(piece) > 0
+        });
+        if counted_none {
+            // Whoever looks for space believes that there is none here.
+            self.broadcast();
+        }
         self.advance();
     }
 

@@ -138,7 +138,10 @@ impl Election {
         if !self.votes() {
             return None;
         }
-        let rank = self.present(reachable).range(..self.me).count() as u32;
+        // Weave Net electors that have nothing to say propose only when they are asked for an address.
+        let lower =
+            self.present(reachable).range(..self.me).filter(|peer| !self.heard.contains(peer)).count();
+        let rank = lower as u32;
         if self.attempts == 0 && !self.paxos.is_under_way() {
             return Some(ready + TURN * rank);
         }

@@ -370,6 +370,23 @@ fn the_next_lowest_proposes_when_the_lowest_falls_silent() {
 }
 
 #[test]
+fn nobody_waits_for_an_elector_that_proposes_only_when_asked() {
+    let mut host = Allocator::new(settings(5, Init::Consensus, 3), Saved::default()).unwrap();
+    host.set_reachable(Timestamp::ZERO, BTreeSet::from([peer(1), peer(2)]));
+    let idle = message::State { paxos: Some(BTreeMap::new()), ..message::State::default() }.encode();
+    for from in [peer(1), peer(2)] {
+        host.receive(Timestamp::ZERO, Source::Gossip { from }, &idle).unwrap();
+    }
+    host.wake(Timestamp::ZERO);
+    let effects = std::iter::from_fn(|| host.next_effect());
+    let proposed = effects.filter_map(|effect| match effect {
+        Effect::Broadcast(state) => message::State::decode(&state).unwrap().paxos,
+        _ => None,
+    });
+    assert!(proposed.flat_map(BTreeMap::into_values).any(|claims| claims.promise.exists()));
+}
+
+#[test]
 fn an_observer_between_two_electors_passes_on_what_they_say() {
     let mut network = Network::new(vec![
         settings(1, Init::Consensus, 2),
@@ -639,6 +656,24 @@ fn nothing_is_handed_out_beneath_a_route_of_others() {
     assert_eq!(network.answer(ticket), Some(Ok("10.32.0.16/24".to_owned())));
     let ticket = network.claim(1, "db", "10.32.0.3/24");
     assert_eq!(network.answer(ticket), Some(Err(Refused::Avoided { address: address("10.32.0.3") })));
+}
+
+#[test]
+fn space_that_could_not_be_given_before_is_told_at_once() {
+    let mut network = Network::new((1..=2).map(|n| settings(n, Init::Consensus, 2)).collect());
+    network.host(1).set_avoided(vec![net(UNIVERSE).into()]);
+    network.connect();
+    let free = |network: &mut Network, at| {
+        let entries = network.host(at).ring().entries();
+        entries.iter().filter(|entry| entry.owner == peer(1)).map(|entry| entry.free).sum::<u32>()
+    };
+    assert_eq!(free(&mut network, 2), 0);
+    network.host(1).set_avoided(Vec::new());
+    network.act(peer(1));
+    network.run();
+    assert_eq!(free(&mut network, 2), 128);
+    network.host(1).set_avoided(Vec::new());
+    assert_eq!(network.host(1).next_effect(), None, "once is enough");
 }
 
 #[test]
