@@ -29,6 +29,9 @@ const LONG_LEN_MIN: usize = 256 << 10;
 /// What is shown of a text that a stranger wrote.
 const SHOWN_LEN_MAX: usize = 64;
 
+/// A router that cannot do with our addresses closes a connection when it hears of them.
+const AT_ONCE: Duration = Duration::from_millis(1500);
+
 const HEADER_WITHIN: Duration = Duration::from_secs(10);
 const INTRODUCTION_WITHIN: Duration = Duration::from_secs(60);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
@@ -64,6 +67,7 @@ pub struct Neighbour {
     uid: u64,
     encrypted: bool,
     heartbeat: Timestamp,
+    since: Timestamp,
     heartbeat_every: Duration,
     silence_max: Duration,
     /// With a Weave Net router.
@@ -413,6 +417,11 @@ impl Mesh {
     pub(super) fn closed(&mut self, now: Timestamp, conn: ConnId, why: String) {
         let Some(connection) = self.connections.get(&conn) else { return };
         let why = match (&connection.phase, connection.encrypted()) {
+            (Phase::Introduced(neighbour), _) if now.since(neighbour.since) < AT_ONCE => format!(
+                "closed by peer {} as soon as it was introduced ({why}); its log says why: ipam.range may differ, or \
+                 who made the first ring",
+                neighbour.name
+            ),
             (Phase::Introduced(_), _) => why,
             (Phase::Introducing(..), true) => {
                 format!("closed by the other side while being introduced ({why}); its password may differ")
@@ -508,6 +517,7 @@ fn neighbour(
         writer,
         uid,
         encrypted: key.is_some(),
+        since: now,
         heartbeat: now + heartbeat_every,
         heartbeat_every,
         silence_max,

@@ -466,6 +466,20 @@ fn a_peer_of_another_kind_is_left_its_own_times() {
     assert_eq!(world.peers[0].reachable().len() + world.peers[1].reachable().len(), 0);
 }
 
+#[test]
+fn a_peer_that_closes_as_soon_as_it_hears_of_us_is_suspected_of_other_addresses() {
+    for (after, suspected) in [(20, true), (5_000, false)] {
+        let mut world = World::new(2);
+        world.connect(0, &[1]);
+        world.run(after);
+        let conn = world.peers[1].connections().next().unwrap().conn;
+        world.peers[1].refuse(world.now, conn, "it has other addresses".to_owned());
+        world.carry_out(1);
+        world.run(2);
+        assert_eq!(world.target(0).error.unwrap().contains("ipam.range may differ"), suspected);
+    }
+}
+
 /// A peer of ours in a cluster with Weave Net routers.
 fn welcoming(number: u64) -> Settings {
     Settings { overlays: vec![OVERLAY.to_owned(), SLEEVE.to_owned()], ..settings(number) }
