@@ -149,6 +149,8 @@ pub struct Node {
     converge: Converge,
     discovery: Discovery,
     plan: Plan,
+    /// There is a ring, and the disk has it.
+    ring_kept: bool,
     /// The rules that the last look at the host compared with.
     looked_for: Option<Rules>,
     /// The plan may be out of date.
@@ -177,6 +179,8 @@ enum Effect {
     Broadcast(PeerName, Vec<u8>),
     Unicast(PeerName, Vec<u8>),
     Answer(RequestId, Result<Response, Refusal>),
+    /// A crash cannot take the ring any more.
+    RingKept,
     Finish,
 }
 
@@ -186,6 +190,7 @@ impl Node {
         let fresh = memory.identity.is_none();
         let mut rng = ChaCha8Rng::seed_from_u64(birth.seed);
         let mesh = Mesh::new(settings::of_mesh(&birth, &config), ChaCha8Rng::seed_from_u64(rng.next_u64()));
+        let ring_kept = memory.ipam.ring.is_some();
         let ipam = Allocator::new(settings::of_ipam(&birth, &config), memory.ipam).map_err(not_resumable)?;
         let boot = birth.boot;
         let mut node = Node {
@@ -201,6 +206,7 @@ impl Node {
             converge: Converge::new(),
             discovery: Discovery::new(),
             plan: Plan::default(),
+            ring_kept,
             looked_for: None,
             disturbed: true,
             quota_learned: None,
@@ -308,7 +314,8 @@ impl Node {
                 ipam::Effect::Broadcast(state) => self.let_out(Effect::Broadcast(self.identity.name, state)),
                 ipam::Effect::Unicast(to, message) => self.let_out(Effect::Unicast(to, message)),
                 ipam::Effect::Answer(ticket, result) => self.on_ipam_answer(ticket, result),
-                ipam::Effect::RingChanged => self.disturbed = true,
+                ipam::Effect::RingChanged if self.ring_kept => self.disturbed = true,
+                ipam::Effect::RingChanged => self.let_out(Effect::RingKept),
             }
         }
         any
@@ -369,6 +376,7 @@ impl Node {
             // Whoever waits for an answer asks again, or another peer.
             Effect::Unicast(to, message) => drop(self.mesh.unicast(to, CHANNEL, &message)),
             Effect::Answer(id, result) => self.outputs.push_back(Output::Answer(id, result)),
+            Effect::RingKept => (self.ring_kept, self.disturbed) = (true, true),
             Effect::Finish => self.outputs.push_back(Output::Finished),
         }
     }
@@ -400,7 +408,9 @@ impl Node {
             config,
             me: self.identity.name,
             owned: self.ipam.owned(),
-            owners: self.has_ring().then(|| self.ipam.owners()),
+            // A ring that a crash can still take must leave no routes: everybody would take them for those
+            // of a cluster to join, and nobody would make another ring.
+            owners: (self.has_ring() && self.ring_kept).then(|| self.ipam.owners()),
             attached: self.containers.all(),
             seen: self.converge.host.seen(),
             interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),

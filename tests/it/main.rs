@@ -6,6 +6,7 @@ mod api;
 mod cli;
 mod config;
 mod decoders;
+mod first_ring;
 mod go;
 mod go_codecs;
 mod hostile;
