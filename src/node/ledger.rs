@@ -3,11 +3,15 @@
 //! One save is under way at a time; what changes meanwhile goes with the next, so that many callers
 //! share one flush.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::memory::Write;
+use crate::time::Timestamp;
 
 /// Names one save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -15,6 +19,9 @@ pub struct SaveId(pub u64);
 
 /// How many effects may wait for the disk. Messages beyond it are dropped: gossip repeats them.
 const HELD_MAX: usize = 10_000;
+/// First pause after a save that failed; doubles up to [`PAUSE_MAX`]. A full disk says no at once.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Effects of type `E` in the order in which they arose, each with the save that it rests on.
 #[derive(Debug)]
@@ -24,6 +31,10 @@ pub struct Ledger<E> {
     unsaved: BTreeMap<String, Option<Vec<u8>>>,
     held: VecDeque<(SaveId, E)>,
     fault: Option<String>,
+    /// Saves that failed in a row.
+    failures: u32,
+    /// Nothing is saved before this.
+    not_before: Timestamp,
 }
 
 impl<E> Default for Ledger<E> {
@@ -41,6 +52,8 @@ impl<E> Ledger<E> {
             unsaved: BTreeMap::new(),
             held: VecDeque::new(),
             fault: None,
+            failures: 0,
+            not_before: Timestamp::ZERO,
         }
     }
 
@@ -63,8 +76,8 @@ impl<E> Ledger<E> {
     }
 
     /// The save to begin now, if one is due and none is under way.
-    pub fn begin(&mut self) -> Option<(SaveId, Vec<Write>)> {
-        if self.under_way.is_some() || self.unsaved.is_empty() {
+    pub fn begin(&mut self, now: Timestamp) -> Option<(SaveId, Vec<Write>)> {
+        if self.under_way.is_some() || self.unsaved.is_empty() || now < self.not_before {
             return None;
         }
         let writes: Vec<Write> =
@@ -76,13 +89,16 @@ impl<E> Ledger<E> {
     }
 
     /// The disk has answered: the effects that may go out now. After an error the same writes are
-    /// due again, under a new number, and all that rests on them goes on waiting.
-    pub fn stored(&mut self, id: SaveId, result: Result<(), String>) -> Vec<E> {
+    /// due again after a pause, under a new number, and all that rests on them goes on waiting.
+    pub fn stored(&mut self, now: Timestamp, id: SaveId, result: Result<(), String>) -> Vec<E> {
         let Some((_, writes)) = self.under_way.take_if(|(under_way, _)| *under_way == id) else {
             return Vec::new();
         };
         self.fault = result.err();
+        self.failures = if self.fault.is_some() { self.failures.saturating_add(1) } else { 0 };
         if self.fault.is_some() {
+            let doubled = PAUSE_MIN.saturating_mul(1 << self.failures.saturating_sub(1).min(10));
+            self.not_before = now + doubled.min(PAUSE_MAX);
             for Write { key, value } in writes {
                 self.unsaved.entry(key).or_insert(value);
             }
@@ -91,6 +107,11 @@ impl<E> Ledger<E> {
         }
         let ready = self.held.iter().take_while(|(on, _)| *on <= id).count();
         self.held.drain(..ready).map(|(_, effect)| effect).collect()
+    }
+
+    /// When to try a save again that failed.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        (self.failures > 0 && self.under_way.is_none() && !self.unsaved.is_empty()).then_some(self.not_before)
     }
 
     /// Why the last save failed.
@@ -102,6 +123,8 @@ impl<E> Ledger<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: Timestamp = Timestamp::ZERO;
 
     fn write(key: &str) -> Write {
         Write { key: key.into(), value: Some(Vec::new()) }
@@ -117,14 +140,14 @@ mod tests {
         let mut ledger = Ledger::new();
         ledger.write(write("a"));
         assert_eq!(ledger.rest("a sent"), None);
-        let (first, _) = ledger.begin().unwrap();
+        let (first, _) = ledger.begin(NOW).unwrap();
         ledger.write(write("b"));
         assert_eq!(ledger.rest("b sent"), None);
-        assert!(ledger.begin().is_none(), "one save at a time");
-        assert_eq!(ledger.stored(first, Ok(())), ["a sent"]);
-        let (second, writes) = ledger.begin().unwrap();
+        assert!(ledger.begin(NOW).is_none(), "one save at a time");
+        assert_eq!(ledger.stored(NOW, first, Ok(())), ["a sent"]);
+        let (second, writes) = ledger.begin(NOW).unwrap();
         assert_eq!(writes, [write("b")]);
-        assert_eq!(ledger.stored(second, Ok(())), ["b sent"]);
+        assert_eq!(ledger.stored(NOW, second, Ok(())), ["b sent"]);
     }
 
     #[test]
@@ -132,12 +155,31 @@ mod tests {
         let mut ledger = Ledger::new();
         ledger.write(write("a"));
         assert_eq!(ledger.rest("sent"), None);
-        let (first, _) = ledger.begin().unwrap();
+        let (first, _) = ledger.begin(NOW).unwrap();
         ledger.write(Write { key: "a".into(), value: None });
-        assert!(ledger.stored(first, Err("no space left".into())).is_empty());
+        assert!(ledger.stored(NOW, first, Err("no space left".into())).is_empty());
         assert_eq!(ledger.fault(), Some("no space left"));
-        let (second, writes) = ledger.begin().unwrap();
+        let (second, writes) = ledger.begin(NOW + PAUSE_MIN).unwrap();
         assert_eq!(writes, [Write { key: "a".into(), value: None }]);
-        assert_eq!(ledger.stored(second, Ok(())), ["sent"]);
+        assert_eq!(ledger.stored(NOW, second, Ok(())), ["sent"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_asked_more_and_more_seldom_and_at_once_when_it_has_recovered() {
+        let (mut ledger, mut now, mut saves) = (Ledger::<()>::new(), NOW, 0);
+        ledger.write(write("a"));
+        while now < NOW + Duration::from_secs(60) {
+            if let Some((id, _)) = ledger.begin(now) {
+                saves += 1;
+                ledger.stored(now, id, Err("no space left".into()));
+            }
+            now = ledger.next_wake().expect("what failed is tried again");
+        }
+        assert!((12..25).contains(&saves), "{saves} saves in a minute");
+        let (id, _) = ledger.begin(now).unwrap();
+        ledger.stored(now, id, Ok(()));
+        assert_eq!(ledger.next_wake(), None);
+        ledger.write(write("b"));
+        assert!(ledger.begin(now).is_some());
     }
 }

@@ -266,6 +266,7 @@ impl Node {
             self.converge.next_wake(self.now, &self.plan),
             self.waiting.next_deadline(self.now),
             self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.next_look()),
+            self.ledger.next_wake(),
         ];
         wakes.into_iter().flatten().min()
     }
@@ -280,7 +281,7 @@ impl Node {
         }
         self.answer_waiting();
         while self.settle_mesh() | self.settle_ipam() {}
-        if let Some((id, writes)) = self.ledger.begin() {
+        if let Some((id, writes)) = self.ledger.begin(self.now) {
             self.outputs.push_back(Output::Save(id, writes));
         }
     }
@@ -386,7 +387,7 @@ impl Node {
     }
 
     fn on_stored(&mut self, id: SaveId, result: Result<(), String>) {
-        for effect in self.ledger.stored(id, result) {
+        for effect in self.ledger.stored(self.now, id, result) {
             self.perform(effect);
         }
     }
