@@ -162,6 +162,11 @@ impl Kernel {
         self.links.keys().copied().collect()
     }
 
+    /// The addresses of the links that nobody meddled with.
+    pub fn sound(&self) -> Vec<Address> {
+        self.links.iter().filter(|(_, veth)| !veth.broken).map(|(address, _)| *address).collect()
+    }
+
     // ===== what others do to it =====
 
     /// Somebody deletes a link.
@@ -174,11 +179,6 @@ impl Kernel {
         if let Some(veth) = self.links.get_mut(&address) {
             veth.broken = true;
         }
-    }
-
-    /// What was meddled with is as it should be again.
-    pub fn mend_links(&mut self) {
-        self.links.values_mut().for_each(|veth| veth.broken = false);
     }
 
     /// Somebody flushes the rules, the routes and the settings.

@@ -127,7 +127,8 @@ impl World {
                 lost = Some(format!("host {host} lost {address}, which it acknowledged to {ident}"));
             }
             let owner = node.ring().owner(address);
-            if range.contains(address) && owner != Some(machine.name) {
+            // One that lost its store may not have heard of a ring yet.
+            if range.contains(address) && owner != Some(machine.name) && !node.ring().is_empty() {
                 lost =
                     Some(format!("{address} of {ident} of host {host} belongs to {owner:?} by its own ring"));
             }
@@ -191,6 +192,9 @@ impl World {
     fn is_holder(&self, host: usize, table: &TableId, destination: Ipv4Net, first: bool) -> bool {
         let routes = self.vpc.routes(table);
         let Some(route) = routes.iter().find(|route| route.destination == destination) else { return true };
+        if self.disputed.iter().any(|range| range.overlaps(destination.into())) {
+            return true;
+        }
         match &route.target {
             RouteTarget::Interface(interface) => {
                 *interface == self.machines[host].cloud.interface
@@ -199,6 +203,13 @@ impl World {
             }
             RouteTarget::Local | RouteTarget::Gateway(_) => self.tampered.contains(&destination),
         }
+    }
+
+    /// Two hosts took over what this one owned, and each wrote its routes before it heard of the other.
+    pub(super) fn dispute_routes_of(&mut self, dead: usize) {
+        let owner = self.machines[dead].name;
+        let owned: Vec<Range> = self.nodes().flat_map(|(_, node)| node.ring().owned_by(owner)).collect();
+        self.disputed.extend(owned);
     }
 
     pub(super) fn learn_what_was_written(

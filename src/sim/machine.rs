@@ -1,6 +1,6 @@
 //! One host: its power, its process, its kernel, its disk.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use super::{cloud::Cloud, kernel::Kernel};
 use crate::{
@@ -46,6 +46,10 @@ pub struct Machine {
     pub saving: Option<(SaveId, Vec<Write>)>,
     /// Nobody asks it for anything before this.
     pub calm_until: Timestamp,
+    /// Its process gets no turn before this.
+    pub frozen_until: Timestamp,
+    /// Nothing can be saved before this.
+    pub disk_full_until: Timestamp,
 }
 
 impl Machine {
@@ -66,12 +70,18 @@ impl Machine {
             disk: BTreeMap::new(),
             saving: None,
             calm_until: Timestamp::ZERO,
+            frozen_until: Timestamp::ZERO,
+            disk_full_until: Timestamp::ZERO,
         }
     }
 
-    /// Starts the process with what is on disk; the text says why it cannot.
+    /// Starts the process with what is on disk; the text says why it cannot. A store that cannot be read
+    /// is set aside.
     pub fn start(&mut self, now: Timestamp, acceptor: u64, uid: u64, seed: u64) -> Result<(), String> {
-        let memory = Memory::read(&self.disk).map_err(|error| error.to_string())?;
+        let memory = Memory::read(&self.disk).unwrap_or_else(|_| {
+            self.disk.clear();
+            Memory::default()
+        });
         let identity = memory.identity.clone().unwrap_or_else(|| Identity {
             name: self.name,
             acceptor: PeerUid(acceptor),
@@ -100,9 +110,25 @@ impl Machine {
         self.node = None;
         self.life += 1;
         self.wake = None;
+        self.frozen_until = Timestamp::ZERO;
         let saving = self.saving.take();
         if let Some((_, writes)) = saving.filter(|_| saved) {
             self.write(writes);
+        }
+    }
+
+    /// The process gets no turn for a while. If the machine sleeps, its clock stands still.
+    pub fn freeze(&mut self, now: Timestamp, lasts: Duration, asleep: bool) {
+        self.frozen_until = self.frozen_until.max(now + lasts);
+        if asleep {
+            self.born += lasts;
+        }
+    }
+
+    /// Half of every record is lost.
+    pub fn tear_store(&mut self) {
+        for value in self.disk.values_mut() {
+            value.truncate(value.len() / 2);
         }
     }
 
@@ -118,7 +144,7 @@ impl Machine {
 
     /// The process's own time.
     pub fn local(&self, now: Timestamp) -> Timestamp {
-        Timestamp::from_micros(now.as_micros() - self.born.as_micros())
+        Timestamp::from_micros(now.as_micros().saturating_sub(self.born.as_micros()))
     }
 
     /// A moment of the process's time in that of the world.

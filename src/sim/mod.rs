@@ -6,6 +6,7 @@
 //!    cloud    EC2 as one host calls it, of the one [`vpc`]               machine  node, kernel, disk, power
 //!    users    who attaches, allocates, frees; what they were promised
 //!    trouble  what goes wrong, and how all is made well in the end
+//!    power    what goes wrong with processes, disks and hosts
 //!    laws     what must hold after each step, and once all is quiet
 //! ```
 //!
@@ -15,6 +16,7 @@ mod cloud;
 mod kernel;
 mod laws;
 mod machine;
+mod power;
 mod trouble;
 mod users;
 pub mod vpc;

@@ -8,11 +8,10 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    machine::Power,
     vpc::{Action, Call, Caller, Faults, RouteTarget, Targets, Throttle},
     world::{Event, World, net},
 };
-use crate::{addr::Range, ipam::Ring, node::memory::Memory, state::TableId};
+use crate::{addr::Range, state::TableId};
 
 /// How a world is made and how bad its weather is.
 #[derive(Clone, Debug)]
@@ -32,6 +31,8 @@ pub struct Climate {
     pub kernel_max: Duration,
     pub disk_max: Duration,
     pub disk_fault_permille: u32,
+    /// How often an elector is struck as it says something.
+    pub strike_permille: u32,
     /// How often each kind of trouble comes, in parts of their sum.
     pub odds: Vec<(Kind, u32)>,
 }
@@ -47,12 +48,14 @@ pub enum Kind {
     Colleague,
     Vandal,
     LostStore,
+    Freeze,
+    FullDisk,
     Terminate,
     Retire,
     Usurp,
 }
 
-const KINDS: [(Kind, u32); 11] = [
+const KINDS: [(Kind, u32); 13] = [
     (Kind::Crash, 30),
     (Kind::PowerLoss, 8),
     (Kind::Partition, 20),
@@ -61,6 +64,8 @@ const KINDS: [(Kind, u32); 11] = [
     (Kind::Colleague, 10),
     (Kind::Vandal, 10),
     (Kind::LostStore, 6),
+    (Kind::Freeze, 10),
+    (Kind::FullDisk, 6),
     (Kind::Terminate, 2),
     (Kind::Retire, 5),
     (Kind::Usurp, 6),
@@ -84,6 +89,7 @@ impl Climate {
             kernel_max: Duration::from_millis(3),
             disk_max: Duration::from_millis(5),
             disk_fault_permille: 0,
+            strike_permille: 0,
             odds: Vec::new(),
         }
     }
@@ -99,7 +105,9 @@ impl Climate {
         let length = rng.random_range(22..=26);
         // Trouble before there is a ring takes worlds of its own: they are short and rough.
         if rng.random_range(0..4) == 0 {
-            let rough = [Kind::Crash, Kind::PowerLoss, Kind::Partition, Kind::Cut];
+            let strike_permille = rng.random_range(0..40);
+            let rough =
+                [Kind::Crash, Kind::PowerLoss, Kind::Partition, Kind::Cut, Kind::Freeze, Kind::FullDisk];
             return Climate {
                 start_within: seconds(rng, 0, 4),
                 storm: seconds(rng, 8, 25),
@@ -107,6 +115,7 @@ impl Climate {
                 late_permille: rng.random_range(0..400),
                 late_max: millis(rng, 100, 4000),
                 disk_max: millis(rng, 1, 300),
+                strike_permille,
                 odds: KINDS.iter().filter(|(kind, _)| rough.contains(kind)).copied().collect(),
                 ..Climate::calm(hosts)
             };
@@ -172,6 +181,8 @@ impl World {
             Some(Kind::Colleague) => self.meddle_with_vpc(),
             Some(Kind::Vandal) => self.meddle_with_host(host),
             Some(Kind::LostStore) => self.lose_store(host),
+            Some(Kind::Freeze) => self.freeze(host),
+            Some(Kind::FullDisk) => self.fill_disk(host),
             Some(Kind::Terminate) => self.terminate(host),
             Some(Kind::Retire) => self.users.retire(host),
             Some(Kind::Usurp) => self.take_for_dead(host, false),
@@ -179,139 +190,25 @@ impl World {
         }
     }
 
-    // ===== processes and power =====
-
-    fn crash(&mut self, host: usize, pause: Duration) {
-        if self.machines[host].node.is_none() {
+    /// While there is no ring: a host crashes just after it said something, and another that may have
+    /// heard it is cut off. Whoever forgets a promise then makes a second ring with the rest.
+    pub(super) fn strike_elector(&mut self, host: usize) {
+        if !self.stormy || self.climate.strike_permille == 0 || !self.chance(self.climate.strike_permille) {
             return;
         }
-        let saved = self.rng.random();
-        self.machines[host].stop(saved);
-        self.hang_up(host, false);
-        self.forget_process(host);
-        self.schedule(pause, Event::Start(host));
-    }
-
-    fn power_off(&mut self, host: usize, long: bool) {
-        if self.machines[host].power != Power::On {
+        if self.machines[host].node.as_ref().is_none_or(|node| !node.ring().is_empty()) {
             return;
         }
-        let saved = self.rng.random();
-        self.machines[host].stop(saved);
-        self.machines[host].power = Power::Off;
-        self.machines[host].kernel.reboot();
-        self.hang_up(host, true);
-        self.forget_process(host);
-        self.users.rebooted(host);
-        let off = self.random(Duration::from_secs(3), Duration::from_secs(if long { 40 } else { 25 }));
-        self.schedule(off, Event::PowerOn(host));
-    }
-
-    /// A host that has given its ranges away is stopped, and comes back.
-    pub(super) fn leave(&mut self, host: usize, pause: Duration) {
+        let pause = self.random(Duration::from_millis(20), Duration::from_millis(500));
         self.crash(host, pause);
-    }
-
-    pub(super) fn power_on(&mut self, host: usize) {
-        if self.machines[host].power == Power::Off {
-            self.machines[host].power = Power::On;
-            self.start(host);
+        let other = self.rng.random_range(0..self.machines.len());
+        let lasts = self.random(Duration::from_secs(5), Duration::from_secs(15));
+        for third in (0..self.machines.len()).filter(|third| *third != other) {
+            let pair = (other.min(third), other.max(third));
+            if self.blocked.insert(pair) {
+                self.schedule(lasts, Event::Pass(pair.0, pair.1));
+            }
         }
-    }
-
-    /// A host that uses nothing is off for so long that somebody takes over what it owns; then it
-    /// comes back.
-    pub(super) fn take_for_dead(&mut self, host: usize, emptied: bool) {
-        if self.stormy && !emptied && self.machines[host].node.is_some() && self.blocked.is_empty() {
-            self.vacate(host);
-            self.machines[host].calm_until = self.now + Duration::from_secs(5);
-            return self.schedule(Duration::from_secs(4), Event::Emptied(host));
-        }
-        let node = self.machines[host].node.as_ref();
-        let used = node.is_none_or(|node| !node.allocations().is_empty() || node.ring().is_empty());
-        if !used && !self.users.uses(host) && self.blocked.is_empty() {
-            self.power_off(host, true);
-            self.schedule(Duration::from_secs(15), Event::Usurp(host));
-        }
-    }
-
-    pub(super) fn take_over(&mut self, host: usize) {
-        if self.stormy
-            && self.machines[host].power == Power::Off
-            && self.blocked.is_empty()
-            && self.is_spread(host)
-        {
-            // It hears of it when it comes back; until then it is not asked for anything.
-            self.machines[host].calm_until = self.now + Duration::from_secs(70);
-            self.usurp(host);
-        }
-    }
-
-    fn forget_process(&mut self, host: usize) {
-        self.written.retain(|(of, _, _), _| *of != host);
-        self.users.process_ended(host);
-    }
-
-    /// The host is gone for good, and so is whatever ran on it.
-    fn terminate(&mut self, host: usize) {
-        let alive = self.machines.iter().filter(|machine| machine.power != Power::Terminated).count();
-        // A majority must be left to agree on the first ring.
-        if alive - 1 <= self.machines.len() / 2 || self.machines[host].power != Power::On {
-            return;
-        }
-        self.power_off(host, false);
-        self.machines[host].power = Power::Terminated;
-        self.users.host_lost(host);
-        let instance = self.machines[host].cloud.instance.clone();
-        self.vpc.set_power(self.now, &instance, super::vpc::Power::Terminated);
-    }
-
-    /// The store of a host is lost. Only one that has long been down, in a network that is whole: what
-    /// it gave away must have been heard by somebody other than its heir.
-    fn lose_store(&mut self, host: usize) {
-        let agreed = self.machines.iter().all(|machine| {
-            machine.power == Power::Terminated
-                || machine.node.as_ref().is_some_and(|node| !node.ring().is_empty())
-        });
-        if !agreed || !self.blocked.is_empty() {
-            return;
-        }
-        self.crash(host, Duration::from_secs(40));
-        self.schedule(Duration::from_secs(20), Event::Erase(host));
-    }
-
-    pub(super) fn erase_store(&mut self, host: usize) {
-        if !self.stormy || self.machines[host].power != Power::On || !self.is_spread(host) {
-            return;
-        }
-        let machine = &mut self.machines[host];
-        machine.disk.clear();
-        // Where only the link is known, nobody can look inside and mend it.
-        machine.kernel.mend_links();
-        let linked = machine.kernel.linked();
-        let calm_until = self.now + Duration::from_secs(40);
-        machine.calm_until = calm_until;
-        self.note(|| format!("host {host} loses its store; links {linked:?}"));
-        self.users.store_lost(host, &linked);
-    }
-
-    /// Whether the host is down and all others hold the ring that it saved.
-    fn is_spread(&self, host: usize) -> bool {
-        let machine = &self.machines[host];
-        let Ok(Memory { ipam, .. }) = Memory::read(&machine.disk) else { return false };
-        let saved = ipam.ring.as_ref().map(Ring::owners).unwrap_or_default();
-        let others = self.machines.iter().filter(|other| other.name != machine.name);
-        let mut alive = others.filter(|other| other.power != Power::Terminated);
-        machine.node.is_none()
-            && alive.all(|other| other.node.as_ref().is_some_and(|node| node.ring().owners() == saved))
-    }
-
-    /// A host that has left ends; its store is erased.
-    pub(super) fn finish(&mut self, host: usize) {
-        self.machines[host].stop(false);
-        self.machines[host].disk.clear();
-        self.hang_up(host, false);
-        self.forget_process(host);
     }
 
     // ===== the network =====
@@ -436,7 +333,7 @@ impl World {
     fn meddle_with_host(&mut self, host: usize) {
         let kernel = &mut self.machines[host].kernel;
         let linked = kernel.linked();
-        let mut deleted = None;
+        let mut spoilt = None;
         match self.rng.random_range(0..4) {
             0 => kernel.flush(),
             1 => kernel.close_forward(),
@@ -446,16 +343,18 @@ impl World {
                     match kind {
                         2 => {
                             kernel.lose_link(address);
-                            deleted = Some(address);
+                            spoilt = Some(address);
                         }
-                        // Where only the link is known, nobody can look inside and mend it.
-                        _ if self.users.is_found(host, address) => {}
-                        _ => kernel.break_link(address),
+                        _ => {
+                            // Whose namespace is not known cannot be mended.
+                            kernel.break_link(address);
+                            spoilt = Some(address);
+                        }
                     }
                 }
             }
         }
-        if let Some(address) = deleted {
+        if let Some(address) = spoilt {
             self.users.link_lost(host, address);
         }
         if self.chance(700) {

@@ -131,11 +131,6 @@ impl Users {
         }
     }
 
-    /// Whether a container is known by its link alone, its store having been lost.
-    pub fn is_found(&self, host: usize, address: Address) -> bool {
-        self.promises.contains_key(&(host, format!("found-{}", link_name(address))))
-    }
-
     /// Somebody deleted a link: one that was found on a host without a store is not known otherwise.
     pub fn link_lost(&mut self, host: usize, address: Address) {
         self.give_back(host, &format!("found-{}", link_name(address)));
@@ -153,6 +148,15 @@ impl Users {
 
     fn idents(&self, host: usize) -> Vec<String> {
         self.promises.keys().filter(|(at, _)| *at == host).map(|(_, ident)| ident.clone()).collect()
+    }
+
+    /// Whoever asked for an address under this name does not rely on the answer any more.
+    fn lose_interest(&mut self, host: usize, ident: &str) {
+        for asked in self.asked.values_mut().filter(|asked| asked.host == host) {
+            if matches!(&asked.what, What::Address(other) if other == ident) {
+                asked.what = What::Other;
+            }
+        }
     }
 
     fn give_back(&mut self, host: usize, ident: &str) {
@@ -331,6 +335,7 @@ impl World {
         }
         for ident in self.users.idents(host) {
             self.users.give_back(host, &ident);
+            self.users.lose_interest(host, &ident);
             self.ask(host, What::Other, Request::Free { ident, address: None });
         }
     }
@@ -345,21 +350,42 @@ impl World {
         }
     }
 
-    /// One survivor takes over what dead hosts owned.
+    /// One survivor takes over what dead hosts owned, or two at the same moment.
     pub(super) fn forget_the_dead(&mut self) {
-        let survivor = (0..self.machines.len()).find(|&host| self.machines[host].node.is_some());
         for dead in 0..self.machines.len() {
             let terminated = self.machines[dead].power == Power::Terminated;
-            if let (true, false, Some(host)) = (terminated, self.users.forgotten.contains(&dead), survivor) {
-                let peer = self.machines[dead].name.to_string();
-                self.ask(host, What::Forget(dead), Request::Forget { peer });
+            if !terminated || self.users.forgotten.contains(&dead) {
+                continue;
+            }
+            let survivors: Vec<usize> =
+                (0..self.machines.len()).filter(|&host| self.has_turn(host)).collect();
+            let Some(&first) = survivors.first() else { return };
+            let second = survivors.last().filter(|&&last| last != first && !self.somebody_waits()).copied();
+            let peer = self.machines[dead].name.to_string();
+            self.ask(first, What::Forget(dead), Request::Forget { peer: peer.clone() });
+            if let Some(second) = second.filter(|_| self.chance(500)) {
+                // Until they have heard of each other both own what was taken over.
+                let agreed = self.now + Duration::from_secs(4);
+                for host in [first, second] {
+                    self.machines[host].calm_until = agreed;
+                }
+                self.dispute_routes_of(dead);
+                self.ask(second, What::Forget(dead), Request::Forget { peer });
             }
         }
     }
 
+    /// Whether anybody waits for an address.
+    fn somebody_waits(&self) -> bool {
+        let asks = |asked: &Asked| matches!(asked.what, What::Attach(_) | What::Address(_));
+        let linked =
+            |cookie: &u64| self.users.promises.values().any(|promise| promise.cookie == Some(*cookie));
+        self.users.asked.values().any(asks) || !self.users.containers.keys().all(linked)
+    }
+
     /// Somebody takes a host for dead.
     pub(super) fn usurp(&mut self, dead: usize) {
-        let survivor = (0..self.machines.len()).find(|&host| self.machines[host].node.is_some());
+        let survivor = (0..self.machines.len()).find(|&host| self.has_turn(host));
         if let Some(host) = survivor {
             let peer = self.machines[dead].name.to_string();
             self.ask(host, What::Other, Request::Forget { peer });

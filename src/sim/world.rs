@@ -23,6 +23,7 @@ use super::{
     wire::Wires,
 };
 use crate::{
+    addr::Range,
     config::{Config, Init},
     mesh::{self, ConnId},
     node::{Input, Output, ledger::SaveId},
@@ -61,6 +62,8 @@ pub struct World {
     pub(super) written: BTreeMap<(usize, TableId, Ipv4Net), Written>,
     /// Destinations that somebody else wrote to.
     pub(super) tampered: BTreeSet<Ipv4Net>,
+    /// What two hosts took over at the same moment.
+    pub(super) disputed: Vec<Range>,
     pub(super) conflicts: BTreeSet<(TableId, Ipv4Net)>,
     pub(super) stormy: bool,
     /// Nothing is to be written to EC2 any more.
@@ -195,6 +198,7 @@ impl World {
             users: Users::default(),
             written: BTreeMap::new(),
             tampered: BTreeSet::new(),
+            disputed: Vec::new(),
             conflicts: BTreeSet::new(),
             stormy: true,
             watched: false,
@@ -293,6 +297,9 @@ impl World {
     // ===== what happens =====
 
     fn happen(&mut self, event: Event) {
+        if let Some(thaw) = self.put_off(&event) {
+            return self.schedule_at(thaw, event);
+        }
         if self.traced && !matches!(event, Event::Wake(..) | Event::Arrive(_)) {
             let line = format!("{event:?}");
             self.note(|| line.chars().take(400).collect());
@@ -350,6 +357,50 @@ impl World {
             Event::Usurp(host) => self.take_over(host),
             Event::Emptied(host) => self.take_for_dead(host, true),
         }
+    }
+
+    /// Whether a process runs here and gets its turn.
+    pub(super) fn has_turn(&self, host: usize) -> bool {
+        let machine = &self.machines[host];
+        machine.node.is_some() && machine.frozen_until <= self.now
+    }
+
+    /// When a process that has no turn takes this up.
+    fn put_off(&mut self, event: &Event) -> Option<Timestamp> {
+        let host = match event {
+            Event::Arrive(conn) => self.wires.end(*conn)?.host,
+            Event::Knock(_, _, target) => self.host_at(target)?,
+            Event::Wake(host, _)
+            | Event::DialOver(host, ..)
+            | Event::Closed(host, ..)
+            | Event::Stored(host, ..)
+            | Event::HostLook(host, ..)
+            | Event::HostSeen(host, ..)
+            | Event::HostAct(host, ..)
+            | Event::VpcSeen(host, ..)
+            | Event::PeersSeen(host, ..)
+            | Event::Acted(host, ..)
+            | Event::Disturb(host, _)
+            | Event::Ask(host)
+            | Event::Emptied(host) => *host,
+            Event::Start(_)
+            | Event::VpcLook(..)
+            | Event::VpcAct(..)
+            | Event::Trouble
+            | Event::PowerOn(_)
+            | Event::Pass(..)
+            | Event::Weather
+            | Event::Erase(_)
+            | Event::Usurp(_) => return None,
+        };
+        let thaw = self.machines[host].frozen_until;
+        if thaw <= self.now {
+            return None;
+        }
+        if let (Event::Wake(..), Some(wake)) = (event, &mut self.machines[host].wake) {
+            *wake = if *wake == self.now { thaw } else { *wake };
+        }
+        Some(thaw)
     }
 
     pub(super) fn is_alive(&self, host: usize, life: u32) -> bool {
@@ -458,7 +509,8 @@ impl World {
         if !self.is_alive(host, life) {
             return;
         }
-        if self.stormy && self.chance(self.climate.disk_fault_permille) {
+        let full = self.machines[host].disk_full_until > self.now;
+        if self.stormy && (full || self.chance(self.climate.disk_fault_permille)) {
             self.machines[host].saving = None;
             return self.feed(host, Input::Stored(id, Err("no space left on device".to_owned())));
         }

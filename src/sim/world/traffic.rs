@@ -110,7 +110,10 @@ impl World {
                 self.dialling.remove(&(host, target.clone()));
                 self.feed(host, Input::Mesh(mesh::Input::Dialled { target, conn, remote }));
             }
-            Parcel::Bytes(bytes) => self.feed(host, Input::Mesh(mesh::Input::Received(conn, bytes))),
+            Parcel::Bytes(bytes) => {
+                self.feed(host, Input::Mesh(mesh::Input::Received(conn, bytes)));
+                self.strike_elector(host);
+            }
             Parcel::End(why) => {
                 self.wires.remove(conn);
                 self.note(|| format!("host {host}: {conn:?} ends: {why}"));

@@ -1,0 +1,168 @@
+//! What happens to processes, disks and power: crashes, hosts that freeze, full disks, lost stores, and
+//! hosts that are gone for good.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+use super::{
+    machine::Power,
+    world::{Event, World},
+};
+use crate::{ipam::Ring, node::memory::Memory};
+
+impl World {
+    pub(super) fn crash(&mut self, host: usize, pause: Duration) {
+        if self.machines[host].node.is_none() {
+            return;
+        }
+        let saved = self.rng.random();
+        self.machines[host].stop(saved);
+        self.hang_up(host, false);
+        self.forget_process(host);
+        self.schedule(pause, Event::Start(host));
+    }
+
+    pub(super) fn power_off(&mut self, host: usize, long: bool) {
+        if self.machines[host].power != Power::On {
+            return;
+        }
+        let saved = self.rng.random();
+        self.machines[host].stop(saved);
+        self.machines[host].power = Power::Off;
+        self.machines[host].kernel.reboot();
+        self.hang_up(host, true);
+        self.forget_process(host);
+        self.users.rebooted(host);
+        let off = self.random(Duration::from_secs(3), Duration::from_secs(if long { 40 } else { 25 }));
+        self.schedule(off, Event::PowerOn(host));
+    }
+
+    /// A host that has given its ranges away is stopped, and comes back.
+    pub(super) fn leave(&mut self, host: usize, pause: Duration) {
+        self.crash(host, pause);
+    }
+
+    pub(super) fn power_on(&mut self, host: usize) {
+        if self.machines[host].power == Power::Off {
+            self.machines[host].power = Power::On;
+            self.start(host);
+        }
+    }
+
+    /// A host that uses nothing is off for so long that somebody takes over what it owns; then it
+    /// comes back.
+    pub(super) fn take_for_dead(&mut self, host: usize, emptied: bool) {
+        if self.stormy && !emptied && self.has_turn(host) && self.blocked.is_empty() {
+            self.vacate(host);
+            self.machines[host].calm_until = self.now + Duration::from_secs(5);
+            return self.schedule(Duration::from_secs(4), Event::Emptied(host));
+        }
+        let node = self.machines[host].node.as_ref();
+        let used = node.is_none_or(|node| !node.allocations().is_empty() || node.ring().is_empty());
+        if !used && !self.users.uses(host) && self.blocked.is_empty() {
+            self.power_off(host, true);
+            self.schedule(Duration::from_secs(15), Event::Usurp(host));
+        }
+    }
+
+    pub(super) fn take_over(&mut self, host: usize) {
+        if self.stormy
+            && self.machines[host].power == Power::Off
+            && self.blocked.is_empty()
+            && self.is_spread(host)
+        {
+            // It hears of it when it comes back; until then it is not asked for anything.
+            self.machines[host].calm_until = self.now + Duration::from_secs(70);
+            self.usurp(host);
+        }
+    }
+
+    /// The process gets no turn for a while: its machine is moved, or it is out of memory. Its clock
+    /// goes on, or, as on a machine that sleeps, stands still.
+    pub(super) fn freeze(&mut self, host: usize) {
+        // One that is to hear something by then is not kept from it.
+        if self.machines[host].node.is_none() || self.machines[host].calm_until > self.now {
+            return;
+        }
+        let lasts = self.random(Duration::from_millis(50), Duration::from_secs(40));
+        let asleep = self.rng.random();
+        self.machines[host].freeze(self.now, lasts, asleep);
+    }
+
+    /// Nothing can be saved for a while.
+    pub(super) fn fill_disk(&mut self, host: usize) {
+        let lasts = self.random(Duration::from_millis(100), Duration::from_secs(30));
+        self.machines[host].disk_full_until = self.now + lasts;
+    }
+
+    fn forget_process(&mut self, host: usize) {
+        self.written.retain(|(of, _, _), _| *of != host);
+        self.users.process_ended(host);
+    }
+
+    /// The host is gone for good, and so is whatever ran on it.
+    pub(super) fn terminate(&mut self, host: usize) {
+        let alive = self.machines.iter().filter(|machine| machine.power != Power::Terminated).count();
+        // A majority must be left to agree on the first ring.
+        if alive - 1 <= self.machines.len() / 2 || self.machines[host].power != Power::On {
+            return;
+        }
+        self.power_off(host, false);
+        self.machines[host].power = Power::Terminated;
+        self.users.host_lost(host);
+        let instance = self.machines[host].cloud.instance.clone();
+        self.vpc.set_power(self.now, &instance, super::vpc::Power::Terminated);
+    }
+
+    /// The store of a host is lost. Only one that has long been down, in a network that is whole: what
+    /// it gave away must have been heard by somebody other than its heir.
+    pub(super) fn lose_store(&mut self, host: usize) {
+        let agreed = self.machines.iter().all(|machine| {
+            machine.power == Power::Terminated
+                || machine.node.as_ref().is_some_and(|node| !node.ring().is_empty())
+        });
+        if !agreed || !self.blocked.is_empty() {
+            return;
+        }
+        self.crash(host, Duration::from_secs(40));
+        self.schedule(Duration::from_secs(20), Event::Erase(host));
+    }
+
+    pub(super) fn erase_store(&mut self, host: usize) {
+        if !self.stormy || self.machines[host].power != Power::On || !self.is_spread(host) {
+            return;
+        }
+        let torn: bool = self.rng.random();
+        let machine = &mut self.machines[host];
+        match torn {
+            true => machine.tear_store(),
+            false => machine.disk.clear(),
+        }
+        // One whose link is broken cannot be mended when nobody knows its namespace.
+        let linked = machine.kernel.sound();
+        let calm_until = self.now + Duration::from_secs(40);
+        machine.calm_until = calm_until;
+        self.note(|| format!("host {host} loses its store; links {linked:?}"));
+        self.users.store_lost(host, &linked);
+    }
+
+    /// Whether the host is down and all others hold the ring that it saved.
+    fn is_spread(&self, host: usize) -> bool {
+        let machine = &self.machines[host];
+        let Ok(Memory { ipam, .. }) = Memory::read(&machine.disk) else { return false };
+        let saved = ipam.ring.as_ref().map(Ring::owners).unwrap_or_default();
+        let others = self.machines.iter().filter(|other| other.name != machine.name);
+        let mut alive = others.filter(|other| other.power != Power::Terminated);
+        machine.node.is_none()
+            && alive.all(|other| other.node.as_ref().is_some_and(|node| node.ring().owners() == saved))
+    }
+
+    /// A host that has left ends; its store is erased.
+    pub(super) fn finish(&mut self, host: usize) {
+        self.machines[host].stop(false);
+        self.machines[host].disk.clear();
+        self.hang_up(host, false);
+        self.forget_process(host);
+    }
+}
