@@ -14,6 +14,7 @@ mod layering;
 mod lost_store;
 mod memory;
 mod mesh_peers;
+mod paxos_walk;
 mod plan;
 mod plan_laws;
 mod sim;
