@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 
 use super::{
-    Node,
+    Effect, Node,
     memory::{Attached, Write},
     request::{Container, Refusal, RefusalKind, RequestId, Response},
     waiting::{Purpose, Waiter},
@@ -188,8 +188,7 @@ impl Node {
         self.ipam.cancel(ticket);
     }
 
-    /// The address manager has answered for a container. The link is made while the disk writes;
-    /// who asked hears of it when both are done.
+    /// The address manager has answered for a container. Its link is made once the disk has it.
     pub(super) fn on_address(&mut self, ident: String, result: Result<Vec<Ipv4Net>, Refused>) {
         let Some(attached) = self.containers.all.get(&ident).cloned() else { return };
         match result {
@@ -253,6 +252,20 @@ impl Node {
     fn remember(&mut self, attached: Attached) {
         self.ledger.write(Write::attached(&attached.ident, Some(&attached)));
         self.containers.all.insert(attached.ident.clone(), attached);
+        self.let_out(Effect::ContainerKept);
+    }
+
+    /// Containers that are to have a link: those that are staying, once the disk has them. Otherwise a crash
+    /// could leave the link of one container at the address that the disk has for another.
+    pub(super) fn linked(&self) -> Vec<&Attached> {
+        let seen = self.converge.host.seen();
+        let is_linked = |one: &Attached| {
+            one.link_address()
+                .is_some_and(|address| seen.is_some_and(|host| host.links.contains_key(&address)))
+        };
+        let staying = self.containers.all.values().filter(|one| !one.leaving);
+        let is_kept = |one: &Attached| self.ledger.is_kept(&Write::key_of_attached(&one.ident));
+        staying.filter(|one| is_kept(one) || is_linked(one)).collect()
     }
 
     fn forget(&mut self, ident: &str) {

@@ -1,6 +1,6 @@
 //! What should be, from the configuration, the ring and the attachments.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ipnet::Ipv4Net;
 
@@ -25,8 +25,8 @@ pub struct Ground<'a> {
     pub owned: Vec<Range>,
     /// Who owns what, by the ring; `None` while there is none.
     pub owners: Option<Vec<(Range, PeerName)>>,
-    /// Containers.
-    pub attached: &'a BTreeMap<String, Attached>,
+    /// Containers that are to have a link.
+    pub linked: Vec<&'a Attached>,
     /// The host as last seen.
     pub seen: Option<&'a Host>,
     /// Our interface in the VPC, once known.
@@ -57,7 +57,7 @@ impl Ground<'_> {
             sysctls: [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into(),
             rules: self.rules(),
             blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
-            links: self.attached.values().filter_map(|attached| self.link(attached)).collect(),
+            links: self.linked.iter().filter_map(|attached| self.link(attached)).collect(),
             ..Host::default()
         }
     }
@@ -86,7 +86,7 @@ impl Ground<'_> {
     }
 
     fn link(&self, attached: &Attached) -> Option<(Address, Link)> {
-        let address = Address::from(attached.address.filter(|_| !attached.leaving)?.addr());
+        let address = Address::from(attached.address?.addr());
         let (mtu, range) = (self.mtu(), self.config.ipam.range);
         Some((address, Link { netns: attached.netns.clone(), mtu, range, faults: Vec::new() }))
     }

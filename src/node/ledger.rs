@@ -57,6 +57,13 @@ impl<E> Ledger<E> {
         }
     }
 
+    /// Whether the disk has the last value of this key.
+    pub fn is_kept(&self, key: &str) -> bool {
+        let under_way = self.under_way.as_ref().map_or(&[][..], |(_, writes)| writes);
+        let on_its_way = under_way.binary_search_by(|write| write.key.as_str().cmp(key)).is_ok();
+        !on_its_way && !self.unsaved.contains_key(key)
+    }
+
     /// To be saved with the next save.
     pub fn write(&mut self, write: Write) {
         self.unsaved.insert(write.key, write.value);
@@ -133,6 +140,18 @@ mod tests {
     #[test]
     fn an_effect_that_rests_on_nothing_leaves_at_once() {
         assert_eq!(Ledger::new().rest("sent"), Some("sent"));
+    }
+
+    #[test]
+    fn what_is_on_its_way_to_the_disk_is_not_kept_yet() {
+        let mut ledger = Ledger::<()>::new();
+        assert!(ledger.is_kept("a"), "nothing is known against it");
+        ledger.write(write("a"));
+        assert!(!ledger.is_kept("a"));
+        let (first, _) = ledger.begin(Timestamp::ZERO).unwrap();
+        assert!(!ledger.is_kept("a"));
+        ledger.stored(Timestamp::ZERO, first, Ok(()));
+        assert!(ledger.is_kept("a"));
     }
 
     #[test]

@@ -106,9 +106,14 @@ impl Write {
         put(IDENTITY.to_owned(), identity)
     }
 
+    /// Where a container is remembered.
+    pub fn key_of_attached(ident: &str) -> String {
+        format!("{ATTACHED}{ident}")
+    }
+
     /// Remembers a container, or forgets it.
     pub fn attached(ident: &str, attached: Option<&Attached>) -> Write {
-        let key = format!("{ATTACHED}{ident}");
+        let key = Write::key_of_attached(ident);
         match attached {
             Some(attached) => put(key, attached),
             None => Write { key, value: None },

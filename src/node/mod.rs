@@ -181,6 +181,8 @@ enum Effect {
     Answer(RequestId, Result<Response, Refusal>),
     /// A crash cannot take the ring any more.
     RingKept,
+    /// Nor a container: its link may be made.
+    ContainerKept,
     Finish,
 }
 
@@ -377,6 +379,7 @@ impl Node {
             // Whoever waits for an answer asks again, or another peer.
             Effect::Unicast(to, message) => drop(self.mesh.unicast(to, CHANNEL, &message)),
             Effect::Answer(id, result) => self.outputs.push_back(Output::Answer(id, result)),
+            Effect::ContainerKept => self.disturbed = true,
             Effect::RingKept => (self.ring_kept, self.disturbed) = (true, true),
             Effect::Finish => self.outputs.push_back(Output::Finished),
         }
@@ -412,7 +415,7 @@ impl Node {
             // A ring that a crash can still take must leave no routes: everybody would take them for those
             // of a cluster to join, and nobody would make another ring.
             owners: (self.has_ring() && self.ring_kept).then(|| self.ipam.owners()),
-            attached: self.containers.all(),
+            linked: self.linked(),
             seen: self.converge.host.seen(),
             interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),
             quota: config.vpc.quota.or(self.quota_learned),

@@ -123,10 +123,15 @@ impl Walk {
             self.states += 1;
             self.decided += usize::from(state.decided.is_some());
             let ends_with = self.ends_with(state.nodes);
-            self.stuck += usize::from(ends_with.is_none() || state.decided.is_some_and(|d| Some(d) != ends_with));
+            self.stuck +=
+                usize::from(ends_with.is_none() || state.decided.is_some_and(|d| Some(d) != ends_with));
             for mut after in self.steps(&state) {
-                let decisions: BTreeSet<u8> =
-                    after.nodes.iter().filter_map(|&known| self.consensus[known as usize]).chain(after.decided).collect();
+                let decisions: BTreeSet<u8> = after
+                    .nodes
+                    .iter()
+                    .filter_map(|&known| self.consensus[known as usize])
+                    .chain(after.decided)
+                    .collect();
                 if decisions.len() > 1 {
                     self.disagreement = Some(depth + 1);
                     return;
@@ -170,7 +175,9 @@ impl Walk {
         if state.crashes == 0 {
             // Nobody forgets any more, so what tells nobody anything is as good as lost.
             let nodes = state.nodes;
-            state.messages.retain(|&message| (0..ELECTORS).any(|index| self.hear(index, nodes[index], message).0 != nodes[index]));
+            state.messages.retain(|&message| {
+                (0..ELECTORS).any(|index| self.hear(index, nodes[index], message).0 != nodes[index])
+            });
         }
         state
     }
@@ -208,7 +215,9 @@ impl Walk {
         }
         let mut now = nodes;
         now[0] = self.proposed(0, now[0]);
-        for (to, from) in (0..4).flat_map(|_| (0..ELECTORS).flat_map(|to| (0..ELECTORS).map(move |from| (to, from)))) {
+        for (to, from) in
+            (0..4).flat_map(|_| (0..ELECTORS).flat_map(|to| (0..ELECTORS).map(move |from| (to, from))))
+        {
             now[to] = self.hear(to, now[to], now[from]).0;
         }
         let [one, two, three] = now.map(|known| self.consensus[known as usize]);
