@@ -66,7 +66,7 @@ pub struct Rules {
     pub range: Ipv4Net,
     /// Interfaces that carry traffic between hosts.
     pub uplinks: BTreeSet<String>,
-    /// TCP port of the mesh, which containers do not reach.
+    /// Port of the mesh, of TCP and UDP, which containers do not reach.
     pub mesh_port: u16,
     /// Whether containers are kept from 169.254.169.254.
     pub block_metadata: bool,

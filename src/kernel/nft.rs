@@ -95,13 +95,13 @@ fn table(rules: &Rules) -> Result<String, Fault> {
 
 	chain input {{
 		type filter hook input priority filter; policy accept;
-		iifname "wv*" tcp dport {port} counter drop comment "mesh port"{metadata}
+		iifname "wv*" meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}
 	}}
 
 	chain forward {{
 		type filter hook forward priority filter; policy accept;
 		ip daddr {range} iifname @uplinks oifname @uplinks counter drop comment "loop guard"
-		iifname "wv*" oifname @uplinks ip daddr != {range} tcp dport {port} counter drop comment "mesh port"{metadata}
+		iifname "wv*" oifname @uplinks ip daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}
 	}}
 
 	chain postrouting {{

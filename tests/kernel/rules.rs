@@ -1,7 +1,7 @@
 //! Our nftables table, and what other programs' chains do to us.
 
 use std::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     process::Command,
 };
 
@@ -58,10 +58,14 @@ async fn a_container_reaches_the_host_but_not_its_mesh(mut world: World) {
     let reaches = |to: &'static str| {
         container.run(move || TcpStream::connect_timeout(&to.parse().unwrap(), PATIENCE).is_ok())
     };
+    let mesh = UdpSocket::bind("10.0.1.11:6783").unwrap();
+    mesh.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(reaches("10.0.1.11:6783") && reaches("169.254.169.254:80"), "as long as there are no rules");
+    assert!(crosses(&container.udp("10.32.1.2"), &mesh, 70));
     world.load_rules(rules()).await;
     assert!(reaches("10.0.1.11:80"));
     assert!(!reaches("10.0.1.11:6783"));
+    assert!(!crosses(&container.udp("10.32.1.2"), &mesh, 70), "nor by datagrams");
     assert!(!reaches("169.254.169.254:80"));
     world.load_rules(Rules { block_metadata: false, ..rules() }).await;
     assert!(reaches("169.254.169.254:80"));
