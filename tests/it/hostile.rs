@@ -165,7 +165,13 @@ fn a_peer_that_asks_and_never_listens_is_closed() {
 
 #[test]
 fn a_ring_that_claims_everything_takes_no_address_that_is_in_use() {
-    let node = Ours::<Whole>::start(1, 1);
+    // A dispute falls to the lower name.
+    for number in [1, 100] {
+        claim_everything_of(&Ours::<Whole>::start(number, 1));
+    }
+}
+
+fn claim_everything_of(node: &Ours<Whole>) {
     let allocate = |ident: &str| Request::Allocate { ident: ident.to_owned(), subnet: None };
     let Ok(Response::Addresses(used)) = node.answer(node.ask(allocate("c"))) else { panic!("it is alone") };
     let used = Address::from(used[0].addr());

@@ -21,7 +21,7 @@ use std::{
 
 use tokio::runtime::Handle;
 use weavers::{
-    mesh::{Kind, Recipients, Settings, TargetState},
+    mesh::{Kind, Objection, Recipients, RefusedView, Settings, TargetState},
     peer::PeerName,
 };
 
@@ -148,6 +148,27 @@ fn the_overlay_encrypts_unless_both_trust_the_network() {
         let met = theirs.events("connection");
         assert_eq!(met[0]["secret"], !(we_trust && they_trust), "we {we_trust}, they {they_trust}");
         assert_eq!(met[0]["offers"], "weavers");
+    }
+}
+
+#[test]
+fn a_peer_of_theirs_without_an_overlay_in_common_is_turned_away_and_named() {
+    let ours = ours(1);
+    for (number, offered, common) in
+        [(2, "fastdp sleeve", false), (3, "awsvpc", false), (4, "fastdp weavers", true)]
+    {
+        let mut theirs = Theirs::start(number, &["-overlays", offered]);
+        theirs.dial(ours.address);
+        if common {
+            wait_for_connection(&ours, &mut theirs);
+            continue;
+        }
+        let named = |refused: &RefusedView| {
+            let wanted = Objection::Overlay { theirs: offered.to_owned(), ours: "weavers".to_owned() };
+            refused.peer == theirs.name && refused.objection == wanted
+        };
+        eventually("it is named", || ours.with(|talker, now| talker.mesh.refused(now).any(named)));
+        assert!(!ours.is_connected_to(theirs.name));
     }
 }
 
