@@ -1,6 +1,6 @@
 //! In one mesh with peers that others wrote: Debian's `golang-github-weaveworks-mesh-dev`, on loopback.
 //!
-//! `tests/mesh/main.go` is such a peer; ours are [`Mesh`](weavers::mesh::Mesh) or [`Node`](weavers::node::Node) behind
+//! `tests/mesh` is such a peer; ours are [`Mesh`](weavers::mesh::Mesh) or [`Node`](weavers::node::Node) behind
 //! the real [`Transport`](weavers::transport::Transport). Without the package these tests fail.
 
 mod addresses;
@@ -21,7 +21,7 @@ use std::{
 
 use tokio::runtime::Handle;
 use weavers::{
-    mesh::{Kind, Objection, Recipients, RefusedView, Settings, TargetState},
+    mesh::{Kind, OVERLAY, Objection, Recipients, RefusedView, SLEEVE, Settings, TargetState},
     peer::PeerName,
 };
 
@@ -169,6 +169,37 @@ fn a_peer_of_theirs_without_an_overlay_in_common_is_turned_away_and_named() {
         };
         eventually("it is named", || ours.with(|talker, now| talker.mesh.refused(now).any(named)));
         assert!(!ours.is_connected_to(theirs.name));
+    }
+}
+
+#[test]
+fn a_router_is_established_by_heartbeats_over_udp_that_go_understands() {
+    let trusted: [&[&str]; 2] = [&[], &["-trusted", "127.0.0.0/8"]];
+    for (password, trust, they_dial) in
+        [("", 0, false), ("", 0, true), ("secret", 0, false), ("secret", 0, true), ("secret", 1, true)]
+    {
+        let ours = Ours::<Talker>::start(Settings {
+            password: (!password.is_empty()).then(|| password.as_bytes().to_vec()),
+            trusted_subnets: if trust == 1 { vec!["127.0.0.0/8".parse().unwrap()] } else { Vec::new() },
+            overlays: vec![OVERLAY.to_owned(), SLEEVE.to_owned()],
+            ..settings(1)
+        });
+        let flags = ["-overlays", "fastdp sleeve", "-sleeve", "-password", password];
+        let mut theirs = Theirs::start(2, &[&flags, trusted[trust]].concat());
+        if they_dial {
+            theirs.dial(ours.address)
+        } else {
+            ours.dial(&[theirs.address])
+        }
+        wait_for_connection(&ours, &mut theirs);
+        assert!(
+            !theirs.logged("strange") && !theirs.logged("cannot be opened"),
+            "{:?}",
+            theirs.events("log")
+        );
+        let described = links(&theirs.status());
+        eventually("we ask for no packets", || links(&theirs.status()).contains(&(1, 2, false)));
+        assert!(described.contains(&(2, 1, true)), "{described:?}");
     }
 }
 

@@ -52,6 +52,7 @@ func (logger) Printf(format string, args ...interface{}) {
 type overlay struct {
 	mesh.NullOverlay
 	offered string
+	sleeve  *sleeve // nil: a connection needs nothing more to be established
 }
 
 func (o overlay) AddFeaturesTo(features map[string]string) {
@@ -68,6 +69,9 @@ func (o overlay) PrepareConnection(params mesh.OverlayConnectionParams) (mesh.Ov
 		"secret":   params.SessionKey != nil, // The overlay is to encrypt.
 		"offers":   params.Features["Overlays"],
 	})
+	if o.sleeve != nil {
+		return o.sleeve.prepare(params), nil
+	}
 	return mesh.NullOverlay{}, nil
 }
 
@@ -182,6 +186,7 @@ func run() error {
 	password := flag.String("password", "", "password of the mesh")
 	trusted := flag.String("trusted", "", "a network that needs no encryption")
 	offered := flag.String("overlays", "", "overlays to offer")
+	heartbeats := flag.Bool("sleeve", false, "be established by heartbeats over UDP only")
 	channels := flag.String("channels", "", "channels to take part in, joined by commas")
 	flag.StringVar(&config.Host, "host", "127.0.0.1", "address to listen on")
 	flag.IntVar(&config.Port, "port", mesh.Port, "port to listen on, the same for all peers")
@@ -204,7 +209,13 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	router, err := mesh.NewRouter(config, own, *nickname, overlay{offered: *offered}, logger{})
+	overlay := overlay{offered: *offered}
+	if *heartbeats {
+		if overlay.sleeve, err = listen(own, config); err != nil {
+			return err
+		}
+	}
+	router, err := mesh.NewRouter(config, own, *nickname, overlay, logger{})
 	if err != nil {
 		return err
 	}

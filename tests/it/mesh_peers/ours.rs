@@ -16,7 +16,7 @@ use tokio::{
 };
 use weavers::{
     config,
-    mesh::{self, Delivery, Kind, Mesh, OVERLAY, Recipients, Settings, TargetView},
+    mesh::{self, Delivery, Kind, Mesh, OVERLAY, Recipients, SLEEVE, Settings, TargetView},
     node::{
         self, Birth, Node,
         memory::{Identity, Memory},
@@ -87,7 +87,8 @@ impl Ours<Talker> {
     pub fn start(settings: Settings) -> Ours<Talker> {
         let mut mesh = Mesh::new(settings.clone(), ChaCha8Rng::seed_from_u64(settings.uid.0));
         mesh.set_channels(&[CHANNEL]);
-        Ours::run(settings.name, Talker { mesh, heard: Vec::new(), state: Vec::new() })
+        let datagrams = settings.overlays.iter().any(|overlay| overlay == SLEEVE);
+        Ours::run(settings.name, datagrams, Talker { mesh, heard: Vec::new(), state: Vec::new() })
     }
 
     /// These are the targets from now on.
@@ -150,7 +151,7 @@ impl Ours<Whole> {
         let name = birth.identity.name;
         let config = config::parse(&text).unwrap();
         let node = Node::new(Timestamp::ZERO, birth, config, Memory::default()).unwrap();
-        Ours::run(name, Whole { node, answers: BTreeMap::new(), last: 0 })
+        Ours::run(name, false, Whole { node, answers: BTreeMap::new(), last: 0 })
     }
 
     /// These are the peers from now on.
@@ -182,11 +183,14 @@ impl Ours<Whole> {
 }
 
 impl<P: Party> Ours<P> {
-    fn run(name: PeerName, party: P) -> Ours<P> {
+    fn run(name: PeerName, datagrams: bool, party: P) -> Ours<P> {
         let address = super::free_address();
         let (events, mut wire) = mpsc::channel(64);
         let _inside = super::runtime().enter();
         let mut transport = Transport::listen(address, PORT, events).unwrap();
+        if datagrams {
+            transport.open_datagrams().unwrap();
+        }
         let party = Arc::new(Mutex::new(party));
         let poke = Arc::new(Notify::new());
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! A peer of the mesh that others wrote: `tests/mesh/main.go`, run as a process.
+//! A peer of the mesh that others wrote: `tests/mesh`, run as a process.
 
 use std::{
     fmt::Write as _,
@@ -147,8 +147,8 @@ fn program() -> &'static Path {
         let built = Command::new("go")
             .args(["build", "-o"])
             .arg(&fresh)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mesh/main.go"))
-            .current_dir(scratch)
+            .args(["main.go", "sleeve.go"])
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mesh"))
             // Where Debian's packages put Go's libraries; nothing is fetched, and no home directory is needed.
             .env("GO111MODULE", "off")
             .env("GOPATH", "/usr/share/gocode")
