@@ -74,7 +74,7 @@ struct Stranger(TcpStream);
 impl Stranger {
     fn at(address: SocketAddr) -> Stranger {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
         Stranger(stream)
     }
 

@@ -30,7 +30,7 @@ use self::{ours::CHANNEL, theirs::Theirs, wire::Wire};
 
 /// All peers listen on it, each on an address of its own.
 const PORT: u16 = 16783;
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(40);
 
 /// An address of 127.0.0.0/8 that no other test has, nor one of another process.
 fn free_address() -> SocketAddr {
