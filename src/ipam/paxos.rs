@@ -1,4 +1,5 @@
-//! Which peers make the first ring: one value, agreed on by a majority, carried by gossip.
+//! One value, agreed on by a majority, carried by gossip: which peers make the first ring, and later
+//! who takes over from the dead ([`super::reclaim`]).
 //!
 //! Every node is proposer, acceptor and learner at once, and gossips all it knows: of each acceptor
 //! its highest promise and what it accepted last. It is Paxos in the form of Weave Net's
@@ -51,35 +52,53 @@ pub struct ProposalId {
     pub proposer: NodeId,
 }
 
+/// What can be agreed on.
+pub trait Choice: Clone + Default + PartialEq {
+    /// What a proposer makes its value of, where no other is under way.
+    type Ground: ?Sized;
+
+    /// The value of a proposer, from its ground and from who has promised.
+    fn choose(ground: &Self::Ground, promised: BTreeSet<PeerName>) -> Self;
+}
+
+/// The peers that the first ring is made for: who is there, and who has promised.
+impl Choice for Vec<PeerName> {
+    type Ground = BTreeSet<PeerName>;
+
+    fn choose(names: &BTreeSet<PeerName>, promised: BTreeSet<PeerName>) -> Vec<PeerName> {
+        promised.union(names).copied().collect()
+    }
+}
+
 /// What was accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AcceptedValue {
-    /// The peers that the first ring is made for.
-    pub value: Vec<PeerName>,
+pub struct AcceptedValue<V = Vec<PeerName>> {
+    /// The value.
+    pub value: V,
     /// The proposal that carried it first.
     pub origin: ProposalId,
 }
 
 /// What a node has promised and accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeClaims {
+pub struct NodeClaims<V = Vec<PeerName>> {
     /// It accepts nothing below this.
     pub promise: ProposalId,
     /// The last proposal it accepted.
     pub accepted: ProposalId,
     /// With this value.
-    pub value: AcceptedValue,
+    pub value: AcceptedValue<V>,
 }
 
 /// All claims that a node knows of.
-pub type Claims = BTreeMap<NodeId, NodeClaims>;
+pub type Claims<V = Vec<PeerName>> = BTreeMap<NodeId, NodeClaims<V>>;
 
 /// A node.
 #[derive(Clone, Debug)]
-pub struct Paxos {
+pub struct Paxos<V = Vec<PeerName>> {
     me: NodeId,
     quorum: usize,
-    knows: Claims,
+    knows: Claims<V>,
 }
 
 /// Nobody: the proposer of the proposal that does not exist.
@@ -96,24 +115,24 @@ impl ProposalId {
     }
 }
 
-impl Paxos {
+impl<V: Choice> Paxos<V> {
     /// A node that votes, bound by what it said in earlier lives.
-    pub fn elector(me: NodeId, quorum: usize, saved: NodeClaims) -> Paxos {
+    pub fn elector(me: NodeId, quorum: usize, saved: NodeClaims<V>) -> Paxos<V> {
         Paxos { me, quorum, knows: BTreeMap::from([(me, saved)]) }
     }
 
     /// A node that only passes on what it hears.
-    pub fn observer(me: NodeId, quorum: usize) -> Paxos {
+    pub fn observer(me: NodeId, quorum: usize) -> Paxos<V> {
         Paxos { me, quorum, knows: BTreeMap::new() }
     }
 
     /// All claims known.
-    pub fn knows(&self) -> &Claims {
+    pub fn knows(&self) -> &Claims<V> {
         &self.knows
     }
 
     /// What we have promised and accepted; `None` if we do not vote.
-    pub fn ours(&self) -> Option<&NodeClaims> {
+    pub fn ours(&self) -> Option<&NodeClaims<V>> {
         self.knows.get(&self.me)
     }
 
@@ -139,7 +158,7 @@ impl Paxos {
 
     /// Takes in what another node knows. Returns whether something was new. Nobody else's word on
     /// what we promised counts.
-    pub fn update(&mut self, received: &Claims) -> bool {
+    pub fn update(&mut self, received: &Claims<V>) -> bool {
         let mut changed = false;
         for (&node, theirs) in received {
             let believable = theirs.promise.round <= ROUND_MAX && theirs.accepted.round <= ROUND_MAX;
@@ -165,18 +184,18 @@ impl Paxos {
         changed
     }
 
-    /// Begins a round above all that are known, with our own promise. `names` is who is there: the
-    /// value, if a majority promises and no other value is under way. Does nothing if we do not vote.
-    pub fn propose(&mut self, names: &BTreeSet<PeerName>) {
+    /// Begins a round above all that are known, with our own promise. The value is made of `ground`
+    /// if a majority promises and no other value is under way. Does nothing if we do not vote.
+    pub fn propose(&mut self, ground: &V::Ground) {
         let highest = self.knows.values().map(|claims| claims.promise.round.max(claims.accepted.round)).max();
         let Some(ours) = self.knows.get_mut(&self.me) else { return };
         ours.promise = ProposalId { round: highest.unwrap_or(0) + 1, proposer: self.me };
-        self.think(names);
+        self.think(ground);
     }
 
     /// Draws the conclusions for our own claims. Returns whether they changed, so that they must be
     /// saved and then told.
-    pub fn think(&mut self, names: &BTreeSet<PeerName>) -> bool {
+    pub fn think(&mut self, ground: &V::Ground) -> bool {
         let Some(before) = self.knows.get(&self.me).cloned() else { return false };
         let mut ours = before.clone();
         if let Some(highest) = self.knows.values().map(|claims| claims.promise).max() {
@@ -184,7 +203,7 @@ impl Paxos {
         }
         let our_proposal = ours.promise.exists() && ours.promise.proposer == self.me;
         if our_proposal && ours.accepted < ours.promise && self.is_promised(ours.promise) {
-            ours.value = self.value_to_propose(ours.promise, names);
+            ours.value = self.value_to_propose(ours.promise, ground);
             ours.accepted = ours.promise;
         }
         let proposal = ours.promise;
@@ -201,16 +220,17 @@ impl Paxos {
     }
 
     /// The value that was chosen, if we can tell.
-    pub fn consensus(&self) -> Option<&[PeerName]> {
-        let mut acceptors: BTreeMap<ProposalId, (BTreeSet<PeerName>, &AcceptedValue)> = BTreeMap::new();
+    pub fn chosen(&self) -> Option<&V> {
+        let mut acceptors: BTreeMap<ProposalId, (BTreeSet<PeerName>, &V)> = BTreeMap::new();
         for (node, claims) in &self.knows {
             if claims.accepted.exists() {
-                let (names, _) = acceptors.entry(claims.accepted).or_insert((BTreeSet::new(), &claims.value));
+                let value = &claims.value.value;
+                let (names, _) = acceptors.entry(claims.accepted).or_insert((BTreeSet::new(), value));
                 names.insert(node.name);
             }
         }
         let chosen = acceptors.into_values().find(|(names, _)| self.is_quorum(names.len()));
-        chosen.map(|(_, value)| value.value.as_slice()).filter(|value| !value.is_empty())
+        chosen.map(|(_, value)| value)
     }
 
     fn is_promised(&self, proposal: ProposalId) -> bool {
@@ -218,20 +238,26 @@ impl Paxos {
         self.is_quorum(promised.map(|(node, _)| node.name).collect::<BTreeSet<_>>().len())
     }
 
-    /// That of the highest acceptance, or who is there and who has promised.
-    fn value_to_propose(&self, proposal: ProposalId, names: &BTreeSet<PeerName>) -> AcceptedValue {
+    /// That of the highest acceptance, or one of our own.
+    fn value_to_propose(&self, proposal: ProposalId, ground: &V::Ground) -> AcceptedValue<V> {
         let highest = self.knows.values().max_by_key(|claims| claims.accepted);
         if let Some(claims) = highest.filter(|claims| claims.accepted.exists()) {
             return claims.value.clone();
         }
         let promised = self.knows.iter().filter(|(_, claims)| claims.promise == proposal);
-        let mut value: BTreeSet<PeerName> = promised.map(|(node, _)| node.name).collect();
-        value.extend(names);
-        AcceptedValue { value: value.into_iter().collect(), origin: proposal }
+        let promised = promised.map(|(node, _)| node.name).collect();
+        AcceptedValue { value: V::choose(ground, promised), origin: proposal }
     }
 
     fn is_quorum(&self, names: usize) -> bool {
         self.quorum > 0 && names >= self.quorum
+    }
+}
+
+impl Paxos {
+    /// The peers of the first ring that were chosen, if we can tell.
+    pub fn consensus(&self) -> Option<&[PeerName]> {
+        self.chosen().map(Vec::as_slice).filter(|value| !value.is_empty())
     }
 }
 
