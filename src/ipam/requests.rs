@@ -13,7 +13,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{Allocator, Ask, Effect, Refused, Ticket, message::Unicast, space::Space};
+use super::{Allocator, Ask, Effect, Init, Refused, Ticket, message::Unicast, space::Space};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
@@ -133,7 +133,12 @@ impl Allocator {
         if let Some(refused) = refused {
             return self.push(Effect::Answer(ticket, Err(refused)));
         }
+        let first = !self.requests.is_waiting();
         self.requests.pending.push((ticket, ask));
+        if first && self.ring.is_empty() && matches!(self.settings.init, Init::Observer) {
+            // Electors of Weave Net wait until somebody asks.
+            self.broadcast();
+        }
         self.advance();
     }
 

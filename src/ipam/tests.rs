@@ -370,6 +370,19 @@ fn the_next_lowest_proposes_when_the_lowest_falls_silent() {
 }
 
 #[test]
+fn an_observer_that_is_asked_says_so_at_once() {
+    let mut host = Allocator::new(settings(5, Init::Observer, 3), Saved::default()).unwrap();
+    host.wake(Timestamp::ZERO);
+    let ask = Ask::Allocate { ident: "c".to_owned(), subnet: net(UNIVERSE) };
+    host.ask(Timestamp::ZERO, Ticket(1), ask.clone());
+    let Some(Effect::Broadcast(state)) = host.next_effect() else { panic!("it asks for a ring") };
+    let state = message::State::decode(&state).unwrap();
+    assert!(state.paxos.is_none() && state.ring.is_none());
+    host.ask(Timestamp::ZERO, Ticket(2), ask);
+    assert_eq!(host.next_effect(), None, "once is enough until the next round");
+}
+
+#[test]
 fn nobody_waits_for_an_elector_that_proposes_only_when_asked() {
     let mut host = Allocator::new(settings(5, Init::Consensus, 3), Saved::default()).unwrap();
     host.set_reachable(Timestamp::ZERO, BTreeSet::from([peer(1), peer(2)]));
