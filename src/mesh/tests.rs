@@ -128,7 +128,7 @@ impl World {
     fn dial(&mut self, from: usize, target: String) {
         self.dials.push((from, target.clone()));
         let to = target.split(':').next().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
-        let to = to.map(|ip| usize::from(ip.octets()[3]) - 1).filter(|to| *to < self.peers.len());
+        let to = to.map(|ip| usize::from(ip.octets()[3]).wrapping_sub(1)).filter(|to| *to < self.peers.len());
         let Some(to) = to.filter(|_| !self.cut) else {
             return self.later(from, Input::DialFailed { target, reason: "connection refused".to_owned() });
         };
