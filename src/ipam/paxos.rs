@@ -405,6 +405,20 @@ mod tests {
     }
 
     #[test]
+    fn two_lives_of_one_peer_are_one_promise() {
+        let mut paxos = elector(9, 3);
+        paxos.propose(&BTreeSet::new());
+        let proposal = paxos.ours().unwrap().promise;
+        let promised = NodeClaims { promise: proposal, ..NodeClaims::default() };
+        let other_life = NodeId { uid: 7, ..node(1) };
+        paxos.update(&BTreeMap::from([(node(1), promised.clone()), (other_life, promised.clone())]));
+        assert!(!paxos.think(&BTreeSet::new()));
+        paxos.update(&BTreeMap::from([(node(2), promised)]));
+        assert!(paxos.think(&BTreeSet::new()), "three names have promised");
+        assert_eq!(paxos.ours().unwrap().accepted, proposal);
+    }
+
+    #[test]
     fn a_restarted_proposer_never_uses_a_number_twice() {
         let mut paxos = elector(1, 2);
         paxos.propose(&BTreeSet::new());
