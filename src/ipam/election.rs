@@ -79,6 +79,11 @@ impl Election {
         was_held && self.votes()
     }
 
+    /// What everybody heard of has promised and accepted.
+    pub fn known(&self) -> &Claims {
+        self.paxos.knows()
+    }
+
     /// What we have promised and accepted.
     pub fn ours(&self) -> Option<&NodeClaims> {
         self.paxos.ours()

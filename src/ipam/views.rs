@@ -4,13 +4,18 @@ use ipnet::Ipv4Net;
 
 use std::collections::BTreeMap;
 
-use super::{Allocator, Ring};
+use super::{Allocator, Ring, paxos::Claims};
 use crate::{addr::Range, peer::PeerName};
 
 impl Allocator {
     /// The ring; empty until it is agreed on.
     pub fn ring(&self) -> &Ring {
         &self.ring
+    }
+
+    /// What is known of everybody's promises in the election of the first ring.
+    pub fn claims(&self) -> &Claims {
+        self.election.known()
     }
 
     /// What we own, ascending.

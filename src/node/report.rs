@@ -14,7 +14,7 @@ use super::{
 use crate::{
     addr::{Range, join},
     config::SourceDestCheck,
-    ipam::Ring,
+    ipam::{Ring, paxos::Claims},
     mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView},
     plan::{Plan, leads_to},
     state::{Fault, Forward},
@@ -51,6 +51,11 @@ impl Node {
     /// Who owns what, as this node has it.
     pub fn ring(&self) -> &Ring {
         self.ipam.ring()
+    }
+
+    /// What this node knows of everybody's promises in the election of the first ring.
+    pub fn claims(&self) -> &Claims {
+        self.ipam.claims()
     }
 
     /// Addresses in use on this host, by whom.

@@ -56,6 +56,7 @@ impl World {
     /// All that must hold at any moment.
     pub(super) fn check_all(&mut self) {
         self.check_rings();
+        self.check_votes();
         self.check_allocations();
         self.check_promises();
     }
@@ -88,6 +89,25 @@ impl World {
                 && one.overlaps(*other)
             {
                 broken = Some(format!("{one} of host {by} and {other} of host {also} overlap"));
+            }
+        }
+        broken.into_iter().for_each(|broken| self.violate(broken));
+    }
+
+    /// What anybody knows an elector to have promised is on that elector's disk.
+    fn check_votes(&mut self) {
+        if self.nodes().all(|(_, node)| !node.ring().is_empty()) {
+            return;
+        }
+        let mut broken = None;
+        for (host, _) in self.nodes() {
+            let (elector, saved) = (self.machines[host].acceptor, self.machines[host].saved_claims());
+            for (other, node) in self.nodes().filter(|(other, _)| *other != host) {
+                let Some(told) = node.claims().get(&elector) else { continue };
+                if told.promise > saved.promise || told.accepted > saved.accepted {
+                    broken =
+                        Some(format!("host {host} told host {other} {told:?} and has {saved:?} on disk"));
+                }
             }
         }
         broken.into_iter().for_each(|broken| self.violate(broken));

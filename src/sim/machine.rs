@@ -5,6 +5,10 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use super::{cloud::Cloud, kernel::Kernel};
 use crate::{
     config::Config,
+    ipam::{
+        Record,
+        paxos::{NodeClaims, NodeId},
+    },
     node::{
         Birth, Node,
         ledger::SaveId,
@@ -39,6 +43,8 @@ pub struct Machine {
     pub wake: Option<Timestamp>,
     /// How often it was woken since this moment.
     pub wakes: (Timestamp, u32),
+    /// Who it is in the election.
+    pub acceptor: NodeId,
     pub kernel: Kernel,
     pub cloud: Cloud,
     pub disk: BTreeMap<String, Vec<u8>>,
@@ -65,6 +71,7 @@ impl Machine {
             born: Timestamp::ZERO,
             wake: None,
             wakes: (Timestamp::ZERO, 0),
+            acceptor: NodeId::default(),
             kernel: Kernel::new(),
             cloud,
             disk: BTreeMap::new(),
@@ -87,6 +94,7 @@ impl Machine {
             acceptor: PeerUid(acceptor),
             instance: Some(self.cloud.instance.0.clone()),
         });
+        self.acceptor = NodeId { name: identity.name, uid: identity.acceptor.0 };
         let birth = Birth {
             identity,
             uid: PeerUid(uid),
@@ -130,6 +138,12 @@ impl Machine {
         for value in self.disk.values_mut() {
             value.truncate(value.len() / 2);
         }
+    }
+
+    /// What it has promised and accepted, as the disk has it.
+    pub fn saved_claims(&self) -> NodeClaims {
+        let Write { key, .. } = Write::ipam(&Record::Paxos(NodeClaims::default()));
+        self.disk.get(&key).and_then(|value| serde_json::from_slice(value).ok()).unwrap_or_default()
     }
 
     /// Changes the disk.

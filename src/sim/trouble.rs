@@ -94,6 +94,18 @@ impl Climate {
         }
     }
 
+    /// Many hosts that start within seconds, some of which fail.
+    pub fn crowd(hosts: usize) -> Climate {
+        let odds = [Kind::Crash, Kind::PowerLoss, Kind::Cut, Kind::Freeze, Kind::FullDisk, Kind::Vandal];
+        Climate {
+            range: net("10.32.0.0/16"),
+            start_within: Duration::from_secs(10),
+            trouble_every: Duration::from_secs(4),
+            odds: KINDS.iter().filter(|(kind, _)| odds.contains(kind)).copied().collect(),
+            ..Climate::calm(hosts)
+        }
+    }
+
     /// Some trouble, of some kinds.
     pub fn draw(rng: &mut ChaCha8Rng) -> Climate {
         // Small clusters are the rule: they are quicker to play and their quorums break more easily.

@@ -135,6 +135,12 @@ impl World {
         World::in_climate(seed, traced, rng, climate)
     }
 
+    /// A world of many hosts, with some trouble.
+    pub fn crowd(seed: u64, hosts: usize) -> World {
+        let rng = ChaCha8Rng::seed_from_u64(seed);
+        World::in_climate(seed, false, rng, Climate::crowd(hosts))
+    }
+
     /// A world without faults.
     pub fn calm(seed: u64, hosts: usize) -> World {
         let rng = ChaCha8Rng::seed_from_u64(seed);

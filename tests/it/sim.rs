@@ -15,6 +15,8 @@ use weavers::sim::{Outcome, World};
 
 /// Worlds that are played unless told otherwise.
 const SEEDS_DEFAULT: u64 = 200;
+/// Hosts in a crowd unless told otherwise.
+const CROWD_DEFAULT: u64 = 16;
 /// Failures that are shown in full.
 const SHOWN_MAX: usize = 5;
 
@@ -25,6 +27,21 @@ fn hosts_without_trouble_agree_and_settle() {
         assert_eq!(outcome.failure, None);
         assert!(outcome.promised > 0, "somebody was given an address");
     }
+}
+
+/// `WEAVERS_CROWD` says how many hosts. What peers tell each other of themselves grows with the cube of
+/// their number while they join, so that a crowd of 200 takes a while.
+#[test]
+fn a_crowd_of_hosts_agrees_and_settles() {
+    let hosts = number("WEAVERS_CROWD").unwrap_or(CROWD_DEFAULT);
+    let begun = Instant::now();
+    let outcome = World::crowd(1, hosts as usize).run();
+    println!(
+        "simulation: {hosts} hosts, {} events in {:.1} s",
+        outcome.events,
+        begun.elapsed().as_secs_f64()
+    );
+    assert_eq!(outcome.failure, None);
 }
 
 #[test]
