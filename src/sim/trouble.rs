@@ -166,6 +166,9 @@ impl World {
             return;
         }
         self.schedule_trouble();
+        if self.now < self.quiet_until {
+            return;
+        }
         let sum: u32 = self.climate.odds.iter().map(|(_, odds)| odds).sum();
         if sum == 0 {
             return;

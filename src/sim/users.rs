@@ -385,8 +385,11 @@ impl World {
 
     /// Somebody takes a host for dead.
     pub(super) fn usurp(&mut self, dead: usize) {
-        let survivor = (0..self.machines.len()).find(|&host| self.has_turn(host));
+        let can_save = |host: &usize| self.machines[*host].disk_full_until <= self.now;
+        let survivor = (0..self.machines.len()).filter(can_save).find(|&host| self.has_turn(host));
         if let Some(host) = survivor {
+            // Whoever is taken for dead and is not must be able to hear of it before it is asked again.
+            self.quiet_until = self.now + Duration::from_secs(3);
             let peer = self.machines[dead].name.to_string();
             self.ask(host, What::Other, Request::Forget { peer });
         }

@@ -66,6 +66,8 @@ pub struct World {
     pub(super) disputed: Vec<Range>,
     pub(super) conflicts: BTreeSet<(TableId, Ipv4Net)>,
     pub(super) stormy: bool,
+    /// Nothing goes wrong before this.
+    pub(super) quiet_until: Timestamp,
     /// Nothing is to be written to EC2 any more.
     pub(super) watched: bool,
     pub(super) violation: Option<String>,
@@ -207,6 +209,7 @@ impl World {
             disputed: Vec::new(),
             conflicts: BTreeSet::new(),
             stormy: true,
+            quiet_until: Timestamp::ZERO,
             watched: false,
             violation: None,
             traced,
