@@ -47,12 +47,14 @@ pub struct View<T> {
     seen_at: Option<Timestamp>,
 }
 
-impl<T> View<T> {
+impl<T> Default for View<T> {
     /// Nothing read; a look is due.
-    pub fn new() -> View<T> {
+    fn default() -> View<T> {
         View { seen: None, fault: None, looking: None, failures: 0, due: Timestamp::ZERO, seen_at: None }
     }
+}
 
+impl<T> View<T> {
     /// As it was last read, even if the last look failed.
     pub fn seen(&self) -> Option<&T> {
         self.seen.as_ref()
@@ -187,8 +189,8 @@ impl Converge {
     /// Nothing seen, nothing done.
     pub fn new() -> Converge {
         Converge {
-            host: View::new(),
-            vpc: View::new(),
+            host: View::default(),
+            vpc: View::default(),
             beliefs: BTreeMap::new(),
             queues: BTreeMap::new(),
             in_flight: BTreeMap::new(),

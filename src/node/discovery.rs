@@ -8,18 +8,13 @@ use super::{Node, Output, converge::View};
 use crate::state::Fault;
 
 /// The instances that were found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Discovery {
     /// Their addresses, as last read.
     pub found: View<BTreeSet<Ipv4Addr>>,
 }
 
 impl Discovery {
-    /// Nothing found yet.
-    pub fn new() -> Discovery {
-        Discovery { found: View::new() }
-    }
-
     fn addresses(&self) -> impl Iterator<Item = &Ipv4Addr> {
         self.found.seen().into_iter().flatten()
     }
@@ -45,7 +40,7 @@ impl Node {
 
     /// Looks anew where the tag has changed.
     pub(super) fn forget_found(&mut self) {
-        self.discovery = Discovery::new();
+        self.discovery = Discovery::default();
     }
 
     /// Whom to dial: who is listed, and who was found.

@@ -206,7 +206,7 @@ impl Node {
             containers: Containers::new(memory.attached, !memory.links_known),
             waiting: Waiting::default(),
             converge: Converge::new(),
-            discovery: Discovery::new(),
+            discovery: Discovery::default(),
             plan: Plan::default(),
             ring_kept,
             looked_for: None,
