@@ -45,12 +45,25 @@ pub struct View<T> {
     due: Timestamp,
     /// Begin of the last look that succeeded.
     seen_at: Option<Timestamp>,
+    /// Looks begun so far.
+    looks: u64,
+    /// The last of them that succeeded.
+    seen_look: u64,
 }
 
 impl<T> Default for View<T> {
     /// Nothing read; a look is due.
     fn default() -> View<T> {
-        View { seen: None, fault: None, looking: None, failures: 0, due: Timestamp::ZERO, seen_at: None }
+        View {
+            seen: None,
+            fault: None,
+            looking: None,
+            failures: 0,
+            due: Timestamp::ZERO,
+            seen_at: None,
+            looks: 0,
+            seen_look: 0,
+        }
     }
 }
 
@@ -85,6 +98,7 @@ impl<T> View<T> {
         let due = self.looking.is_none() && self.due <= now;
         if due {
             self.looking = Some(now);
+            self.looks += 1;
             self.due = Timestamp::from_micros(u64::MAX);
         }
         due
@@ -96,7 +110,7 @@ impl<T> View<T> {
         match result {
             Ok(seen) => {
                 (self.seen, self.fault, self.failures) = (Some(seen), None, 0);
-                self.seen_at = Some(begun);
+                (self.seen_at, self.seen_look) = (Some(begun), self.looks);
                 self.look_by(now + interval);
             }
             Err(fault) => {
@@ -148,7 +162,8 @@ struct Belief {
 #[derive(Debug)]
 struct Attempt {
     times: u32,
-    at: Timestamp,
+    /// Looks at its side of the world that had begun when it ended.
+    looks: u64,
     not_before: Timestamp,
     fault: Option<Fault>,
 }
@@ -266,16 +281,16 @@ impl Converge {
     /// Attempts count until a look that began after them shows that the step is not needed any more. While a write is only
     /// believed the plan does not have it, and yet the next look may say that it must be done again.
     fn forget_attempts(&mut self, plan: &Plan) {
-        let (host, vpc) = (self.host.seen_at, self.vpc.seen_at);
+        let (host, vpc) = (self.host.seen_look, self.vpc.seen_look);
         let (beliefs, in_flight) = (&self.beliefs, &self.in_flight);
         self.attempts.retain(|action, attempt| {
             let plane = Plane::of(action);
-            let seen_at = if is_host(&plane) { host } else { vpc };
+            let seen = if is_host(&plane) { host } else { vpc };
             let believed = written(action).is_some_and(|(key, _)| beliefs.contains_key(&key));
             in_flight.get(&plane).is_some_and(|change| change.action == *action)
                 || plan.changes.iter().any(|change| change.action == *action)
                 || believed
-                || seen_at.is_none_or(|seen_at| seen_at <= attempt.at)
+                || seen <= attempt.looks
         });
     }
 
@@ -359,14 +374,15 @@ impl Converge {
     }
 
     fn count(&mut self, now: Timestamp, action: &Action, fault: Option<&Fault>) {
+        let looks = if is_host(&Plane::of(action)) { self.host.looks } else { self.vpc.looks };
         let attempt = self.attempts.entry(action.clone()).or_insert(Attempt {
             times: 0,
-            at: now,
+            looks,
             not_before: now,
             fault: None,
         });
         attempt.times += 1;
-        attempt.at = now;
+        attempt.looks = looks;
         attempt.fault = fault.cloned();
         attempt.not_before = now + fault.map_or(doubled(attempt.times), |fault| pause(fault, attempt.times));
     }
@@ -636,6 +652,20 @@ mod tests {
         assert_eq!(converge.applied(at(12), &one, Ok(None)), [one2], "EC2 goes on while the host works");
         assert_eq!(converge.applied(at(13), &host, Ok(None)), [host2]);
         assert!(!converge.begin_vpc(at(14)), "nobody looks while something is being changed");
+    }
+
+    #[test]
+    fn a_step_that_was_seen_to_have_helped_does_not_pause_when_it_is_needed_again() {
+        let mut converge = ready(at(0));
+        let block = add_block("10.32.0.0/13");
+        for now in [at(10), at(20), at(30)] {
+            look_at_host(&mut converge, now);
+            assert_eq!(converge.take(now, &plan([block.clone()])), std::slice::from_ref(&block));
+            converge.applied(now, &block, Ok(None));
+            // This look begins in the same turn of the loop in which the step ended.
+            look_at_host(&mut converge, now);
+            assert_eq!(converge.take(now, &plan([])), []);
+        }
     }
 
     #[test]
