@@ -403,7 +403,11 @@ impl World {
         match (what, result) {
             (What::Attach(cookie), Ok(Response::Attached { address, .. })) => {
                 if let Some(container) = self.users.containers.get(&cookie) {
-                    let ident = container.ident();
+                    // A container that was found by its link keeps the name that it was filed under then.
+                    let found = format!("found-{}", link_name(address.addr().into()));
+                    let node = self.machines[host].node.as_ref();
+                    let is_found = node.is_some_and(|node| node.allocations().contains_key(&found));
+                    let ident = if is_found { found } else { container.ident() };
                     self.promise(host, ident, address.addr().into(), Some(cookie));
                 }
             }
