@@ -18,6 +18,7 @@ mod pinger;
 mod report;
 mod scenario;
 mod standin;
+mod tap;
 mod verify;
 
 /// Shows weavers at work on one Linux machine: hosts, a VPC and containers as network namespaces.

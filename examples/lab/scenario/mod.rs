@@ -13,6 +13,7 @@ mod start;
 mod crash;
 mod leave;
 mod partition;
+mod password;
 mod restart;
 mod space;
 mod store;
@@ -45,7 +46,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "start-3", hosts: 3, interval: "4s", run: |lab| Box::pin(start::run(lab)) },
     Scenario { name: "start-8", hosts: 8, interval: "4s", run: |lab| Box::pin(start::run(lab)) },
     Scenario { name: "bad-range", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::range(lab)) },
-    Scenario { name: "bad-password", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::password(lab)) },
+    Scenario { name: "password", hosts: 3, interval: "2s", run: |lab| Box::pin(password::run(lab)) },
     Scenario { name: "garbage", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::garbage(lab)) },
     Scenario { name: "denied", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::permission(lab)) },
     Scenario { name: "no-metadata", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::metadata(lab)) },

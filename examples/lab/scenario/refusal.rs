@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
@@ -41,38 +40,6 @@ pub async fn range(lab: &mut Lab) -> anyhow::Result<Report> {
         lab.edit(2, range, RANGE)?;
     }
     checks.add("no route was written", same(&writes, &route_writes(lab)));
-    lab.start_host(2)?;
-    lab.await_ready(2).await?;
-    lab.attach(2).await?;
-    report(lab, ready, checks).await
-}
-
-/// A password that is not the others', and one that cannot be read.
-pub async fn password(lab: &mut Lab) -> anyhow::Result<Report> {
-    let mut checks = Checks::default();
-    for (host, password) in ["good", "good", "bad"].into_iter().enumerate() {
-        let file = lab.hosts[host].dir.join("password");
-        fs::write(&file, format!("{password}\n"))?;
-        lab.edit(host, "[vpc]", &format!("[mesh]\npassword_file = \"{}\"\n\n[vpc]", file.display()))?;
-    }
-    let file = lab.hosts[2].dir.join("password");
-    let name = file.display().to_string();
-    fs::rename(&file, file.with_extension("away"))?;
-    let ran = lab.ran_in_place(2, &["run"]).await?;
-    checks.add("run refuses a password file that is not there", ran.says(1, &["password_file", &name]));
-    fs::write(&file, "\n")?;
-    let ran = lab.ran_in_place(2, &["run"]).await?;
-    checks.add("run refuses an empty one", ran.says(1, &["password_file", &name, "is empty"]));
-    fs::rename(file.with_extension("away"), &file)?;
-
-    lab.start_host(2)?;
-    let ready = two_at_work(lab).await?;
-    let address = lab.hosts[0].address.to_string();
-    checks.timed("a wrong password is named", named(lab, 2, &[&address, "password"]).await?);
-    checks.timed("by the others, too", named(lab, 0, &["password"]).await?);
-    checks.add("the others are as before", undisturbed(lab).await?);
-    lab.stop_host(2).await?;
-    fs::write(&file, "good")?;
     lab.start_host(2)?;
     lab.await_ready(2).await?;
     lab.attach(2).await?;
@@ -204,7 +171,7 @@ pub async fn requests(lab: &mut Lab) -> anyhow::Result<Report> {
 // ===== the scene =====
 
 /// The first two of three hosts, which are a quorum, with a container each.
-async fn two_at_work(lab: &mut Lab) -> anyhow::Result<Duration> {
+pub async fn two_at_work(lab: &mut Lab) -> anyhow::Result<Duration> {
     let start = Instant::now();
     lab.start_host(0)?;
     lab.start_host(1)?;
@@ -227,12 +194,12 @@ fn deny(lab: &Lab, actions: &[Action]) {
 }
 
 /// Waits until the status of a host holds these words.
-async fn named(lab: &Lab, host: usize, words: &[&str]) -> anyhow::Result<Result<Duration, String>> {
+pub async fn named(lab: &Lab, host: usize, words: &[&str]) -> anyhow::Result<Result<Duration, String>> {
     eventually(NAMED_WITHIN, async || Ok(lab.ran(host, &["status"]).await?.says(0, words))).await
 }
 
 /// Whether h1 and h2 are converged and reach each other.
-async fn undisturbed(lab: &Lab) -> anyhow::Result<Result<(), String>> {
+pub async fn undisturbed(lab: &Lab) -> anyhow::Result<Result<(), String>> {
     for host in [0, 1] {
         if let Err(wrong) = lab.settled(host).await? {
             return Ok(Err(wrong));
