@@ -50,12 +50,15 @@ pub mod kernel;
 /// EC2: look at route tables and the own interface, and change one route at a time.
 #[cfg(feature = "aws")]
 pub mod vpc;
+/// The same where the program was built without its client.
+#[cfg(not(feature = "aws"))]
+#[path = "vpc/absent.rs"]
+pub mod vpc;
 /// `weave.toml` changed on disk.
 pub mod watch;
 /// The control socket: HTTP with JSON bodies.
 pub mod api;
 /// The loop: event, input, node, output, hands.
-#[cfg(feature = "aws")]
 pub mod daemon;
 
 // Faces.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, render, screen::Screen, validate};
+use super::{Exit, Failure, Global, ask, ask::Daemon, render, run, screen::Screen, validate};
 use crate::{
     api::{ApiRequest, client::ClientError},
     node::request::{Request, Response},
@@ -52,20 +52,8 @@ fn question(global: &Global, screen: &Screen) -> Result<ApiRequest, Failure> {
     }
 }
 
-#[cfg(feature = "aws")]
 async fn offline(global: &Global, screen: &Screen, unreachable: ClientError) -> Result<plan::Plan, Failure> {
-    use super::run;
-
     validate::check(&global.config)?;
     screen.say(format!("note: {unreachable}: this is the plan of a daemon that would start now"));
     crate::daemon::plan_offline(run::options(global)).await.map_err(run::failure)
-}
-
-#[cfg(not(feature = "aws"))]
-async fn offline(
-    _global: &Global,
-    _screen: &Screen,
-    unreachable: ClientError,
-) -> Result<plan::Plan, Failure> {
-    Err(unreachable.into())
 }

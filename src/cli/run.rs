@@ -9,14 +9,12 @@ pub(super) async fn exec(global: &Global, screen: &Screen) -> Result<Exit, Failu
     daemon(global).await
 }
 
-#[cfg(feature = "aws")]
 async fn daemon(global: &Global) -> Result<Exit, Failure> {
     log(global);
     crate::daemon::run(options(global)).await.map_err(failure)?;
     Ok(Exit::Success)
 }
 
-#[cfg(feature = "aws")]
 pub(super) fn options(global: &Global) -> crate::daemon::Options {
     crate::daemon::Options {
         config: global.config.clone(),
@@ -26,7 +24,6 @@ pub(super) fn options(global: &Global) -> crate::daemon::Options {
 }
 
 /// What the daemon refused keeps its kind, and with it its exit code.
-#[cfg(feature = "aws")]
 pub(super) fn failure(error: anyhow::Error) -> Failure {
     match error.downcast::<crate::node::request::Refusal>() {
         Ok(refusal) => refusal.into(),
@@ -35,7 +32,6 @@ pub(super) fn failure(error: anyhow::Error) -> Failure {
 }
 
 /// Events to stderr. The journal keeps the time itself.
-#[cfg(feature = "aws")]
 fn log(global: &Global) {
     use std::io::IsTerminal;
 
@@ -62,10 +58,4 @@ fn log(global: &Global) {
     } else {
         events.init();
     }
-}
-
-#[cfg(not(feature = "aws"))]
-async fn daemon(_global: &Global) -> Result<Exit, Failure> {
-    Err(Failure::failed("this program was built without its EC2 client")
-        .hint("build it with the feature aws"))
 }

@@ -1,0 +1,51 @@
+//! In the place of EC2 where the program was built without its client: nothing of the VPC can be read, so nothing
+//! there is changed. All else works, which is enough to measure and to fuzz.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+
+use crate::{
+    config::Vpc as Settings,
+    state::{Action, Fault, FaultKind, TableId, Vpc},
+};
+
+/// Who this host is to EC2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The instance, `i-…`.
+    pub instance: String,
+}
+
+/// The hand that nobody has.
+#[derive(Debug)]
+pub enum Ec2 {}
+
+#[allow(clippy::unused_async)] // As the client that is absent.
+#[allow(missing_docs)] // It says what they do.
+impl Ec2 {
+    pub async fn connect(_settings: &Settings) -> Result<Ec2, Fault> {
+        Err(Fault {
+            kind: FaultKind::Invalid,
+            message: "this program was built without its EC2 client".to_owned(),
+            hint: Some("build it with the feature aws".to_owned()),
+            request_id: None,
+        })
+    }
+
+    pub fn identity(&self) -> &Identity {
+        match *self {}
+    }
+
+    pub async fn observe(&self, _range: Ipv4Net, _tables: Option<&BTreeSet<TableId>>) -> Result<Vpc, Fault> {
+        match *self {}
+    }
+
+    pub async fn peers(&self, _key: &str, _value: &str) -> Result<BTreeSet<Ipv4Addr>, Fault> {
+        match *self {}
+    }
+
+    pub async fn apply(&self, _action: &Action) -> Result<Option<String>, Fault> {
+        match *self {}
+    }
+}
