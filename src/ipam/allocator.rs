@@ -360,6 +360,9 @@ impl Allocator {
 
     /// Who uses an address of this host.
     pub(super) fn holder(&self, address: Address) -> Option<&str> {
+        if self.space.owns(address) && !self.space.used().contains(&address) {
+            return None;
+        }
         let mut holders = self.allocations.iter();
         let found = holders.find(|(_, nets)| nets.iter().any(|net| Address::from(net.addr()) == address));
         found.map(|(ident, _)| ident.as_str())

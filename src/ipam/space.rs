@@ -1,6 +1,6 @@
 //! The addresses of this host: which of those it owns are in use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::addr::{Address, Range, join};
 
@@ -10,25 +10,36 @@ pub struct Space {
     owned: Vec<Range>,
     used: BTreeSet<Address>,
     avoided: Vec<Range>,
+    /// What can be handed out: ends of chunks by their starts. It follows from the rest and is kept, so that an address
+    /// costs the same however many are in use. Two neighbouring chunks never touch.
+    free: BTreeMap<Address, Address>,
 }
 
 impl Space {
     /// Sets what we own. What is lost is no longer free, and addresses used in it are given back to
     /// the caller: whoever uses them must ask their new owner.
     pub fn set_owned(&mut self, owned: Vec<Range>) -> Vec<Address> {
-        self.owned = join(owned);
-        let owned = &self.owned;
+        let owned = join(owned);
+        if owned == self.owned {
+            return Vec::new();
+        }
         let lost: Vec<Address> =
-            self.used.iter().copied().filter(|&address| !covered(owned, address)).collect();
+            self.used.iter().copied().filter(|&address| !covered(&owned, address)).collect();
         for address in &lost {
             self.used.remove(address);
         }
+        self.owned = owned;
+        self.free = self.carve();
         lost
     }
 
     /// Sets where nothing is handed out and nothing counts as free.
     pub fn set_avoided(&mut self, avoided: impl IntoIterator<Item = Range>) {
-        self.avoided = join(avoided);
+        let avoided = join(avoided);
+        if avoided != self.avoided {
+            self.avoided = avoided;
+            self.free = self.carve();
+        }
     }
 
     /// Whether we own this address.
@@ -58,34 +69,40 @@ impl Space {
 
     /// Addresses in this range that could be handed out.
     pub fn free_in(&self, range: Range) -> u32 {
-        self.chunks(range).iter().map(|chunk| chunk.len()).sum()
+        self.chunks(range).map(Range::len).sum()
     }
 
     /// Takes the lowest free address of the range.
     pub fn allocate(&mut self, range: Range) -> Option<Address> {
-        let lowest = self.chunks(range).first()?.start;
-        self.used.insert(lowest);
+        let lowest = self.chunks(range).next()?.start;
+        self.take(lowest);
         Some(lowest)
     }
 
     /// Takes this address. Returns whether it was ours and free.
     pub fn claim(&mut self, address: Address) -> bool {
-        self.owns(address) && self.used.insert(address)
+        self.owns(address) && self.take(address)
     }
 
     /// Gives this address back.
     pub fn free(&mut self, address: Address) {
-        self.used.remove(&address);
+        if !self.used.remove(&address) || self.avoids(address) {
+            return;
+        }
+        let (before, after) = (self.free.range(..address).next_back(), self.free.get(&next(address)));
+        let start = before.filter(|&(_, &end)| end == address).map_or(address, |(&start, _)| start);
+        let end = after.copied().unwrap_or(next(address));
+        self.free.remove(&next(address));
+        self.free.insert(start, end);
     }
 
     /// What to give a peer that asks for space in this range: the largest aligned block that is free,
     /// or its upper half where it is more than half of all that is free (space.go: Donate).
     fn donation(&self, range: Range) -> Option<Range> {
-        let chunks = self.chunks(range);
-        let free: u32 = chunks.iter().map(|chunk| chunk.len()).sum();
-        let biggest = chunks
-            .iter()
-            .filter_map(|chunk| chunk.biggest_cidr())
+        let free = self.free_in(range);
+        let biggest = self
+            .chunks(range)
+            .filter_map(Range::biggest_cidr)
             .map(Range::from)
             .max_by_key(|block| block.len())?;
         if biggest.len() > free / 2 {
@@ -106,29 +123,56 @@ impl Space {
         self.donation(subnet).filter(|gift| gift.overlaps(usable)).or_else(|| self.donation(usable))
     }
 
-    /// What is free in this range, ascending. Two neighbouring chunks never touch.
-    fn chunks(&self, range: Range) -> Vec<Range> {
-        let mut chunks = Vec::new();
-        for owned in &self.owned {
-            let mut rest = owned.intersection(range);
+    /// What is free in this range, ascending.
+    fn chunks(&self, range: Range) -> impl Iterator<Item = Range> {
+        let before = self.free.range(..range.start).next_back();
+        let chunks = before.into_iter().chain(self.free.range(range.start..range.end));
+        let chunks = chunks.map(move |(&start, &end)| Range::new(start, end).intersection(range));
+        chunks.filter(|chunk| !chunk.is_empty())
+    }
+
+    /// Takes an address of ours. Returns whether nobody had it.
+    fn take(&mut self, address: Address) -> bool {
+        if !self.used.insert(address) {
+            return false;
+        }
+        let chunk = self.free.range(..=address).next_back().map(|(&start, &end)| Range::new(start, end));
+        if let Some(chunk) = chunk.filter(|chunk| chunk.contains(address)) {
+            self.free.remove(&chunk.start);
+            let parts = [Range::new(chunk.start, address), Range::new(next(address), chunk.end)];
+            let parts = parts.into_iter().filter(|part| !part.is_empty());
+            self.free.extend(parts.map(|part| (part.start, part.end)));
+        }
+        true
+    }
+
+    /// What is free, from what is owned, used and avoided.
+    fn carve(&self) -> BTreeMap<Address, Address> {
+        let mut free = BTreeMap::new();
+        for &owned in &self.owned {
+            let mut rest = owned;
             while !rest.is_empty() {
                 let taken = self.first_taken(rest);
-                chunks.push(Range::new(rest.start, taken.start));
+                free.insert(rest.start, taken.start);
                 rest = Range::new(taken.end, rest.end);
             }
         }
-        chunks.retain(|chunk| !chunk.is_empty());
-        chunks
+        free.retain(|start, end| start < end);
+        free
     }
 
     /// The first addresses of the range that cannot be handed out, or nothing at its end.
     fn first_taken(&self, range: Range) -> Range {
         let used = self.used.range(range.start..range.end).next();
-        let used = used.map(|&address| Range::new(address, Address(address.0 + 1)));
+        let used = used.map(|&address| Range::new(address, next(address)));
         let avoided = self.avoided.iter().map(|avoided| avoided.intersection(range));
         let avoided = avoided.filter(|avoided| !avoided.is_empty()).min();
         used.into_iter().chain(avoided).min().unwrap_or(Range::new(range.end, range.end))
     }
+}
+
+fn next(address: Address) -> Address {
+    Address(address.0 + 1)
 }
 
 fn covered(ranges: &[Range], address: Address) -> bool {
@@ -138,6 +182,7 @@ fn covered(ranges: &[Range], address: Address) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde::Deserialize;
 
     use super::*;
@@ -245,11 +290,8 @@ mod tests {
                     })
                     .collect();
                 assert!(space.set_owned(owned.clone()).is_empty());
-                let free: Vec<u32> = space
-                    .chunks(range(0, u32::MAX))
-                    .iter()
-                    .flat_map(|chunk| [chunk.start.0, chunk.end.0])
-                    .collect();
+                let free: Vec<u32> =
+                    space.chunks(range(0, u32::MAX)).flat_map(|chunk| [chunk.start.0, chunk.end.0]).collect();
                 assert_eq!(free, step.free_after, "{}", case.desc);
             }
         }
@@ -296,5 +338,52 @@ mod tests {
         assert_eq!(space.set_owned(vec![range(0, 8)]), [Address(9)]);
         assert_eq!(space.free_in(range(0, 16)), 7);
         assert!(!space.claim(Address(9)));
+    }
+
+    /// What can happen to a space of 64 addresses.
+    #[derive(Clone, Debug)]
+    enum Event {
+        Owned(Vec<(u32, u32)>),
+        Avoided(Vec<(u32, u32)>),
+        Allocated(u32, u32),
+        Claimed(u32),
+        Freed(u32),
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let ranges = || prop::collection::vec((0..64u32, 0..64u32), 0..4);
+        let event = prop_oneof![
+            1 => ranges().prop_map(Event::Owned),
+            1 => ranges().prop_map(Event::Avoided),
+            4 => (0..64u32, 0..64u32).prop_map(|(start, end)| Event::Allocated(start, end)),
+            4 => (0..64u32).prop_map(Event::Claimed),
+            6 => (0..64u32).prop_map(Event::Freed),
+        ];
+        prop::collection::vec(event, 1..80)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_free_follows_from_what_is_owned_used_and_avoided(events in events()) {
+            let mut space = space(range(0, 64));
+            for event in events {
+                let ranges = |bounds: Vec<(u32, u32)>| bounds.into_iter().map(|(start, end)| range(start, end));
+                match event {
+                    Event::Owned(bounds) => drop(space.set_owned(ranges(bounds).collect())),
+                    Event::Avoided(bounds) => space.set_avoided(ranges(bounds)),
+                    Event::Allocated(start, end) => {
+                        let free = |&address: &u32| {
+                            let address = Address(address);
+                            space.owns(address) && !space.avoids(address) && !space.used.contains(&address)
+                        };
+                        let lowest = (start..end).find(free).map(Address);
+                        prop_assert_eq!(space.allocate(range(start, end)), lowest);
+                    }
+                    Event::Claimed(address) => drop(space.claim(Address(address))),
+                    Event::Freed(address) => space.free(Address(address)),
+                }
+                prop_assert_eq!(&space.free, &space.carve());
+            }
+        }
     }
 }
