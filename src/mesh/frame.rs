@@ -19,6 +19,8 @@ pub const FRAME_LEN_MAX: usize = 10 * 1024 * 1024;
 pub const MESSAGE_LEN_MAX: usize = FRAME_LEN_MAX - SEAL_LEN - 32;
 /// Longest body, and most bytes kept, while we do not know who is there.
 pub const INTRODUCTION_LEN_MAX: usize = 4 * 1024;
+/// Most bytes kept of the first sealed message of version 1. It may describe a whole mesh.
+const PROOF_LEN_MAX: usize = 1024 * 1024;
 
 /// Version of the protocol, as in the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +48,8 @@ pub struct Reader {
     framing: Framing,
     channel: Option<Channel>,
     len_max: usize,
+    /// A message that was opened before anybody asked for it.
+    opened: Option<Bytes>,
 }
 
 /// Messages on their way to bytes.
@@ -74,6 +78,7 @@ impl Reader {
             framing: Framing::Lengths,
             channel: None,
             len_max: INTRODUCTION_LEN_MAX,
+            opened: None,
         }
     }
 
@@ -134,8 +139,24 @@ impl Reader {
         }
     }
 
+    /// Whether a sealed message has come and could be opened: who sent it has the password. It is still the next one.
+    pub fn is_proven(&mut self) -> Result<bool, FrameError> {
+        if self.opened.is_none() {
+            self.opened = self.message()?;
+        }
+        match self.arrived.len() {
+            len if self.opened.is_none() && len > PROOF_LEN_MAX => {
+                Err(FrameError::Len { len, max: PROOF_LEN_MAX })
+            }
+            _ => Ok(self.opened.is_some()),
+        }
+    }
+
     /// The next whole message. An empty one means nothing.
     pub fn message(&mut self) -> Result<Option<Bytes>, FrameError> {
+        if let Some(opened) = self.opened.take() {
+            return Ok(Some(opened));
+        }
         let body = match self.framing {
             Framing::Lengths => self.body()?,
             Framing::Stream(_) => self.value()?.map(|value| value.into_bytes()).transpose()?.map(Bytes::from),

@@ -252,6 +252,19 @@ fn another_password_is_named_as_the_likely_cause() {
 }
 
 #[test]
+fn a_stranger_who_speaks_version_1_is_nobody_until_he_shows_that_he_has_the_password() {
+    let mut world = World::with_passwords(&["secret", "secret"]);
+    world.connect(0, &[1]);
+    world.run(400);
+    let conn = ConnId(1000);
+    world.input(0, Input::Accepted { conn, remote: SocketAddr::new(address(8), 20000) });
+    let group = super::vectors::group("intro_v1_encrypted");
+    world.input(0, Input::Received(conn, group[0].1.clone().into()));
+    assert_eq!(world.peers[0].peers().count(), 1);
+    assert!(world.peers[0].connections().any(|view| view.conn == conn && view.peer.is_none()));
+}
+
+#[test]
 fn a_password_on_one_side_only_is_named() {
     for only_version_1 in [false, true] {
         let mut world = World::with_passwords(&["one", ""]);
