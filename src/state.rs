@@ -70,6 +70,44 @@ pub struct Rules {
     pub mesh_port: u16,
     /// Whether containers are kept from 169.254.169.254.
     pub block_metadata: bool,
+    /// Which containers are kept from which.
+    #[serde(default)]
+    pub isolation: Isolation,
+}
+
+/// Which containers are kept from which. Those of a subnet reach their own subnet and the ones that it
+/// allows; the addresses outside all of them are one subnet more, the rest. Without a subnet all reach all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Isolation {
+    /// The subnets by name; no two overlap, and none is named [`REST`].
+    pub subnets: BTreeMap<String, Subnet>,
+    /// The subnets that the rest reaches besides itself.
+    pub rest: BTreeSet<String>,
+}
+
+/// A part of the container address space that is kept apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Subnet {
+    /// Its addresses.
+    pub cidr: Ipv4Net,
+    /// The subnets, by name, that its containers reach besides their own.
+    pub allow: BTreeSet<String>,
+}
+
+/// Name of the addresses that are in no subnet.
+pub const REST: &str = "rest";
+
+impl Isolation {
+    /// The subnets whose containers reach those of `name`, itself included unless it is the rest.
+    pub fn reaching(&self, name: &str) -> impl Iterator<Item = &Subnet> {
+        let reaches = move |(own, subnet): &(&String, &Subnet)| *own == name || subnet.allow.contains(name);
+        self.subnets.iter().filter(reaches).map(|(_, subnet)| subnet)
+    }
+
+    /// Whether the rest reaches the containers of `name`.
+    pub fn is_open(&self, name: &str) -> bool {
+        name == REST || self.rest.contains(name)
+    }
 }
 
 /// Whether packets from and to our links pass the forward chains of other programs.

@@ -260,8 +260,14 @@ impl Lab {
 
     /// Makes a network namespace and attaches it to a host; its index.
     pub async fn attach(&mut self, host: usize) -> anyhow::Result<usize> {
+        self.attach_with(host, &[]).await
+    }
+
+    /// The same with more arguments.
+    pub async fn attach_with(&mut self, host: usize, more: &[&str]) -> anyhow::Result<usize> {
         let netns = self.make_netns(host).await?;
-        self.weavers(host, &["attach", &netns.path.to_string_lossy()]).await?;
+        let path = netns.path.to_string_lossy().into_owned();
+        self.weavers(host, &[&["attach", path.as_str()], more].concat()).await?;
         self.adopt(host, netns).await
     }
 

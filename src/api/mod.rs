@@ -12,7 +12,7 @@
 //! | `POST /v1/apply` | | `plan`: what was changed, the file having been adopted |
 //! | `POST /v1/preview` | `config` | `plan`: what would change under this `weave.toml` |
 //! | `POST /v1/reload` | | `done`, once the file is adopted |
-//! | `POST /v1/attach` | `target`, `name`? | `attached` |
+//! | `POST /v1/attach` | `target`, `name`?, `subnet`? | `attached` |
 //! | `POST /v1/detach` | `target` | `done` |
 //! | `POST /v1/allocate` | `ident`, `subnet`? | `addresses` |
 //! | `POST /v1/claim` | `ident`, `address` | `addresses` |
@@ -27,7 +27,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::request::{Refusal, Request, Response};
+use crate::node::request::{Pool, Refusal, Request, Response};
 
 pub mod client;
 pub mod server;
@@ -48,7 +48,7 @@ pub enum ApiRequest {
     Reload,
     /// Connect a network namespace: a pid, or the path of the namespace. The daemon looks it up,
     /// since whoever asks may not be allowed to.
-    AttachTarget { target: String, name: Option<String> },
+    AttachTarget { target: String, name: Option<String>, subnet: Option<Pool> },
     /// Disconnect it: a pid, a path, or the name it was attached under.
     DetachTarget { target: String },
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ApiRequest;
-use crate::node::request::{Refusal, RefusalKind, Request};
+use crate::node::request::{Pool, Refusal, RefusalKind, Request};
 
 /// Calls without a body that change nothing.
 const READS: [&str; 4] = ["status", "plan", "await_ready", "show_ring"];
@@ -24,6 +24,8 @@ struct AttachBody {
     target: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subnet: Option<Pool>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -43,8 +45,9 @@ pub(super) fn encode(request: &ApiRequest) -> Result<Wire, Refusal> {
             Ok(Wire::new("preview", to_json(&PreviewBody { config: config.clone() })))
         }
         ApiRequest::Reload => Ok(Wire::new("reload", Value::Null)),
-        ApiRequest::AttachTarget { target, name } => {
-            Ok(Wire::new("attach", to_json(&AttachBody { target: target.clone(), name: name.clone() })))
+        ApiRequest::AttachTarget { target, name, subnet } => {
+            let (target, name, subnet) = (target.clone(), name.clone(), subnet.clone());
+            Ok(Wire::new("attach", to_json(&AttachBody { target, name, subnet })))
         }
         ApiRequest::DetachTarget { target } => {
             Ok(Wire::new("detach", to_json(&DetachBody { target: target.clone() })))
@@ -79,7 +82,7 @@ pub(super) fn decode(method: &Method, name: &str, body: &[u8]) -> Result<ApiRequ
         }
         "reload" => Ok(ApiRequest::Reload),
         "attach" => serde_json::from_value(body)
-            .map(|AttachBody { target, name }| ApiRequest::AttachTarget { target, name }),
+            .map(|AttachBody { target, name, subnet }| ApiRequest::AttachTarget { target, name, subnet }),
         "detach" => {
             serde_json::from_value(body).map(|DetachBody { target }| ApiRequest::DetachTarget { target })
         }
@@ -127,7 +130,7 @@ mod tests {
             Request::Apply,
             Request::AwaitReady,
             Request::ShowRing,
-            Request::Allocate { ident: ident.clone(), subnet: Some("10.32.0.0/24".parse().unwrap()) },
+            Request::Allocate { ident: ident.clone(), subnet: Some("10.32.0.0/24".into()) },
             Request::Claim { ident: ident.clone(), address },
             Request::Free { ident: ident.clone(), address: None },
             Request::Lookup { ident },
@@ -139,7 +142,11 @@ mod tests {
         .map(ApiRequest::Node)
         .chain([
             ApiRequest::Reload,
-            ApiRequest::AttachTarget { target: "7".to_owned(), name: Some("web".to_owned()) },
+            ApiRequest::AttachTarget {
+                target: "7".to_owned(),
+                name: Some("web".to_owned()),
+                subnet: Some("db".into()),
+            },
             ApiRequest::DetachTarget { target: "/run/netns/a".to_owned() },
         ])
         .collect()

@@ -16,12 +16,19 @@ pub(super) struct Attach {
     /// The name to remember it by; otherwise a container's own
     #[arg(long)]
     name: Option<String>,
+    /// Give it an address of this part of the range, or of the subnet that weave.toml calls so
+    #[arg(long, value_name = "CIDR|NAME")]
+    subnet: Option<String>,
 }
 
 impl Attach {
     pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
         let found = target::find(&self.target).await?;
-        let request = ApiRequest::AttachTarget { target: found.target, name: self.name.or(found.name) };
+        let request = ApiRequest::AttachTarget {
+            target: found.target,
+            name: self.name.or(found.name),
+            subnet: self.subnet.as_deref().map(Into::into),
+        };
         match Daemon::new(global).ask(request).await? {
             Response::Attached { address, mtu } => {
                 let document = || json!({ "format_version": FORMAT_VERSION, "address": address, "mtu": mtu });

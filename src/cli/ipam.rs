@@ -1,7 +1,6 @@
 //! `weavers ipam`: show and hand out addresses.
 
 use clap::Subcommand;
-use ipnet::Ipv4Net;
 use serde_json::json;
 
 use super::{Exit, Failure, Global, ask, ask::Daemon, render, screen::Screen};
@@ -19,9 +18,9 @@ pub(super) enum Ipam {
     Allocate {
         /// The name
         ident: String,
-        /// Take it from this part of the range
-        #[arg(long, value_name = "CIDR")]
-        subnet: Option<Ipv4Net>,
+        /// Take it from this part of the range, or from the subnet that weave.toml calls so
+        #[arg(long, value_name = "CIDR|NAME")]
+        subnet: Option<String>,
     },
     /// Hand out this address
     Claim {
@@ -66,7 +65,9 @@ impl From<Ipam> for Request {
     fn from(command: Ipam) -> Request {
         match command {
             Ipam::Show => Request::ShowRing,
-            Ipam::Allocate { ident, subnet } => Request::Allocate { ident, subnet },
+            Ipam::Allocate { ident, subnet } => {
+                Request::Allocate { ident, subnet: subnet.as_deref().map(Into::into) }
+            }
             Ipam::Claim { ident, address } => Request::Claim { ident, address },
             Ipam::Free { ident, address } => Request::Free { ident, address },
             Ipam::Lookup { ident } => Request::Lookup { ident },

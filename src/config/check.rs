@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use super::{
     Config, Init, Ipam, Mesh, Network, OnChange, Problem, Problems, Reconcile, SourceDestCheck, Vpc,
     reader::{Found, Reader, syntax},
+    subnets,
     value::{self, Wrong},
 };
 use crate::{addr::Range, peer::PeerName};
@@ -71,9 +72,12 @@ fn ipam(reader: &mut Reader, found_by_tag: bool) -> Ipam {
         let wrong = Wrong::new("peers found by tag do not say how many to wait for");
         reader.problem_at_key("discovery.ec2_tag", wrong.hint("set ipam.expected_peers"));
     }
+    let default_subnet = default_subnet(reader, range.as_ref(), default);
+    let range = range.map_or(default, |found| found.value);
     Ipam {
-        default_subnet: default_subnet(reader, range.as_ref(), default),
-        range: range.map_or(default, |found| found.value),
+        isolation: subnets::isolation(reader, range, default_subnet),
+        default_subnet,
+        range,
         init,
         expected_peers: expected.map(|found| found.value as usize),
     }

@@ -1,13 +1,15 @@
 //! `weave.toml`, from text to a checked [`Config`] or every problem found in it.
 //!
-//! [`schema`] lists the keys; `reader` walks the file, `value` reads one value, `check` makes a
-//! `Config` of them whose values need no second look; [`diagnostic`] is how a problem is shown.
+//! [`schema`] lists the keys; `reader` walks the file, `value` reads one value, `check` (with `subnets`, for
+//! the tables of that name) makes a `Config` of them whose values need no second look; [`diagnostic`] is how a
+//! problem is shown.
 //! Nothing here reads a file: whoever calls [`parse`] has the text.
 
 mod check;
 pub mod diagnostic;
 mod reader;
 pub mod schema;
+mod subnets;
 mod value;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
@@ -15,7 +17,10 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 use ipnet::Ipv4Net;
 
 pub use self::diagnostic::{Problem, Problems};
-use crate::{peer::PeerName, state::TableId};
+use crate::{
+    peer::PeerName,
+    state::{Isolation, TableId},
+};
 
 /// Reads the text of a `weave.toml`.
 pub fn parse(text: &str) -> Result<Config, Problems> {
@@ -64,6 +69,8 @@ pub struct Ipam {
     pub range: Ipv4Net,
     /// Where addresses come from unless a subnet is named; overlaps the range.
     pub default_subnet: Ipv4Net,
+    /// The tables of `[[ipam.subnet]]`.
+    pub isolation: Isolation,
     /// How the first ring comes to be.
     pub init: Init,
     /// Peers that the first ring waits for, this host included; `None`: those of `peers` other
@@ -180,7 +187,8 @@ impl Config {
     pub fn adopted_by(self, running: &Config) -> Config {
         let same_range = self.ipam.range == running.ipam.range;
         let subnet = if same_range { &self.ipam } else { &running.ipam };
-        let ipam = Ipam { default_subnet: subnet.default_subnet, ..running.ipam.clone() };
+        let (default_subnet, isolation) = (subnet.default_subnet, subnet.isolation.clone());
+        let ipam = Ipam { default_subnet, isolation, ..running.ipam.clone() };
         let vpc =
             Vpc { region: running.vpc.region.clone(), endpoint: running.vpc.endpoint.clone(), ..self.vpc };
         Config { ipam, mesh: running.mesh.clone(), vpc, ..self }

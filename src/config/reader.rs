@@ -31,6 +31,24 @@ pub(super) struct Found<T> {
     pub span: ops::Range<usize>,
 }
 
+/// One of a list of tables.
+pub(super) struct Entry<'t> {
+    table: &'t DeTable<'t>,
+    /// The bytes that say it.
+    pub span: ops::Range<usize>,
+}
+
+impl<'t> Entry<'t> {
+    /// Whether it has the last part of this key.
+    pub fn has(&self, key: &'static str) -> bool {
+        self.get(key).is_some()
+    }
+
+    fn get(&self, key: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
+        self.table.get(key.rsplit('.').next().unwrap_or(key))
+    }
+}
+
 /// The text as TOML, or every place where it is not.
 pub(super) fn syntax(text: &str) -> Result<Spanned<DeTable<'_>>, Problems> {
     let (root, errors) = DeTable::parse_recoverable(text);
@@ -102,12 +120,7 @@ impl<'t> Reader<'t> {
         parse: impl Fn(&str) -> Result<T, Wrong>,
     ) -> Option<Found<Vec<Found<T>>>> {
         let found = self.value(key)?;
-        let Some(items) = found.get_ref().as_array() else {
-            self.mistyped(key, found, "a list of strings");
-            return None;
-        };
-        let value = items.iter().filter_map(|item| self.one(key, item, &parse)).collect();
-        Some(Found { value, span: found.span() })
+        Some(Found { value: self.items(key, found, &parse)?, span: found.span() })
     }
 
     /// One text, or a list of them.
@@ -122,6 +135,50 @@ impl<'t> Reader<'t> {
         }
         let only = self.one(key, found, &parse)?;
         Some(Found { value: vec![only], span: found.span() })
+    }
+
+    /// A list of tables that have these keys and no others.
+    pub fn tables(&mut self, key: &'static str, names: &[&'static str]) -> Vec<Entry<'t>> {
+        let Some(found) = self.value(key) else { return Vec::new() };
+        let Some(items) = found.get_ref().as_array() else {
+            self.mistyped(key, found, "a list of tables");
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for item in items.iter() {
+            let Some(table) = item.get_ref().as_table() else {
+                self.mistyped(key, item, "a table");
+                continue;
+            };
+            for name in table.keys().filter(|name| !names.contains(&name.get_ref().as_ref())) {
+                let near = schema::nearest(name.get_ref(), names.iter().copied());
+                let wrong = Wrong { message: "unknown key".to_owned(), hint: near.map(schema::did_you_mean) };
+                self.problem(&format!("{key}.{}", name.get_ref()), name.span(), wrong);
+            }
+            tables.push(Entry { table, span: item.span() });
+        }
+        tables
+    }
+
+    /// A text of one of a list of tables, under the last part of its key.
+    pub fn read_in<T>(
+        &mut self,
+        entry: &Entry<'t>,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Option<Found<T>> {
+        self.one(key, entry.get(key)?, &parse)
+    }
+
+    /// A list of texts of one of a list of tables; an item that is wrong is left out.
+    pub fn list_in<T>(
+        &mut self,
+        entry: &Entry<'t>,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Vec<Found<T>> {
+        let Some(found) = entry.get(key) else { return Vec::new() };
+        self.items(key, found, &parse).unwrap_or_default()
     }
 
     /// As [`Reader::read`]; `word` is as good as a missing key.
@@ -176,6 +233,19 @@ impl<'t> Reader<'t> {
             return None;
         };
         Some(Found { value, span: found.span() })
+    }
+
+    fn items<T>(
+        &mut self,
+        key: &'static str,
+        found: &'t Spanned<DeValue<'t>>,
+        parse: &impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Option<Vec<Found<T>>> {
+        let Some(items) = found.get_ref().as_array() else {
+            self.mistyped(key, found, "a list of strings");
+            return None;
+        };
+        Some(items.iter().filter_map(|item| self.one(key, item, parse)).collect())
     }
 
     fn one<T>(

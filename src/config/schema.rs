@@ -31,6 +31,7 @@ pub const KEYS: &[Key] = &[
     live("network.mtu", Default("1376")),
     fixed("ipam.range", Default("\"10.32.0.0/12\"")),
     live("ipam.default_subnet", Example("\"10.32.0.0/12\"")),
+    live("ipam.subnet", Default("[]")),
     fixed("ipam.init", Default("\"consensus\"")),
     fixed("ipam.expected_peers", Example("3")),
     fixed("ipam.seed", Default("[]")),
@@ -50,6 +51,9 @@ pub const KEYS: &[Key] = &[
     live("reconcile.interval", Default("\"30s\"")),
     live("reconcile.on_change", Default("\"notice\"")),
 ];
+
+/// Keys of each table of `ipam.subnet`.
+pub const SUBNET_KEYS: [&str; 3] = ["name", "cidr", "allow"];
 
 const fn live(path: &'static str, missing: Missing) -> Key {
     Key { path, missing, live: true }

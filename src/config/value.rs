@@ -117,6 +117,18 @@ pub(super) fn subnet(text: &str) -> Result<Ipv4Net, Wrong> {
     Ok(net)
 }
 
+/// The name of a subnet: a word that a rule set can bear, too.
+pub(super) fn subnet_name(text: &str) -> Result<String, Wrong> {
+    const LENGTH_MAX: usize = 32;
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    let begins = text.starts_with(|c: char| c.is_ascii_lowercase());
+    if !begins || text.len() > LENGTH_MAX || !text.bytes().all(plain) {
+        let wrong = Wrong::new(format!("{text:?} is not the name of a subnet"));
+        return Err(wrong.hint("take up to 32 of a-z, 0-9, - and _, beginning with a letter"));
+    }
+    Ok(text.to_owned())
+}
+
 /// The name of a peer.
 pub(super) fn peer_name(text: &str) -> Result<PeerName, Wrong> {
     let name: PeerName = text.parse().map_err(|wrong| Wrong::new(format!("{wrong}")))?;
@@ -298,6 +310,8 @@ mod tests {
         refuses(listen, &["0.0.0.0", "6783", ":6783", "0.0.0.0:0", "[::]:6783"]);
         takes(path, &["/etc/weave/password"]);
         refuses(path, &["", "password"]);
+        takes(subnet_name, &["web", "db-2", "a_b"]);
+        refuses(subnet_name, &["", "2db", "Web", "a b", "-", "a\"", "abcdefghijklmnopqrstuvwxyz-1234567"]);
         refuses(peer_name, &["auto1", "::", "00:00:00:00:00:00"]);
     }
 }

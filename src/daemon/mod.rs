@@ -287,10 +287,10 @@ impl Daemon {
             ApiRequest::Node(request) => self.ask(request, call.reply),
             ApiRequest::Preview { config } => self.preview(&config, call.reply),
             ApiRequest::Reload => self.reload(Some(call.reply)),
-            ApiRequest::AttachTarget { target, name } => match netns::of_target(&target) {
+            ApiRequest::AttachTarget { target, name, subnet } => match netns::of_target(&target) {
                 Ok(netns) => {
                     let link = netns::link_into(&netns);
-                    self.ask(Request::Attach { netns, link, name }, call.reply);
+                    self.ask(Request::Attach { netns, link, name, subnet }, call.reply);
                 }
                 Err(fault) => {
                     let refusal =

@@ -5,7 +5,7 @@ use std::{io, process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use super::fault::{fault, found};
-use crate::state::{Fault, FaultKind, Rules};
+use crate::state::{Fault, FaultKind, Isolation, REST, Rules};
 
 /// Time that nft may take. It waits for a grace period of the kernel, tens of milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -75,24 +75,30 @@ impl Nft {
 
 /// The table as nft 1.0 lists it.
 fn table(rules: &Rules) -> Result<String, Fault> {
-    let Rules { range, uplinks, mesh_port: port, block_metadata } = rules;
-    let uplinks = uplinks.iter().map(|name| quoted(name)).collect::<Result<Vec<_>, _>>()?.join(", ");
-    let elements =
-        if uplinks.is_empty() { String::new() } else { format!("\n\t\telements = {{ {uplinks} }}") };
+    let Rules { range, uplinks, mesh_port: port, block_metadata, isolation } = rules;
+    let range = range.trunc();
+    let uplinks = uplinks.iter().map(|name| quoted(name)).collect::<Result<Vec<_>, _>>()?;
+    let uplinks = elements(&uplinks);
     let metadata = if *block_metadata {
         "\n\t\tiifname \"wv*\" ip daddr 169.254.169.254 counter drop comment \"instance metadata\"\
          \n\t\tiifname \"wv*\" ip6 daddr fd00:ec2::254 counter drop comment \"instance metadata\""
     } else {
         ""
     };
+    let (sets, chains) = isolated(isolation);
+    let isolate = if chains.is_empty() {
+        String::new()
+    } else {
+        format!("\n\t\tip saddr {range} ip daddr {range} jump isolation")
+    };
     // Masquerade would show a container's call to another host's mesh port as this host's own, so that
     // port is closed on the way out, too.
     Ok(format!(
         r#"table inet weave {{
 	set uplinks {{
-		type ifname{elements}
+		type ifname{uplinks}
 	}}
-
+{sets}
 	chain input {{
 		type filter hook input priority filter; policy accept;
 		iifname "wv*" meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}
@@ -101,17 +107,54 @@ fn table(rules: &Rules) -> Result<String, Fault> {
 	chain forward {{
 		type filter hook forward priority filter; policy accept;
 		ip daddr {range} iifname @uplinks oifname @uplinks counter drop comment "loop guard"
-		iifname "wv*" oifname @uplinks ip daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}
+		iifname "wv*" oifname @uplinks ip daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}{isolate}
 	}}
-
+{chains}
 	chain postrouting {{
 		type nat hook postrouting priority srcnat; policy accept;
 		ip saddr {range} ip daddr != {range} oifname @uplinks counter masquerade
 	}}
 }}
 "#,
-        range = range.trunc()
     ))
+}
+
+/// Sets and chains that keep subnets apart: by the destination to a chain of its subnet, which knows the
+/// sources. Two rules a subnet, however many pairs there are; a connection that is open goes on.
+fn isolated(isolation: &Isolation) -> (String, String) {
+    if isolation.subnets.is_empty() {
+        return (String::new(), String::new());
+    }
+    let set = |name: &str, members: &[String]| {
+        format!("\n\tset {name} {{\n\t\ttype ipv4_addr\n\t\tflags interval{}\n\t}}\n", elements(members))
+    };
+    let all: Vec<String> = isolation.subnets.values().map(|subnet| subnet.cidr.to_string()).collect();
+    let mut sets = set("subnets", &all);
+    let mut chains = format!(
+        "\n\tchain isolation {{\n\t\tct state established,related accept\
+         \n\t\tip daddr vmap @isolation\n\t\tgoto to-{REST}\n\t}}\n"
+    );
+    let ways: Vec<String> =
+        isolation.subnets.iter().map(|(name, subnet)| format!("{} : goto to-{name}", subnet.cidr)).collect();
+    for name in isolation.subnets.keys().map(String::as_str).chain([REST]) {
+        let sources: Vec<String> = isolation.reaching(name).map(|subnet| subnet.cidr.to_string()).collect();
+        let rest = if isolation.is_open(name) { "\n\t\tip saddr != @subnets accept" } else { "" };
+        sets += &set(&format!("to-{name}"), &sources);
+        chains += &format!(
+            "\n\tchain to-{name} {{\n\t\tip saddr @to-{name} accept{rest}\
+             \n\t\tcounter drop comment \"isolation\"\n\t}}\n"
+        );
+    }
+    sets += &format!(
+        "\n\tmap isolation {{\n\t\ttype ipv4_addr : verdict\n\t\tflags interval{}\n\t}}\n",
+        elements(&ways)
+    );
+    (sets, chains)
+}
+
+/// The members of a set; one without any has no such line.
+fn elements(members: &[String]) -> String {
+    if members.is_empty() { String::new() } else { format!("\n\t\telements = {{ {} }}", members.join(", ")) }
 }
 
 /// An interface's name as nft takes it. What is no such name could say more than a name.
@@ -125,16 +168,17 @@ pub fn quoted(interface: &str) -> Result<String, Fault> {
 
 /// Without what depends on the order in which the kernel keeps a set, and on how lines are broken.
 fn canonical(listing: &str) -> String {
+    const BEGIN: &str = "elements = { ";
     let text = listing.split_whitespace().collect::<Vec<_>>().join(" ");
-    let Some((before, rest)) = text.split_once("elements = { ") else {
-        return text;
-    };
-    let Some((elements, after)) = rest.split_once(" }") else {
-        return text;
-    };
-    let mut elements: Vec<&str> = elements.split(", ").collect();
-    elements.sort_unstable();
-    format!("{before}elements = {{ {} }}{after}", elements.join(", "))
+    let mut parts = text.split(BEGIN);
+    let mut canonical = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (members, rest) = part.split_once(" }").unwrap_or((part, ""));
+        let mut members: Vec<&str> = members.split(", ").collect();
+        members.sort_unstable();
+        canonical += &format!("{BEGIN}{} }}{rest}", members.join(", "));
+    }
+    canonical
 }
 
 async fn listing() -> Result<Option<String>, Fault> {
@@ -151,6 +195,7 @@ fn unknown() -> Rules {
         uplinks: Default::default(),
         mesh_port: 0,
         block_metadata: false,
+        isolation: Isolation::default(),
     }
 }
 
@@ -226,7 +271,12 @@ pub fn not_installed() -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use ipnet::Ipv4Net;
+
     use super::*;
+    use crate::state::Subnet;
 
     fn rules() -> Rules {
         Rules {
@@ -234,6 +284,7 @@ mod tests {
             uplinks: ["ens5".to_owned(), "eth0".to_owned()].into(),
             mesh_port: 6783,
             block_metadata: true,
+            isolation: Isolation::default(),
         }
     }
 
@@ -256,6 +307,22 @@ mod tests {
     fn the_metadata_is_closed_on_both_ways_or_open() {
         assert_eq!(table(&rules()).unwrap().matches("169.254.169.254").count(), 2);
         assert!(!table(&Rules { block_metadata: false, ..rules() }).unwrap().contains("169.254"));
+    }
+
+    #[test]
+    fn subnets_cost_two_rules_each_and_none_where_there_are_none() {
+        assert!(!table(&rules()).unwrap().contains("isolation"));
+        let subnets = |count: u8| {
+            let names = (0..count).map(|n| format!("s{n}")).collect::<BTreeSet<_>>();
+            let of =
+                |n: u8| Subnet { cidr: Ipv4Net::new_assert([10, 32, n, 0].into(), 24), allow: names.clone() };
+            (0..count).map(|n| (format!("s{n}"), of(n))).collect()
+        };
+        let lines = |count| {
+            let isolation = Isolation { subnets: subnets(count), rest: BTreeSet::new() };
+            table(&Rules { isolation, ..rules() }).unwrap().lines().count()
+        };
+        assert_eq!(lines(20) - lines(10), lines(30) - lines(20), "all pairs allowed, and yet in proportion");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     Leave, Node,
-    request::{Piece, Refusal, RefusalKind, Request, RequestId, Response},
+    request::{Piece, Pool, Refusal, RefusalKind, Request, RequestId, Response},
     waiting::{Purpose, Waiter},
 };
 use crate::{
@@ -27,13 +27,19 @@ impl Node {
             {
                 self.answer(id, Err(leaving()));
             }
-            Request::Attach { netns, link, name } => self.on_attach(id, netns, link, name),
+            Request::Attach { netns, link, name, subnet } => match self.named_subnet(subnet) {
+                Ok(subnet) => self.on_attach(id, netns, link, name, subnet),
+                Err(refusal) => self.answer(id, Err(refusal)),
+            },
             Request::Detach { target } => self.on_detach(id, &target),
             Request::ShowRing => self.answer(id, Ok(Response::Ring(self.pieces()))),
-            Request::Allocate { ident, subnet } => {
-                let subnet = subnet.unwrap_or(self.config.ipam.default_subnet);
-                self.ask(id, Ask::Allocate { ident, subnet });
-            }
+            Request::Allocate { ident, subnet } => match self.named_subnet(subnet) {
+                Ok(subnet) => {
+                    let subnet = subnet.unwrap_or(self.config.ipam.default_subnet);
+                    self.ask(id, Ask::Allocate { ident, subnet });
+                }
+                Err(refusal) => self.answer(id, Err(refusal)),
+            },
             Request::Claim { ident, address } => {
                 let length = self.config.ipam.default_subnet.prefix_len();
                 self.ask(id, Ask::Claim { ident, address: Ipv4Net::new_assert(address.into(), length) });
@@ -53,6 +59,26 @@ impl Node {
         for ticket in self.waiting.cancel(id) {
             self.take_back(ticket);
         }
+    }
+
+    /// The addresses of what a caller names, if it names any.
+    fn named_subnet(&self, pool: Option<Pool>) -> Result<Option<Ipv4Net>, Refusal> {
+        let name = match pool {
+            None => return Ok(None),
+            Some(Pool::Cidr(cidr)) => return Ok(Some(cidr)),
+            Some(Pool::Named(name)) => name,
+        };
+        let subnets = &self.config.ipam.isolation.subnets;
+        if let Some(subnet) = subnets.get(&name) {
+            return Ok(Some(subnet.cidr));
+        }
+        let known: Vec<&str> = subnets.keys().map(String::as_str).collect();
+        let hint = if known.is_empty() {
+            "name a CIDR, or add an [[ipam.subnet]] to weave.toml and reload".to_owned()
+        } else {
+            format!("name a CIDR, or one of {}", known.join(", "))
+        };
+        Err(Refusal::new(RefusalKind::NotFound, format!("there is no subnet `{name}`")).hint(hint))
     }
 
     fn on_apply(&mut self, id: RequestId) {

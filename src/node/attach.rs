@@ -106,7 +106,7 @@ impl Node {
             match (rebooted, attached.named && !attached.leaving, attached.address) {
                 (true, true, _) => self.forget(&attached.ident),
                 (true, false, _) => self.release(&attached),
-                (false, _, None) => self.ask_for_address(attached.ident),
+                (false, _, None) => self.ask_for_address(attached),
                 (false, _, Some(_)) => {}
             }
         }
@@ -118,16 +118,20 @@ impl Node {
         netns: Netns,
         link: Option<Address>,
         name: Option<String>,
+        subnet: Option<Ipv4Net>,
     ) {
         let ident = match self.containers.of_netns(&netns, link).cloned() {
             Some(attached) => {
+                if let Some(refusal) = elsewhere(&attached, subnet) {
+                    return self.answer(id, Err(refusal));
+                }
                 let ident = attached.ident.clone();
                 if attached.netns.is_none() {
                     self.remember(Attached { netns: Some(netns), ..attached });
                 }
                 ident
             }
-            None => match self.begin_attach(netns, name) {
+            None => match self.begin_attach(netns, name, subnet) {
                 Ok(ident) => ident,
                 Err(refusal) => return self.answer(id, Err(refusal)),
             },
@@ -136,7 +140,12 @@ impl Node {
         self.disturbed = true;
     }
 
-    fn begin_attach(&mut self, netns: Netns, name: Option<String>) -> Result<String, Refusal> {
+    fn begin_attach(
+        &mut self,
+        netns: Netns,
+        name: Option<String>,
+        subnet: Option<Ipv4Net>,
+    ) -> Result<String, Refusal> {
         let named = name.is_some();
         let ident = name.unwrap_or_else(|| format!("netns-{:x}", netns.cookie));
         let leaving = self.containers.all.get(&ident).map(|other| other.leaving);
@@ -151,7 +160,14 @@ impl Node {
             return Err(Refusal::new(RefusalKind::Invalid, message)
                 .hint(format!("choose another --name, or run `weavers detach {ident}`")));
         }
-        let new = Attached { ident: ident.clone(), named, netns: Some(netns), address: None, leaving: false };
+        let new = Attached {
+            ident: ident.clone(),
+            named,
+            netns: Some(netns),
+            subnet,
+            address: None,
+            leaving: false,
+        };
         if leaving.is_some() {
             self.containers.successors.insert(ident.clone(), new);
         } else {
@@ -161,14 +177,13 @@ impl Node {
     }
 
     fn take_in(&mut self, new: Attached) {
-        let ident = new.ident.clone();
-        self.remember(new);
-        self.ask_for_address(ident);
+        self.remember(new.clone());
+        self.ask_for_address(new);
     }
 
-    fn ask_for_address(&mut self, ident: String) {
+    fn ask_for_address(&mut self, Attached { ident, subnet, .. }: Attached) {
         let ticket = self.waiting.ticket(Purpose::Attach(ident.clone()));
-        let subnet = self.config.ipam.default_subnet;
+        let subnet = subnet.unwrap_or(self.config.ipam.default_subnet);
         self.put(ticket, Ask::Allocate { ident, subnet });
     }
 
@@ -297,7 +312,8 @@ impl Node {
             let cidr = Ipv4Net::new_assert(address.into(), range.prefix_len());
             let ident = format!("found-{}", link_name(address));
             self.ipam.adopt(&ident, cidr);
-            self.remember(Attached { ident, named: false, netns: None, address: Some(cidr), leaving: false });
+            let (named, netns, subnet, leaving) = (false, None, None, false);
+            self.remember(Attached { ident, named, netns, subnet, address: Some(cidr), leaving });
         }
     }
 
@@ -343,4 +359,16 @@ impl Node {
         let why = failure.map_or_else(String::new, |fault| format!(": {fault}"));
         Some(format!("a route to it in {id}{why}"))
     }
+}
+
+/// Why a container that is attached does not do where an address of `subnet` is asked for.
+fn elsewhere(attached: &Attached, subnet: Option<Ipv4Net>) -> Option<Refusal> {
+    let (address, subnet) = (attached.address?.addr(), subnet?);
+    if subnet.contains(&address) {
+        return None;
+    }
+    let message =
+        format!("it is attached already, as `{}` with {address}, which is not in {subnet}", attached.ident);
+    let hint = format!("run `weavers detach {}` before", attached.ident);
+    Some(Refusal::new(RefusalKind::Invalid, message).hint(hint))
 }

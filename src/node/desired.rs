@@ -73,6 +73,7 @@ impl Ground<'_> {
             uplinks,
             mesh_port: self.config.mesh.listen.port(),
             block_metadata: self.config.network.block_metadata,
+            isolation: self.config.ipam.isolation.clone(),
         })
     }
 

@@ -41,6 +41,9 @@ pub struct Attached {
     pub named: bool,
     /// Its namespace; `None` where a lost store left only the link to go by.
     pub netns: Option<Netns>,
+    /// Where its address is to come from, if not from the default subnet.
+    #[serde(default)]
+    pub subnet: Option<Ipv4Net>,
     /// Its address, once it has one.
     pub address: Option<Ipv4Net>,
     /// It was detached, or is gone: its address is free once its link was seen gone.

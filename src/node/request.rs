@@ -28,13 +28,13 @@ pub enum Request {
     AwaitReady,
     /// Connect a network namespace; answered when packets can flow. `link` is the address of the link of
     /// ours that leads into it already, if one does.
-    Attach { netns: Netns, link: Option<Address>, name: Option<String> },
+    Attach { netns: Netns, link: Option<Address>, name: Option<String>, subnet: Option<Pool> },
     /// Disconnect a network namespace, by itself or by the name it was attached under.
     Detach { target: Container },
     /// Who owns what.
     ShowRing,
     /// Hand out an address to a name that the caller chose.
-    Allocate { ident: String, subnet: Option<Ipv4Net> },
+    Allocate { ident: String, subnet: Option<Pool> },
     /// Hand out this address.
     Claim { ident: String, address: Address },
     /// Take back one address of a name, or all of them.
@@ -47,6 +47,22 @@ pub enum Request {
     Drain,
     /// Undo everything on this host, and give all ranges away.
     Reset,
+}
+
+/// Where an address is to come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Pool {
+    /// From this part of the range.
+    Cidr(Ipv4Net),
+    /// From the subnet that the configuration file calls so.
+    Named(String),
+}
+
+impl From<&str> for Pool {
+    fn from(text: &str) -> Pool {
+        text.parse().map_or_else(|_| Pool::Named(text.to_owned()), Pool::Cidr)
+    }
 }
 
 /// How a caller names an attached container.

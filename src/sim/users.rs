@@ -245,7 +245,7 @@ impl World {
     fn attach(&mut self, cookie: u64) {
         let Some(Running { host, netns, name }) = self.users.containers.get(&cookie).cloned() else { return };
         let link = self.machines[host].kernel.link_into(&netns);
-        self.ask(host, What::Attach(cookie), Request::Attach { netns, link, name });
+        self.ask(host, What::Attach(cookie), Request::Attach { netns, link, name, subnet: None });
     }
 
     fn detach(&mut self, cookie: u64) {

@@ -63,12 +63,15 @@ impl Daemon {
 #[tokio::test]
 async fn a_question_reaches_the_loop_and_its_answer_the_caller() {
     let mut daemon = Daemon::start().await;
-    let asked =
-        daemon.ask(ApiRequest::AttachTarget { target: "42".to_owned(), name: Some("web".to_owned()) });
+    let asked = daemon.ask(ApiRequest::AttachTarget {
+        target: "42".to_owned(),
+        name: Some("web".to_owned()),
+        subnet: None,
+    });
     let taken = daemon.next().await;
     assert_eq!(
         taken.request,
-        ApiRequest::AttachTarget { target: "42".to_owned(), name: Some("web".to_owned()) }
+        ApiRequest::AttachTarget { target: "42".to_owned(), name: Some("web".to_owned()), subnet: None }
     );
     let answer = Response::Attached { address: "10.32.0.1/12".parse().unwrap(), mtu: 1376 };
     taken.reply.send(Ok(answer.clone())).unwrap();

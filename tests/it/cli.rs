@@ -288,7 +288,7 @@ async fn waiting_in_vain_names_what_was_waited_for() {
 #[tokio::test]
 async fn an_attached_container_is_its_address() {
     let scene = Scene::with(|request| match request {
-        ApiRequest::AttachTarget { target, name } => {
+        ApiRequest::AttachTarget { target, name, subnet: None } => {
             assert_eq!((target.as_str(), name.as_deref()), ("42", Some("web")));
             Ok(Response::Attached { address: "10.32.0.1/12".parse().unwrap(), mtu: 1376 })
         }

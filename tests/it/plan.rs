@@ -198,7 +198,10 @@ impl Case {
         let attached = |(ident, container): (&String, &Container)| {
             let netns = Some(netns(container.netns));
             let address = Some(self.with_length(container.address));
-            (ident.clone(), Attached { ident: ident.clone(), named: true, netns, address, leaving: false })
+            (
+                ident.clone(),
+                Attached { ident: ident.clone(), named: true, netns, subnet: None, address, leaving: false },
+            )
         };
         self.facts.attached.iter().map(attached).collect()
     }
@@ -222,6 +225,7 @@ impl Case {
                 uplinks,
                 mesh_port: self.config.mesh.listen.port(),
                 block_metadata: self.config.network.block_metadata,
+                isolation: self.config.ipam.isolation.clone(),
             }),
             forward: seen.closed_by.clone().map_or(Forward::Open, Forward::Closed),
             blocks: seen.blocks.clone(),

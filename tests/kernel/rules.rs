@@ -5,16 +5,18 @@ use std::{
     process::Command,
 };
 
-use weavers::state::{Action, Forward, Rules};
+use weavers::state::{Action, Forward, Isolation, REST, Rules, Subnet};
 
 use crate::{
     stories,
-    world::{Container, PATIENCE, World, crosses, rules, sh},
+    world::{Container, PATIENCE, World, crosses, rules, sh, udp},
 };
 
 stories![
     rules_are_read_back_as_they_were_loaded,
     a_container_reaches_the_host_but_not_its_mesh,
+    containers_reach_their_own_subnet_and_those_that_it_allows,
+    rules_of_many_subnets_are_read_back_as_they_were_loaded,
     what_would_go_from_uplink_to_uplink_is_dropped_and_what_leaves_is_masqueraded,
     docker_s_drop_is_opened_and_closed_again,
     a_flushed_forward_chain_is_opened_again,
@@ -69,6 +71,76 @@ async fn a_container_reaches_the_host_but_not_its_mesh(mut world: World) {
     assert!(!reaches("169.254.169.254:80"));
     world.load_rules(Rules { block_metadata: false, ..rules() }).await;
     assert!(reaches("169.254.169.254:80"));
+}
+
+/// `web` reaches `db` and the rest, `db` nobody else, the rest `web`.
+fn isolation() -> Isolation {
+    let allow = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let subnet = |cidr: &str, names: &[&str]| Subnet { cidr: cidr.parse().unwrap(), allow: allow(names) };
+    let web = ("web".to_owned(), subnet("10.32.0.0/16", &["db", REST]));
+    let db = ("db".to_owned(), subnet("10.33.0.0/16", &[]));
+    Isolation { subnets: [web, db].into(), rest: allow(&["web"]) }
+}
+
+async fn containers_reach_their_own_subnet_and_those_that_it_allows(mut world: World) {
+    const NAMES: [&str; 6] = ["web", "web", "db", "db", "rest", "rest"];
+    const AT: [&str; 6] = ["10.32.0.1", "10.32.0.2", "10.33.0.1", "10.33.255.254", "10.34.0.1", "10.47.0.1"];
+    let containers = AT.map(|_| Container::new());
+    for (container, address) in containers.iter().zip(AT) {
+        world.attach(container, address, 9000).await;
+    }
+    let sockets: Vec<UdpSocket> = containers.iter().zip(AT).map(|(c, address)| c.udp(address)).collect();
+    let reached = || -> Vec<(&str, &str)> {
+        let pairs = (0..6).flat_map(|from| (0..6).map(move |to| (from, to))).filter(|(from, to)| from != to);
+        let mut reached: Vec<_> = pairs
+            .filter(|&(from, to)| crosses(&containers[from].udp(AT[from]), &sockets[to], 100))
+            .map(|(from, to)| (NAMES[from], NAMES[to]))
+            .collect();
+        reached.sort_unstable();
+        reached.dedup();
+        reached
+    };
+    world.load_rules(rules()).await;
+    assert_eq!(reached().len(), 9, "without subnets all reach all");
+    let wanted = Rules { isolation: isolation(), ..rules() };
+    world.load_rules(wanted.clone()).await;
+    let allowed =
+        [("db", "db"), ("rest", "rest"), ("rest", "web"), ("web", "db"), ("web", "rest"), ("web", "web")];
+    assert_eq!(reached(), allowed);
+    assert!(crosses(&udp("10.0.1.11"), &sockets[2], 100), "the host is no container");
+
+    // Who was called may answer, and goes on answering when the way is closed.
+    let (caller, called) = (containers[0].udp(AT[0]), &sockets[2]);
+    assert!(crosses(&caller, called, 100) && crosses(called, &caller, 100));
+    let mut closed = isolation();
+    closed.subnets.values_mut().for_each(|subnet| subnet.allow.clear());
+    world.load_rules(Rules { isolation: closed, ..rules() }).await;
+    assert!(crosses(&caller, called, 100), "an open connection goes on");
+    assert_eq!(reached(), [("db", "db"), ("rest", "rest"), ("rest", "web"), ("web", "web")]);
+
+    // What a colleague adds or takes is seen.
+    world.load_rules(wanted).await;
+    sh("nft add element inet weave to-db '{ 10.34.0.0/16 }'");
+    assert_eq!(world.observe().await.rules, None);
+    sh("nft delete element inet weave to-db '{ 10.34.0.0/16 }'");
+    assert!(world.observe().await.rules.is_some());
+    sh("nft flush map inet weave isolation");
+    assert_eq!(world.observe().await.rules, None);
+}
+
+async fn rules_of_many_subnets_are_read_back_as_they_were_loaded(mut world: World) {
+    let names = || (0..64).map(|n| format!("subnet-{n}"));
+    let of = |n: usize| Subnet {
+        cidr: format!("10.{}.{n}.0/24", 32 + n % 3).parse().unwrap(),
+        allow: names().step_by(n + 1).collect(),
+    };
+    let subnets = names().enumerate().map(|(n, name)| (name, of(n))).collect();
+    let isolation = Isolation { subnets, rest: names().take(3).collect() };
+    let wanted = Rules { isolation, ..rules() };
+    world.load_rules(wanted.clone()).await;
+    // Another life of the program, which remembers nothing.
+    world.kernel = weavers::kernel::Kernel::new().unwrap();
+    assert_eq!(world.observe().await.rules, Some(wanted));
 }
 
 async fn what_would_go_from_uplink_to_uplink_is_dropped_and_what_leaves_is_masqueraded(mut world: World) {

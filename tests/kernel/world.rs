@@ -20,7 +20,7 @@ use nix::{
 use weavers::{
     addr::Address,
     kernel::{Kernel, netns},
-    state::{Action, Fault, Host, Link, Netns, Rules},
+    state::{Action, Fault, Host, Isolation, Link, Netns, Rules},
 };
 
 /// Where no answer is the answer, waiting for it takes this long.
@@ -208,5 +208,11 @@ pub fn at(address: &str) -> Address {
 }
 
 pub fn rules() -> Rules {
-    Rules { range: range(), uplinks: ["eth0".to_owned()].into(), mesh_port: 6783, block_metadata: true }
+    Rules {
+        range: range(),
+        uplinks: ["eth0".to_owned()].into(),
+        mesh_port: 6783,
+        block_metadata: true,
+        isolation: Isolation::default(),
+    }
 }

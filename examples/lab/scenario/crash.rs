@@ -275,7 +275,8 @@ impl Worker {
     async fn attach_and_detach(self, name: String) {
         let target = format!("/run/netns/{name}");
         while !self.stop.load(Ordering::Relaxed) {
-            let attach = ApiRequest::AttachTarget { target: target.clone(), name: Some(name.clone()) };
+            let attach =
+                ApiRequest::AttachTarget { target: target.clone(), name: Some(name.clone()), subnet: None };
             let detach = ApiRequest::DetachTarget { target: target.clone() };
             self.turn(&name, attach, detach).await;
         }
