@@ -324,6 +324,8 @@ pub struct Fault {
 pub enum FaultKind {
     /// Not permitted: it stays so until somebody changes a policy or a capability.
     Denied,
+    /// The caller is not recognised: its credentials or its clock will not do. Later it may pass, or with others.
+    Unsigned,
     /// Too many calls; later it may pass.
     Throttled,
     /// The table is full.

@@ -1,9 +1,15 @@
 //! The hands at work beside the loop: the host one job at a time, EC2 one job for each table.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use ipnet::Ipv4Net;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{Mutex, mpsc};
 
 use super::Event;
 use crate::{
@@ -41,7 +47,8 @@ impl Hands {
         let (host, jobs) = mpsc::channel(JOBS_MAX);
         tokio::spawn(work_on_host(kernel, jobs, events.clone()));
         let ec2 = Arc::new(Ec2Hand {
-            ec2: OnceCell::new_with(ec2),
+            ec2: Mutex::new(ec2.map(Arc::new)),
+            is_refused: AtomicBool::new(false),
             settings: config.vpc.clone(),
             made_on: identity.instance.clone(),
         });
@@ -55,10 +62,7 @@ impl Hands {
     pub(super) fn observe_vpc(&self, range: Ipv4Net, tables: Option<BTreeSet<TableId>>) {
         let (ec2, events) = (self.ec2.clone(), self.events.clone());
         tokio::spawn(async move {
-            let result = match ec2.get().await {
-                Ok(ec2) => ec2.observe(range, tables.as_ref()).await,
-                Err(fault) => Err(fault),
-            };
+            let result = ec2.ask(async |ec2| ec2.observe(range, tables.as_ref()).await).await;
             // The loop is gone only when the daemon stops.
             let _ = events.send(Event::VpcSeen(result)).await;
         });
@@ -67,10 +71,7 @@ impl Hands {
     pub(super) fn observe_peers(&self, key: String, value: String) {
         let (ec2, events) = (self.ec2.clone(), self.events.clone());
         tokio::spawn(async move {
-            let result = match ec2.get().await {
-                Ok(ec2) => ec2.peers(&key, &value).await,
-                Err(fault) => Err(fault),
-            };
+            let result = ec2.ask(async |ec2| ec2.peers(&key, &value).await).await;
             let _ = events.send(Event::PeersSeen(result)).await;
         });
     }
@@ -92,10 +93,7 @@ impl Hands {
     fn on_ec2(&self, action: Action) {
         let (ec2, events) = (self.ec2.clone(), self.events.clone());
         tokio::spawn(async move {
-            let outcome = match ec2.get().await {
-                Ok(ec2) => ec2.apply(&action).await,
-                Err(fault) => Err(fault),
-            };
+            let outcome = ec2.ask(async |ec2| ec2.apply(&action).await).await;
             let _ = events.send(Event::Applied(action, outcome)).await;
         });
     }
@@ -116,25 +114,45 @@ async fn work_on_host(mut kernel: Kernel, mut jobs: mpsc::Receiver<Job>, events:
     }
 }
 
-/// EC2, connected to when it is first needed and the metadata answers.
+/// EC2, connected to when it is first needed and the metadata answers, and with new credentials when the old ones
+/// are refused.
 struct Ec2Hand {
-    ec2: OnceCell<Ec2>,
+    ec2: Mutex<Option<Arc<Ec2>>>,
+    /// The credentials were refused.
+    is_refused: AtomicBool,
     settings: config::Vpc,
     /// The instance on which the store was made.
     made_on: Option<String>,
 }
 
 impl Ec2Hand {
-    async fn get(&self) -> Result<&Ec2, Fault> {
-        self.ec2
-            .get_or_try_init(|| async {
-                let ec2 = Ec2::connect(&self.settings).await?;
-                match &self.made_on {
-                    Some(other) if *other != ec2.identity().instance => Err(cloned(other, &ec2)),
-                    Some(_) | None => Ok(ec2),
-                }
-            })
-            .await
+    async fn ask<T>(&self, question: impl AsyncFnOnce(&Ec2) -> Result<T, Fault>) -> Result<T, Fault> {
+        let ec2 = self.get().await?;
+        let answer = question(&ec2).await;
+        if answer.as_ref().is_err_and(|fault| fault.kind == FaultKind::Unsigned) {
+            self.is_refused.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    async fn get(&self) -> Result<Arc<Ec2>, Fault> {
+        let mut ec2 = self.ec2.lock().await;
+        let fresh = match &*ec2 {
+            Some(known) if self.is_refused.swap(false, Ordering::Relaxed) => {
+                known.renewed(&self.settings).await
+            }
+            Some(known) => return Ok(known.clone()),
+            None => self.connect().await?,
+        };
+        Ok(ec2.insert(Arc::new(fresh)).clone())
+    }
+
+    async fn connect(&self) -> Result<Ec2, Fault> {
+        let ec2 = Ec2::connect(&self.settings).await?;
+        match &self.made_on {
+            Some(other) if *other != ec2.identity().instance => Err(cloned(other, &ec2)),
+            Some(_) | None => Ok(ec2),
+        }
     }
 }
 

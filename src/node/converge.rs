@@ -25,8 +25,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 const PAUSE_DENIED: Duration = Duration::from_secs(300);
 /// Time between the looks that confirm a write.
 const CONFIRM: Duration = Duration::from_secs(1);
-/// A write that EC2 acknowledged is not repeated until this many reads begun after it deny it.
+/// A write that EC2 acknowledged is not repeated until this many reads deny it.
 const DENIALS: u8 = 2;
+/// Reads begun sooner after a write do not deny it: EC2 may show for a while what was before.
+const SETTLES: Duration = Duration::from_secs(5);
 /// Steps kept for `status`.
 const STEPS_MAX: usize = 100;
 
@@ -137,7 +139,8 @@ fn pause(fault: &Fault, failures: u32) -> Duration {
     match fault.kind {
         FaultKind::Denied => PAUSE_DENIED,
         FaultKind::Outdated if failures <= 1 => Duration::ZERO,
-        FaultKind::Throttled
+        FaultKind::Unsigned
+        | FaultKind::Throttled
         | FaultKind::Quota
         | FaultKind::Outdated
         | FaultKind::Unreachable
@@ -416,7 +419,10 @@ impl Converge {
     /// Why this step cannot be taken: it was denied, or is bound to fail again.
     pub fn blocked(&self, action: &Action) -> Option<&Fault> {
         let fault = self.attempts.get(action)?.fault.as_ref()?;
-        let hopeless = matches!(fault.kind, FaultKind::Denied | FaultKind::Quota | FaultKind::Invalid);
+        let hopeless = match fault.kind {
+            FaultKind::Denied | FaultKind::Unsigned | FaultKind::Quota | FaultKind::Invalid => true,
+            FaultKind::Throttled | FaultKind::Outdated | FaultKind::Unreachable => false,
+        };
         hopeless.then_some(fault)
     }
 
@@ -455,7 +461,7 @@ impl Belief {
             (None, None) => true,
             (Some(_) | None, Some(_)) | (Some(_), None) => false,
         };
-        self.denials += u8::from(!agrees && begun >= self.at);
+        self.denials += u8::from(!agrees && begun >= self.at + SETTLES);
         !agrees && self.denials < DENIALS
     }
 }
@@ -595,13 +601,17 @@ mod tests {
     }
 
     #[test]
-    fn a_write_is_believed_until_two_reads_begun_after_it_deny_it() {
+    fn a_write_is_believed_until_two_reads_begun_well_after_it_deny_it() {
         let mut converge = ready(at(0));
         carry_out(&mut converge, at(10), &create("rtb-1", "10.0.0.0/8"));
         assert!(is_believed(&converge, "10.0.0.0/8") && !converge.is_confirmed());
-        look_at_vpc(&mut converge, at(20), vpc(&["rtb-1"], &[]));
+        for soon in [at(20), at(1000), at(4000)] {
+            look_at_vpc(&mut converge, soon, vpc(&["rtb-1"], &[]));
+            assert!(is_believed(&converge, "10.0.0.0/8"), "EC2 may show what was before");
+        }
+        look_at_vpc(&mut converge, at(5010), vpc(&["rtb-1"], &[]));
         assert!(is_believed(&converge, "10.0.0.0/8"), "one read may be old");
-        look_at_vpc(&mut converge, at(30), vpc(&["rtb-1"], &[]));
+        look_at_vpc(&mut converge, at(5020), vpc(&["rtb-1"], &[]));
         assert!(!is_believed(&converge, "10.0.0.0/8") && converge.is_confirmed());
     }
 

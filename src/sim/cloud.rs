@@ -213,6 +213,7 @@ fn classify(error: &ApiError) -> Fault {
         code if code.ends_with("ID.NotFound") => FaultKind::Outdated,
         "RouteLimitExceeded" => FaultKind::Quota,
         "UnauthorizedOperation" => FaultKind::Denied,
+        "ExpiredToken" | "RequestExpired" => FaultKind::Unsigned,
         "RequestLimitExceeded" => FaultKind::Throttled,
         "InternalError" => FaultKind::Unreachable,
         _ => FaultKind::Invalid,

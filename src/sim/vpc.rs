@@ -23,7 +23,7 @@ pub use self::{
         state_name,
     },
     error::ApiError,
-    gate::{Faults, Throttle},
+    gate::{Faults, Metadata, Signatures, Throttle},
     route::{Origin, Route, RouteTarget},
 };
 use crate::{
@@ -162,7 +162,8 @@ impl Vpc {
     pub fn call(&mut self, now: Timestamp, caller: &Caller, call: &Call) -> Reply {
         let after = self.gate.delay(caller);
         let result = self.answer(now, caller, call);
-        Reply { after, result }
+        let cut = result.is_ok() && self.gate.cut(caller, call.action());
+        Reply { after, cut, result }
     }
 
     fn answer(&mut self, now: Timestamp, caller: &Caller, call: &Call) -> Result<Answer, ApiError> {
@@ -224,6 +225,11 @@ impl Vpc {
     /// Calls of instances by action, answered or refused. The console's are not counted.
     pub fn calls(&self) -> BTreeMap<Action, u64> {
         self.gate.calls()
+    }
+
+    /// Of the calls of a caller, those that were too many.
+    pub fn throttled_by(&self, caller: &Caller) -> BTreeMap<Action, u64> {
+        self.gate.throttled_by(caller)
     }
 
     /// Calls of one instance by action.

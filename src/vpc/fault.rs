@@ -13,7 +13,7 @@ use aws_sdk_ec2::{
 
 use crate::state::{
     Fault,
-    FaultKind::{self, Denied, Invalid, Outdated, Quota, Throttled, Unreachable},
+    FaultKind::{self, Denied, Invalid, Outdated, Quota, Throttled, Unreachable, Unsigned},
 };
 
 /// Characters of EC2's own text that are repeated; a refusal may carry an encoded message of a thousand.
@@ -77,7 +77,7 @@ fn kind(operation: &str, code: &str, status: u16, text: &str) -> FaultKind {
         | "ExpiredToken"
         | "ExpiredTokenException"
         | "RequestExpired"
-        | "InvalidSecurity" => Denied,
+        | "InvalidSecurity" => Unsigned,
         "OptInRequired" | "Blocked" | "PendingVerification" => Denied,
         "RequestLimitExceeded"
         | "EC2ThrottledException"
@@ -91,7 +91,8 @@ fn kind(operation: &str, code: &str, status: u16, text: &str) -> FaultKind {
         _ => match status {
             429 | 503 => Throttled,
             500.. => Unreachable,
-            401 | 403 => Denied,
+            401 => Unsigned,
+            403 => Denied,
             _ => Invalid,
         },
     }
@@ -100,25 +101,32 @@ fn kind(operation: &str, code: &str, status: u16, text: &str) -> FaultKind {
 fn hint(call: &Call, kind: FaultKind, code: &str, text: &str) -> Option<String> {
     let hint = match (kind, code) {
         (Denied, "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException") => permission(call),
-        (Denied, "ExpiredToken" | "ExpiredTokenException") => {
-            "renew the credentials, or remove them from the daemon's environment so that the instance's role is used"
+        (Unsigned, "ExpiredToken" | "ExpiredTokenException") => {
+            "those of the instance's role renew themselves; renew others, or remove them from the daemon's environment \
+             so that the role is used"
                 .to_owned()
         }
-        (Denied, "RequestExpired" | "InvalidSecurity") => CLOCK.to_owned(),
-        (Denied, "SignatureDoesNotMatch") if text.contains("expired") || text.contains("not yet") => {
+        (Unsigned, "RequestExpired" | "InvalidSecurity") => CLOCK.to_owned(),
+        (Unsigned, "SignatureDoesNotMatch") if text.contains("expired") || text.contains("not yet") => {
             CLOCK.to_owned()
         }
         (Denied, "OptInRequired" | "Blocked" | "PendingVerification") => {
             "the AWS account itself is not served: see its sign-up and support pages".to_owned()
         }
-        (Denied, _) => format!("check which credentials the daemon finds (environment, profile, instance's role); {CLOCK}"),
+        (Denied | Unsigned, _) => format!("check which credentials the daemon finds (environment, profile, instance's role); {CLOCK}"),
         (Quota, _) => "remove routes that nobody needs, or raise the quota `Routes per route table` (L-93826ACB), \
              which can be 1000"
             .to_owned(),
         (Outdated, "InvalidNetworkInterfaceID.NotFound") => {
             "restart the daemon if the host's interface was exchanged".to_owned()
         }
-        (Outdated | Invalid | Throttled | Unreachable, _) => return None,
+        (Throttled, _) => "the calls of the whole account in this region are limited together: find who else makes them \
+             (CloudTrail); weavers waits longer from try to try"
+            .to_owned(),
+        (Unreachable, _) => {
+            "EC2 itself failed; it is asked again, and looked at before anything is repeated".to_owned()
+        }
+        (Outdated | Invalid, _) => return None,
     };
     Some(hint)
 }
@@ -193,7 +201,7 @@ fn unanswered(call: &Call, kind: FaultKind, reason: &str) -> Fault {
         Unreachable => Some(
             "check the way to the EC2 endpoint: default route, proxy, VPC endpoint, name server".to_owned(),
         ),
-        Denied | Throttled | Quota | Outdated | Invalid => None,
+        Denied | Unsigned | Throttled | Quota | Outdated | Invalid => None,
     };
     Fault {
         kind,
@@ -210,7 +218,7 @@ fn unsigned(call: &Call, error: &dyn Error) -> Fault {
         return unanswered(call, Unreachable, &reason);
     }
     Fault {
-        kind: Denied,
+        kind: Unsigned,
         message: format!("{} of {}: no credentials: {}", call.operation, call.subject, shorten(&reason)),
         hint: Some("give the instance a role (instance profile) that may call EC2".to_owned()),
         request_id: None,
@@ -270,9 +278,9 @@ mod tests {
             ("CreateRoute", Some("ResourceCountLimitExceeded"), 400, "", Quota),
             ("CreateRoute", Some("UnauthorizedOperation"), 403, "", Denied),
             ("CreateRoute", Some("AccessDenied"), 403, "", Denied),
-            ("CreateRoute", Some("AuthFailure"), 401, "", Denied),
-            ("CreateRoute", Some("RequestExpired"), 400, "", Denied),
-            ("CreateRoute", Some("ExpiredToken"), 400, "", Denied),
+            ("CreateRoute", Some("AuthFailure"), 401, "", Unsigned),
+            ("CreateRoute", Some("RequestExpired"), 400, "", Unsigned),
+            ("CreateRoute", Some("ExpiredToken"), 400, "", Unsigned),
             ("CreateRoute", Some("RequestLimitExceeded"), 503, "", Throttled),
             ("CreateRoute", Some("EC2ThrottledException"), 503, "", Throttled),
             ("CreateRoute", None, 503, "", Throttled),

@@ -89,9 +89,17 @@ impl Ec2 {
     /// credentials come from the settings, the environment, the profile or the instance's role.
     pub async fn connect(settings: &Settings) -> Result<Ec2, Fault> {
         let identity = metadata::identity(settings.region.as_deref()).await?;
-        let region = Region::new(identity.region.clone());
-        let sdk = aws_config::defaults(BehaviorVersion::latest()).region(region).load().await;
+        let sdk = credentials(&identity).await;
         Ok(Ec2::with_identity(identity, &sdk, settings.endpoint.as_deref()))
+    }
+
+    /// The same hand with credentials that are looked for anew: those that it has are not accepted any more. The client
+    /// keeps what it has once found for as long as that was meant to last, and some for ever.
+    pub async fn renewed(&self, settings: &Settings) -> Ec2 {
+        let sdk = credentials(&self.identity).await;
+        let fresh = Ec2::with_identity(self.identity.clone(), &sdk, settings.endpoint.as_deref());
+        *fresh.memory() = std::mem::take(&mut *self.memory());
+        fresh
     }
 
     /// The same for a host that is known already.
@@ -117,6 +125,12 @@ impl Ec2 {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where credentials come from: the environment, the profile, the instance's role.
+async fn credentials(identity: &Identity) -> SdkConfig {
+    let region = Region::new(identity.region.clone());
+    aws_config::defaults(BehaviorVersion::latest()).region(region).load().await
 }
 
 /// A container range that shares addresses with the VPC cannot be routed to hosts: the VPC's own

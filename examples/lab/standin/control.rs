@@ -4,7 +4,8 @@
 //! GET  /lab/calls                    calls by action; ?by=INSTANCE for one caller
 //! GET  /lab/state                    instances, interfaces, tables and routes
 //! GET  /lab/faults, PUT /lab/faults  {"stale_ms":800,"delay_ms":0,"throttle":"aws","denied":["CreateRoute"],
-//!                                     "fail":{"CreateRoute":1},"lose":{"CreateRoute":1}}
+//!                                     "fail":{"CreateRoute":1},"lose":{"CreateRoute":1},"cut":{"CreateRoute":1},
+//!                                     "signatures":"expired_token","metadata":"off"}; "request_expired", "too_far"
 //! POST /lab/power                    {"instance":"h1","power":"stopped"}; "running", "terminated"
 //! POST /lab/permit                   {"instance":"h1","actions":["ModifyNetworkInterfaceAttribute"]}
 //! POST /lab/route                    {"destination":"10.32.0.0/12","target":"h2"}; no target: delete

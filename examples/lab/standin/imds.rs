@@ -32,7 +32,8 @@ pub fn answer(cloud: &Cloud, asked: &Asked) -> Response {
     let Some(instance) = cloud.caller(asked.from) else {
         return text(StatusCode::NOT_FOUND, "the source address belongs to no instance of the lab");
     };
-    match cloud.with(|vpc, _| document(vpc, &instance, path)) {
+    let key = cloud.key();
+    match cloud.with(|vpc, _| document(vpc, &instance, path, &key)) {
         Some(body) => text(StatusCode::OK, body),
         None => text(StatusCode::NOT_FOUND, "not found"),
     }
@@ -60,7 +61,7 @@ fn token_holds(cloud: &Cloud, asked: &Asked) -> bool {
     end.is_some_and(|end| cloud.now().as_micros() < end)
 }
 
-fn document(vpc: &Vpc, instance: &InstanceId, path: &str) -> Option<String> {
+fn document(vpc: &Vpc, instance: &InstanceId, path: &str, key: &str) -> Option<String> {
     let attached = vpc.interfaces_of(instance);
     let (_, first) = attached.first()?;
     let first = &vpc.interfaces()[first];
@@ -79,7 +80,7 @@ fn document(vpc: &Vpc, instance: &InstanceId, path: &str) -> Option<String> {
         "meta-data/placement/availability-zone" => zone(vpc, first),
         "meta-data/iam/security-credentials" => ROLE.to_owned(),
         "dynamic/instance-identity/document" => identity(vpc, instance, first),
-        _ if path == format!("meta-data/iam/security-credentials/{ROLE}") => credentials(),
+        _ if path == format!("meta-data/iam/security-credentials/{ROLE}") => credentials(key),
         _ => return None,
     })
 }
@@ -123,13 +124,13 @@ fn identity(vpc: &Vpc, instance: &InstanceId, interface: &Interface) -> String {
     document.to_string()
 }
 
-/// Credentials that open nothing: the stand-in tells callers apart by address and reads no signature.
-fn credentials() -> String {
+/// Credentials that open nothing: the stand-in tells callers apart by address, and of a signature reads the key.
+fn credentials(key: &str) -> String {
     let expiration = humantime::format_rfc3339_seconds(SystemTime::now() + CREDENTIALS_TTL).to_string();
     let updated = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let document = json!({
         "Code": "Success", "Type": "AWS-HMAC", "LastUpdated": updated, "Expiration": expiration,
-        "AccessKeyId": "LABLABLABLABLABLABLA", "SecretAccessKey": "lab", "Token": "lab",
+        "AccessKeyId": key, "SecretAccessKey": "lab", "Token": "lab",
     });
     document.to_string()
 }

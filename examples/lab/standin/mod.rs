@@ -5,13 +5,16 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
 use axum::{
     Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{ConnectInfo, State},
     http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
@@ -19,7 +22,7 @@ use axum::{
 };
 use tokio::{net::TcpListener, sync::watch};
 use weavers::{
-    sim::vpc::{Caller, InstanceId, Vpc},
+    sim::vpc::{ApiError, Caller, InstanceId, Metadata, Vpc},
     time::Timestamp,
 };
 
@@ -31,6 +34,9 @@ mod form;
 mod imds;
 mod query;
 
+/// What every key begins with that the metadata service hands out.
+const KEY: &str = "LABKEY";
+
 /// The cloud that all callers share. A clone is the same cloud.
 #[derive(Clone)]
 pub struct Cloud {
@@ -38,6 +44,8 @@ pub struct Cloud {
     start: Instant,
     /// The model's version; whoever follows it sees every change.
     version: Arc<watch::Sender<u64>>,
+    /// How often the keys of the instances' roles were renewed; those from before have expired.
+    renewals: Arc<AtomicU64>,
     /// Who a caller is whose address is nobody's: for tests on the loopback.
     stranger: Option<InstanceId>,
 }
@@ -55,7 +63,8 @@ impl Cloud {
     /// Puts a model into the cloud.
     pub fn new(vpc: Vpc) -> Cloud {
         let version = Arc::new(watch::Sender::new(vpc.version()));
-        Cloud { vpc: Arc::new(Mutex::new(vpc)), start: Instant::now(), version, stranger: None }
+        let (vpc, renewals) = (Arc::new(Mutex::new(vpc)), Arc::default());
+        Cloud { vpc, start: Instant::now(), version, renewals, stranger: None }
     }
 
     /// Takes callers whose address is nobody's for this instance.
@@ -63,6 +72,23 @@ impl Cloud {
     #[must_use]
     pub fn with_stranger(self, instance: InstanceId) -> Cloud {
         Cloud { stranger: Some(instance), ..self }
+    }
+
+    /// Lets all keys that were handed out expire at once, long before their time.
+    pub fn expire_keys(&self) {
+        self.renewals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The key that is handed out now.
+    fn key(&self) -> String {
+        format!("{KEY}{:014}", self.renewals.load(Ordering::Relaxed))
+    }
+
+    /// Whether a request is signed with a key of ours that has expired. The signature itself is not looked at.
+    fn has_expired(&self, asked: &Asked) -> bool {
+        let signed = asked.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let key = signed.and_then(|text| text.split_once("Credential=")?.1.split('/').next());
+        key.is_some_and(|key| key.starts_with(KEY) && key != self.key())
     }
 
     /// Looks at the model or changes it, and tells those who follow it.
@@ -122,7 +148,11 @@ async fn handle(
     let asked = Asked { from, method, uri, headers, body };
     let path = asked.uri.path();
     if path.starts_with("/latest/") {
-        imds::answer(&cloud, &asked)
+        match cloud.with(|vpc, _| vpc.faults().metadata) {
+            Metadata::On => imds::answer(&cloud, &asked),
+            Metadata::Off => text(StatusCode::FORBIDDEN, "forbidden"),
+            Metadata::TooFar => std::future::pending().await,
+        }
     } else if path.starts_with("/lab/") {
         control::answer(&cloud, &asked)
     } else if path == "/" {
@@ -142,13 +172,16 @@ async fn ec2(cloud: &Cloud, asked: &Asked) -> Response {
     let call = cloud
         .caller(asked.from)
         .ok_or_else(query::stranger)
+        .and_then(
+            |instance| if cloud.has_expired(asked) { Err(ApiError::expired_token()) } else { Ok(instance) },
+        )
         .and_then(|instance| query::call(&fields).map(|call| (Caller::Instance(instance), call)));
-    let (action, result) = match call {
-        Err(error) => ("", Err(error)),
+    let (action, cut, result) = match call {
+        Err(error) => ("", false, Err(error)),
         Ok((caller, call)) => {
             let reply = cloud.with(|vpc, now| vpc.call(now, &caller, &call));
             tokio::time::sleep(reply.after).await;
-            (call.action().name(), reply.result)
+            (call.action().name(), reply.cut, reply.result)
         }
     };
     let (status, body) = match result {
@@ -160,7 +193,15 @@ async fn ec2(cloud: &Cloud, asked: &Asked) -> Response {
             (status, answer::render_error(&request_id, &error))
         }
     };
+    let body = if cut { half(body) } else { Body::from(body) };
     (status, [(header::CONTENT_TYPE, "text/xml;charset=UTF-8")], body).into_response()
+}
+
+/// A body whose connection breaks in the middle.
+fn half(mut body: String) -> Body {
+    body.truncate(body.len() / 2);
+    let broken = Err(std::io::Error::other("cut on purpose"));
+    Body::from_stream(futures_util::stream::iter([Ok(body), broken]))
 }
 
 fn text(status: StatusCode, body: impl Into<String>) -> Response {

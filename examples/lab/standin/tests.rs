@@ -106,6 +106,36 @@ async fn a_failure_is_tried_again_by_the_client_and_a_blackhole_is_shown() {
     assert_eq!(found.route_tables().len(), 1);
 }
 
+#[tokio::test]
+async fn keys_expire_at_once_and_a_client_keeps_those_that_it_has() {
+    let account = Account::open().await;
+    let kept = account.ec2();
+    kept.describe_route_tables().send().await.unwrap();
+    account.cloud.expire_keys();
+    assert_eq!(kept.describe_route_tables().send().await.unwrap_err().code(), Some("ExpiredToken"));
+    account.ec2().describe_route_tables().send().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_no_answer_and_the_change_was_made() {
+    let account = Account::open().await;
+    let cut = std::collections::BTreeMap::from([(Action::CreateRoute, 1)]);
+    account.cloud.with(|vpc, _| vpc.set_faults(Faults { cut, ..Faults::default() }));
+    let ec2 = account.ec2();
+    let create = ec2.create_route().route_table_id(&account.table.0).destination_cidr_block("10.32.0.0/12");
+    let result = create.network_interface_id(&account.interface.0).send().await;
+    assert_eq!(account.cloud.with(|vpc, _| vpc.routes(&account.table).len()), 2);
+    assert!(result.is_err(), "neither a broken answer nor `RouteAlreadyExists` is success");
+}
+
+#[tokio::test]
+async fn metadata_that_is_disabled_tells_nothing() {
+    let account = Account::open().await;
+    let metadata = Metadata::Off;
+    account.cloud.with(|vpc, _| vpc.set_faults(Faults { metadata, ..Faults::default() }));
+    assert!(account.imds().get("/latest/meta-data/instance-id").await.is_err());
+}
+
 impl Account {
     async fn open() -> Account {
         let now = Timestamp::ZERO;

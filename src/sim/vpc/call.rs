@@ -83,6 +83,8 @@ pub struct Find {
 pub struct Reply {
     /// Time on the way.
     pub after: Duration,
+    /// It breaks off before its end.
+    pub cut: bool,
     /// The answer.
     pub result: Result<Answer, ApiError>,
 }

@@ -53,6 +53,16 @@ impl ApiError {
         ApiError { status: 503, ..ApiError::client("RequestLimitExceeded", "request limit exceeded") }
     }
 
+    /// The time of the caller's credentials is over.
+    pub fn expired_token() -> ApiError {
+        ApiError::client("ExpiredToken", "the security token included in the request is expired")
+    }
+
+    /// The request bears a time that is not now.
+    pub fn request_expired() -> ApiError {
+        ApiError::client("RequestExpired", "request has expired")
+    }
+
     /// The server failed, or its answer was lost on the way: the change may have happened.
     pub fn internal() -> ApiError {
         ApiError { status: 500, ..ApiError::client("InternalError", "an internal error has occurred") }

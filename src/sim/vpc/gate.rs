@@ -41,6 +41,38 @@ pub struct Faults {
     pub fail: BTreeMap<Action, u32>,
     /// The next so many calls are carried out and their answers lost.
     pub lose: BTreeMap<Action, u32>,
+    /// The next so many calls are carried out and their answers break off.
+    pub cut: BTreeMap<Action, u32>,
+    /// Whether callers are recognised.
+    pub signatures: Signatures,
+    /// What the metadata service does; the model itself has none.
+    pub metadata: Metadata,
+}
+
+/// Whether callers are recognised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Signatures {
+    /// They are.
+    #[default]
+    Accepted,
+    /// The time of their credentials is over.
+    ExpiredToken,
+    /// Their clocks are off.
+    RequestExpired,
+}
+
+/// What the metadata service does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metadata {
+    /// It answers.
+    #[default]
+    On,
+    /// It is disabled.
+    Off,
+    /// Its tokens do not come as far as the caller: the hop limit is too small.
+    TooFar,
 }
 
 /// How many calls are let through: each action has a bucket that all callers share.
@@ -63,6 +95,7 @@ pub(super) struct Gate {
     permitted: BTreeMap<Caller, BTreeSet<Action>>,
     buckets: BTreeMap<Action, Bucket>,
     calls: BTreeMap<(Caller, Action), u64>,
+    throttled: BTreeMap<(Caller, Action), u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +138,13 @@ impl Gate {
         }
         *self.calls.entry((caller.clone(), action)).or_default() += 1;
         if !self.take(now, action) {
+            *self.throttled.entry((caller.clone(), action)).or_default() += 1;
             return Err(ApiError::throttled());
+        }
+        match self.faults.signatures {
+            Signatures::Accepted => {}
+            Signatures::ExpiredToken => return Err(ApiError::expired_token()),
+            Signatures::RequestExpired => return Err(ApiError::request_expired()),
         }
         if !self.may(caller, action) {
             return Err(ApiError::unauthorized(action.name()));
@@ -120,6 +159,11 @@ impl Gate {
     pub fn dismiss(&mut self, caller: &Caller, action: Action) -> Result<(), ApiError> {
         let lost = *caller != Caller::Console && strike(&mut self.faults.lose, action);
         if lost { Err(ApiError::internal()) } else { Ok(()) }
+    }
+
+    /// Whether the answer is to break off.
+    pub fn cut(&mut self, caller: &Caller, action: Action) -> bool {
+        *caller != Caller::Console && strike(&mut self.faults.cut, action)
     }
 
     pub fn delay(&self, caller: &Caller) -> Duration {
@@ -154,6 +198,12 @@ impl Gate {
 
     pub fn calls_by(&self, caller: &Caller) -> BTreeMap<Action, u64> {
         let own = self.calls.iter().filter(|((by, _), _)| by == caller);
+        own.map(|((_, action), count)| (*action, *count)).collect()
+    }
+
+    /// Of the calls of a caller, those that were too many.
+    pub fn throttled_by(&self, caller: &Caller) -> BTreeMap<Action, u64> {
+        let own = self.throttled.iter().filter(|((by, _), _)| by == caller);
         own.map(|((_, action), count)| (*action, *count)).collect()
     }
 
