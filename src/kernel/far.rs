@@ -12,18 +12,22 @@ use rtnetlink::{
 use super::{
     fault::{already_gone, already_there, fault},
     link::{self, End, FAR_NAME, HOST_MAC, Neighbour, Seen, Wanted, far_mac, mac_text},
-    netns,
+    netns::{self, Inside},
     route::{self, Entry},
+    sysctl,
 };
 use crate::state::Fault;
 
 /// The way out of every container: an address that nobody has and that stands for the host end.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
+/// A container may have another interface by which it answers the world; what comes in here is welcome all the same.
+const RP_FILTER: &str = "2";
+
 /// What is wrong with the far end of `near`, which is in the namespace that `wanted` names; `Err` says why
 /// it cannot be looked at.
 pub async fn faults(near: &End, wanted: &Wanted<'_>) -> Result<Vec<String>, Fault> {
-    let handle = netns::enter(wanted.netns).await?.handle;
+    let Inside { handle, rp_filter, .. } = netns::enter(wanted.netns).await?;
     let seen = Seen::look(&handle).await?;
     let mut faults = Vec::new();
     let mut check = |right: bool, wrong: String| {
@@ -40,6 +44,8 @@ pub async fn faults(near: &End, wanted: &Wanted<'_>) -> Result<Vec<String>, Faul
     let mac = far_mac(wanted.address);
     check(far.mtu == wanted.mtu, format!("mtu of the far end is {}", far.mtu));
     check(far.up, "far end down".into());
+    let rp_filter = rp_filter.unwrap_or_else(|| "absent".into());
+    check(rp_filter == RP_FILTER, format!("rp_filter of the far end is {rp_filter}"));
     check(far.mac == mac, format!("mac of the far end is {}", mac_text(&far.mac)));
     let addresses = addresses(&handle, far.index).await?;
     check(addresses.iter().any(|held| is_wanted(held, wanted)), "address missing".into());
@@ -53,7 +59,11 @@ pub async fn faults(near: &End, wanted: &Wanted<'_>) -> Result<Vec<String>, Faul
 }
 
 /// Makes the far end be whole.
-pub async fn mend(handle: &Handle, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
+pub async fn mend(inside: &Inside, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
+    let handle = &inside.handle;
+    if inside.rp_filter.as_deref() != Some(RP_FILTER) {
+        inside.set(sysctl::of_interface(FAR_NAME, "rp_filter"), RP_FILTER).await?;
+    }
     if let Some(lo) = link::find(handle, "lo").await?.filter(|lo| !lo.up) {
         let up = handle.link().set(LinkUnspec::new_with_index(lo.index).up().build());
         up.execute().await.map_err(|error| fault("setting lo up", &error))?;

@@ -223,7 +223,7 @@ pub async fn ensure(host: &Handle, wanted: &Wanted<'_>) -> Result<(), Fault> {
             })?
         }
     };
-    far::mend(&inside.handle, &far, wanted).await?;
+    far::mend(&inside, &far, wanted).await?;
     mend(host, &near, wanted).await?;
     settle(host, &near, &inside.handle, &far).await
 }

@@ -28,6 +28,7 @@ use tokio::{runtime, sync::oneshot};
 use super::{
     fault::{Cause, fault, found},
     link::{FAR_NAME, far_mac},
+    sysctl,
 };
 use crate::{
     addr::Address,
@@ -113,6 +114,8 @@ pub fn is_gone(netns: &Netns) -> bool {
 pub(super) struct Inside {
     /// Speaks rtnetlink inside.
     pub handle: rtnetlink::Handle,
+    /// `rp_filter` of the far end as it was; `None` if there is none.
+    pub rp_filter: Option<String>,
     file: File,
 }
 
@@ -120,6 +123,26 @@ impl Inside {
     /// The namespace as a file descriptor, good for as long as `self` is.
     pub fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    /// Sets a kernel setting inside.
+    pub async fn set(&self, name: String, value: &'static str) -> Result<(), Fault> {
+        let cannot = |error: io::Error| fault(format_args!("setting {name} in a container"), &error);
+        let file = self.file.try_clone().map_err(cannot)?;
+        let (done, result) = oneshot::channel();
+        let setting = name.clone();
+        let work = move |entered: Result<(), Errno>| {
+            let set = match entered {
+                Ok(()) => sysctl::set(&setting, value),
+                Err(cause) => Err(fault(format_args!("setting {setting} in a container"), &cause)),
+            };
+            // Nobody waits any more.
+            let _ = done.send(set);
+        };
+        inside(file, work).map_err(cannot)?;
+        let died =
+            || found(FaultKind::Unreachable, format!("setting {name} in a container: its thread died"));
+        result.await.map_err(|_| died())?
     }
 }
 
@@ -138,19 +161,21 @@ pub(super) async fn enter(netns: &Netns) -> Result<Inside, Fault> {
         let made = entered.and_then(|()| {
             let cookie = cookie()?;
             let connection = rtnetlink::new_connection().map_err(|error| error.errno())?;
-            Ok((cookie, connection))
+            // What cannot be read is set anew.
+            let rp_filter = sysctl::get(&sysctl::of_interface(FAR_NAME, "rp_filter")).unwrap_or_default();
+            Ok((cookie, rp_filter, connection))
         });
         // Nobody waits any more: the socket closes.
         let _ = done.send(made);
     })
     .map_err(|error| refused(path, &error))?;
     let made = result.await.map_err(|_| panicked(path))?;
-    let (cookie, (connection, handle, _)) = made.map_err(|cause| refused(path, &cause))?;
+    let (cookie, rp_filter, (connection, handle, _)) = made.map_err(|cause| refused(path, &cause))?;
     if cookie != netns.cookie {
         return Err(gone(path, "its path leads to another one now"));
     }
     tokio::spawn(connection);
-    Ok(Inside { handle, file: kept })
+    Ok(Inside { handle, rp_filter, file: kept })
 }
 
 /// The cookie of the namespace that a path leads to.

@@ -21,6 +21,7 @@ stories![
     a_block_of_one_address_leaves_room_for_its_container,
     a_forged_source_goes_nowhere,
     a_container_with_a_default_route_keeps_it,
+    a_container_that_answers_by_another_interface_is_reached,
     an_ethwe_of_somebody_else_is_left_alone,
     a_route_of_somebody_else_is_reported_and_left_alone,
     what_is_deleted_leaves_nothing,
@@ -81,6 +82,7 @@ async fn every_broken_piece_is_named_and_mended(mut world: World) {
         ("ip link set ethwe down", "far end down"),
         ("ip link set ethwe address 02:00:00:00:00:01", "mac of the far end is 02:00:00:00:00:01"),
         ("ip link set lo down", "lo down"),
+        ("echo 1 > /proc/sys/net/ipv4/conf/ethwe/rp_filter", "rp_filter of the far end is 1"),
         ("ip addr flush dev ethwe", "address missing"),
         ("ip addr del 10.32.1.2/12 dev ethwe; ip addr add 10.32.1.2/12 dev ethwe", "address missing"),
         ("ip addr del 10.32.1.2/12 dev ethwe; ip addr add 10.32.1.2/24 dev ethwe", "address missing"),
@@ -185,6 +187,17 @@ async fn a_container_with_a_default_route_keeps_it(mut world: World) {
         crosses(&udp("10.0.1.11"), &container.udp(A), 100)
             || container.sh("ip route").contains("10.32.0.0/12")
     );
+}
+
+async fn a_container_that_answers_by_another_interface_is_reached(mut world: World) {
+    let container = Container::new();
+    container.sh(
+        "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter; echo 1 > /proc/sys/net/ipv4/conf/default/rp_filter",
+    );
+    container.sh("ip link add eth0 type veth peer name away; ip link set away up; ip link set eth0 up; ip addr add 172.17.0.2/16 dev eth0; ip route add default via 172.17.0.1");
+    world.attach(&container, A, 9000).await;
+    assert!(world.faults(A).await.is_empty());
+    assert!(crosses(&udp("10.0.1.11"), &container.udp(A), 100), "its way back is not the way that it came");
 }
 
 async fn an_ethwe_of_somebody_else_is_left_alone(mut world: World) {

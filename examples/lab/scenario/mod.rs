@@ -14,6 +14,7 @@ mod crash;
 mod leave;
 mod partition;
 mod password;
+mod drift;
 mod faults;
 mod isolation;
 mod restart;
@@ -61,6 +62,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "scale-out", hosts: 3, interval: "2s", run: |lab| Box::pin(scale::run(lab)) },
     Scenario { name: "ec2-faults", hosts: 3, interval: "2s", run: |lab| Box::pin(faults::calls(lab)) },
     Scenario { name: "ec2-callers", hosts: 3, interval: "2s", run: |lab| Box::pin(faults::callers(lab)) },
+    Scenario { name: "host-drift", hosts: 3, interval: "30s", run: |lab| Box::pin(drift::run(lab)) },
     Scenario { name: "isolation", hosts: 3, interval: "4s", run: |lab| Box::pin(isolation::run(lab)) },
     Scenario { name: "partition", hosts: 3, interval: "2s", run: |lab| Box::pin(partition::run(lab)) },
 ];

@@ -101,8 +101,13 @@ async fn breakages(lab: &Lab) -> anyhow::Result<Vec<(&'static str, bool, String)
         ("the MTU of a link changed inside is right", false, format!("ip -n {name} link set ethwe mtu 1400")),
         ("the default route inside deleted is back", false, format!("ip -n {name} route del default")),
         ("the address inside deleted is back", false, format!("ip -n {name} addr flush dev ethwe")),
-        ("the nftables table flushed is full", false, "nft flush table inet weave".to_owned()),
-        ("the nftables table deleted is back", false, "nft delete table inet weave".to_owned()),
+        ("the nftables table flushed is full", true, "nft flush table inet weave".to_owned()),
+        ("the nftables table deleted is back", true, "nft delete table inet weave".to_owned()),
+        ("the whole ruleset flushed, ours is back", true, "nft flush ruleset".to_owned()),
+        ("a start of Docker is let in on the containers", true, format!("nft {DOCKER}")),
+        ("its chain flushed still lets them pass", true, "nft flush chain ip filter DOCKER-USER".to_owned()),
+        ("so does its FORWARD", true, "nft flush chain ip filter FORWARD".to_owned()),
+        ("routes flushed as systemd-networkd does are back", true, "ip route flush proto 67".to_owned()),
         ("forwarding turned off is on", false, "sysctl -qw net.ipv4.ip_forward=0".to_owned()),
         (
             "rp_filter of a link turned off is on",
@@ -111,6 +116,12 @@ async fn breakages(lab: &Lab) -> anyhow::Result<Vec<(&'static str, bool, String)
         ),
     ])
 }
+
+/// What dockerd does to forwarding where it was off before, as one script without a space that counts.
+const DOCKER: &str = "add table ip filter; add chain ip filter DOCKER-USER; \
+    add rule ip filter DOCKER-USER counter return; \
+    add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
+    add rule ip filter FORWARD counter jump DOCKER-USER";
 
 /// How many steps h1 has taken.
 async fn steps(lab: &Lab) -> anyhow::Result<usize> {
