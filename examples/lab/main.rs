@@ -12,6 +12,7 @@ use clap::Parser;
 mod enclosure;
 mod fabric;
 mod host;
+mod internet;
 mod lab;
 mod net;
 mod pinger;

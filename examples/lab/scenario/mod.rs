@@ -17,6 +17,7 @@ mod password;
 mod drift;
 mod faults;
 mod isolation;
+mod mtu;
 mod restart;
 mod space;
 mod store;
@@ -64,6 +65,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "ec2-callers", hosts: 3, interval: "2s", run: |lab| Box::pin(faults::callers(lab)) },
     Scenario { name: "host-drift", hosts: 3, interval: "30s", run: |lab| Box::pin(drift::run(lab)) },
     Scenario { name: "isolation", hosts: 3, interval: "4s", run: |lab| Box::pin(isolation::run(lab)) },
+    Scenario { name: "mtu", hosts: 2, interval: "30s", run: |lab| Box::pin(mtu::run(lab)) },
     Scenario { name: "partition", hosts: 3, interval: "2s", run: |lab| Box::pin(partition::run(lab)) },
 ];
 
