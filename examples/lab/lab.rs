@@ -177,6 +177,21 @@ impl Lab {
         self.hosts[host].start(&weavers)
     }
 
+    /// Starts another binary as a host's daemon.
+    pub fn start_host_with(&mut self, host: usize, weavers: &Path) -> anyhow::Result<()> {
+        self.hosts[host].start(weavers)
+    }
+
+    /// The weavers binary that hosts run.
+    pub fn binary(&self) -> &Path {
+        &self.weavers
+    }
+
+    /// Where files of the lab may lie.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Stops a host's daemon as a service manager does; the data path stays.
     #[allow(dead_code)] // For scenarios.
     pub async fn stop_host(&mut self, host: usize) -> anyhow::Result<()> {

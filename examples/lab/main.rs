@@ -50,6 +50,9 @@ pub struct Options {
     /// The weavers binary; otherwise the one built beside the lab
     #[arg(long)]
     weavers: Option<PathBuf>,
+    /// An earlier weavers binary, for the scenario `upgrade`; otherwise a copy of the same
+    #[arg(long)]
+    earlier: Option<PathBuf>,
     /// Set by the lab for itself, once inside its namespaces
     #[arg(long, hide = true)]
     inside: Option<PathBuf>,

@@ -18,7 +18,8 @@ use crate::{
     kernel::{Kernel, netns},
     node::{
         Birth,
-        memory::{Identity, Memory},
+        memory::{Identity, Memory, Unreadable},
+        request::{Refusal, RefusalKind},
     },
     peer::{PeerName, PeerUid},
     state::FaultKind,
@@ -74,7 +75,7 @@ pub(super) async fn ec2(config: &Config) -> Option<Ec2> {
 /// since two hosts with one name and the same ranges would take each other's routes.
 fn remember(path: &Path, ec2: Option<&Ec2>) -> anyhow::Result<(Store, Memory)> {
     let store = Store::open(path)?;
-    let memory = Memory::read(&store.load()?)?;
+    let memory = Memory::read(&store.load()?).map_err(|error| unreadable(error, path))?;
     let made_on = memory.identity.as_ref().and_then(|identity| identity.instance.clone());
     match (made_on, ec2.map(|ec2| &ec2.identity().instance)) {
         (Some(other), Some(this)) if other != *this => {
@@ -84,6 +85,19 @@ fn remember(path: &Path, ec2: Option<&Ec2>) -> anyhow::Result<(Store, Memory)> {
             Ok((Store::open(path)?, Memory::default()))
         }
         _ => Ok((store, memory)),
+    }
+}
+
+/// A newer store is no accident: starting again and again does not help.
+fn unreadable(error: Unreadable, path: &Path) -> anyhow::Error {
+    match error {
+        Unreadable::Newer { .. } => Refusal::new(RefusalKind::Unsafe, error.to_string())
+            .hint(format!(
+                "install that version again; or move {} aside, and this host starts without its memory",
+                path.display()
+            ))
+            .into(),
+        Unreadable::Corrupt { .. } => error.into(),
     }
 }
 

@@ -64,15 +64,26 @@ pub struct Memory {
     pub links_known: bool,
 }
 
-/// A record that cannot be read.
+/// Why a store cannot be read.
 #[derive(Debug, Error)]
-#[error("record `{key}` of the store cannot be read")]
-pub struct CorruptRecord {
-    key: String,
-    #[source]
-    source: serde_json::Error,
+#[allow(missing_docs)] // The messages say what they are.
+pub enum Unreadable {
+    #[error("record `{key}` of the store cannot be read")]
+    Corrupt {
+        key: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error(
+        "the store was written by a newer weavers: its format is {found}, this one knows {FORMAT} and older"
+    )]
+    Newer { found: u32 },
 }
 
+/// Version of the records. It grows when an older program would misread them, not when they say more.
+pub const FORMAT: u32 = 1;
+
+const FORMAT_KEY: &str = "format";
 const IDENTITY: &str = "identity";
 const RING: &str = "ring";
 const PAXOS: &str = "paxos";
@@ -82,7 +93,12 @@ const LINKS_KNOWN: &str = "links_known";
 
 impl Memory {
     /// Reads all records of a store. Keys that are not ours are left alone.
-    pub fn read(records: &BTreeMap<String, Vec<u8>>) -> Result<Memory, CorruptRecord> {
+    pub fn read(records: &BTreeMap<String, Vec<u8>>) -> Result<Memory, Unreadable> {
+        // A store from before there were formats is of the first.
+        let found = records.get(FORMAT_KEY).map_or(Ok(FORMAT), |value| parse(FORMAT_KEY, value))?;
+        if found > FORMAT {
+            return Err(Unreadable::Newer { found });
+        }
         let mut memory = Memory::default();
         for (key, value) in records {
             if key == IDENTITY {
@@ -104,6 +120,11 @@ impl Memory {
 }
 
 impl Write {
+    /// Remembers how the records are to be read.
+    pub fn format() -> Write {
+        put(FORMAT_KEY.to_owned(), &FORMAT)
+    }
+
     /// Remembers who we are.
     pub fn identity(identity: &Identity) -> Write {
         put(IDENTITY.to_owned(), identity)
@@ -146,6 +167,33 @@ fn put(key: String, value: &impl Serialize) -> Write {
     Write { key, value: Some(value) }
 }
 
-fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, CorruptRecord> {
-    serde_json::from_slice(value).map_err(|source| CorruptRecord { key: key.to_owned(), source })
+fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Unreadable> {
+    serde_json::from_slice(value).map_err(|source| Unreadable::Corrupt { key: key.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(records: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
+        records.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect()
+    }
+
+    #[test]
+    fn a_store_of_a_newer_format_is_refused_with_both_numbers() {
+        let wrong = Memory::read(&store(&[("format", "2"), ("ring", "nobody knows")])).unwrap_err();
+        assert!(matches!(wrong, Unreadable::Newer { found: 2 }));
+        assert!(wrong.to_string().contains("its format is 2, this one knows 1"), "{wrong}");
+    }
+
+    #[test]
+    fn a_store_without_a_format_and_one_that_says_more_are_read() {
+        let attached = r#"{"ident":"web","named":true,"netns":null,"address":"10.32.0.1/12","mood":"good"}"#;
+        for records in
+            [&[("attached/web", attached)][..], &[("attached/web", attached), ("format", "1"), ("new", "!")]]
+        {
+            let memory = Memory::read(&store(records)).unwrap();
+            assert_eq!(memory.attached["web"].address, Some("10.32.0.1/12".parse().unwrap()));
+        }
+    }
 }

@@ -223,6 +223,7 @@ impl Node {
 
     fn wake_up(&mut self, fresh: bool, boot: &str) {
         if fresh {
+            self.ledger.write(Write::format());
             self.ledger.write(Write::identity(&self.identity));
         }
         self.mesh.set_channels(&[CHANNEL]);

@@ -23,6 +23,7 @@ mod space;
 mod store;
 mod scale;
 mod stage;
+mod upgrade;
 
 /// Plays a scenario.
 type Play = for<'a> fn(&'a mut Lab) -> LocalBoxFuture<'a, anyhow::Result<Report>>;
@@ -66,6 +67,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "host-drift", hosts: 3, interval: "30s", run: |lab| Box::pin(drift::run(lab)) },
     Scenario { name: "isolation", hosts: 3, interval: "4s", run: |lab| Box::pin(isolation::run(lab)) },
     Scenario { name: "mtu", hosts: 2, interval: "30s", run: |lab| Box::pin(mtu::run(lab)) },
+    Scenario { name: "upgrade", hosts: 3, interval: "2s", run: |lab| Box::pin(upgrade::run(lab)) },
     Scenario { name: "partition", hosts: 3, interval: "2s", run: |lab| Box::pin(partition::run(lab)) },
 ];
 
