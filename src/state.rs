@@ -13,6 +13,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use crate::ipam::reclaim::InstanceState;
 use crate::{
     addr::{Address, Range},
     peer::PeerName,

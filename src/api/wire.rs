@@ -134,7 +134,7 @@ mod tests {
             Request::Claim { ident: ident.clone(), address },
             Request::Free { ident: ident.clone(), address: None },
             Request::Lookup { ident },
-            Request::Forget { peer: "b".to_owned() },
+            Request::Forget { peer: "b".to_owned(), alone: false },
             Request::Drain,
             Request::Reset,
         ]

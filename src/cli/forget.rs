@@ -9,11 +9,15 @@ use crate::node::request::Request;
 pub(super) struct Forget {
     /// Its name or nickname
     peer: String,
+
+    /// Do not wait for the others to agree: only if most electors are gone for good
+    #[arg(long)]
+    alone: bool,
 }
 
 impl Forget {
     pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
-        let answer = Daemon::new(global).node(Request::Forget { peer: self.peer }).await?;
+        let answer = Daemon::new(global).node(Request::Forget { peer: self.peer, alone: self.alone }).await?;
         drain::moved(answer, screen)
     }
 }

@@ -25,13 +25,14 @@ pub(super) fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
     let root = syntax(text)?;
     let mut reader = Reader::new(text, root.get_ref());
     let ec2_tag = discovery(&mut reader);
+    let mesh = mesh(&mut reader);
     let config = Config {
         peers: peers(&mut reader),
         network: network(&mut reader),
         ipam: ipam(&mut reader, ec2_tag.is_some()),
         ec2_tag,
-        mesh: mesh(&mut reader),
-        vpc: vpc(&mut reader),
+        vpc: vpc(&mut reader, mesh.weave_peers),
+        mesh,
         reconcile: reconcile(&mut reader),
     };
     reader.finish(config)
@@ -158,7 +159,7 @@ fn mesh(reader: &mut Reader) -> Mesh {
     }
 }
 
-fn vpc(reader: &mut Reader) -> Vpc {
+fn vpc(reader: &mut Reader, weave_peers: bool) -> Vpc {
     let check = [
         ("disable", SourceDestCheck::Disable),
         ("warn", SourceDestCheck::Warn),
@@ -168,20 +169,21 @@ fn vpc(reader: &mut Reader) -> Vpc {
         route_tables: auto_or_names(reader, "vpc.route_tables", value::table),
         source_dest_check: word(reader, "vpc.source_dest_check", &check).unwrap_or(SourceDestCheck::Disable),
         quota: reader.number("vpc.quota", 1..=10_000).map(|found| found.value as usize),
-        reclaim: reclaim(reader),
+        reclaim: reclaim(reader, weave_peers),
         region: value_of(reader.read_unless("vpc.region", "auto", value::region)),
         endpoint: value_of(reader.read_unless("vpc.endpoint", "", value::endpoint)),
     }
 }
 
-fn reclaim(reader: &mut Reader) -> Option<std::time::Duration> {
+/// Weave Net routers take no part in agreements, so that there are none where they share the cluster.
+fn reclaim(reader: &mut Reader, weave_peers: bool) -> Option<std::time::Duration> {
     let key = "vpc.reclaim";
     if reader.is_word(key, "off") {
         return None;
     }
-    let grace = reader.read(key, |text| value::duration(("1m", "30days"), text));
-    if let Some(grace) = &grace {
-        let what = "ranges of a terminated host are not taken over by themselves in this version: use `weavers forget`";
+    let grace = reader.read(key, |text| value::duration(("10s", "30days"), text));
+    if let Some(grace) = grace.as_ref().filter(|_| weave_peers) {
+        let what = "no effect with mesh.weave_peers: use `weavers forget`";
         reader.warning(key, grace.span.clone(), what);
     }
     Some(value_of(grace).unwrap_or(std::time::Duration::from_secs(3600)))
@@ -323,14 +325,15 @@ reclaim = 3600
     }
 
     #[test]
-    fn what_is_not_there_yet_is_said() {
-        let (_, warnings) = check("vpc.reclaim = '2h'").unwrap();
+    fn the_dead_are_taken_over_from_after_an_hour_unless_told_otherwise() {
+        let grace = |text| check(text).unwrap().0.vpc.reclaim;
+        assert_eq!(grace(""), Some(std::time::Duration::from_secs(3600)));
+        assert_eq!(grace("vpc.reclaim = '15m'"), Some(std::time::Duration::from_secs(900)));
+        assert_eq!(grace("vpc.reclaim = 'off'"), None);
+        assert!(check("vpc.reclaim = '1s'").is_err());
+        let (_, warnings) = check("vpc.reclaim = '2h'\nmesh.weave_peers = true").unwrap();
         let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        insta::assert_snapshot!(lines.join("\n"), @r"
-        1:15: vpc.reclaim: ranges of a terminated host are not taken over by themselves in this version: use `weavers forget`
-        ");
-        assert!(check("vpc.reclaim = 'off'").unwrap().1.is_empty());
-        assert!(check("").unwrap().1.is_empty());
+        assert_eq!(lines, ["1:15: vpc.reclaim: no effect with mesh.weave_peers: use `weavers forget`"]);
     }
 
     #[test]

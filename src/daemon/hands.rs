@@ -76,6 +76,17 @@ impl Hands {
         });
     }
 
+    pub(super) fn observe_instances(&self, ids: BTreeSet<String>) {
+        let (ec2, events) = (self.ec2.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let result = match ec2.get().await {
+                Ok(ec2) => ec2.instances(&ids).await,
+                Err(fault) => Err(fault),
+            };
+            let _ = events.send(Event::InstancesSeen(result)).await;
+        });
+    }
+
     pub(super) fn apply(&self, action: Action) {
         match Plane::of(&action) {
             Plane::Host => self.on_host(Job::Apply(action)),

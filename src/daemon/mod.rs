@@ -43,7 +43,7 @@ use crate::{
         request::{Container, Refusal, RefusalKind, Request, RequestId, Response},
     },
     plan::Plan,
-    state::{Action, Fault, Host, Vpc},
+    state::{Action, Fault, Host, InstanceState, Vpc},
     store,
     time::Timestamp,
     transport, watch,
@@ -80,6 +80,7 @@ enum Event {
     HostSeen(Result<Host, Fault>),
     VpcSeen(Result<Vpc, Fault>),
     PeersSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
+    InstancesSeen(Result<BTreeMap<String, InstanceState>, Fault>),
     Applied(Action, Result<Option<String>, Fault>),
     Cancelled(RequestId),
 }
@@ -245,6 +246,7 @@ impl Daemon {
                 Output::ObserveHost(wanted) => self.hands.observe_host(wanted),
                 Output::ObserveVpc(range, tables) => self.hands.observe_vpc(range, tables),
                 Output::ObservePeers(key, value) => self.hands.observe_peers(key, value),
+                Output::ObserveInstances(ids) => self.hands.observe_instances(ids),
                 Output::Apply(action) => self.hands.apply(action),
                 Output::Answer(id, result) => self.answer(id, result),
                 Output::Finished => self.finished = true,
@@ -264,6 +266,7 @@ impl Daemon {
             Event::HostSeen(result) => Input::HostSeen(result),
             Event::VpcSeen(result) => Input::VpcSeen(result),
             Event::PeersSeen(result) => Input::PeersSeen(result),
+            Event::InstancesSeen(result) => Input::InstancesSeen(result),
             Event::Applied(action, outcome) => {
                 match &outcome {
                     Ok(request_id) => info!(%action, request_id, "done"),

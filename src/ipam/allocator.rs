@@ -17,6 +17,7 @@ use super::{
     message::{State, Unicast},
     paxos::Claims,
     requests::Requests,
+    rest::Rest,
     space::Space,
 };
 use crate::{
@@ -42,6 +43,7 @@ pub struct Allocator {
     pub(super) election: Election,
     pub(super) requests: Requests,
     pub(super) disputes: Disputes,
+    pub(super) rest: Rest,
     pub(super) nicknames: BTreeMap<PeerName, String>,
     pub(super) reachable: BTreeSet<PeerName>,
     pub(super) avoided: Vec<Range>,
@@ -66,6 +68,7 @@ impl Allocator {
             election,
             requests: Requests::default(),
             disputes: Disputes::default(),
+            rest: Rest::default(),
             nicknames: BTreeMap::from([(settings.me, settings.nickname.clone())]),
             reachable: BTreeSet::new(),
             avoided: Vec::new(),
@@ -76,6 +79,9 @@ impl Allocator {
             settings,
         };
         allocator.requests.want(allocator.allocations.values().flatten().map(|net| net.addr().into()));
+        let others = allocator.ring.entries().iter().map(|entry| entry.owner);
+        let others = others.filter(|owner| *owner != allocator.settings.me).collect();
+        allocator.rest.begin(saved.rest, others);
         allocator.settle();
         if let (true, Init::Seed(peers)) = (fresh, allocator.settings.init.clone()) {
             allocator.begin_ring(peers);
@@ -123,6 +129,7 @@ impl Allocator {
         self.now = now;
         self.reachable = peers;
         self.reachable.remove(&self.settings.me);
+        self.rest_on();
         self.elect();
         self.advance();
     }
@@ -227,6 +234,12 @@ impl Allocator {
             self.save_ring();
             self.push(Effect::RingChanged);
         }
+        if self.rest.hear(&self.ring, theirs) {
+            self.end_rest();
+        }
+        if merged.must_save {
+            self.rest_on();
+        }
         self.avoid();
         if reissued {
             self.broadcast();
@@ -311,10 +324,12 @@ impl Allocator {
         self.avoid();
     }
 
-    /// Nothing is handed out beneath a route of somebody else, or where another owner stands against us.
-    fn avoid(&mut self) {
+    /// Nothing is handed out beneath a route of somebody else, where another owner stands against us, or
+    /// of what rests.
+    pub(super) fn avoid(&mut self) {
         let yielded = self.disputes.yielded(&self.ring);
-        self.space.set_avoided(self.avoided.iter().copied().chain(yielded));
+        let resting = self.rest.ranges().iter().copied();
+        self.space.set_avoided(self.avoided.iter().copied().chain(yielded).chain(resting));
     }
 
     /// Saves the ring and tells everybody, after a change of ours.
@@ -335,7 +350,7 @@ impl Allocator {
     }
 
     /// What we know, with the free counts of this moment, which are saved before they leave.
-    fn own_state(&mut self) -> State {
+    pub(super) fn own_state(&mut self) -> State {
         if self.count_free() {
             self.save_ring();
         }

@@ -1,12 +1,26 @@
 //! Taking over what a dead peer owned, and giving away what we own.
 
-use super::{Allocator, Effect, Refused};
-use crate::{addr::Address, peer::PeerName, time::Timestamp};
+use std::collections::BTreeSet;
+
+use super::{Allocator, Effect, Record, Refused, message::Unicast};
+use crate::{
+    addr::{Address, Range},
+    peer::PeerName,
+    time::Timestamp,
+};
 
 impl Allocator {
-    /// Takes over the ranges of a dead peer. Returns how many addresses that were.
+    /// Takes over the ranges of a dead peer without asking anybody, as Weave Net does. Returns how many
+    /// addresses that were.
     pub fn forget(&mut self, now: Timestamp, peer: PeerName) -> Result<u32, Refused> {
         self.now = now;
+        self.check_forget(peer)?;
+        let taken = self.take_over(peer);
+        Ok(taken.iter().map(|range| range.len()).sum())
+    }
+
+    /// Whether a peer may be taken for dead, as far as we know.
+    pub fn check_forget(&self, peer: PeerName) -> Result<(), Refused> {
         self.check_stays()?;
         if peer == self.settings.me {
             return Err(Refused::Myself { peer });
@@ -21,14 +35,77 @@ impl Allocator {
         if !owns && !self.nicknames.contains_key(&peer) {
             return Err(Refused::UnknownPeer { peer });
         }
-        let taken = self.ring.transfer(peer, self.settings.me);
-        self.nicknames.remove(&peer);
+        Ok(())
+    }
+
+    /// It was decided that a peer is dead. Its heir takes its ranges over; they rest until everybody else
+    /// has shown that it knows.
+    pub fn bury(&mut self, now: Timestamp, dead: PeerName, heir: PeerName) {
+        self.now = now;
+        if heir == self.settings.me && dead != heir && !self.leaving && !self.ring.is_empty() {
+            self.inherit(dead);
+        }
+        if !self.reachable.contains(&dead) {
+            self.nicknames.remove(&dead);
+        }
+        self.rest_on();
+    }
+
+    fn inherit(&mut self, dead: PeerName) {
+        let owned = self.ring.owned_by(dead);
+        let owners = self.ring.entries().iter().map(|entry| entry.owner);
+        let mut awaited: BTreeSet<PeerName> = owners.chain(self.reachable.iter().copied()).collect();
+        awaited.retain(|peer| *peer != dead && *peer != self.settings.me);
+        self.rest.begin(owned, awaited);
+        self.save_rest();
+        self.take_over(dead);
+    }
+
+    fn take_over(&mut self, dead: PeerName) -> Vec<Range> {
+        let taken = self.ring.transfer(dead, self.settings.me);
+        self.nicknames.remove(&dead);
         if !taken.is_empty() {
             self.settle();
             self.announce();
             self.advance();
         }
-        Ok(taken.iter().map(|range| range.len()).sum())
+        taken
+    }
+
+    // ===== what rests =====
+
+    /// Whose word on what we took over we wait for.
+    pub fn awaited(&self) -> &BTreeSet<PeerName> {
+        self.rest.awaited()
+    }
+
+    /// An heir wants to hear what we own.
+    pub fn tell(&mut self, heir: PeerName) {
+        if !self.ring.is_empty() {
+            let update = self.own_state();
+            self.push(Effect::Unicast(heir, Unicast::Update(update).encode()));
+        }
+    }
+
+    /// Waits no longer for whoever owns nothing and is gone.
+    pub(super) fn rest_on(&mut self) {
+        let (ring, reachable) = (&self.ring, &self.reachable);
+        let owns = |peer: PeerName| ring.entries().iter().any(|entry| entry.owner == peer);
+        if self.rest.keep_only(|peer| reachable.contains(&peer) || owns(peer)) {
+            self.end_rest();
+        }
+    }
+
+    pub(super) fn end_rest(&mut self) {
+        self.save_rest();
+        self.avoid();
+        // Whoever looks for space believes that there is none here.
+        self.broadcast();
+        self.push(Effect::RingChanged);
+    }
+
+    fn save_rest(&mut self) {
+        self.push(Effect::Save(Record::Rest(self.rest.ranges().to_vec())));
     }
 
     /// Gives all that we own to an heir and refuses every question from now on. Returns how many

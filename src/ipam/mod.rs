@@ -8,6 +8,9 @@
 //!  allocator   what comes in, what goes out; composes
 //!    election    when to propose          requests   questions, and space asked of others
 //!    disputes    pieces claimed twice     leave      take over, give away
+//!    rest        what was taken over, until everybody knows
+//!
+//!  reclaim     who takes over from the dead, by agreement
 //! ```
 //!
 //! [`Allocator`] is driven like the rest of the core: time comes in with each input, what is to be
@@ -21,7 +24,9 @@ mod leave;
 pub mod merge;
 pub mod message;
 pub mod paxos;
+pub mod reclaim;
 mod requests;
+mod rest;
 pub mod ring;
 pub mod space;
 #[cfg(test)]
@@ -84,6 +89,8 @@ pub struct Saved {
     pub paxos: Option<NodeClaims>,
     /// Addresses in use, by whom.
     pub allocations: BTreeMap<String, Vec<Ipv4Net>>,
+    /// Ranges that were taken over and rest.
+    pub rest: Vec<Range>,
 }
 
 /// What must be on disk before later effects leave.
@@ -101,6 +108,8 @@ pub enum Record {
         /// With the prefix length of their subnet.
         addresses: Vec<Ipv4Net>,
     },
+    /// Ranges that were taken over and rest.
+    Rest(Vec<Range>),
 }
 
 /// How a message came.
@@ -201,6 +210,8 @@ pub enum Refused {
     NotHeld { ident: String, address: Address },
     #[error("peer {peer} ({nickname}) is alive: stop it first, or drain it")]
     PeerAlive { peer: PeerName, nickname: String },
+    #[error("EC2 says that instance {instance} of peer {peer} ({nickname}) runs: stop or terminate it first")]
+    InstanceRuns { peer: PeerName, nickname: String, instance: String },
     #[error("peer {peer} is unknown here: see the owners in `weavers ipam show`")]
     UnknownPeer { peer: PeerName },
     #[error("{peer} is this host: to give its addresses away, drain it")]

@@ -285,7 +285,8 @@ impl Allocator {
             donors.retain(|donor| !request.denied.contains(donor));
         }
         if donors.is_empty() {
-            return Outcome::Answer(Err(Refused::Exhausted { subnet }));
+            let resting = self.rest.ranges().iter().any(|range| range.overlaps(whole));
+            return if resting { Outcome::Wait } else { Outcome::Answer(Err(Refused::Exhausted { subnet })) };
         }
         Outcome::Ask(whole, self.only_reachable(donors))
     }

@@ -199,6 +199,15 @@ impl Ring {
         owners
     }
 
+    /// How many addresses each peer owns.
+    pub fn shares(&self) -> BTreeMap<PeerName, u64> {
+        let mut shares = BTreeMap::new();
+        for (piece, entry) in self.pieces() {
+            *shares.entry(entry.owner).or_default() += u64::from(piece.len());
+        }
+        shares
+    }
+
     /// Gives a range of ours away. The tokens this makes are ours to make, since the piece is ours.
     pub fn grant(&mut self, range: Range, to: PeerName) -> Result<(), NotOurs> {
         if range.is_empty() || !self.holds(range) {

@@ -306,6 +306,7 @@ fn save(saved: &mut Saved, record: Record) {
         Record::Allocation { ident, addresses } => {
             saved.allocations.insert(ident, addresses);
         }
+        Record::Rest(ranges) => saved.rest = ranges,
     }
 }
 

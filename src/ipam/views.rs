@@ -5,7 +5,10 @@ use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
 
 use super::{Allocator, Ring, paxos::Claims};
-use crate::{addr::Range, peer::PeerName};
+use crate::{
+    addr::{Range, join},
+    peer::PeerName,
+};
 
 impl Allocator {
     /// The ring; empty until it is agreed on.
@@ -21,6 +24,36 @@ impl Allocator {
     /// What we own, ascending.
     pub fn owned(&self) -> Vec<Range> {
         self.ring.owned_by(self.settings.me)
+    }
+
+    /// What was taken over and rests: nobody is to use it yet.
+    pub fn resting(&self) -> &[Range] {
+        self.rest.ranges()
+    }
+
+    /// What we own and may use, ascending.
+    pub fn settled(&self) -> Vec<Range> {
+        let pieces = self.settled_pieces();
+        join(pieces.filter(|(_, owner)| *owner == self.settings.me).map(|(piece, _)| piece))
+    }
+
+    /// Who may use what: as [`Allocator::owners`], but what rests is nobody's.
+    pub fn settled_owners(&self) -> Vec<(Range, PeerName)> {
+        let mut owners: Vec<(Range, PeerName)> = Vec::new();
+        for (piece, owner) in self.settled_pieces() {
+            match owners.last_mut() {
+                Some((range, before)) if *before == owner => range.end = piece.end,
+                _ => owners.push((piece, owner)),
+            }
+        }
+        owners
+    }
+
+    fn settled_pieces(&self) -> impl Iterator<Item = (Range, PeerName)> {
+        self.ring.pieces().map(|(piece, entry)| {
+            let rests = self.rest.ranges().iter().any(|range| range.overlaps(piece));
+            (piece, if rests && entry.owner == self.settings.me { PeerName::UNKNOWN } else { entry.owner })
+        })
     }
 
     /// Who owns what: the whole universe, ascending, neighbouring pieces of one owner joined; nothing
@@ -67,11 +100,32 @@ impl Allocator {
                 Some(format!("addresses that both hosts use stay open: free them here or on {with}")),
             ));
         }
+        waits.extend(self.rest_wait());
         waits.extend(self.request_waits());
         waits
     }
 
-    pub(super) fn nickname_of(&self, peer: PeerName) -> String {
+    fn rest_wait(&self) -> Option<(String, Option<String>)> {
+        let first = *self
+            .rest
+            .awaited()
+            .iter()
+            .find(|peer| !self.reachable.contains(peer))
+            .or(self.rest.awaited().first())?;
+        let resting: u32 = self.rest.ranges().iter().map(|range| range.len()).sum();
+        let names: Vec<String> = self.rest.awaited().iter().map(|&peer| self.named(peer)).collect();
+        let what = format!(
+            "{} to show that nothing of the {resting} addresses taken over from the dead is theirs",
+            names.join(", ")
+        );
+        let hint = (!self.reachable.contains(&first)).then(|| {
+            format!("{first} cannot be reached: bring it back, or, if it is dead, `weavers forget {first}`")
+        });
+        Some((what, hint))
+    }
+
+    /// The same, in words if it was not.
+    pub fn nickname_of(&self, peer: PeerName) -> String {
         self.nicknames.get(&peer).cloned().unwrap_or_else(|| "no nickname".to_owned())
     }
 

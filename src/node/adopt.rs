@@ -35,6 +35,7 @@ impl Node {
                 self.forget_found();
             }
             self.config = config;
+            self.dead.touch();
             self.dial_targets();
             self.converge.hurry(self.now);
             self.disturbed = true;

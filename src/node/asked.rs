@@ -49,7 +49,8 @@ impl Node {
                 let found = self.ipam.lookup(&ident).to_vec();
                 self.answer(id, Ok(Response::Addresses(found)));
             }
-            Request::Forget { peer } => self.on_forget(id, &peer),
+            Request::Forget { peer, alone: false } => self.on_forget(id, &peer),
+            Request::Forget { peer, alone: true } => self.on_forget_alone(id, &peer),
             Request::Drain => self.on_drain(id),
             Request::Reset => self.on_reset(id),
         }
@@ -113,18 +114,7 @@ impl Node {
         self.answer(id, freed.map(Response::Addresses).map_err(|refused_| refused(&refused_)));
     }
 
-    /// Takes over what a dead peer owns. The address manager refuses while the peer is alive.
-    fn on_forget(&mut self, id: RequestId, peer: &str) {
-        let result = self.find_peer(peer).and_then(|name| {
-            let addresses = self.ipam.forget(self.now, name).map_err(|refused_| refused(&refused_))?;
-            Ok(Response::Moved { addresses, to: Some(self.identity.name) })
-        });
-        self.settle_ipam();
-        self.answer(id, result);
-        self.disturbed = true;
-    }
-
-    fn find_peer(&self, text: &str) -> Result<PeerName, Refusal> {
+    pub(super) fn find_peer(&self, text: &str) -> Result<PeerName, Refusal> {
         let owners = self.ipam.owners();
         let mut names: Vec<PeerName> = owners.iter().map(|(_, owner)| *owner).collect();
         names.sort();
@@ -158,6 +148,7 @@ impl Node {
         match drained {
             Ok((addresses, to)) => {
                 self.disturbed = true;
+                self.resign();
                 self.waiting.add(self.now, id, Waiter::Drain { addresses, to });
             }
             Err(refused_) => self.answer(id, Err(refused(&refused_))),
@@ -176,6 +167,7 @@ impl Node {
         let heir = self.ipam.drain(self.now).ok().and_then(|(_, to)| to);
         self.settle_ipam();
         self.leave = if heir.is_some() { Leave::HandingOver } else { Leave::Withdrawing };
+        self.resign();
         self.converge.hurry(self.now);
         self.disturbed = true;
         self.waiting.add(self.now, id, Waiter::Reset);
@@ -210,7 +202,9 @@ impl Node {
 /// What the address manager refuses, as an answer.
 pub(super) fn refused(refused: &Refused) -> Refusal {
     let kind = match refused {
-        Refused::PeerAlive { .. } | Refused::StillInUse { .. } => RefusalKind::Unsafe,
+        Refused::PeerAlive { .. } | Refused::InstanceRuns { .. } | Refused::StillInUse { .. } => {
+            RefusalKind::Unsafe
+        }
         Refused::NothingHeld { .. } | Refused::NotHeld { .. } | Refused::UnknownPeer { .. } => {
             RefusalKind::NotFound
         }

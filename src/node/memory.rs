@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use crate::{
-    ipam::{self, Record},
+    ipam::{self, Record, reclaim},
     peer::{PeerName, PeerUid},
     state::Netns,
 };
@@ -58,6 +58,8 @@ pub struct Memory {
     pub identity: Option<Identity>,
     /// The address manager's part.
     pub ipam: ipam::Saved,
+    /// What was decided about dead peers, and what is known of all.
+    pub reclaim: reclaim::Saved,
     /// Containers, by `ident`.
     pub attached: BTreeMap<String, Attached>,
     /// The links that were there before the store have been learned from.
@@ -87,6 +89,9 @@ const FORMAT_KEY: &str = "format";
 const IDENTITY: &str = "identity";
 const RING: &str = "ring";
 const PAXOS: &str = "paxos";
+const REST: &str = "rest";
+const DECIDED: &str = "decided";
+const INSTANCE: &str = "instance/";
 const ALLOCATION: &str = "allocation/";
 const ATTACHED: &str = "attached/";
 const LINKS_KNOWN: &str = "links_known";
@@ -107,6 +112,12 @@ impl Memory {
                 memory.ipam.ring = Some(parse(key, value)?);
             } else if key == PAXOS {
                 memory.ipam.paxos = Some(parse(key, value)?);
+            } else if key == REST {
+                memory.ipam.rest = parse(key, value)?;
+            } else if key == DECIDED {
+                memory.reclaim.kept = Some(parse(key, value)?);
+            } else if let Some(peer) = key.strip_prefix(INSTANCE).and_then(|peer| peer.parse().ok()) {
+                memory.reclaim.instances.insert(peer, parse(key, value)?);
             } else if key == LINKS_KNOWN {
                 memory.links_known = parse(key, value)?;
             } else if let Some(ident) = key.strip_prefix(ALLOCATION) {
@@ -149,11 +160,26 @@ impl Write {
         put(LINKS_KNOWN.to_owned(), &true)
     }
 
+    /// Remembers what was decided about dead peers, and what was promised about the next decision.
+    pub fn decided(kept: &reclaim::Kept) -> Write {
+        put(DECIDED.to_owned(), kept)
+    }
+
+    /// Remembers on which instance a peer runs, or forgets it.
+    pub fn instance(peer: PeerName, instance: Option<&str>) -> Write {
+        let key = format!("{INSTANCE}{peer}");
+        match instance {
+            Some(instance) => put(key, &instance),
+            None => Write { key, value: None },
+        }
+    }
+
     /// Remembers what the address manager asks for.
     pub fn ipam(record: &Record) -> Write {
         match record {
             Record::Ring(ring) => put(RING.to_owned(), ring),
             Record::Paxos(claims) => put(PAXOS.to_owned(), claims),
+            Record::Rest(ranges) => put(REST.to_owned(), ranges),
             Record::Allocation { ident, addresses } if addresses.is_empty() => {
                 Write { key: format!("{ALLOCATION}{ident}"), value: None }
             }

@@ -17,6 +17,7 @@ mod discovery;
 mod election;
 pub mod ledger;
 pub mod memory;
+mod reclaim;
 mod report;
 pub mod request;
 mod settings;
@@ -24,7 +25,7 @@ pub mod status;
 mod waiting;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -41,6 +42,7 @@ use self::{
     discovery::Discovery,
     ledger::{Ledger, SaveId},
     memory::{Identity, Memory, Write},
+    reclaim::Dead,
     request::{Refusal, RefusalKind, Request, RequestId, Response},
     status::Note,
     waiting::Waiting,
@@ -52,12 +54,14 @@ use crate::{
     mesh::{self, ConnId, Delivery, Kind, Mesh, Recipients},
     peer::{PeerName, PeerUid},
     plan::Plan,
-    state::{Action, Actual, Desired, Fault, FaultKind, Host, Rules, TableId, Vpc},
+    state::{Action, Actual, Desired, Fault, FaultKind, Host, InstanceState, Rules, TableId, Vpc},
     time::Timestamp,
 };
 
 /// The gossip channel of the address manager, as in Weave Net.
 pub const CHANNEL: &str = "IPallocation";
+/// The gossip channel on which peers agree who takes over from the dead; ours alone.
+pub const DEAD_CHANNEL: &str = "weavers/dead";
 /// Shortest time between two looks at a host that is disturbed again and again.
 const CALM: Duration = Duration::from_millis(200);
 /// Share of one look a second that each peer of a cluster may take.
@@ -82,6 +86,8 @@ pub enum Input {
     VpcSeen(Result<Vpc, Fault>),
     /// A look for peers has ended.
     PeersSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
+    /// A look for instances has ended: those that are not terminated.
+    InstancesSeen(Result<BTreeMap<String, InstanceState>, Fault>),
     /// An action has ended, with EC2's request id.
     Applied(Action, Result<Option<String>, Fault>),
     /// A save has ended.
@@ -111,6 +117,8 @@ pub enum Output {
     ObserveVpc(Ipv4Net, Option<BTreeSet<TableId>>),
     /// Look for the running instances of our VPC that bear this tag, by key and value.
     ObservePeers(String, String),
+    /// Look which of these instances are there.
+    ObserveInstances(BTreeSet<String>),
     /// Change one thing.
     Apply(Action),
     /// Answer who asked.
@@ -149,6 +157,7 @@ pub struct Node {
     waiting: Waiting,
     converge: Converge,
     discovery: Discovery,
+    dead: Dead,
     plan: Plan,
     /// There is a ring, and the disk has it.
     ring_kept: bool,
@@ -176,9 +185,9 @@ enum Leave {
 /// What waits in the ledger until it may leave.
 #[derive(Debug)]
 enum Effect {
-    Gossip(Recipients, Vec<u8>),
-    Broadcast(PeerName, Vec<u8>),
-    Unicast(PeerName, Vec<u8>),
+    Gossip(&'static str, Recipients, Vec<u8>),
+    Broadcast(&'static str, PeerName, Vec<u8>),
+    Unicast(&'static str, PeerName, Vec<u8>),
     Answer(RequestId, Result<Response, Refusal>),
     /// A crash cannot take the ring any more.
     RingKept,
@@ -195,6 +204,7 @@ impl Node {
         let mesh = Mesh::new(settings::of_mesh(&birth, &config), ChaCha8Rng::seed_from_u64(rng.next_u64()));
         let ring_kept = memory.ipam.ring.is_some();
         let ipam = Allocator::new(settings::of_ipam(&birth, &config), memory.ipam).map_err(not_resumable)?;
+        let dead = Dead::new(&birth.identity, memory.reclaim, &config);
         let boot = birth.boot;
         let mut node = Node {
             now,
@@ -208,6 +218,7 @@ impl Node {
             waiting: Waiting::default(),
             converge: Converge::new(),
             discovery: Discovery::default(),
+            dead,
             plan: Plan::default(),
             ring_kept,
             looked_for: None,
@@ -226,7 +237,7 @@ impl Node {
             self.ledger.write(Write::format());
             self.ledger.write(Write::identity(&self.identity));
         }
-        self.mesh.set_channels(&[CHANNEL]);
+        self.mesh.set_channels(self.dead.channels());
         self.dial_targets();
         self.judge_election();
         self.resume_attachments(boot);
@@ -249,6 +260,7 @@ impl Node {
             Input::HostSeen(result) => self.on_host_seen(result),
             Input::VpcSeen(result) => self.on_vpc_seen(result),
             Input::PeersSeen(result) => self.on_peers_seen(result),
+            Input::InstancesSeen(result) => self.on_instances_seen(result),
             Input::Applied(action, outcome) => self.on_applied(&action, outcome),
             Input::Stored(id, result) => self.on_stored(id, result),
             Input::Disturbed => self.on_disturbed(),
@@ -271,6 +283,7 @@ impl Node {
             self.waiting.next_deadline(self.now),
             self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.next_look()),
             self.ledger.next_wake(),
+            self.dead.next_wake(self.now),
         ];
         wakes.into_iter().flatten().min()
     }
@@ -279,12 +292,12 @@ impl Node {
 
     /// Carries on until nothing more follows from what happened.
     fn settle(&mut self) {
-        while self.settle_mesh() | self.settle_ipam() {}
+        while self.settle_mesh() | self.settle_ipam() | self.settle_dead() {}
         if std::mem::take(&mut self.disturbed) {
             self.turn();
         }
         self.answer_waiting();
-        while self.settle_mesh() | self.settle_ipam() {}
+        while self.settle_mesh() | self.settle_ipam() | self.settle_dead() {}
         if let Some((id, writes)) = self.ledger.begin(self.now) {
             self.outputs.push_back(Output::Save(id, writes));
         }
@@ -300,9 +313,13 @@ impl Node {
                 mesh::Output::Close(conn, why) => self.outputs.push_back(Output::Close(conn, why)),
                 mesh::Output::Datagram(to, bytes) => self.outputs.push_back(Output::Datagram(to, bytes)),
                 mesh::Output::Deliver(delivery) => self.on_delivery(delivery),
-                mesh::Output::SendState(to) => self.send_state(|state| Effect::Gossip(to, state)),
+                mesh::Output::SendState(to) => {
+                    self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
+                    self.send_dead(to);
+                }
                 mesh::Output::TopologyChanged => {
                     self.judge_election();
+                    self.dead.touch();
                     self.ipam.set_reachable(self.now, self.mesh.reachable());
                 }
             }
@@ -316,11 +333,18 @@ impl Node {
             any = true;
             match effect {
                 ipam::Effect::Save(record) => self.ledger.write(Write::ipam(&record)),
-                ipam::Effect::Broadcast(state) => self.let_out(Effect::Broadcast(self.identity.name, state)),
-                ipam::Effect::Unicast(to, message) => self.let_out(Effect::Unicast(to, message)),
+                ipam::Effect::Broadcast(state) => {
+                    self.let_out(Effect::Broadcast(CHANNEL, self.identity.name, state));
+                }
+                ipam::Effect::Unicast(to, message) => self.let_out(Effect::Unicast(CHANNEL, to, message)),
                 ipam::Effect::Answer(ticket, result) => self.on_ipam_answer(ticket, result),
-                ipam::Effect::RingChanged if self.ring_kept => self.disturbed = true,
-                ipam::Effect::RingChanged => self.let_out(Effect::RingKept),
+                ipam::Effect::RingChanged => {
+                    self.dead.touch();
+                    match self.ring_kept {
+                        true => self.disturbed = true,
+                        false => self.let_out(Effect::RingKept),
+                    }
+                }
             }
         }
         any
@@ -328,7 +352,7 @@ impl Node {
 
     fn on_delivery(&mut self, delivery: Delivery) {
         if delivery.channel != CHANNEL {
-            return;
+            return self.on_said(delivery);
         }
         let source = match delivery.kind {
             Kind::Gossip { from } => Source::Gossip { from },
@@ -350,12 +374,12 @@ impl Node {
         match kind {
             Kind::Gossip { from } => {
                 let to = Recipients::Neighbours { except: Some(from) };
-                self.send_state(|state| Effect::Gossip(to, state));
+                self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
             }
-            Kind::Broadcast { from } => self.send_state(|state| Effect::Broadcast(from, state)),
+            Kind::Broadcast { from } => self.send_state(|state| Effect::Broadcast(CHANNEL, from, state)),
             Kind::Unicast { .. } => {
                 let to = Recipients::Neighbours { except: None };
-                self.send_state(|state| Effect::Gossip(to, state));
+                self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
             }
         }
     }
@@ -376,10 +400,10 @@ impl Node {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Gossip(to, state) => self.mesh.gossip(to, CHANNEL, &state),
-            Effect::Broadcast(origin, state) => self.mesh.broadcast(origin, CHANNEL, &state),
+            Effect::Gossip(channel, to, state) => self.mesh.gossip(to, channel, &state),
+            Effect::Broadcast(channel, origin, state) => self.mesh.broadcast(origin, channel, &state),
             // Whoever waits for an answer asks again, or another peer.
-            Effect::Unicast(to, message) => drop(self.mesh.unicast(to, CHANNEL, &message)),
+            Effect::Unicast(channel, to, message) => drop(self.mesh.unicast(to, channel, &message)),
             Effect::Answer(id, result) => self.outputs.push_back(Output::Answer(id, result)),
             Effect::ContainerKept => self.disturbed = true,
             Effect::RingKept => (self.ring_kept, self.disturbed) = (true, true),
@@ -400,6 +424,7 @@ impl Node {
     fn on_woken(&mut self) {
         self.mesh.handle(self.now, mesh::Input::Woken);
         self.ipam.wake(self.now);
+        self.dead.touch();
         self.disturbed = true;
     }
 
@@ -416,7 +441,7 @@ impl Node {
             owned: self.ipam.owned(),
             // A ring that a crash can still take must leave no routes: everybody would take them for those
             // of a cluster to join, and nobody would make another ring.
-            owners: (self.has_ring() && self.ring_kept).then(|| self.ipam.owners()),
+            owners: (self.has_ring() && self.ring_kept).then(|| self.ipam.settled_owners()),
             linked: self.linked(),
             seen: self.converge.host.seen(),
             interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),
@@ -455,6 +480,7 @@ impl Node {
         for (view, fault) in views {
             plan.notes.extend(fault.map(|fault| format!("{view} cannot be read: {fault}")));
         }
+        plan.notes.extend(self.coming().into_iter().map(|note| note.what));
         plan
     }
 
@@ -468,6 +494,7 @@ impl Node {
 
     fn look(&mut self, desired: &Desired) {
         self.look_for_peers();
+        self.look_for_instances();
         if self.looked_for != desired.host.rules {
             self.converge.host.look_by(self.now);
         }

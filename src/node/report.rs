@@ -14,7 +14,7 @@ use super::{
 use crate::{
     addr::{Range, join},
     config::SourceDestCheck,
-    ipam::{Ring, paxos::Claims},
+    ipam::{Ring, paxos::Claims, reclaim::Log},
     mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView},
     plan::{Plan, leads_to},
     state::{Fault, Forward},
@@ -41,7 +41,7 @@ impl Node {
 
     fn are_routes_read(&self) -> bool {
         let Some(vpc) = self.converge.vpc.seen() else { return false };
-        let owned = self.ipam.owned();
+        let owned = self.ipam.settled();
         let led = |table| owned.iter().all(|range| leads_to(table, *range, &vpc.interface));
         let unchecked = vpc.source_dest_check != Some(true)
             || self.config.vpc.source_dest_check == SourceDestCheck::Ignore;
@@ -51,6 +51,16 @@ impl Node {
     /// Who owns what, as this node has it.
     pub fn ring(&self) -> &Ring {
         self.ipam.ring()
+    }
+
+    /// What this node took over from the dead and does not use yet.
+    pub fn resting(&self) -> &[Range] {
+        self.ipam.resting()
+    }
+
+    /// What was decided about the dead, as far as this node knows.
+    pub fn decided(&self) -> Option<&Log> {
+        self.dead.reclaim.log()
     }
 
     /// What this node knows of everybody's promises in the election of the first ring.
@@ -140,6 +150,7 @@ impl Node {
         problems.extend(self.mesh.refused(self.now).map(refused));
         let tagged = self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.fault());
         problems.extend(tagged.map(|fault| about("peers cannot be found by tag", fault)));
+        problems.extend(self.coming());
         problems.extend(self.checked_interface());
         problems.extend(self.lost_tables());
         problems.extend(self.foreign_firewall());

@@ -41,8 +41,13 @@ pub enum Request {
     Free { ident: String, address: Option<Address> },
     /// The addresses of a name.
     Lookup { ident: String },
-    /// Take over the ranges of a peer that is gone for good, by name or nickname.
-    Forget { peer: String },
+    /// Take over the ranges of a peer that is gone for good, by name or nickname; `alone` without the
+    /// agreement of the others, since most electors are gone for good too.
+    Forget {
+        peer: String,
+        #[serde(default)]
+        alone: bool,
+    },
     /// Give all ranges away.
     Drain,
     /// Undo everything on this host, and give all ranges away.

@@ -33,6 +33,8 @@ pub enum Waiter {
     Attach { ident: String },
     /// That the link of this address is gone.
     Detach { address: Address },
+    /// That the peers have agreed, in a decision not before `since`, who takes over what this peer owned.
+    Forget { peer: PeerName, addresses: u32, since: u64 },
     /// That no route leads to us any more.
     Drain { addresses: u32, to: Option<PeerName> },
     /// That nothing of ours is left.
@@ -102,6 +104,14 @@ impl Waiting {
         ids
     }
 
+    /// Peers that somebody wants to be taken over from.
+    pub fn forgetting(&self) -> impl Iterator<Item = PeerName> {
+        self.waiters.values().filter_map(|(_, waiter)| match waiter {
+            Waiter::Forget { peer, .. } => Some(*peer),
+            _ => None,
+        })
+    }
+
     /// A step was carried out: whoever waits for convergence is told in the end.
     pub fn count(&mut self, action: &Action, plan: &Plan) {
         let Some(change) = plan.changes.iter().find(|change| change.action == *action) else { return };
@@ -123,7 +133,7 @@ impl Waiter {
     fn deadline(&self, since: Timestamp) -> Option<Timestamp> {
         match self {
             Waiter::Converged(_) | Waiter::Ready => None,
-            Waiter::Attach { .. } | Waiter::Detach { .. } => Some(since + PATIENCE),
+            Waiter::Attach { .. } | Waiter::Detach { .. } | Waiter::Forget { .. } => Some(since + PATIENCE),
             Waiter::Drain { .. } | Waiter::Reset => Some(since + HAND_OVER),
         }
     }
@@ -144,6 +154,7 @@ impl Node {
                 self.let_out(super::Effect::Finish);
             }
         }
+        self.forget_wishes();
     }
 
     fn result(&mut self, since: Timestamp, waiter: &Waiter, late: bool) -> Option<Result<Response, Refusal>> {
@@ -164,9 +175,9 @@ impl Node {
                     .hint("`weavers status` names the step that fails")),
                 })
             }
-            &Waiter::Drain { addresses, to } => {
-                (late || !self.routes_lead_here()).then_some(Ok(Response::Moved { addresses, to }))
-            }
+            &Waiter::Forget { peer, addresses, since } => self.forgotten((peer, addresses, since), late),
+            &Waiter::Drain { addresses, to } => (late || !self.routes_lead_here() && !self.is_resigning())
+                .then_some(Ok(Response::Moved { addresses, to })),
             Waiter::Reset => self.reset_done(late),
         }
     }
@@ -214,7 +225,8 @@ impl Node {
     /// Nothing of ours is left on the host, and the routes are gone; those that the heir did not
     /// take over in time are withdrawn.
     fn reset_done(&mut self, late: bool) -> Option<Result<Response, Refusal>> {
-        if !self.routes_lead_here() && self.plan.is_empty() && !self.converge.is_at_work() {
+        let counted_on = self.is_resigning() && !late;
+        if !self.routes_lead_here() && self.plan.is_empty() && !self.converge.is_at_work() && !counted_on {
             let both = self.converge.host.fault().is_none();
             return both.then_some(Ok(Response::Done));
         }

@@ -1,17 +1,20 @@
 //! EC2 as one host calls it: the model's answers in the words of [`state`](crate::state), as the real
 //! hand reads them.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use ipnet::Ipv4Net;
 
 use super::vpc::{
-    self, Answer, ApiError, Call, Caller, Check, Find, InstanceId, Origin, RouteTarget, RouteView, SubnetId,
-    TableView, Targets,
+    self, Answer, ApiError, Call, Caller, Check, Find, InstanceId, InstanceView, Origin, Power, RouteTarget,
+    RouteView, SubnetId, TableView, Targets,
 };
 use crate::{
     addr::Range,
-    state::{Action, Fault, FaultKind, InterfaceId, Route, Table, TableId, Target, Vpc},
+    state::{Action, Fault, FaultKind, InstanceState, InterfaceId, Route, Table, TableId, Target, Vpc},
     time::Timestamp,
 };
 
@@ -139,11 +142,36 @@ impl Cloud {
             ("instance-state-name".to_owned(), "running".to_owned()),
         ];
         let filters = filters.map(|(name, value)| (name, vec![value])).to_vec();
+        let found = self.instances_where(now, vpc, filters)?;
+        Ok(found.into_iter().filter_map(|one| Some(one.interfaces.first()?.address)).collect())
+    }
+
+    /// Those of these instances that are not terminated.
+    pub fn instances(
+        &self,
+        now: Timestamp,
+        vpc: &mut vpc::Vpc,
+        ids: &BTreeSet<String>,
+    ) -> Result<BTreeMap<String, InstanceState>, Fault> {
+        let filters = vec![("instance-id".to_owned(), ids.iter().cloned().collect())];
+        let found = self.instances_where(now, vpc, filters)?;
+        let state = |power| match power {
+            Power::Running => Some(InstanceState::Running),
+            Power::Stopped => Some(InstanceState::Stopped),
+            Power::Terminated => None,
+        };
+        Ok(found.into_iter().filter_map(|one| Some((one.id.0, state(one.power)?))).collect())
+    }
+
+    fn instances_where(
+        &self,
+        now: Timestamp,
+        vpc: &mut vpc::Vpc,
+        filters: Vec<(String, Vec<String>)>,
+    ) -> Result<Vec<InstanceView>, Fault> {
         let find = Call::DescribeInstances(Find { filters, ..Find::default() });
         match vpc.call(now, &self.caller(), &find).result {
-            Ok(Answer::Instances { instances, .. }) => {
-                Ok(instances.into_iter().filter_map(|one| Some(one.interfaces.first()?.address)).collect())
-            }
+            Ok(Answer::Instances { instances, .. }) => Ok(instances),
             Ok(Answer::Done | Answer::Tables { .. }) => Err(fault(FaultKind::Invalid, "another answer")),
             Err(error) => Err(classify(&error)),
         }

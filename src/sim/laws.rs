@@ -1,6 +1,10 @@
 //! What must hold after each step, and once all is quiet.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use ipnet::Ipv4Net;
 
@@ -57,6 +61,7 @@ impl World {
     pub(super) fn check_all(&mut self) {
         self.check_rings();
         self.check_votes();
+        self.check_decisions();
         self.check_allocations();
         self.check_promises();
     }
@@ -81,7 +86,10 @@ impl World {
             if self.machines[host].calm_until > self.now {
                 continue;
             }
-            owned.extend(ring.owned_by(self.machines[host].name).into_iter().map(|range| (range, host)));
+            // What was taken over rests until everybody else was heard on it.
+            let rests = |piece: Range| node.resting().iter().any(|range| range.overlaps(piece));
+            let pieces = ring.pieces().filter(|(_, entry)| entry.owner == self.machines[host].name);
+            owned.extend(pieces.filter(|(piece, _)| !rests(*piece)).map(|(piece, _)| (piece, host)));
         }
         owned.sort();
         for pair in owned.windows(2) {
@@ -108,6 +116,22 @@ impl World {
                     broken =
                         Some(format!("host {host} told host {other} {told:?} and has {saved:?} on disk"));
                 }
+            }
+        }
+        broken.into_iter().for_each(|broken| self.violate(broken));
+    }
+
+    /// Whoever knows of as many decisions knows of the same electors.
+    fn check_decisions(&mut self) {
+        let mut electors: BTreeMap<u64, &BTreeSet<PeerName>> = BTreeMap::new();
+        let mut broken = None;
+        for (host, log) in self.nodes().filter_map(|(host, node)| Some((host, node.decided()?))) {
+            let first = electors.entry(log.next()).or_insert(log.electors());
+            if *first != log.electors() {
+                broken = Some(format!(
+                    "after {} decisions host {host} has {log:?}, another {first:?}",
+                    log.next()
+                ));
             }
         }
         broken.into_iter().for_each(|broken| self.violate(broken));
@@ -212,9 +236,6 @@ impl World {
     fn is_holder(&self, host: usize, table: &TableId, destination: Ipv4Net, first: bool) -> bool {
         let routes = self.vpc.routes(table);
         let Some(route) = routes.iter().find(|route| route.destination == destination) else { return true };
-        if self.disputed.iter().any(|range| range.overlaps(destination.into())) {
-            return true;
-        }
         match &route.target {
             RouteTarget::Interface(interface) => {
                 *interface == self.machines[host].cloud.interface
@@ -223,13 +244,6 @@ impl World {
             }
             RouteTarget::Local | RouteTarget::Gateway(_) => self.tampered.contains(&destination),
         }
-    }
-
-    /// Two hosts took over what this one owned, and each wrote its routes before it heard of the other.
-    pub(super) fn dispute_routes_of(&mut self, dead: usize) {
-        let owner = self.machines[dead].name;
-        let owned: Vec<Range> = self.nodes().flat_map(|(_, node)| node.ring().owned_by(owner)).collect();
-        self.disputed.extend(owned);
     }
 
     pub(super) fn learn_what_was_written(
@@ -280,7 +294,9 @@ impl World {
             if self.violation.is_some() {
                 return;
             }
-            if self.now >= begun + FORGET_AFTER {
+            let stuck = (0..self.machines.len()).find(|&host| self.has_turn(host));
+            let stuck = stuck.is_some_and(|host| self.most_electors_are_dead(host));
+            if self.now >= begun + FORGET_AFTER && (stuck || self.climate.reclaim.is_none()) {
                 self.forget_the_dead();
             }
             // Everybody has looked once more after the last change of anybody.
@@ -326,15 +342,29 @@ impl World {
                 return Some(format!("host {host} has a plan: {:?}", node.plan()));
             }
         }
-        let dead = (0..self.machines.len()).find(|host| !alive(host) && !self.users.forgotten.contains(host));
-        if let Some(dead) = dead {
-            return Some(format!("host {dead} is dead and not forgotten"));
+        if let Some(dead) = (0..self.machines.len()).find(|host| !alive(host) && !self.is_buried(*host)) {
+            let known =
+                |(host, node): (usize, &Node)| (host, node.decided().cloned(), node.status().problems);
+            let known: Vec<_> = self.nodes().map(known).collect();
+            let dead = (dead, self.machines[dead].name);
+            return Some(format!("{dead:?} is dead and nobody has taken over from it: {known:?}"));
+        }
+        if let Some((host, node)) = self.nodes().find(|(_, node)| !node.resting().is_empty()) {
+            let (resting, waits) = (node.resting(), node.status().waits);
+            return Some(format!("host {host} does not use yet what it took over: {resting:?}: {waits:?}"));
         }
         self.unconnected(&hosts)
             .or_else(|| self.disagreeing(&hosts))
             .or_else(|| self.astray(&hosts))
             .or_else(|| self.unlinked())
             .or_else(|| self.superfluous())
+    }
+
+    /// Whether nobody counts on a host any more, as everybody alive has it.
+    pub(super) fn is_buried(&self, dead: usize) -> bool {
+        let name = self.machines[dead].name;
+        let decides = |node: &Node| node.decided().is_some_and(|log| log.electors().contains(&name));
+        self.nodes().all(|(_, node)| node.ring().owned_by(name).is_empty() && !decides(node))
     }
 
     fn unconnected(&self, hosts: &[usize]) -> Option<String> {

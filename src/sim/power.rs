@@ -34,6 +34,10 @@ impl World {
         self.hang_up(host, true);
         self.forget_process(host);
         self.users.rebooted(host);
+        if long {
+            let instance = self.machines[host].cloud.instance.clone();
+            self.vpc.set_power(self.now, &instance, super::vpc::Power::Stopped);
+        }
         let off = self.random(Duration::from_secs(3), Duration::from_secs(if long { 40 } else { 25 }));
         self.schedule(off, Event::PowerOn(host));
     }
@@ -46,6 +50,8 @@ impl World {
     pub(super) fn power_on(&mut self, host: usize) {
         if self.machines[host].power == Power::Off {
             self.machines[host].power = Power::On;
+            let instance = self.machines[host].cloud.instance.clone();
+            self.vpc.set_power(self.now, &instance, super::vpc::Power::Running);
             self.start(host);
         }
     }

@@ -21,6 +21,8 @@ pub struct Climate {
     pub two_tables: bool,
     pub seeded: bool,
     pub users: bool,
+    /// Grace before the ranges of a terminated host are taken over; none: somebody asks for it.
+    pub reclaim: Option<Duration>,
     pub start_within: Duration,
     pub storm: Duration,
     /// Mean time between troubles; none if zero.
@@ -80,6 +82,7 @@ impl Climate {
             two_tables: false,
             seeded: false,
             users: true,
+            reclaim: None,
             start_within: Duration::from_secs(1),
             storm: Duration::from_secs(40),
             trouble_every: Duration::ZERO,
@@ -138,6 +141,7 @@ impl Climate {
             range: net(&format!("10.32.0.0/{length}")),
             two_tables: rng.random_range(0..3) == 0,
             seeded: rng.random_range(0..8) == 0,
+            reclaim: if rng.random() { Some(seconds(rng, 15, 60)) } else { None },
             start_within: if rng.random() { seconds(rng, 0, 2) } else { seconds(rng, 5, 20) },
             storm: seconds(rng, 30, 100),
             trouble_every: millis(rng, 700, 8000),

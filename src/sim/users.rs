@@ -18,6 +18,7 @@ use crate::{
         Input,
         request::{Container, Refusal, Request, RequestId, Response},
     },
+    peer::PeerName,
     state::{Netns, link_name},
 };
 
@@ -38,8 +39,6 @@ pub struct Users {
     pub(super) promised: u64,
     /// Hosts that are to give their ranges away, and come back.
     retiring: BTreeSet<usize>,
-    /// Dead hosts whose ranges were taken over.
-    pub(super) forgotten: BTreeSet<usize>,
 }
 
 /// A container.
@@ -350,48 +349,49 @@ impl World {
         }
     }
 
-    /// One survivor takes over what dead hosts owned, or two at the same moment.
+    /// Somebody asks one survivor, or two at the same moment, to take over what dead hosts owned.
     pub(super) fn forget_the_dead(&mut self) {
         for dead in 0..self.machines.len() {
             let terminated = self.machines[dead].power == Power::Terminated;
-            if !terminated || self.users.forgotten.contains(&dead) {
+            if !terminated || self.is_buried(dead) || self.is_being_forgotten(dead) {
                 continue;
             }
             let survivors: Vec<usize> =
                 (0..self.machines.len()).filter(|&host| self.has_turn(host)).collect();
             let Some(&first) = survivors.first() else { return };
-            let second = survivors.last().filter(|&&last| last != first && !self.somebody_waits()).copied();
+            let second = survivors.last().copied().filter(|&last| last != first && self.chance(500));
             let peer = self.machines[dead].name.to_string();
-            self.ask(first, What::Forget(dead), Request::Forget { peer: peer.clone() });
-            if let Some(second) = second.filter(|_| self.chance(500)) {
-                // Until they have heard of each other both own what was taken over.
-                let agreed = self.now + Duration::from_secs(4);
-                for host in [first, second] {
-                    self.machines[host].calm_until = agreed;
-                }
-                self.dispute_routes_of(dead);
-                self.ask(second, What::Forget(dead), Request::Forget { peer });
+            if self.most_electors_are_dead(first) {
+                self.ask(first, What::Forget(dead), Request::Forget { peer, alone: true });
+                continue;
+            }
+            for host in [first].into_iter().chain(second) {
+                self.ask(host, What::Forget(dead), Request::Forget { peer: peer.clone(), alone: false });
             }
         }
     }
 
-    /// Whether anybody waits for an address.
-    fn somebody_waits(&self) -> bool {
-        let asks = |asked: &Asked| matches!(asked.what, What::Attach(_) | What::Address(_));
-        let linked =
-            |cookie: &u64| self.users.promises.values().any(|promise| promise.cookie == Some(*cookie));
-        self.users.asked.values().any(asks) || !self.users.containers.keys().all(linked)
+    pub(super) fn most_electors_are_dead(&self, host: usize) -> bool {
+        let log = self.machines[host].node.as_ref().and_then(|node| node.decided());
+        let alive = |name: &PeerName| {
+            let machine = self.machines.iter().find(|machine| machine.name == *name);
+            machine.is_some_and(|machine| machine.power != Power::Terminated)
+        };
+        log.is_some_and(|log| log.electors().iter().filter(|name| alive(name)).count() < log.majority())
+    }
+
+    fn is_being_forgotten(&self, dead: usize) -> bool {
+        self.users.asked.values().any(|asked| matches!(asked.what, What::Forget(other) if other == dead))
     }
 
     /// Somebody takes a host for dead.
     pub(super) fn usurp(&mut self, dead: usize) {
-        let can_save = |host: &usize| self.machines[*host].disk_full_until <= self.now;
-        let survivor = (0..self.machines.len()).filter(can_save).find(|&host| self.has_turn(host));
+        let survivor = (0..self.machines.len()).find(|&host| self.has_turn(host));
         if let Some(host) = survivor {
             // Whoever is taken for dead and is not must be able to hear of it before it is asked again.
             self.quiet_until = self.now + Duration::from_secs(3);
             let peer = self.machines[dead].name.to_string();
-            self.ask(host, What::Other, Request::Forget { peer });
+            self.ask(host, What::Other, Request::Forget { peer, alone: false });
         }
     }
 
@@ -424,13 +424,7 @@ impl World {
                 let pause = self.random(Duration::from_millis(100), Duration::from_secs(5));
                 self.leave(host, pause);
             }
-            (What::Forget(dead), result) => {
-                let hint = result.as_ref().err().map(|refusal| refusal.kind);
-                if result.is_ok() || hint == Some(crate::node::request::RefusalKind::NotFound) {
-                    self.users.forgotten.insert(dead);
-                }
-            }
-            (What::Attach(_) | What::Address(_) | What::Drain | What::Other, _) => {}
+            (What::Attach(_) | What::Address(_) | What::Drain | What::Forget(_) | What::Other, _) => {}
         }
     }
 

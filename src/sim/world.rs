@@ -23,13 +23,12 @@ use super::{
     wire::Wires,
 };
 use crate::{
-    addr::Range,
     config::{Config, Init},
     mesh::{self, ConnId},
     node::{Input, Output, ledger::SaveId},
     peer::PeerName,
     plan::Plane,
-    state::{self, Action, Fault, Host, TableId},
+    state::{self, Action, Fault, Host, InstanceState, TableId},
     time::Timestamp,
 };
 
@@ -62,8 +61,6 @@ pub struct World {
     pub(super) written: BTreeMap<(usize, TableId, Ipv4Net), Written>,
     /// Destinations that somebody else wrote to.
     pub(super) tampered: BTreeSet<Ipv4Net>,
-    /// What two hosts took over at the same moment.
-    pub(super) disputed: Vec<Range>,
     pub(super) conflicts: BTreeSet<(TableId, Ipv4Net)>,
     pub(super) stormy: bool,
     /// Nothing goes wrong before this.
@@ -99,6 +96,7 @@ pub(super) enum Event {
     VpcLook(usize, u32, Ipv4Net, Option<BTreeSet<TableId>>),
     VpcSeen(usize, u32, Timestamp, Box<Result<state::Vpc, Fault>>),
     PeersSeen(usize, u32, Box<Result<BTreeSet<Ipv4Addr>, Fault>>),
+    InstancesSeen(usize, u32, Box<Result<BTreeMap<String, InstanceState>, Fault>>),
     VpcAct(usize, u32, Action),
     Acted(usize, u32, Action, Box<Result<Option<String>, Fault>>),
     Disturb(usize, u32),
@@ -173,6 +171,7 @@ impl World {
         config.ipam.range = climate.range;
         config.ipam.default_subnet = climate.range;
         config.ipam.expected_peers = Some(climate.hosts);
+        config.vpc.reclaim = climate.reclaim;
         config.vpc.route_tables = climate.two_tables.then(|| tables.clone());
         if climate.seeded {
             config.ipam.init = Init::Seed(names.iter().copied().collect());
@@ -206,7 +205,6 @@ impl World {
             users: Users::default(),
             written: BTreeMap::new(),
             tampered: BTreeSet::new(),
-            disputed: Vec::new(),
             conflicts: BTreeSet::new(),
             stormy: true,
             quiet_until: Timestamp::ZERO,
@@ -349,6 +347,7 @@ impl World {
                 self.tell(host, life, Input::VpcSeen(*seen));
             }
             Event::PeersSeen(host, life, found) => self.tell(host, life, Input::PeersSeen(*found)),
+            Event::InstancesSeen(host, life, there) => self.tell(host, life, Input::InstancesSeen(*there)),
             Event::VpcAct(host, life, action) => self.act_on_vpc(host, life, action),
             Event::Acted(host, life, action, outcome) => {
                 if self.is_alive(host, life) {
@@ -388,6 +387,7 @@ impl World {
             | Event::HostAct(host, ..)
             | Event::VpcSeen(host, ..)
             | Event::PeersSeen(host, ..)
+            | Event::InstancesSeen(host, ..)
             | Event::Acted(host, ..)
             | Event::Disturb(host, _)
             | Event::Ask(host)
@@ -480,6 +480,11 @@ impl World {
                     let found = self.machines[host].cloud.peers(self.now, &mut self.vpc, &key, &value);
                     let after = self.cloud_delay();
                     self.schedule(after, Event::PeersSeen(host, life, Box::new(found)));
+                }
+                Output::ObserveInstances(ids) => {
+                    let there = self.machines[host].cloud.instances(self.now, &mut self.vpc, &ids);
+                    let after = self.cloud_delay();
+                    self.schedule(after, Event::InstancesSeen(host, life, Box::new(there)));
                 }
                 Output::Apply(action) => self.apply(host, life, action),
                 Output::Answer(id, result) => self.answered(host, id, result),

@@ -162,9 +162,9 @@ fn a_file_that_is_not_there_is_no_configuration() {
 }
 
 #[test]
-fn what_does_nothing_yet_is_said_on_stderr() {
+fn what_has_no_effect_is_said_on_stderr() {
     let directory = tempfile::tempdir().unwrap();
-    let path = file(directory.path(), "vpc.reclaim = '2h'\n");
+    let path = file(directory.path(), "vpc.reclaim = '2h'\nmesh.weave_peers = true\n");
     let output = weavers(&["validate", path.to_str().unwrap()]);
     assert_eq!(code(&output), 0);
     assert!(stderr(&output).starts_with("warning: "), "{}", stderr(&output));

@@ -158,7 +158,8 @@ impl Case {
         };
         let memory = Memory {
             identity: Some(identity),
-            ipam: Saved { ring: self.ring(), paxos: None, allocations: self.allocations() },
+            ipam: Saved { ring: self.ring(), paxos: None, allocations: self.allocations(), rest: Vec::new() },
+            reclaim: Default::default(),
             attached: self.attached(),
             links_known: true,
         };

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use ipnet::Ipv4Net;
 use weavers::{
-    state::{Action, Fault, FaultKind, InterfaceId, Route, RouteState, TableId, Target, Vpc},
+    state::{Action, Fault, FaultKind, InstanceState, InterfaceId, Route, RouteState, TableId, Target, Vpc},
     vpc::{Ec2, overlaps},
 };
 
@@ -57,6 +57,7 @@ cases! {
     a_throttled_call_is_known_as_such differs ("moto", "does not throttle");
     a_create_whose_answer_was_lost_calls_for_another_look differs ("moto", "loses no answer");
     peers_are_the_running_instances_that_bear_the_tag;
+    an_instance_that_is_terminated_or_unknown_is_not_there;
     a_look_is_one_call_once_the_table_is_found differs ("moto", "does not count calls");
 }
 
@@ -65,6 +66,16 @@ const FIVE: [&str; 5] =
     ["CreateRoute", "DeleteRoute", "ReplaceRoute", "DescribeRouteTables", "DescribeInstances"];
 
 // ===== peers =====
+
+async fn an_instance_that_is_terminated_or_unknown_is_not_there(world: &World) -> Result<()> {
+    let (own, other) = (world.ec2.identity().instance.clone(), world.neighbour_instance.clone());
+    let asked = BTreeSet::from([own.clone(), other.clone(), "i-0123456789abcdef0".to_owned()]);
+    let running = |ids: &[&String]| ids.iter().map(|id| ((*id).clone(), InstanceState::Running)).collect();
+    ensure!(world.ec2.instances(&asked).await? == running(&[&own, &other]));
+    world.console.terminate_neighbour().await?;
+    ensure!(world.ec2.instances(&asked).await? == running(&[&own]));
+    Ok(())
+}
 
 async fn peers_are_the_running_instances_that_bear_the_tag(world: &World) -> Result<()> {
     ensure!(world.ec2.peers("cluster", "prod").await? == BTreeSet::new());

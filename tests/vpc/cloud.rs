@@ -28,6 +28,8 @@ pub struct World {
     pub main: TableId,
     /// The interface of the second instance.
     pub neighbour: InterfaceId,
+    /// Its id.
+    pub neighbour_instance: String,
     /// The colleague.
     pub console: Box<dyn Console>,
 }

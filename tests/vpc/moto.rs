@@ -138,10 +138,12 @@ async fn lay_out(case: &'static str, address: SocketAddr) -> Result<World> {
     let (main, identity) = (TableId(main.to_owned()), launch(&client, &vpc, &subnet).await?);
     let neighbour = launch(&client, &vpc, &subnet).await?;
     let ec2 = Ec2::with_identity(identity.clone(), &sdk, Some(&url(address)));
+    let neighbour_instance = neighbour.instance.clone();
     let console = MotoConsole { case, address, client, identity, neighbour: neighbour.instance };
     let table = console.add_tables(1).await?.remove(0);
     console.associate(Some(table.clone())).await?;
-    Ok(World { ec2, table, main, neighbour: neighbour.interface, console: Box::new(console) })
+    let (neighbour, console) = (neighbour.interface, Box::new(console));
+    Ok(World { ec2, table, main, neighbour, neighbour_instance, console })
 }
 
 async fn launch(client: &Client, vpc: &str, subnet: &str) -> Result<Identity> {

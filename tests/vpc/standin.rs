@@ -58,8 +58,10 @@ async fn lay_out() -> Result<World> {
     let main = vpc.main_table().clone();
     let cloud = server::Cloud::new(vpc).with_stranger(instance);
     tokio::spawn(cloud.clone().serve(listener));
+    let neighbour_instance = other.0.clone();
     let console = StandinConsole { cloud, identity, subnet, other, endpoint };
-    Ok(World { ec2: console.hand(), table, main, neighbour, console: Box::new(console) })
+    let (ec2, console) = (console.hand(), Box::new(console));
+    Ok(World { ec2, table, main, neighbour, neighbour_instance, console })
 }
 
 struct StandinConsole {

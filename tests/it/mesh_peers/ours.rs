@@ -310,7 +310,10 @@ impl Party for Whole {
                 Output::ObserveVpc(..) => self.node.handle(now, Input::VpcSeen(Ok(no_table()))),
                 Output::Apply(action) => self.node.handle(now, Input::Applied(action, Ok(None))),
                 Output::Answer(id, result) => drop(self.answers.insert(id, result)),
-                Output::ObservePeers(..) | Output::Datagram(..) | Output::Finished => {}
+                Output::ObservePeers(..)
+                | Output::ObserveInstances(..)
+                | Output::Datagram(..)
+                | Output::Finished => {}
             }
         }
     }

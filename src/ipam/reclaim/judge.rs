@@ -1,0 +1,286 @@
+//! What to second, what to propose, and when.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Decision, HEIR_PATIENCE, PAUSE, PAUSE_MAX, REPEAT, Reclaim, SETTLED_AFTER, SUSPECT_AFTER, TURN, View,
+    log::SEATS, words::Word,
+};
+use crate::{ipam::paxos::NodeClaims, peer::PeerName, time::Timestamp};
+
+impl Reclaim {
+    /// Draws the conclusions from all that is known.
+    pub fn consider(&mut self, now: Timestamp, view: View) {
+        let Some(log) = &self.log else { return };
+        let before = log.next();
+        self.look_around(now, view);
+        self.update_word(now, view);
+        self.vote(now, view);
+        self.propose(now, view);
+        self.conclude(now);
+        if self.log.as_ref().is_some_and(|log| log.next() > before) {
+            // Electors may be others now, and one decision opens the next.
+            self.update_word(now, view);
+            self.propose(now, view);
+            self.conclude(now);
+        }
+        self.wake = self.next_change(now, view);
+    }
+
+    /// Notes who is not heard.
+    fn look_around(&mut self, now: Timestamp, view: View) {
+        let Some(log) = &self.log else { return };
+        let me = self.me.name;
+        let counts = |peer: &PeerName| view.owners.contains_key(peer) || log.electors().contains(peer);
+        self.unheard.retain(|peer, _| counts(peer) && !view.reachable.contains(peer));
+        let all = view.owners.keys().chain(log.electors());
+        for &peer in all.filter(|peer| **peer != me && !view.reachable.contains(peer)) {
+            self.unheard.entry(peer).or_insert(now);
+        }
+        self.heard.retain(|peer, _| view.reachable.contains(peer));
+        for &peer in view.reachable {
+            self.heard.entry(peer).or_insert(now);
+        }
+        let unheard = &self.unheard;
+        self.gone.retain(|peer| unheard.contains_key(peer));
+        self.running.retain(|peer, _| unheard.contains_key(peer));
+        self.decided.retain(|_, at| now.since(*at) < HEIR_PATIENCE);
+        if self.abstains_until.is_some_and(|until| until <= now) {
+            self.vote_from(log.next());
+        }
+    }
+
+    /// Says anew what we stand for, if it is not what we said last.
+    fn update_word(&mut self, now: Timestamp, view: View) {
+        let seconds = self.seconds(now, view);
+        let waits = !self.asked.is_empty() || !self.awaited.is_empty();
+        let repeats = waits && self.repeat_at.is_none_or(|at| at <= now);
+        let awaits_changed = self.ours.awaits.is_empty() != self.awaited.is_empty();
+        let changed = self.ours.gone != self.gone
+            || self.ours.asks != self.asked
+            || self.ours.seconds != seconds
+            || awaits_changed;
+        if changed || repeats {
+            self.ours.gone.clone_from(&self.gone);
+            self.ours.asks.clone_from(&self.asked);
+            self.ours.awaits.clone_from(&self.awaited);
+            self.ours.seconds = seconds;
+            self.speak();
+            self.repeat_at = Some(now + REPEAT);
+        }
+        self.repeat_at = self.repeat_at.filter(|_| waits);
+    }
+
+    /// Whom we, as an elector, agree to take for dead.
+    fn seconds(&self, now: Timestamp, view: View) -> BTreeSet<PeerName> {
+        if self.paxos.ours().is_none() {
+            return BTreeSet::new();
+        }
+        let anew = |peer: &PeerName| !self.decided.contains_key(peer);
+        let dead = self.unheard.iter().filter(|(peer, since)| {
+            let there = self.running.contains_key(*peer);
+            let asked = !there && self.says(view, |word| word.asks.contains(*peer));
+            let gone = || self.says(view, |word| word.gone.contains(*peer));
+            asked || view.grace.is_some_and(|grace| now.since(**since) >= grace) && gone()
+        });
+        dead.map(|(peer, _)| *peer).chain(self.resigning(view)).filter(anew).collect()
+    }
+
+    /// Electors that want to be none any more.
+    fn resigning(&self, view: View) -> Vec<PeerName> {
+        let electors = self.log.iter().flat_map(|log| log.electors()).copied();
+        electors
+            .filter(|&peer| match peer == self.me.name {
+                true => self.asked.contains(&peer),
+                false => {
+                    view.reachable.contains(&peer)
+                        && self.words.all().get(&peer).is_some_and(|word| word.asks.contains(&peer))
+                }
+            })
+            .collect()
+    }
+
+    /// Whether we, or a peer that is there, say this.
+    pub(super) fn says(&self, view: View, what: impl Fn(&Word) -> bool) -> bool {
+        let there = self.words.all().iter().filter(|(peer, _)| view.reachable.contains(peer));
+        self.own_opinion(&what) || there.into_iter().any(|(_, word)| what(word))
+    }
+
+    /// What we would say now, before we have said it.
+    fn own_opinion(&self, what: &impl Fn(&Word) -> bool) -> bool {
+        what(&Word { gone: self.gone.clone(), asks: self.asked.clone(), ..Word::default() })
+    }
+
+    /// Electors that are there and take this peer for dead.
+    pub(super) fn seconders(&self, view: View, dead: PeerName) -> BTreeSet<PeerName> {
+        let electors = self.log.iter().flat_map(|log| log.electors()).copied();
+        electors
+            .filter(|&elector| match elector == self.me.name {
+                true => self.ours.seconds.contains(&dead),
+                false => {
+                    view.reachable.contains(&elector)
+                        && self.words.all().get(&elector).is_some_and(|word| word.seconds.contains(&dead))
+                }
+            })
+            .collect()
+    }
+
+    /// Decides alone that we take over from a peer, and that those who are there decide from now on. Somebody
+    /// vouches for it that most electors are gone for good.
+    pub fn force(&mut self, now: Timestamp, view: View, dead: PeerName) {
+        let heir = self.me.name;
+        let Some(log) = &self.log else { return };
+        let there = |peer: &PeerName| *peer == heir || view.reachable.contains(peer);
+        let leaves: BTreeSet<PeerName> = log.electors().iter().copied().filter(|peer| !there(peer)).collect();
+        let stay = log.electors().iter().filter(|peer| there(peer)).count();
+        let others = self.candidates(view, dead).into_iter().filter(|peer| !log.electors().contains(peer));
+        let mut joins: BTreeSet<PeerName> = others.take(SEATS.saturating_sub(stay)).collect();
+        if (stay + joins.len()).is_multiple_of(2) {
+            joins.pop_last();
+        }
+        let decision = Decision { dead, heir, joins, leaves };
+        if let Some(log) = &mut self.log {
+            log.force(heir, decision.clone());
+        }
+        self.go_on(now, decision);
+    }
+
+    // ===== Paxos =====
+
+    /// Votes on what was heard, and tells it.
+    fn vote(&mut self, now: Timestamp, view: View) {
+        let ground = self.ground(now, view).unwrap_or_default();
+        if self.paxos.think(&ground) {
+            self.last_progress = now;
+            self.save();
+            self.tell();
+        }
+    }
+
+    /// Proposes if there is something to propose and it is our turn.
+    fn propose(&mut self, now: Timestamp, view: View) {
+        let Some(ground) = self.ground(now, view) else {
+            self.ready = None;
+            return;
+        };
+        let since = *self.ready.get_or_insert(now);
+        if self.due(since, view) > now {
+            return;
+        }
+        self.attempts = self.attempts.saturating_add(1);
+        self.last_progress = now;
+        self.paxos.propose(&ground);
+        self.save();
+        self.tell();
+    }
+
+    /// When it is our turn, as things stand.
+    fn due(&self, since: Timestamp, view: View) -> Timestamp {
+        let electors = self.log.iter().flat_map(|log| log.electors());
+        let lower = electors.filter(|peer| **peer < self.me.name && view.reachable.contains(peer)).count();
+        let turn = TURN.saturating_mul(lower as u32);
+        if self.attempts == 0 && !self.paxos.is_under_way() {
+            return since + turn;
+        }
+        let pause = PAUSE.saturating_mul(1 << self.attempts.min(8)).min(PAUSE_MAX);
+        since.max(self.last_progress) + pause + turn
+    }
+
+    /// What there is to propose: about the lowest peer that a majority takes for dead, or to fill seats.
+    fn ground(&self, now: Timestamp, view: View) -> Option<Decision> {
+        let log = self.log.as_ref().filter(|_| self.paxos.ours().is_some())?;
+        let agreed = |dead: &PeerName| self.seconders(view, *dead).len() >= log.majority();
+        let Some(dead) = self.ours.seconds.iter().copied().find(agreed) else {
+            return self.more_electors(now, view);
+        };
+        let resigns = view.reachable.contains(&dead) || dead == self.me.name;
+        let heir = if resigns { PeerName::UNKNOWN } else { self.heir(view, dead) };
+        let (joins, leaves) = self.seats(view, dead, |_| true);
+        let decision = Decision { dead, heir, joins, leaves };
+        (!log.electors_after(&decision).is_empty()).then_some(decision)
+    }
+
+    /// Where there are few electors, peers that have been there for a while become some.
+    fn more_electors(&self, now: Timestamp, view: View) -> Option<Decision> {
+        let nobody = PeerName::UNKNOWN;
+        let settled = |peer| self.heard.get(&peer).is_some_and(|since| now.since(*since) >= SETTLED_AFTER);
+        let (joins, leaves) = self.seats(view, nobody, settled);
+        (!joins.is_empty()).then_some(Decision { dead: nobody, heir: nobody, joins, leaves })
+    }
+
+    /// Who joins the electors and who leaves them when `dead` is gone. They shall be [`SEATS`], if so many are
+    /// there, and an odd number: of four no more may be lost than of three, and of two none.
+    fn seats(
+        &self,
+        view: View,
+        dead: PeerName,
+        suits: impl Fn(PeerName) -> bool,
+    ) -> (BTreeSet<PeerName>, BTreeSet<PeerName>) {
+        let electors = self.log.iter().flat_map(|log| log.electors()).copied();
+        let left: BTreeSet<PeerName> = electors.filter(|elector| *elector != dead).collect();
+        let new = self.candidates(view, dead).into_iter().filter(|peer| !left.contains(peer) && suits(*peer));
+        let mut joins: BTreeSet<PeerName> = new.take(SEATS.saturating_sub(left.len())).collect();
+        if (left.len() + joins.len()) % 2 == 1 || left.len() + joins.len() == 0 {
+            return (joins, BTreeSet::new());
+        }
+        if joins.pop_last().is_some() || dead == PeerName::UNKNOWN {
+            return (joins, BTreeSet::new());
+        }
+        let others = left.into_iter().filter(|elector| *elector != self.me.name);
+        let spared = others.max_by_key(|elector| (!view.reachable.contains(elector), *elector));
+        (joins, spared.into_iter().collect())
+    }
+
+    /// Who takes over: whoever asked for it, otherwise whoever owns least.
+    fn heir(&self, view: View, dead: PeerName) -> PeerName {
+        let asks = |peer: PeerName| match peer == self.me.name {
+            true => self.asked.contains(&dead),
+            false => self.words.all().get(&peer).is_some_and(|word| word.asks.contains(&dead)),
+        };
+        let owned = |peer: PeerName| view.owners.get(&peer).copied().unwrap_or(0);
+        let candidates = self.candidates(view, dead);
+        let best = candidates.into_iter().min_by_key(|&peer| (!asks(peer), owned(peer), peer));
+        best.unwrap_or(self.me.name)
+    }
+
+    /// Peers that are there, speak as we do, and stay.
+    fn candidates(&self, view: View, dead: PeerName) -> Vec<PeerName> {
+        let stays = |peer: &PeerName| match *peer == self.me.name {
+            true => !self.asked.contains(peer),
+            false => self.words.all().get(peer).is_some_and(|word| !word.asks.contains(peer)),
+        };
+        let there = view.reachable.iter().copied().filter(|&peer| self.words.has_spoken(peer));
+        let all: BTreeSet<PeerName> = there.chain([self.me.name]).collect();
+        all.into_iter().filter(|peer| *peer != dead && stays(peer)).collect()
+    }
+
+    /// If it can be told what was decided, goes on with the next decision.
+    fn conclude(&mut self, now: Timestamp) {
+        let Some(decision) = self.paxos.chosen().cloned() else { return };
+        let Some(log) = &mut self.log else { return };
+        log.add(decision.clone());
+        self.go_on(now, decision);
+    }
+
+    fn go_on(&mut self, now: Timestamp, decision: Decision) {
+        let Some(log) = &self.log else { return };
+        // Nobody has promised anything about the next one.
+        let next = log.next();
+        self.votes_from.get_or_insert(next);
+        self.open_next(NodeClaims::default());
+        self.save();
+        self.follow(now, decision);
+        self.tell();
+    }
+
+    /// When something changes by itself: a peer becomes suspect, its grace is over, it is our turn.
+    fn next_change(&self, now: Timestamp, view: View) -> Option<Timestamp> {
+        let unheard = self.unheard.values();
+        let spans: BTreeSet<_> = view.grace.into_iter().chain([SUSPECT_AFTER]).collect();
+        let over = unheard.flat_map(|since| spans.iter().map(|span| *since + *span));
+        let again = self.decided.values().map(|at| *at + HEIR_PATIENCE);
+        let settled = self.heard.values().map(|since| *since + SETTLED_AFTER);
+        let turn = self.ready.map(|since| self.due(since, view));
+        over.chain(again).chain(settled).chain(turn).chain(self.abstains_until).filter(|at| *at > now).min()
+    }
+}

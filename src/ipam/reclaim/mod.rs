@@ -1,0 +1,499 @@
+//! Who takes over from the dead: exactly one peer, on which the others agree.
+//!
+//! The ring cannot say: it breaks ties by what it hears first, and two peers that take over from a third
+//! would both own its ranges for a while. So it is decided, one decision after another, by Paxos
+//! ([`super::paxos`]) on a channel of our own. The founders of the ring decide first; each decision says
+//! who takes part in the next one, so that no two views of that differ ([`log`]).
+//!
+//! ```text
+//!  EC2: instance gone ─► gone ──┐                       ┌─► log, and the heir inherits
+//!  somebody: forget   ─► asks ──┴─► seconds ─► Paxos ──┤
+//!                       (words)     a majority          └─► the others go on with the next one
+//! ```
+//!
+//! An elector seconds what it can vouch for: that it does not hear the peer itself, for the grace time if
+//! only EC2's word stands for it. Once a majority has, the lowest of them proposes. Whoever is taken for
+//! dead and is not loses what it does not use, and nothing else: see [`super::merge`].
+//!
+//! Of a host whose store was lost nobody knows what it promised before. It votes about a decision only if
+//! it heard of it before anybody had proposed, or after a while: had it been taken, whoever knows would have
+//! told by then.
+
+pub mod log;
+mod judge;
+mod message;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use self::{
+    message::Said,
+    words::{Word, Words},
+};
+use super::paxos::{Claims, NodeClaims, NodeId, Paxos};
+use crate::{peer::PeerName, time::Timestamp};
+
+pub use self::{
+    log::{Decision, Log},
+    message::Unreadable,
+};
+
+/// How long a peer was not heard before EC2 is asked about it.
+const SUSPECT_AFTER: Duration = Duration::from_secs(10);
+/// How long a peer must have been there to be made an elector where there are few.
+const SETTLED_AFTER: Duration = Duration::from_secs(30);
+/// How much longer each elector waits than the one below it.
+const TURN: Duration = Duration::from_millis(500);
+/// First and longest pause after a round that led nowhere.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(16);
+/// How long an heir has to take over before the same peer is decided about again.
+const HEIR_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a host without a memory abstains from a decision about which there are promises.
+const ABSTAINS: Duration = Duration::from_secs(60);
+/// How often is said again what somebody waits for.
+const REPEAT: Duration = Duration::from_secs(5);
+/// Instances that EC2 is asked about at once.
+const SUSPECTS_MAX: usize = 100;
+
+/// What must survive a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    log: Log,
+    votes_from: Option<u64>,
+    claims: NodeClaims<Decision>,
+}
+
+/// What was on disk at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Decisions and promises.
+    pub kept: Option<Kept>,
+    /// On which instance each peer runs.
+    pub instances: BTreeMap<PeerName, String>,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)]
+pub enum Effect {
+    /// Put this on disk before anything that follows.
+    Save(Kept),
+    /// Remember on which instance a peer runs, or forget it.
+    SaveInstance(PeerName, Option<String>),
+    /// Send to all peers.
+    Broadcast(Vec<u8>),
+    /// Send to this peer.
+    Tell(PeerName, Vec<u8>),
+    /// It was decided. The heir takes over.
+    Decided(Decision),
+    /// This heir wants to hear what we own.
+    Awaited(PeerName),
+}
+
+/// What the ring and the mesh say, at the time of asking.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// How many addresses each peer owns.
+    pub owners: &'a BTreeMap<PeerName, u64>,
+    /// Who can be reached.
+    pub reachable: &'a BTreeSet<PeerName>,
+    /// How long a peer whose instance is gone must not have been heard; `None`: that is no reason.
+    pub grace: Option<Duration>,
+}
+
+/// What EC2 says of an instance that it knows and that is not terminated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InstanceState {
+    /// It runs, or is about to.
+    Running,
+    /// It does not, and may come back.
+    Stopped,
+}
+
+/// A peer that will be taken over from, or could be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coming {
+    /// The peer.
+    pub peer: PeerName,
+    /// Its instance, if it ever said.
+    pub instance: Option<String>,
+    /// How long until the grace is over; `None` if there is none.
+    pub grace_left: Option<Duration>,
+    /// Electors that must still agree for a majority, with nobody among them that already has.
+    pub missing: Vec<PeerName>,
+}
+
+/// One peer's part in it.
+#[derive(Clone, Debug)]
+pub struct Reclaim {
+    me: NodeId,
+    log: Option<Log>,
+    /// From which decision on we may vote; not known yet after the store was lost.
+    votes_from: Option<u64>,
+    abstains_until: Option<Timestamp>,
+    paxos: Paxos<Decision>,
+    ours: Word,
+    words: Words,
+    /// Peers that somebody here wants to be taken over from.
+    asked: BTreeSet<PeerName>,
+    /// Peers of which we, as an heir, want to hear.
+    awaited: BTreeSet<PeerName>,
+    /// Owners and electors that are not heard, and since when.
+    unheard: BTreeMap<PeerName, Timestamp>,
+    /// Who is heard, and since when.
+    heard: BTreeMap<PeerName, Timestamp>,
+    /// What EC2 said of the instances of those who are not, and when.
+    gone: BTreeSet<PeerName>,
+    running: BTreeMap<PeerName, Timestamp>,
+    /// When the last decision about a peer was learned.
+    decided: BTreeMap<PeerName, Timestamp>,
+    /// Since when there has been something to propose.
+    ready: Option<Timestamp>,
+    last_progress: Timestamp,
+    attempts: u32,
+    repeat_at: Option<Timestamp>,
+    /// Something changes by itself then.
+    wake: Option<Timestamp>,
+    effects: VecDeque<Effect>,
+}
+
+impl Reclaim {
+    /// One that goes on from what was saved.
+    pub fn new(me: NodeId, instance: Option<String>, saved: Saved) -> Reclaim {
+        let mut reclaim = Reclaim {
+            me,
+            log: None,
+            votes_from: None,
+            abstains_until: None,
+            paxos: Paxos::observer(me, usize::MAX),
+            ours: Word { number: 1, instance, ..Word::default() },
+            words: Words::remembered(saved.instances),
+            asked: BTreeSet::new(),
+            awaited: BTreeSet::new(),
+            unheard: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            running: BTreeMap::new(),
+            decided: BTreeMap::new(),
+            ready: None,
+            last_progress: Timestamp::ZERO,
+            attempts: 0,
+            repeat_at: None,
+            wake: None,
+            effects: VecDeque::new(),
+        };
+        if let Some(Kept { log, votes_from, claims }) = saved.kept {
+            reclaim.log = Some(log);
+            reclaim.votes_from = votes_from;
+            reclaim.open_next(claims);
+        }
+        reclaim
+    }
+
+    /// There is a ring, which these peers founded. Does nothing if there was one before.
+    pub fn begin(&mut self, seeds: &[PeerName]) {
+        if self.log.is_some() || seeds.is_empty() {
+            return;
+        }
+        self.log = Some(Log::new(seeds));
+        let alone = seeds == [self.me.name];
+        self.votes_from = alone.then_some(0);
+        self.open_next(NodeClaims::default());
+        self.save();
+        self.speak();
+    }
+
+    /// Somebody here wants this peer to be taken over from; ourselves, if we leave.
+    pub fn ask(&mut self, peer: PeerName) {
+        self.asked.insert(peer);
+    }
+
+    /// Nobody does any more.
+    pub fn unask(&mut self, peer: PeerName) {
+        self.asked.remove(&peer);
+    }
+
+    /// Peers that somebody here wants to be taken over from.
+    pub fn asked(&self) -> &BTreeSet<PeerName> {
+        &self.asked
+    }
+
+    /// Whose word we, as an heir, want to hear.
+    pub fn awaited(&self) -> &BTreeSet<PeerName> {
+        &self.awaited
+    }
+
+    /// As an heir we want to hear what these peers own.
+    pub fn set_awaited(&mut self, peers: BTreeSet<PeerName>) {
+        self.awaited = peers;
+    }
+
+    /// Takes in what EC2 says of the instances of [`Reclaim::suspects`]; of those that are terminated, or that
+    /// it does not know, nothing.
+    pub fn hear_ec2(
+        &mut self,
+        now: Timestamp,
+        asked: &BTreeSet<String>,
+        found: &BTreeMap<String, InstanceState>,
+    ) {
+        let suspects: Vec<PeerName> = self.unheard.keys().copied().collect();
+        for peer in suspects {
+            let Some(instance) = self.words.instance(peer).filter(|one| asked.contains(*one)) else {
+                continue;
+            };
+            let state = found.get(instance).copied();
+            self.running.remove(&peer);
+            self.gone.remove(&peer);
+            match state {
+                Some(InstanceState::Running) => drop(self.running.insert(peer, now)),
+                Some(InstanceState::Stopped) => {}
+                None => drop(self.gone.insert(peer)),
+            }
+        }
+    }
+
+    /// What is to be done next.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When it wants to be considered again.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        [self.wake, self.repeat_at].into_iter().flatten().min()
+    }
+
+    // ===== what others may want to know =====
+
+    /// The decisions, once there is a ring.
+    pub fn log(&self) -> Option<&Log> {
+        self.log.as_ref()
+    }
+
+    /// Instances that EC2 is to be asked about: of peers that were not heard for a while. Electors ask, and
+    /// whoever wants to take over.
+    pub fn suspects(&self, now: Timestamp) -> BTreeMap<PeerName, String> {
+        if !self.is_elector() && self.asked.is_empty() {
+            return BTreeMap::new();
+        }
+        let late = self.unheard.iter().filter(|(_, since)| now.since(**since) >= SUSPECT_AFTER);
+        let unknown = late.map(|(peer, _)| *peer).filter(|peer| !self.gone.contains(peer));
+        unknown.filter_map(|peer| Some((peer, self.instance(peer)?.to_owned()))).take(SUSPECTS_MAX).collect()
+    }
+
+    /// The instance of a peer, by its own word.
+    pub fn instance(&self, peer: PeerName) -> Option<&str> {
+        self.words.instance(peer)
+    }
+
+    /// The instance of a peer, if EC2 last said that it runs.
+    pub fn running(&self, peer: PeerName) -> Option<&str> {
+        self.running.get(&peer).and_then(|_| self.words.instance(peer))
+    }
+
+    /// Whether a peer is to be taken over from of which EC2 said before `since` that its instance runs.
+    pub fn doubts(&self, since: Timestamp, view: View) -> bool {
+        let stale = self.running.iter().filter(|(_, at)| **at < since);
+        stale.into_iter().any(|(peer, _)| self.says(view, |word| word.asks.contains(peer)))
+    }
+
+    /// Whether we wait for others to agree that we leave.
+    pub fn is_resigning(&self, reachable: &BTreeSet<PeerName>) -> bool {
+        let me = self.me.name;
+        let others = reachable.iter().any(|&peer| peer != me && self.words.has_spoken(peer));
+        self.asked.contains(&me) && self.is_elector() && others
+    }
+
+    /// Peers that will be taken over from, or could be.
+    pub fn coming(&self, now: Timestamp, view: View) -> Vec<Coming> {
+        let unheard = self.unheard.iter();
+        let known = unheard.filter(|(peer, _)| self.says(view, |word| word.gone.contains(*peer)));
+        known
+            .map(|(&peer, &since)| Coming {
+                peer,
+                instance: self.words.instance(peer).map(str::to_owned),
+                grace_left: view.grace.map(|grace| grace.saturating_sub(now.since(since))),
+                missing: self.missing(view, peer),
+            })
+            .collect()
+    }
+
+    /// Electors without whom there is no majority to agree that a peer is dead: all that have not, unless
+    /// enough have.
+    pub fn missing(&self, view: View, dead: PeerName) -> Vec<PeerName> {
+        let Some(log) = &self.log else { return Vec::new() };
+        let seconders = self.seconders(view, dead);
+        if seconders.len() >= log.majority() {
+            return Vec::new();
+        }
+        log.electors().iter().copied().filter(|elector| !seconders.contains(elector)).collect()
+    }
+
+    // ===== what is received and sent =====
+
+    /// Takes what a peer said. Returns what of it is to be passed on.
+    pub fn hear(
+        &mut self,
+        now: Timestamp,
+        from: PeerName,
+        payload: &[u8],
+    ) -> Result<Option<Vec<u8>>, Unreadable> {
+        let said = Said::decode(payload)?;
+        let claims = said.claims();
+        let decided = said.log.is_some_and(|theirs| self.hear_log(now, from, theirs, &claims));
+        let words = self.hear_words(said.words);
+        Ok((decided || !words.is_empty()).then(|| self.said(words)))
+    }
+
+    /// Returns whether there was news.
+    fn hear_log(&mut self, now: Timestamp, from: PeerName, theirs: Log, claims: &Claims<Decision>) -> bool {
+        let Some(log) = self.log.as_mut().filter(|ours| theirs.is_believable(ours)) else { return false };
+        let (before, number) = (log.next(), theirs.next());
+        if number < before {
+            if from != self.me.name {
+                let all = self.all_known();
+                self.effects.push_back(Effect::Tell(from, all));
+            }
+            return false;
+        }
+        let missed = log.catch_up(theirs);
+        if number > before {
+            self.learn(now, missed);
+        }
+        self.find_out_whether_we_vote(now, number, claims);
+        let progress = self.paxos.update(claims);
+        if progress {
+            self.last_progress = now;
+        }
+        progress || number > before
+    }
+
+    /// Returns the words that were news.
+    fn hear_words(&mut self, words: BTreeMap<PeerName, Word>) -> BTreeMap<PeerName, Word> {
+        let mut news = BTreeMap::new();
+        for (peer, word) in words {
+            if peer == self.me.name {
+                // A word of a former life that is still passed on: ours goes above it.
+                if word.number >= self.ours.number && word != self.ours && word.is_believable() {
+                    self.ours.number = word.number;
+                    self.speak();
+                }
+                continue;
+            }
+            let instance = self.words.instance(peer).map(str::to_owned);
+            if !self.words.hear(peer, word.clone()) {
+                continue;
+            }
+            if word.instance.is_some() && word.instance != instance {
+                self.effects.push_back(Effect::SaveInstance(peer, word.instance.clone()));
+            }
+            if word.awaits.contains(&self.me.name) {
+                self.effects.push_back(Effect::Awaited(peer));
+            }
+            news.insert(peer, word);
+        }
+        news
+    }
+
+    /// Others have decided without us.
+    fn learn(&mut self, now: Timestamp, decisions: Vec<Decision>) {
+        self.open_next(NodeClaims::default());
+        self.save();
+        for decision in decisions {
+            self.follow(now, decision);
+        }
+    }
+
+    /// Does what follows from a decision.
+    fn follow(&mut self, now: Timestamp, decision: Decision) {
+        let dead = decision.dead;
+        self.decided.insert(dead, now);
+        self.asked.remove(&dead);
+        self.gone.remove(&dead);
+        self.effects.push_back(Effect::SaveInstance(dead, None));
+        self.effects.push_back(Effect::Decided(decision));
+    }
+
+    /// Begins with the next decision, bound by what we promised about it.
+    fn open_next(&mut self, claims: NodeClaims<Decision>) {
+        let Some(log) = &self.log else { return };
+        let votes =
+            log.electors().contains(&self.me.name) && self.votes_from.is_some_and(|from| from <= log.next());
+        self.paxos = match votes {
+            true => Paxos::elector(self.me, log.majority(), claims),
+            false => Paxos::observer(self.me, log.majority()),
+        };
+        (self.ready, self.attempts) = (None, 0);
+    }
+
+    /// Somebody else knows of the same decision to come: if nobody has proposed, nothing was promised that
+    /// we could have forgotten.
+    fn find_out_whether_we_vote(&mut self, now: Timestamp, number: u64, claims: &Claims<Decision>) {
+        if self.votes_from.is_some() {
+            return;
+        }
+        if claims.is_empty() && !self.paxos.is_under_way() {
+            return self.vote_from(number);
+        }
+        self.abstains_until.get_or_insert(now + ABSTAINS);
+    }
+
+    fn vote_from(&mut self, number: u64) {
+        (self.votes_from, self.abstains_until) = (Some(number), None);
+        let heard = self.paxos.knows().clone();
+        self.open_next(NodeClaims::default());
+        self.paxos.update(&heard);
+        self.save();
+    }
+
+    fn is_elector(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.electors().contains(&self.me.name))
+    }
+
+    fn save(&mut self) {
+        if let Some(log) = self.log.clone() {
+            let claims = self.paxos.ours().cloned().unwrap_or_default();
+            self.effects.push_back(Effect::Save(Kept { log, votes_from: self.votes_from, claims }));
+        }
+    }
+
+    /// Makes our word the latest, and tells it.
+    fn speak(&mut self) {
+        self.ours.number += 1;
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let said = self.summary();
+        self.effects.push_back(Effect::Broadcast(said));
+    }
+
+    /// What we say of ourselves and of the next decision, for whoever may have missed it.
+    pub fn summary(&self) -> Vec<u8> {
+        self.said(self.own_word())
+    }
+
+    /// All we know, for a neighbour that is new.
+    pub fn all_known(&self) -> Vec<u8> {
+        let spoken = self.words.all().iter().filter(|(_, word)| word.number > 0);
+        let mut words: BTreeMap<PeerName, Word> = spoken.map(|(peer, word)| (*peer, word.clone())).collect();
+        words.extend(self.own_word());
+        self.said(words)
+    }
+
+    fn own_word(&self) -> BTreeMap<PeerName, Word> {
+        BTreeMap::from([(self.me.name, self.ours.clone())])
+    }
+
+    fn said(&self, words: BTreeMap<PeerName, Word>) -> Vec<u8> {
+        Said::new(self.log.as_ref(), self.paxos.knows(), words).encode()
+    }
+}

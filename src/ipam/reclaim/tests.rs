@@ -1,0 +1,482 @@
+//! Peers on a network in memory that decide about each other: they die, come back, lose what they knew,
+//! and are cut off from each other.
+
+use std::collections::VecDeque;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+
+const GRACE: Duration = Duration::from_secs(60);
+
+fn peer(number: u64) -> PeerName {
+    PeerName::from_u64(number)
+}
+
+fn instance(peer: PeerName) -> String {
+    format!("i-{}", peer.as_u64())
+}
+
+struct Host {
+    reclaim: Reclaim,
+    saved: Saved,
+    uid: u64,
+}
+
+struct Network {
+    hosts: BTreeMap<PeerName, Host>,
+    seeds: Vec<PeerName>,
+    down: BTreeSet<PeerName>,
+    cut: BTreeSet<(PeerName, PeerName)>,
+    /// Instances that EC2 calls terminated, and such that it calls stopped.
+    terminated: BTreeSet<PeerName>,
+    stopped: BTreeSet<PeerName>,
+    owners: BTreeMap<PeerName, u64>,
+    wires: VecDeque<(PeerName, PeerName, Vec<u8>)>,
+    /// What each peer was told was decided, in this order.
+    decisions: Vec<(PeerName, Decision)>,
+    now: Timestamp,
+    grace: Option<Duration>,
+    rng: ChaCha8Rng,
+    /// Of a thousand messages and effects, how many get lost, and how many are a host's last.
+    loss: u32,
+    crash: u32,
+}
+
+impl Network {
+    /// So many peers, of which the first few founded the ring and all own a part.
+    fn of(peers: u64, founders: u64) -> Network {
+        let mut network = Network {
+            hosts: BTreeMap::new(),
+            seeds: (1..=founders).map(peer).collect(),
+            down: BTreeSet::new(),
+            cut: BTreeSet::new(),
+            terminated: BTreeSet::new(),
+            stopped: BTreeSet::new(),
+            owners: (1..=peers).map(|number| (peer(number), 100 - number)).collect(),
+            wires: VecDeque::new(),
+            decisions: Vec::new(),
+            now: Timestamp::ZERO,
+            grace: Some(GRACE),
+            rng: ChaCha8Rng::seed_from_u64(0),
+            loss: 0,
+            crash: 0,
+        };
+        for number in 1..=peers {
+            network.install(peer(number), 1000 + number);
+        }
+        network.turn();
+        network
+    }
+
+    fn install(&mut self, name: PeerName, uid: u64) {
+        let me = NodeId { name, uid };
+        let reclaim = Reclaim::new(me, Some(instance(name)), Saved::default());
+        self.hosts.insert(name, Host { reclaim, saved: Saved::default(), uid });
+    }
+
+    fn reachable(&self, of: PeerName) -> BTreeSet<PeerName> {
+        let joined = |one: PeerName, other: PeerName| {
+            one == other || !self.cut.contains(&(one.min(other), one.max(other)))
+        };
+        self.hosts.keys().copied().filter(|&other| !self.down.contains(&other) && joined(of, other)).collect()
+    }
+
+    fn consider(&mut self, me: PeerName) {
+        let reachable = self.reachable(me);
+        let (owners, grace, now) = (self.owners.clone(), self.grace, self.now);
+        let view = View { owners: &owners, reachable: &reachable, grace };
+        let seeds = self.seeds.clone();
+        let host = self.hosts.get_mut(&me).unwrap();
+        host.reclaim.begin(&seeds);
+        let suspects: BTreeSet<String> = host.reclaim.suspects(now).into_values().collect();
+        if !suspects.is_empty() {
+            let state = |peer: &PeerName| match self.stopped.contains(peer) {
+                true => InstanceState::Stopped,
+                false => InstanceState::Running,
+            };
+            let there = self.owners.keys().filter(|peer| !self.terminated.contains(peer));
+            let there = there.map(|peer| (instance(*peer), state(peer))).collect();
+            host.reclaim.hear_ec2(now, &suspects, &there);
+        }
+        host.reclaim.consider(now, view);
+        self.act(me);
+    }
+
+    /// Carries out what a peer wants to be done, unless it crashes before the end.
+    fn act(&mut self, me: PeerName) {
+        while let Some(effect) = self.hosts.get_mut(&me).and_then(|host| host.reclaim.next_effect()) {
+            if self.rng.random_range(0..1000) < self.crash {
+                return self.restart(me);
+            }
+            let host = self.hosts.get_mut(&me).unwrap();
+            match effect {
+                Effect::Save(kept) => host.saved.kept = Some(kept),
+                Effect::SaveInstance(peer, Some(instance)) => {
+                    drop(host.saved.instances.insert(peer, instance))
+                }
+                Effect::SaveInstance(peer, None) => drop(host.saved.instances.remove(&peer)),
+                Effect::Broadcast(said) => {
+                    let others: Vec<PeerName> =
+                        self.reachable(me).into_iter().filter(|to| *to != me).collect();
+                    self.wires.extend(others.into_iter().map(|to| (me, to, said.clone())));
+                }
+                Effect::Tell(to, said) => self.wires.push_back((me, to, said)),
+                Effect::Decided(decision) => {
+                    if decision.heir == me
+                        && let Some(share) = self.owners.remove(&decision.dead)
+                    {
+                        *self.owners.entry(me).or_default() += share;
+                    }
+                    self.decisions.push((me, decision));
+                }
+                Effect::Awaited(_) => {}
+            }
+        }
+    }
+
+    fn restart(&mut self, me: PeerName) {
+        let host = self.hosts.get_mut(&me).unwrap();
+        let id = NodeId { name: me, uid: host.uid };
+        host.reclaim = Reclaim::new(id, Some(instance(me)), host.saved.clone());
+    }
+
+    fn lose_store(&mut self, number: u64) {
+        let uid = self.hosts[&peer(number)].uid + 1_000_000;
+        self.install(peer(number), uid);
+    }
+
+    /// Everybody thinks, and all messages arrive.
+    fn turn(&mut self) {
+        for me in self.hosts.keys().copied().collect::<Vec<_>>() {
+            if !self.down.contains(&me) {
+                self.consider(me);
+            }
+        }
+        while let Some((from, to, said)) = self.wires.pop_front() {
+            let lost = self.rng.random_range(0..1000) < self.loss;
+            if lost || self.down.contains(&to) || !self.reachable(to).contains(&from) {
+                continue;
+            }
+            let host = self.hosts.get_mut(&to).unwrap();
+            host.reclaim.hear(self.now, from, &said).unwrap();
+            self.consider(to);
+        }
+    }
+
+    /// Lets time pass; every half minute neighbours tell each other the gist.
+    fn pass(&mut self, seconds: u64) {
+        for second in 0..seconds * 4 {
+            self.now += Duration::from_millis(250);
+            if second % 120 == 0 {
+                self.gossip();
+            }
+            self.turn();
+        }
+    }
+
+    fn gossip(&mut self) {
+        for from in self.hosts.keys().copied().collect::<Vec<_>>() {
+            let said = self.hosts[&from].reclaim.all_known();
+            for to in self.reachable(from).into_iter().filter(|to| *to != from) {
+                self.wires.push_back((from, to, said.clone()));
+            }
+        }
+    }
+
+    fn ask(&mut self, number: u64, dead: u64) {
+        self.hosts.get_mut(&peer(number)).unwrap().reclaim.ask(peer(dead));
+        self.turn();
+    }
+
+    fn terminate(&mut self, number: u64) {
+        self.down.insert(peer(number));
+        self.terminated.insert(peer(number));
+    }
+
+    fn stop(&mut self, number: u64) {
+        self.down.insert(peer(number));
+        self.stopped.insert(peer(number));
+    }
+
+    fn electors(&self, number: u64) -> Vec<u64> {
+        let log = self.hosts[&peer(number)].reclaim.log().unwrap();
+        log.electors().iter().map(|peer| peer.as_u64()).collect()
+    }
+
+    /// Who took over from this peer, as everybody that is up has it.
+    fn heirs(&self, dead: u64) -> BTreeSet<u64> {
+        let about = self.decisions.iter().filter(|(_, decision)| decision.dead == peer(dead));
+        about.map(|(_, decision)| decision.heir.as_u64()).collect()
+    }
+
+    /// Whoever has come equally far has the same electors: nobody decides apart from the others.
+    fn assert_agreed(&self) {
+        let mut by_number: BTreeMap<u64, &Log> = BTreeMap::new();
+        for host in self.hosts.values() {
+            let Some(log) = host.reclaim.log() else { continue };
+            let first = by_number.entry(log.next()).or_insert(log);
+            assert_eq!(first, &log);
+        }
+    }
+}
+
+#[test]
+fn the_terminated_are_taken_over_from_by_one_once_their_grace_is_over() {
+    let mut network = Network::of(4, 3);
+    network.pass(1);
+    network.terminate(3);
+    network.pass(55);
+    assert!(network.decisions.is_empty());
+    network.pass(10);
+    // Peer 4 owns least.
+    assert_eq!(network.heirs(3), [4].into());
+    assert_eq!(network.decisions.len(), 3, "each of the others heard it once");
+    assert_eq!(network.electors(1), [1, 2, 4]);
+    network.assert_agreed();
+}
+
+#[test]
+fn the_stopped_are_left_alone_and_so_are_the_terminated_where_reclaim_is_off() {
+    let mut network = Network::of(3, 3);
+    network.stop(3);
+    network.pass(200);
+    assert!(network.decisions.is_empty(), "it is stopped and may come back");
+    network.grace = None;
+    network.terminate(3);
+    network.pass(200);
+    assert!(network.decisions.is_empty());
+}
+
+#[test]
+fn two_that_ask_at_once_get_one_heir() {
+    let mut network = Network::of(3, 3);
+    network.terminate(3);
+    network.hosts.get_mut(&peer(1)).unwrap().reclaim.ask(peer(3));
+    network.hosts.get_mut(&peer(2)).unwrap().reclaim.ask(peer(3));
+    network.turn();
+    network.pass(1);
+    assert_eq!(network.heirs(3).len(), 1);
+}
+
+#[test]
+fn whoever_asks_is_the_heir_at_once() {
+    let mut network = Network::of(5, 3);
+    network.terminate(2);
+    network.ask(5, 2);
+    assert_eq!(network.heirs(2), [5].into());
+    assert!(network.decisions.iter().all(|(_, decision)| decision.dead == peer(2)));
+}
+
+#[test]
+fn nobody_takes_over_from_a_peer_that_a_majority_hears() {
+    let mut network = Network::of(3, 3);
+    network.cut.insert((peer(1), peer(3)));
+    network.ask(1, 3);
+    network.pass(30);
+    assert!(network.decisions.is_empty(), "peer 2 hears it");
+}
+
+#[test]
+fn nobody_takes_over_from_an_instance_that_runs() {
+    let mut network = Network::of(3, 3);
+    network.down.insert(peer(3));
+    network.pass(15);
+    network.ask(1, 3);
+    network.pass(30);
+    assert!(network.decisions.is_empty());
+    assert_eq!(network.hosts[&peer(1)].reclaim.running(peer(3)), Some("i-3"));
+}
+
+#[test]
+fn a_minority_decides_nothing_and_names_who_is_missing() {
+    let mut network = Network::of(5, 5);
+    network.down.extend([peer(4), peer(5)]);
+    network.terminate(3);
+    network.ask(1, 3);
+    network.pass(5);
+    assert!(network.decisions.is_empty());
+    let reachable = network.reachable(peer(1));
+    let view = View { owners: &network.owners, reachable: &reachable, grace: None };
+    assert_eq!(network.hosts[&peer(1)].reclaim.missing(view, peer(3)), [peer(3), peer(4), peer(5)]);
+    network.down.remove(&peer(4));
+    network.pass(40);
+    assert_eq!(network.heirs(3), [1].into());
+}
+
+#[test]
+fn whoever_was_away_learns_what_was_decided_and_by_whom_it_goes_on() {
+    let mut network = Network::of(5, 5);
+    network.down.extend([peer(4), peer(5)]);
+    network.terminate(3);
+    network.ask(1, 3);
+    network.pass(5);
+    assert!(network.heirs(3).is_empty(), "two of five are no majority");
+    network.down.remove(&peer(4));
+    network.pass(40);
+    assert_eq!(network.heirs(3), [1].into());
+    assert_eq!(network.electors(4), network.electors(1));
+    network.assert_agreed();
+}
+
+#[test]
+fn one_taken_for_dead_that_comes_back_is_a_peer_and_no_elector() {
+    let mut network = Network::of(4, 3);
+    network.stop(3);
+    network.pass(20);
+    network.ask(1, 3);
+    network.down.remove(&peer(3));
+    network.pass(40);
+    assert_eq!(network.electors(3), network.electors(1));
+    assert!(!network.electors(1).contains(&3));
+    assert!(!network.owners.contains_key(&peer(3)));
+    network.terminate(4);
+    network.ask(2, 4);
+    network.pass(2);
+    assert_eq!(network.heirs(4), [2].into());
+}
+
+#[test]
+fn an_elector_that_leaves_is_not_counted_on() {
+    let mut network = Network::of(3, 3);
+    network.pass(1);
+    network.ask(3, 3);
+    assert_eq!(network.electors(1), [1], "of two electors none may be lost");
+    assert!(network.heirs(3).contains(&0), "it leaves nothing");
+    network.terminate(2);
+    network.ask(1, 2);
+    network.pass(2);
+    assert_eq!(network.heirs(2), [1].into());
+}
+
+#[test]
+fn where_one_founded_the_cluster_others_decide_too_after_a_while() {
+    let mut network = Network::of(4, 1);
+    network.pass(10);
+    assert_eq!(network.electors(4), [1]);
+    network.pass(60);
+    assert_eq!(network.electors(4), [1, 2, 3]);
+    network.terminate(1);
+    network.ask(4, 1);
+    network.pass(2);
+    assert_eq!(network.heirs(1), [4].into());
+}
+
+#[test]
+fn an_elector_keeps_its_promises_across_a_restart_and_one_without_a_store_has_none_to_keep() {
+    let mut network = Network::of(3, 3);
+    network.pass(1);
+    network.restart(peer(1));
+    assert!(network.hosts[&peer(1)].reclaim.paxos.ours().is_some());
+
+    network.terminate(3);
+    network.cut.insert((peer(1), peer(2)));
+    // Alone it proposes nothing, as nobody seconds; so it is made to.
+    let ground = Decision { dead: peer(3), heir: peer(1), ..Decision::default() };
+    let host = network.hosts.get_mut(&peer(1)).unwrap();
+    host.reclaim.paxos.propose(&ground);
+    host.reclaim.save();
+    network.act(peer(1));
+    network.lose_store(2);
+    network.cut.clear();
+    network.gossip();
+    network.turn();
+    let votes = |network: &Network| network.hosts[&peer(2)].reclaim.votes_from.is_some();
+    assert!(!votes(&network), "somebody has proposed");
+    network.pass(59);
+    assert!(!votes(&network));
+    network.pass(32);
+    assert!(votes(&network));
+}
+
+#[test]
+fn the_word_of_a_former_life_is_outdone() {
+    let mut network = Network::of(3, 3);
+    network.pass(1);
+    network.ask(2, 9);
+    network.restart(peer(2));
+    network.gossip();
+    network.turn();
+    let known = network.hosts[&peer(1)].reclaim.words.all()[&peer(2)].clone();
+    assert!(known.asks.is_empty(), "{known:?}");
+}
+
+#[test]
+fn if_most_electors_are_gone_somebody_may_decide_alone_and_the_others_follow() {
+    let mut network = Network::of(5, 3);
+    network.pass(1);
+    [1, 2].into_iter().for_each(|number| network.terminate(number));
+    network.ask(4, 1);
+    network.pass(100);
+    assert!(network.decisions.is_empty());
+    let reachable = network.reachable(peer(4));
+    let owners = network.owners.clone();
+    let view = View { owners: &owners, reachable: &reachable, grace: None };
+    network.hosts.get_mut(&peer(4)).unwrap().reclaim.force(network.now, view, peer(1));
+    network.turn();
+    assert_eq!(network.heirs(1), [4].into());
+    assert_eq!(network.electors(5), [3, 4, 5]);
+    network.assert_agreed();
+    network.ask(5, 2);
+    network.pass(2);
+    assert_eq!(network.heirs(2), [5].into());
+}
+
+#[test]
+fn bytes_that_are_no_message_are_an_error_and_change_nothing() {
+    let mut network = Network::of(3, 3);
+    network.pass(1);
+    let host = network.hosts.get_mut(&peer(1)).unwrap();
+    let before = host.reclaim.all_known();
+    for bytes in [&b""[..], b"[1,2", b"\xff\xff", b"{\"log\":{\"cluster\":1}}"] {
+        assert!(host.reclaim.hear(Timestamp::ZERO, peer(2), bytes).is_err());
+    }
+    assert_eq!(host.reclaim.all_known(), before);
+    assert_eq!(host.reclaim.next_effect(), None);
+}
+
+/// Crashes, lost messages, cuts, deaths and returns, one after another.
+fn disturb(network: &mut Network, hosts: u64) {
+    let number = 1 + network.rng.random_range(0..hosts);
+    match network.rng.random_range(0..9) {
+        0 => network.restart(peer(number)),
+        1 => {
+            let other = 1 + network.rng.random_range(0..hosts);
+            if number != other {
+                network.cut.insert((peer(number.min(other)), peer(number.max(other))));
+            }
+        }
+        2 => network.cut.clear(),
+        3 if network.down.is_empty() => drop(network.down.insert(peer(number))),
+        4 => network.down.clear(),
+        5 | 6 => {
+            let other = 1 + network.rng.random_range(0..hosts);
+            if !network.down.contains(&peer(number)) && number != other {
+                network.ask(number, other);
+            }
+        }
+        7 if !network.down.contains(&peer(number)) => network.ask(number, number),
+        _ => network.gossip(),
+    }
+    let seconds = network.rng.random_range(0..6);
+    network.pass(seconds);
+}
+
+#[test]
+fn no_two_peers_ever_know_of_different_decisions() {
+    let mut decisions = 0;
+    for seed in 0..60 {
+        let hosts = 3 + seed % 4;
+        let mut network = Network::of(hosts, 1 + seed % hosts);
+        network.rng = ChaCha8Rng::seed_from_u64(seed);
+        (network.loss, network.crash) = (100, 10);
+        for _ in 0..60 {
+            disturb(&mut network, hosts);
+            network.assert_agreed();
+        }
+        decisions +=
+            network.hosts.values().filter_map(|host| host.reclaim.log()).map(Log::next).max().unwrap();
+    }
+    assert!(decisions > 100, "{decisions}");
+}

@@ -1,0 +1,128 @@
+//! What each peer says of itself and of those that it does not hear.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::peer::PeerName;
+
+/// Peers whose word is kept.
+const WORDS_MAX: usize = 4096;
+/// Length of an instance's id, and how many peers one word may name.
+const INSTANCE_LEN_MAX: usize = 64;
+const NAMED_MAX: usize = 4096;
+/// Words numbered higher are not believed: none could follow them.
+const NUMBER_MAX: u64 = u64::MAX / 2;
+
+/// The word of one peer. Only it makes another, with a higher number; of two the higher one counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Word {
+    /// From 1 up.
+    pub number: u64,
+    /// The instance that it runs on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Peers whose instances EC2 told it are terminated, or does not know.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub gone: BTreeSet<PeerName>,
+    /// Peers that somebody at its command line wants to be taken over; itself, if it leaves.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub asks: BTreeSet<PeerName>,
+    /// Peers that it, as an elector, agrees to take for dead.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub seconds: BTreeSet<PeerName>,
+    /// Peers of which it, as an heir, wants to hear what they own.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub awaits: BTreeSet<PeerName>,
+}
+
+impl Word {
+    /// Whether it is within bounds.
+    pub fn is_believable(&self) -> bool {
+        let named = [&self.gone, &self.asks, &self.seconds, &self.awaits];
+        self.number <= NUMBER_MAX
+            && self.instance.as_ref().is_none_or(|instance| instance.len() <= INSTANCE_LEN_MAX)
+            && named.iter().all(|names| names.len() <= NAMED_MAX)
+    }
+}
+
+/// The last word of every peer but ourselves.
+#[derive(Clone, Debug, Default)]
+pub struct Words(BTreeMap<PeerName, Word>);
+
+impl Words {
+    /// What is left of a former life: on which instance each peer ran.
+    pub fn remembered(instances: BTreeMap<PeerName, String>) -> Words {
+        let word = |instance| Word { instance: Some(instance), ..Word::default() };
+        Words(instances.into_iter().map(|(peer, instance)| (peer, word(instance))).collect())
+    }
+
+    /// Takes in a peer's word. Returns whether it is news. The words of the dead are kept, or they would be
+    /// news again and again.
+    pub fn hear(&mut self, peer: PeerName, word: Word) -> bool {
+        let known = self.0.get(&peer);
+        let is_news = known.is_none_or(|known| word.number > known.number);
+        let fits = known.is_some() || self.0.len() < WORDS_MAX;
+        let takes = is_news && fits && word.is_believable();
+        if takes {
+            self.0.insert(peer, word);
+        }
+        takes
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &BTreeMap<PeerName, Word> {
+        &self.0
+    }
+
+    /// Whether a peer has said anything in our life: it speaks as we do.
+    pub fn has_spoken(&self, peer: PeerName) -> bool {
+        self.0.get(&peer).is_some_and(|word| word.number > 0)
+    }
+
+    /// The instance that a peer runs on, by its own word.
+    pub fn instance(&self, peer: PeerName) -> Option<&str> {
+        self.0.get(&peer)?.instance.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: PeerName = PeerName::from_u64(7);
+
+    fn numbered(number: u64) -> Word {
+        Word { number, ..Word::default() }
+    }
+
+    #[test]
+    fn of_two_words_the_later_one_counts_in_whatever_order_they_come() {
+        let mut words = Words::default();
+        assert!(words.hear(PEER, numbered(2)));
+        assert!(!words.hear(PEER, numbered(1)));
+        assert!(!words.hear(PEER, numbered(2)));
+        assert!(words.hear(PEER, numbered(3)));
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_peer_is_no_word_of_it() {
+        let mut words = Words::remembered([(PEER, "i-1".to_owned())].into());
+        assert_eq!(words.instance(PEER), Some("i-1"));
+        assert!(!words.has_spoken(PEER));
+        assert!(words.hear(PEER, numbered(1)));
+    }
+
+    #[test]
+    fn words_without_bound_are_not_heard() {
+        let mut words = Words::default();
+        assert!(!words.hear(PEER, numbered(u64::MAX)));
+        let long = Word { number: 1, instance: Some("i".repeat(1000)), ..Word::default() };
+        assert!(!words.hear(PEER, long));
+        for number in 0..2 * WORDS_MAX as u64 {
+            words.hear(PeerName::from_u64(number), numbered(1));
+        }
+        assert_eq!(words.all().len(), WORDS_MAX);
+    }
+}

@@ -1,0 +1,112 @@
+//! Ranges that were taken over from the dead, and rest.
+//!
+//! A peer may have given a part of what it owned to another before it died, and nobody else has heard of
+//! it. So nothing of it is handed out or given away until every owner and every peer that is there has
+//! shown a ring in which the range is ours: had it been given a part, that part would not be ours by then.
+
+use std::collections::BTreeSet;
+
+use super::ring::Ring;
+use crate::{addr::Range, peer::PeerName};
+
+/// What rests here.
+#[derive(Clone, Debug, Default)]
+pub struct Rest {
+    ranges: Vec<Range>,
+    awaited: BTreeSet<PeerName>,
+}
+
+impl Rest {
+    /// These ranges rest from now on, and those before as long as they do.
+    pub fn begin(&mut self, ranges: impl IntoIterator<Item = Range>, awaited: BTreeSet<PeerName>) {
+        self.ranges.extend(ranges);
+        self.awaited = if self.ranges.is_empty() { BTreeSet::new() } else { awaited };
+        self.end_if_over();
+    }
+
+    /// What rests.
+    pub fn ranges(&self) -> &[Range] {
+        &self.ranges
+    }
+
+    /// Whose ring is waited for.
+    pub fn awaited(&self) -> &BTreeSet<PeerName> {
+        &self.awaited
+    }
+
+    /// Another peer's copy of the ring has become part of `ours`. Returns whether the rest is over.
+    pub fn hear(&mut self, ours: &Ring, theirs: &Ring) -> bool {
+        if !self.awaited.contains(&theirs.holder()) {
+            return false;
+        }
+        let me = ours.holder();
+        self.ranges.retain(|range| ours.pieces().any(|(piece, e)| e.owner == me && piece.overlaps(*range)));
+        let shows = |range: &Range| {
+            let still_ours = |part: Range| ours.owner(part.start) == Some(me);
+            let others = theirs.pieces().filter(|(piece, entry)| entry.owner != me && piece.overlaps(*range));
+            others.into_iter().all(|(piece, _)| !still_ours(piece.intersection(*range)))
+        };
+        if self.ranges.iter().all(shows) {
+            self.awaited.remove(&theirs.holder());
+        }
+        self.end_if_over()
+    }
+
+    /// Only these are worth waiting for: the others own nothing and are not there. Returns whether the rest
+    /// is over.
+    pub fn keep_only(&mut self, worth: impl Fn(PeerName) -> bool) -> bool {
+        let before = self.awaited.len();
+        self.awaited.retain(|&peer| worth(peer));
+        self.awaited.len() < before && self.end_if_over()
+    }
+
+    fn end_if_over(&mut self) -> bool {
+        let over = self.awaited.is_empty() || self.ranges.is_empty();
+        if over {
+            *self = Rest::default();
+        }
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::ring::tests::{entry, peer, range, ring},
+        *,
+    };
+
+    fn resting() -> Rest {
+        let mut rest = Rest::default();
+        rest.begin([range(128, 256)], [peer(2), peer(3)].into());
+        rest
+    }
+
+    #[test]
+    fn a_range_rests_until_everybody_has_shown_that_it_is_ours() {
+        let mut rest = resting();
+        let ours = ring(1, 256, vec![entry(0, 2, 0, 0), entry(128, 1, 100, 0)]);
+        let before = ring(2, 256, vec![entry(0, 2, 0, 0), entry(128, 9, 0, 0)]);
+        assert!(!rest.hear(&ours, &before), "it has not heard of it yet");
+        assert_eq!(rest.awaited().len(), 2);
+        assert!(!rest.hear(&ours, &ring(2, 256, ours.entries().to_vec())));
+        assert!(rest.hear(&ours, &ring(3, 256, ours.entries().to_vec())));
+        assert!(rest.ranges().is_empty());
+    }
+
+    #[test]
+    fn what_turns_out_to_be_anothers_is_not_waited_for() {
+        let mut rest = resting();
+        // Peer 2 was given the upper half before: by now we know.
+        let ours = ring(1, 256, vec![entry(0, 2, 0, 0), entry(128, 1, 100, 0), entry(192, 2, 0, 0)]);
+        rest.hear(&ours, &ring(2, 256, ours.entries().to_vec()));
+        assert_eq!(rest.awaited(), &[peer(3)].into());
+    }
+
+    #[test]
+    fn the_rest_ends_when_nobody_is_left_to_wait_for() {
+        let mut rest = resting();
+        assert!(!rest.keep_only(|other| other == peer(2)));
+        assert!(rest.keep_only(|_| false));
+    }
+}

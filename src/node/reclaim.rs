@@ -1,0 +1,396 @@
+//! What becomes of the dead: what EC2 says of them, what the peers agree on, and who waits for that.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    CHANNEL, DEAD_CHANNEL, Effect, Leave, Node, Output,
+    asked::refused,
+    converge::View,
+    memory::{Identity, Write},
+    request::{Refusal, RefusalKind, RequestId, Response},
+    status::Note,
+    waiting::Waiter,
+};
+use crate::{
+    config::Config,
+    ipam::{
+        NodeId, Refused,
+        reclaim::{self, Coming, Reclaim},
+    },
+    mesh::{Delivery, Kind, Recipients},
+    peer::PeerName,
+    state::{Fault, FaultKind, InstanceState},
+    time::Timestamp,
+};
+
+/// Of an instance that EC2 just said is there it is not asked again before this.
+const BELIEVED: Duration = Duration::from_secs(5);
+
+/// What a node knows of the dead.
+#[derive(Debug)]
+pub(super) struct Dead {
+    /// Weave Net routers do not take part in agreements: where they share the cluster there are none.
+    channels: &'static [&'static str],
+    pub(super) reclaim: Reclaim,
+    look: View<BTreeMap<String, InstanceState>>,
+    looked_for: BTreeSet<String>,
+    /// Peers that somebody wants to be taken over from, unless EC2 says that their instances run.
+    wanted: BTreeSet<PeerName>,
+    /// Something changed since it was last considered.
+    touched: bool,
+}
+
+impl Dead {
+    pub(super) fn new(identity: &Identity, saved: reclaim::Saved, config: &Config) -> Dead {
+        let me = NodeId { name: identity.name, uid: identity.acceptor.0 };
+        let alone = config.mesh.weave_peers;
+        Dead {
+            channels: if alone { &[CHANNEL] } else { &[CHANNEL, DEAD_CHANNEL] },
+            reclaim: Reclaim::new(me, identity.instance.clone(), saved),
+            look: View::default(),
+            looked_for: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            touched: true,
+        }
+    }
+
+    /// What the mesh is to hand us.
+    pub(super) fn channels(&self) -> &'static [&'static str] {
+        self.channels
+    }
+
+    /// To be considered anew.
+    pub(super) fn touch(&mut self) {
+        self.touched = true;
+    }
+
+    pub(super) fn next_wake(&self, now: Timestamp) -> Option<Timestamp> {
+        let looks = !self.suspects(now).is_empty();
+        let look = self.look.next_look().filter(|_| looks);
+        [look, self.reclaim.next_wake()].into_iter().flatten().min()
+    }
+
+    /// Instances to ask EC2 about.
+    fn suspects(&self, now: Timestamp) -> BTreeSet<String> {
+        let wanted = self.wanted.iter().filter_map(|peer| self.reclaim.instance(*peer));
+        self.reclaim.suspects(now).into_values().chain(wanted.map(str::to_owned)).collect()
+    }
+
+    fn agrees(&self) -> bool {
+        self.channels.contains(&DEAD_CHANNEL)
+    }
+}
+
+impl Node {
+    /// Considers what changed, and carries out what follows.
+    pub(super) fn settle_dead(&mut self) -> bool {
+        if !self.dead.agrees() || !self.has_ring() {
+            return false;
+        }
+        let awaited = self.ipam.awaited();
+        if *self.dead.reclaim.awaited() != *awaited {
+            let awaited = awaited.clone();
+            self.dead.reclaim.set_awaited(awaited);
+            self.dead.touched = true;
+        }
+        if std::mem::take(&mut self.dead.touched) {
+            let seeds = self.ipam.ring().seeds().to_vec();
+            self.dead.reclaim.begin(&seeds);
+            self.with_view(|dead, now, view| {
+                dead.reclaim.consider(now, view);
+                if dead.reclaim.doubts(now.before(BELIEVED), view) {
+                    dead.look.look_by(now);
+                }
+            });
+        }
+        let mut any = false;
+        while let Some(effect) = self.dead.reclaim.next_effect() {
+            any = true;
+            self.carry_out_for_the_dead(effect);
+        }
+        any
+    }
+
+    fn carry_out_for_the_dead(&mut self, effect: reclaim::Effect) {
+        let me = self.identity.name;
+        match effect {
+            reclaim::Effect::Save(kept) => self.ledger.write(Write::decided(&kept)),
+            reclaim::Effect::SaveInstance(peer, instance) => {
+                self.ledger.write(Write::instance(peer, instance.as_deref()));
+            }
+            reclaim::Effect::Broadcast(said) => self.let_out(Effect::Broadcast(DEAD_CHANNEL, me, said)),
+            reclaim::Effect::Tell(peer, said) => self.let_out(Effect::Unicast(DEAD_CHANNEL, peer, said)),
+            reclaim::Effect::Decided(decision) => {
+                self.ipam.bury(self.now, decision.dead, decision.heir);
+                self.disturbed = true;
+            }
+            reclaim::Effect::Awaited(heir) => self.ipam.tell(heir),
+        }
+    }
+
+    fn with_view<T>(&mut self, act: impl FnOnce(&mut Dead, Timestamp, reclaim::View) -> T) -> T {
+        let (owners, reachable) = (self.ipam.ring().shares(), self.mesh.reachable());
+        let view = reclaim::View { owners: &owners, reachable: &reachable, grace: self.config.vpc.reclaim };
+        act(&mut self.dead, self.now, view)
+    }
+
+    // ===== the mesh =====
+
+    pub(super) fn on_said(&mut self, delivery: Delivery) {
+        let (from, kind) = match delivery.kind {
+            Kind::Gossip { from } | Kind::Unicast { from } | Kind::Broadcast { from } => {
+                (from, delivery.kind)
+            }
+        };
+        // What the address manager has to do first.
+        self.settle_ipam();
+        self.dead.touched = true;
+        match self.dead.reclaim.hear(self.now, from, &delivery.payload) {
+            Ok(news) => self.pass_on(kind, news, delivery.payload.to_vec()),
+            Err(error) => self.mesh.refuse(self.now, delivery.conn, error.to_string()),
+        }
+        self.settle_dead();
+    }
+
+    /// A broadcast goes on as it came; of gossip only what was news.
+    fn pass_on(&mut self, kind: Kind, news: Option<Vec<u8>>, payload: Vec<u8>) {
+        match (kind, news) {
+            (Kind::Broadcast { from }, _) => self.let_out(Effect::Broadcast(DEAD_CHANNEL, from, payload)),
+            (Kind::Gossip { from }, Some(news)) => {
+                let to = Recipients::Neighbours { except: Some(from) };
+                self.let_out(Effect::Gossip(DEAD_CHANNEL, to, news));
+            }
+            (Kind::Unicast { .. }, Some(news)) => {
+                let to = Recipients::Neighbours { except: None };
+                self.let_out(Effect::Gossip(DEAD_CHANNEL, to, news));
+            }
+            (Kind::Gossip { .. } | Kind::Unicast { .. }, None) => {}
+        }
+    }
+
+    /// A new neighbour hears all; from time to time some hear the gist.
+    pub(super) fn send_dead(&mut self, to: Recipients) {
+        if self.dead.agrees() {
+            let said = match to {
+                Recipients::One(_) => self.dead.reclaim.all_known(),
+                Recipients::Neighbours { .. } => self.dead.reclaim.summary(),
+            };
+            self.let_out(Effect::Gossip(DEAD_CHANNEL, to, said));
+        }
+    }
+
+    // ===== EC2 =====
+
+    /// Our own instance is asked about as well: an EC2 that does not know it is not the right one.
+    pub(super) fn look_for_instances(&mut self) {
+        let Some(own) = self.identity.instance.clone().filter(|_| self.dead.agrees()) else { return };
+        let suspects = self.dead.suspects(self.now);
+        if !suspects.is_empty() && self.dead.look.begin(self.now) {
+            self.dead.looked_for = suspects.into_iter().chain([own]).collect();
+            self.outputs.push_back(Output::ObserveInstances(self.dead.looked_for.clone()));
+        }
+    }
+
+    pub(super) fn on_instances_seen(&mut self, result: Result<BTreeMap<String, InstanceState>, Fault>) {
+        let result = result.and_then(|there| match &self.identity.instance {
+            Some(own) if !there.contains_key(own) => Err(another_ec2(own)),
+            Some(_) | None => Ok(there),
+        });
+        let asked = std::mem::take(&mut self.dead.looked_for);
+        if let Ok(found) = &result {
+            self.dead.reclaim.hear_ec2(self.now, &asked, found);
+        }
+        for peer in std::mem::take(&mut self.dead.wanted) {
+            if self.dead.reclaim.running(peer).is_none() {
+                self.dead.reclaim.ask(peer);
+            }
+        }
+        let interval = self.vpc_interval() * 2;
+        self.dead.look.end(self.now, result, interval);
+        self.dead.touched = true;
+        self.disturbed = true;
+    }
+
+    // ===== what people are told =====
+
+    /// Who is or could be taken over from.
+    pub(super) fn coming(&self) -> Vec<Note> {
+        if !self.dead.agrees() {
+            return Vec::new();
+        }
+        let (owners, reachable) = (self.ipam.ring().shares(), self.mesh.reachable());
+        let view = reclaim::View { owners: &owners, reachable: &reachable, grace: self.config.vpc.reclaim };
+        let coming = self.dead.reclaim.coming(self.now, view);
+        coming.into_iter().map(|coming| self.note_on(&coming, owners.contains_key(&coming.peer))).collect()
+    }
+
+    fn note_on(&self, coming: &Coming, owns: bool) -> Note {
+        let named = self.named(coming.peer);
+        let instance = coming.instance.as_deref().unwrap_or("unknown");
+        let what = if owns { "its ranges are taken over" } else { "it is an elector no more" };
+        let gone = format!("{named}: EC2 says that instance {instance} is gone");
+        match coming.grace_left {
+            None => Note {
+                what: format!("{gone}; [vpc] reclaim is off"),
+                hint: Some(format!("`weavers forget {}` takes over what it owned", coming.peer)),
+            },
+            Some(left) if !left.is_zero() => {
+                let left = Duration::from_secs(left.as_secs().max(1));
+                Note { what: format!("{gone}; {what} in {}", humantime::format_duration(left)), hint: None }
+            }
+            Some(_) => {
+                let missing: Vec<String> = coming.missing.iter().map(|&peer| self.named(peer)).collect();
+                let waits = match missing.is_empty() {
+                    true => String::new(),
+                    false => format!(" once enough of these agree: {}", missing.join(", ")),
+                };
+                Note { what: format!("{gone}; {what}{waits}"), hint: None }
+            }
+        }
+    }
+
+    pub(super) fn named(&self, peer: PeerName) -> String {
+        match self.ipam.nickname(peer) {
+            Some(nickname) => format!("{peer} ({nickname})"),
+            None => peer.to_string(),
+        }
+    }
+
+    // ===== who asks =====
+
+    /// Takes over what a dead peer owns, once the others agree. With Weave Net routers in the cluster
+    /// nobody is asked, as they would not.
+    pub(super) fn on_forget(&mut self, id: RequestId, peer: &str) {
+        let peer = match self.check_forget(peer) {
+            Ok(peer) => peer,
+            Err(refusal) => return self.answer(id, Err(refusal)),
+        };
+        let addresses = self.share(peer);
+        let log = self.dead.reclaim.log().filter(|log| addresses > 0 || log.electors().contains(&peer));
+        let Some(log) = log.filter(|_| self.dead.agrees()) else { return self.forget_at_once(id, peer) };
+        let since = log.next();
+        let can_look = self.identity.instance.is_some() && self.converge.vpc.fault().is_none();
+        if can_look && self.dead.reclaim.instance(peer).is_some() {
+            self.dead.wanted.insert(peer);
+            self.dead.look.look_by(self.now);
+            self.disturbed = true;
+        } else {
+            self.dead.reclaim.ask(peer);
+            self.dead.touched = true;
+        }
+        self.waiting.add(self.now, id, Waiter::Forget { peer, addresses, since });
+    }
+
+    /// The same without the agreement of the others, on the word of whoever asks.
+    pub(super) fn on_forget_alone(&mut self, id: RequestId, peer: &str) {
+        let peer = match self.check_forget(peer) {
+            Ok(peer) => peer,
+            Err(refusal) => return self.answer(id, Err(refusal)),
+        };
+        if !self.dead.agrees() || self.dead.reclaim.log().is_none() {
+            return self.forget_at_once(id, peer);
+        }
+        let addresses = self.share(peer);
+        self.with_view(|dead, now, view| dead.reclaim.force(now, view, peer));
+        self.settle_dead();
+        self.answer(id, Ok(Response::Moved { addresses, to: Some(self.identity.name) }));
+    }
+
+    fn check_forget(&self, peer: &str) -> Result<PeerName, Refusal> {
+        let peer = self.find_peer(peer)?;
+        self.ipam.check_forget(peer).map(|()| peer).map_err(|refused_| refused(&refused_))
+    }
+
+    fn forget_at_once(&mut self, id: RequestId, peer: PeerName) {
+        let taken = self.ipam.forget(self.now, peer).map_err(|refused_| refused(&refused_));
+        self.settle_ipam();
+        self.disturbed = true;
+        let to = Some(self.identity.name);
+        self.answer(id, taken.map(|addresses| Response::Moved { addresses, to }));
+    }
+
+    /// Addresses that a peer owns.
+    fn share(&self, peer: PeerName) -> u32 {
+        let share = self.ipam.ring().shares().get(&peer).copied().unwrap_or(0);
+        u32::try_from(share).unwrap_or(u32::MAX)
+    }
+
+    /// The answer to whoever wants a peer to be taken over from, once there is one.
+    pub(super) fn forgotten(
+        &self,
+        (peer, addresses, since): (PeerName, u32, u64),
+        late: bool,
+    ) -> Option<Result<Response, Refusal>> {
+        let log = self.dead.reclaim.log()?;
+        if let Some(decision) = log.decision_on(peer, since) {
+            return Some(Ok(Response::Moved { addresses, to: Some(decision.heir) }));
+        }
+        if self.mesh.is_reachable(peer) {
+            let alive = Refused::PeerAlive { peer, nickname: self.ipam.nickname_of(peer) };
+            return Some(Err(refused(&alive)));
+        }
+        let is_asked = self.dead.wanted.contains(&peer) || self.dead.reclaim.asked().contains(&peer);
+        if let Some(instance) = self.dead.reclaim.running(peer).filter(|_| !is_asked) {
+            let (nickname, instance) = (self.ipam.nickname_of(peer), instance.to_owned());
+            return Some(Err(refused(&Refused::InstanceRuns { peer, nickname, instance })));
+        }
+        late.then(|| Err(self.not_forgotten(peer)))
+    }
+
+    fn not_forgotten(&self, peer: PeerName) -> Refusal {
+        let (owners, reachable) = (self.ipam.ring().shares(), self.mesh.reachable());
+        let view = reclaim::View { owners: &owners, reachable: &reachable, grace: None };
+        let missing = self.dead.reclaim.missing(view, peer);
+        let missing: Vec<String> = missing.iter().map(|&peer| self.named(peer)).collect();
+        let message = format!(
+            "the peers have not agreed that {} is dead: {} did not",
+            self.named(peer),
+            if missing.is_empty() { "some".to_owned() } else { missing.join(", ") }
+        );
+        Refusal::new(RefusalKind::Failed, message)
+            .hint("bring enough of them back; if most electors are gone for good, `weavers forget --alone`")
+    }
+
+    /// Nobody waits any more for a peer to be taken over from.
+    pub(super) fn forget_wishes(&mut self) {
+        let wished: BTreeSet<PeerName> = self.waiting.forgetting().collect();
+        let me = self.identity.name;
+        self.dead.wanted.retain(|peer| wished.contains(peer));
+        for peer in self.dead.reclaim.asked().clone() {
+            if peer != me && !wished.contains(&peer) {
+                self.dead.reclaim.unask(peer);
+                self.dead.touched = true;
+            }
+        }
+    }
+
+    /// Leaves the electors, who would wait for us otherwise.
+    pub(super) fn resign(&mut self) {
+        let me = self.identity.name;
+        if self.dead.agrees() && self.dead.reclaim.log().is_some_and(|log| log.electors().contains(&me)) {
+            self.dead.reclaim.ask(me);
+            self.dead.touched = true;
+        }
+    }
+
+    /// Whether the electors still count on us though we leave.
+    pub(super) fn is_resigning(&self) -> bool {
+        self.leave != Leave::No
+            && self.dead.agrees()
+            && self.dead.reclaim.is_resigning(&self.mesh.reachable())
+    }
+}
+
+fn another_ec2(own: &str) -> Fault {
+    Fault {
+        kind: FaultKind::Invalid,
+        message: format!(
+            "EC2 does not know {own}, on which this daemon runs: what it says of others is not believed"
+        ),
+        hint: Some("check [vpc] region and endpoint".to_owned()),
+        request_id: None,
+    }
+}
