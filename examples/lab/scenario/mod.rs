@@ -22,6 +22,7 @@ mod restart;
 mod space;
 mod store;
 mod scale;
+mod terminate;
 mod stage;
 mod upgrade;
 
@@ -59,6 +60,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "restart", hosts: 4, interval: "2s", run: |lab| Box::pin(restart::run(lab)) },
     Scenario { name: "crash", hosts: 3, interval: "2s", run: |lab| Box::pin(crash::run(lab)) },
     Scenario { name: "leave", hosts: 4, interval: "2s", run: |lab| Box::pin(leave::run(lab)) },
+    Scenario { name: "terminate", hosts: 4, interval: "2s", run: |lab| Box::pin(terminate::run(lab)) },
     Scenario { name: "store", hosts: 3, interval: "2s", run: |lab| Box::pin(store::run(lab)) },
     Scenario { name: "space", hosts: 3, interval: "2s", run: |lab| Box::pin(space::run(lab)) },
     Scenario { name: "scale-out", hosts: 3, interval: "2s", run: |lab| Box::pin(scale::run(lab)) },
