@@ -33,6 +33,10 @@ impl Ec2 {
         })
     }
 
+    pub async fn renewed(&self, _settings: &Settings) -> Ec2 {
+        match *self {}
+    }
+
     pub fn identity(&self) -> &Identity {
         match *self {}
     }
