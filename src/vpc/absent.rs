@@ -1,13 +1,16 @@
 //! In the place of EC2 where the program was built without its client: nothing of the VPC can be read, so nothing
 //! there is changed. All else works, which is enough to measure and to fuzz.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use ipnet::Ipv4Net;
 
 use crate::{
     config::Vpc as Settings,
-    state::{Action, Fault, FaultKind, TableId, Vpc},
+    state::{Action, Fault, FaultKind, InstanceState, TableId, Vpc},
 };
 
 /// Who this host is to EC2.
@@ -46,6 +49,10 @@ impl Ec2 {
     }
 
     pub async fn peers(&self, _key: &str, _value: &str) -> Result<BTreeSet<Ipv4Addr>, Fault> {
+        match *self {}
+    }
+
+    pub async fn instances(&self, _ids: &BTreeSet<String>) -> Result<BTreeMap<String, InstanceState>, Fault> {
         match *self {}
     }
 

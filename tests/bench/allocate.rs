@@ -9,8 +9,8 @@
 //! that holds `target/`, or in the directory that is named. Needs root, or user namespaces.
 //!
 //! Measured on two vCPUs and a disk that takes 0.11 ms for a bare flush, at 0 and at 10,000 addresses in use alike: one
-//! caller waits 0.22 to 0.25 ms, eight are given 13,000 to 16,000 a second. Beside the flush it is the commit of the store (75 µs, and seven
-//! pages where a bare flush has one) and two threads that wake each other.
+//! caller waits 0.22 to 0.25 ms, eight are given 13,000 to 16,000 a second. Beside the flush it is the commit of the store
+//! (75 µs, and seven pages where a bare flush has one) and two threads that wake each other.
 
 #![allow(clippy::print_stdout)]
 
