@@ -60,6 +60,9 @@ pub mod watch;
 pub mod api;
 /// The loop: event, input, node, output, hands.
 pub mod daemon;
+/// What is wrong with this host, why it matters, and what to type.
+#[cfg(feature = "aws")]
+pub mod doctor;
 
 // Faces.
 /// The command line.

@@ -9,8 +9,11 @@
 //! | `GET /v1/plan` | | `plan`: what would change |
 //! | `GET /v1/await_ready` | | `done`, once ready |
 //! | `GET /v1/show_ring` | | `ring` |
-//! | `POST /v1/apply` | | `plan`: what was changed, the file having been adopted |
+//! | `POST /v1/explain` | `address` | `explanation` |
+//! | `POST /v1/apply` | `plan`?, `confirm_timeout_ms`? | `plan`: what was changed, the file having been adopted |
+//! | `POST /v1/confirm` | | `done`: what was applied with a timeout is kept |
 //! | `POST /v1/preview` | `config` | `plan`: what would change under this `weave.toml` |
+//! | `GET /v1/permissions` | | `permissions`: what EC2 would carry out |
 //! | `POST /v1/reload` | | `done`, once the file is adopted |
 //! | `POST /v1/attach` | `target`, `name`?, `subnet`? | `attached` |
 //! | `POST /v1/detach` | `target` | `done` |
@@ -27,7 +30,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::request::{Pool, Refusal, Request, Response};
+use crate::node::request::{Pool, Refusal, Request, Response, SavedPlan};
 
 pub mod client;
 pub mod server;
@@ -44,6 +47,11 @@ pub enum ApiRequest {
     Node(Request),
     /// What would change under this text of a `weave.toml`. Nothing is adopted.
     Preview { config: String },
+    /// Adopt the configuration file and carry it out: only if this is what it takes, or until it is not
+    /// confirmed within these milliseconds.
+    ApplyOnTerms { plan: Option<Box<SavedPlan>>, confirm_timeout_ms: Option<u64> },
+    /// Ask EC2, by dry runs, which calls it would carry out.
+    Permissions,
     /// Read the configuration file again.
     Reload,
     /// Connect a network namespace: a pid, or the path of the namespace. The daemon looks it up,

@@ -25,8 +25,8 @@ use tracing::debug;
 use super::{Answer, ApiRequest, Document, wire};
 use crate::node::request::{Refusal, RefusalKind};
 
-/// A configuration file with room for its escapes.
-const BODY_BYTES_MAX: usize = 256 << 10;
+/// A configuration file with room for its escapes, or a plan of some thousand steps.
+const BODY_BYTES_MAX: usize = 1 << 20;
 /// Calls that wait for an answer at one time.
 const CALLS_MAX: usize = 64;
 /// Read and write for the owner and the group.
@@ -164,7 +164,7 @@ fn reply(answer: Answer) -> HttpResponse {
         Ok(_) => StatusCode::OK,
         Err(RefusalKind::Invalid | RefusalKind::Config) => StatusCode::BAD_REQUEST,
         Err(RefusalKind::NotFound) => StatusCode::NOT_FOUND,
-        Err(RefusalKind::Unsafe) => StatusCode::CONFLICT,
+        Err(RefusalKind::Unsafe | RefusalKind::Untimely) => StatusCode::CONFLICT,
         Err(RefusalKind::Failed) => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, Json(Document::from(answer))).into_response()

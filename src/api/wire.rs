@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ApiRequest;
-use crate::node::request::{Pool, Refusal, RefusalKind, Request};
+use crate::node::request::{Pool, Refusal, RefusalKind, Request, SavedPlan};
 
 /// Calls without a body that change nothing.
-const READS: [&str; 4] = ["status", "plan", "await_ready", "show_ring"];
+const READS: [&str; 5] = ["status", "plan", "await_ready", "show_ring", "permissions"];
 
 /// A call as it goes over the socket.
 #[derive(Debug, PartialEq)]
@@ -34,6 +34,14 @@ struct PreviewBody {
 }
 
 #[derive(Serialize, Deserialize)]
+struct ApplyBody {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    plan: Option<Box<SavedPlan>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confirm_timeout_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
 struct DetachBody {
     target: String,
 }
@@ -44,6 +52,11 @@ pub(super) fn encode(request: &ApiRequest) -> Result<Wire, Refusal> {
         ApiRequest::Preview { config } => {
             Ok(Wire::new("preview", to_json(&PreviewBody { config: config.clone() })))
         }
+        ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms } => {
+            let body = ApplyBody { plan: plan.clone(), confirm_timeout_ms: *confirm_timeout_ms };
+            Ok(Wire::new("apply", to_json(&body)))
+        }
+        ApiRequest::Permissions => Ok(Wire::new("permissions", Value::Null)),
         ApiRequest::Reload => Ok(Wire::new("reload", Value::Null)),
         ApiRequest::AttachTarget { target, name, subnet } => {
             let (target, name, subnet) = (target.clone(), name.clone(), subnet.clone());
@@ -80,6 +93,12 @@ pub(super) fn decode(method: &Method, name: &str, body: &[u8]) -> Result<ApiRequ
         "preview" => {
             serde_json::from_value(body).map(|PreviewBody { config }| ApiRequest::Preview { config })
         }
+        "apply" if !body.is_null() => {
+            serde_json::from_value(body).map(|ApplyBody { plan, confirm_timeout_ms }| {
+                ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms }
+            })
+        }
+        "permissions" => Ok(ApiRequest::Permissions),
         "reload" => Ok(ApiRequest::Reload),
         "attach" => serde_json::from_value(body)
             .map(|AttachBody { target, name, subnet }| ApiRequest::AttachTarget { target, name, subnet }),
@@ -130,6 +149,8 @@ mod tests {
             Request::Apply,
             Request::AwaitReady,
             Request::ShowRing,
+            Request::Explain { address },
+            Request::Confirm,
             Request::Allocate { ident: ident.clone(), subnet: Some("10.32.0.0/24".into()) },
             Request::Claim { ident: ident.clone(), address },
             Request::Free { ident: ident.clone(), address: None },
@@ -141,7 +162,9 @@ mod tests {
         .into_iter()
         .map(ApiRequest::Node)
         .chain([
+            ApiRequest::Permissions,
             ApiRequest::Reload,
+            ApiRequest::ApplyOnTerms { plan: None, confirm_timeout_ms: Some(120_000) },
             ApiRequest::AttachTarget {
                 target: "7".to_owned(),
                 name: Some("web".to_owned()),

@@ -1,12 +1,23 @@
 //! `weavers apply`: reload, converge now, wait until the plan is empty.
 
+use std::{path::PathBuf, time::Duration};
+
 use clap::Args;
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, reload, render, screen::Screen};
-use crate::node::request::{Request, Response};
+use super::{Exit, Failure, Global, ask, ask::Daemon, plan_file, reload, render, screen::Screen};
+use crate::{
+    api::ApiRequest,
+    node::request::{Request, Response},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Apply {
+    /// A plan that `plan --out` has kept: carried out as it is, or refused with 5 if the world has moved
+    plan: Option<PathBuf>,
+    /// Go back to the former configuration unless `weavers confirm` follows within this time, and at once
+    /// when a peer that was reachable no longer is
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    confirm_timeout: Option<Duration>,
     /// End with 2 if something was changed
     #[arg(long)]
     detailed_exitcode: bool,
@@ -15,12 +26,35 @@ pub(super) struct Apply {
 impl Apply {
     pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
         let daemon = Daemon::new(global);
-        let plan = match daemon.node(Request::Apply).await? {
+        let plan = match daemon.ask(self.request()?).await? {
             Response::Plan(plan) => plan,
             other => return Err(ask::unexpected(&other)),
         };
         reload::name_what_needs_a_restart(&daemon, screen).await?;
+        if self.confirm_timeout.is_some() {
+            say_what_is_tried(&daemon, screen).await?;
+        }
         screen.answer(|| render::plan::document(&plan), || render::plan::applied(&plan));
         Ok(if self.detailed_exitcode && !plan.changes.is_empty() { Exit::Changes } else { Exit::Success })
     }
+
+    fn request(&self) -> Result<ApiRequest, Failure> {
+        if self.plan.is_none() && self.confirm_timeout.is_none() {
+            return Ok(ApiRequest::Node(Request::Apply));
+        }
+        let plan = self.plan.as_deref().map(plan_file::read).transpose()?.map(Box::new);
+        let confirm_timeout_ms =
+            self.confirm_timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        Ok(ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms })
+    }
+}
+
+async fn say_what_is_tried(daemon: &Daemon<'_>, screen: &Screen) -> Result<(), Failure> {
+    screen.say(match daemon.status().await?.config.trial_s {
+        Some(left) => {
+            format!("note: `weavers confirm` keeps it; otherwise the former one is back in {left} s")
+        }
+        None => "note: this configuration was in force already: there is nothing to confirm".to_owned(),
+    });
+    Ok(())
 }

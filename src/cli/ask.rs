@@ -76,6 +76,8 @@ pub(super) fn unexpected(answer: &Response) -> Failure {
         Response::Plan(_) => "a plan",
         Response::Attached { .. } => "an attachment",
         Response::Ring(_) => "a ring",
+        Response::Explanation(_) => "an explanation",
+        Response::Permissions(_) => "permissions",
         Response::Addresses(_) => "addresses",
         Response::Moved { .. } => "a move",
         Response::Done => "done",

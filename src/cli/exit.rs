@@ -139,6 +139,7 @@ impl From<Refusal> for Failure {
             RefusalKind::Invalid => (Exit::Failure, "invalid"),
             RefusalKind::NotFound => (Exit::Failure, "not_found"),
             RefusalKind::Unsafe => (Exit::Unsafe, "unsafe"),
+            RefusalKind::Untimely => (Exit::Unsafe, "untimely"),
             RefusalKind::Config => (Exit::Config, "config"),
             RefusalKind::Failed => (Exit::Failure, "failed"),
         };
@@ -154,6 +155,7 @@ mod tests {
     fn what_is_refused_for_safety_has_its_own_code() {
         let refusal = |kind| Failure::from(Refusal::new(kind, "no")).exit;
         assert_eq!(refusal(RefusalKind::Unsafe), Exit::Unsafe);
+        assert_eq!(refusal(RefusalKind::Untimely), Exit::Unsafe);
         for kind in [RefusalKind::Invalid, RefusalKind::NotFound, RefusalKind::Failed] {
             assert_eq!(refusal(kind), Exit::Failure);
         }

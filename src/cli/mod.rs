@@ -10,17 +10,24 @@ use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 mod apply;
 mod ask;
 mod attach;
+mod confirm;
 mod detach;
+#[cfg(feature = "aws")]
+mod doctor;
 mod drain;
 mod exit;
+mod explain;
 mod forget;
 mod ipam;
 mod manual;
+mod permissions;
 mod plan;
+mod plan_file;
 mod reload;
 pub mod render;
 mod reset;
 mod run;
+mod schema;
 mod screen;
 mod status;
 mod target;
@@ -93,10 +100,17 @@ enum Command {
     Plan(plan::Plan),
     /// Adopt the configuration, converge now and wait until nothing is left to do
     Apply(apply::Apply),
+    /// Keep the configuration that `apply --confirm-timeout` tries
+    Confirm,
     /// Adopt the configuration, as SIGHUP does, and say whether it was accepted
     Reload,
     /// Show who, what, how far, and what each wait is waiting for
     Status(status::Status),
+    /// Look for what is wrong with this host: what, why it matters, what to type
+    #[cfg(feature = "aws")]
+    Doctor,
+    /// Show whose an address is, what carries its packets, and what is missing
+    Explain(explain::Explain),
     /// Connect a container: a pid, a network namespace or a container's name
     Attach(attach::Attach),
     /// Disconnect a container
@@ -110,6 +124,8 @@ enum Command {
     Drain,
     /// Undo everything on this host
     Reset,
+    /// Print the JSON Schema of a document
+    Schema(schema::Schema),
     /// Write manual pages
     #[command(hide = true)]
     Man(manual::Man),
@@ -147,14 +163,19 @@ async fn dispatch(Cli { global, command }: Cli, screen: &Screen) -> Result<Exit,
         Command::Validate(command) => command.exec(&global, screen),
         Command::Plan(command) => command.exec(&global, screen).await,
         Command::Apply(command) => command.exec(&global, screen).await,
+        Command::Confirm => confirm::exec(&global, screen).await,
         Command::Reload => reload::exec(&global, screen).await,
         Command::Status(command) => command.exec(&global, screen).await,
+        #[cfg(feature = "aws")]
+        Command::Doctor => doctor::exec(&global, screen).await,
+        Command::Explain(command) => command.exec(&global, screen).await,
         Command::Attach(command) => command.exec(&global, screen).await,
         Command::Detach(command) => command.exec(&global, screen).await,
         Command::Ipam(command) => command.exec(&global, screen).await,
         Command::Forget(command) => command.exec(&global, screen).await,
         Command::Drain => drain::exec(&global, screen).await,
         Command::Reset => reset::exec(&global, screen).await,
+        Command::Schema(command) => command.exec(screen),
         Command::Man(command) => command.exec(),
         Command::Completion(command) => command.exec(),
     }

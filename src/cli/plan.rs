@@ -1,16 +1,31 @@
 //! `weavers plan`: what would change, and why; changes nothing.
 
-use clap::Args;
+use std::path::{Path, PathBuf};
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, render, run, screen::Screen, validate};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    Exit, Failure, Global, ask, ask::Daemon, permissions, plan_file, render, run, screen::Screen, validate,
+};
 use crate::{
     api::{ApiRequest, client::ClientError},
-    node::request::{Request, Response},
+    config,
+    node::request::{Permission, Request, Response, SavedPlan},
     plan,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct Plan {
+    /// Keep the plan in a file that `apply FILE` carries out as it is, or not at all
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Ask EC2, by dry runs, which calls it would carry out; ends with 1 if one that is needed is denied
+    #[arg(long)]
+    check_permissions: bool,
+    /// Print what is and what will be, instead of the steps; in the document as Ansible's --diff has it
+    #[arg(long)]
+    diff: bool,
     /// End with 2 if there is something to change
     #[arg(long)]
     detailed_exitcode: bool,
@@ -18,10 +33,53 @@ pub(super) struct Plan {
 
 impl Plan {
     pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
-        let plan = obtain(global, screen).await?;
-        screen.answer(|| render::plan::document(&plan), || render::plan::pending(&plan));
-        Ok(if self.detailed_exitcode && !plan.changes.is_empty() { Exit::Changes } else { Exit::Success })
+        let plan = match &self.out {
+            Some(file) => keep(file, global, screen).await?,
+            None => obtain(global, screen).await?,
+        };
+        let permissions = match self.check_permissions {
+            true => Some(permissions::check(global).await?),
+            false => None,
+        };
+        screen.answer(|| self.document(&plan, &permissions), || self.text(&plan, &permissions));
+        Ok(match &permissions {
+            Some(all) if permissions::is_stopped(all) => Exit::Failure,
+            Some(_) | None if self.detailed_exitcode && !plan.changes.is_empty() => Exit::Changes,
+            Some(_) | None => Exit::Success,
+        })
     }
+
+    fn document(&self, plan: &plan::Plan, permissions: &Option<Vec<Permission>>) -> Value {
+        let mut document = render::plan::document(plan);
+        if let Some(permissions) = permissions {
+            document["permissions"] = json!(permissions);
+        }
+        if self.diff {
+            document["diff"] = render::diff::document(plan);
+        }
+        document
+    }
+
+    fn text(&self, plan: &plan::Plan, permissions: &Option<Vec<Permission>>) -> String {
+        let shown = if self.diff { render::diff::text(plan) } else { render::plan::pending(plan) + "\n" };
+        shown + &permissions.as_deref().map_or_else(String::new, render::permissions::text)
+    }
+}
+
+/// Only a daemon that runs can carry a kept plan out, and only with the file that it was made from.
+async fn keep(file: &Path, global: &Global, screen: &Screen) -> Result<plan::Plan, Failure> {
+    let checked = validate::check(&global.config)?;
+    checked.warn(screen);
+    let daemon = Daemon::new(global);
+    let plan = match daemon.ask(ApiRequest::Preview { config: checked.text.clone() }).await? {
+        Response::Plan(plan) => *plan,
+        other => return Err(ask::unexpected(&other)),
+    };
+    let node = daemon.status().await?.name;
+    let config_sha256 = config::digest(&checked.text);
+    plan_file::write(file, SavedPlan { node, config_sha256, plan: plan.clone() })?;
+    screen.say(format!("note: `weavers apply {}` carries out this plan and no other", file.display()));
+    Ok(plan)
 }
 
 /// From the daemon, for the file as it is now, adopted or not; or without a daemon from what can be

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Exit, Failure, Global, screen::Screen};
 use crate::{
     api::FORMAT_VERSION,
-    config::{self, Problem, diagnostic::Severity},
+    config::{self, Config, Problem, diagnostic::Severity},
 };
 
 #[derive(Debug, Args)]
@@ -22,6 +22,8 @@ pub(super) struct Checked {
     name: String,
     /// What it says.
     pub text: String,
+    /// What that means.
+    pub config: Config,
     warnings: Vec<Problem>,
 }
 
@@ -41,7 +43,7 @@ pub(super) fn check(file: &Path) -> Result<Checked, Failure> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file).map_err(|error| Failure::unreadable(&name, &error))?;
     match config::check(&text) {
-        Ok((_, warnings)) => Ok(Checked { name, text, warnings }),
+        Ok((config, warnings)) => Ok(Checked { name, text, config, warnings }),
         Err(problems) => Err(Failure::config(&name, &text, problems)),
     }
 }

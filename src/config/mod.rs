@@ -15,6 +15,7 @@ mod value;
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::Ipv4Net;
+use sha2::{Digest, Sha256};
 
 pub use self::diagnostic::{Problem, Problems};
 use crate::{
@@ -30,6 +31,11 @@ pub fn parse(text: &str) -> Result<Config, Problems> {
 /// As [`parse`], with what is accepted but does nothing in this version.
 pub fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
     check::check(text)
+}
+
+/// What tells the text of one file from that of another: its SHA-256.
+pub fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What `weave.toml` says, checked whole.
@@ -163,22 +169,15 @@ impl Config {
     /// Keys whose value differs in `new` and is only read at the start.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         let (seed, seed_new) = (self.ipam.init.seed(), new.ipam.init.seed());
-        // Where the key is missing the number follows from `peers`, as it did at the start.
-        let same_expected =
-            new.ipam.expected_peers.is_none() || self.ipam.expected_peers == new.ipam.expected_peers;
         let same = [
             ("ipam.range", self.ipam.range == new.ipam.range),
             ("ipam.init", self.ipam.init.word() == new.ipam.init.word()),
-            ("ipam.expected_peers", same_expected),
             ("ipam.seed", seed == seed_new),
             ("mesh.name", self.mesh.name == new.mesh.name),
             ("mesh.nickname", self.mesh.nickname == new.mesh.nickname),
             ("mesh.listen", self.mesh.listen == new.mesh.listen),
             ("mesh.password_file", self.mesh.password_file == new.mesh.password_file),
-            ("mesh.trusted_subnets", self.mesh.trusted_subnets == new.mesh.trusted_subnets),
             ("mesh.weave_peers", self.mesh.weave_peers == new.mesh.weave_peers),
-            ("vpc.region", self.vpc.region == new.vpc.region),
-            ("vpc.endpoint", self.vpc.endpoint == new.vpc.endpoint),
         ];
         same.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
     }
@@ -188,10 +187,11 @@ impl Config {
         let same_range = self.ipam.range == running.ipam.range;
         let subnet = if same_range { &self.ipam } else { &running.ipam };
         let (default_subnet, isolation) = (subnet.default_subnet, subnet.isolation.clone());
-        let ipam = Ipam { default_subnet, isolation, ..running.ipam.clone() };
-        let vpc =
-            Vpc { region: running.vpc.region.clone(), endpoint: running.vpc.endpoint.clone(), ..self.vpc };
-        Config { ipam, mesh: running.mesh.clone(), vpc, ..self }
+        // Where the key is missing the number follows from `peers`, as it did at the start.
+        let expected_peers = self.ipam.expected_peers.or(running.ipam.expected_peers);
+        let ipam = Ipam { default_subnet, isolation, expected_peers, ..running.ipam.clone() };
+        let mesh = Mesh { trusted_subnets: self.mesh.trusted_subnets.clone(), ..running.mesh.clone() };
+        Config { ipam, mesh, ..self }
     }
 }
 
@@ -224,18 +224,13 @@ mod tests {
             [ipam]
             range = "10.0.0.0/8"
             init = "seed"
-            expected_peers = 5
             seed = ["::1"]
             [mesh]
             name = "02:00:00:00:00:01"
             nickname = "one"
             listen = "127.0.0.1:6783"
             password_file = "/etc/weave/password"
-            trusted_subnets = ["10.0.0.0/16"]
             weave_peers = true
-            [vpc]
-            region = "eu-west-1"
-            endpoint = "http://127.0.0.1:1"
         "#;
         let new = parse(text).unwrap();
         let named: BTreeSet<_> = old.needs_restart(&new).into_iter().collect();

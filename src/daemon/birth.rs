@@ -18,7 +18,7 @@ use crate::{
     kernel::{Kernel, netns},
     node::{
         Birth,
-        memory::{Identity, Memory, Unreadable},
+        memory::{self, Identity, Memory, Unreadable},
         request::{Refusal, RefusalKind},
     },
     peer::{PeerName, PeerUid},
@@ -41,6 +41,16 @@ pub(super) struct Born {
     pub(super) store: Store,
     pub(super) kernel: Kernel,
     pub(super) ec2: Option<Ec2>,
+}
+
+/// A configuration that was tried when the last daemon ended, if the store has one.
+pub(super) fn trial(options: &Options) -> anyhow::Result<Option<memory::Trial>> {
+    let path = options.store();
+    if !path.exists() {
+        return Ok(None);
+    }
+    let memory = Memory::read(&Store::open(&path)?.load()?).map_err(|error| unreadable(error, &path))?;
+    Ok(memory.trial)
 }
 
 pub(super) async fn begin(options: &Options, file: &ConfigFile) -> anyhow::Result<Born> {

@@ -1,7 +1,10 @@
 //! The configuration file as the daemon knows it: what is in force, what was edited since, and
 //! what is wrong with it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use tracing::{info, warn};
@@ -10,8 +13,10 @@ use crate::{
     api::Answer,
     config::{self, Config, OnChange},
     node::{
-        request::{Refusal, RefusalKind, Response},
+        memory::Trial,
+        request::{Refusal, RefusalKind, Response, SavedPlan},
         status::ConfigStatus,
+        trial::Terms,
     },
 };
 
@@ -19,6 +24,18 @@ use crate::{
 pub(super) struct Candidate {
     pub(super) config: Config,
     text: String,
+}
+
+impl Candidate {
+    /// Refused where a plan was made from another text.
+    pub(super) fn expected_by(self, plan: Option<&SavedPlan>) -> Result<Candidate, Refusal> {
+        if plan.is_none_or(|plan| plan.config_sha256 == config::digest(&self.text)) {
+            return Ok(self);
+        }
+        let message = "the configuration file is not the one that the plan was made from";
+        let hint = "make a new plan: `weavers plan --out FILE`";
+        Err(Refusal::new(RefusalKind::Untimely, message).hint(hint))
+    }
 }
 
 /// What an edit amounts to.
@@ -34,8 +51,10 @@ pub(super) enum Edit {
 
 pub(super) struct ConfigFile {
     path: PathBuf,
-    text: String,
-    config: Config,
+    at_start: Config,
+    in_force: InForce,
+    /// What was in force before the last adoption.
+    former: Option<InForce>,
     edit: Edit,
     error: Option<String>,
     /// A text that the node has refused; `error` says why.
@@ -43,33 +62,50 @@ pub(super) struct ConfigFile {
     needs_restart: Vec<String>,
 }
 
+/// A text that was adopted, and what it says.
+struct InForce {
+    text: String,
+    config: Config,
+}
+
 impl ConfigFile {
-    /// Reads the file at `path` for the first time.
-    pub(super) fn read(path: &Path) -> anyhow::Result<ConfigFile> {
-        let text = read(path)?;
+    /// Reads the file at `path` for the first time. One that was tried and never confirmed gives way to the
+    /// one that was in force before it.
+    pub(super) fn read(path: &Path, trial: Option<&Trial>) -> anyhow::Result<ConfigFile> {
+        let written = read(path)?;
+        let trial = trial.filter(|trial| trial.candidate == config::digest(&written));
+        let (text, refused) = match trial {
+            Some(trial) => (trial.former.clone(), Some(written)),
+            None => (written, None),
+        };
         let (config, warnings) = config::check(&text).map_err(|problems| {
             Refusal::new(RefusalKind::Config, problems.lines(&path.display().to_string()))
         })?;
         for warning in warnings {
             warn!(key = warning.key, "{}", warning.message);
         }
+        let error = refused.is_some().then(|| rolled_back("it was not confirmed before the daemon ended"));
+        if let Some(error) = &error {
+            warn!(error, "the configuration before it is in force");
+        }
         Ok(ConfigFile {
             path: path.to_owned(),
-            text,
-            config,
-            edit: Edit::None,
-            error: None,
-            refused: None,
+            at_start: config.clone(),
+            in_force: InForce { text, config },
+            former: None,
+            edit: if refused.is_some() { Edit::Broken } else { Edit::None },
+            error,
+            refused,
             needs_restart: Vec::new(),
         })
     }
 
     pub(super) fn config(&self) -> &Config {
-        &self.config
+        &self.in_force.config
     }
 
     pub(super) fn on_change(&self) -> OnChange {
-        self.config.reconcile.on_change
+        self.in_force.config.reconcile.on_change
     }
 
     pub(super) fn status(&self) -> ConfigStatus {
@@ -78,13 +114,16 @@ impl ConfigFile {
             pending: self.edit == Edit::Sound,
             error: self.error.clone(),
             needs_restart: self.needs_restart.clone(),
+            trial_s: None,
         }
     }
 
     /// The file was edited: validates it and remembers what it amounts to.
     pub(super) fn look(&mut self) -> Edit {
         match self.candidate() {
-            Ok(candidate) if candidate.text == self.text => (self.edit, self.error) = (Edit::None, None),
+            Ok(candidate) if candidate.text == self.in_force.text => {
+                (self.edit, self.error) = (Edit::None, None)
+            }
             Ok(candidate) if self.refused.as_ref() == Some(&candidate.text) => {}
             Ok(_) => {
                 info!("the configuration file was edited: adopt it with `weavers reload`");
@@ -108,26 +147,54 @@ impl ConfigFile {
         checked
     }
 
+    /// What comes back if nobody confirms the candidate; nothing where it is in force already.
+    pub(super) fn trial(&self, candidate: &Candidate, patience: Duration) -> Option<Terms> {
+        let former = &self.in_force.text;
+        let record = Trial { former: former.clone(), candidate: config::digest(&candidate.text) };
+        (candidate.text != *former).then_some(Terms { record, patience })
+    }
+
     /// The node has adopted the candidate, or refused it.
-    pub(super) fn settle(&mut self, candidate: Candidate, result: Answer) -> Answer {
+    pub(super) fn settle(&mut self, Candidate { config, text }: Candidate, result: Answer) -> Answer {
         match result {
             Ok(_) => {
-                self.needs_restart =
-                    self.config.needs_restart(&candidate.config).into_iter().map(str::to_owned).collect();
-                self.config.reconcile = candidate.config.reconcile.clone();
-                self.text = candidate.text;
+                self.former = Some(std::mem::replace(&mut self.in_force, InForce { text, config }));
+                self.compare_with_start();
                 (self.edit, self.error, self.refused) = (Edit::None, None, None);
                 info!(needs_restart = ?self.needs_restart, "configuration adopted");
                 Ok(Response::Done)
             }
+            Err(refusal) if refusal.kind == RefusalKind::Untimely => {
+                info!(error = refusal.message, "configuration not adopted now");
+                Err(refusal)
+            }
             Err(refusal) => {
                 (self.edit, self.error) = (Edit::Broken, Some(refusal.message.clone()));
-                self.refused = Some(candidate.text);
+                self.refused = Some(text);
                 warn!(error = refusal.message, "configuration refused");
                 Err(refusal)
             }
         }
     }
+
+    /// The node has gone back to what was in force before.
+    pub(super) fn roll_back(&mut self, why: &str) {
+        let Some(former) = self.former.take() else { return };
+        let tried = std::mem::replace(&mut self.in_force, former);
+        self.compare_with_start();
+        let error = rolled_back(why);
+        warn!(error, "the configuration before it is in force");
+        (self.edit, self.error, self.refused) = (Edit::Broken, Some(error), Some(tried.text));
+    }
+
+    fn compare_with_start(&mut self) {
+        let restart = self.at_start.needs_restart(&self.in_force.config);
+        self.needs_restart = restart.into_iter().map(str::to_owned).collect();
+    }
+}
+
+fn rolled_back(why: &str) -> String {
+    format!("rolled back: {why}; `weavers reload` adopts the file as it is")
 }
 
 /// Reads a configuration that the daemon could go on with; refused if it is not sound.

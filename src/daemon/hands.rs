@@ -9,13 +9,17 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::Event;
 use crate::{
+    api::Answer,
     config::{self, Config},
     kernel::Kernel,
-    node::memory::Identity,
+    node::{
+        memory::Identity,
+        request::{Refusal, RefusalKind, Response},
+    },
     plan::Plane,
     state::{Action, Fault, FaultKind, Host, TableId},
     vpc::Ec2,
@@ -55,6 +59,16 @@ impl Hands {
         Hands { host, ec2, events }
     }
 
+    /// EC2 is asked there from now on.
+    pub(super) fn use_ec2(&mut self, settings: &config::Vpc) {
+        let Ec2Hand { settings: known, made_on, .. } = self.ec2.as_ref();
+        if known.region != settings.region || known.endpoint != settings.endpoint {
+            let (settings, made_on) = (settings.clone(), made_on.clone());
+            let (ec2, is_refused) = (Mutex::new(None), AtomicBool::new(false));
+            self.ec2 = Arc::new(Ec2Hand { ec2, is_refused, settings, made_on });
+        }
+    }
+
     pub(super) fn observe_host(&self, wanted: Box<Host>) {
         self.on_host(Job::Observe(wanted));
     }
@@ -84,6 +98,21 @@ impl Hands {
                 Err(fault) => Err(fault),
             };
             let _ = events.send(Event::InstancesSeen(result)).await;
+        });
+    }
+
+    /// Asks EC2 what it would carry out, and tells whoever asked.
+    pub(super) fn permissions(&self, range: Ipv4Net, table: Option<TableId>, reply: oneshot::Sender<Answer>) {
+        let ec2 = self.ec2.clone();
+        tokio::spawn(async move {
+            let answer = match ec2.get().await {
+                Ok(ec2) => Ok(Response::Permissions(ec2.permissions(table.as_ref(), range).await)),
+                Err(Fault { message, hint, .. }) => {
+                    Err(Refusal { hint, ..Refusal::new(RefusalKind::Failed, message) })
+                }
+            };
+            // Whoever hung up knows enough.
+            drop(reply.send(answer));
         });
     }
 

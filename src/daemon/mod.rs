@@ -40,7 +40,9 @@ use crate::{
     mesh,
     node::{
         Input, Node, Output,
-        request::{Container, Refusal, RefusalKind, Request, RequestId, Response},
+        adopt::Order,
+        request::{Container, Refusal, RefusalKind, Request, RequestId, Response, SavedPlan},
+        status::ConfigStatus,
     },
     plan::Plan,
     state::{Action, Fault, Host, InstanceState, Vpc},
@@ -87,7 +89,7 @@ enum Event {
 
 /// Runs until told to stop.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let file = ConfigFile::read(&options.config)?;
+    let file = ConfigFile::read(&options.config, birth::trial(&options)?.as_ref())?;
     let (stored, saved) = mpsc::channel(EVENTS_MAX);
     let (events, reported) = mpsc::channel(EVENTS_MAX);
     let (calls_in, calls) = mpsc::channel(EVENTS_MAX);
@@ -119,7 +121,6 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         events,
         asking: BTreeMap::new(),
         reloading: BTreeMap::new(),
-        applying: BTreeMap::new(),
         last_request: 0,
         systemd: Systemd::new(),
         finished: false,
@@ -177,8 +178,6 @@ struct Daemon {
     asking: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     /// Configurations on their way into the node, with the text they were read from.
     reloading: BTreeMap<RequestId, file::Candidate>,
-    /// The reload that comes before each convergence that was asked for.
-    applying: BTreeMap<RequestId, RequestId>,
     last_request: u64,
     systemd: Systemd,
     finished: bool,
@@ -249,6 +248,10 @@ impl Daemon {
                 Output::ObserveInstances(ids) => self.hands.observe_instances(ids),
                 Output::Apply(action) => self.hands.apply(action),
                 Output::Answer(id, result) => self.answer(id, result),
+                Output::RolledBack(why) => {
+                    self.file.roll_back(&why);
+                    self.hands.use_ec2(&self.file.config().vpc);
+                }
                 Output::Finished => self.finished = true,
             }
         }
@@ -286,9 +289,17 @@ impl Daemon {
 
     fn on_call(&mut self, call: server::Call) {
         match call.request {
-            ApiRequest::Node(Request::Apply) => self.apply(call.reply),
+            ApiRequest::Node(Request::Apply) => self.apply(None, None, call.reply),
+            ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms } => {
+                let patience = confirm_timeout_ms.map(Duration::from_millis);
+                self.apply(plan.map(|plan| *plan), patience, call.reply);
+            }
             ApiRequest::Node(request) => self.ask(request, call.reply),
             ApiRequest::Preview { config } => self.preview(&config, call.reply),
+            ApiRequest::Permissions => {
+                let range = self.file.config().ipam.range;
+                self.hands.permissions(range, self.node.first_table(), call.reply);
+            }
             ApiRequest::Reload => self.reload(Some(call.reply)),
             ApiRequest::AttachTarget { target, name, subnet } => match netns::of_target(&target) {
                 Ok(netns) => {
@@ -339,13 +350,10 @@ impl Daemon {
     fn answer(&mut self, id: RequestId, mut result: Answer) {
         if let Some(candidate) = self.reloading.remove(&id) {
             result = self.file.settle(candidate, result);
-        }
-        if let (Some(apply), Err(refusal)) = (self.applying.remove(&id), &result) {
-            self.node.handle(self.now(), Input::Cancelled(apply));
-            self.answer(apply, Err(refusal.clone()));
+            self.hands.use_ec2(&self.file.config().vpc);
         }
         if let Ok(Response::Status(status)) = &mut result {
-            status.config = self.file.status();
+            status.config = ConfigStatus { trial_s: status.config.trial_s, ..self.file.status() };
         }
         if let Some(reply) = self.asking.remove(&id) {
             drop(reply.send(result));
@@ -373,15 +381,16 @@ impl Daemon {
 
     /// Adopts the file and converges. The node is asked for both at once, so that no step that follows
     /// from the file is taken before it begins to count.
-    fn apply(&mut self, reply: oneshot::Sender<Answer>) {
-        match self.file.candidate() {
+    fn apply(&mut self, plan: Option<SavedPlan>, patience: Option<Duration>, reply: oneshot::Sender<Answer>) {
+        let candidate = self.file.candidate().and_then(|candidate| candidate.expected_by(plan.as_ref()));
+        match candidate {
             Ok(candidate) => {
-                let (apply, reload) = (self.await_answer(reply), self.next_request());
-                self.applying.insert(reload, apply);
-                self.adopt(reload, candidate);
-                if self.asking.contains_key(&apply) {
-                    self.handle(Input::Asked(apply, Request::Apply));
-                }
+                let (done, adopted) = (self.await_answer(reply), self.next_request());
+                let trial = patience.and_then(|patience| self.file.trial(&candidate, patience));
+                let config = candidate.config.clone();
+                self.hands.use_ec2(&config.vpc);
+                self.reloading.insert(adopted, candidate);
+                self.handle(Input::Ordered(Box::new(Order { adopted, done, config, plan, trial })));
             }
             Err(refusal) => drop(reply.send(Err(refusal))),
         }
@@ -389,6 +398,8 @@ impl Daemon {
 
     fn adopt(&mut self, id: RequestId, candidate: file::Candidate) {
         let config = candidate.config.clone();
+        // Before the node looks with it; where it refuses, what was in force comes back.
+        self.hands.use_ec2(&config.vpc);
         self.reloading.insert(id, candidate);
         self.handle(Input::Configured(id, Box::new(config)));
     }

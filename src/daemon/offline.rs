@@ -21,7 +21,7 @@ use crate::{
 const LOOKS_MAX: usize = 4;
 
 pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
-    let mut config = ConfigFile::read(&options.config)?.config().clone();
+    let mut config = ConfigFile::read(&options.config, birth::trial(&options)?.as_ref())?.config().clone();
     config.ipam.expected_peers = Some(birth::expected_peers(&config).await);
     let ec2 = birth::ec2(&config).await;
     let memory = remembered(&options)?;

@@ -14,6 +14,10 @@ pub const FEATURES: Schema = Schema::Map { name: "", key: &Schema::Str, elem: &S
 pub const SHORT_ID_MAX: u16 = 4095;
 
 const FLAVOUR: &str = "mac";
+/// The key of a program's version; whoever does not know it passes over it.
+const PROGRAM: &str = "WeaversVersion";
+/// Longer ones are no versions.
+const PROGRAM_LEN_MAX: usize = 32;
 
 /// The features of one side of one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub struct Features {
     pub overlays: Option<String>,
     /// Only in version 1 with a password.
     pub public_key: Option<[u8; 32]>,
+    /// Of the program, where it is one of our own kind. Routers of Weave Net pay no heed to it.
+    pub program: Option<String>,
 }
 
 /// Why a feature map is refused.
@@ -65,6 +71,9 @@ impl Features {
             entries.push(("Trusted", self.trusted.to_string()));
         }
         entries.push(("UID", self.uid.0.to_string()));
+        if version == Version::V2 {
+            entries.extend(self.program.clone().map(|program| (PROGRAM, program)));
+        }
         if version == Version::V1 {
             let hex = |key: [u8; 32]| key.iter().map(|byte| format!("{byte:02x}")).collect();
             entries.extend(self.public_key.map(|key| ("PublicKey", hex(key))));
@@ -85,6 +94,8 @@ impl Features {
             trusted: texts.parse_if_there("Trusted", boolean)?.unwrap_or(false),
             overlays: texts.parse_if_there("Overlays", |text| Some(text.to_owned()))?,
             public_key: texts.parse_if_there("PublicKey", public_key)?,
+            program: texts
+                .parse_if_there(PROGRAM, |text| Some(text.chars().take(PROGRAM_LEN_MAX).collect()))?,
         })
     }
 }
@@ -98,7 +109,7 @@ impl<'a> Texts<'a> {
             texts.push((key.as_str()?, text.as_str()?));
         }
         let hidden: &[&str] = match version {
-            Version::V1 => &["ShortID", "Trusted", "Overlays"],
+            Version::V1 => &["ShortID", "Trusted", "Overlays", PROGRAM],
             Version::V2 => &["PublicKey"],
         };
         texts.retain(|(key, _)| !hidden.contains(key));

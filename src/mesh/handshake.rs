@@ -288,6 +288,7 @@ mod tests {
             trusted: text("Trusted").as_deref() == Some("true"),
             overlays: text("Overlays"),
             public_key: None,
+            program: text("WeaversVersion"),
         }
     }
 

@@ -145,6 +145,8 @@ pub struct ConnectionView {
     pub peer: Option<PeerName>,
     /// Its nickname.
     pub nickname: Option<String>,
+    /// The version of weavers there, if it says so.
+    pub version: Option<String>,
     /// Both ends are content with it. A Weave Net router is when our heartbeats come through.
     pub established: bool,
 }

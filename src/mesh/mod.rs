@@ -159,6 +159,11 @@ impl Mesh {
         self.settle(now);
     }
 
+    /// The networks that connections made from now on are told to be trusted.
+    pub fn set_trusted_subnets(&mut self, subnets: Vec<ipnet::Ipv4Net>) {
+        self.settings.trusted_subnets = subnets;
+    }
+
     /// Something happened.
     pub fn handle(&mut self, now: Timestamp, input: Input) {
         match input {
@@ -226,6 +231,7 @@ impl Mesh {
                 encrypted: connection.encrypted(),
                 peer,
                 nickname: known.map(|peer| peer.nickname.clone()),
+                version: connection.program().map(str::to_owned),
                 established: connection.is_established(),
             }
         })

@@ -65,6 +65,8 @@ pub struct Neighbour {
     /// What goes to it.
     pub writer: Writer,
     uid: u64,
+    /// Of the program, if it says so.
+    program: Option<String>,
     encrypted: bool,
     heartbeat: Timestamp,
     since: Timestamp,
@@ -96,6 +98,14 @@ impl Connection {
         match &self.phase {
             Phase::Introducing(..) => None,
             Phase::Introduced(neighbour) => Some(neighbour.name),
+        }
+    }
+
+    /// The version of the program there, if it says so.
+    pub fn program(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Introducing(..) => None,
+            Phase::Introduced(neighbour) => neighbour.program.as_deref(),
         }
     }
 
@@ -170,6 +180,7 @@ impl Mesh {
             trusted,
             overlays: Some(settings.overlays.join(" ")).filter(|overlays| !overlays.is_empty()),
             public_key: None,
+            program: Some(env!("CARGO_PKG_VERSION").to_owned()),
         }
     }
 
@@ -516,6 +527,7 @@ fn neighbour(
         reader,
         writer,
         uid,
+        program: theirs.program,
         encrypted: key.is_some(),
         since: now,
         heartbeat: now + heartbeat_every,
@@ -581,6 +593,7 @@ mod tests {
             trusted: false,
             overlays: None,
             public_key: None,
+            program: None,
         };
         let features = Writer::new(Version::V2).features(&FEATURES, &theirs.to_value(Version::V2));
         let bytes = [&Handshake::header()[..], &[0], &features].concat();

@@ -1,12 +1,32 @@
-//! Another configuration: what it would change, and its adoption.
+//! Another configuration: what it would change, and its adoption, at once or on terms.
 
 use ipnet::Ipv4Net;
 
 use super::{
     Node,
-    request::{Refusal, RefusalKind, RequestId, Response},
+    request::{Refusal, RefusalKind, RequestId, Response, SavedPlan},
+    trial::Terms,
+    waiting::Waiter,
 };
-use crate::config::Config;
+use crate::{
+    config::Config,
+    plan::{Change, Plan},
+};
+
+/// A configuration to adopt and to carry out.
+#[derive(Debug)]
+pub struct Order {
+    /// Answered when it is adopted, or why not.
+    pub adopted: RequestId,
+    /// Answered when nothing is left to do, or why not.
+    pub done: RequestId,
+    /// The configuration.
+    pub config: Config,
+    /// Only if this is what it takes.
+    pub plan: Option<SavedPlan>,
+    /// The former one comes back unless this one is confirmed.
+    pub trial: Option<Terms>,
+}
 
 impl Node {
     pub(super) fn on_previewed(&mut self, id: RequestId, config: Config) {
@@ -17,7 +37,7 @@ impl Node {
         let mut plan = self.plan_for(&self.desired(&config.adopted_by(&self.config)));
         plan.notes
             .extend(restart.iter().map(|key| format!("{key} takes effect with a restart of the daemon")));
-        self.answer(id, Ok(Response::Plan(Box::new(plan))));
+        self.answer(id, Ok(Response::Plan(Box::new(self.with_impact(plan)))));
     }
 
     fn objection(&self, config: &Config) -> Option<Refusal> {
@@ -26,22 +46,128 @@ impl Node {
     }
 
     pub(super) fn on_configured(&mut self, id: RequestId, config: Config) {
-        if let Some(refusal) = self.objection(&config) {
+        if let Some(refusal) = self.is_trying().or_else(|| self.objection(&config)) {
             return self.answer(id, Err(refusal));
         }
-        let config = config.adopted_by(&self.config);
-        if config != self.config {
-            if config.ec2_tag != self.config.ec2_tag {
-                self.forget_found();
-            }
-            self.config = config;
-            self.dead.touch();
-            self.dial_targets();
-            self.converge.hurry(self.now);
-            self.disturbed = true;
-        }
+        self.forget_trial();
+        self.adopt(config.adopted_by(&self.config));
         self.answer(id, Ok(Response::Done));
     }
+
+    pub(super) fn adopt(&mut self, config: Config) {
+        if config == self.config {
+            return;
+        }
+        if config.ec2_tag != self.config.ec2_tag {
+            self.forget_found();
+        }
+        if let Some(expected) = config.ipam.expected_peers {
+            self.ipam.set_expected_peers(expected);
+        }
+        self.mesh.set_trusted_subnets(config.mesh.trusted_subnets.clone());
+        self.config = config;
+        self.dead.touch();
+        self.dial_targets();
+        self.judge_election();
+        self.converge.hurry(self.now);
+        self.disturbed = true;
+    }
+
+    // ===== on terms =====
+
+    /// What was promised is compared with what looks begun now will show; the rest begins at once.
+    pub(super) fn on_ordered(&mut self, order: Box<Order>) {
+        let busy = || Refusal::new(RefusalKind::Failed, "another plan is about to be carried out");
+        let objection = self.is_trying().or_else(|| self.objection(&order.config));
+        let objection = objection.or_else(|| self.waiting.is_full().then(super::asked::busy));
+        match (objection, &order.plan) {
+            (Some(refusal), _) => self.decline(&order, refusal),
+            (None, Some(_)) if self.order.is_some() => self.decline(&order, busy().hint("try again")),
+            (None, Some(saved)) if saved.node != self.identity.name => {
+                let message = format!("the plan is {}'s, and this is {}", saved.node, self.identity.name);
+                self.decline(&order, untimely(message));
+            }
+            (None, Some(_)) => {
+                self.converge.hurry(self.now);
+                self.order = Some((self.now, order));
+                self.disturbed = true;
+            }
+            (None, None) => self.begin(order),
+        }
+    }
+
+    /// The looks that an order waits for have ended: its plan is what it takes still, or it is declined.
+    pub(super) fn judge_order(&mut self) {
+        let Some((since, order)) = self.order.take() else { return };
+        let (host, vpc) = (&self.converge.host, &self.converge.vpc);
+        if let Some(fault) = host.fault_since(since).or(vpc.fault_since(since)).cloned() {
+            return self.decline(&order, super::asked::failed(&fault));
+        }
+        let seen = self.converge.host.is_seen_since(since) && self.converge.vpc.is_seen_since(since);
+        if !seen || self.converge.is_at_work() {
+            self.order = Some((since, order));
+            return;
+        }
+        let now = self.plan_for(&self.desired(&order.config.clone().adopted_by(&self.config)));
+        match order.plan.as_ref().and_then(|saved| difference(&saved.plan, &now)) {
+            Some(difference) => self.decline(&order, untimely(difference)),
+            None => self.begin(order),
+        }
+    }
+
+    /// Whoever gave the order is gone.
+    pub(super) fn withdraw_order(&mut self, id: RequestId) {
+        if let Some((_, order)) = self.order.take_if(|(_, order)| order.done == id) {
+            self.decline(&order, Refusal::new(RefusalKind::Untimely, "whoever asked is gone"));
+        }
+    }
+
+    fn begin(&mut self, order: Box<Order>) {
+        match &order.trial {
+            Some(_) => self.prepare_trial(order),
+            None => {
+                self.forget_trial();
+                self.carry_out(*order);
+            }
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, order: Order) {
+        self.adopt(order.config.adopted_by(&self.config));
+        self.answer(order.adopted, Ok(Response::Done));
+        self.converge.hurry(self.now);
+        self.waiting.add(self.now, order.done, Waiter::Converged(Vec::new()));
+        self.disturbed = true;
+    }
+
+    fn decline(&mut self, order: &Order, refusal: Refusal) {
+        self.answer(order.adopted, Err(refusal.clone()));
+        self.answer(order.done, Err(refusal));
+    }
+}
+
+/// The first thing in which what is to be done now differs from what was promised.
+fn difference(promised: &Plan, now: &Plan) -> Option<String> {
+    let same = |one: &Change, other: &Change| one.action == other.action && one.before == other.before;
+    let missing = |these: &Plan, others: &Plan| {
+        let is_missing = |change: &&Change| !others.changes.iter().any(|other| same(change, other));
+        these.changes.iter().find(is_missing).map(|change| change.action.to_string())
+    };
+    if let Some(action) = missing(promised, now) {
+        return Some(format!(
+            "the world has moved since the plan was made: `{action}` is not what it takes now"
+        ));
+    }
+    if let Some(action) = missing(now, promised) {
+        return Some(format!("the world has moved since the plan was made: `{action}` is needed now, too"));
+    }
+    let in_order = promised.changes.iter().zip(&now.changes).all(|(one, other)| same(one, other));
+    (!in_order)
+        .then(|| "the world has moved since the plan was made: the order of its steps is another".to_owned())
+}
+
+fn untimely(message: impl Into<String>) -> Refusal {
+    Refusal::new(RefusalKind::Untimely, message).hint("make a new plan: `weavers plan --out FILE`")
 }
 
 fn another_range(config: &Config, known: Ipv4Net) -> Refusal {
@@ -49,4 +175,31 @@ fn another_range(config: &Config, known: Ipv4Net) -> Refusal {
         format!("[ipam] range {} differs from {known}, of which this host owns a part", config.ipam.range);
     Refusal::new(RefusalKind::Unsafe, message)
         .hint("restore the range, or run `weavers reset` on this host first")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Action;
+
+    fn plan(steps: &[(&str, &str)]) -> Plan {
+        let change = |(name, before): &(&str, &str)| Change {
+            action: Action::SetSysctl { name: (*name).to_owned(), value: "1".to_owned() },
+            cause: "told apart by nobody".to_owned(),
+            before: (*before).to_owned(),
+            containers: Vec::new(),
+        };
+        Plan { changes: steps.iter().map(change).collect(), ..Plan::default() }
+    }
+
+    #[test]
+    fn a_plan_is_the_same_by_its_steps_what_they_find_and_their_order() {
+        let promised = plan(&[("a", "0"), ("b", "0")]);
+        assert_eq!(difference(&promised, &plan(&[("a", "0"), ("b", "0")])), None);
+        let said = |now: &[(&str, &str)]| difference(&promised, &plan(now)).unwrap();
+        assert!(said(&[("a", "0")]).ends_with("`set b = 1` is not what it takes now"));
+        assert!(said(&[("a", "0"), ("b", "2")]).ends_with("`set b = 1` is not what it takes now"));
+        assert!(said(&[("a", "0"), ("b", "0"), ("c", "0")]).ends_with("`set c = 1` is needed now, too"));
+        assert!(said(&[("b", "0"), ("a", "0")]).ends_with("the order of its steps is another"));
+    }
 }

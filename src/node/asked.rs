@@ -18,7 +18,10 @@ impl Node {
     pub(super) fn on_asked(&mut self, id: RequestId, request: Request) {
         match request {
             Request::Status => self.answer(id, Ok(Response::Status(Box::new(self.status())))),
-            Request::Plan => self.answer(id, Ok(Response::Plan(Box::new(self.plan.clone())))),
+            Request::Plan => {
+                let plan = self.with_impact(self.plan.clone());
+                self.answer(id, Ok(Response::Plan(Box::new(plan))));
+            }
             _ if self.waiting.is_full() => self.answer(id, Err(busy())),
             Request::Apply => self.on_apply(id),
             Request::AwaitReady => self.waiting.add(self.now, id, Waiter::Ready),
@@ -32,6 +35,11 @@ impl Node {
                 Err(refusal) => self.answer(id, Err(refusal)),
             },
             Request::Detach { target } => self.on_detach(id, &target),
+            Request::Explain { address } => {
+                let explanation = self.explain(address);
+                self.answer(id, Ok(Response::Explanation(Box::new(explanation))));
+            }
+            Request::Confirm => self.on_confirm(id),
             Request::ShowRing => self.answer(id, Ok(Response::Ring(self.pieces()))),
             Request::Allocate { ident, subnet } => match self.named_subnet(subnet) {
                 Ok(subnet) => {
@@ -57,6 +65,7 @@ impl Node {
     }
 
     pub(super) fn on_cancelled(&mut self, id: RequestId) {
+        self.withdraw_order(id);
         for ticket in self.waiting.cancel(id) {
             self.take_back(ticket);
         }
@@ -183,7 +192,7 @@ impl Node {
         })
     }
 
-    fn pieces(&self) -> Vec<Piece> {
+    pub(super) fn pieces(&self) -> Vec<Piece> {
         self.ipam
             .ring()
             .pieces()
@@ -228,7 +237,7 @@ pub(super) fn failed(fault: &Fault) -> Refusal {
     Refusal { kind: RefusalKind::Failed, message: fault.message.clone(), hint: fault.hint.clone() }
 }
 
-fn busy() -> Refusal {
+pub(super) fn busy() -> Refusal {
     Refusal::new(RefusalKind::Failed, "too many questions wait for an answer").hint("try again later")
 }
 

@@ -39,6 +39,8 @@ pub struct View<T> {
     seen: Option<T>,
     /// Why the last look failed.
     fault: Option<Fault>,
+    /// When the look began that failed.
+    failed_at: Option<Timestamp>,
     /// When the look now under way began.
     looking: Option<Timestamp>,
     /// Looks that failed in a row.
@@ -59,6 +61,7 @@ impl<T> Default for View<T> {
         View {
             seen: None,
             fault: None,
+            failed_at: None,
             looking: None,
             failures: 0,
             due: Timestamp::ZERO,
@@ -78,6 +81,11 @@ impl<T> View<T> {
     /// Why the last look failed.
     pub fn fault(&self) -> Option<&Fault> {
         self.fault.as_ref()
+    }
+
+    /// Why the last look failed, if it began at `since` or later.
+    pub fn fault_since(&self, since: Timestamp) -> Option<&Fault> {
+        self.fault.as_ref().filter(|_| self.failed_at.is_some_and(|at| at >= since))
     }
 
     /// Whether the last look succeeded and began at `since` or later.
@@ -118,7 +126,7 @@ impl<T> View<T> {
             Err(fault) => {
                 self.failures += 1;
                 self.look_by(now + pause(&fault, self.failures));
-                self.fault = Some(fault);
+                (self.fault, self.failed_at) = (Some(fault), Some(begun));
             }
         }
         begun
@@ -550,7 +558,8 @@ mod tests {
     }
 
     fn plan(actions: impl IntoIterator<Item = Action>) -> Plan {
-        let change = |action| Change { action, cause: String::new(), before: String::new() };
+        let change =
+            |action| Change { action, cause: String::new(), before: String::new(), containers: Vec::new() };
         Plan { changes: actions.into_iter().map(change).collect(), ..Plan::default() }
     }
 

@@ -51,6 +51,15 @@ pub struct Attached {
     pub leaving: bool,
 }
 
+/// A configuration that is tried and not confirmed yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The file that was in force before, which comes back.
+    pub former: String,
+    /// SHA-256 of the file that is tried.
+    pub candidate: String,
+}
+
 /// All that was remembered.
 #[derive(Debug, Default)]
 pub struct Memory {
@@ -64,6 +73,8 @@ pub struct Memory {
     pub attached: BTreeMap<String, Attached>,
     /// The links that were there before the store have been learned from.
     pub links_known: bool,
+    /// A configuration that nobody has confirmed.
+    pub trial: Option<Trial>,
 }
 
 /// Why a store cannot be read.
@@ -95,6 +106,7 @@ const INSTANCE: &str = "instance/";
 const ALLOCATION: &str = "allocation/";
 const ATTACHED: &str = "attached/";
 const LINKS_KNOWN: &str = "links_known";
+const TRIAL: &str = "trial";
 
 impl Memory {
     /// Reads all records of a store. Keys that are not ours are left alone.
@@ -120,6 +132,8 @@ impl Memory {
                 memory.reclaim.instances.insert(peer, parse(key, value)?);
             } else if key == LINKS_KNOWN {
                 memory.links_known = parse(key, value)?;
+            } else if key == TRIAL {
+                memory.trial = Some(parse(key, value)?);
             } else if let Some(ident) = key.strip_prefix(ALLOCATION) {
                 memory.ipam.allocations.insert(ident.to_owned(), parse(key, value)?);
             } else if let Some(ident) = key.strip_prefix(ATTACHED) {
@@ -171,6 +185,14 @@ impl Write {
         match instance {
             Some(instance) => put(key, &instance),
             None => Write { key, value: None },
+        }
+    }
+
+    /// Remembers a configuration that is tried, or that none is.
+    pub fn trial(trial: Option<&Trial>) -> Write {
+        match trial {
+            Some(trial) => put(TRIAL.to_owned(), trial),
+            None => Write { key: TRIAL.to_owned(), value: None },
         }
     }
 

@@ -8,13 +8,15 @@
 //! containers, the loop's memory ([`converge`]) and the ledger, which holds back every message and
 //! answer until the disk has what it rests on. This file only routes between them.
 
-mod adopt;
+pub mod adopt;
 mod asked;
 mod attach;
 pub mod converge;
 mod desired;
 mod discovery;
 mod election;
+pub mod explain;
+mod impact;
 pub mod ledger;
 pub mod memory;
 mod reclaim;
@@ -22,6 +24,7 @@ mod report;
 pub mod request;
 mod settings;
 pub mod status;
+pub mod trial;
 mod waiting;
 
 use std::{
@@ -36,6 +39,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::{
+    adopt::Order,
     attach::Containers,
     converge::Converge,
     desired::Ground,
@@ -45,6 +49,7 @@ use self::{
     reclaim::Dead,
     request::{Refusal, RefusalKind, Request, RequestId, Response},
     status::Note,
+    trial::Trials,
     waiting::Waiting,
 };
 use crate::{
@@ -72,6 +77,8 @@ const LOOKS_SHARE: Duration = Duration::from_millis(1200);
 pub enum Input {
     /// `weave.toml` was read anew and is to be adopted; answered with what needs a restart.
     Configured(RequestId, Box<Config>),
+    /// A configuration is to be adopted and carried out, on terms.
+    Ordered(Box<Order>),
     /// Somebody asks what would change under another configuration.
     Previewed(RequestId, Box<Config>),
     /// A connection came, went, or brought bytes.
@@ -123,6 +130,8 @@ pub enum Output {
     Apply(Action),
     /// Answer who asked.
     Answer(RequestId, Result<Response, Refusal>),
+    /// The configuration that was in force before the one that was tried is in force again, and why.
+    RolledBack(String),
     /// Nothing of ours is left on this host: erase the store and end.
     Finished,
 }
@@ -167,6 +176,9 @@ pub struct Node {
     disturbed: bool,
     quota_learned: Option<usize>,
     leave: Leave,
+    /// An order that waits for fresh looks, since the moment it came.
+    order: Option<(Timestamp, Box<Order>)>,
+    trials: Trials,
     rng: ChaCha8Rng,
     outputs: VecDeque<Output>,
 }
@@ -193,6 +205,8 @@ enum Effect {
     RingKept,
     /// Nor a container: its link may be made.
     ContainerKept,
+    /// Nor what was in force before: the order may be carried out.
+    FormerKept(Box<Order>),
     Finish,
 }
 
@@ -225,6 +239,8 @@ impl Node {
             disturbed: true,
             quota_learned: None,
             leave: Leave::No,
+            order: None,
+            trials: Trials::new(memory.trial.is_some()),
             rng,
             outputs: VecDeque::new(),
         };
@@ -253,6 +269,7 @@ impl Node {
         self.now = now.max(self.now);
         match input {
             Input::Configured(id, config) => self.on_configured(id, *config),
+            Input::Ordered(order) => self.on_ordered(order),
             Input::Previewed(id, config) => self.on_previewed(id, *config),
             Input::Mesh(input) => self.mesh.handle(self.now, input),
             Input::Asked(id, request) => self.on_asked(id, request),
@@ -284,6 +301,7 @@ impl Node {
             self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.next_look()),
             self.ledger.next_wake(),
             self.dead.next_wake(self.now),
+            self.trials.deadline(),
         ];
         wakes.into_iter().flatten().min()
     }
@@ -293,6 +311,8 @@ impl Node {
     /// Carries on until nothing more follows from what happened.
     fn settle(&mut self) {
         while self.settle_mesh() | self.settle_ipam() | self.settle_dead() {}
+        self.judge_trial();
+        self.judge_order();
         if std::mem::take(&mut self.disturbed) {
             self.turn();
         }
@@ -407,6 +427,7 @@ impl Node {
             Effect::Answer(id, result) => self.outputs.push_back(Output::Answer(id, result)),
             Effect::ContainerKept => self.disturbed = true,
             Effect::RingKept => (self.ring_kept, self.disturbed) = (true, true),
+            Effect::FormerKept(order) => self.begin_trial(*order),
             Effect::Finish => self.outputs.push_back(Output::Finished),
         }
     }

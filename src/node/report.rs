@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use super::{
     Node,
     converge::Step,
+    memory::Attached,
     status::{
         AttachmentStatus, ConfigStatus, ConnectionStatus, IpamStatus, Note, Status, StepStatus, TargetStatus,
     },
@@ -17,11 +18,11 @@ use crate::{
     ipam::{Ring, paxos::Claims, reclaim::Log},
     mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView},
     plan::{Plan, leads_to},
-    state::{Fault, Forward},
+    state::{Fault, Forward, TableId},
 };
 
 /// Version of the status document.
-const FORMAT_VERSION: &str = "1.0";
+pub(super) const FORMAT_VERSION: &str = "1.0";
 
 impl Node {
     /// The ring is held, our routes were last read active, and the host is as it should be: a
@@ -78,6 +79,11 @@ impl Node {
         &self.plan
     }
 
+    /// One of the route tables that were last read.
+    pub fn first_table(&self) -> Option<TableId> {
+        self.converge.vpc.seen()?.tables.keys().next().cloned()
+    }
+
     /// The last look at every plane left nothing to do.
     pub fn is_converged(&self) -> bool {
         let looked = self.converge.host.fault().is_none() && self.converge.vpc.fault().is_none();
@@ -100,7 +106,7 @@ impl Node {
             converged: self.is_converged(),
             waits: self.waits(),
             problems: self.problems(),
-            config: ConfigStatus::default(),
+            config: ConfigStatus { trial_s: self.trial_left(), ..ConfigStatus::default() },
             connections: self.mesh.connections().map(connection).collect(),
             targets: self.mesh.targets().into_iter().map(target).collect(),
             ipam: self.ipam_status(),
@@ -219,14 +225,17 @@ impl Node {
     }
 
     fn attachments(&self) -> Vec<AttachmentStatus> {
-        let all = self.containers.all().values();
-        all.map(|attached| AttachmentStatus {
+        self.containers.all().values().map(|attached| self.attachment(attached)).collect()
+    }
+
+    pub(super) fn attachment(&self, attached: &Attached) -> AttachmentStatus {
+        let netns = attached.netns.as_ref();
+        AttachmentStatus {
             ident: attached.ident.clone(),
-            netns: attached.netns.as_ref().map_or_else(String::new, |netns| netns.path.display().to_string()),
+            netns: netns.map_or_else(String::new, |netns| netns.path.display().to_string()),
             address: attached.link_address(),
             missing: self.missing(attached),
-        })
-        .collect()
+        }
     }
 
     fn step_status(&self, step: &Step) -> StepStatus {
@@ -253,6 +262,7 @@ fn connection(view: ConnectionView) -> ConnectionStatus {
         address: view.remote.to_string(),
         peer: view.peer,
         nickname: view.nickname,
+        version: view.version,
         outbound: view.outbound,
         encrypted: view.encrypted,
         state: state.to_owned(),

@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::status::Status;
+use super::{explain::Explanation, status::Status};
 use crate::{addr::Address, peer::PeerName, plan::Plan, state::Netns};
 
 /// Names one question, so that its answer finds the way back.
@@ -33,6 +33,10 @@ pub enum Request {
     Detach { target: Container },
     /// Who owns what.
     ShowRing,
+    /// Whose an address is, who uses it, what carries its packets, and what is missing.
+    Explain { address: Address },
+    /// Keep the configuration that is being tried.
+    Confirm,
     /// Hand out an address to a name that the caller chose.
     Allocate { ident: String, subnet: Option<Pool> },
     /// Hand out this address.
@@ -94,6 +98,10 @@ pub enum Response {
     Attached { address: Ipv4Net, mtu: u32 },
     /// To `ShowRing`: pieces in ascending order.
     Ring(Vec<Piece>),
+    /// To `Explain`.
+    Explanation(Box<Explanation>),
+    /// What EC2 would carry out.
+    Permissions(Vec<Permission>),
     /// To `Allocate`, `Claim` and `Lookup`.
     Addresses(Vec<Ipv4Net>),
     /// To `Forget` and `Drain`: how many addresses changed hands, and to whom.
@@ -119,6 +127,44 @@ pub struct Piece {
     pub free: u32,
 }
 
+/// A plan that was shown, kept to be carried out as it is or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedPlan {
+    /// The peer whose plan it is.
+    pub node: PeerName,
+    /// SHA-256 of the configuration file that it follows from.
+    pub config_sha256: String,
+    /// The plan.
+    pub plan: Plan,
+}
+
+/// Whether EC2 would carry out a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permission {
+    /// EC2's name of the call.
+    pub action: String,
+    /// What EC2 says.
+    pub verdict: Verdict,
+    /// weavers does without it.
+    pub optional: bool,
+    /// In words, where it is not allowed.
+    pub said: Option<String>,
+    /// What to add to which policy, where it is denied.
+    pub statement: Option<String>,
+}
+
+/// What EC2 says of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It would go through.
+    Allowed,
+    /// It would not.
+    Denied,
+    /// It was not asked, or not answered.
+    Unknown,
+}
+
 /// What is answered otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[error("{message}")]
@@ -141,6 +187,8 @@ pub enum RefusalKind {
     NotFound,
     /// It would do harm (exit code 5).
     Unsafe,
+    /// It would be right at another time: the world has moved, or something else is under way (exit code 5).
+    Untimely,
     /// The configuration file cannot be adopted (exit code 78).
     Config,
     /// It could not be done.

@@ -70,6 +70,9 @@ pub struct ConfigStatus {
     pub error: Option<String>,
     /// Keys whose new value needs a restart.
     pub needs_restart: Vec<String>,
+    /// It is being tried: seconds until the former one comes back, unless it is confirmed.
+    #[serde(default)]
+    pub trial_s: Option<u64>,
 }
 
 /// A connection to another peer.
@@ -81,6 +84,9 @@ pub struct ConnectionStatus {
     pub peer: Option<PeerName>,
     /// Its nickname.
     pub nickname: Option<String>,
+    /// The version of weavers there, if it says so.
+    #[serde(default)]
+    pub version: Option<String>,
     /// We dialled.
     pub outbound: bool,
     /// The stream is encrypted.

@@ -96,6 +96,11 @@ impl Waiting {
         self.drop_tickets(|purpose| *purpose == Purpose::Request(id))
     }
 
+    /// Whether this one waits for an answer.
+    pub fn is_waiting(&self, id: RequestId) -> bool {
+        self.waiters.contains_key(&id)
+    }
+
     /// Takes out everybody who waits for this.
     pub fn take_where(&mut self, is_it: impl Fn(&Waiter) -> bool) -> Vec<RequestId> {
         let ids: Vec<RequestId> =
@@ -186,9 +191,10 @@ impl Node {
         let seen = self.converge.host.is_seen_since(since) && self.converge.vpc.is_seen_since(since);
         if seen && self.plan.is_empty() && !self.converge.is_at_work() && self.converge.is_confirmed() {
             let plan = Plan { changes: changes.to_vec(), ..self.plan.clone() };
-            return Some(Ok(Response::Plan(Box::new(plan))));
+            return Some(Ok(Response::Plan(Box::new(self.with_impact(plan)))));
         }
-        let view_fault = self.converge.host.fault().or(self.converge.vpc.fault());
+        let (host, vpc) = (&self.converge.host, &self.converge.vpc);
+        let view_fault = host.fault_since(since).or(vpc.fault_since(since));
         if let Some(fault) = view_fault.filter(|_| !self.converge.is_at_work()) {
             return Some(Err(super::asked::failed(fault)));
         }

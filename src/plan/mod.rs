@@ -31,6 +31,9 @@ pub struct Change {
     pub cause: String,
     /// What is there now, as the plan shows it; empty if nothing.
     pub before: String,
+    /// Containers of this host whose packets it concerns, by name, where that was asked for.
+    #[serde(default)]
+    pub containers: Vec<String>,
 }
 
 /// Something of others that stands inside the range.
@@ -64,7 +67,8 @@ impl Plan {
     }
 
     fn push(&mut self, action: Action, before: impl Into<String>, cause: impl Into<String>) {
-        self.changes.push(Change { action, cause: cause.into(), before: before.into() });
+        let (cause, before) = (cause.into(), before.into());
+        self.changes.push(Change { action, cause, before, containers: Vec::new() });
     }
 }
 

@@ -488,6 +488,7 @@ impl World {
                 }
                 Output::Apply(action) => self.apply(host, life, action),
                 Output::Answer(id, result) => self.answered(host, id, result),
+                Output::RolledBack(_) => {}
                 Output::Finished => self.finish(host),
             }
         }

@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 
 use crate::{
     config::Vpc as Settings,
+    node::request::Permission,
     state::{Action, Fault, FaultKind, InstanceState, TableId, Vpc},
 };
 
@@ -53,6 +54,10 @@ impl Ec2 {
     }
 
     pub async fn instances(&self, _ids: &BTreeSet<String>) -> Result<BTreeMap<String, InstanceState>, Fault> {
+        match *self {}
+    }
+
+    pub async fn permissions(&self, _table: Option<&TableId>, _range: Ipv4Net) -> Vec<Permission> {
         match *self {}
     }
 

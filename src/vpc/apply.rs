@@ -138,7 +138,7 @@ impl Ec2 {
     }
 
     /// The name by which a policy knows a thing of EC2, in whatever account.
-    fn arn(&self, thing: &str) -> String {
+    pub(super) fn arn(&self, thing: &str) -> String {
         let region = &self.identity.region;
         let partition = match region.split('-').take(2).collect::<Vec<_>>().as_slice() {
             ["cn", ..] => "aws-cn",

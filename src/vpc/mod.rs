@@ -4,10 +4,13 @@
 //! carries out one action, and both say why not in the words of [`fault`].
 
 mod apply;
+mod clock;
 pub mod fault;
+pub mod groups;
 mod metadata;
 mod observe;
 mod peers;
+mod permission;
 mod table;
 
 use std::{
@@ -55,6 +58,7 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Ec2 {
     client: Client,
+    clock: clock::Clock,
     identity: Identity,
     memory: Mutex<Memory>,
 }
@@ -106,19 +110,26 @@ impl Ec2 {
     pub fn with_identity(identity: Identity, sdk: &SdkConfig, endpoint: Option<&str>) -> Ec2 {
         let timeouts =
             TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(CALL_TIMEOUT).build();
+        let clock = clock::Clock::new();
         let mut builder = config::Builder::from(sdk)
+            .interceptor(clock.clone())
             .region(Region::new(identity.region.clone()))
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts);
         if let Some(url) = endpoint {
             builder = builder.endpoint_url(url);
         }
-        Ec2 { client: Client::from_conf(builder.build()), identity, memory: Mutex::default() }
+        Ec2 { client: Client::from_conf(builder.build()), clock, identity, memory: Mutex::default() }
     }
 
     /// Who this host is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Seconds that this host's clock is ahead of EC2's, by its last answer.
+    pub fn clock_ahead_s(&self) -> Option<i64> {
+        self.clock.ahead_s()
     }
 
     /// Never held across an `.await`; every value in it is sound by itself, also after a panic.

@@ -134,8 +134,8 @@ async fn any_program_can_ask_in_plain_http() {
 #[tokio::test]
 async fn a_body_beyond_its_bound_is_refused() {
     let daemon = Daemon::start().await;
-    let head = "POST /v1/attach HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 300000\r\n\r\n";
-    let answer = daemon.raw(&(head.to_owned() + &" ".repeat(300_000))).await;
+    let head = "POST /v1/attach HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1048577\r\n\r\n";
+    let answer = daemon.raw(&(head.to_owned() + &" ".repeat((1 << 20) + 1))).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 

@@ -187,7 +187,12 @@ fn one_change() -> Plan {
         destination: "10.32.0.0/16".parse().unwrap(),
     };
     Plan {
-        changes: vec![Change { action, cause: "given away".to_owned(), before: "eni-self".to_owned() }],
+        changes: vec![Change {
+            action,
+            cause: "given away".to_owned(),
+            before: "eni-self".to_owned(),
+            containers: vec!["web".to_owned()],
+        }],
         ..Plan::default()
     }
 }

@@ -17,4 +17,5 @@ mod mesh_peers;
 mod paxos_walk;
 mod plan;
 mod plan_laws;
+mod schema;
 mod sim;

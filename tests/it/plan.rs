@@ -162,6 +162,7 @@ impl Case {
             reclaim: Default::default(),
             attached: self.attached(),
             links_known: true,
+            trial: None,
         };
         let node = Node::new(Timestamp::ZERO, birth, self.config.clone(), memory).unwrap();
         let mut asked = Asked { node, now: Timestamp::ZERO };

@@ -6,6 +6,8 @@ use futures_util::future::LocalBoxFuture;
 use crate::{lab::Lab, report::Report};
 
 mod basic;
+mod doctor;
+mod explain;
 mod refusal;
 mod reload;
 mod repair;
@@ -24,6 +26,7 @@ mod store;
 mod scale;
 mod terminate;
 mod stage;
+mod terms;
 mod upgrade;
 
 /// Plays a scenario.
@@ -46,6 +49,12 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "basic", hosts: 3, interval: "30s", run: |lab| Box::pin(basic::run(lab)) },
     Scenario { name: "plan", hosts: 3, interval: "30s", run: |lab| Box::pin(reload::plan(lab)) },
     Scenario { name: "reload", hosts: 3, interval: "30s", run: |lab| Box::pin(reload::adopt(lab)) },
+    Scenario { name: "live-keys", hosts: 3, interval: "2s", run: |lab| Box::pin(reload::keys(lab)) },
+    Scenario { name: "apply-file", hosts: 3, interval: "4s", run: |lab| Box::pin(terms::file(lab)) },
+    Scenario { name: "confirm", hosts: 3, interval: "4s", run: |lab| Box::pin(terms::confirm(lab)) },
+    Scenario { name: "explain", hosts: 3, interval: "2s", run: |lab| Box::pin(explain::run(lab)) },
+    Scenario { name: "doctor", hosts: 2, interval: "4s", run: |lab| Box::pin(doctor::run(lab)) },
+    Scenario { name: "permissions", hosts: 2, interval: "4s", run: |lab| Box::pin(doctor::permissions(lab)) },
     Scenario { name: "broken-file", hosts: 2, interval: "4s", run: |lab| Box::pin(reload::refuse(lab)) },
     Scenario { name: "repair-routes", hosts: 3, interval: "4s", run: |lab| Box::pin(repair::routes(lab)) },
     Scenario { name: "repair-host", hosts: 3, interval: "4s", run: |lab| Box::pin(repair::host(lab)) },

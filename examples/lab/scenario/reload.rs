@@ -18,6 +18,8 @@ use crate::{
 
 /// How long until an edited file is noticed.
 const NOTICED_WITHIN: Duration = Duration::from_secs(3);
+/// How long until a ring is agreed on, or something is named that is not.
+const AGREED_WITHIN: Duration = Duration::from_secs(15);
 /// How long until what was adopted is done.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -176,6 +178,52 @@ pub async fn refuse(lab: &mut Lab) -> anyhow::Result<Report> {
     report(lab, ready, checks).await
 }
 
+/// Keys that a reload adopts at once, and one that needs a restart and says so.
+pub async fn keys(lab: &mut Lab) -> anyhow::Result<Report> {
+    let mut checks = Checks::default();
+    for host in 0..lab.hosts.len() {
+        lab.edit(host, "[ipam]\n", "[ipam]\nexpected_peers = 9\n")?;
+    }
+    for host in 0..lab.hosts.len() {
+        lab.start_host(host)?;
+    }
+    let waits = ["heard 3 of 9 expected peers", "ipam.expected_peers"];
+    let said = eventually(AGREED_WITHIN, async || Ok(lab.ran_when_up(0, &["status"]).await?.says(0, &waits)));
+    checks.timed("three of nine expected peers are no majority", said.await?);
+    let begin = std::time::Instant::now();
+    for host in 0..lab.hosts.len() {
+        lab.edit(host, "expected_peers = 9", "expected_peers = 3")?;
+        let ran = lab.ran(host, &["reload"]).await?;
+        let quiet = holds(!ran.stderr.contains("restart"), || ran.stderr.clone());
+        checks.add(format!("h{} takes another number live", host + 1), ran.says(0, &["adopted"]).and(quiet));
+    }
+    for host in 0..lab.hosts.len() {
+        lab.await_ready(host).await?;
+        lab.attach(host).await?;
+    }
+    let ready = begin.elapsed();
+
+    lab.edit(0, "http://169.254.169.254", "http://169.254.169.254:9")?;
+    checks.add("another endpoint is taken live", lab.ran(0, &["reload"]).await?.says(0, &["adopted"]));
+    let unread = ["the VPC cannot be read"];
+    let said = eventually(AGREED_WITHIN, async || Ok(lab.ran(0, &["status"]).await?.says(0, &unread)));
+    checks.timed("nobody answers there, and status says so", said.await?);
+    checks.add("packets still flow", passes(lab, 0, 1).await?.and(passes(lab, 1, 0).await?));
+    lab.edit(0, "http://169.254.169.254:9", "http://169.254.169.254")?;
+    checks.add("apply takes the right one", lab.ran(0, &["apply"]).await?.says(0, &["Applied: nothing"]));
+
+    lab.edit(0, "[vpc]\n", "[mesh]\nnickname = \"other\"\ntrusted_subnets = [\"10.0.1.0/24\"]\n\n[vpc]\n")?;
+    let name = "mesh.nickname takes effect with a restart";
+    checks.add("plan names what needs a restart", lab.ran_in_place(0, &["plan"]).await?.says(0, &[name]));
+    let ran = lab.ran(0, &["reload"]).await?;
+    let only = holds(!ran.stderr.contains("trusted_subnets"), || ran.stderr.clone());
+    checks.add(
+        "so does reload, and nothing more",
+        ran.says(0, &["mesh.nickname is read at the start"]).and(only),
+    );
+    report(lab, ready, checks).await
+}
+
 // ===== looks =====
 
 /// Everything on h1 that a plan could have changed.
@@ -241,7 +289,7 @@ async fn mtus(lab: &Lab) -> anyhow::Result<Vec<u32>> {
     Ok(all)
 }
 
-async fn mtus_of(lab: &Lab, host: usize) -> anyhow::Result<Vec<u32>> {
+pub async fn mtus_of(lab: &Lab, host: usize) -> anyhow::Result<Vec<u32>> {
     let mut all = Vec::new();
     for container in lab.containers.iter().filter(|container| container.host == host) {
         let link = link_name(Address::from(container.address));

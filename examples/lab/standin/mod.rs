@@ -7,11 +7,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use aws_smithy_types::{DateTime, date_time::Format};
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -46,6 +47,8 @@ pub struct Cloud {
     version: Arc<watch::Sender<u64>>,
     /// How often the keys of the instances' roles were renewed; those from before have expired.
     renewals: Arc<AtomicU64>,
+    /// Seconds that its clock is ahead of ours.
+    ahead_s: Arc<AtomicI64>,
     /// Who a caller is whose address is nobody's: for tests on the loopback.
     stranger: Option<InstanceId>,
 }
@@ -64,7 +67,8 @@ impl Cloud {
     pub fn new(vpc: Vpc) -> Cloud {
         let version = Arc::new(watch::Sender::new(vpc.version()));
         let (vpc, renewals) = (Arc::new(Mutex::new(vpc)), Arc::default());
-        Cloud { vpc, start: Instant::now(), version, renewals, stranger: None }
+        let ahead_s = Arc::new(AtomicI64::new(0));
+        Cloud { vpc, start: Instant::now(), version, renewals, ahead_s, stranger: None }
     }
 
     /// Takes callers whose address is nobody's for this instance.
@@ -99,6 +103,18 @@ impl Cloud {
         let version = vpc.version();
         self.version.send_if_modified(|seen| std::mem::replace(seen, version) != version);
         result
+    }
+
+    /// Sets its clock so many seconds ahead of ours.
+    pub fn set_clock_ahead(&self, seconds: i64) {
+        self.ahead_s.store(seconds, Ordering::Relaxed);
+    }
+
+    /// The time of day, as the header `date` has it.
+    fn date(&self) -> String {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = i64::try_from(since).unwrap_or(i64::MAX) + self.ahead_s.load(Ordering::Relaxed);
+        DateTime::from_secs(now).fmt(Format::HttpDate).unwrap_or_default()
     }
 
     /// Follows the model's version.
@@ -194,7 +210,8 @@ async fn ec2(cloud: &Cloud, asked: &Asked) -> Response {
         }
     };
     let body = if cut { half(body) } else { Body::from(body) };
-    (status, [(header::CONTENT_TYPE, "text/xml;charset=UTF-8")], body).into_response()
+    let headers = [(header::CONTENT_TYPE, "text/xml;charset=UTF-8".to_owned()), (header::DATE, cloud.date())];
+    (status, headers, body).into_response()
 }
 
 /// A body whose connection breaks in the middle.

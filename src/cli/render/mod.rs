@@ -2,6 +2,11 @@
 
 use clap::builder::styling::{AnsiColor, Style};
 
+pub mod diff;
+#[cfg(feature = "aws")]
+pub mod doctor;
+pub mod explain;
+pub mod permissions;
 pub mod plan;
 pub mod status;
 

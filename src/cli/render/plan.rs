@@ -1,5 +1,7 @@
 //! A plan: one line a change, symbols and words, the reason, the totals.
 
+use std::collections::BTreeSet;
+
 use clap::builder::styling::AnsiColor;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,6 +12,9 @@ use crate::{
     plan::{Change, Conflict, Plan},
     state::{Action, link_name},
 };
+
+/// Containers named behind a change; the document names all.
+const NAMED_MAX: usize = 3;
 
 /// What kind of change it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -22,12 +27,12 @@ enum Verb {
 }
 
 /// A line of the plan.
-struct Row {
+pub(super) struct Row {
     verb: Verb,
-    place: String,
-    thing: String,
-    before: String,
-    after: String,
+    pub(super) place: String,
+    pub(super) thing: String,
+    pub(super) before: String,
+    pub(super) after: String,
     cause: String,
 }
 
@@ -68,10 +73,10 @@ pub fn document(plan: &Plan) -> Value {
         .changes
         .iter()
         .map(|change| {
-            let Row { verb, place, thing, before, after, cause } = row(change);
+            let Row { verb, place, thing, before, after, .. } = row(change);
             json!({
                 "action": verb, "place": place, "thing": thing, "before": before, "after": after,
-                "cause": cause, "step": change.action,
+                "cause": change.cause, "containers": change.containers, "step": change.action,
             })
         })
         .collect();
@@ -83,6 +88,7 @@ pub fn document(plan: &Plan) -> Value {
             "replace": number(Verb::Replace),
             "delete": number(Verb::Delete),
             "conflict": plan.conflicts.len(),
+            "containers": concerned(plan).len(),
         },
         "changes": changes,
         "conflicts": plan.conflicts,
@@ -118,7 +124,7 @@ fn joined(first: &str, second: &str) -> String {
     [first, second].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-fn row(change: &Change) -> Row {
+pub(super) fn row(change: &Change) -> Row {
     let host = |verb, thing: String, after: String| (verb, "host".to_owned(), thing, after);
     let (verb, place, thing, after) = match &change.action {
         Action::SetSysctl { name, value } => host(Verb::Replace, name.clone(), value.clone()),
@@ -147,7 +153,24 @@ fn row(change: &Change) -> Row {
         Action::CloseForward => host(Verb::Delete, "forward".to_owned(), String::new()),
         Action::DeleteRules => host(Verb::Delete, "nftables".to_owned(), String::new()),
     };
-    Row { verb, place, thing, before: change.before.clone(), after, cause: change.cause.clone() }
+    Row { verb, place, thing, before: change.before.clone(), after, cause: cause(change) }
+}
+
+/// Why, and whose packets it touches.
+fn cause(change: &Change) -> String {
+    let Change { cause, containers, .. } = change;
+    if containers.is_empty() {
+        return cause.clone();
+    }
+    let named = containers.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = containers.len().saturating_sub(NAMED_MAX);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("{cause}; touches {}: {named}{more}", count(containers.len(), "container"))
+}
+
+/// Every container that some change touches, once.
+fn concerned(plan: &Plan) -> BTreeSet<&str> {
+    plan.changes.iter().flat_map(|change| &change.containers).map(String::as_str).collect()
 }
 
 fn conflict(conflict: &Conflict) -> Row {
@@ -192,7 +215,7 @@ mod tests {
     use crate::state::{InterfaceId, TableId};
 
     fn change(action: Action, before: &str, cause: &str) -> Change {
-        Change { action, before: before.to_owned(), cause: cause.to_owned() }
+        Change { action, before: before.to_owned(), cause: cause.to_owned(), containers: Vec::new() }
     }
 
     fn example() -> Plan {
@@ -242,6 +265,18 @@ mod tests {
     }
 
     #[test]
+    fn a_change_names_the_containers_that_it_touches_and_counts_the_rest() {
+        let mut plan = example();
+        plan.changes[0].containers = ["a", "b", "c", "d", "e"].map(str::to_owned).into();
+        plan.changes[1].containers = vec!["a".to_owned()];
+        let text = strip_str(&pending(&plan)).to_string();
+        assert!(text.contains("terminated; touches 5 containers: a, b, c and 2 more\n"), "{text}");
+        assert!(text.contains("missing in the table; touches 1 container: a\n"), "{text}");
+        assert_eq!(document(&plan)["summary"]["containers"], 5);
+        assert_eq!(document(&plan)["changes"][1]["containers"][0], "a");
+    }
+
+    #[test]
     fn nothing_to_do_is_said_and_notes_are_kept() {
         let plan = Plan { notes: vec!["routes follow agreement".to_owned()], ..Plan::default() };
         insta::assert_snapshot!(pending(&plan), @r"
@@ -282,7 +317,7 @@ mod tests {
         let document = document(&example());
         assert_eq!(document["format_version"], "1.0");
         assert_eq!(document["has_changes"], true);
-        insta::assert_snapshot!(document["summary"], @r#"{"conflict":1,"create":1,"delete":1,"replace":1}"#);
+        insta::assert_snapshot!(document["summary"], @r#"{"conflict":1,"containers":0,"create":1,"delete":1,"replace":1}"#);
         assert_eq!(document["changes"][0]["action"], "replace");
         assert_eq!(document["changes"][0]["before"], "eni-dead (blackhole)");
         assert_eq!(document["changes"][1]["after"], "eni-self");

@@ -88,6 +88,9 @@ fn configuration(status: &Status) -> Vec<String> {
             "edited, not adopted (weavers plan shows what is in force; weavers reload adopts it)".to_owned(),
         );
     }
+    lines.extend(config.trial_s.map(|left| {
+        format!("on trial: the former one comes back in {left} s unless `weavers confirm` keeps this one")
+    }));
     lines.extend(config.needs_restart.iter().map(|key| format!("{} waits for a restart", plain(key))));
     lines
 }
@@ -243,11 +246,13 @@ mod tests {
                 pending: true,
                 error: None,
                 needs_restart: vec!["mesh.listen".to_owned()],
+                trial_s: None,
             },
             connections: vec![ConnectionStatus {
                 address: "10.0.1.12:6783".to_owned(),
                 peer: Some(PeerName::from_u64(0x0200_0000_0002)),
                 nickname: Some("ip-10-0-1-12".to_owned()),
+                version: None,
                 outbound: true,
                 encrypted: false,
                 state: "established".to_owned(),

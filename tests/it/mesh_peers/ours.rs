@@ -313,6 +313,7 @@ impl Party for Whole {
                 Output::ObservePeers(..)
                 | Output::ObserveInstances(..)
                 | Output::Datagram(..)
+                | Output::RolledBack(_)
                 | Output::Finished => {}
             }
         }

@@ -1,0 +1,165 @@
+//! What this host says: its file, its daemon, and whether its network can carry containers.
+
+use super::{Facts, Finding};
+use crate::{
+    config::Config,
+    state::{Forward, Host},
+};
+
+pub(super) fn configuration(facts: &Facts) -> Vec<Finding> {
+    let (name, config) = &facts.file;
+    vec![match config {
+        Ok(_) => Finding::ok("configuration", format!("{name} is valid")),
+        Err(wrong) => {
+            let why = "a daemon that starts now refuses it; the rest is judged by the default values";
+            Finding::fail("configuration", format!("{name}: {wrong}"), why)
+                .fix(format!("weavers validate {name}"))
+        }
+    }]
+}
+
+pub(super) fn daemon(facts: &Facts) -> Vec<Finding> {
+    let status = match &facts.daemon {
+        Ok(status) => status,
+        Err(wrong) => {
+            let why = "routes and links stay as they are, and nobody repairs them";
+            return vec![Finding::warn("daemon", wrong.clone(), why).fix("systemctl start weavers")];
+        }
+    };
+    let state = match (status.ready, status.converged) {
+        (true, true) => Finding::ok("daemon", format!("weavers {} is ready and converged", status.version)),
+        (ready, _) => {
+            let what = if ready { "ready, not converged" } else { "not ready" };
+            let wait = status.waits.first();
+            let what = wait.map_or(what.to_owned(), |wait| format!("{what}: waiting for {}", wait.what));
+            Finding::warn("daemon", what, "it is at work, or held up by what is named below")
+                .fix("weavers status")
+        }
+    };
+    let problems = status.problems.iter().map(|problem| {
+        let why = "the daemon names it as a problem of its own";
+        Finding::warn("daemon", problem.what.clone(), why).fix_if(problem.hint.clone())
+    });
+    let config = status.config.error.iter().map(|error| {
+        let why = "the configuration before it is in force";
+        Finding::warn("configuration", error.clone(), why).fix("weavers validate; weavers reload")
+    });
+    [state].into_iter().chain(problems).chain(config).collect()
+}
+
+pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
+    let config = facts.file.1.clone().unwrap_or_default();
+    let mut findings = vec![nft(&facts.nft)];
+    match &facts.host {
+        Err(fault) => {
+            let why = "links and routes of containers cannot be looked at";
+            findings.push(Finding::fail("host", fault.message.clone(), why).fix_if(fault.hint.clone()));
+        }
+        Ok(host) => {
+            findings.push(forwarding(host, facts.daemon.is_ok()));
+            findings.push(firewall(host));
+            findings.push(mtu(&config, host));
+            findings.extend(foreign(host));
+        }
+    }
+    findings
+}
+
+fn nft(version: &Result<String, String>) -> Finding {
+    match version {
+        Ok(version) => Finding::ok("nft", version.clone()),
+        Err(wrong) => {
+            let why = "the rules that masquerade, guard the metadata and stop loops are loaded with it";
+            Finding::fail("nft", format!("nft cannot be run: {wrong}"), why).fix("apt-get install nftables")
+        }
+    }
+}
+
+fn forwarding(host: &Host, is_kept: bool) -> Finding {
+    let name = "net.ipv4.ip_forward";
+    let why = "without it the kernel passes no packet on to a container";
+    match host.sysctls.get(name).map(String::as_str) {
+        Some("1") => Finding::ok("forwarding", format!("{name} = 1")),
+        other => {
+            let what = format!("{name} = {}", other.unwrap_or("?"));
+            let finding = if is_kept { Finding::fail } else { Finding::warn };
+            finding("forwarding", what, why).fix(format!("sysctl -w {name}=1; the daemon keeps it so"))
+        }
+    }
+}
+
+fn firewall(host: &Host) -> Finding {
+    match &host.forward {
+        Forward::Open => Finding::ok("firewall", "no other forward chain is in the way"),
+        Forward::Opened(chain) => Finding::ok("firewall", format!("{chain} lets containers pass")),
+        Forward::Closed(chain) => {
+            let what = format!("{chain} drops what containers send and receive");
+            Finding::warn("firewall", what, "the daemon amends that chain when it converges")
+                .fix("weavers apply")
+        }
+        Forward::Foreign(chain) => {
+            let what = format!("{chain} drops what containers send and receive");
+            let why = "an accept in a table of ours does not override a drop in another";
+            Finding::fail("firewall", what, why)
+                .fix("let interfaces wv+ pass there; with firewalld, put them in the zone `trusted`")
+        }
+    }
+}
+
+fn mtu(config: &Config, host: &Host) -> Finding {
+    let Some((uplink, carries)) = host.uplinks.iter().min_by_key(|(_, mtu)| **mtu) else {
+        let why = "packets between hosts leave by the interface of the default route";
+        return Finding::fail("mtu", "there is no default route", why)
+            .fix("ip route add default via GATEWAY");
+    };
+    match config.network.mtu {
+        None => Finding::ok("mtu", format!("links follow {uplink}, which carries {carries}")),
+        Some(mtu) if mtu > *carries => {
+            let what = format!("links have {mtu}, {uplink} carries {carries}");
+            Finding::fail("mtu", what, "large packets of containers are dropped or come back as too large")
+                .fix(format!("set [network] mtu = \"auto\", or at most {carries}; weavers apply"))
+        }
+        Some(mtu) => Finding::ok("mtu", format!("links have {mtu}, {uplink} carries {carries}")),
+    }
+}
+
+fn foreign(host: &Host) -> Vec<Finding> {
+    let found = host.foreign.iter().map(|(cidr, target)| {
+        let what = format!("{cidr} {target} is a route of another program inside the container range");
+        Finding::warn("host", what, "no address beneath it is handed out, and packets there follow it")
+            .fix(format!("ip route del {cidr}"))
+    });
+    found.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+
+    #[test]
+    fn links_larger_than_the_uplink_are_a_failure_and_smaller_ones_are_not() {
+        let host = Host { uplinks: [("ens5".to_owned(), 1500)].into(), ..Host::default() };
+        let with = |mtu| {
+            let mut config = Config::default();
+            config.network.mtu = mtu;
+            mtu_level(&config, &host)
+        };
+        assert_eq!(with(Some(9000)), Level::Fail);
+        assert_eq!(with(Some(1376)), Level::Ok);
+        assert_eq!(with(None), Level::Ok);
+        assert_eq!(mtu_level(&Config::default(), &Host::default()), Level::Fail);
+    }
+
+    fn mtu_level(config: &Config, host: &Host) -> Level {
+        mtu(config, host).level
+    }
+
+    #[test]
+    fn a_daemon_that_runs_would_have_turned_forwarding_on() {
+        let host =
+            Host { sysctls: [("net.ipv4.ip_forward".to_owned(), "0".to_owned())].into(), ..Host::default() };
+        assert_eq!(forwarding(&host, true).level, Level::Fail);
+        assert_eq!(forwarding(&host, false).level, Level::Warn);
+    }
+}

@@ -1,0 +1,123 @@
+//! What the other peers say, by way of the daemon: who is connected, which version, how large packets get there.
+
+use super::{
+    Facts, Finding,
+    facts::{Outcome, Probe},
+};
+use crate::node::status::{ConnectionStatus, Status, TargetStatus};
+
+pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
+    let Ok(status) = &facts.daemon else {
+        let why = "who is connected is known to the daemon alone";
+        return vec![Finding::warn("peers", "not looked at without a daemon", why)];
+    };
+    let mut findings = connections(status);
+    findings.extend(versions(status));
+    findings.extend(path(&facts.probes));
+    findings
+}
+
+fn connections(status: &Status) -> Vec<Finding> {
+    let established = status.connections.iter().filter(|one| one.state == "established").count();
+    let missing = status.targets.iter().filter(|target| target.state != "connected" && !is_this_host(target));
+    let mut findings: Vec<Finding> = missing
+        .map(|target| {
+            let why = "what it owns cannot be asked for, and it learns of no change";
+            let error = target.error.clone().unwrap_or_else(|| target.state.clone());
+            let host = target.target.split(':').next().unwrap_or_default();
+            Finding::warn("peers", format!("{} is not connected: {error}", target.target), why).fix(format!(
+                "nc -vz {host} 6783; the security group must let TCP 6783 in; on {host}: weavers doctor"
+            ))
+        })
+        .collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok("peers", format!("{established} connected, none missing")));
+    }
+    findings
+}
+
+/// The own address is among the peers, where all hosts have one list.
+fn is_this_host(target: &TargetStatus) -> bool {
+    target.error.as_deref() == Some("connected to ourselves")
+}
+
+/// One that says no version is older than this check, or a Weave Net router.
+fn versions(status: &Status) -> Vec<Finding> {
+    let peers = || status.connections.iter().filter(|one| one.peer.is_some());
+    let other = |one: &&ConnectionStatus| one.version.as_ref() != Some(&status.version);
+    let others: Vec<Finding> = peers()
+        .filter(other)
+        .map(|one| {
+            let name = one.nickname.clone().unwrap_or_else(|| one.address.clone());
+            let version = one.version.clone().unwrap_or_else(|| "unknown".to_owned());
+            let what = format!("{name} runs weavers {version}, this host {}", status.version);
+            let why = "they work together; what is new here is not known there";
+            Finding::warn("versions", what, why).fix(format!("install the same version on {name}"))
+        })
+        .collect();
+    if others.is_empty() && peers().next().is_some() {
+        return vec![Finding::ok("versions", format!("all peers run weavers {}", status.version))];
+    }
+    others
+}
+
+fn path(probes: &[Probe]) -> Vec<Finding> {
+    let large: Vec<&Probe> = probes.iter().filter(|probe| probe.outcome == Outcome::Large).collect();
+    let mut findings: Vec<Finding> = probes.iter().filter_map(stuck).collect();
+    if let Some(first) = large.first() {
+        let what = format!("packets of {} bytes reach {} of {} hosts", first.size, large.len(), probes.len());
+        findings.insert(0, Finding::ok("path mtu", what));
+    }
+    // Where nobody can ask, once is enough.
+    findings.dedup_by(|one, other| one.what == other.what);
+    findings
+}
+
+fn stuck(probe: &Probe) -> Option<Finding> {
+    let Probe { to, size, outcome } = probe;
+    let why = "large packets of containers vanish on the way, and connections hang once they are used";
+    match outcome {
+        Outcome::Large => None,
+        Outcome::SmallOnly => {
+            let what = format!("packets of {size} bytes do not reach {to}, small ones do");
+            let fix = format!(
+                "tracepath -n {to}; set [network] mtu to what it shows; the security group must let ICMP type 3 code 4 in"
+            );
+            Some(Finding::fail("path mtu", what, why).fix(fix))
+        }
+        Outcome::Nothing => {
+            let why = "how large packets may be on the way is not known";
+            let what = format!("{to} answers no ping");
+            Some(
+                Finding::warn("path mtu", what, why)
+                    .fix("let ICMP echo in between the hosts, to have it tried"),
+            )
+        }
+        Outcome::NoTool => {
+            let why = "how large packets may be on the way is not known";
+            Some(
+                Finding::warn("path mtu", "there is no `ping` here", why).fix("apt-get install iputils-ping"),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+
+    fn probe(outcome: Outcome) -> Probe {
+        Probe { to: "10.0.1.12".parse().unwrap(), size: 9001, outcome }
+    }
+
+    #[test]
+    fn a_path_that_swallows_large_packets_is_a_failure_and_one_that_answers_nothing_is_unknown() {
+        let levels = |probes: &[Probe]| path(probes).into_iter().map(|one| one.level).collect::<Vec<_>>();
+        assert_eq!(levels(&[probe(Outcome::Large), probe(Outcome::Large)]), [Level::Ok]);
+        assert_eq!(levels(&[probe(Outcome::Large), probe(Outcome::SmallOnly)]), [Level::Ok, Level::Fail]);
+        assert_eq!(levels(&[probe(Outcome::Nothing)]), [Level::Warn]);
+        assert_eq!(levels(&[probe(Outcome::NoTool), probe(Outcome::NoTool)]), [Level::Warn]);
+        assert_eq!(levels(&[]), []);
+    }
+}

@@ -1,0 +1,289 @@
+//! All there is to know of one address: whose it is, who uses it, what carries its packets, and what
+//! is missing.
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Node,
+    report::FORMAT_VERSION,
+    request::Piece,
+    status::{AttachmentStatus, Note},
+};
+use crate::{
+    addr::{Address, Range},
+    state::{RouteState, Table, TableId, Target, link_name},
+};
+
+/// All there is to know of one address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Version of this document: minor changes add, major ones break.
+    pub format_version: String,
+    /// The address.
+    pub address: Address,
+    /// Whose it is.
+    pub standing: Standing,
+    /// The same in words.
+    pub summary: String,
+    /// The piece of the ring that it lies in.
+    pub piece: Option<Piece>,
+    /// The name that it is handed out to on this host.
+    pub ident: Option<String>,
+    /// The container on this host that has it.
+    pub container: Option<AttachmentStatus>,
+    /// What this host does with its packets, as last seen.
+    pub host: Option<HostRoute>,
+    /// What the VPC does with them, table by table, as last read.
+    pub tables: Vec<Carrier>,
+    /// What keeps its packets from flowing, and the way out.
+    pub missing: Vec<Note>,
+}
+
+/// Whose an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It lies outside the container range.
+    Outside,
+    /// There is no ring yet.
+    Unowned,
+    /// It is another peer's.
+    Peer,
+    /// It is ours, and nobody uses it.
+    Free,
+    /// It is handed out here.
+    Used,
+}
+
+/// A route of this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRoute {
+    /// What it covers.
+    pub destination: Ipv4Net,
+    /// Where it leads: a link, `unreachable`, or what another program made.
+    pub target: String,
+}
+
+/// The longest match in a route table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carrier {
+    /// The table.
+    pub table: TableId,
+    /// What the route covers; `None`: there is no route.
+    pub destination: Option<Ipv4Net>,
+    /// Where it leads.
+    pub target: Option<String>,
+    /// Whether packets pass.
+    pub state: Option<RouteState>,
+    /// It leads to this host.
+    pub here: bool,
+}
+
+impl Node {
+    pub(super) fn explain(&self, address: Address) -> Explanation {
+        let standing = self.standing(address);
+        let piece = self.piece_of(address);
+        let ident = self.holder(address);
+        let attached = self.containers.all().values().find(|one| one.link_address() == Some(address));
+        let container = attached.map(|attached| self.attachment(attached));
+        let tables = if standing == Standing::Outside { Vec::new() } else { self.carriers(address) };
+        Explanation {
+            format_version: FORMAT_VERSION.to_owned(),
+            address,
+            standing,
+            summary: self.summary(address, standing, piece.as_ref(), container.as_ref()),
+            host: self.host_route(address),
+            missing: self.wanting(address, standing, piece.as_ref(), container.as_ref(), &tables),
+            piece,
+            ident,
+            container,
+            tables,
+        }
+    }
+
+    fn standing(&self, address: Address) -> Standing {
+        if !Range::from(self.config.ipam.range).contains(address) {
+            return Standing::Outside;
+        }
+        match self.ipam.ring().owner(address) {
+            None => Standing::Unowned,
+            Some(owner) if owner != self.identity.name => Standing::Peer,
+            Some(_) if self.holder(address).is_some() => Standing::Used,
+            Some(_) => Standing::Free,
+        }
+    }
+
+    fn holder(&self, address: Address) -> Option<String> {
+        let holds = |cidrs: &[Ipv4Net]| cidrs.iter().any(|cidr| Address::from(cidr.addr()) == address);
+        self.ipam.allocations().iter().find(|(_, cidrs)| holds(cidrs)).map(|(ident, _)| ident.clone())
+    }
+
+    fn piece_of(&self, address: Address) -> Option<Piece> {
+        let index = self.ipam.ring().pieces().position(|(range, _)| range.contains(address))?;
+        self.pieces().into_iter().nth(index)
+    }
+
+    fn summary(
+        &self,
+        address: Address,
+        standing: Standing,
+        piece: Option<&Piece>,
+        container: Option<&AttachmentStatus>,
+    ) -> String {
+        let range = self.config.ipam.range;
+        match (standing, container) {
+            (Standing::Outside, _) => match self.vpc_cidr(address) {
+                Some(cidr) => format!("an address of the VPC ({cidr}), outside the container range {range}"),
+                None => format!("outside the container range {range}: weavers has no part in it"),
+            },
+            (Standing::Unowned, _) => "nobody's yet: the peers have not agreed on a ring".to_owned(),
+            (Standing::Peer, _) => {
+                let owner = piece.map(Piece::owner).unwrap_or_default();
+                format!("in the space of {owner}, who alone knows who uses it")
+            }
+            (Standing::Free, _) => "in the space of this host, free".to_owned(),
+            (Standing::Used, Some(container)) => format!("container `{}` on this host", container.ident),
+            (Standing::Used, None) => {
+                let ident = self.holder(address).unwrap_or_default();
+                format!("handed out to `{ident}` on this host, which is no attached container")
+            }
+        }
+    }
+
+    fn vpc_cidr(&self, address: Address) -> Option<Ipv4Net> {
+        let mut local = self.converge.vpc.seen()?.tables.values().flat_map(|table| &table.local);
+        local.find(|cidr| Range::from(**cidr).contains(address)).copied()
+    }
+
+    /// The longest match here of what is ours and of what others have put inside the range. Without one the
+    /// packet goes where the host's other routes send it.
+    fn host_route(&self, address: Address) -> Option<HostRoute> {
+        let host = self.converge.host.seen()?;
+        if host.links.contains_key(&address) {
+            let destination = Ipv4Net::new_assert(address.into(), 32);
+            return Some(HostRoute { destination, target: link_name(address) });
+        }
+        let blocks = host.blocks.iter().map(|cidr| (*cidr, "unreachable".to_owned()));
+        let foreign = host.foreign.iter().map(|(cidr, target)| (*cidr, target.clone()));
+        let covering = blocks.chain(foreign).filter(|(cidr, _)| Range::from(*cidr).contains(address));
+        let longest = covering.max_by_key(|(cidr, _)| cidr.prefix_len());
+        longest.map(|(destination, target)| HostRoute { destination, target })
+    }
+
+    fn carriers(&self, address: Address) -> Vec<Carrier> {
+        let Some(vpc) = self.converge.vpc.seen() else { return Vec::new() };
+        let carrier = |(id, table): (&TableId, &Table)| {
+            let covering = table.routes.iter().filter(|(cidr, _)| Range::from(**cidr).contains(address));
+            let longest = covering.max_by_key(|(cidr, _)| cidr.prefix_len());
+            Carrier {
+                table: id.clone(),
+                destination: longest.map(|(cidr, _)| *cidr),
+                target: longest.map(|(_, route)| route.target.to_string()),
+                state: longest.map(|(_, route)| route.state),
+                here: longest
+                    .is_some_and(|(_, route)| route.target == Target::Interface(vpc.interface.clone())),
+            }
+        };
+        vpc.tables.iter().map(carrier).collect()
+    }
+
+    // ===== what is missing =====
+
+    fn wanting(
+        &self,
+        address: Address,
+        standing: Standing,
+        piece: Option<&Piece>,
+        container: Option<&AttachmentStatus>,
+        tables: &[Carrier],
+    ) -> Vec<Note> {
+        let note = |what: String, hint: &str| Note { what, hint: Some(hint.to_owned()) };
+        let mut missing = Vec::new();
+        match standing {
+            Standing::Outside => return missing,
+            Standing::Unowned => {
+                let waits = self.ipam.waits().into_iter().map(|(what, hint)| Note { what, hint });
+                return waits.collect();
+            }
+            Standing::Peer => {
+                let owner = piece.map(Piece::owner).unwrap_or_default();
+                if piece.is_some_and(|piece| !piece.reachable) {
+                    let hint = "if it is gone for good, `weavers forget` takes its space over";
+                    missing.push(note(format!("its owner {owner} cannot be reached"), hint));
+                }
+            }
+            Standing::Free => missing.extend(self.kept_back(address)),
+            Standing::Used => missing.extend(container.and_then(|one| one.missing.clone()).map(|what| {
+                note(
+                    format!("`{}` lacks {what}", self.holder(address).unwrap_or_default()),
+                    "see `weavers status`",
+                )
+            })),
+        }
+        if let Some(fault) = self.converge.vpc.fault() {
+            let what = format!("the route tables cannot be read: {}", fault.message);
+            missing.push(Note { what, hint: fault.hint.clone() });
+        }
+        missing.extend(tables.iter().filter_map(|carrier| self.wrong_carrier(carrier, standing)));
+        missing
+    }
+
+    /// Why a free address is not handed out.
+    fn kept_back(&self, address: Address) -> Option<Note> {
+        let covers = |cidr: &Ipv4Net| Range::from(*cidr).contains(address);
+        let conflict = self.plan.conflicts.iter().find(|conflict| covers(&conflict.destination))?;
+        Some(Note {
+            what: format!(
+                "it is not handed out: {} {} -> {} is not ours",
+                conflict.place, conflict.destination, conflict.target
+            ),
+            hint: Some("remove that route".to_owned()),
+        })
+    }
+
+    fn wrong_carrier(&self, carrier: &Carrier, standing: Standing) -> Option<Note> {
+        let Carrier { table, destination, target, state, here } = carrier;
+        let ours = standing != Standing::Peer;
+        let target = target.clone().unwrap_or_default();
+        let elsewhere = target.starts_with("eni-");
+        let what = match (state, destination) {
+            (None, _) | (_, None) => format!("{table} has no route for it"),
+            (Some(RouteState::Blackhole | RouteState::Other), Some(cidr)) => {
+                format!("{table} {cidr} -> {target} is a blackhole")
+            }
+            (Some(RouteState::Active), Some(_)) if *here == ours && (*here || elsewhere) => return None,
+            (Some(RouteState::Active), Some(cidr)) => format!("{table} {cidr} -> {target} leads elsewhere"),
+        };
+        Some(Note { what, hint: Some(self.way_to_a_route(carrier, ours)) })
+    }
+
+    fn way_to_a_route(&self, carrier: &Carrier, ours: bool) -> String {
+        if !ours {
+            return "its owner writes that route: run `weavers explain` and `weavers doctor` there"
+                .to_owned();
+        }
+        let in_table = |action: &crate::state::Action| {
+            crate::plan::Plane::of(action) == crate::plan::Plane::Table(carrier.table.clone())
+        };
+        let change = self.plan.changes.iter().find(|change| in_table(&change.action));
+        match change.map(|change| (change, self.converge.failure(&change.action))) {
+            None => "see `weavers status`".to_owned(),
+            Some((change, None)) => format!("it is about to: {}", change.action),
+            Some((_, Some(fault))) => {
+                let hint = fault.hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"));
+                format!("{}{hint}", fault.message)
+            }
+        }
+    }
+}
+
+impl Piece {
+    /// Its owner as people know it.
+    pub fn owner(&self) -> String {
+        match &self.nickname {
+            Some(nickname) => format!("{nickname} ({})", self.peer),
+            None => self.peer.to_string(),
+        }
+    }
+}

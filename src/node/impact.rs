@@ -1,0 +1,75 @@
+//! Which containers of this host each change of a plan concerns.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+
+use super::Node;
+use crate::{
+    addr::{Address, Range},
+    plan::{Change, Plan},
+    state::{Action, TableId, Vpc},
+};
+
+/// Containers by their address.
+type ByAddress<'a> = BTreeMap<Address, &'a str>;
+
+impl Node {
+    /// The plan with the containers whose packets each change touches. It is worked out for whoever asks, not
+    /// at every turn of the loop.
+    pub(super) fn with_impact(&self, mut plan: Plan) -> Plan {
+        if plan.is_empty() {
+            return plan;
+        }
+        let all = self.containers.all().values();
+        let containers: ByAddress<'_> =
+            all.filter_map(|one| Some((one.link_address()?, one.ident.as_str()))).collect();
+        let vpc = self.converge.believed();
+        for change in &mut plan.changes {
+            concerned(change, &containers, vpc.as_ref());
+        }
+        plan
+    }
+}
+
+fn concerned(change: &mut Change, containers: &ByAddress<'_>, vpc: Option<&Vpc>) {
+    let names = |found: Vec<&&str>| found.into_iter().map(|name| (*name).to_owned()).collect();
+    change.containers = match &change.action {
+        Action::CreateLink { address, .. }
+        | Action::MendLink { address, .. }
+        | Action::DeleteLink(address) => names(containers.get(address).into_iter().collect()),
+        Action::ReplaceRoute { table, destination, .. }
+        | Action::CreateRoute { table, destination, .. }
+        | Action::DeleteRoute { table, destination } => names(carried(containers, vpc, table, *destination)),
+        // What answers for a free address: containers have routes of their own.
+        Action::AddBlock(_) | Action::DeleteBlock(_) => Vec::new(),
+        Action::SetSysctl { .. }
+        | Action::LoadRules(_)
+        | Action::OpenForward { .. }
+        | Action::DisableCheck { .. }
+        | Action::CloseForward
+        | Action::DeleteRules => names(containers.values().collect()),
+    };
+}
+
+/// Those for which the route is the longest match in its table.
+fn carried<'a>(
+    containers: &'a ByAddress<'a>,
+    vpc: Option<&Vpc>,
+    table: &TableId,
+    destination: Ipv4Net,
+) -> Vec<&'a &'a str> {
+    let routes = vpc.and_then(|vpc| vpc.tables.get(table)).map(|table| &table.routes);
+    let longer: Vec<Ipv4Net> = routes
+        .into_iter()
+        .flat_map(BTreeMap::keys)
+        .copied()
+        .filter(|other| *other != destination && destination.contains(other))
+        .collect();
+    let Range { start, end } = Range::from(destination);
+    containers
+        .range(start..end)
+        .filter(|(address, _)| !longer.iter().any(|cidr| Range::from(*cidr).contains(**address)))
+        .map(|(_, name)| name)
+        .collect()
+}
