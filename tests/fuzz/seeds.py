@@ -40,6 +40,12 @@ record = "\n".join([
 requests = ['"status"', '{"claim":{"ident":"a","address":"10.32.0.1"}}', '{"allocate":{"ident":"a","subnet":"10.32.0.0/24"}}',
             '{"free":{"ident":"a","address":null}}', '{"forget":{"peer":"b"}}']
 
+word = '{"number":3,"instance":"i-2","gone":[%s],"asks":[%s],"seconds":[%s],"awaits":[%s]}' % (me, me, me, me)
+said = '{"log":{"cluster":1,"next":0,"electors":[%s],"recent":[{"dead":%s,"heir":%s,"joins":[%s],"leaves":[]}]},' % (me, me, me, me)
+said += '"claims":[[%s,{"promise":%s,"accepted":%s,"value":{"value":{"dead":%s,"heir":%s,"joins":[],"leaves":[]},"origin":%s}}]],' % (
+    node, proposal, proposal, me, me, proposal)
+said += '"words":{%s:%s}}' % (me, word)
+
 CORPUS = {
     "gob": topologies + states + [*vectors("gob.json", "features", "range")],
     "stranger": [bytes([how]) + stream for stream in streams for how in range(4)],
@@ -50,6 +56,7 @@ CORPUS = {
     "unicast": unicasts,
     "allocator": [piece(bytes([how]) + state) for state in states for how in (0, 2)]
     + [piece(b"\1" + unicast) for unicast in unicasts],
+    "dead": [piece(said.encode()), piece(b'{"words":{%s:%s}}' % (me.encode(), word.encode()))],
     "config": [example.encode(), example.replace("\n# ", "\n").encode()],
     "records": [record.encode(), *(("\n" * at + line).encode() for at, line in enumerate(record.split("\n")))],
     "request": [request.encode() for request in requests],

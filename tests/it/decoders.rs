@@ -15,6 +15,7 @@ use weavers::{
     ipam::{
         Allocator, Init, NodeId, Saved, Settings as IpamSettings, Source,
         message::{State, Unicast},
+        reclaim::{self, Reclaim},
     },
     mesh::{ConnId, Input, Mesh, Output, Settings},
     node::{memory::Memory, request::Request},
@@ -132,11 +133,32 @@ fn a_frame_that_announces_more_than_comes_is_not_believed() {
 #[test]
 fn records_of_the_store_stay_within_bounds() {
     for input in json_inputs() {
-        for key in ["identity", "ring", "paxos", "allocation/a", "attached/a"] {
+        for key in
+            ["identity", "ring", "paxos", "rest", "decided", "instance/02::1", "allocation/a", "attached/a"]
+        {
             let records = BTreeMap::from([(key.to_owned(), input.clone())]);
             within_bounds(key, &input, |_| drop(Memory::read(&records)));
         }
     }
+}
+
+#[test]
+fn messages_about_the_dead_stay_within_bounds() {
+    for input in json_inputs() {
+        let mut reclaim = of_the_dead();
+        within_bounds("about the dead", &input, |input| {
+            drop(reclaim.hear(Timestamp::ZERO, PEER, input));
+            while reclaim.next_effect().is_some() {}
+        });
+    }
+}
+
+fn of_the_dead() -> Reclaim {
+    let me = PeerName::from_u64(0x0200_0000_0001);
+    let mut reclaim = Reclaim::new(NodeId { name: me, uid: 7 }, None, reclaim::Saved::default());
+    reclaim.begin(&[me, PEER]);
+    while reclaim.next_effect().is_some() {}
+    reclaim
 }
 
 #[test]
@@ -290,7 +312,11 @@ fn bombs() -> Vec<Vec<u8>> {
 }
 
 fn json_inputs() -> Vec<Vec<u8>> {
+    let said = String::from_utf8(of_the_dead().all_known()).unwrap();
+    let word = r#"{"words":{"02::2":{"number":3,"instance":"i-2","gone":["02::3"],"asks":["02::3"],"awaits":["02::1"]}}}"#;
     let records = [
+        said.as_str(),
+        word,
         r#"{"name":"02:00:00:00:00:01","acceptor":7,"instance":"i-1"}"#,
         r#"{"universe":{"start":"10.32.0.0","end":"10.48.0.0"},"holder":"02:00:00:00:00:01","entries":[{"token":"10.32.0.0","owner":"02:00:00:00:00:01","version":1,"free":3}],"seeds":["02:00:00:00:00:01"]}"#,
         r#"["10.32.0.1/12","10.32.0.2/12"]"#,
@@ -309,6 +335,7 @@ fn json_inputs() -> Vec<Vec<u8>> {
         [b"\"", &b"\\u0000".repeat(LEN_MAX / 6 - 2)[..], b"\""].concat(),
         b"9".repeat(LEN_MAX),
         b"{\"a\":".repeat(LEN_MAX / 5),
+        [b"{\"words\":{\"::\":{\"asks\":[", &b"\"::\",".repeat(LEN_MAX / 5 - 9)[..], b"\"::\"]}}}"].concat(),
         [b"[", &b"\"10.32.0.1/12\",".repeat(LEN_MAX / 15 - 2)[..], b"\"10.32.0.1/12\"]"].concat(),
     ];
     for (seed, record) in (0..).zip(records) {

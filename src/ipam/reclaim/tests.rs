@@ -391,6 +391,28 @@ fn an_elector_keeps_its_promises_across_a_restart_and_one_without_a_store_has_no
 }
 
 #[test]
+fn a_promise_is_on_disk_before_it_is_told() {
+    let mut network = Network::of(3, 3);
+    network.pass(1);
+    let (owners, reachable) = (network.owners.clone(), network.reachable(peer(1)));
+    let view = View { owners: &owners, reachable: &reachable, grace: None };
+    let ground = Decision { dead: peer(3), heir: peer(1), ..Decision::default() };
+    let one = &mut network.hosts.get_mut(&peer(1)).unwrap().reclaim;
+    one.paxos.propose(&ground);
+    let (said, promised) = (one.summary(), one.paxos.ours().unwrap().promise);
+
+    let two = &mut network.hosts.get_mut(&peer(2)).unwrap().reclaim;
+    two.hear(Timestamp::ZERO, peer(1), &said).unwrap();
+    two.consider(Timestamp::ZERO, view);
+    let effects: Vec<Effect> = std::iter::from_fn(|| two.next_effect()).collect();
+    let [Effect::Save(kept), Effect::Broadcast(_)] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(kept.claims.promise, promised);
+    let saved = Saved { kept: Some(kept.clone()), ..Saved::default() };
+    let again = Reclaim::new(NodeId { name: peer(2), uid: 1002 }, None, saved);
+    assert_eq!(again.paxos.ours().unwrap().promise, promised);
+}
+
+#[test]
 fn the_word_of_a_former_life_is_outdone() {
     let mut network = Network::of(3, 3);
     network.pass(1);

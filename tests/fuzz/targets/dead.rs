@@ -1,0 +1,27 @@
+//! What peers say to each other about the dead, one message after another: whatever they say, we go on deciding.
+#![no_main]
+
+use std::{collections::BTreeSet, time::Duration};
+
+use libfuzzer_sys::fuzz_target;
+use weavers::{
+    ipam::{
+        NodeId,
+        reclaim::{Reclaim, Saved, View},
+    },
+    time::Timestamp,
+};
+use weavers_fuzz::{PEER, US, pieces};
+
+fuzz_target!(|input: &[u8]| {
+    let mut reclaim = Reclaim::new(NodeId { name: US, uid: 1 }, None, Saved::default());
+    reclaim.begin(&[US, PEER]);
+    let (owners, reachable) = ([(US, 1), (PEER, 1)].into(), BTreeSet::from([PEER]));
+    let mut now = Timestamp::ZERO;
+    for piece in pieces(input) {
+        now += Duration::from_secs(7);
+        drop(reclaim.hear(now, PEER, piece));
+        reclaim.consider(now, View { owners: &owners, reachable: &reachable, grace: Some(Duration::from_secs(20)) });
+        while reclaim.next_effect().is_some() {}
+    }
+});
