@@ -214,6 +214,7 @@ impl Node {
         let mut owners: Vec<_> = self.ipam.owners().into_iter().map(|(_, owner)| owner).collect();
         owners.sort();
         owners.dedup();
+        let electors = self.decided().into_iter().flat_map(|log| log.electors()).copied();
         IpamStatus {
             range: self.config.ipam.range,
             state: if self.has_ring() { "ready" } else { "waiting" }.to_owned(),
@@ -221,6 +222,7 @@ impl Node {
             owned: owned.into_iter().flat_map(Range::cidrs).collect(),
             used: self.ipam.used(),
             owners: owners.len() as u32,
+            electors: electors.map(|peer| self.named(peer)).collect(),
         }
     }
 

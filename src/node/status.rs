@@ -121,6 +121,9 @@ pub struct IpamStatus {
     pub used: u32,
     /// Peers that own something.
     pub owners: u32,
+    /// Peers that agree on who takes over from the dead; none where Weave Net routers share the cluster.
+    #[serde(default)]
+    pub electors: Vec<String>,
 }
 
 /// An attached container.

@@ -11,6 +11,8 @@ use crate::{
     state::{Route, RouteState},
 };
 
+/// Electors up to which all are named.
+const ELECTORS_NAMED: usize = 7;
 /// Steps shown; the document has all.
 const STEPS_SHOWN_MAX: usize = 5;
 
@@ -118,11 +120,18 @@ fn peers(status: &Status) -> Vec<String> {
 fn addresses(ipam: &IpamStatus) -> Vec<String> {
     let owned: Vec<String> = ipam.owned.iter().map(ToString::to_string).collect();
     let owned = if owned.is_empty() { "none".to_owned() } else { owned.join(", ") };
-    vec![
+    let electors = match ipam.electors.len() {
+        0 => None,
+        few if few <= ELECTORS_NAMED => Some(format!("electors {}", ipam.electors.join(", "))),
+        many => Some(count(many, "elector")),
+    };
+    let mut lines = vec![
         plain(&ipam.state),
         format!("owned here: {owned}; {} used of {}", ipam.used, ipam.owned_addresses),
         format!("range {}, {}", ipam.range, count(ipam.owners as usize, "owner")),
-    ]
+    ];
+    lines.extend(electors);
+    lines
 }
 
 fn routes(status: &Status) -> Vec<String> {
@@ -220,6 +229,7 @@ mod tests {
                 owned_addresses: 0,
                 used: 0,
                 owners: 0,
+                electors: Vec::new(),
             },
             attachments: Vec::new(),
             tables: BTreeMap::new(),
