@@ -169,10 +169,26 @@ pub fn link_name(address: Address) -> String {
 #[serde(transparent)]
 pub struct InterfaceId(pub String);
 
+/// A subnet of EC2, `subnet-…`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SubnetId(pub String);
+
 /// A route table of EC2, `rtb-…`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TableId(pub String);
+
+/// Which route tables are looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tables {
+    /// Those that serve the own subnet and these others.
+    Serving(BTreeSet<SubnetId>),
+    /// These.
+    Named(BTreeSet<TableId>),
+    /// Those of the own VPC that bear this tag, by key and value.
+    Tagged(String, String),
+}
 
 /// What should be in the VPC, and what is needed to know whose a route is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,10 +203,19 @@ pub struct DesiredVpc {
     pub disable_check: bool,
     /// Who owns what, ascending and without gaps, by the ring; empty while there is none.
     pub owners: Vec<(Range, PeerName)>,
-    /// Routes a table may hold, if known.
+    /// Routes a table may hold, if configured.
     pub quota: Option<usize>,
+    /// Routes at which EC2 refused a table another one.
+    pub full: BTreeMap<TableId, usize>,
     /// Leave: every route of ours goes.
     pub withdraw: bool,
+}
+
+impl DesiredVpc {
+    /// Routes that a table may hold, if known.
+    pub fn quota_of(&self, table: &TableId) -> Option<usize> {
+        self.quota.into_iter().chain(self.full.get(table).copied()).min()
+    }
 }
 
 /// What was read of the VPC in one pass.
@@ -247,6 +272,12 @@ pub enum RouteState {
 }
 
 impl fmt::Display for InterfaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for SubnetId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

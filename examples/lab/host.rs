@@ -21,8 +21,6 @@ use weavers::{sim::vpc::InstanceId, state::InterfaceId};
 
 use crate::{fabric::link_name, net, standin::mac_of};
 
-/// The router, as every host sees it.
-pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 /// How often, and how long between, a new link is looked at until it carries packets.
 const CARRIER_LOOKS_MAX: u32 = 250;
 const CARRIER_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
@@ -68,17 +66,35 @@ pub struct Host {
     daemon: Option<Child>,
 }
 
+/// The router, as the hosts of the first subnet see it.
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+
+/// The router, as a host of this address sees it: the first address of its subnet.
+fn router_of(address: Ipv4Addr) -> Ipv4Addr {
+    let [a, b, c, _] = address.octets();
+    Ipv4Addr::new(a, b, c, 1)
+}
+
 /// Makes a host's namespaces and the link to the router; the process that keeps them.
 pub async fn wire(name: &str, address: Ipv4Addr) -> anyhow::Result<Child> {
     let mut keeper = keep_namespaces(name).await?;
     let pid = keeper.id().context("the keeper of the namespaces has ended")?;
-    let link = link_name(address);
+    plug_in(pid, "eth0", address).await?;
+    if keeper.try_wait()?.is_some() {
+        anyhow::bail!("the keeper of {name}'s namespaces has ended");
+    }
+    Ok(keeper)
+}
+
+/// Links a host to the router by this device, and leads its default route there.
+async fn plug_in(pid: u32, device: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+    let (link, router) = (link_name(address), router_of(address));
     let mac = mac_of(address);
     net::ip_batch(&[
         format!(
-            "link add {link} mtu {LINK_MTU} type veth peer name eth0 mtu {LINK_MTU} address {mac} netns {pid}"
+            "link add {link} mtu {LINK_MTU} type veth peer name {device} mtu {LINK_MTU} address {mac} netns {pid}"
         ),
-        format!("addr add {ROUTER}/32 dev {link}"),
+        format!("addr add {router}/32 dev {link}"),
         format!("link set {link} up"),
         format!("route add {address}/32 dev {link}"),
     ])
@@ -88,16 +104,13 @@ pub async fn wire(name: &str, address: Ipv4Addr) -> anyhow::Result<Child> {
     net::sysctl(&format!("conf/{link}/rp_filter"), "0")?;
     net::sysctl(&format!("conf/{link}/send_redirects"), "0")?;
     let lines = format!(
-        "link set lo up\naddr add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {ROUTER}\n"
+        "link set lo up\naddr add {address}/24 dev {device}\nlink set {device} up\n\
+         route replace default via {router} dev {device}\n"
     );
     let mut ip = enter(pid);
     net::feed(ip.args(["ip", "-batch", "-"]), &lines).await?;
     await_carrier(&mut Command::new("ip"), &link).await?;
-    await_carrier(enter(pid).arg("ip"), "eth0").await?;
-    if keeper.try_wait()?.is_some() {
-        anyhow::bail!("the keeper of {name}'s namespaces has ended");
-    }
-    Ok(keeper)
+    await_carrier(enter(pid).arg("ip"), device).await
 }
 
 /// A new link drops packets for a moment. A real host's is up before anything is started on it.
@@ -233,6 +246,11 @@ impl Host {
     /// A command that runs its arguments on this host.
     pub fn enter(&self) -> anyhow::Result<Command> {
         Ok(enter(self.keeper_pid()?))
+    }
+
+    /// A second link to the router, by which from now on leaves what has no route of its own.
+    pub async fn plug_in(&self, device: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+        plug_in(self.keeper_pid()?, device, address).await
     }
 
     /// The process that keeps its namespaces, as the lab numbers it.

@@ -131,21 +131,43 @@ impl Lab {
 
     /// One more host, wired to the router; its index.
     pub async fn add_host(&mut self) -> anyhow::Result<usize> {
+        self.add_host_in(&self.subnet.clone()).await
+    }
+
+    /// One more host in this subnet; its index.
+    pub async fn add_host_in(&mut self, subnet: &SubnetId) -> anyhow::Result<usize> {
         let index = self.hosts.len();
-        let number = u8::try_from(index + 1).context("too many hosts")?;
-        let (name, address) = (format!("h{number}"), Ipv4Addr::new(10, 0, 1, 10 + number));
+        let (name, address) = (format!("h{}", index + 1), self.address_of(index, subnet)?);
         let keeper = host::wire(&name, address).await?;
         let made = self.cloud.with(|vpc, now| {
-            let made = vpc.launch(now, &self.subnet, address);
+            let made = vpc.launch(now, subnet, address);
             vpc.tag_instance(now, &made.0, "Name", &name);
             let extra = [Action::ModifyNetworkInterfaceAttribute, Action::ModifyInstanceAttribute];
             vpc.permit(&Caller::Instance(made.0.clone()), extra);
             made
         });
-        let host = Host::new(name, address, made, keeper, self.dir.join(format!("hosts/h{number}")))?;
+        let dir = self.dir.join("hosts").join(&name);
+        let host = Host::new(name, address, made, keeper, dir)?;
         self.write_script(&host)?;
         self.hosts.push(host);
         Ok(index)
+    }
+
+    /// Gives a host a second interface, in this subnet, that its traffic goes by.
+    pub async fn add_interface(&mut self, host: usize, subnet: &SubnetId) -> anyhow::Result<()> {
+        let address = self.address_of(host, subnet)?;
+        self.hosts[host].plug_in("eth1", address).await?;
+        let instance = self.hosts[host].instance.clone();
+        self.hosts[host].interface =
+            self.cloud.with(|vpc, now| vpc.attach_interface(now, &instance, subnet, address));
+        Ok(())
+    }
+
+    fn address_of(&self, host: usize, subnet: &SubnetId) -> anyhow::Result<Ipv4Addr> {
+        let number = u8::try_from(host + 1).context("too many hosts")?;
+        let cidr = self.cloud.with(|vpc, _| vpc.subnets().get(subnet).map(|subnet| subnet.cidr));
+        let [a, b, c, _] = cidr.context("no such subnet")?.network().octets();
+        Ok(Ipv4Addr::new(a, b, c, 10 + number))
     }
 
     /// Writes every host's `weave.toml`, with all hosts as peers.

@@ -1,5 +1,7 @@
 //! What EC2 would let this host do: asked through the daemon, or without one with what is found here.
 
+use std::collections::BTreeSet;
+
 use super::{Failure, Global, ask, ask::Daemon, validate};
 use crate::{
     api::{ApiRequest, client::ClientError},
@@ -26,8 +28,9 @@ pub(super) fn is_stopped(permissions: &[Permission]) -> bool {
 async fn offline(global: &Global) -> Result<Vec<Permission>, Failure> {
     let config = validate::check(&global.config)?.config;
     let failed = |fault: Fault| Failure { hint: fault.hint, ..Failure::failed(fault.message) };
-    let ec2 = Ec2::connect(&config.vpc).await.map_err(failed)?;
-    let seen = ec2.observe(config.ipam.range, config.vpc.route_tables.as_ref()).await;
+    let ec2 = Ec2::connect(&config).await.map_err(failed)?;
+    let tables = config.vpc.route_tables.serving(BTreeSet::new());
+    let seen = ec2.observe(config.ipam.range, &tables).await;
     let table = seen.as_ref().ok().and_then(|seen| seen.tables.keys().next());
     Ok(ec2.permissions(table, config.ipam.range).await)
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use ipnet::Ipv4Net;
 
 use super::{
-    Config, Init, Ipam, Mesh, Network, OnChange, Problem, Problems, Reconcile, SourceDestCheck, Vpc,
+    Config, Init, Ipam, Mesh, Network, OnChange, Problem, Problems, Reconcile, RouteTables, SourceDestCheck,
+    Vpc,
     reader::{Found, Reader, syntax},
     subnets,
     value::{self, Wrong},
@@ -166,13 +167,24 @@ fn vpc(reader: &mut Reader, weave_peers: bool) -> Vpc {
         ("ignore", SourceDestCheck::Ignore),
     ];
     Vpc {
-        route_tables: auto_or_names(reader, "vpc.route_tables", value::table),
+        route_tables: route_tables(reader),
         source_dest_check: word(reader, "vpc.source_dest_check", &check).unwrap_or(SourceDestCheck::Disable),
         quota: reader.number("vpc.quota", 1..=10_000).map(|found| found.value as usize),
         reclaim: reclaim(reader, weave_peers),
         region: value_of(reader.read_unless("vpc.region", "auto", value::region)),
         endpoint: value_of(reader.read_unless("vpc.endpoint", "", value::endpoint)),
     }
+}
+
+/// `"auto"`, `"tag:KEY=VALUE"`, one id or several.
+fn route_tables(reader: &mut Reader) -> RouteTables {
+    const TAG: &str = "tag:";
+    let key = "vpc.route_tables";
+    if reader.is_prefixed(key, TAG) {
+        let tag = reader.read(key, |text| value::tag(text.trim_start_matches(TAG)));
+        return value_of(tag).map_or(RouteTables::Auto, |(key, value)| RouteTables::Tagged(key, value));
+    }
+    auto_or_names(reader, key, value::table).map_or(RouteTables::Auto, RouteTables::Named)
 }
 
 /// Weave Net routers take no part in agreements, so that there are none where they share the cluster.
@@ -334,6 +346,27 @@ reclaim = 3600
         let (_, warnings) = check("vpc.reclaim = '2h'\nmesh.weave_peers = true").unwrap();
         let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         assert_eq!(lines, ["1:15: vpc.reclaim: no effect with mesh.weave_peers: use `weavers forget`"]);
+    }
+
+    #[test]
+    fn route_tables_are_found_or_named_or_bear_a_tag() {
+        let tables = |text: &str| check(&format!("vpc.route_tables = {text}")).unwrap().0.vpc.route_tables;
+        let named = |ids: &[&str]| {
+            RouteTables::Named(ids.iter().map(|id| crate::state::TableId((*id).to_owned())).collect())
+        };
+        assert_eq!(tables("'auto'"), RouteTables::Auto);
+        assert_eq!(tables("'rtb-0a1'"), named(&["rtb-0a1"]));
+        assert_eq!(tables("['rtb-0a1', 'rtb-0b2']"), named(&["rtb-0a1", "rtb-0b2"]));
+        assert_eq!(tables("'tag:weave=yes'"), RouteTables::Tagged("weave".into(), "yes".into()));
+        assert_eq!(
+            lines("vpc.route_tables = 'tag:weave'"),
+            "weave.toml:1:20: vpc.route_tables: \"weave\" is not key=value (write it as in \"weave-cluster=prod\")"
+        );
+        assert_eq!(
+            lines("vpc.route_tables = ['tag:weave=yes']"),
+            "weave.toml:1:21: vpc.route_tables: \"tag:weave=yes\" is not the id of a route table \
+             (write it as in \"rtb-0a1b2c3d\"; \"auto\" and \"tag:key=value\" stand alone)"
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 pub use self::diagnostic::{Problem, Problems};
 use crate::{
     peer::PeerName,
-    state::{Isolation, TableId},
+    state::{Isolation, SubnetId, TableId, Tables},
 };
 
 /// Reads the text of a `weave.toml`.
@@ -115,8 +115,8 @@ pub struct Mesh {
 /// `[vpc]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vpc {
-    /// Tables to keep; `None`: that of the own subnet.
-    pub route_tables: Option<BTreeSet<TableId>>,
+    /// Tables to keep.
+    pub route_tables: RouteTables,
     /// What to do about the source/destination check.
     pub source_dest_check: SourceDestCheck,
     /// Routes a table may hold; `None`: learned from a refusal.
@@ -127,6 +127,28 @@ pub struct Vpc {
     pub region: Option<String>,
     /// EC2 endpoint; `None`: the region's.
     pub endpoint: Option<String>,
+}
+
+/// Route tables to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteTables {
+    /// Those of the subnets that peers live in.
+    Auto,
+    /// These.
+    Named(BTreeSet<TableId>),
+    /// Those that bear this tag, by key and value.
+    Tagged(String, String),
+}
+
+impl RouteTables {
+    /// Which tables to look at where peers live in these subnets.
+    pub fn serving(&self, subnets: BTreeSet<SubnetId>) -> Tables {
+        match self {
+            RouteTables::Auto => Tables::Serving(subnets),
+            RouteTables::Named(ids) => Tables::Named(ids.clone()),
+            RouteTables::Tagged(key, value) => Tables::Tagged(key.clone(), value.clone()),
+        }
+    }
 }
 
 /// What to do about the source/destination check of the own interface.

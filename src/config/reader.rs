@@ -206,6 +206,12 @@ impl<'t> Reader<'t> {
         self.value(key).and_then(|found| found.get_ref().as_str()) == Some(word)
     }
 
+    /// Whether the value is a text that begins like this.
+    pub fn is_prefixed(&self, key: &'static str, prefix: &str) -> bool {
+        let text = self.value(key).and_then(|found| found.get_ref().as_str());
+        text.is_some_and(|text| text.starts_with(prefix))
+    }
+
     /// A whole number within bounds.
     pub fn number(&mut self, key: &'static str, bounds: ops::RangeInclusive<u32>) -> Option<Found<u32>> {
         let found = self.value(key)?;

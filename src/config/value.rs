@@ -196,7 +196,7 @@ pub(super) fn table(text: &str) -> Result<TableId, Wrong> {
     let plain = id.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
     if !(1..=LENGTH_MAX).contains(&id.len()) || !plain {
         let wrong = Wrong::new(format!("{text:?} is not the id of a route table"));
-        return Err(wrong.hint("write it as in \"rtb-0a1b2c3d\""));
+        return Err(wrong.hint("write it as in \"rtb-0a1b2c3d\"; \"auto\" and \"tag:key=value\" stand alone"));
     }
     Ok(TableId(text.to_owned()))
 }

@@ -69,7 +69,7 @@ pub(super) async fn begin(options: &Options, file: &ConfigFile) -> anyhow::Resul
 pub(super) async fn ec2(config: &Config) -> Option<Ec2> {
     let begun = Instant::now();
     loop {
-        let fault = match Ec2::connect(&config.vpc).await {
+        let fault = match Ec2::connect(config).await {
             Ok(ec2) => return Some(ec2),
             Err(fault) => fault,
         };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +22,7 @@ use crate::{
         request::{Refusal, RefusalKind, Response},
     },
     plan::Plane,
-    state::{Action, Fault, FaultKind, Host, TableId},
+    state::{Action, Fault, FaultKind, Host, TableId, Tables},
     vpc::Ec2,
 };
 
@@ -53,7 +54,7 @@ impl Hands {
         let ec2 = Arc::new(Ec2Hand {
             ec2: Mutex::new(ec2.map(Arc::new)),
             is_refused: AtomicBool::new(false),
-            settings: config.vpc.clone(),
+            config: config.clone(),
             made_on: identity.instance.clone(),
         });
         Hands { host, ec2, events }
@@ -61,11 +62,11 @@ impl Hands {
 
     /// EC2 is asked there from now on.
     pub(super) fn use_ec2(&mut self, settings: &config::Vpc) {
-        let Ec2Hand { settings: known, made_on, .. } = self.ec2.as_ref();
-        if known.region != settings.region || known.endpoint != settings.endpoint {
-            let (settings, made_on) = (settings.clone(), made_on.clone());
+        let Ec2Hand { config: known, made_on, .. } = self.ec2.as_ref();
+        if known.vpc.region != settings.region || known.vpc.endpoint != settings.endpoint {
+            let config = Config { vpc: settings.clone(), ..known.clone() };
             let (ec2, is_refused) = (Mutex::new(None), AtomicBool::new(false));
-            self.ec2 = Arc::new(Ec2Hand { ec2, is_refused, settings, made_on });
+            self.ec2 = Arc::new(Ec2Hand { ec2, is_refused, config, made_on: made_on.clone() });
         }
     }
 
@@ -73,10 +74,10 @@ impl Hands {
         self.on_host(Job::Observe(wanted));
     }
 
-    pub(super) fn observe_vpc(&self, range: Ipv4Net, tables: Option<BTreeSet<TableId>>) {
+    pub(super) fn observe_vpc(&self, range: Ipv4Net, tables: Tables) {
         let (ec2, events) = (self.ec2.clone(), self.events.clone());
         tokio::spawn(async move {
-            let result = ec2.ask(async |ec2| ec2.observe(range, tables.as_ref()).await).await;
+            let result = ec2.ask(async |ec2| ec2.observe(range, &tables).await).await;
             // The loop is gone only when the daemon stops.
             let _ = events.send(Event::VpcSeen(result)).await;
         });
@@ -93,10 +94,7 @@ impl Hands {
     pub(super) fn observe_instances(&self, ids: BTreeSet<String>) {
         let (ec2, events) = (self.ec2.clone(), self.events.clone());
         tokio::spawn(async move {
-            let result = match ec2.get().await {
-                Ok(ec2) => ec2.instances(&ids).await,
-                Err(fault) => Err(fault),
-            };
+            let result = ec2.ask(async |ec2| ec2.instances(&ids).await).await;
             let _ = events.send(Event::InstancesSeen(result)).await;
         });
     }
@@ -113,6 +111,14 @@ impl Hands {
             };
             // Whoever hung up knows enough.
             drop(reply.send(answer));
+        });
+    }
+
+    pub(super) fn observe_places(&self, addresses: BTreeSet<Ipv4Addr>) {
+        let (ec2, events) = (self.ec2.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let result = ec2.ask(async |ec2| ec2.places(&addresses).await).await;
+            let _ = events.send(Event::PlacesSeen(result)).await;
         });
     }
 
@@ -160,7 +166,7 @@ struct Ec2Hand {
     ec2: Mutex<Option<Arc<Ec2>>>,
     /// The credentials were refused.
     is_refused: AtomicBool,
-    settings: config::Vpc,
+    config: Config,
     /// The instance on which the store was made.
     made_on: Option<String>,
 }
@@ -179,7 +185,7 @@ impl Ec2Hand {
         let mut ec2 = self.ec2.lock().await;
         let fresh = match &*ec2 {
             Some(known) if self.is_refused.swap(false, Ordering::Relaxed) => {
-                known.renewed(&self.settings).await
+                known.renewed(&self.config.vpc).await
             }
             Some(known) => return Ok(known.clone()),
             None => self.connect().await?,
@@ -188,7 +194,7 @@ impl Ec2Hand {
     }
 
     async fn connect(&self) -> Result<Ec2, Fault> {
-        let ec2 = Ec2::connect(&self.settings).await?;
+        let ec2 = Ec2::connect(&self.config).await?;
         match &self.made_on {
             Some(other) if *other != ec2.identity().instance => Err(cloned(other, &ec2)),
             Some(_) | None => Ok(ec2),

@@ -45,7 +45,7 @@ use crate::{
         status::ConfigStatus,
     },
     plan::Plan,
-    state::{Action, Fault, Host, InstanceState, Vpc},
+    state::{Action, Fault, Host, InstanceState, SubnetId, Vpc},
     store,
     time::Timestamp,
     transport, watch,
@@ -83,6 +83,7 @@ enum Event {
     VpcSeen(Result<Vpc, Fault>),
     PeersSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     InstancesSeen(Result<BTreeMap<String, InstanceState>, Fault>),
+    PlacesSeen(Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>),
     Applied(Action, Result<Option<String>, Fault>),
     Cancelled(RequestId),
 }
@@ -244,6 +245,7 @@ impl Daemon {
                 Output::Save(id, writes) => self.save(id.0, writes),
                 Output::ObserveHost(wanted) => self.hands.observe_host(wanted),
                 Output::ObserveVpc(range, tables) => self.hands.observe_vpc(range, tables),
+                Output::ObservePlaces(addresses) => self.hands.observe_places(addresses),
                 Output::ObservePeers(key, value) => self.hands.observe_peers(key, value),
                 Output::ObserveInstances(ids) => self.hands.observe_instances(ids),
                 Output::Apply(action) => self.hands.apply(action),
@@ -270,10 +272,12 @@ impl Daemon {
             Event::VpcSeen(result) => Input::VpcSeen(result),
             Event::PeersSeen(result) => Input::PeersSeen(result),
             Event::InstancesSeen(result) => Input::InstancesSeen(result),
+            Event::PlacesSeen(result) => Input::PlacesSeen(result),
             Event::Applied(action, outcome) => {
+                let cause = self.node.cause(&action);
                 match &outcome {
-                    Ok(request_id) => info!(%action, request_id, "done"),
-                    Err(fault) => warn!(%action, %fault, "failed"),
+                    Ok(request_id) => info!(%action, cause, request_id, "done"),
+                    Err(fault) => warn!(%action, cause, %fault, "failed"),
                 }
                 Input::Applied(action, outcome)
             }

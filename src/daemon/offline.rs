@@ -41,10 +41,17 @@ pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
             Output::ObserveVpc(range, tables) if looks < LOOKS_MAX => {
                 looks += 1;
                 let seen = match &ec2 {
-                    Some(ec2) => ec2.observe(range, tables.as_ref()).await,
+                    Some(ec2) => ec2.observe(range, &tables).await,
                     None => Err(no_metadata()),
                 };
                 node.handle(now(), Input::VpcSeen(seen));
+            }
+            Output::ObservePlaces(addresses) => {
+                let seen = match &ec2 {
+                    Some(ec2) => ec2.places(&addresses).await,
+                    None => Err(no_metadata()),
+                };
+                node.handle(now(), Input::PlacesSeen(seen));
             }
             Output::Save(id, _) => node.handle(now(), Input::Stored(id, Ok(()))),
             _ => {}

@@ -1,6 +1,6 @@
 //! Reads what there is to read. Nothing is changed: calls that write are asked as dry runs.
 
-use std::{net::Ipv4Addr, path::Path, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::Path, process::Stdio, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::process::Command;
@@ -50,11 +50,13 @@ async fn daemon(socket: &Path) -> Result<Box<Status>, String> {
 
 /// Where EC2 is to be asked follows from the file. One that does not answer is not asked again and again.
 async fn cloud(config: Option<&Config>) -> Result<Cloud, Fault> {
-    let settings = config.cloned().unwrap_or_default().vpc;
-    let ec2 = Ec2::connect(&settings).await?;
+    let ec2 = Ec2::connect(&config.cloned().unwrap_or_default()).await?;
     let identity = ec2.identity().clone();
     let tables = match config {
-        Some(config) => ec2.observe(config.ipam.range, config.vpc.route_tables.as_ref()).await,
+        Some(config) => {
+            let tables = config.vpc.route_tables.serving(BTreeSet::new());
+            ec2.observe(config.ipam.range, &tables).await
+        }
         None => Err(no_file()),
     };
     let silent = tables.as_ref().err().filter(|fault| fault.kind == FaultKind::Unreachable).cloned();

@@ -29,6 +29,7 @@ pub mod netns;
 mod nft;
 mod route;
 mod sysctl;
+pub mod uplink;
 pub mod watch;
 
 use fault::{fault, found};

@@ -69,7 +69,7 @@ impl Node {
         self.dead.touch();
         self.dial_targets();
         self.judge_election();
-        self.converge.hurry(self.now);
+        self.hurry();
         self.disturbed = true;
     }
 
@@ -88,7 +88,7 @@ impl Node {
                 self.decline(&order, untimely(message));
             }
             (None, Some(_)) => {
-                self.converge.hurry(self.now);
+                self.hurry();
                 self.order = Some((self.now, order));
                 self.disturbed = true;
             }
@@ -135,7 +135,7 @@ impl Node {
     pub(super) fn carry_out(&mut self, order: Order) {
         self.adopt(order.config.adopted_by(&self.config));
         self.answer(order.adopted, Ok(Response::Done));
-        self.converge.hurry(self.now);
+        self.hurry();
         self.waiting.add(self.now, order.done, Waiter::Converged(Vec::new()));
         self.disturbed = true;
     }

@@ -91,8 +91,14 @@ impl Node {
         Err(Refusal::new(RefusalKind::NotFound, format!("there is no subnet `{name}`")).hint(hint))
     }
 
-    fn on_apply(&mut self, id: RequestId) {
+    /// Somebody asks: look at once, and try again what was refused.
+    pub(super) fn hurry(&mut self) {
+        self.quotas.doubt();
         self.converge.hurry(self.now);
+    }
+
+    fn on_apply(&mut self, id: RequestId) {
+        self.hurry();
         self.waiting.add(self.now, id, Waiter::Converged(Vec::new()));
         self.disturbed = true;
     }
@@ -177,7 +183,7 @@ impl Node {
         self.settle_ipam();
         self.leave = if heir.is_some() { Leave::HandingOver } else { Leave::Withdrawing };
         self.resign();
-        self.converge.hurry(self.now);
+        self.hurry();
         self.disturbed = true;
         self.waiting.add(self.now, id, Waiter::Reset);
     }

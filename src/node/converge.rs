@@ -12,6 +12,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
+use super::drift::Drift;
 use crate::{
     plan::{Change, Plan, Plane},
     state::{Action, Fault, FaultKind, Host, InterfaceId, Route, RouteState, TableId, Target, Vpc},
@@ -29,7 +30,7 @@ const CONFIRM: Duration = Duration::from_secs(1);
 const DENIALS: u8 = 2;
 /// Reads begun sooner after a write do not deny it: EC2 may show for a while what was before.
 const SETTLES: Duration = Duration::from_secs(5);
-/// Steps kept for `status`.
+/// Steps kept for `status`, of the host and of EC2 each.
 const STEPS_MAX: usize = 100;
 
 /// What was last seen of one side of the world.
@@ -103,13 +104,18 @@ impl<T> View<T> {
         self.due = self.due.min(at);
     }
 
+    /// Not to be looked at before [`View::look_by`] says so.
+    pub fn hold(&mut self) {
+        self.due = Timestamp::from_micros(u64::MAX);
+    }
+
     /// Whether a look is due; if so it counts as begun.
     pub fn begin(&mut self, now: Timestamp) -> bool {
         let due = self.looking.is_none() && self.due <= now;
         if due {
             self.looking = Some(now);
             self.looks += 1;
-            self.due = Timestamp::from_micros(u64::MAX);
+            self.hold();
         }
         due
     }
@@ -202,6 +208,8 @@ pub struct Converge {
     in_flight: BTreeMap<Plane, Change>,
     failed: BTreeMap<Plane, bool>,
     attempts: BTreeMap<Action, Attempt>,
+    /// What others change of what is ours.
+    pub drift: Drift,
     steps: VecDeque<Step>,
 }
 
@@ -222,6 +230,7 @@ impl Converge {
             in_flight: BTreeMap::new(),
             failed: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            drift: Drift::default(),
             steps: VecDeque::new(),
         }
     }
@@ -245,6 +254,7 @@ impl Converge {
     pub fn vpc_seen(&mut self, now: Timestamp, result: Result<Vpc, Fault>, interval: Duration) {
         let begun = self.vpc.end(now, result, interval);
         if let (None, Some(vpc)) = (&self.vpc.fault, &self.vpc.seen) {
+            self.drift.see(vpc);
             self.beliefs.retain(|key, belief| belief.survives(key, begun, vpc));
         }
         if !self.beliefs.is_empty() {
@@ -260,9 +270,13 @@ impl Converge {
             match &belief.target {
                 Some(interface) => {
                     let target = Target::Interface(interface.clone());
-                    table.routes.insert(*cidr, Route { target, state: RouteState::Active, created: true });
+                    let route = Route { target, state: RouteState::Active, created: true };
+                    table.used += usize::from(table.routes.insert(*cidr, route).is_none());
                 }
-                None => drop(table.routes.remove(cidr)),
+                None => {
+                    let gone = usize::from(table.routes.remove(cidr).is_some());
+                    table.used = table.used.saturating_sub(gone);
+                }
             }
         }
         Some(vpc)
@@ -349,15 +363,32 @@ impl Converge {
             return None;
         }
         while let Some(change) = self.queues.get_mut(plane)?.pop_front() {
-            let too_early = self.attempts.get(&change.action).is_some_and(|try_| try_.not_before > now);
-            let unsafe_now = is_removal(&change.action) && self.failed.get(plane) == Some(&true);
+            let too_early = self.not_before(&change.action).is_some_and(|earliest| earliest > now);
+            let removal = is_removal(&change.action);
+            let unsafe_now = removal && self.failed.get(plane) == Some(&true);
             if !too_early && !unsafe_now {
                 let action = change.action.clone();
                 self.in_flight.insert(plane.clone(), change);
                 return Some(action);
             }
+            // A step that is put off is as good as failed to whatever rests on it.
+            if !removal {
+                self.failed.insert(plane.clone(), true);
+            }
         }
         None
+    }
+
+    /// When a step may be taken that was taken before, by us or against us.
+    fn not_before(&self, action: &Action) -> Option<Timestamp> {
+        let after_failure = self.attempts.get(action).map(|attempt| attempt.not_before);
+        after_failure.max(self.drift.not_before(action))
+    }
+
+    /// Why a step that is under way was taken.
+    pub fn cause(&self, action: &Action) -> Option<&str> {
+        let change = self.in_flight.get(&Plane::of(action))?;
+        (change.action == *action).then_some(&change.cause)
     }
 
     /// A step has ended. Returns the next steps to take.
@@ -371,17 +402,28 @@ impl Converge {
         let Some(change) = self.in_flight.remove(&plane) else { return Vec::new() };
         if outcome.is_ok() {
             self.believe(now, action);
+            self.drift.wrote(now, &change);
         } else {
             self.failed.insert(plane.clone(), true);
         }
         self.count(now, action, outcome.as_ref().err());
         self.steps.push_back(Step { change, at: now, outcome });
-        self.steps.drain(..self.steps.len().saturating_sub(STEPS_MAX));
+        self.forget_steps(is_host(&plane));
         let next = self.next_steps(now);
         if !self.in_flight.contains_key(&plane) {
             if is_host(&plane) { self.host.look_by(now) } else { self.vpc.look_by(now) }
         }
         next
+    }
+
+    /// A busy host does not push out what was done in EC2.
+    fn forget_steps(&mut self, host: bool) {
+        let of_side = |step: &Step| is_host(&Plane::of(&step.change.action)) == host;
+        if self.steps.iter().filter(|step| of_side(step)).count() > STEPS_MAX
+            && let Some(oldest) = self.steps.iter().position(of_side)
+        {
+            self.steps.remove(oldest);
+        }
     }
 
     fn count(&mut self, now: Timestamp, action: &Action, fault: Option<&Fault>) {
@@ -410,6 +452,7 @@ impl Converge {
     /// Somebody asks: look at once, and let denied steps be tried again.
     pub fn hurry(&mut self, now: Timestamp) {
         self.attempts.clear();
+        self.drift.hurry();
         self.host.look_by(now);
         self.vpc.look_by(now);
     }
@@ -451,9 +494,9 @@ impl Converge {
             self.vpc.next_look().filter(|_| !self.is_busy(|plane| !is_host(plane))),
         ];
         let pauses = plan.changes.iter().filter_map(|change| {
-            let attempt = self.attempts.get(&change.action)?;
+            let not_before = self.not_before(&change.action)?;
             let at_work = self.in_flight.contains_key(&Plane::of(&change.action));
-            (!at_work && attempt.not_before > now).then_some(attempt.not_before)
+            (!at_work && not_before > now).then_some(not_before)
         });
         looks.into_iter().flatten().chain(pauses).min()
     }
@@ -725,6 +768,44 @@ mod tests {
         let taken = converge.take(at(1), &plan([build.clone(), remove, elsewhere.clone()]));
         assert_eq!(taken, [build.clone(), elsewhere], "another table has a fate of its own");
         assert_eq!(converge.applied(at(2), &build, Err(fault(FaultKind::Quota))), []);
+    }
+
+    #[test]
+    fn nothing_is_removed_while_what_it_rests_on_is_put_off() {
+        let mut converge = ready(at(0));
+        let (build, remove) = (create("rtb-1", "10.0.0.0/8"), delete("rtb-1", "10.0.0.0/9"));
+        let wanted = plan([build.clone(), remove.clone()]);
+        assert_eq!(converge.take(at(1), &wanted), std::slice::from_ref(&build));
+        converge.applied(at(2), &build, Err(fault(FaultKind::Throttled)));
+        look_at_vpc(&mut converge, at(3), vpc(&["rtb-1"], &["10.0.0.0/9"]));
+        assert_eq!(converge.take(at(4), &wanted), [], "another look does not make it safe");
+    }
+
+    #[test]
+    fn what_is_believed_of_a_table_counts() {
+        let mut converge = ready(at(0));
+        let action = create("rtb-1", "10.0.0.0/8");
+        let used = |converge: &Converge| converge.believed().unwrap().tables[&TableId("rtb-1".into())].used;
+        let before = used(&converge);
+        converge.take(at(1), &plan([action.clone()]));
+        converge.applied(at(2), &action, Ok(None));
+        assert_eq!(used(&converge), before + 1);
+    }
+
+    #[test]
+    fn a_busy_host_does_not_push_out_what_was_done_in_ec2() {
+        let mut converge = ready(at(0));
+        let route = create("rtb-1", "10.0.0.0/8");
+        converge.take(at(0), &plan([route.clone()]));
+        converge.applied(at(0), &route, Ok(Some("request-1".into())));
+        for number in 0..STEPS_MAX as u64 + 50 {
+            let action = add_block(&format!("10.{}.{}.0/24", number / 256, number % 256));
+            look_at_host(&mut converge, at(number));
+            converge.take(at(number), &plan([action.clone()]));
+            converge.applied(at(number), &action, Ok(None));
+        }
+        assert_eq!(converge.steps().count(), STEPS_MAX + 1);
+        assert_eq!(converge.steps().next().unwrap().change.action, route);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What should be, from the configuration, the ring and the attachments.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
@@ -9,7 +9,7 @@ use crate::{
     addr::{Address, Range, join},
     config::{Config, SourceDestCheck},
     peer::PeerName,
-    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Rules},
+    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Rules, TableId},
 };
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
@@ -31,8 +31,8 @@ pub struct Ground<'a> {
     pub seen: Option<&'a Host>,
     /// Our interface in the VPC, once known.
     pub interface: Option<&'a InterfaceId>,
-    /// Routes a table may hold: configured, or learned from a refusal.
-    pub quota: Option<usize>,
+    /// Routes at which EC2 refused a table another one.
+    pub full: BTreeMap<TableId, usize>,
     /// This host undoes everything.
     pub leaving: bool,
     /// Its routes go, whoever owns the addresses.
@@ -100,7 +100,8 @@ impl Ground<'_> {
             disable_check: self.config.vpc.source_dest_check == SourceDestCheck::Disable && !self.leaving,
             // Without a ring nothing is ours to route; our own interface is, already.
             owners: self.owners.clone().unwrap_or_default(),
-            quota: self.quota,
+            quota: self.config.vpc.quota,
+            full: self.full.clone(),
             withdraw: self.withdraw,
         })
     }

@@ -14,11 +14,14 @@ mod attach;
 pub mod converge;
 mod desired;
 mod discovery;
+mod drift;
 mod election;
 pub mod explain;
 mod impact;
 pub mod ledger;
 pub mod memory;
+pub mod places;
+mod quota;
 mod reclaim;
 mod report;
 pub mod request;
@@ -46,20 +49,20 @@ use self::{
     discovery::Discovery,
     ledger::{Ledger, SaveId},
     memory::{Identity, Memory, Write},
+    places::Places,
+    quota::Quotas,
     reclaim::Dead,
     request::{Refusal, RefusalKind, Request, RequestId, Response},
-    status::Note,
     trial::Trials,
     waiting::Waiting,
 };
 use crate::{
-    addr::Range,
     config::Config,
     ipam::{self, Allocator, Relay, Source},
     mesh::{self, ConnId, Delivery, Kind, Mesh, Recipients},
     peer::{PeerName, PeerUid},
     plan::Plan,
-    state::{Action, Actual, Desired, Fault, FaultKind, Host, InstanceState, Rules, TableId, Vpc},
+    state::{Action, Actual, Desired, Fault, FaultKind, Host, InstanceState, Rules, SubnetId, Tables, Vpc},
     time::Timestamp,
 };
 
@@ -69,8 +72,8 @@ pub const CHANNEL: &str = "IPallocation";
 pub const DEAD_CHANNEL: &str = "weavers/dead";
 /// Shortest time between two looks at a host that is disturbed again and again.
 const CALM: Duration = Duration::from_millis(200);
-/// Share of one look a second that each peer of a cluster may take.
-const LOOKS_SHARE: Duration = Duration::from_millis(1200);
+/// Share of one look a second that each peer of a cluster may take, with what is looked at now and then beside it.
+const LOOKS_SHARE: Duration = Duration::from_millis(1300);
 
 /// Something happened.
 #[derive(Debug)]
@@ -95,6 +98,8 @@ pub enum Input {
     PeersSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     /// A look for instances has ended: those that are not terminated.
     InstancesSeen(Result<BTreeMap<String, InstanceState>, Fault>),
+    /// A look for the subnets of peers has ended.
+    PlacesSeen(Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>),
     /// An action has ended, with EC2's request id.
     Applied(Action, Result<Option<String>, Fault>),
     /// A save has ended.
@@ -120,8 +125,10 @@ pub enum Output {
     Save(SaveId, Vec<Write>),
     /// Look at the host, with these things in mind.
     ObserveHost(Box<Host>),
-    /// Look at the VPC: these tables, or that of the own subnet.
-    ObserveVpc(Ipv4Net, Option<BTreeSet<TableId>>),
+    /// Look at the VPC: at what of these tables concerns the range.
+    ObserveVpc(Ipv4Net, Tables),
+    /// Look in which subnets of our VPC the instances with these addresses are.
+    ObservePlaces(BTreeSet<Ipv4Addr>),
     /// Look for the running instances of our VPC that bear this tag, by key and value.
     ObservePeers(String, String),
     /// Look which of these instances are there.
@@ -167,6 +174,7 @@ pub struct Node {
     converge: Converge,
     discovery: Discovery,
     dead: Dead,
+    places: Places,
     plan: Plan,
     /// There is a ring, and the disk has it.
     ring_kept: bool,
@@ -174,7 +182,7 @@ pub struct Node {
     looked_for: Option<Rules>,
     /// The plan may be out of date.
     disturbed: bool,
-    quota_learned: Option<usize>,
+    quotas: Quotas,
     leave: Leave,
     /// An order that waits for fresh looks, since the moment it came.
     order: Option<(Timestamp, Box<Order>)>,
@@ -233,11 +241,12 @@ impl Node {
             converge: Converge::new(),
             discovery: Discovery::default(),
             dead,
+            places: Places::default(),
             plan: Plan::default(),
             ring_kept,
             looked_for: None,
             disturbed: true,
-            quota_learned: None,
+            quotas: Quotas::default(),
             leave: Leave::No,
             order: None,
             trials: Trials::new(memory.trial.is_some()),
@@ -256,6 +265,7 @@ impl Node {
         self.mesh.set_channels(self.dead.channels());
         self.dial_targets();
         self.judge_election();
+        self.await_places();
         self.resume_attachments(boot);
         self.settle();
     }
@@ -278,6 +288,7 @@ impl Node {
             Input::VpcSeen(result) => self.on_vpc_seen(result),
             Input::PeersSeen(result) => self.on_peers_seen(result),
             Input::InstancesSeen(result) => self.on_instances_seen(result),
+            Input::PlacesSeen(result) => self.on_places_seen(result),
             Input::Applied(action, outcome) => self.on_applied(&action, outcome),
             Input::Stored(id, result) => self.on_stored(id, result),
             Input::Disturbed => self.on_disturbed(),
@@ -299,6 +310,7 @@ impl Node {
             self.converge.next_wake(self.now, &self.plan),
             self.waiting.next_deadline(self.now),
             self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.next_look()),
+            self.next_look_for_places(),
             self.ledger.next_wake(),
             self.dead.next_wake(self.now),
             self.trials.deadline(),
@@ -338,6 +350,7 @@ impl Node {
                     self.send_dead(to);
                 }
                 mesh::Output::TopologyChanged => {
+                    self.places.doubt();
                     self.judge_election();
                     self.dead.touch();
                     self.ipam.set_reachable(self.now, self.mesh.reachable());
@@ -360,6 +373,7 @@ impl Node {
                 ipam::Effect::Answer(ticket, result) => self.on_ipam_answer(ticket, result),
                 ipam::Effect::RingChanged => {
                     self.dead.touch();
+                    self.converge.drift.keep(&self.ipam.owned());
                     match self.ring_kept {
                         true => self.disturbed = true,
                         false => self.let_out(Effect::RingKept),
@@ -466,7 +480,7 @@ impl Node {
             linked: self.linked(),
             seen: self.converge.host.seen(),
             interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),
-            quota: config.vpc.quota.or(self.quota_learned),
+            full: self.quotas.full(self.now),
             leaving: self.leave != Leave::No,
             withdraw: self.leave == Leave::Withdrawing,
         }
@@ -494,6 +508,7 @@ impl Node {
     fn plan_for(&self, desired: &Desired) -> Plan {
         let actual = Actual { host: self.converge.host.seen().cloned(), vpc: self.converge.believed() };
         let mut plan = Plan::new(desired, &actual);
+        self.converge.drift.explain(&mut plan);
         if !self.has_ring() && self.leave == Leave::No {
             plan.notes.push("routes follow agreement: there is no ring yet".into());
         }
@@ -505,17 +520,10 @@ impl Node {
         plan
     }
 
-    /// Where nothing is handed out or given away: beneath routes of others, and nowhere while a link may
-    /// use an address that the store has forgotten.
-    fn avoided(&self) -> Vec<Range> {
-        let conflicts = self.plan.conflicts.iter().map(|conflict| conflict.destination);
-        let forgotten = self.containers.is_forgetful().then_some(self.config.ipam.range);
-        conflicts.chain(forgotten).map(Range::from).collect()
-    }
-
     fn look(&mut self, desired: &Desired) {
         self.look_for_peers();
         self.look_for_instances();
+        self.look_for_places();
         if self.looked_for != desired.host.rules {
             self.converge.host.look_by(self.now);
         }
@@ -525,8 +533,7 @@ impl Node {
             self.outputs.push_back(Output::ObserveHost(Box::new(desired.host.clone())));
         }
         if self.converge.begin_vpc(self.now) {
-            let vpc = &self.config.vpc;
-            self.outputs.push_back(Output::ObserveVpc(self.config.ipam.range, vpc.route_tables.clone()));
+            self.outputs.push_back(Output::ObserveVpc(self.config.ipam.range, self.tables()));
         }
     }
 
@@ -541,6 +548,9 @@ impl Node {
 
     fn on_vpc_seen(&mut self, result: Result<Vpc, Fault>) {
         let interval = self.vpc_interval();
+        if let Ok(vpc) = &result {
+            vpc.tables.iter().for_each(|(id, table)| self.quotas.seen(id, table.used));
+        }
         self.converge.vpc_seen(self.now, result, interval);
         self.disturbed = true;
         self.judge_election();
@@ -556,8 +566,8 @@ impl Node {
         if let (Action::CreateRoute { table, .. }, Err(fault)) = (action, &outcome)
             && fault.kind == FaultKind::Quota
         {
-            let table = self.converge.vpc.seen().and_then(|vpc| vpc.tables.get(table));
-            self.quota_learned = table.map(|table| table.used);
+            let used = self.converge.believed().and_then(|vpc| Some(vpc.tables.get(table)?.used));
+            used.into_iter().for_each(|used| self.quotas.learn(self.now, table, used));
         }
         if outcome.is_ok() {
             self.waiting.count(action, &self.plan);
@@ -572,17 +582,6 @@ impl Node {
         let calm = self.converge.host.last_begun().map_or(self.now, |begun| begun + CALM);
         self.converge.host.look_by(calm.max(self.now));
         self.disturbed = true;
-    }
-
-    /// The container range must lie outside every CIDR of the VPC: EC2 routes those itself.
-    fn overlap(&self) -> Option<Note> {
-        let range = self.config.ipam.range;
-        let mut local = self.converge.vpc.seen()?.tables.values().flat_map(|table| &table.local);
-        let cidr = local.find(|cidr| Range::from(**cidr).overlaps(range.into()))?;
-        Some(Note {
-            what: format!("[ipam] range {range} overlaps {cidr} of the VPC: no route is written"),
-            hint: Some("choose a range outside every CIDR of the VPC, the same on every host".into()),
-        })
     }
 
     /// Up to a tenth earlier, so that hosts that started together do not go on in step.

@@ -8,17 +8,19 @@ use super::{
     Node,
     converge::Step,
     memory::Attached,
+    quota,
     status::{
         AttachmentStatus, ConfigStatus, ConnectionStatus, IpamStatus, Note, Status, StepStatus, TargetStatus,
+        Upkeep,
     },
 };
 use crate::{
     addr::{Range, join},
-    config::SourceDestCheck,
+    config::{RouteTables, SourceDestCheck},
     ipam::{Ring, paxos::Claims, reclaim::Log},
     mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView},
-    plan::{Plan, leads_to},
-    state::{Fault, Forward, TableId},
+    plan::{Change, Plan, Plane, leads_to},
+    state::{Action, Fault, Forward, TableId, Vpc},
 };
 
 /// Version of the status document.
@@ -84,6 +86,11 @@ impl Node {
         self.converge.vpc.seen()?.tables.keys().next().cloned()
     }
 
+    /// Why a step that is under way is taken.
+    pub fn cause(&self, action: &Action) -> Option<&str> {
+        self.converge.cause(action)
+    }
+
     /// The last look at every plane left nothing to do.
     pub fn is_converged(&self) -> bool {
         let looked = self.converge.host.fault().is_none() && self.converge.vpc.fault().is_none();
@@ -112,8 +119,29 @@ impl Node {
             ipam: self.ipam_status(),
             attachments: self.attachments(),
             tables: self.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default(),
+            upkeep: self.upkeep(),
             steps: self.converge.steps().map(|step| self.step_status(step)).collect(),
         }
+    }
+
+    /// Of each table: what is missing, and why.
+    fn upkeep(&self) -> BTreeMap<TableId, Upkeep> {
+        let tables = self.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default();
+        let upkeep = |table: &TableId, used: usize| {
+            let plane = Plane::Table(table.clone());
+            let of_table = |change: &&Change| Plane::of(&change.action) == plane;
+            let missing = self.plan.changes.iter().filter(of_table).map(|change| {
+                match self.converge.failure(&change.action) {
+                    Some(fault) => fault.message.clone(),
+                    None => change.action.to_string(),
+                }
+            });
+            let refused = self.plan.refused.iter().filter(of_table).map(|refused| refused_step(refused).what);
+            let missing: Vec<String> = missing.chain(refused).collect();
+            let quota = self.plan.tables.get(table).and_then(|usage| usage.quota);
+            Upkeep { used, quota, kept: missing.is_empty(), missing }
+        };
+        tables.into_iter().map(|(id, table)| (id.clone(), upkeep(&id, table.used))).collect()
     }
 
     /// What is waited for, in words: agreement first, then reads, then steps.
@@ -149,6 +177,10 @@ impl Node {
             let failure = self.converge.failure(&change.action);
             problems.extend(failure.map(|fault| about("a step failed", fault)));
         }
+        problems.extend(self.plan.refused.iter().map(refused_step));
+        problems.extend(self.plan.tables.iter().filter_map(|(table, usage)| quota::warning(table, usage)));
+        problems.extend(self.converge.drift.fights(self.now));
+        problems.extend(self.unknown_places());
         if let Some(fault) = self.ledger.fault() {
             let what = format!("the state cannot be saved, so nothing new is promised: {fault}");
             problems.push(Note { what, hint: Some("free space on the disk of the state directory".into()) });
@@ -172,18 +204,43 @@ impl Node {
         problems
     }
 
+    /// The container range must lie outside every CIDR of the VPC: EC2 routes those itself.
+    pub(super) fn overlap(&self) -> Option<Note> {
+        let range = self.config.ipam.range;
+        let mut local = self.converge.vpc.seen()?.tables.values().flat_map(|table| &table.local);
+        let cidr = local.find(|cidr| Range::from(**cidr).overlaps(range.into()))?;
+        Some(Note {
+            what: format!("[ipam] range {range} overlaps {cidr} of the VPC: no route is written"),
+            hint: Some("choose a range outside every CIDR of the VPC, the same on every host".into()),
+        })
+    }
+
+    /// Where nothing is handed out or given away: beneath routes of others, and nowhere while a link may
+    /// use an address that the store has forgotten.
+    pub(super) fn avoided(&self) -> Vec<Range> {
+        let conflicts = self.plan.conflicts.iter().map(|conflict| conflict.destination);
+        let forgotten = self.containers.is_forgetful().then_some(self.config.ipam.range);
+        conflicts.chain(forgotten).map(Range::from).collect()
+    }
+
     /// Where the check is not ours to turn off, somebody else must.
     fn checked_interface(&self) -> Option<Note> {
-        let vpc = self.converge.vpc.seen()?;
-        let ours = self.config.vpc.source_dest_check != SourceDestCheck::Warn;
-        (!ours && vpc.source_dest_check == Some(true)).then(|| Note {
-            what: format!(
-                "the source/destination check of {} is on: EC2 drops container packets",
-                vpc.interface
-            ),
+        let Vpc { interface, source_dest_check, .. } = self.converge.vpc.seen()?;
+        let what = match (self.config.vpc.source_dest_check, source_dest_check) {
+            (SourceDestCheck::Ignore, _) | (_, Some(false)) | (SourceDestCheck::Disable, Some(true)) => {
+                return None;
+            }
+            (SourceDestCheck::Warn, Some(true)) => "is on: EC2 drops container packets",
+            (SourceDestCheck::Warn | SourceDestCheck::Disable, None) => {
+                "cannot be read (ec2:DescribeInstances): while it is on EC2 drops container packets"
+            }
+        };
+        let region =
+            self.config.vpc.region.as_ref().map_or_else(String::new, |region| format!(" --region {region}"));
+        Some(Note {
+            what: format!("the source/destination check of {interface} {what}"),
             hint: Some(format!(
-                "aws ec2 modify-network-interface-attribute --no-source-dest-check --network-interface-id {}",
-                vpc.interface
+                "aws ec2 modify-network-interface-attribute --no-source-dest-check --network-interface-id {interface}{region}"
             )),
         })
     }
@@ -191,7 +248,11 @@ impl Node {
     /// Tables that are selected and were not there at the last look.
     fn lost_tables(&self) -> impl Iterator<Item = Note> {
         let seen = self.converge.vpc.seen().map(|vpc| &vpc.tables);
-        let selected = self.config.vpc.route_tables.iter().flatten();
+        let named = match &self.config.vpc.route_tables {
+            RouteTables::Named(ids) => Some(ids),
+            RouteTables::Auto | RouteTables::Tagged(..) => None,
+        };
+        let selected = named.into_iter().flatten();
         let lost = selected.filter(move |table| seen.is_some_and(|seen| !seen.contains_key(table)));
         lost.map(|table| Note {
             what: format!("[vpc] route_tables: {table} is not there, or serves a gateway"),
@@ -302,6 +363,11 @@ fn target(view: TargetView) -> TargetStatus {
         TargetState::Suspended => "suspended",
     };
     TargetStatus { target: view.target, state: state.to_owned(), error: view.error }
+}
+
+/// A step that is needed and cannot be taken.
+pub(super) fn refused_step(refused: &Change) -> Note {
+    Note { what: format!("cannot {}: {}", refused.action, refused.cause), hint: Some(quota::way_out()) }
 }
 
 fn about(what: &str, fault: &Fault) -> Note {

@@ -46,8 +46,24 @@ pub struct Status {
     pub attachments: Vec<AttachmentStatus>,
     /// The route tables, as last read; only what concerns the range.
     pub tables: BTreeMap<TableId, Table>,
+    /// How far each of them is kept.
+    #[serde(default)]
+    pub upkeep: BTreeMap<TableId, Upkeep>,
     /// The last step taken on each thing, newest last, bounded.
     pub steps: Vec<StepStatus>,
+}
+
+/// How far a route table is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upkeep {
+    /// Routes in it that its quota counts.
+    pub used: usize,
+    /// Routes that it may hold, if known.
+    pub quota: Option<usize>,
+    /// All is in it that should be.
+    pub kept: bool,
+    /// What is missing, in words; or why it does not come to be.
+    pub missing: Vec<String>,
 }
 
 /// Something to know, and what to do about it.

@@ -204,8 +204,12 @@ impl Node {
             && !self.converge.is_at_work()
             && self.plan.changes.iter().all(blocked)
         {
-            let first = self.plan.changes.first()?;
-            return self.converge.blocked(&first.action).map(|fault| Err(super::asked::failed(fault)));
+            if let Some(first) = self.plan.changes.first() {
+                return self.converge.blocked(&first.action).map(|fault| Err(super::asked::failed(fault)));
+            }
+            let refused = super::report::refused_step(self.plan.refused.first()?);
+            let refusal = Refusal::new(RefusalKind::Failed, refused.what);
+            return Some(Err(refused.hint.into_iter().fold(refusal, Refusal::hint)));
         }
         None
     }

@@ -5,6 +5,8 @@
 mod host;
 mod vpc;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::state::{Action, Actual, Desired, TableId};
@@ -16,8 +18,14 @@ pub use vpc::leads_to;
 pub struct Plan {
     /// In the order in which they run.
     pub changes: Vec<Change>,
+    /// What is needed and cannot be done; the cause says why not. Never tried.
+    #[serde(default)]
+    pub refused: Vec<Change>,
     /// What is not ours and stands in our place; never touched.
     pub conflicts: Vec<Conflict>,
+    /// How full each table is, and would be.
+    #[serde(default)]
+    pub tables: BTreeMap<TableId, Usage>,
     /// What the reader should know (`routes follow agreement`).
     pub notes: Vec<String>,
 }
@@ -34,6 +42,17 @@ pub struct Change {
     /// Containers of this host whose packets it concerns, by name, where that was asked for.
     #[serde(default)]
     pub containers: Vec<String>,
+}
+
+/// How full a route table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Routes that count, now.
+    pub used: usize,
+    /// Routes that count, once the plan is carried out.
+    pub after: usize,
+    /// Routes that it may hold, if known.
+    pub quota: Option<usize>,
 }
 
 /// Something of others that stands inside the range.
@@ -63,7 +82,7 @@ impl Plan {
 
     /// Whether nothing has to change.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.changes.is_empty() && self.refused.is_empty()
     }
 
     fn push(&mut self, action: Action, before: impl Into<String>, cause: impl Into<String>) {

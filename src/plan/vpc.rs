@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
-use super::{Conflict, Plan};
+use super::{Change, Conflict, Plan, Usage};
 use crate::{
-    addr::{Range, join},
+    addr::{Address, Range, join},
     peer::PeerName,
     state::{Action, DesiredVpc, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
 };
@@ -54,34 +54,46 @@ impl Judge<'_> {
         if self.desired.withdraw {
             return self.withdraw(plan);
         }
-        let (replaces, creates) = (self.replaces(), self.creates());
-        let full = self.desired.quota.is_some_and(|quota| self.table.used + creates.len() > quota);
-        let now = self.redundant(&self.table.routes);
-        let later = self.redundant(&self.after(&replaces, &creates));
-        if full && !now.is_empty() {
+        let redundant = self.redundant(&self.table.routes);
+        let replaces = self.replaces(&redundant);
+        let creates = self.creates(&replaces);
+        let quota = self.desired.quota_of(self.id);
+        let full = quota.is_some_and(|quota| self.table.used + creates.len() > quota);
+        let first: &[Ipv4Net] = if full { &redundant } else { &[] };
+        let left = self.table.used.saturating_sub(first.len());
+        let room = quota.map_or(creates.len(), |quota| quota.saturating_sub(left).min(creates.len()));
+        let (creates, refused) = creates.split_at(room);
+        let later = self.redundant(&self.after(first, &replaces, creates));
+
+        if !first.is_empty() {
             plan.notes
                 .push(format!("{} is at its quota: routes are deleted before others are created", self.id));
-            self.push_deletes(now.iter(), plan);
+            self.push_deletes(first.iter(), plan);
         }
         for &destination in &replaces {
             self.push_replace(destination, plan);
         }
-        for &destination in &creates {
+        for &destination in creates {
             self.push_create(destination, plan);
         }
-        self.push_deletes(later.iter().filter(|cidr| !full || !now.contains(cidr)), plan);
+        self.push_deletes(later.iter(), plan);
+        let after = left + creates.len() - later.len().min(left + creates.len());
+        plan.tables.insert(self.id.clone(), Usage { used: self.table.used, after, quota });
+        for &destination in refused {
+            self.push_refused(destination, after, plan);
+        }
     }
 
     /// Routes of ours that lead elsewhere or nowhere, and are the longest match of something.
-    fn replaces(&self) -> BTreeSet<Ipv4Net> {
+    fn replaces(&self, redundant: &[Ipv4Net]) -> BTreeSet<Ipv4Net> {
+        let redundant: BTreeSet<Ipv4Net> = redundant.iter().copied().collect();
         let matched: BTreeSet<Ipv4Net> = segments(&self.table.routes, self.desired.range)
             .into_iter()
             .filter_map(|(_, cidr)| cidr)
             .collect();
-        let covered = self.redundant(&self.table.routes);
         matched
             .into_iter()
-            .filter(|cidr| self.owned_whole(*cidr) && !covered.contains(cidr))
+            .filter(|cidr| self.owned_whole(*cidr) && !redundant.contains(cidr))
             .filter(|cidr| {
                 let route = &self.table.routes[cidr];
                 is_route_of_a_peer(route) && !is_good(route, &self.desired.interface)
@@ -90,8 +102,7 @@ impl Judge<'_> {
     }
 
     /// Blocks of ours that hold an address whose longest match neither leads to us nor can be replaced.
-    fn creates(&self) -> Vec<Ipv4Net> {
-        let replaced = self.replaces();
+    fn creates(&self, replaced: &BTreeSet<Ipv4Net>) -> Vec<Ipv4Net> {
         self.blocks()
             .into_iter()
             .filter(|block| !self.table.routes.contains_key(block))
@@ -122,9 +133,11 @@ impl Judge<'_> {
         let mut by_length: Vec<Ipv4Net> = routes.keys().copied().filter(|&cidr| self.is_ours(cidr)).collect();
         by_length.sort_by_key(|cidr| std::cmp::Reverse(cidr.prefix_len()));
         by_length.retain(|&cidr| {
+            let parts = segments(&left, cidr.into());
+            let reached = parts.into_iter().filter(|(_, found)| *found == Some(cidr));
             let route = left.remove(&cidr).expect("each is looked at once");
-            let reached = matched_by(routes, &left, cidr);
-            let needed = reached.into_iter().any(|range| !self.leads_the_same(&left, range, &route));
+            let needed =
+                reached.map(|(range, _)| range).any(|range| !self.leads_the_same(&left, range, &route));
             if needed {
                 left.insert(cidr, route);
             }
@@ -143,8 +156,14 @@ impl Judge<'_> {
     }
 
     /// The table as it is after these writes.
-    fn after(&self, replaces: &BTreeSet<Ipv4Net>, creates: &[Ipv4Net]) -> BTreeMap<Ipv4Net, Route> {
+    fn after(
+        &self,
+        deletes: &[Ipv4Net],
+        replaces: &BTreeSet<Ipv4Net>,
+        creates: &[Ipv4Net],
+    ) -> BTreeMap<Ipv4Net, Route> {
         let mut routes = self.table.routes.clone();
+        routes.retain(|cidr, _| !deletes.contains(cidr));
         let target = Target::Interface(self.desired.interface.clone());
         for &cidr in replaces.iter().chain(creates) {
             routes.insert(cidr, Route { target: target.clone(), state: RouteState::Active, created: true });
@@ -160,6 +179,8 @@ impl Judge<'_> {
         let mut mine: Vec<Ipv4Net> = mine.map(|(cidr, _)| *cidr).collect();
         mine.sort_by_key(|cidr| std::cmp::Reverse(cidr.prefix_len()));
         self.push_deletes(mine.iter(), plan);
+        let (used, quota) = (self.table.used, self.desired.quota_of(self.id));
+        plan.tables.insert(self.id.clone(), Usage { used, after: used.saturating_sub(mine.len()), quota });
     }
 
     // ----- whose is it? -----
@@ -174,22 +195,20 @@ impl Judge<'_> {
             && route.is_none_or(|route| is_route_of_a_peer(route) && self.writer_is_us(cidr, route))
     }
 
-    /// Every destination has one writer: the peer that owns all of it, by the ring; of one that
-    /// covers several owners the holder, whose interface is its target; where that interface belongs
-    /// to nobody alive, the owner of the first address.
+    /// Every destination has one writer: the peer that owns all of it, by the ring. One that covers several owners is left as it is
+    /// while it leads to somebody: whoever holds it could only tell by a read, which may be old. Where it leads nowhere, the owner
+    /// of its first address sees to it; a peer always knows what it owns itself.
     fn writer_is_us(&self, cidr: Ipv4Net, route: &Route) -> bool {
-        let mut owners = self.owners_of(cidr.into());
-        let first = owners.next();
-        match owners.find(|&owner| Some(owner) != first) {
-            None => first == Some(self.desired.me),
-            Some(_) if route.state == RouteState::Blackhole => first == Some(self.desired.me),
-            Some(_) => points_at(route, &self.desired.interface),
-        }
+        let owners: BTreeSet<PeerName> = self.owners_of(cidr.into()).collect();
+        let is_first = self.owners_of(cidr.into()).next() == Some(self.desired.me);
+        is_first && (owners.len() == 1 || route.state == RouteState::Blackhole)
     }
 
     fn owners_of(&self, range: Range) -> impl Iterator<Item = PeerName> {
-        let overlapping = self.desired.owners.iter().filter(move |(piece, _)| piece.overlaps(range));
-        overlapping.map(|(_, owner)| *owner)
+        // They are ascending and without gaps.
+        let owners = &self.desired.owners;
+        let first = owners.partition_point(|(piece, _)| piece.end <= range.start);
+        owners[first..].iter().take_while(move |(piece, _)| piece.start < range.end).map(|(_, owner)| *owner)
     }
 
     fn owned_by_us(&self, range: Range) -> bool {
@@ -237,6 +256,17 @@ impl Judge<'_> {
         );
     }
 
+    /// A route that is needed and would not fit.
+    fn push_refused(&self, destination: Ipv4Net, held: usize, plan: &mut Plan) {
+        let (table, interface) = (self.id.clone(), self.desired.interface.clone());
+        let action = Action::CreateRoute { table, destination, interface };
+        let cause = match self.desired.quota_of(self.id) {
+            Some(quota) => format!("the table is full: {held} of {quota} routes"),
+            None => "the table is full".to_owned(),
+        };
+        plan.refused.push(Change { action, cause, before: String::new(), containers: Vec::new() });
+    }
+
     fn push_deletes<'a>(&self, destinations: impl Iterator<Item = &'a Ipv4Net>, plan: &mut Plan) {
         for &destination in destinations {
             let before = self.table.routes.get(&destination).map(|route| route.target.to_string());
@@ -254,11 +284,8 @@ fn is_route_of_a_peer(route: &Route) -> bool {
 
 /// The parts of `range` with the longest match of each, ascending and without gaps.
 fn segments(routes: &BTreeMap<Ipv4Net, Route>, range: Range) -> Vec<(Range, Option<Ipv4Net>)> {
-    let mut nested: Vec<Ipv4Net> =
-        routes.keys().copied().filter(|&cidr| Range::from(cidr).overlaps(range)).collect();
-    nested.sort_by_key(|cidr| (cidr.network(), cidr.prefix_len()));
     let mut sweep = Sweep { at: range.start, end: range.end, open: Vec::new(), found: Vec::new() };
-    for cidr in nested {
+    for cidr in meeting(routes, range) {
         sweep.close_before(Range::from(cidr).start);
         sweep.emit_up_to(Range::from(cidr).start);
         sweep.open.push(cidr);
@@ -268,16 +295,27 @@ fn segments(routes: &BTreeMap<Ipv4Net, Route>, range: Range) -> Vec<(Range, Opti
     sweep.found
 }
 
+/// The destinations that share addresses with `range`, the outer before the inner: those that begin before it hold its
+/// first address, so there is one of each length at most.
+fn meeting(routes: &BTreeMap<Ipv4Net, Route>, range: Range) -> impl Iterator<Item = Ipv4Net> {
+    let start = |cidr: Ipv4Net| Address::from(cidr.network());
+    let around = (0..=32).map(move |length| Ipv4Net::new_assert(range.start.into(), length).trunc());
+    let around = around.filter(move |cidr| start(*cidr) < range.start && routes.contains_key(cidr));
+    let least = Ipv4Net::new_assert(range.start.into(), 0);
+    let within = routes.range(least..).map(|(cidr, _)| *cidr);
+    around.chain(within.take_while(move |cidr| start(*cidr) < range.end))
+}
+
 /// CIDRs nest or are apart, so a stack of the open ones is all that a sweep needs.
 struct Sweep {
-    at: crate::addr::Address,
-    end: crate::addr::Address,
+    at: Address,
+    end: Address,
     open: Vec<Ipv4Net>,
     found: Vec<(Range, Option<Ipv4Net>)>,
 }
 
 impl Sweep {
-    fn close_before(&mut self, start: crate::addr::Address) {
+    fn close_before(&mut self, start: Address) {
         while let Some(&last) = self.open.last() {
             let end = Range::from(last).end;
             if end > start {
@@ -288,28 +326,11 @@ impl Sweep {
         }
     }
 
-    fn emit_up_to(&mut self, to: crate::addr::Address) {
+    fn emit_up_to(&mut self, to: Address) {
         let to = to.min(self.end);
         if self.at < to {
             self.found.push((Range::new(self.at, to), self.open.last().copied()));
             self.at = to;
         }
     }
-}
-
-/// The parts of `cidr` for which it is the longest match in `routes`, where `left` is what else is
-/// still there.
-fn matched_by(
-    routes: &BTreeMap<Ipv4Net, Route>,
-    left: &BTreeMap<Ipv4Net, Route>,
-    cidr: Ipv4Net,
-) -> Vec<Range> {
-    let with: BTreeMap<Ipv4Net, Route> = left
-        .iter()
-        .filter(|(other, _)| cidr.contains(*other))
-        .map(|(other, route)| (*other, route.clone()))
-        .chain(routes.get(&cidr).map(|route| (cidr, route.clone())))
-        .collect();
-    let parts = segments(&with, cidr.into()).into_iter().filter(|(_, found)| *found == Some(cidr));
-    parts.map(|(range, _)| range).collect()
 }

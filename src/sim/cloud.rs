@@ -14,7 +14,8 @@ use super::vpc::{
 };
 use crate::{
     addr::Range,
-    state::{Action, Fault, FaultKind, InstanceState, InterfaceId, Route, Table, TableId, Target, Vpc},
+    node::places::CALL_MAX,
+    state::{Action, Fault, FaultKind, InstanceState, InterfaceId, Route, Table, Tables, Target, Vpc},
     time::Timestamp,
 };
 
@@ -45,30 +46,24 @@ impl Cloud {
         *self = Cloud::new(self.instance.clone(), self.interface.clone(), self.subnet.clone());
     }
 
-    /// A look at the selected tables, or that of the own subnet.
+    /// A look at the selected tables.
     pub fn observe(
         &mut self,
         now: Timestamp,
         vpc: &mut vpc::Vpc,
         range: Ipv4Net,
-        selected: Option<&BTreeSet<TableId>>,
+        selected: &Tables,
     ) -> Result<Vpc, Fault> {
         self.passes += 1;
         let found = match selected {
-            Some(ids) => {
+            Tables::Serving(others) => self.serving(self.describe(now, vpc, Find::default())?, others),
+            Tables::Named(ids) => {
                 let ids = ids.iter().map(|id| id.0.clone()).collect();
                 self.describe(now, vpc, Find { ids, ..Find::default() })?
             }
-            None => {
-                let own = |name: &str, value: &str| Find {
-                    filters: vec![(name.to_owned(), vec![value.to_owned()])],
-                    ..Find::default()
-                };
-                let of_subnet = self.describe(now, vpc, own("association.subnet-id", &self.subnet.0))?;
-                match of_subnet.is_empty() {
-                    true => self.describe(now, vpc, own("association.main", "true"))?,
-                    false => of_subnet,
-                }
+            Tables::Tagged(key, value) => {
+                let filters = vec![(format!("tag:{key}"), vec![value.clone()])];
+                self.describe(now, vpc, Find { filters, ..Find::default() })?
             }
         };
         let tables = found.iter().map(|table| (table.id.clone(), read_table(table, range))).collect();
@@ -175,6 +170,45 @@ impl Cloud {
             Ok(Answer::Done | Answer::Tables { .. }) => Err(fault(FaultKind::Invalid, "another answer")),
             Err(error) => Err(classify(&error)),
         }
+    }
+
+    /// The subnet of each of these addresses that is an instance's.
+    pub fn places(
+        &self,
+        now: Timestamp,
+        vpc: &mut vpc::Vpc,
+        addresses: &BTreeSet<Ipv4Addr>,
+    ) -> Result<BTreeMap<Ipv4Addr, SubnetId>, Fault> {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let mut found = BTreeMap::new();
+        for some in addresses.chunks(CALL_MAX) {
+            let filters = vec![("private-ip-address".to_owned(), some.to_vec())];
+            let find = Call::DescribeInstances(Find { filters, ..Find::default() });
+            match vpc.call(now, &self.caller(), &find).result {
+                Ok(Answer::Instances { instances, .. }) => {
+                    let first = instances.into_iter().filter_map(|one| one.interfaces.into_iter().next());
+                    found.extend(first.map(|interface| (interface.address, interface.subnet)));
+                }
+                Ok(Answer::Done | Answer::Tables { .. }) => {
+                    return Err(fault(FaultKind::Invalid, "another answer"));
+                }
+                Err(error) => return Err(classify(&error)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The tables that serve the own subnet and these others, as the real hand tells them.
+    fn serving(&self, tables: Vec<TableView>, others: &BTreeSet<SubnetId>) -> Vec<TableView> {
+        let subnets: BTreeSet<SubnetId> = others.iter().chain([&self.subnet]).cloned().collect();
+        let of_table = |table: &TableView| -> BTreeSet<SubnetId> {
+            table.associations.iter().filter_map(|one| one.subnet.clone()).collect()
+        };
+        let by_default = !subnets.is_subset(&tables.iter().flat_map(of_table).collect());
+        let is_main = |table: &TableView| table.associations.iter().any(|one| one.main);
+        let serves =
+            |table: &TableView| !of_table(table).is_disjoint(&subnets) || by_default && is_main(table);
+        tables.into_iter().filter(serves).collect()
     }
 
     fn describe(&self, now: Timestamp, vpc: &mut vpc::Vpc, find: Find) -> Result<Vec<TableView>, Fault> {

@@ -432,7 +432,10 @@ impl World {
     fn superfluous(&self) -> Option<String> {
         let node = self.machines.iter().find_map(|machine| machine.node.as_ref())?;
         let range = Range::from(self.climate.range);
-        for table in self.vpc.tables() {
+        let alive = self.machines.iter().filter(|machine| machine.power != Power::Terminated);
+        let interfaces = alive.filter_map(|machine| self.vpc.interfaces().get(&machine.cloud.interface));
+        let kept: BTreeSet<&TableId> = interfaces.filter_map(|one| self.vpc.table_of(&one.subnet)).collect();
+        for table in kept {
             let routes = self.vpc.routes(table);
             let inside = |cidr: Ipv4Net| range.covers(cidr.into());
             for route in routes.iter().filter(|route| inside(route.destination)) {

@@ -26,6 +26,7 @@ pub use self::{
     gate::{Faults, Metadata, Signatures, Throttle},
     route::{Origin, Route, RouteTarget},
 };
+pub use crate::state::SubnetId;
 use crate::{
     state::{InterfaceId, RouteState, TableId},
     time::Timestamp,
@@ -49,11 +50,6 @@ const HISTORY_LEN_MAX: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InstanceId(pub String);
-
-/// A subnet, `subnet-…`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SubnetId(pub String);
 
 /// One VPC, its permissions and its faults.
 #[derive(Clone, Debug)]
@@ -411,12 +407,6 @@ fn id(kind: &str, number: u64) -> String {
 }
 
 impl fmt::Display for InstanceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for SubnetId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

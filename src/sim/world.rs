@@ -23,12 +23,12 @@ use super::{
     wire::Wires,
 };
 use crate::{
-    config::{Config, Init},
+    config::{Config, Init, RouteTables},
     mesh::{self, ConnId},
     node::{Input, Output, ledger::SaveId},
     peer::PeerName,
     plan::Plane,
-    state::{self, Action, Fault, Host, InstanceState, TableId},
+    state::{self, Action, Fault, Host, InstanceState, SubnetId, TableId, Tables},
     time::Timestamp,
 };
 
@@ -93,10 +93,11 @@ pub(super) enum Event {
     HostLook(usize, u32, Box<Host>),
     HostSeen(usize, u32, Box<Host>),
     HostAct(usize, u32, Action),
-    VpcLook(usize, u32, Ipv4Net, Option<BTreeSet<TableId>>),
+    VpcLook(usize, u32, Ipv4Net, Tables),
     VpcSeen(usize, u32, Timestamp, Box<Result<state::Vpc, Fault>>),
     PeersSeen(usize, u32, Box<Result<BTreeSet<Ipv4Addr>, Fault>>),
     InstancesSeen(usize, u32, Box<Result<BTreeMap<String, InstanceState>, Fault>>),
+    PlacesSeen(usize, u32, Box<Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>>),
     VpcAct(usize, u32, Action),
     Acted(usize, u32, Action, Box<Result<Option<String>, Fault>>),
     Disturb(usize, u32),
@@ -172,7 +173,10 @@ impl World {
         config.ipam.default_subnet = climate.range;
         config.ipam.expected_peers = Some(climate.hosts);
         config.vpc.reclaim = climate.reclaim;
-        config.vpc.route_tables = climate.two_tables.then(|| tables.clone());
+        // In every other world they are named; in the others they have to be found.
+        if climate.two_tables && seed.is_multiple_of(2) {
+            config.vpc.route_tables = RouteTables::Named(tables.clone());
+        }
         if climate.seeded {
             config.ipam.init = Init::Seed(names.iter().copied().collect());
         }
@@ -348,6 +352,7 @@ impl World {
             }
             Event::PeersSeen(host, life, found) => self.tell(host, life, Input::PeersSeen(*found)),
             Event::InstancesSeen(host, life, there) => self.tell(host, life, Input::InstancesSeen(*there)),
+            Event::PlacesSeen(host, life, found) => self.tell(host, life, Input::PlacesSeen(*found)),
             Event::VpcAct(host, life, action) => self.act_on_vpc(host, life, action),
             Event::Acted(host, life, action, outcome) => {
                 if self.is_alive(host, life) {
@@ -388,6 +393,7 @@ impl World {
             | Event::VpcSeen(host, ..)
             | Event::PeersSeen(host, ..)
             | Event::InstancesSeen(host, ..)
+            | Event::PlacesSeen(host, ..)
             | Event::Acted(host, ..)
             | Event::Disturb(host, _)
             | Event::Ask(host)
@@ -476,6 +482,11 @@ impl World {
                     let after = self.cloud_delay();
                     self.schedule(after, Event::VpcLook(host, life, range, tables));
                 }
+                Output::ObservePlaces(addresses) => {
+                    let found = self.machines[host].cloud.places(self.now, &mut self.vpc, &addresses);
+                    let after = self.cloud_delay();
+                    self.schedule(after, Event::PlacesSeen(host, life, Box::new(found)));
+                }
                 Output::ObservePeers(key, value) => {
                     let found = self.machines[host].cloud.peers(self.now, &mut self.vpc, &key, &value);
                     let after = self.cloud_delay();
@@ -542,7 +553,7 @@ impl World {
         slow + self.random(Duration::from_millis(1), Duration::from_millis(60))
     }
 
-    fn look_at_vpc(&mut self, host: usize, life: u32, range: Ipv4Net, tables: Option<BTreeSet<TableId>>) {
+    fn look_at_vpc(&mut self, host: usize, life: u32, range: Ipv4Net, tables: Tables) {
         // A look that the process did not live to see changes nothing.
         if !self.is_alive(host, life) {
             return;
@@ -553,7 +564,7 @@ impl World {
             let stale_ms = self.rng.random_range(0..=faults.stale_ms);
             self.vpc.set_faults(super::vpc::Faults { stale_ms, ..faults.clone() });
         }
-        let seen = self.machines[host].cloud.observe(self.now, &mut self.vpc, range, tables.as_ref());
+        let seen = self.machines[host].cloud.observe(self.now, &mut self.vpc, range, &tables);
         let left = self.vpc.faults().clone();
         self.vpc.set_faults(super::vpc::Faults { stale_ms: faults.stale_ms, ..left });
         let after = self.cloud_delay();

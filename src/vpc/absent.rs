@@ -9,9 +9,9 @@ use std::{
 use ipnet::Ipv4Net;
 
 use crate::{
-    config::Vpc as Settings,
+    config::{Config, Vpc as Settings},
     node::request::Permission,
-    state::{Action, Fault, FaultKind, InstanceState, TableId, Vpc},
+    state::{Action, Fault, FaultKind, InstanceState, SubnetId, TableId, Tables, Vpc},
 };
 
 /// Who this host is to EC2.
@@ -28,7 +28,7 @@ pub enum Ec2 {}
 #[allow(clippy::unused_async)] // As the client that is absent.
 #[allow(missing_docs)] // It says what they do.
 impl Ec2 {
-    pub async fn connect(_settings: &Settings) -> Result<Ec2, Fault> {
+    pub async fn connect(_config: &Config) -> Result<Ec2, Fault> {
         Err(Fault {
             kind: FaultKind::Invalid,
             message: "this program was built without its EC2 client".to_owned(),
@@ -45,11 +45,15 @@ impl Ec2 {
         match *self {}
     }
 
-    pub async fn observe(&self, _range: Ipv4Net, _tables: Option<&BTreeSet<TableId>>) -> Result<Vpc, Fault> {
+    pub async fn observe(&self, _range: Ipv4Net, _tables: &Tables) -> Result<Vpc, Fault> {
         match *self {}
     }
 
     pub async fn peers(&self, _key: &str, _value: &str) -> Result<BTreeSet<Ipv4Addr>, Fault> {
+        match *self {}
+    }
+
+    pub async fn places(&self, _of: &BTreeSet<Ipv4Addr>) -> Result<BTreeMap<Ipv4Addr, SubnetId>, Fault> {
         match *self {}
     }
 

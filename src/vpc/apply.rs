@@ -34,7 +34,7 @@ impl Ec2 {
             | Action::CloseForward
             | Action::DeleteRules => return Err(not_ours(action)),
         };
-        done.map_err(|refused| self.learn(refused))
+        done.map_err(Fault::from)
     }
 
     async fn create(
@@ -103,14 +103,6 @@ impl Ec2 {
         let answer = answer.map_err(|error| refused(&self.check_call(interface), error))?;
         self.memory().check_due = 0;
         Ok(answer.request_id().map(str::to_owned))
-    }
-
-    /// A table that is gone is not ours any more: the next look finds another, or says so.
-    fn learn(&self, refused: Refused) -> Fault {
-        if refused.code == "InvalidRouteTableID.NotFound" {
-            self.memory().own_table = None;
-        }
-        refused.fault
     }
 
     fn route_call(&self, operation: &'static str, table: &TableId, destination: Ipv4Net) -> Call {

@@ -4,6 +4,8 @@ use std::error::Error;
 
 use aws_config::imds::client::{Client, error::ImdsError};
 
+use tracing::{info, warn};
+
 use super::{Identity, fault::chain};
 use crate::state::{Fault, FaultKind, InterfaceId};
 
@@ -13,19 +15,20 @@ const WAY_OUT: &str = "weavers runs on an EC2 instance whose metadata service is
      it is one hop further away: `aws ec2 modify-instance-metadata-options --instance-id i-… \
      --http-endpoint enabled --http-put-response-hop-limit 2`";
 
-/// Reads who this host is. A `region` that is known is not asked for.
-pub(super) async fn identity(region: Option<&str>) -> Result<Identity, Fault> {
-    read(Client::builder().max_attempts(ATTEMPTS).build(), region).await
+/// Reads who this host is. A `region` that is known is not asked for. Of several interfaces it is the one with one of these MAC
+/// addresses, by which packets leave.
+pub(super) async fn identity(region: Option<&str>, uplinks: &[String]) -> Result<Identity, Fault> {
+    read(Client::builder().max_attempts(ATTEMPTS).build(), region, uplinks).await
 }
 
-async fn read(client: Client, region: Option<&str>) -> Result<Identity, Fault> {
+async fn read(client: Client, region: Option<&str>, uplinks: &[String]) -> Result<Identity, Fault> {
     let metadata = Metadata { client };
     let instance = metadata.get("instance-id").await?;
     let region = match region {
         Some(region) => region.to_owned(),
         None => metadata.get("placement/region").await?,
     };
-    let mac = metadata.get("mac").await?;
+    let mac = metadata.own_mac(uplinks).await?;
     let of_interface = |key: &str| format!("network/interfaces/macs/{mac}/{key}");
     let address = metadata.get("local-ipv4").await?;
     Ok(Identity {
@@ -43,6 +46,31 @@ struct Metadata {
 }
 
 impl Metadata {
+    /// The primary interface's, unless others carry the traffic; of several the one attached first.
+    async fn own_mac(&self, uplinks: &[String]) -> Result<String, Fault> {
+        let primary = self.get("mac").await?;
+        if uplinks.is_empty() || uplinks.contains(&primary) {
+            return Ok(primary);
+        }
+        let listed = self.get("network/interfaces/macs/").await?;
+        let mut attached = Vec::new();
+        for mac in listed.lines().map(|line| line.trim_end_matches('/')) {
+            if uplinks.iter().any(|uplink| uplink == mac) {
+                let number = self.get(&format!("network/interfaces/macs/{mac}/device-number")).await?;
+                attached.push((number.parse::<u32>().unwrap_or(u32::MAX), mac.to_owned()));
+            }
+        }
+        let Some((number, mac)) = attached.into_iter().min() else {
+            warn!(
+                primary,
+                "no uplink of this host is an interface of the instance: the primary one is taken for it"
+            );
+            return Ok(primary);
+        };
+        info!(mac, number, "the interface that carries the traffic is not the primary one");
+        Ok(mac)
+    }
+
     async fn get(&self, key: &str) -> Result<String, Fault> {
         let answer = self.client.get(format!("/latest/meta-data/{key}")).await;
         let value = answer.map_err(|error| unread(key, &error))?;
@@ -94,6 +122,12 @@ mod tests {
             "network/interfaces/macs/02:00:00:00:00:01/interface-id" => "eni-1",
             "network/interfaces/macs/02:00:00:00:00:01/subnet-id" => "subnet-1",
             "network/interfaces/macs/02:00:00:00:00:01/vpc-id" => "vpc-1\n",
+            "network/interfaces/macs/" => "02:00:00:00:00:01/\n02:00:00:00:00:02/\n02:00:00:00:00:03/",
+            "network/interfaces/macs/02:00:00:00:00:02/device-number" => "2",
+            "network/interfaces/macs/02:00:00:00:00:03/device-number" => "1",
+            "network/interfaces/macs/02:00:00:00:00:03/interface-id" => "eni-3",
+            "network/interfaces/macs/02:00:00:00:00:03/subnet-id" => "subnet-3",
+            "network/interfaces/macs/02:00:00:00:00:03/vpc-id" => "vpc-1",
             _ => return None,
         })
     }
@@ -120,7 +154,27 @@ mod tests {
 
     async fn ask(address: SocketAddr, region: Option<&str>) -> Result<Identity, Fault> {
         let builder = Client::builder().max_attempts(1).endpoint(format!("http://{address}")).unwrap();
-        read(builder.build(), region).await
+        read(builder.build(), region, &[]).await
+    }
+
+    /// The interface of a host whose packets leave by links with these MAC addresses.
+    async fn own_interface(uplinks: &[&str]) -> (String, String) {
+        let service = format!("http://{}", version_two().await);
+        let builder = Client::builder().max_attempts(1).endpoint(service).unwrap();
+        let uplinks: Vec<String> = uplinks.iter().map(|mac| (*mac).to_owned()).collect();
+        let identity = read(builder.build(), None, &uplinks).await.unwrap();
+        (identity.interface.0, identity.subnet)
+    }
+
+    #[tokio::test]
+    async fn of_several_interfaces_the_one_that_carries_the_traffic_is_taken() {
+        let of = |uplinks: &'static [&'static str]| own_interface(uplinks);
+        let (first, third) = (("eni-1".into(), "subnet-1".into()), ("eni-3".into(), "subnet-3".into()));
+        assert_eq!(of(&["02:00:00:00:00:03"]).await, third);
+        assert_eq!(of(&["02:00:00:00:00:02", "02:00:00:00:00:03"]).await, third, "the one attached first");
+        assert_eq!(of(&["02:00:00:00:00:03", "02:00:00:00:00:01"]).await, first);
+        assert_eq!(of(&[]).await, first);
+        assert_eq!(of(&["02:42:ac:11:00:02"]).await, first, "a bridge's is no interface of the instance");
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ mod metadata;
 mod observe;
 mod peers;
 mod permission;
+mod places;
 mod table;
 
 use std::{
@@ -26,7 +27,8 @@ use ipnet::Ipv4Net;
 
 use crate::{
     addr::Range,
-    config::Vpc as Settings,
+    config::{Config, Vpc as Settings},
+    kernel::uplink,
     state::{Fault, FaultKind, InterfaceId, TableId, Vpc},
 };
 
@@ -42,7 +44,7 @@ const ATTEMPTS: u32 = 2;
 pub struct Identity {
     /// The instance, `i-…`.
     pub instance: String,
-    /// Its primary interface, the target of our routes.
+    /// Its interface that carries the traffic between hosts, the target of our routes.
     pub interface: InterfaceId,
     /// The subnet of that interface.
     pub subnet: String,
@@ -68,8 +70,6 @@ pub struct Ec2 {
 struct Memory {
     /// Looks begun.
     passes: u64,
-    /// The table of our subnet.
-    own_table: Option<OwnTable>,
     /// Selected tables that do not exist or cannot be used; asked for again now and then.
     lost: BTreeSet<TableId>,
     /// The source/destination check as last read.
@@ -80,19 +80,12 @@ struct Memory {
     used: BTreeMap<TableId, usize>,
 }
 
-/// How our subnet comes by its table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct OwnTable {
-    id: TableId,
-    /// It is the VPC's main table, which serves every subnet without one of its own.
-    main: bool,
-}
-
 impl Ec2 {
     /// Learns from the instance metadata who this host is, and makes ready to call EC2. Endpoint and
     /// credentials come from the settings, the environment, the profile or the instance's role.
-    pub async fn connect(settings: &Settings) -> Result<Ec2, Fault> {
-        let identity = metadata::identity(settings.region.as_deref()).await?;
+    pub async fn connect(config: &Config) -> Result<Ec2, Fault> {
+        let (settings, uplinks) = (&config.vpc, uplink::macs(config.network.uplinks.as_ref()));
+        let identity = metadata::identity(settings.region.as_deref(), &uplinks).await?;
         let sdk = credentials(&identity).await;
         Ok(Ec2::with_identity(identity, &sdk, settings.endpoint.as_deref()))
     }

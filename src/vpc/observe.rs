@@ -1,6 +1,6 @@
 //! What is in the VPC: the selected tables, and the check of the own interface.
 //!
-//! One DescribeRouteTables a look, save where the own table has to be found first.
+//! One DescribeRouteTables a look: where the tables are to be found, all of the VPC are read, so that what changed is seen at once.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,11 @@ use ipnet::Ipv4Net;
 use tracing::{info, warn};
 
 use super::{
-    Ec2, OwnTable,
+    Ec2,
     fault::{Call, Refused, refused},
-    table::{id, read_table, usable},
+    table::{id, read_table, serving, usable},
 };
-use crate::state::{Fault, FaultKind, TableId, Vpc};
+use crate::state::{Fault, FaultKind, SubnetId, TableId, Tables, Vpc};
 
 /// Tables on one page: as many as EC2 gives.
 const PAGE_LEN: i32 = 100;
@@ -26,19 +26,28 @@ const PAGES_MAX: usize = 50;
 const SELDOM: u64 = 10;
 
 impl Ec2 {
-    /// Reads the selected tables, or that of the own subnet. A selected table that does not exist is
-    /// left out and logged; if none is left, that is the fault.
-    pub async fn observe(&self, range: Ipv4Net, selected: Option<&BTreeSet<TableId>>) -> Result<Vpc, Fault> {
+    /// Reads the selected tables. A named table that does not exist is left out and logged; if none is left, that is the fault.
+    pub async fn observe(&self, range: Ipv4Net, tables: &Tables) -> Result<Vpc, Fault> {
         let pass = self.begin_pass();
-        let tables = match selected {
-            Some(ids) => self.selected_tables(ids, pass).await?,
-            None => vec![self.own_table(pass).await?],
+        let tables = match tables {
+            Tables::Serving(others) => self.serving_tables(others).await?,
+            Tables::Named(ids) => self.named_tables(ids, pass).await?,
+            Tables::Tagged(key, value) => self.tagged_tables(key, value).await?,
         };
         let tables = tables.iter().filter_map(|table| Some((id(table)?, read_table(table, range)))).collect();
         let source_dest_check = self.source_dest_check(pass).await;
         let vpc = Vpc { interface: self.identity.interface.clone(), source_dest_check, tables };
-        self.memory().used = vpc.tables.iter().map(|(id, table)| (id.clone(), table.used)).collect();
+        self.remember(&vpc);
         Ok(vpc)
+    }
+
+    fn remember(&self, vpc: &Vpc) {
+        let mut memory = self.memory();
+        if !memory.used.keys().eq(vpc.tables.keys()) {
+            let tables: Vec<&str> = vpc.tables.keys().map(|id| id.0.as_str()).collect();
+            info!(tables = tables.join(", "), "route tables to keep");
+        }
+        memory.used = vpc.tables.iter().map(|(id, table)| (id.clone(), table.used)).collect();
     }
 
     fn begin_pass(&self) -> u64 {
@@ -49,7 +58,7 @@ impl Ec2 {
 
     // ===== which tables =====
 
-    async fn selected_tables(&self, ids: &BTreeSet<TableId>, pass: u64) -> Result<Vec<RouteTable>, Fault> {
+    async fn named_tables(&self, ids: &BTreeSet<TableId>, pass: u64) -> Result<Vec<RouteTable>, Fault> {
         let mut asked: BTreeSet<TableId> = ids.difference(&self.memory().lost).cloned().collect();
         if asked.is_empty() || pass.is_multiple_of(SELDOM) {
             asked = ids.clone();
@@ -83,61 +92,42 @@ impl Ec2 {
         memory.lost = lost;
     }
 
-    /// The table of our subnet: by its id once it is found, as long as it is still that.
-    async fn own_table(&self, pass: u64) -> Result<RouteTable, Fault> {
-        let known = self.memory().own_table.clone();
-        // That a subnet was given a table of its own is not seen in the main one.
-        let known = known.filter(|own| !(own.main && pass.is_multiple_of(SELDOM)));
-        if let Some(own) = known {
-            match self.by_id(&BTreeSet::from([own.id.clone()])).await {
-                Ok(tables) => {
-                    if let Some(table) = tables.into_iter().find(|table| self.is_own(table, own.main)) {
-                        return Ok(table);
-                    }
-                }
-                Err(refused) if unknown_table(&refused) => {}
-                Err(refused) => return Err(refused.fault),
-            }
+    /// The tables of our subnet and of others.
+    async fn serving_tables(&self, others: &BTreeSet<SubnetId>) -> Result<Vec<RouteTable>, Fault> {
+        let own = SubnetId(self.identity.subnet.clone());
+        let subnets: BTreeSet<SubnetId> = others.iter().cloned().chain([own]).collect();
+        let tables = usable(serving(self.of_vpc(Vec::new()).await?, &subnets));
+        if !tables.is_empty() {
+            return Ok(tables);
         }
-        self.find_own_table().await
-    }
-
-    async fn find_own_table(&self) -> Result<RouteTable, Fault> {
-        let subnet = &self.identity.subnet;
-        let of_subnet = vec![filter("association.subnet-id", subnet)];
-        let of_vpc = vec![filter("association.main", "true"), filter("vpc-id", &self.identity.vpc)];
-        for (filters, main) in [(of_subnet, false), (of_vpc, true)] {
-            let call = describe_call(format!("the route table of {subnet}"));
-            let request = self.client.describe_route_tables().set_filters(Some(filters));
-            let tables = usable(paged(&call, request).await?);
-            let Some(table) = tables.into_iter().find(|table| self.is_own(table, main)) else { continue };
-            if let Some(id) = id(&table) {
-                self.remember_own(OwnTable { id, main });
-                return Ok(table);
-            }
-        }
-        self.memory().own_table = None;
         Err(Fault {
             kind: FaultKind::Invalid,
-            message: format!("no route table found for {subnet} in {}", self.identity.vpc),
+            message: format!("no route table found for {} in {}", self.identity.subnet, self.identity.vpc),
             hint: Some("name the tables in `vpc.route_tables`".to_owned()),
             request_id: None,
         })
     }
 
-    fn remember_own(&self, own: OwnTable) {
-        let mut memory = self.memory();
-        if memory.own_table.as_ref() != Some(&own) {
-            info!(table = %own.id, main = own.main, subnet = %self.identity.subnet, "route table of the subnet found");
-            memory.own_table = Some(own);
+    async fn tagged_tables(&self, key: &str, value: &str) -> Result<Vec<RouteTable>, Fault> {
+        let tables = usable(self.of_vpc(vec![filter(&format!("tag:{key}"), value)]).await?);
+        if !tables.is_empty() {
+            return Ok(tables);
         }
+        Err(Fault {
+            kind: FaultKind::Invalid,
+            message: format!(
+                "no route table of {} that serves subnets bears the tag {key}={value}",
+                self.identity.vpc
+            ),
+            hint: Some(format!("aws ec2 create-tags --resources rtb-… --tags 'Key={key},Value={value}'")),
+            request_id: None,
+        })
     }
 
-    fn is_own(&self, table: &RouteTable, main: bool) -> bool {
-        table.associations().iter().any(|association| match main {
-            true => association.main() == Some(true),
-            false => association.subnet_id() == Some(&self.identity.subnet),
-        })
+    async fn of_vpc(&self, mut filters: Vec<Filter>) -> Result<Vec<RouteTable>, Fault> {
+        filters.push(filter("vpc-id", &self.identity.vpc));
+        let call = describe_call(format!("the route tables of {}", self.identity.vpc));
+        Ok(paged(&call, self.client.describe_route_tables().set_filters(Some(filters))).await?)
     }
 
     async fn by_id(&self, ids: &BTreeSet<TableId>) -> Result<Vec<RouteTable>, Refused> {

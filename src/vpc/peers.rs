@@ -59,7 +59,12 @@ impl Ec2 {
         Ok(found.iter().filter_map(|one| Some((one.instance_id()?.to_owned(), state(one)?))).collect())
     }
 
-    async fn instances_where(&self, call: &Call, filters: Vec<Filter>) -> Result<Vec<Instance>, Fault> {
+    /// Every page of an answer.
+    pub(super) async fn instances_where(
+        &self,
+        call: &Call,
+        filters: Vec<Filter>,
+    ) -> Result<Vec<Instance>, Fault> {
         let request = self.client.describe_instances().set_filters(Some(filters)).max_results(PAGE_LEN);
         let mut found = Vec::new();
         let mut token = None;

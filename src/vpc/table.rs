@@ -1,12 +1,14 @@
 //! A route table as EC2 describes it, read into the words of [`state`](crate::state).
 
+use std::collections::BTreeSet;
+
 use aws_sdk_ec2::types::{self, RouteOrigin, RouteTable};
 use ipnet::Ipv4Net;
 use tracing::debug;
 
 use crate::{
     addr::Range,
-    state::{InterfaceId, Route, RouteState, Table, TableId, Target},
+    state::{InterfaceId, Route, RouteState, SubnetId, Table, TableId, Target},
 };
 
 /// The tables that serve subnets. One that serves a gateway holds no route outside the VPC.
@@ -14,6 +16,19 @@ pub(super) fn usable(tables: Vec<RouteTable>) -> Vec<RouteTable> {
     let serves_gateway =
         |table: &RouteTable| table.associations().iter().any(|one| one.gateway_id().is_some());
     tables.into_iter().filter(|table| !serves_gateway(table)).collect()
+}
+
+/// The tables that serve these subnets: those they are associated with, and the VPC's main one where a subnet is with none.
+pub(super) fn serving(tables: Vec<RouteTable>, subnets: &BTreeSet<SubnetId>) -> Vec<RouteTable> {
+    let of_table = |table: &RouteTable| -> BTreeSet<SubnetId> {
+        let named = table.associations().iter().filter_map(|one| one.subnet_id());
+        named.map(|id| SubnetId(id.to_owned())).collect()
+    };
+    let associated: BTreeSet<SubnetId> = tables.iter().flat_map(of_table).collect();
+    let by_default = !subnets.is_subset(&associated);
+    let is_main = |table: &RouteTable| table.associations().iter().any(|one| one.main() == Some(true));
+    let serves = |table: &RouteTable| !of_table(table).is_disjoint(subnets) || by_default && is_main(table);
+    tables.into_iter().filter(serves).collect()
 }
 
 /// Its name.
@@ -94,6 +109,30 @@ fn target(route: &types::Route) -> Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn associated(id: &str, subnets: &[&str], main: bool) -> RouteTable {
+        let association = |subnet: &&str| types::RouteTableAssociation::builder().subnet_id(*subnet).build();
+        let main = main.then(|| types::RouteTableAssociation::builder().main(true).build());
+        let all = subnets.iter().map(association).chain(main).collect();
+        RouteTable::builder().route_table_id(id).set_associations(Some(all)).build()
+    }
+
+    #[test]
+    fn the_main_table_serves_the_subnets_that_have_none_of_their_own() {
+        let found = |subnets: &[&str]| -> Vec<String> {
+            let tables = vec![
+                associated("rtb-main", &[], true),
+                associated("rtb-a", &["subnet-1", "subnet-2"], false),
+                associated("rtb-b", &["subnet-3"], false),
+            ];
+            let subnets = subnets.iter().map(|id| SubnetId((*id).to_owned())).collect();
+            serving(tables, &subnets).iter().filter_map(id).map(|id| id.0).collect()
+        };
+        assert_eq!(found(&["subnet-1"]), ["rtb-a"]);
+        assert_eq!(found(&["subnet-2", "subnet-3"]), ["rtb-a", "rtb-b"]);
+        assert_eq!(found(&["subnet-3", "subnet-4"]), ["rtb-main", "rtb-b"]);
+        assert_eq!(found(&["subnet-4"]), ["rtb-main"]);
+    }
 
     const RANGE: &str = "10.32.0.0/12";
 

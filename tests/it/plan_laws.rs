@@ -37,7 +37,8 @@ struct World {
 #[derive(Default)]
 struct Worker {
     read: usize,
-    wrote: BTreeMap<(TableId, Ipv4Net), Option<Route>>,
+    /// What it made of a destination, and the number of the read that shows it.
+    wrote: BTreeMap<(TableId, Ipv4Net), (usize, Option<Route>)>,
     queue: VecDeque<Action>,
     failed: bool,
 }
@@ -51,15 +52,19 @@ impl World {
             disable_check: true,
             owners: self.owners.iter().map(|(range, owner)| (*range, name(*owner))).collect(),
             quota: self.quota,
+            full: BTreeMap::new(),
             withdraw: false,
         };
         Desired { host: Host::default(), vpc: Some(vpc) }
     }
 
     fn plan(&self, me: usize, tables: &Tables) -> Vec<Action> {
+        self.whole_plan(me, tables).changes.into_iter().map(|change| change.action).collect()
+    }
+
+    fn whole_plan(&self, me: usize, tables: &Tables) -> Plan {
         let vpc = Vpc { interface: interface(me), source_dest_check: Some(false), tables: tables.clone() };
-        let plan = Plan::new(&self.desired(me), &Actual { host: None, vpc: Some(vpc) });
-        plan.changes.into_iter().map(|change| change.action).collect()
+        Plan::new(&self.desired(me), &Actual { host: None, vpc: Some(vpc) })
     }
 
     /// What EC2 does. A refusal changes nothing.
@@ -85,8 +90,12 @@ impl World {
 
     /// Everybody looks and acts, one after the other, until nobody finds anything to do.
     fn settle(&mut self) {
+        self.settle_among(&[0, 1, 2]);
+    }
+
+    fn settle_among(&mut self, peers: &[usize]) {
         for _ in 0..ROUNDS_MAX {
-            for me in 0..PEERS {
+            for &me in peers {
                 let mut failed = false;
                 for action in self.plan(me, &self.tables.clone()) {
                     let skipped = failed && matches!(action, Action::DeleteRoute { .. });
@@ -97,7 +106,11 @@ impl World {
     }
 
     fn is_settled(&self) -> Result<(), TestCaseError> {
-        for me in 0..PEERS {
+        self.is_settled_among(&[0, 1, 2])
+    }
+
+    fn is_settled_among(&self, peers: &[usize]) -> Result<(), TestCaseError> {
+        for &me in peers {
             let left = self.plan(me, &self.tables);
             prop_assert!(left.is_empty(), "peer {me} still wants {left:?} in {:#?}", self.tables);
         }
@@ -175,7 +188,8 @@ proptest! {
         for (id, table) in world.tables.clone() {
             for (cidr, route) in &table.routes {
                 let of_a_peer = (0..PEERS).any(|peer| *route == active(interface(peer)));
-                if of_a_peer && universe().covers((*cidr).into()) {
+                // A route that covers several owners is left as it is while it leads to one of them.
+                if of_a_peer && universe().covers((*cidr).into()) && world.owners_of(*cidr).len() == 1 {
                     let mut without = world.clone();
                     without.tables.get_mut(&id).unwrap().routes.remove(cidr);
                     prop_assert!(without.delivered() != delivered, "{cidr} is not needed in {table:#?}");
@@ -235,7 +249,7 @@ proptest! {
             let before = world.delivered();
             let (table, cidr, target) = route_of(&action);
             match world.apply(&action) {
-                Ok(()) => drop(worker.wrote.insert((table.clone(), cidr), target.map(active))),
+                Ok(()) => drop(worker.wrote.insert((table.clone(), cidr), (past.len(), target.map(active)))),
                 Err(_) => worker.failed = true,
             }
             past.push(world.tables.clone());
@@ -245,6 +259,41 @@ proptest! {
             let writer = *writers.entry((table, cidr)).or_insert(me);
             prop_assert_eq!(writer, me, "`{}` has two writers", action);
         }
+    }
+
+    #[test]
+    fn no_table_is_asked_for_more_than_it_holds_and_what_does_not_fit_is_said(
+        world in worlds((1usize..12).prop_map(Some)), me in 0..PEERS,
+    ) {
+        let plan = world.whole_plan(me, &world.tables);
+        let mut after = world.clone();
+        for change in &plan.changes {
+            let done = after.apply(&change.action);
+            prop_assert!(done.is_ok(), "`{}`: {done:?}", change.action);
+        }
+        for (id, usage) in &plan.tables {
+            prop_assert_eq!((usage.used, usage.after), (world.tables[id].used, after.tables[id].used));
+        }
+        let creates = |plan: &Plan| -> BTreeSet<Action> {
+            let all = plan.changes.iter().chain(&plan.refused).map(|change| change.action.clone());
+            all.filter(|action| matches!(action, Action::CreateRoute { .. })).collect()
+        };
+        let unlimited = World { quota: None, ..world.clone() };
+        prop_assert_eq!(creates(&plan), creates(&unlimited.whole_plan(me, &world.tables)));
+    }
+
+    /// As above, but ranges change hands on the way, hosts die, and each peer knows of that what it has heard.
+    #[test]
+    fn no_packet_of_an_address_in_use_is_lost_while_ranges_change_hands(
+        world in worlds(quotas()),
+        used in collection::btree_set(0..SIZE, 0..12),
+        turns in collection::vec(turns(), 1..160),
+    ) {
+        let mut cluster = Cluster::new(world, used);
+        for turn in turns {
+            cluster.take(turn)?;
+        }
+        cluster.settle()?;
     }
 
     #[test]
@@ -292,6 +341,204 @@ proptest! {
     }
 }
 
+/// Peers whose ranges change hands. A ring is gossiped whole, so that who hears of one change hears of all that led to it.
+struct Cluster {
+    world: World,
+    past: Vec<Tables>,
+    workers: Vec<Worker>,
+    dead: BTreeSet<usize>,
+    /// Addresses in use: never given away.
+    used: BTreeSet<u32>,
+    /// What changed hands, in order: the range, and to whom.
+    transfers: Vec<(Range, usize)>,
+    /// Which of them each peer has heard of.
+    heard: Vec<BTreeSet<usize>>,
+}
+
+#[derive(Clone, Debug)]
+enum Turn {
+    /// A peer looks at the tables as they were a while ago, or takes its next step.
+    Act { me: usize, age: usize },
+    /// A peer gives a free range away.
+    Give { me: usize, at: u32, length: u8, to: usize },
+    /// A peer hears what another knows.
+    Hear { me: usize, from: usize },
+    /// An owner whose packets arrive begins to use an address.
+    Use { at: u32 },
+    /// A host dies, and another takes its ranges over once it knows what everybody knows.
+    Die { who: usize, heir: usize },
+}
+
+impl Cluster {
+    fn new(world: World, used: BTreeSet<u32>) -> Cluster {
+        Cluster {
+            past: vec![world.tables.clone()],
+            world,
+            workers: (0..PEERS).map(|_| Worker::default()).collect(),
+            dead: BTreeSet::new(),
+            used,
+            transfers: Vec::new(),
+            heard: vec![BTreeSet::new(); PEERS],
+        }
+    }
+
+    /// Who owns each address, by what was heard.
+    fn owner(&self, heard: &BTreeSet<usize>, address: Address) -> usize {
+        let first = self.world.owners.iter().find(|(range, _)| range.contains(address));
+        let mut later = heard.iter().map(|number| &self.transfers[*number]);
+        let last = later.rfind(|(range, _)| range.contains(address));
+        last.or(first).expect("the universe has no gaps").1
+    }
+
+    /// The world as a peer knows it; that everybody knows, for nobody.
+    fn as_known_by(&self, me: Option<usize>) -> World {
+        let everything = (0..PEERS).filter(|peer| !self.dead.contains(peer));
+        let everything: BTreeSet<usize> = everything.flat_map(|peer| self.heard[peer].clone()).collect();
+        let heard = me.map_or(&everything, |me| &self.heard[me]);
+        let owner = |at: u32| (one(Address(FIRST + at)), self.owner(heard, Address(FIRST + at)));
+        World { owners: (0..SIZE).map(owner).collect(), ..self.world.clone() }
+    }
+
+    /// The addresses in use whose packets arrive.
+    fn arriving(&self) -> BTreeSet<(TableId, Address)> {
+        let mut arriving = self.as_known_by(None).delivered();
+        arriving.retain(|(_, at)| self.used.contains(&(at.0 - FIRST)));
+        arriving
+    }
+
+    fn take(&mut self, turn: Turn) -> Result<(), TestCaseError> {
+        match turn {
+            Turn::Act { me, .. } if self.dead.contains(&me) => {}
+            Turn::Act { me, age } => self.act(me, age)?,
+            Turn::Give { me, at, length, to } => self.give(me, cidr(at, length).into(), to),
+            Turn::Hear { me, from } if self.dead.contains(&me) || self.dead.contains(&from) => {}
+            Turn::Hear { me, from } => {
+                let news = self.heard[from].clone();
+                self.learn(me, news);
+            }
+            Turn::Use { at } => {
+                let tables = self.world.tables.len();
+                let delivered = self.as_known_by(None).delivered();
+                if delivered.iter().filter(|(_, address)| address.0 == FIRST + at).count() == tables {
+                    self.used.insert(at);
+                }
+            }
+            Turn::Die { who, heir } => self.die(who, heir),
+        }
+        Ok(())
+    }
+
+    /// Whoever learns of another ring plans anew.
+    fn learn(&mut self, me: usize, news: BTreeSet<usize>) {
+        if !news.is_subset(&self.heard[me]) {
+            self.heard[me].extend(news);
+            self.workers[me].queue.clear();
+        }
+    }
+
+    fn act(&mut self, me: usize, age: usize) -> Result<(), TestCaseError> {
+        let view = self.as_known_by(Some(me));
+        let worker = &mut self.workers[me];
+        let Some(action) = worker.queue.pop_front() else {
+            worker.look(&self.past, age);
+            worker.queue = view.plan(me, &worker.view(&self.past)).into();
+            return Ok(());
+        };
+        if worker.failed && matches!(action, Action::DeleteRoute { .. }) {
+            return Ok(());
+        }
+        let before = self.arriving();
+        let (table, cidr, target) = route_of(&action);
+        match self.world.apply(&action) {
+            Ok(()) => {
+                let wrote = (self.past.len(), target.map(active));
+                self.workers[me].wrote.insert((table, cidr), wrote);
+            }
+            Err(_) => self.workers[me].failed = true,
+        }
+        self.past.push(self.world.tables.clone());
+        let after = self.arriving();
+        let lost: Vec<_> = before.difference(&after).collect();
+        prop_assert!(lost.is_empty(), "`{action}` of peer {me} loses {lost:?} in {:#?}", self.world.tables);
+        let owners = self.as_known_by(None).owners_of(cidr);
+        let only = owners.first().filter(|_| owners.len() == 1);
+        prop_assert!(only.is_none_or(|owner| *owner == me), "`{action}` of peer {me} is that of {owners:?}");
+        Ok(())
+    }
+
+    fn give(&mut self, me: usize, range: Range, to: usize) {
+        let mut addresses =
+            (range.start.0..range.end.0).map(|at| at.checked_sub(FIRST).filter(|at| *at < SIZE));
+        let is_free = |at: Option<u32>| {
+            at.is_some_and(|at| {
+                !self.used.contains(&at) && self.owner(&self.heard[me], Address(FIRST + at)) == me
+            })
+        };
+        let alive = !self.dead.contains(&me) && !self.dead.contains(&to);
+        if alive && me != to && addresses.all(is_free) {
+            self.transfers.push((range, to));
+            self.learn(me, [self.transfers.len() - 1].into());
+        }
+    }
+
+    fn die(&mut self, who: usize, heir: usize) {
+        if who == heir || self.dead.contains(&who) || self.dead.contains(&heir) {
+            return;
+        }
+        self.dead.insert(who);
+        for route in self.world.tables.values_mut().flat_map(|table| table.routes.values_mut()) {
+            if route.target == Target::Interface(interface(who)) && route.state == RouteState::Active {
+                route.state = RouteState::Blackhole;
+            }
+        }
+        // A dead interface never comes back, whatever an old read says.
+        self.past = vec![self.world.tables.clone()];
+        for worker in &mut self.workers {
+            worker.read = 0;
+            worker.wrote.clear();
+        }
+        let known: BTreeSet<usize> = (0..PEERS)
+            .filter(|peer| !self.dead.contains(peer))
+            .flat_map(|peer| self.heard[peer].clone())
+            .collect();
+        self.learn(heir, known);
+        for at in 0..SIZE {
+            let address = Address(FIRST + at);
+            if self.owner(&self.heard[heir], address) == who {
+                self.used.remove(&at);
+                self.transfers.push((one(address), heir));
+                self.learn(heir, [self.transfers.len() - 1].into());
+            }
+        }
+    }
+
+    /// Everybody hears everything, and acts until nothing is left.
+    fn settle(self) -> Result<(), TestCaseError> {
+        let mut world = self.as_known_by(None);
+        world.quota = None;
+        let alive: Vec<usize> = (0..PEERS).filter(|peer| !self.dead.contains(peer)).collect();
+        world.settle_among(&alive);
+        world.is_settled_among(&alive)?;
+        let delivered = world.delivered();
+        for (table, at, owner) in world.addresses() {
+            let excused = world.is_obstructed(&table, at) || self.dead.contains(&owner);
+            prop_assert!(excused || delivered.contains(&(table, at)), "{at} of peer {owner} is lost");
+        }
+        Ok(())
+    }
+}
+
+fn turns() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        12 => (0..PEERS, 0usize..20).prop_map(|(me, age)| Turn::Act { me, age }),
+        2 => (0..PEERS, 0..SIZE, 28u8..=32, 0..PEERS)
+            .prop_map(|(me, at, length, to)| Turn::Give { me, at, length, to }),
+        4 => (0..PEERS, 0..PEERS).prop_map(|(me, from)| Turn::Hear { me, from }),
+        2 => (0..SIZE).prop_map(|at| Turn::Use { at }),
+        1 => (0..PEERS, 0..PEERS).prop_map(|(who, heir)| Turn::Die { who, heir }),
+    ]
+}
+
 impl Worker {
     /// Reads the world as it was up to `age` writes ago, but never an older one than before.
     fn look(&mut self, past: &[Tables], age: usize) {
@@ -302,7 +549,7 @@ impl Worker {
     /// What was read, with what this peer wrote itself: a write is believed until reads show it.
     fn view(&self, past: &[Tables]) -> Tables {
         let mut tables = past[self.read].clone();
-        for ((id, cidr), route) in &self.wrote {
+        for ((id, cidr), (_, route)) in self.wrote.iter().filter(|(_, (number, _))| *number > self.read) {
             let table = tables.get_mut(id).expect("no table comes or goes");
             match route {
                 Some(route) => drop(table.routes.insert(*cidr, route.clone())),

@@ -14,7 +14,7 @@ use weavers::{
         memory::{Attached, Identity, Memory},
     },
     peer::{PeerName, PeerUid},
-    plan::{Change, Conflict, Plan},
+    plan::{Change, Conflict, Plan, Usage},
     state::{Action, Host, InterfaceId, Netns, Route, RouteState, Table, TableId, Target, Vpc},
     time::Timestamp,
 };
@@ -153,8 +153,10 @@ fn plan() -> Plan {
     };
     let conflict = Conflict { place: "rtb-1".to_owned(), destination, target: "pcx-1".to_owned() };
     Plan {
+        refused: vec![change(create.clone())],
         changes: [create, Action::DeleteRules].map(change).into(),
         conflicts: vec![conflict],
+        tables: [(TableId("rtb-1".to_owned()), Usage { used: 4, after: 5, quota: None })].into(),
         notes: vec!["a note".to_owned()],
     }
 }

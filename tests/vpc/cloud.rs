@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use futures_util::future::BoxFuture;
 use weavers::{
-    state::{InterfaceId, TableId},
+    state::{InterfaceId, SubnetId, TableId},
     vpc::Ec2,
 };
 
@@ -38,6 +38,15 @@ pub struct World {
 pub trait Console: Send + Sync {
     /// Gives the subnet a table of its own, or leaves it to the main one.
     fn associate(&self, table: Option<TableId>) -> BoxFuture<'_, Result<()>>;
+
+    /// Makes a second subnet, without a table of its own.
+    fn add_subnet(&self) -> BoxFuture<'_, Result<SubnetId>>;
+
+    /// Gives that subnet a table of its own.
+    fn associate_other(&self, subnet: SubnetId, table: TableId) -> BoxFuture<'_, Result<()>>;
+
+    /// Gives a table a tag.
+    fn tag_table(&self, table: TableId, key: &'static str, value: &'static str) -> BoxFuture<'_, Result<()>>;
 
     /// Makes tables.
     fn add_tables(&self, count: usize) -> BoxFuture<'_, Result<Vec<TableId>>>;

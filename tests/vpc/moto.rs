@@ -19,7 +19,7 @@ use aws_sdk_ec2::{
 };
 use futures_util::future::BoxFuture;
 use weavers::{
-    state::{InterfaceId, TableId},
+    state::{InterfaceId, SubnetId, TableId},
     vpc::{Ec2, Identity},
 };
 
@@ -194,6 +194,31 @@ impl Console for MotoConsole {
                 let request = self.client.associate_route_table().route_table_id(table.0);
                 request.subnet_id(subnet).send().await?;
             }
+            Ok(())
+        })
+    }
+
+    fn add_subnet(&self) -> BoxFuture<'_, Result<SubnetId>> {
+        Box::pin(async {
+            let request = self.client.create_subnet().vpc_id(&self.identity.vpc).cidr_block("10.0.2.0/24");
+            let made = request.send().await?;
+            let id = made.subnet().and_then(|subnet| subnet.subnet_id()).context("no subnet")?;
+            Ok(SubnetId(id.to_owned()))
+        })
+    }
+
+    fn associate_other(&self, subnet: SubnetId, table: TableId) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            let request = self.client.associate_route_table().route_table_id(table.0);
+            request.subnet_id(subnet.0).send().await?;
+            Ok(())
+        })
+    }
+
+    fn tag_table(&self, table: TableId, key: &'static str, value: &'static str) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let tag = aws_sdk_ec2::types::Tag::builder().key(key).value(value).build();
+            self.client.create_tags().tags(tag).resources(table.0).send().await?;
             Ok(())
         })
     }

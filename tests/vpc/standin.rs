@@ -89,6 +89,22 @@ impl Console for StandinConsole {
         done()
     }
 
+    fn add_subnet(&self) -> BoxFuture<'_, Result<SubnetId>> {
+        let cidr = "10.0.2.0/24".parse().expect("it is written as a network");
+        let subnet = self.cloud.with(|vpc, now| vpc.add_subnet(now, cidr, "eu-central-1b"));
+        Box::pin(async { Ok(subnet) })
+    }
+
+    fn associate_other(&self, subnet: SubnetId, table: TableId) -> BoxFuture<'_, Result<()>> {
+        self.cloud.with(|vpc, now| vpc.associate(now, &subnet, Some(&table)));
+        done()
+    }
+
+    fn tag_table(&self, table: TableId, key: &'static str, value: &'static str) -> BoxFuture<'_, Result<()>> {
+        self.cloud.with(|vpc, now| vpc.tag_table(now, &table, key, value));
+        done()
+    }
+
     fn add_tables(&self, count: usize) -> BoxFuture<'_, Result<Vec<TableId>>> {
         let tables = self.cloud.with(|vpc, now| (0..count).map(|_| vpc.add_table(now)).collect());
         Box::pin(async { Ok(tables) })

@@ -23,11 +23,15 @@ mod mtu;
 mod restart;
 mod space;
 mod store;
+mod fight;
+mod interfaces;
+mod quota;
 mod scale;
 mod terminate;
 mod stage;
 mod terms;
 mod upgrade;
+mod tables;
 
 /// Plays a scenario.
 type Play = for<'a> fn(&'a mut Lab) -> LocalBoxFuture<'a, anyhow::Result<Report>>;
@@ -79,6 +83,10 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "isolation", hosts: 3, interval: "4s", run: |lab| Box::pin(isolation::run(lab)) },
     Scenario { name: "mtu", hosts: 2, interval: "30s", run: |lab| Box::pin(mtu::run(lab)) },
     Scenario { name: "upgrade", hosts: 3, interval: "2s", run: |lab| Box::pin(upgrade::run(lab)) },
+    Scenario { name: "tables", hosts: 3, interval: "2s", run: |lab| Box::pin(tables::run(lab)) },
+    Scenario { name: "interfaces", hosts: 3, interval: "2s", run: |lab| Box::pin(interfaces::run(lab)) },
+    Scenario { name: "quota", hosts: 2, interval: "2s", run: |lab| Box::pin(quota::run(lab)) },
+    Scenario { name: "fight", hosts: 3, interval: "2s", run: |lab| Box::pin(fight::run(lab)) },
     Scenario { name: "partition", hosts: 3, interval: "2s", run: |lab| Box::pin(partition::run(lab)) },
 ];
 

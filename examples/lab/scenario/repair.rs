@@ -151,18 +151,18 @@ fn interval(lab: &Lab) -> anyhow::Result<Duration> {
 
 // ===== a colleague with a console =====
 
-fn delete(lab: &Lab, cidr: Ipv4Net) -> anyhow::Result<()> {
+pub(super) fn delete(lab: &Lab, cidr: Ipv4Net) -> anyhow::Result<()> {
     let (table, destination) = (lab.table.0.clone(), Some(cidr.to_string()));
     as_colleague(lab, &Call::DeleteRoute { table, destination, dry_run: false })
 }
 
-fn replace(lab: &Lab, cidr: Ipv4Net, to: &InterfaceId) -> anyhow::Result<()> {
+pub(super) fn replace(lab: &Lab, cidr: Ipv4Net, to: &InterfaceId) -> anyhow::Result<()> {
     let (table, destination) = (lab.table.0.clone(), Some(cidr.to_string()));
     let targets = Targets::interface(to.0.clone());
     as_colleague(lab, &Call::ReplaceRoute { table, destination, targets, dry_run: false })
 }
 
-fn as_colleague(lab: &Lab, call: &Call) -> anyhow::Result<()> {
+pub(super) fn as_colleague(lab: &Lab, call: &Call) -> anyhow::Result<()> {
     let result = lab.cloud.with(|vpc, now| vpc.call(now, &Caller::Console, call).result);
     result.map(|_| ()).map_err(|error| anyhow::anyhow!("{call:?}: {error}"))
 }
@@ -177,7 +177,7 @@ async fn restored(
 }
 
 /// Whether the table has an active route for `cidr` to `own`.
-fn leads(lab: &Lab, cidr: Ipv4Net, own: &InterfaceId) -> Result<(), String> {
+pub(super) fn leads(lab: &Lab, cidr: Ipv4Net, own: &InterfaceId) -> Result<(), String> {
     let routes = lab.cloud.with(|vpc, _| vpc.routes(&lab.table));
     let found = routes.iter().find(|route| route.destination == cidr);
     let good = found.is_some_and(|route| {

@@ -210,8 +210,9 @@ async fn ec2(cloud: &Cloud, asked: &Asked) -> Response {
         }
     };
     let body = if cut { half(body) } else { Body::from(body) };
-    let headers = [(header::CONTENT_TYPE, "text/xml;charset=UTF-8".to_owned()), (header::DATE, cloud.date())];
-    (status, headers, body).into_response()
+    let content_type = (header::CONTENT_TYPE, "text/xml;charset=UTF-8".to_owned());
+    let named = (header::HeaderName::from_static("x-amzn-requestid"), request_id);
+    (status, [content_type, named, (header::DATE, cloud.date())], body).into_response()
 }
 
 /// A body whose connection breaks in the middle.

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::{columns, count, paint, plain};
 use crate::{
     api::FORMAT_VERSION,
-    plan::{Change, Conflict, Plan},
-    state::{Action, link_name},
+    plan::{Change, Conflict, Plan, Plane},
+    state::{Action, TableId, link_name},
 };
 
 /// Containers named behind a change; the document names all.
@@ -23,6 +23,7 @@ enum Verb {
     Create,
     Replace,
     Delete,
+    Refused,
     Conflict,
 }
 
@@ -43,6 +44,7 @@ pub fn pending(plan: &Plan) -> String {
             Verb::Create => "to create",
             Verb::Replace => "to replace",
             Verb::Delete => "to delete",
+            Verb::Refused => "refused",
             Verb::Conflict => return count(number, "conflict"),
         };
         format!("{number} {word}")
@@ -58,6 +60,7 @@ pub fn applied(plan: &Plan) -> String {
             Verb::Create => "created",
             Verb::Replace => "replaced",
             Verb::Delete => "deleted",
+            Verb::Refused => "refused",
             Verb::Conflict => return count(number, "conflict"),
         };
         format!("{number} {word}")
@@ -69,17 +72,14 @@ pub fn applied(plan: &Plan) -> String {
 /// The plan as a document.
 pub fn document(plan: &Plan) -> Value {
     let number = |verb: Verb| plan.changes.iter().filter(|change| row(change).verb == verb).count();
-    let changes: Vec<Value> = plan
-        .changes
-        .iter()
-        .map(|change| {
-            let Row { verb, place, thing, before, after, .. } = row(change);
-            json!({
-                "action": verb, "place": place, "thing": thing, "before": before, "after": after,
-                "cause": change.cause, "containers": change.containers, "step": change.action,
-            })
+    let described = |change: &Change| {
+        let Row { verb, place, thing, before, after, .. } = row(change);
+        json!({
+            "action": verb, "place": place, "thing": thing, "before": before, "after": after,
+            "cause": change.cause, "containers": change.containers, "step": change.action,
         })
-        .collect();
+    };
+    let all = |changes: &[Change]| -> Vec<Value> { changes.iter().map(described).collect() };
     json!({
         "format_version": FORMAT_VERSION,
         "has_changes": !plan.changes.is_empty(),
@@ -87,31 +87,50 @@ pub fn document(plan: &Plan) -> Value {
             "create": number(Verb::Create),
             "replace": number(Verb::Replace),
             "delete": number(Verb::Delete),
+            "refused": plan.refused.len(),
             "conflict": plan.conflicts.len(),
             "containers": concerned(plan).len(),
         },
-        "changes": changes,
+        "changes": all(&plan.changes),
+        "refused": all(&plan.refused),
         "conflicts": plan.conflicts,
+        "tables": plan.tables,
         "notes": plan.notes,
     })
 }
 
 fn sheet(plan: &Plan, last: &str) -> String {
-    let rows: Vec<Row> = plan.changes.iter().map(row).chain(plan.conflicts.iter().map(conflict)).collect();
+    let refused = plan.refused.iter().map(|change| Row { verb: Verb::Refused, ..row(change) });
+    let rows = plan.changes.iter().map(row).chain(refused).chain(plan.conflicts.iter().map(conflict));
+    let rows: Vec<Row> = rows.collect();
     let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
     let lines = rows.iter().zip(columns(&cells, &[1, 2, 3])).map(|(row, rest)| row.verb.head() + &rest);
     let notes = plan.notes.iter().map(|note| format!("note: {}", plain(note)));
-    lines.chain(notes).chain([last.to_owned()]).collect::<Vec<_>>().join("\n")
+    lines.chain(usage(plan)).chain(notes).chain([last.to_owned()]).collect::<Vec<_>>().join("\n")
+}
+
+/// How full the tables are that get another number of routes.
+fn usage(plan: &Plan) -> impl Iterator<Item = String> {
+    let full = |table: &TableId| {
+        let of = |change: &Change| Plane::of(&change.action) == Plane::Table(table.clone());
+        plan.refused.iter().any(of)
+    };
+    let other = plan.tables.iter().filter(move |(table, usage)| usage.used != usage.after || full(table));
+    other.map(|(table, usage)| {
+        let quota = usage.quota.map_or_else(String::new, |quota| format!(" of {quota}"));
+        format!("table: {table} holds {}, {}{quota} afterwards", count(usage.used, "route"), usage.after)
+    })
 }
 
 fn totals(plan: &Plan, word: impl Fn(usize, Verb) -> String) -> String {
     let number = |verb: Verb| match verb {
+        Verb::Refused => plan.refused.len(),
         Verb::Conflict => plan.conflicts.len(),
         Verb::Create | Verb::Replace | Verb::Delete => {
             plan.changes.iter().filter(|change| row(change).verb == verb).count()
         }
     };
-    [Verb::Create, Verb::Replace, Verb::Delete, Verb::Conflict]
+    [Verb::Create, Verb::Replace, Verb::Delete, Verb::Refused, Verb::Conflict]
         .into_iter()
         .map(|verb| (number(verb), verb))
         .filter(|(number, _)| *number > 0)
@@ -202,6 +221,7 @@ impl Verb {
             Verb::Create => format!("  {}   ", paint(AnsiColor::Green, "+ create")),
             Verb::Replace => format!("  {}  ", paint(AnsiColor::Yellow, "~ replace")),
             Verb::Delete => format!("  {}   ", paint(AnsiColor::Red, "- delete")),
+            Verb::Refused => format!("{}    ", paint(AnsiColor::Red, "! refused")),
             Verb::Conflict => format!("{}   ", paint(AnsiColor::Magenta, "! conflict")),
         }
     }
@@ -212,7 +232,7 @@ mod tests {
     use anstream::adapter::strip_str;
 
     use super::*;
-    use crate::state::{InterfaceId, TableId};
+    use crate::{plan::Usage, state::InterfaceId};
 
     fn change(action: Action, before: &str, cause: &str) -> Change {
         Change { action, before: before.to_owned(), cause: cause.to_owned(), containers: Vec::new() }
@@ -236,8 +256,25 @@ mod tests {
                 destination: "10.44.0.0/16".parse().unwrap(),
                 target: "pcx-77".to_owned(),
             }],
-            notes: Vec::new(),
+            tables: [(table("rtb-0b2"), Usage { used: 12, after: 13, quota: Some(500) })].into(),
+            ..Plan::default()
         }
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_table_is_told_apart_from_what_is_to_be_done() {
+        let mut plan = example();
+        plan.refused =
+            vec![Change { cause: "the table is full: 500 of 500 routes".into(), ..plan.changes.remove(1) }];
+        plan.tables = [(TableId("rtb-0b2".into()), Usage { used: 500, after: 500, quota: Some(500) })].into();
+        insta::assert_snapshot!(strip_str(&pending(&plan)), @r"
+          ~ replace  rtb-0a1 10.40.0.0/13  eni-dead (blackhole) -> eni-self   range taken over from i-0abc, terminated
+          - delete   host    10.46.0.0/15  unreachable                        range given to 02:aa:..
+        ! refused    rtb-0b2 10.40.0.0/13  -> eni-self                        the table is full: 500 of 500 routes
+        ! conflict   rtb-0b2 10.44.0.0/16  -> pcx-77                          not ours, left alone
+        table: rtb-0b2 holds 500 routes, 500 of 500 afterwards
+        Plan: 1 to replace, 1 to delete, 1 refused, 1 conflict. Nothing was changed.
+        ");
     }
 
     #[test]
@@ -247,6 +284,7 @@ mod tests {
           + create   rtb-0b2 10.40.0.0/13  -> eni-self                        missing in the table
           - delete   host    10.46.0.0/15  unreachable                        range given to 02:aa:..
         ! conflict   rtb-0b2 10.44.0.0/16  -> pcx-77                          not ours, left alone
+        table: rtb-0b2 holds 12 routes, 13 of 500 afterwards
         Plan: 1 to create, 1 to replace, 1 to delete, 1 conflict. Nothing was changed.
         ");
     }
@@ -317,7 +355,7 @@ mod tests {
         let document = document(&example());
         assert_eq!(document["format_version"], "1.0");
         assert_eq!(document["has_changes"], true);
-        insta::assert_snapshot!(document["summary"], @r#"{"conflict":1,"containers":0,"create":1,"delete":1,"replace":1}"#);
+        insta::assert_snapshot!(document["summary"], @r#"{"conflict":1,"containers":0,"create":1,"delete":1,"refused":0,"replace":1}"#);
         assert_eq!(document["changes"][0]["action"], "replace");
         assert_eq!(document["changes"][0]["before"], "eni-dead (blackhole)");
         assert_eq!(document["changes"][1]["after"], "eni-self");

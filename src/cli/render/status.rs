@@ -6,15 +6,15 @@ use super::{bold, columns, count, paint, plain};
 use crate::{
     node::{
         request::Piece,
-        status::{ConnectionStatus, IpamStatus, Note, Status},
+        status::{ConnectionStatus, IpamStatus, Note, Status, Upkeep},
     },
-    state::{Route, RouteState},
+    state::{Route, RouteState, TableId},
 };
 
 /// Electors up to which all are named.
 const ELECTORS_NAMED: usize = 7;
 /// Steps shown; the document has all.
-const STEPS_SHOWN_MAX: usize = 5;
+const STEPS_SHOWN_MAX: usize = 10;
 
 /// Everything a person looks for, the most urgent first.
 pub fn text(status: &Status) -> String {
@@ -24,6 +24,7 @@ pub fn text(status: &Status) -> String {
     section(&mut text, "configuration", configuration(status));
     section(&mut text, "peers", peers(status));
     section(&mut text, "addresses", addresses(&status.ipam));
+    section(&mut text, "route tables", tables(status));
     section(&mut text, "routes", routes(status));
     section(&mut text, "containers", containers(status));
     section(&mut text, "last steps", steps(status));
@@ -134,6 +135,20 @@ fn addresses(ipam: &IpamStatus) -> Vec<String> {
     lines
 }
 
+fn tables(status: &Status) -> Vec<String> {
+    let row = |(table, upkeep): (&TableId, &Upkeep)| {
+        let quota = upkeep.quota.map_or_else(String::new, |quota| format!(" of {quota}"));
+        let missing = upkeep.missing.first().map_or_else(String::new, Clone::clone);
+        let state = match upkeep.missing.len() {
+            0 => "kept".to_owned(),
+            1 => format!("missing: {missing}"),
+            more => format!("missing: {missing}, and {} more", more - 1),
+        };
+        vec![table.to_string(), format!("{}{quota} routes", upkeep.used), state]
+    };
+    columns(&status.upkeep.iter().map(row).collect::<Vec<_>>(), &[2])
+}
+
 fn routes(status: &Status) -> Vec<String> {
     let mut rows = Vec::new();
     for (table, found) in &status.tables {
@@ -179,6 +194,7 @@ fn steps(status: &Status) -> Vec<String> {
             vec![
                 format!("{}s ago", step.age_s),
                 step.action.clone(),
+                step.cause.clone(),
                 step.outcome.clone(),
                 step.request_id.clone().unwrap_or_default(),
             ]
@@ -197,7 +213,7 @@ mod tests {
     use crate::{
         node::status::{AttachmentStatus, ConfigStatus, StepStatus, TargetStatus},
         peer::PeerName,
-        state::{InterfaceId, Table, TableId, Target},
+        state::{InterfaceId, Table, Target},
     };
 
     fn starting() -> Status {
@@ -233,6 +249,7 @@ mod tests {
             },
             attachments: Vec::new(),
             tables: BTreeMap::new(),
+            upkeep: BTreeMap::new(),
             steps: Vec::new(),
         }
     }
@@ -245,6 +262,7 @@ mod tests {
         };
         let block = "10.32.0.0/13".parse().unwrap();
         let table = Table { routes: BTreeMap::from([(block, route)]), used: 2, local: Vec::new() };
+        let upkeep = Upkeep { used: 2, quota: Some(500), kept: true, missing: Vec::new() };
         Status {
             instance: Some("i-0abc".to_owned()),
             interface: Some(InterfaceId("eni-self".to_owned())),
@@ -283,6 +301,7 @@ mod tests {
                 missing: None,
             }],
             tables: BTreeMap::from([(TableId("rtb-0a1".to_owned()), table)]),
+            upkeep: BTreeMap::from([(TableId("rtb-0a1".to_owned()), upkeep)]),
             steps: vec![StepStatus {
                 action: "create rtb-0a1 10.32.0.0/13 -> eni-self".to_owned(),
                 cause: "missing".to_owned(),
@@ -335,6 +354,9 @@ mod tests {
           owned here: 10.32.0.0/13; 1 used of 524288
           range 10.32.0.0/12, 2 owners
 
+        route tables
+          rtb-0a1  2 of 500 routes  kept
+
         routes
           rtb-0a1  10.32.0.0/13  -> eni-self  active
 
@@ -342,7 +364,7 @@ mod tests {
           web  10.32.0.1  /proc/42/ns/net  connected
 
         last steps
-          7s ago  create rtb-0a1 10.32.0.0/13 -> eni-self  done  req-1
+          7s ago  create rtb-0a1 10.32.0.0/13 -> eni-self  missing  done  req-1
         ");
     }
 

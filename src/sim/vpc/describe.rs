@@ -76,6 +76,7 @@ pub fn private_dns_name(address: Ipv4Addr, region: &str) -> String {
 
 impl State {
     pub(super) fn describe_tables(&self, find: &Find) -> Result<Answer, ApiError> {
+        filter::check(find)?;
         let named = find.ids.iter().map(|id| self.known_table(id)).collect::<Result<Vec<_>, _>>()?;
         let mut found = Vec::new();
         for (id, table) in &self.tables {
@@ -89,6 +90,7 @@ impl State {
     }
 
     pub(super) fn describe_instances(&self, find: &Find) -> Result<Answer, ApiError> {
+        filter::check(find)?;
         if !find.ids.is_empty() && find.max_results.is_some() {
             return Err(ApiError::combination("instance ids and maxResults do not go together"));
         }

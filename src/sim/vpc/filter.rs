@@ -8,6 +8,20 @@ pub(super) fn matches(patterns: &[String], values: &[String]) -> bool {
     patterns.iter().any(|pattern| values.iter().any(|value| like(pattern.as_bytes(), value.as_bytes())))
 }
 
+/// Values that a filter may have.
+const VALUES_MAX: usize = 200;
+
+/// Refuses a filter with more values than EC2 takes.
+pub(super) fn check(find: &Find) -> Result<(), ApiError> {
+    match find.filters.iter().find(|(_, values)| values.len() > VALUES_MAX) {
+        None => Ok(()),
+        Some((name, values)) => {
+            let message = format!("{} values for '{name}': the maximum is {VALUES_MAX}", values.len());
+            Err(ApiError::client("FilterLimitExceeded", message))
+        }
+    }
+}
+
 /// The refusal of a filter that EC2 does not know.
 pub(super) fn unknown(name: &str) -> ApiError {
     ApiError::value(format!("the filter '{name}' is invalid"))

@@ -310,6 +310,9 @@ impl Party for Whole {
                 Output::ObserveVpc(..) => self.node.handle(now, Input::VpcSeen(Ok(no_table()))),
                 Output::Apply(action) => self.node.handle(now, Input::Applied(action, Ok(None))),
                 Output::Answer(id, result) => drop(self.answers.insert(id, result)),
+                Output::ObservePlaces(..) => {
+                    self.node.handle(now, Input::PlacesSeen(Ok(Default::default())));
+                }
                 Output::ObservePeers(..)
                 | Output::ObserveInstances(..)
                 | Output::Datagram(..)

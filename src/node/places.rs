@@ -1,0 +1,122 @@
+//! Where peers live: the subnets whose route tables are kept, beside our own.
+//!
+//! The mesh knows addresses; EC2 says in which subnet each of them is. A peer that cannot be reached still lives where it lived:
+//! only EC2 says that an instance is gone. What cannot be read leaves the tables as they are known.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use super::{Node, Output, converge::View, status::Note};
+use crate::{
+    config::RouteTables,
+    state::{Fault, SubnetId, Tables},
+};
+
+/// Addresses that are asked about, at most.
+pub const ASKED_MAX: usize = 1000;
+/// Addresses that fit into one call.
+pub const CALL_MAX: usize = 200;
+/// Looks at the tables between two looks for what seldom changes.
+const SELDOM: u32 = 10;
+
+/// The subnets of the peers.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// By the addresses of instances, as last read.
+    seen: View<BTreeMap<Ipv4Addr, SubnetId>>,
+    /// What was asked about last.
+    asked: BTreeSet<Ipv4Addr>,
+    /// The mesh may know others now.
+    stale: bool,
+}
+
+impl Places {
+    /// The mesh has changed.
+    pub fn doubt(&mut self) {
+        self.stale = true;
+    }
+
+    fn subnets(&self) -> BTreeSet<SubnetId> {
+        self.seen.seen().into_iter().flat_map(BTreeMap::values).cloned().collect()
+    }
+}
+
+impl Node {
+    /// Which tables to look at, as configured.
+    pub(super) fn tables(&self) -> Tables {
+        self.config.vpc.route_tables.serving(self.places.subnets())
+    }
+
+    /// Before the first look at the tables it should be known which.
+    pub(super) fn await_places(&mut self) {
+        if self.config.vpc.route_tables == RouteTables::Auto {
+            self.converge.vpc.hold();
+        }
+    }
+
+    pub(super) fn look_for_places(&mut self) {
+        if self.config.vpc.route_tables != RouteTables::Auto {
+            return;
+        }
+        if std::mem::take(&mut self.places.stale)
+            && self.hosts().any(|host| !self.places.asked.contains(&host))
+        {
+            let pause = self.vpc_interval();
+            let soon = self.places.seen.last_begun().map_or(self.now, |begun| begun + pause);
+            self.places.seen.look_by(soon.max(self.now));
+        }
+        if !self.places.seen.begin(self.now) {
+            return;
+        }
+        let known = self.places.seen.seen().into_iter().flat_map(BTreeMap::keys).copied();
+        let asked: BTreeSet<Ipv4Addr> = self.hosts().chain(known).take(ASKED_MAX).collect();
+        self.places.asked = asked.clone();
+        match asked.is_empty() {
+            true => self.on_places_seen(Ok(BTreeMap::new())),
+            false => self.outputs.push_back(Output::ObservePlaces(asked)),
+        }
+    }
+
+    pub(super) fn on_places_seen(&mut self, result: Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>) {
+        let calls = self.places.asked.len().div_ceil(CALL_MAX).max(1) as u32;
+        let interval: Duration = self.vpc_interval() * SELDOM * calls;
+        let before = self.tables();
+        self.places.seen.end(self.now, result, interval);
+        if self.tables() != before || self.converge.vpc.last_begun().is_none() {
+            self.converge.vpc.look_by(self.now);
+            self.disturbed = true;
+        }
+    }
+
+    pub(super) fn next_look_for_places(&self) -> Option<crate::time::Timestamp> {
+        let auto = self.config.vpc.route_tables == RouteTables::Auto;
+        self.places.seen.next_look().filter(|_| auto)
+    }
+
+    /// Addresses of peers: of those we are connected to, and of those we would like to be.
+    fn hosts(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let connected =
+            self.mesh.connections().filter(|view| view.peer.is_some()).map(|view| view.remote.ip());
+        let connected = connected.filter_map(|ip| match ip {
+            std::net::IpAddr::V4(address) => Some(address),
+            std::net::IpAddr::V6(_) => None,
+        });
+        let named = self.mesh.targets().into_iter().filter_map(|view| {
+            let host = view.target.rsplit_once(':').map_or(view.target.as_str(), |(host, _)| host);
+            host.parse().ok()
+        });
+        connected.chain(named)
+    }
+
+    /// Other tables than those that are known may need our routes.
+    pub(super) fn unknown_places(&self) -> Option<Note> {
+        let fault = self.places.seen.fault().filter(|_| self.config.vpc.route_tables == RouteTables::Auto)?;
+        Some(Note {
+            what: format!("the peers' subnets cannot be read, so tables of theirs may be missing: {fault}"),
+            hint: fault.hint.clone().or_else(|| Some("or name the tables in `[vpc] route_tables`".into())),
+        })
+    }
+}
