@@ -238,8 +238,10 @@ impl World {
         let Some(route) = routes.iter().find(|route| route.destination == destination) else { return true };
         match &route.target {
             RouteTarget::Interface(interface) => {
+                let target = self.machines.iter().find(|machine| machine.cloud.interface == *interface);
+                let was_off = target.is_some_and(|machine| machine.stale_until > self.now);
                 *interface == self.machines[host].cloud.interface
-                    || route.state == RouteState::Blackhole && first
+                    || (route.state == RouteState::Blackhole || was_off) && first
                     || self.tampered.contains(&destination)
             }
             RouteTarget::Local | RouteTarget::Gateway(_) => self.tampered.contains(&destination),

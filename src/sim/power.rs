@@ -11,6 +11,9 @@ use super::{
 };
 use crate::{ipam::Ring, node::memory::Memory};
 
+/// How long after its start a host's routes may still be taken for blackholes.
+const STALE_FOR: Duration = Duration::from_secs(40);
+
 impl World {
     pub(super) fn crash(&mut self, host: usize, pause: Duration) {
         if self.machines[host].node.is_none() {
@@ -50,6 +53,7 @@ impl World {
     pub(super) fn power_on(&mut self, host: usize) {
         if self.machines[host].power == Power::Off {
             self.machines[host].power = Power::On;
+            self.machines[host].stale_until = self.now + STALE_FOR;
             let instance = self.machines[host].cloud.instance.clone();
             self.vpc.set_power(self.now, &instance, super::vpc::Power::Running);
             self.start(host);
