@@ -19,7 +19,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
 
 fn connections(status: &Status) -> Vec<Finding> {
     let established = status.connections.iter().filter(|one| one.state == "established").count();
-    let missing = status.targets.iter().filter(|target| target.state != "connected" && !is_this_host(target));
+    let missing = status.targets.iter().filter(|target| is_missing(target));
     let mut findings: Vec<Finding> = missing
         .map(|target| {
             let why = "what it owns cannot be asked for, and it learns of no change";
@@ -36,9 +36,13 @@ fn connections(status: &Status) -> Vec<Finding> {
     findings
 }
 
-/// The own address is among the peers, where all hosts have one list.
-fn is_this_host(target: &TargetStatus) -> bool {
-    target.error.as_deref() == Some("connected to ourselves")
+/// A host that is connected by its own dialling is no longer dialled, and nothing is amiss with it. Nor with the own
+/// address, which is among the peers where all hosts have one list.
+fn is_missing(target: &TargetStatus) -> bool {
+    match (target.state.as_str(), target.error.as_deref()) {
+        ("connected", _) | ("suspended", None | Some("connected to ourselves")) => false,
+        (_, _) => true,
+    }
 }
 
 /// One that says no version is older than this check, or a Weave Net router.
@@ -109,6 +113,21 @@ mod tests {
 
     fn probe(outcome: Outcome) -> Probe {
         Probe { to: "10.0.1.12".parse().unwrap(), size: 9001, outcome }
+    }
+
+    #[test]
+    fn who_dialled_us_is_not_missing_and_neither_are_we() {
+        let target = |state: &str, error: Option<&str>| TargetStatus {
+            target: "10.0.1.12".to_owned(),
+            state: state.to_owned(),
+            error: error.map(str::to_owned),
+        };
+        assert!(!is_missing(&target("connected", None)));
+        assert!(!is_missing(&target("suspended", None)));
+        assert!(!is_missing(&target("suspended", Some("connected to ourselves"))));
+        assert!(is_missing(&target("suspended", Some("another peer has our name"))));
+        assert!(is_missing(&target("waiting", Some("connection refused"))));
+        assert!(is_missing(&target("attempting", None)));
     }
 
     #[test]
