@@ -15,6 +15,7 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -33,6 +34,10 @@ pub const FILE_NAME: &str = "weave.redb";
 
 /// The store is read once, at start; all that a cache could save is a few reads within a commit.
 const CACHE_BYTES: usize = 2 << 20;
+/// How long a lock is waited for. A daemon that was killed as it forked leaves a child that holds the lock until it
+/// has become another program.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Saves that may wait for the disk. The node groups its writes, so that one or two are usual.
 const SAVES_MAX: usize = 256;
 /// Names that [`set_aside`] tries before it gives up.
@@ -107,7 +112,13 @@ pub struct Store {
 impl Store {
     /// Opens the file at `path`, which is made if it is absent, together with its directory.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        let database = open_database(path)?;
+        let begun = Instant::now();
+        let database = loop {
+            match open_database(path) {
+                Err(StoreError::InUse { .. }) if begun.elapsed() < LOCK_PATIENCE => thread::sleep(LOCK_PAUSE),
+                opened => break opened?,
+            }
+        };
         Ok(Store { path: path.to_owned(), database: Mutex::new(Some(database)) })
     }
 
