@@ -20,6 +20,7 @@ mod impact;
 pub mod ledger;
 pub mod memory;
 mod reclaim;
+mod relay;
 mod report;
 pub mod request;
 mod settings;
@@ -55,8 +56,8 @@ use self::{
 use crate::{
     addr::Range,
     config::Config,
-    ipam::{self, Allocator, Relay, Source},
-    mesh::{self, ConnId, Delivery, Kind, Mesh, Recipients},
+    ipam::{self, Allocator},
+    mesh::{self, ConnId, Mesh, Recipients},
     peer::{PeerName, PeerUid},
     plan::Plan,
     state::{Action, Actual, Desired, Fault, FaultKind, Host, InstanceState, Rules, TableId, Vpc},
@@ -69,8 +70,9 @@ pub const CHANNEL: &str = "IPallocation";
 pub const DEAD_CHANNEL: &str = "weavers/dead";
 /// Shortest time between two looks at a host that is disturbed again and again.
 const CALM: Duration = Duration::from_millis(200);
-/// Share of one look a second that each peer of a cluster may take.
-const LOOKS_SHARE: Duration = Duration::from_millis(1200);
+/// Time from one reading call of a peer to its next, for each peer of the cluster: all of them together make fewer than one a
+/// second, those included that are made at every tenth look.
+const READS_SHARE: Duration = Duration::from_millis(1400);
 
 /// Something happened.
 #[derive(Debug)]
@@ -172,8 +174,12 @@ pub struct Node {
     ring_kept: bool,
     /// The rules that the last look at the host compared with.
     looked_for: Option<Rules>,
+    /// When to pass on what was heard, and who alone told us of it.
+    relay: Option<(Timestamp, Option<PeerName>)>,
     /// The plan may be out of date.
     disturbed: bool,
+    /// When it may be even if nothing happens: a look is due, or a step.
+    turn_due: Option<Timestamp>,
     quota_learned: Option<usize>,
     leave: Leave,
     /// An order that waits for fresh looks, since the moment it came.
@@ -236,7 +242,9 @@ impl Node {
             plan: Plan::default(),
             ring_kept,
             looked_for: None,
+            relay: None,
             disturbed: true,
+            turn_due: None,
             quota_learned: None,
             leave: Leave::No,
             order: None,
@@ -296,13 +304,21 @@ impl Node {
         let wakes = [
             self.mesh.next_wake(),
             self.ipam.next_wake(),
-            self.converge.next_wake(self.now, &self.plan),
+            self.relay.map(|(due, _)| due),
+            self.turn_due,
             self.waiting.next_deadline(self.now),
-            self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.next_look()),
             self.ledger.next_wake(),
-            self.dead.next_wake(self.now),
             self.trials.deadline(),
         ];
+        wakes.into_iter().flatten().min()
+    }
+
+    fn next_turn(&self) -> Option<Timestamp> {
+        if self.disturbed {
+            return Some(self.now);
+        }
+        let looks = self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.next_look());
+        let wakes = [self.converge.next_wake(self.now, &self.plan), looks, self.dead.next_wake(self.now)];
         wakes.into_iter().flatten().min()
     }
 
@@ -310,6 +326,7 @@ impl Node {
 
     /// Carries on until nothing more follows from what happened.
     fn settle(&mut self) {
+        self.relay();
         while self.settle_mesh() | self.settle_ipam() | self.settle_dead() {}
         self.judge_trial();
         self.judge_order();
@@ -318,6 +335,7 @@ impl Node {
         }
         self.answer_waiting();
         while self.settle_mesh() | self.settle_ipam() | self.settle_dead() {}
+        self.turn_due = self.next_turn();
         if let Some((id, writes)) = self.ledger.begin(self.now) {
             self.outputs.push_back(Output::Save(id, writes));
         }
@@ -337,14 +355,19 @@ impl Node {
                     self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
                     self.send_dead(to);
                 }
-                mesh::Output::TopologyChanged => {
-                    self.judge_election();
-                    self.dead.touch();
-                    self.ipam.set_reachable(self.now, self.mesh.reachable());
-                }
+                mesh::Output::TopologyChanged => self.on_topology_changed(),
             }
         }
         any
+    }
+
+    fn on_topology_changed(&mut self) {
+        self.dead.touch();
+        let reachable = self.mesh.reachable();
+        if self.ipam.reachable() != &reachable {
+            self.judge_election();
+            self.ipam.set_reachable(self.now, reachable);
+        }
     }
 
     fn settle_ipam(&mut self) -> bool {
@@ -368,40 +391,6 @@ impl Node {
             }
         }
         any
-    }
-
-    fn on_delivery(&mut self, delivery: Delivery) {
-        if delivery.channel != CHANNEL {
-            return self.on_said(delivery);
-        }
-        let source = match delivery.kind {
-            Kind::Gossip { from } => Source::Gossip { from },
-            Kind::Unicast { from } => Source::Unicast { from },
-            Kind::Broadcast { from } => Source::Broadcast { from },
-        };
-        let received = self.ipam.receive(self.now, source, &delivery.payload);
-        self.settle_ipam();
-        match received {
-            Ok(Relay::Nothing) => {}
-            Ok(Relay::State) => self.relay(delivery.kind),
-            Err(error) => self.mesh.refuse(self.now, delivery.conn, error.to_string()),
-        }
-    }
-
-    /// Passes on what was new, as our own state: gossip to our neighbours, a broadcast under the
-    /// name of who began it.
-    fn relay(&mut self, kind: Kind) {
-        match kind {
-            Kind::Gossip { from } => {
-                let to = Recipients::Neighbours { except: Some(from) };
-                self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
-            }
-            Kind::Broadcast { from } => self.send_state(|state| Effect::Broadcast(CHANNEL, from, state)),
-            Kind::Unicast { .. } => {
-                let to = Recipients::Neighbours { except: None };
-                self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
-            }
-        }
     }
 
     fn send_state(&mut self, effect: impl FnOnce(Vec<u8>) -> Effect) {
@@ -446,7 +435,7 @@ impl Node {
         self.mesh.handle(self.now, mesh::Input::Woken);
         self.ipam.wake(self.now);
         self.dead.touch();
-        self.disturbed = true;
+        self.disturbed |= self.turn_due.is_some_and(|due| due <= self.now);
     }
 
     // ===== the loop =====
@@ -546,10 +535,14 @@ impl Node {
         self.judge_election();
     }
 
-    /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often.
+    /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often, and it is spread so
+    /// widely that this holds for each minute, even after all looked at once.
     fn vpc_interval(&mut self) -> Duration {
         let peers = self.mesh.reachable().len() as u32 + 1;
-        self.jittered(self.config.reconcile.interval.max(LOOKS_SHARE * peers))
+        // The tables take one, and the instances that bear a tag another.
+        let reads = 1 + u32::from(self.config.ec2_tag.is_some());
+        let share = (READS_SHARE * reads * peers).mul_f64(self.rng.random_range(0.5..1.5));
+        self.jittered(self.config.reconcile.interval).max(share)
     }
 
     fn on_applied(&mut self, action: &Action, outcome: Result<Option<String>, Fault>) {

@@ -1,6 +1,6 @@
 //! What a node says of itself, from all its parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
@@ -17,6 +17,7 @@ use crate::{
     config::SourceDestCheck,
     ipam::{Ring, paxos::Claims, reclaim::Log},
     mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView},
+    peer::PeerName,
     plan::{Plan, leads_to},
     state::{Fault, Forward, TableId},
 };
@@ -67,6 +68,11 @@ impl Node {
     /// What this node knows of everybody's promises in the election of the first ring.
     pub fn claims(&self) -> &Claims {
         self.ipam.claims()
+    }
+
+    /// The peers there is a way to, without this one.
+    pub fn reachable(&self) -> &BTreeSet<PeerName> {
+        self.ipam.reachable()
     }
 
     /// Addresses in use on this host, by whom.

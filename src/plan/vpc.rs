@@ -188,8 +188,9 @@ impl Judge<'_> {
     }
 
     fn owners_of(&self, range: Range) -> impl Iterator<Item = PeerName> {
-        let overlapping = self.desired.owners.iter().filter(move |(piece, _)| piece.overlaps(range));
-        overlapping.map(|(_, owner)| *owner)
+        let owners = &self.desired.owners;
+        let first = owners.partition_point(|(piece, _)| piece.end <= range.start);
+        owners[first..].iter().take_while(move |(piece, _)| piece.start < range.end).map(|(_, owner)| *owner)
     }
 
     fn owned_by_us(&self, range: Range) -> bool {
