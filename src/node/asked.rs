@@ -6,7 +6,7 @@ use super::{
     waiting::{Purpose, Waiter},
 };
 use crate::{
-    addr::Range,
+    addr::{Address, Range},
     ipam::{Ask, Refused, Ticket},
     peer::PeerName,
     state::{Fault, Target},
@@ -35,10 +35,7 @@ impl Node {
                 Err(refusal) => self.answer(id, Err(refusal)),
             },
             Request::Detach { target } => self.on_detach(id, &target),
-            Request::Explain { address } => {
-                let explanation = self.explain(address);
-                self.answer(id, Ok(Response::Explanation(Box::new(explanation))));
-            }
+            Request::Explain { address } => self.on_explain(id, address),
             Request::Confirm => self.on_confirm(id),
             Request::ShowRing => self.answer(id, Ok(Response::Ring(self.pieces()))),
             Request::Allocate { ident, subnet } => match self.named_subnet(subnet) {
@@ -97,6 +94,14 @@ impl Node {
         self.converge.hurry(self.now);
     }
 
+    /// What is said to be missing must not have come since the last look.
+    fn on_explain(&mut self, id: RequestId, address: Address) {
+        self.converge.host.look_by(self.now);
+        self.converge.vpc.look_by(self.now);
+        self.waiting.add(self.now, id, Waiter::Explain { address });
+        self.disturbed = true;
+    }
+
     fn on_apply(&mut self, id: RequestId) {
         self.hurry();
         self.waiting.add(self.now, id, Waiter::Converged(Vec::new()));
@@ -119,7 +124,7 @@ impl Node {
         }
     }
 
-    fn on_free(&mut self, id: RequestId, ident: &str, address: Option<crate::addr::Address>) {
+    fn on_free(&mut self, id: RequestId, ident: &str, address: Option<Address>) {
         if self.containers.all().contains_key(ident) {
             let message = format!("`{ident}` is an attached container");
             let hint = format!("run `weavers detach {ident}`");

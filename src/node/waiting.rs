@@ -17,6 +17,8 @@ use crate::{
 
 /// How long an answer may take; `apply` and `status --wait` bring a time of their own and hang up.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long looks may take before the last ones must do.
+const LOOKS: Duration = Duration::from_secs(3);
 /// How long a leaving host waits for its heir to take the routes over.
 const HAND_OVER: Duration = Duration::from_secs(10);
 /// How many may wait at once.
@@ -29,6 +31,8 @@ pub enum Waiter {
     Converged(Vec<Change>),
     /// That the node is ready.
     Ready,
+    /// That looks begun now have ended.
+    Explain { address: Address },
     /// That packets of this container flow.
     Attach { ident: String },
     /// That the link of this address is gone.
@@ -139,6 +143,7 @@ impl Waiter {
         match self {
             Waiter::Converged(_) | Waiter::Ready => None,
             Waiter::Attach { .. } | Waiter::Detach { .. } | Waiter::Forget { .. } => Some(since + PATIENCE),
+            Waiter::Explain { .. } => Some(since + LOOKS),
             Waiter::Drain { .. } | Waiter::Reset => Some(since + HAND_OVER),
         }
     }
@@ -166,6 +171,8 @@ impl Node {
         match waiter {
             Waiter::Converged(changes) => self.converged_since(since, changes),
             Waiter::Ready => self.is_ready().then_some(Ok(Response::Done)),
+            &Waiter::Explain { address } => (late || self.has_looked_since(since))
+                .then(|| Ok(Response::Explanation(Box::new(self.explain(address))))),
             Waiter::Attach { ident } => self.attached(ident, late),
             Waiter::Detach { address } => {
                 let host = self.converge.host.seen();
@@ -185,6 +192,12 @@ impl Node {
                 .then_some(Ok(Response::Moved { addresses, to })),
             Waiter::Reset => self.reset_done(late),
         }
+    }
+
+    fn has_looked_since(&self, since: Timestamp) -> bool {
+        let (host, vpc) = (&self.converge.host, &self.converge.vpc);
+        (host.is_seen_since(since) || host.fault_since(since).is_some())
+            && (vpc.is_seen_since(since) || vpc.fault_since(since).is_some())
     }
 
     fn converged_since(&self, since: Timestamp, changes: &[Change]) -> Option<Result<Response, Refusal>> {
