@@ -6,7 +6,7 @@
 //! | call | body | answer |
 //! |---|---|---|
 //! | `GET /v1/status` | | `status` |
-//! | `GET /v1/plan` | | `plan`: what would change |
+//! | `GET /v1/plan` | | `plan`: what would change, looked at anew |
 //! | `GET /v1/await_ready` | | `done`, once ready |
 //! | `GET /v1/show_ring` | | `ring` |
 //! | `POST /v1/explain` | `address` | `explanation` |

@@ -1,15 +1,11 @@
-//! The plan without a daemon: a node that is shown the world and then asked, and whose hands are tied.
+//! The plan without a daemon: that of a node that is shown the world, and whose hands are tied.
 
 use tokio::time::Instant;
 
 use super::{Options, birth, file::ConfigFile};
 use crate::{
     kernel::Kernel,
-    node::{
-        Input, Node, Output,
-        memory::Memory,
-        request::{Request, RequestId, Response},
-    },
+    node::{Input, Node, Output, memory::Memory},
     plan::Plan,
     state::{Fault, FaultKind},
     store::Store,
@@ -57,16 +53,7 @@ pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
             _ => {}
         }
     }
-    node.handle(now(), Input::Asked(RequestId(1), Request::Plan));
-    let answer = std::iter::from_fn(|| node.next_output()).find_map(|output| match output {
-        Output::Answer(_, answer) => Some(answer),
-        _ => None,
-    });
-    match answer {
-        Some(Ok(Response::Plan(plan))) => Ok(*plan),
-        Some(Err(refusal)) => Err(refusal.into()),
-        _ => anyhow::bail!("the plan could not be worked out"),
-    }
+    Ok(node.with_impact(node.plan().clone()))
 }
 
 /// What is saved; a store that is not there is not made.

@@ -6,7 +6,7 @@ use super::{
     Node,
     request::{Refusal, RefusalKind, RequestId, Response, SavedPlan},
     trial::Terms,
-    waiting::Waiter,
+    waiting::{Sight, Waiter},
 };
 use crate::{
     config::Config,
@@ -30,14 +30,19 @@ pub struct Order {
 
 impl Node {
     pub(super) fn on_previewed(&mut self, id: RequestId, config: Config) {
-        if let Some(refusal) = self.objection(&config) {
-            return self.answer(id, Err(refusal));
+        match self.objection(&config).or_else(|| self.waiting.is_full().then(super::asked::busy)) {
+            Some(refusal) => self.answer(id, Err(refusal)),
+            None => self.tell_anew(id, Sight::Preview(Box::new(config))),
         }
-        let restart = self.config.needs_restart(&config);
-        let mut plan = self.plan_for(&self.desired(&config.adopted_by(&self.config)));
+    }
+
+    /// What would change under another configuration, by the last looks.
+    pub(super) fn preview(&self, config: &Config) -> Plan {
+        let restart = self.config.needs_restart(config);
+        let mut plan = self.plan_for(&self.desired(&config.clone().adopted_by(&self.config)));
         plan.notes
             .extend(restart.iter().map(|key| format!("{key} takes effect with a restart of the daemon")));
-        self.answer(id, Ok(Response::Plan(Box::new(self.with_impact(plan)))));
+        self.with_impact(plan)
     }
 
     fn objection(&self, config: &Config) -> Option<Refusal> {

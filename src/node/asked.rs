@@ -3,7 +3,7 @@
 use super::{
     Leave, Node,
     request::{Piece, Pool, Refusal, RefusalKind, Request, RequestId, Response},
-    waiting::{Purpose, Waiter},
+    waiting::{Purpose, Sight, Waiter},
 };
 use crate::{
     addr::{Address, Range},
@@ -18,10 +18,6 @@ impl Node {
     pub(super) fn on_asked(&mut self, id: RequestId, request: Request) {
         match request {
             Request::Status => self.answer(id, Ok(Response::Status(Box::new(self.status())))),
-            Request::Plan => {
-                let plan = self.with_impact(self.plan.clone());
-                self.answer(id, Ok(Response::Plan(Box::new(plan))));
-            }
             _ if self.waiting.is_full() => self.answer(id, Err(busy())),
             Request::Apply => self.on_apply(id),
             Request::AwaitReady => self.waiting.add(self.now, id, Waiter::Ready),
@@ -35,7 +31,8 @@ impl Node {
                 Err(refusal) => self.answer(id, Err(refusal)),
             },
             Request::Detach { target } => self.on_detach(id, &target),
-            Request::Explain { address } => self.on_explain(id, address),
+            Request::Plan => self.tell_anew(id, Sight::Plan),
+            Request::Explain { address } => self.tell_anew(id, Sight::Address(address)),
             Request::Confirm => self.on_confirm(id),
             Request::ShowRing => self.answer(id, Ok(Response::Ring(self.pieces()))),
             Request::Allocate { ident, subnet } => match self.named_subnet(subnet) {
@@ -92,14 +89,6 @@ impl Node {
     pub(super) fn hurry(&mut self) {
         self.quotas.doubt();
         self.converge.hurry(self.now);
-    }
-
-    /// What is said to be missing must not have come since the last look.
-    fn on_explain(&mut self, id: RequestId, address: Address) {
-        self.converge.host.look_by(self.now);
-        self.converge.vpc.look_by(self.now);
-        self.waiting.add(self.now, id, Waiter::Explain { address });
-        self.disturbed = true;
     }
 
     fn on_apply(&mut self, id: RequestId) {

@@ -94,6 +94,11 @@ impl<T> View<T> {
         self.fault.is_none() && self.seen_at.is_some_and(|at| at >= since)
     }
 
+    /// Whether a look that began at `since` or later has ended, and was the last to.
+    pub fn has_ended_since(&self, since: Timestamp) -> bool {
+        self.is_seen_since(since) || self.fault_since(since).is_some()
+    }
+
     /// When the last look began.
     pub fn last_begun(&self) -> Option<Timestamp> {
         self.looking.or(self.seen_at)

@@ -17,7 +17,7 @@ type ByAddress<'a> = BTreeMap<Address, &'a str>;
 impl Node {
     /// The plan with the containers whose packets each change touches. It is worked out for whoever asks, not
     /// at every turn of the loop.
-    pub(super) fn with_impact(&self, mut plan: Plan) -> Plan {
+    pub fn with_impact(&self, mut plan: Plan) -> Plan {
         if plan.is_empty() {
             return plan;
         }

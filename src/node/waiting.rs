@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     addr::Address,
+    config::Config,
     ipam::Ticket,
     peer::PeerName,
     plan::{Change, Plan},
@@ -32,7 +33,7 @@ pub enum Waiter {
     /// That the node is ready.
     Ready,
     /// That looks begun now have ended.
-    Explain { address: Address },
+    Looks(Sight),
     /// That packets of this container flow.
     Attach { ident: String },
     /// That the link of this address is gone.
@@ -43,6 +44,17 @@ pub enum Waiter {
     Drain { addresses: u32, to: Option<PeerName> },
     /// That nothing of ours is left.
     Reset,
+}
+
+/// What is told by looks begun when it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// All there is to know of an address.
+    Address(Address),
+    /// The plan.
+    Plan,
+    /// The plan under another configuration.
+    Preview(Box<Config>),
 }
 
 /// What a question to the address manager is for.
@@ -143,7 +155,7 @@ impl Waiter {
         match self {
             Waiter::Converged(_) | Waiter::Ready => None,
             Waiter::Attach { .. } | Waiter::Detach { .. } | Waiter::Forget { .. } => Some(since + PATIENCE),
-            Waiter::Explain { .. } => Some(since + LOOKS),
+            Waiter::Looks(_) => Some(since + LOOKS),
             Waiter::Drain { .. } | Waiter::Reset => Some(since + HAND_OVER),
         }
     }
@@ -171,8 +183,11 @@ impl Node {
         match waiter {
             Waiter::Converged(changes) => self.converged_since(since, changes),
             Waiter::Ready => self.is_ready().then_some(Ok(Response::Done)),
-            &Waiter::Explain { address } => (late || self.has_looked_since(since))
-                .then(|| Ok(Response::Explanation(Box::new(self.explain(address))))),
+            Waiter::Looks(sight) => {
+                self.look_at_the_vpc_last(since);
+                let unseen = self.unseen_since(since);
+                (late || unseen.is_empty()).then(|| Ok(self.told(sight, &unseen)))
+            }
             Waiter::Attach { ident } => self.attached(ident, late),
             Waiter::Detach { address } => {
                 let host = self.converge.host.seen();
@@ -194,10 +209,39 @@ impl Node {
         }
     }
 
-    fn has_looked_since(&self, since: Timestamp) -> bool {
+    /// Looks at once: what is said to be missing, or there, must not have changed since the last looks.
+    pub(super) fn tell_anew(&mut self, id: RequestId, sight: Sight) {
+        self.converge.host.look_by(self.now);
+        self.waiting.add(self.now, id, Waiter::Looks(sight));
+        self.disturbed = true;
+    }
+
+    /// What such a look finds is mended at once, and would be told no more if the host had yet to be looked at. There
+    /// it matters less: the kernel tells by itself when something has changed.
+    fn look_at_the_vpc_last(&mut self, since: Timestamp) {
+        let vpc = &mut self.converge.vpc;
+        let begun = vpc.last_begun().is_some_and(|begun| begun >= since) || vpc.has_ended_since(since);
+        if self.converge.host.has_ended_since(since) && !begun {
+            vpc.look_by(self.now);
+        }
+    }
+
+    /// What no look begun since has brought or failed to bring.
+    fn unseen_since(&self, since: Timestamp) -> Vec<&'static str> {
         let (host, vpc) = (&self.converge.host, &self.converge.vpc);
-        (host.is_seen_since(since) || host.fault_since(since).is_some())
-            && (vpc.is_seen_since(since) || vpc.fault_since(since).is_some())
+        let views = [("the host", host.has_ended_since(since)), ("the VPC", vpc.has_ended_since(since))];
+        views.into_iter().filter(|(_, ended)| !ended).map(|(view, _)| view).collect()
+    }
+
+    fn told(&self, sight: &Sight, unseen: &[&str]) -> Response {
+        let mut plan = match sight {
+            &Sight::Address(address) => return Response::Explanation(Box::new(self.explain(address))),
+            Sight::Plan => self.with_impact(self.plan.clone()),
+            Sight::Preview(config) => self.preview(config),
+        };
+        let late = |view: &&str| format!("{view} could not be looked at within {LOOKS:?}: as last seen");
+        plan.notes.extend(unseen.iter().map(late));
+        Response::Plan(Box::new(plan))
     }
 
     fn converged_since(&self, since: Timestamp, changes: &[Change]) -> Option<Result<Response, Refusal>> {

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anstream::adapter::strip_str;
@@ -32,6 +33,8 @@ use weavers::{
 /// Peers by the names that the cases use.
 const PEERS: [&str; 4] = ["us", "b", "c", "d"];
 const BOOT: &str = "this-boot";
+/// How long a plan waits for looks.
+const LOOKS: Duration = Duration::from_secs(3);
 
 /// What the host remembers, and what it was asked before it is asked for its plan.
 #[derive(Deserialize)]
@@ -121,9 +124,37 @@ fn every_case_has_the_plan_that_its_folder_holds() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+#[test]
+fn a_plan_is_told_by_looks_begun_when_it_is_asked_for() {
+    let (well, broken) = (Case::named("nothing-to-do"), Case::named("a-missing-route"));
+    for question in [Input::Asked(RequestId(1), Request::Plan), broken.question(RequestId(1))] {
+        let mut asked = well.asked();
+        well.settle(&mut asked);
+        assert_eq!(asked.tell(question), None, "nothing is told by what was seen before");
+        let plan = broken.show(&mut asked).unwrap();
+        assert!(!plan.changes.is_empty(), "{plan:?}");
+    }
+}
+
+#[test]
+fn a_plan_says_what_could_not_be_looked_at_in_time() {
+    let well = Case::named("nothing-to-do");
+    let mut asked = well.asked();
+    well.settle(&mut asked);
+    assert_eq!(asked.tell(Input::Asked(RequestId(1), Request::Plan)), None);
+    asked.tell(Input::HostSeen(Ok(well.host(well.seen.host.as_ref().unwrap()))));
+    asked.now = asked.node.next_wake().unwrap().max(asked.now + LOOKS);
+    let plan = asked.tell(Input::Woken).unwrap();
+    assert_eq!(plan.notes, ["the VPC could not be looked at within 3s: as last seen"]);
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/plan")
+}
+
 fn cases() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/plan");
-    let mut cases: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut cases: Vec<PathBuf> =
+        fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
     cases
 }
@@ -135,6 +166,15 @@ struct Case {
 }
 
 impl Case {
+    fn named(name: &str) -> Case {
+        Case::read(&folder().join(name))
+    }
+
+    /// What would change under the configuration of this case.
+    fn question(&self, id: RequestId) -> Input {
+        Input::Previewed(id, Box::new(self.config.clone()))
+    }
+
     fn read(folder: &Path) -> Case {
         Case {
             config: config::parse(&text(folder, "weave.toml"))
@@ -144,8 +184,32 @@ impl Case {
         }
     }
 
-    /// Starts a node, shows it the world and asks for its plan.
+    /// The plan of a node that was shown the world.
     fn plan(&self) -> Plan {
+        let mut asked = self.asked();
+        self.show(&mut asked);
+        if self.facts.reset {
+            asked.tell(Input::Asked(RequestId(1), Request::Reset));
+        }
+        asked.node.with_impact(asked.node.plan().clone())
+    }
+
+    /// No look is under way any more: the second compares with what the first has found.
+    fn settle(&self, asked: &mut Asked) {
+        for _ in 0..2 {
+            self.show(asked);
+        }
+    }
+
+    /// What its looks bring.
+    fn show(&self, asked: &mut Asked) -> Option<Plan> {
+        let host = self.seen.host.as_ref().and_then(|host| asked.tell(Input::HostSeen(Ok(self.host(host)))));
+        let vpc = self.seen.vpc.as_ref().and_then(|vpc| asked.tell(Input::VpcSeen(Ok(seen_vpc(vpc)))));
+        vpc.or(host)
+    }
+
+    /// A node that was shown nothing yet.
+    fn asked(&self) -> Asked {
         let name = peer("us");
         let identity = Identity { name, acceptor: PeerUid(1), instance: None };
         let birth = Birth {
@@ -165,17 +229,7 @@ impl Case {
             trial: None,
         };
         let node = Node::new(Timestamp::ZERO, birth, self.config.clone(), memory).unwrap();
-        let mut asked = Asked { node, now: Timestamp::ZERO };
-        if let Some(host) = &self.seen.host {
-            asked.tell(Input::HostSeen(Ok(self.host(host))));
-        }
-        if let Some(vpc) = &self.seen.vpc {
-            asked.tell(Input::VpcSeen(Ok(seen_vpc(vpc))));
-        }
-        if self.facts.reset {
-            asked.tell(Input::Asked(RequestId(1), Request::Reset));
-        }
-        asked.tell(Input::Asked(RequestId(2), Request::Plan)).expect("a plan is answered at once")
+        Asked { node, now: Timestamp::ZERO }
     }
 
     fn ring(&self) -> Option<Ring> {
@@ -250,7 +304,7 @@ impl Asked {
         let mut inputs = vec![input];
         let mut plan = None;
         while let Some(input) = inputs.pop() {
-            self.now += std::time::Duration::from_millis(1);
+            self.now += Duration::from_millis(1);
             self.node.handle(self.now, input);
             while let Some(output) = self.node.next_output() {
                 match output {

@@ -10,7 +10,10 @@ use weavers::{
     state::{Action, link_name},
 };
 
-use super::stage::{Checks, at_work, eventually, holds, passes, report, same, unchanged};
+use super::{
+    basic, repair,
+    stage::{Checks, at_work, eventually, holds, passes, report, same, unchanged},
+};
 use crate::{
     lab::{Lab, RANGE},
     report::Report,
@@ -50,12 +53,51 @@ pub async fn plan(lab: &mut Lab) -> anyhow::Result<Report> {
     for host in 0..lab.hosts.len() {
         lab.attach(host).await?;
     }
+    at_once(lab, &mut checks).await?;
+    differences(lab, &mut checks).await?;
     lab.stop_host(0).await?;
     let stopped = lab.ran_in_place(0, &["plan", "--detailed-exitcode"]).await?;
     checks.add("plan with the daemon stopped shows nothing", stopped.says(0, &["Plan: nothing to do"]));
     lab.start_host(0)?;
     lab.await_ready(0).await?;
     report(lab, ready, checks).await
+}
+
+/// What has just happened is in the plan, long before the next look is due.
+async fn at_once(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    let cidr = basic::owned(lab, 0).await?[0];
+    let (table, destination, interface) =
+        (lab.table.to_string(), cidr.to_string(), lab.hosts[0].interface.to_string());
+    let words = ["+ create", &table, &destination, &interface, "Plan: 1 to create. Nothing was changed."];
+    repair::delete(lab, cidr)?;
+    let ran = lab.ran(0, &["plan"]).await?;
+    checks.add("a route deleted in the console is in the plan at once", ran.says(0, &words));
+    lab.settled(0).await?.map_err(anyhow::Error::msg)?;
+    repair::delete(lab, cidr)?;
+    let ran = lab.ran_in_place(0, &["plan", "--detailed-exitcode"]).await?;
+    checks.add("in that of the file, too", ran.says(2, &words));
+    lab.settled(0).await?.map_err(anyhow::Error::msg)?;
+    Ok(())
+}
+
+/// `plan --diff`: what is and what will be, for people and for Ansible.
+async fn differences(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    let address = lab.containers[0].address;
+    lab.edit(0, "mtu = 9000", "mtu = 1500")?;
+    let ran = lab.ran_in_place(0, &["plan", "--diff"]).await?;
+    let words = ["--- host (before)\n+++ host (after)\n", &format!("-{address} "), &format!("+{address} ")];
+    checks.add("--diff shows each place before and after", ran.says(0, &words));
+    let ran = lab.ran_in_place(0, &["plan", "--diff", "--detailed-exitcode", "--json"]).await?;
+    let document: Value = serde_json::from_str(&ran.stdout)?;
+    let diff = &document["diff"];
+    let texts = ["before_header", "after_header", "before", "after"].map(|key| diff[0][key].as_str());
+    let lines = texts.iter().all(|text| text.is_some_and(|text| !text.is_empty()));
+    checks.add("the document has it as Ansible shows it", holds(lines, || format!("{diff}")));
+    checks.add("with the exit code of the plan", ran.says(2, &[]));
+    lab.edit(0, "mtu = 1500", "mtu = 9000")?;
+    let ran = lab.ran_in_place(0, &["plan", "--diff", "--detailed-exitcode"]).await?;
+    checks.add("where nothing differs it prints nothing", same(&(0, ""), &(ran.code, ran.stdout.as_str())));
+    Ok(())
 }
 
 /// A changed file is shown and waits; adopted, by each of the ways there are, it causes what it must
