@@ -14,8 +14,8 @@ use crate::{
 pub(super) struct Apply {
     /// A plan that `plan --out` has kept: carried out as it is, or refused with 5 if the world has moved
     plan: Option<PathBuf>,
-    /// Go back to the former configuration unless `weavers confirm` follows within this time, and at once
-    /// when a peer that was reachable no longer is
+    /// Go back to the former configuration unless `weavers confirm` follows within this time, and
+    /// sooner when a peer that was reachable is lost for more than 5 seconds
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     confirm_timeout: Option<Duration>,
     /// End with 2 if something was changed

@@ -1,10 +1,13 @@
 //! A configuration that is tried: the former one comes back unless somebody confirms the new one in
-//! time, and at once when a peer that was reachable no longer is.
+//! time, and sooner when a peer that was reachable is lost for longer than a restart takes.
 //!
 //! The disk has the former one before the new one is adopted, and is told when it is confirmed. So a
 //! daemon that ends meanwhile comes back with the former one.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Effect, Node, Output,
@@ -13,6 +16,10 @@ use super::{
     request::{Refusal, RefusalKind, RequestId, Response},
 };
 use crate::{config::Config, peer::PeerName, time::Timestamp};
+
+/// How long a peer may be lost: one that is started anew, by an upgrade or by whoever watches over it, is no
+/// fault of the configuration, and open connections outlast it.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What is tried, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +44,17 @@ struct Trying {
     until: Timestamp,
     /// Who was reachable when it began.
     peers: BTreeSet<PeerName>,
+    /// Those of them who are not now, and since when.
+    lost: BTreeMap<PeerName, Timestamp>,
     /// Who waits until all is done.
     asked: RequestId,
+}
+
+/// Why a trial ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Lost(PeerName),
+    Unconfirmed,
 }
 
 impl Trials {
@@ -46,15 +62,32 @@ impl Trials {
         Trials { kept, trying: None }
     }
 
+    /// When to judge next, if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
-        self.trying.as_ref().map(|trying| trying.until)
+        let trying = self.trying.as_ref()?;
+        trying.lost.values().map(|since| *since + GRACE).chain([trying.until]).min()
+    }
+}
+
+impl Trying {
+    /// Takes in who can be reached now.
+    fn judge(&mut self, now: Timestamp, is_reachable: impl Fn(PeerName) -> bool) -> Option<End> {
+        self.lost.retain(|peer, _| !is_reachable(*peer));
+        for peer in self.peers.iter().filter(|peer| !is_reachable(**peer)) {
+            self.lost.entry(*peer).or_insert(now);
+        }
+        let lost = self.lost.iter().find(|(_, since)| **since + GRACE <= now);
+        match lost {
+            Some((peer, _)) => Some(End::Lost(*peer)),
+            None => (self.until <= now).then_some(End::Unconfirmed),
+        }
     }
 }
 
 impl Node {
     /// Seconds until the former configuration comes back.
     pub(super) fn trial_left(&self) -> Option<u64> {
-        self.trials.deadline().map(|until| until.since(self.now).as_secs())
+        self.trials.trying.as_ref().map(|trying| trying.until.since(self.now).as_secs())
     }
 
     /// Nothing else is adopted while something is tried: what would come back then?
@@ -78,6 +111,7 @@ impl Node {
             former: self.config.clone(),
             until: self.now + patience,
             peers: self.mesh.reachable(),
+            lost: BTreeMap::new(),
             asked: order.done,
         });
         self.carry_out(order);
@@ -102,15 +136,14 @@ impl Node {
     }
 
     pub(super) fn judge_trial(&mut self) {
-        let Some(trying) = &self.trials.trying else { return };
-        let lost = trying.peers.iter().find(|peer| !self.mesh.is_reachable(**peer));
-        let why = match lost {
-            Some(&peer) => {
+        let Some(trying) = &mut self.trials.trying else { return };
+        let why = match trying.judge(self.now, |peer| self.mesh.is_reachable(peer)) {
+            Some(End::Lost(peer)) => {
                 let named =
                     self.ipam.nickname(peer).map_or(peer.to_string(), |name| format!("{peer} ({name})"));
                 format!("peer {named} can no longer be reached")
             }
-            None if trying.until <= self.now => "nobody confirmed it in time".to_owned(),
+            Some(End::Unconfirmed) => "nobody confirmed it in time".to_owned(),
             None => return,
         };
         self.roll_back(why);
@@ -127,5 +160,52 @@ impl Node {
             self.answer(asked, Err(refusal));
         }
         self.outputs.push_back(Output::RolledBack(why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(120);
+
+    fn trial_with(peers: &[u64]) -> Trying {
+        Trying {
+            former: Config::default(),
+            until: Timestamp::ZERO + LONG,
+            peers: peers.iter().map(|number| PeerName::from_u64(*number)).collect(),
+            lost: BTreeMap::new(),
+            asked: RequestId(1),
+        }
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_peer_that_is_started_anew_ends_no_trial_and_one_that_stays_away_does() {
+        let (restarted, gone) = (PeerName::from_u64(1), PeerName::from_u64(2));
+        let mut trial = trial_with(&[1, 2]);
+        assert_eq!(trial.judge(at(0), |_| true), None);
+        assert_eq!(trial.judge(at(10), |peer| peer != restarted), None);
+        assert_eq!(trial.judge(at(13), |_| true), None);
+        assert_eq!(trial.judge(at(14), |peer| peer != gone), None, "its absence is counted anew");
+        assert_eq!(trial.judge(at(18), |peer| peer != gone), None);
+        assert_eq!(trial.judge(at(19), |peer| peer != gone), Some(End::Lost(gone)));
+    }
+
+    #[test]
+    fn a_trial_is_judged_again_when_the_grace_of_a_lost_peer_is_over_or_its_time() {
+        let mut trials = Trials { kept: true, trying: Some(trial_with(&[1])) };
+        assert_eq!(trials.deadline(), Some(at(120)));
+        let judge = |trials: &mut Trials, seconds, reachable| {
+            trials.trying.as_mut().and_then(|trial| trial.judge(at(seconds), |_| reachable))
+        };
+        assert_eq!(judge(&mut trials, 30, false), None);
+        assert_eq!(trials.deadline(), Some(at(35)));
+        assert_eq!(judge(&mut trials, 34, true), None);
+        assert_eq!(trials.deadline(), Some(at(120)));
+        assert_eq!(judge(&mut trials, 120, true), Some(End::Unconfirmed));
     }
 }
