@@ -28,6 +28,7 @@ mod interfaces;
 mod quota;
 mod scale;
 mod terminate;
+mod electors;
 mod stage;
 mod terms;
 mod upgrade;
@@ -74,6 +75,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "crash", hosts: 3, interval: "2s", run: |lab| Box::pin(crash::run(lab)) },
     Scenario { name: "leave", hosts: 4, interval: "2s", run: |lab| Box::pin(leave::run(lab)) },
     Scenario { name: "terminate", hosts: 4, interval: "2s", run: |lab| Box::pin(terminate::run(lab)) },
+    Scenario { name: "electors", hosts: 8, interval: "2s", run: |lab| Box::pin(electors::run(lab)) },
     Scenario { name: "store", hosts: 3, interval: "2s", run: |lab| Box::pin(store::run(lab)) },
     Scenario { name: "space", hosts: 3, interval: "2s", run: |lab| Box::pin(space::run(lab)) },
     Scenario { name: "scale-out", hosts: 3, interval: "2s", run: |lab| Box::pin(scale::run(lab)) },

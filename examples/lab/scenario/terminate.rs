@@ -127,10 +127,7 @@ async fn given_up_and_back(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result
     checks.add("both are told of the same heir", same(&heir(&one), &heir(&two)));
     let moved = eventually(SOON, async || Ok(same(&Vec::new(), &lab.routes_to(STOPS))));
     checks.timed("the stopped host's routes go to another", moved.await?);
-    let report = basic::report(lab).await?;
-    let wrong =
-        report.checks.into_iter().find_map(|(what, result)| Some(format!("{what}: {}", result.err()?)));
-    checks.add("each address has one owner", wrong.map_or(Ok(()), Err));
+    checks.add("each address has one owner", one_owner(lab).await?);
 
     set_power(lab, STOPS, Power::Running);
     lab.start_host(STOPS)?;
@@ -147,7 +144,7 @@ async fn given_up_and_back(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result
 }
 
 /// Whether a host can reach another no more, over whomever.
-async fn out_of_reach(lab: &Lab, host: usize, other: usize) -> anyhow::Result<Result<(), String>> {
+pub(super) async fn out_of_reach(lab: &Lab, host: usize, other: usize) -> anyhow::Result<Result<(), String>> {
     let ring: Value = serde_json::from_str(&lab.weavers(host, &["ipam", "show", "--json"]).await?)?;
     let pieces = ring["pieces"].as_array().cloned().unwrap_or_default();
     let its: Vec<&Value> =
@@ -155,13 +152,22 @@ async fn out_of_reach(lab: &Lab, host: usize, other: usize) -> anyhow::Result<Re
     Ok(holds(its.iter().all(|piece| piece["reachable"] == false), || format!("{its:?}")))
 }
 
-fn set_power(lab: &Lab, host: usize, power: Power) {
+/// Stops an instance, or starts it again.
+pub(super) fn set_power(lab: &Lab, host: usize, power: Power) {
     let instance = lab.hosts[host].instance.clone();
     lab.cloud.with(|vpc, now| vpc.set_power(now, &instance, power));
 }
 
+/// Whether what the running hosts own is the whole range, each address once, and the routes say so.
+pub(super) async fn one_owner(lab: &Lab) -> anyhow::Result<Result<(), String>> {
+    let report = basic::report(lab).await?;
+    let wrong =
+        report.checks.into_iter().find_map(|(what, result)| Some(format!("{what}: {}", result.err()?)));
+    Ok(wrong.map_or(Ok(()), Err))
+}
+
 /// Addresses that hosts own.
-async fn shares(lab: &Lab, hosts: &[usize]) -> anyhow::Result<BTreeMap<usize, u64>> {
+pub(super) async fn shares(lab: &Lab, hosts: &[usize]) -> anyhow::Result<BTreeMap<usize, u64>> {
     let mut shares = BTreeMap::new();
     for &host in hosts {
         let cidrs = owned(lab, host).await?;
