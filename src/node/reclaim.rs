@@ -84,6 +84,19 @@ impl Dead {
     }
 }
 
+/// What the ring and the mesh say at one moment.
+struct Around {
+    owners: BTreeMap<PeerName, u64>,
+    reachable: BTreeSet<PeerName>,
+    grace: Option<Duration>,
+}
+
+impl Around {
+    fn view(&self) -> reclaim::View<'_> {
+        reclaim::View { owners: &self.owners, reachable: &self.reachable, grace: self.grace }
+    }
+}
+
 impl Node {
     /// Considers what changed, and carries out what follows.
     pub(super) fn settle_dead(&mut self) -> bool {
@@ -99,12 +112,11 @@ impl Node {
         if std::mem::take(&mut self.dead.touched) {
             let seeds = self.ipam.ring().seeds().to_vec();
             self.dead.reclaim.begin(&seeds);
-            self.with_view(|dead, now, view| {
-                dead.reclaim.consider(now, view);
-                if dead.reclaim.doubts(now.before(BELIEVED), view) {
-                    dead.look.look_by(now);
-                }
-            });
+            let (now, around) = (self.now, self.around());
+            self.dead.reclaim.consider(now, around.view());
+            if self.dead.reclaim.doubts(now.before(BELIEVED), around.view()) {
+                self.dead.look.look_by(now);
+            }
         }
         let mut any = false;
         while let Some(effect) = self.dead.reclaim.next_effect() {
@@ -131,10 +143,9 @@ impl Node {
         }
     }
 
-    fn with_view<T>(&mut self, act: impl FnOnce(&mut Dead, Timestamp, reclaim::View) -> T) -> T {
+    fn around(&self) -> Around {
         let (owners, reachable) = (self.ipam.ring().shares(), self.mesh.reachable());
-        let view = reclaim::View { owners: &owners, reachable: &reachable, grace: self.config.vpc.reclaim };
-        act(&mut self.dead, self.now, view)
+        Around { owners, reachable, grace: self.config.vpc.reclaim }
     }
 
     // ===== the mesh =====
@@ -221,10 +232,10 @@ impl Node {
         if !self.dead.agrees() {
             return Vec::new();
         }
-        let (owners, reachable) = (self.ipam.ring().shares(), self.mesh.reachable());
-        let view = reclaim::View { owners: &owners, reachable: &reachable, grace: self.config.vpc.reclaim };
-        let coming = self.dead.reclaim.coming(self.now, view);
-        coming.into_iter().map(|coming| self.note_on(&coming, owners.contains_key(&coming.peer))).collect()
+        let around = self.around();
+        let coming = self.dead.reclaim.coming(self.now, around.view());
+        let note = |coming: Coming| self.note_on(&coming, around.owners.contains_key(&coming.peer));
+        coming.into_iter().map(note).collect()
     }
 
     fn note_on(&self, coming: &Coming, owns: bool) -> Note {
@@ -294,7 +305,8 @@ impl Node {
             return self.forget_at_once(id, peer);
         }
         let addresses = self.share(peer);
-        self.with_view(|dead, now, view| dead.reclaim.force(now, view, peer));
+        let around = self.around();
+        self.dead.reclaim.force(self.now, around.view(), peer);
         self.settle_dead();
         self.answer(id, Ok(Response::Moved { addresses, to: Some(self.identity.name) }));
     }
@@ -341,9 +353,7 @@ impl Node {
     }
 
     fn not_forgotten(&self, peer: PeerName) -> Refusal {
-        let (owners, reachable) = (self.ipam.ring().shares(), self.mesh.reachable());
-        let view = reclaim::View { owners: &owners, reachable: &reachable, grace: None };
-        let missing = self.dead.reclaim.missing(view, peer);
+        let missing = self.dead.reclaim.missing(self.around().view(), peer);
         let missing: Vec<String> = missing.iter().map(|&peer| self.named(peer)).collect();
         let message = format!(
             "the peers have not agreed that {} is dead: {} did not",
