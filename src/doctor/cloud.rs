@@ -150,19 +150,21 @@ fn range(config: &Config, vpc: &Vpc) -> Finding {
 
 fn groups(config: &Config, cloud: &Cloud) -> Finding {
     let name = "security group";
+    let (port, range) = (i32::from(config.mesh.listen.port()), config.ipam.range);
     let groups = match &cloud.groups {
         Ok(groups) => groups,
         Err(fault) => {
-            let why =
-                "weavers does without it, but cannot tell whether packets between containers are let in";
-            return unread(Finding::warn(name, fault.message.clone(), why), fault);
+            let why = format!(
+                "weavers does without it, and cannot tell whether it lets in TCP {port} from the other hosts, and packets \
+                 from {range}"
+            );
+            return unread(Finding::warn(name, fault.message.clone(), &why), fault);
         }
     };
     let ids = groups.iter().map(|group| group.id.as_str()).collect::<Vec<_>>().join(", ");
     if groups.is_empty() {
         return Finding::warn(name, "the interface names none", "what is let in is not known");
     }
-    let port = i32::from(config.mesh.listen.port());
     if !lets_in_the_mesh(groups, port) {
         let why = "peers cannot reach this host, which is left with what it owns";
         let fix = format!(
@@ -171,7 +173,6 @@ fn groups(config: &Config, cloud: &Cloud) -> Finding {
         );
         return Finding::fail(name, format!("{ids} lets no TCP {port} in"), why).fix(fix);
     }
-    let range = config.ipam.range;
     if !lets_in_containers(groups, range) {
         let why = "a rule that names a group matches the hosts' addresses only, never those of containers";
         let fix = format!(

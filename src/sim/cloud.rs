@@ -167,7 +167,9 @@ impl Cloud {
         let find = Call::DescribeInstances(Find { filters, ..Find::default() });
         match vpc.call(now, &self.caller(), &find).result {
             Ok(Answer::Instances { instances, .. }) => Ok(instances),
-            Ok(Answer::Done | Answer::Tables { .. }) => Err(fault(FaultKind::Invalid, "another answer")),
+            Ok(Answer::Done | Answer::Tables { .. } | Answer::Groups { .. }) => {
+                Err(fault(FaultKind::Invalid, "another answer"))
+            }
             Err(error) => Err(classify(&error)),
         }
     }
@@ -189,7 +191,7 @@ impl Cloud {
                     let first = instances.into_iter().filter_map(|one| one.interfaces.into_iter().next());
                     found.extend(first.map(|interface| (interface.address, interface.subnet)));
                 }
-                Ok(Answer::Done | Answer::Tables { .. }) => {
+                Ok(Answer::Done | Answer::Tables { .. } | Answer::Groups { .. }) => {
                     return Err(fault(FaultKind::Invalid, "another answer"));
                 }
                 Err(error) => return Err(classify(&error)),
@@ -214,7 +216,9 @@ impl Cloud {
     fn describe(&self, now: Timestamp, vpc: &mut vpc::Vpc, find: Find) -> Result<Vec<TableView>, Fault> {
         match vpc.call(now, &self.caller(), &Call::DescribeRouteTables(find)).result {
             Ok(Answer::Tables { tables, .. }) => Ok(tables),
-            Ok(Answer::Done | Answer::Instances { .. }) => Err(fault(FaultKind::Invalid, "another answer")),
+            Ok(Answer::Done | Answer::Instances { .. } | Answer::Groups { .. }) => {
+                Err(fault(FaultKind::Invalid, "another answer"))
+            }
             Err(error) => Err(classify(&error)),
         }
     }
@@ -230,7 +234,7 @@ impl Cloud {
                 let mut interfaces = instances.into_iter().flat_map(|instance| instance.interfaces);
                 interfaces.find(|one| one.id == self.interface).map(|one| one.source_dest_check)
             }
-            Ok(Answer::Done | Answer::Tables { .. }) | Err(_) => None,
+            Ok(Answer::Done | Answer::Tables { .. } | Answer::Groups { .. }) | Err(_) => None,
         };
         self.check_due = self.passes + if self.check == Some(false) { SELDOM } else { 1 };
         self.check

@@ -24,6 +24,7 @@ pub use self::{
     },
     error::ApiError,
     gate::{Faults, Metadata, Signatures, Throttle},
+    group::{GroupId, GroupView, Ingress},
     route::{Origin, Route, RouteTarget},
 };
 pub use crate::state::SubnetId;
@@ -38,6 +39,7 @@ mod describe;
 mod error;
 mod filter;
 mod gate;
+mod group;
 mod route;
 
 /// Routes a table holds unless told otherwise.
@@ -73,6 +75,8 @@ struct State {
     main: TableId,
     interfaces: BTreeMap<InterfaceId, Interface>,
     instances: BTreeMap<InstanceId, Instance>,
+    /// Security groups and what they let in. The first is the default one.
+    groups: BTreeMap<GroupId, Vec<Ingress>>,
     ids: u64,
 }
 
@@ -108,6 +112,8 @@ pub struct Interface {
     pub address: Ipv4Addr,
     /// Packets from or to other addresses are dropped while this is on.
     pub source_dest_check: bool,
+    /// Its security groups.
+    pub groups: Vec<GroupId>,
     /// The instance and the device number it is attached under.
     pub attached: Option<(InstanceId, u32)>,
 }
@@ -137,6 +143,7 @@ impl Vpc {
     /// An empty VPC with its main table, no subnet, and all calls answered at once.
     pub fn new(cidr: Ipv4Net, region: &str) -> Vpc {
         let main = TableId(id("rtb", 0));
+        let group = GroupId(id("sg", 0));
         let state = State {
             vpc_id: id("vpc", 0),
             account: "123456789012".to_owned(),
@@ -147,6 +154,7 @@ impl Vpc {
             main,
             interfaces: BTreeMap::new(),
             instances: BTreeMap::new(),
+            groups: BTreeMap::from([(group.clone(), vec![Ingress::from_itself(&group)])]),
             ids: 1,
         };
         Vpc { state: Arc::new(state), history: VecDeque::new(), gate: gate::Gate::default(), version: 0 }
@@ -168,6 +176,7 @@ impl Vpc {
         let answer = match call {
             Call::DescribeRouteTables(find) => self.read(now, caller).describe_tables(find)?,
             Call::DescribeInstances(find) => self.read(now, caller).describe_instances(find)?,
+            Call::DescribeSecurityGroups(find) => self.read(now, caller).describe_groups(find)?,
             Call::CreateRoute { .. }
             | Call::ReplaceRoute { .. }
             | Call::DeleteRoute { .. }
@@ -197,7 +206,7 @@ impl Vpc {
             Call::ModifyInstanceAttribute { instance, check, .. } => {
                 next.set_instance_check(instance, *check)?;
             }
-            Call::DescribeRouteTables(_) | Call::DescribeInstances(_) => {}
+            Call::DescribeRouteTables(_) | Call::DescribeInstances(_) | Call::DescribeSecurityGroups(_) => {}
         }
         *self.change(now) = next;
         Ok(Answer::Done)

@@ -38,7 +38,8 @@ impl Ec2 {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let call = call("DescribeSecurityGroups", ids.join(", "));
+        let by_hand = Some(format!("aws ec2 describe-security-groups --group-ids {}", ids.join(" ")));
+        let call = Call { by_hand, ..call("DescribeSecurityGroups", ids.join(", ")) };
         let answer = self.client.describe_security_groups().set_group_ids(Some(ids)).send().await;
         let answer = answer.map_err(|error| refused(&call, error))?;
         Ok(answer.security_groups().iter().map(group).collect())

@@ -60,6 +60,8 @@ cases! {
     a_denied_check_names_the_command;
     a_check_that_cannot_be_read_is_unread;
     a_range_inside_the_vpc_is_noticed;
+    the_groups_of_the_own_interface_let_in_what_they_say;
+    groups_that_may_not_be_read_name_the_command_that_reads_them;
     a_throttled_call_is_known_as_such differs ("moto", "does not throttle");
     a_create_whose_answer_was_lost_calls_for_another_look differs ("moto", "loses no answer");
     peers_are_the_running_instances_that_bear_the_tag;
@@ -380,6 +382,27 @@ async fn a_range_inside_the_vpc_is_noticed(world: &World) -> Result<()> {
     let fault = overlaps(cidr("10.0.128.0/17"), &world.look().await?).context("not noticed")?;
     ensure!(fault.message.contains("10.0.0.0/16"), "{fault}");
     ensure!(overlaps(cidr(RANGE), &world.look().await?).is_none());
+    Ok(())
+}
+
+async fn the_groups_of_the_own_interface_let_in_what_they_say(world: &World) -> Result<()> {
+    let groups = world.ec2.security_groups().await?;
+    ensure!(groups.len() == 1 && groups[0].id.starts_with("sg-"), "{groups:?}");
+    let rules = groups[0].rules.len();
+    world.console.let_in(6783, "10.0.0.0/16").await?;
+    let groups = world.ec2.security_groups().await?;
+    let new = groups[0].rules.iter().find(|rule| rule.ports == Some((6783, 6783))).context("not let in")?;
+    ensure!(new.protocol == "tcp" && new.sources == [cidr("10.0.0.0/16")], "{new:?}");
+    ensure!(groups[0].rules.len() == rules + 1, "{groups:?}");
+    Ok(())
+}
+
+async fn groups_that_may_not_be_read_name_the_command_that_reads_them(world: &World) -> Result<()> {
+    let ec2 = world.console.restrict(&FIVE).await?;
+    let fault = refusal(ec2.security_groups().await)?;
+    ensure!(fault.kind == FaultKind::Denied, "{fault:?}");
+    let command = "aws ec2 describe-security-groups --group-ids sg-";
+    ensure!(fault.hint.as_ref().is_some_and(|hint| hint.contains(command)), "{fault:?}");
     Ok(())
 }
 

@@ -60,6 +60,9 @@ pub trait Console: Send + Sync {
     /// Gives both instances a tag.
     fn tag_both(&self, key: &'static str, value: &'static str) -> BoxFuture<'_, Result<()>>;
 
+    /// Has the security group of the first instance let in TCP at this port from there.
+    fn let_in(&self, port: u16, from: &'static str) -> BoxFuture<'_, Result<()>>;
+
     /// Terminates the second instance.
     fn terminate_neighbour(&self) -> BoxFuture<'_, Result<()>>;
 

@@ -261,6 +261,21 @@ impl Console for MotoConsole {
         })
     }
 
+    fn let_in(&self, port: u16, from: &'static str) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let own = &self.identity.instance;
+            let found = self.client.describe_instances().instance_ids(own).send().await?;
+            let instance = found.reservations().first().and_then(|one| one.instances().first());
+            let group =
+                instance.and_then(|one| one.network_interfaces().first()?.groups().first()?.group_id());
+            let request = self.client.authorize_security_group_ingress().group_id(group.context("no group")?);
+            let port = i32::from(port);
+            let request = request.ip_protocol("tcp").from_port(port).to_port(port).cidr_ip(from);
+            request.send().await?;
+            Ok(())
+        })
+    }
+
     fn terminate_neighbour(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
             self.client.terminate_instances().instance_ids(&self.neighbour).send().await?;

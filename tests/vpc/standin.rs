@@ -6,7 +6,7 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use weavers::{
-    sim::vpc::{Action, Caller, Faults, InstanceId, Power, SubnetId, Throttle, Vpc},
+    sim::vpc::{Action, Caller, Faults, Ingress, InstanceId, Power, SubnetId, Throttle, Vpc},
     state::TableId,
     vpc::{Ec2, Identity},
 };
@@ -125,6 +125,18 @@ impl Console for StandinConsole {
         for instance in [&own, &self.other] {
             self.cloud.with(|vpc, now| vpc.tag_instance(now, instance, key, value));
         }
+        done()
+    }
+
+    fn let_in(&self, port: u16, from: &'static str) -> BoxFuture<'_, Result<()>> {
+        let sources = vec![from.parse().expect("it is written as a network")];
+        self.cloud.with(|vpc, now| {
+            let group = vpc.interfaces()[&self.identity.interface].groups[0].clone();
+            let own = Ingress::from_itself(&group);
+            let ports = Some((port, port));
+            let new = Ingress { protocol: "tcp".to_owned(), ports, sources, groups: Vec::new() };
+            vpc.set_ingress(now, &group, vec![own, new]);
+        });
         done()
     }
 

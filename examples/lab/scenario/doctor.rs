@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::process::Command;
-use weavers::sim::vpc::{Action, Call, Caller, Check, Faults};
+use weavers::sim::vpc::{Action, Call, Caller, Check, Faults, GroupId, Ingress};
 
 use super::stage::{Checks, at_work, eventually, holds, report, same};
 use crate::{fabric::link_name, lab::Lab, net, report::Report};
@@ -53,6 +53,8 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     set_check(lab, Check::Off)?;
     deny(lab, &[]);
 
+    groups(lab, &mut checks).await?;
+
     lab.cloud.set_clock_ahead(-400);
     let ran = lab.ran_in_place(0, &["doctor"]).await?;
     checks.add("a clock that is wrong", ran.says(1, &["FAIL  clock", "s ahead of EC2's", "chronyc"]));
@@ -92,6 +94,53 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
         lab.settled(host).await?.map_err(anyhow::Error::msg)?;
     }
     report(lab, ready, checks).await
+}
+
+/// The security group of h1, from one that may not be read to one that lets in all that is needed.
+async fn groups(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    let group = lab.cloud.with(|vpc, _| vpc.interfaces()[&lab.hosts[0].interface].groups[0].clone());
+    let range = lab.range.to_string();
+    let read = format!("do it by hand: `aws ec2 describe-security-groups --group-ids {group}`");
+    let ran = lab.ran_in_place(0, &["doctor"]).await?;
+    let words = ["warn  security group", &read, "TCP 6783 from the other hosts", &range, "0 failures"];
+    checks.add("a security group that may not be read, with what to look for", ran.says(0, &words));
+
+    let caller = Caller::Instance(lab.hosts[0].instance.clone());
+    lab.cloud.with(|vpc, _| vpc.permit(&caller, [Action::DescribeSecurityGroups]));
+    let [ssh, mesh] = [22, 6783].map(|port| Ingress { ports: Some((port, port)), ..tcp_from_itself(&group) });
+    let all = Ingress { sources: vec![lab.range], groups: Vec::new(), ..Ingress::from_itself(&group) };
+    let authorize = format!("aws ec2 authorize-security-group-ingress --group-id {group}");
+    for (what, ingress, code, words) in [
+        (
+            "one that is closed to peers, with the command",
+            vec![ssh.clone()],
+            1,
+            [
+                "FAIL  security group",
+                &format!("{authorize} --protocol tcp --port 6783 --source-group {group}"),
+            ],
+        ),
+        (
+            "one that is closed to containers, with the command",
+            vec![ssh, mesh.clone()],
+            1,
+            ["FAIL  security group", &format!("{authorize} --protocol -1 --cidr {range}")],
+        ),
+        (
+            "one that lets in both",
+            vec![mesh, all],
+            0,
+            ["ok    security group", &format!("{group} lets in TCP 6783, and packets from {range}")],
+        ),
+    ] {
+        lab.cloud.with(|vpc, now| vpc.set_ingress(now, &group, ingress));
+        checks.add(what, lab.ran_in_place(0, &["doctor"]).await?.says(code, &words));
+    }
+    Ok(())
+}
+
+fn tcp_from_itself(group: &GroupId) -> Ingress {
+    Ingress { protocol: "tcp".to_owned(), ..Ingress::from_itself(group) }
 }
 
 /// EC2 is asked by dry runs, and never more than it answers as such.

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use weavers::sim::vpc::{
-    Answer, ApiError, Association, InstanceView, InterfaceView, Power, RouteTarget, RouteView, TableView,
-    Vpc, power_name, private_dns_name, state_name,
+    Answer, ApiError, Association, GroupId, GroupView, Ingress, InstanceView, InterfaceView, Power,
+    RouteTarget, RouteView, TableView, Vpc, power_name, private_dns_name, state_name,
 };
 
 use super::mac_of;
@@ -18,6 +18,9 @@ pub fn render(vpc: &Vpc, action: &str, request_id: &str, answer: &Answer) -> Str
         }
         Answer::Instances { instances, next_token } => {
             (set("reservationSet", instances.iter().map(|view| reservation(vpc, view))), next_token)
+        }
+        Answer::Groups { groups, next_token } => {
+            (set("securityGroupInfo", groups.iter().map(group)), next_token)
         }
     };
     let next = next_token.as_ref().map(|token| leaf("nextToken", token)).unwrap_or_default();
@@ -137,8 +140,39 @@ fn interface(vpc: &Vpc, view: &InterfaceView) -> String {
         leaf("macAddress", &mac_of(view.address)),
         leaf("privateIpAddress", &view.address.to_string()),
         leaf("sourceDestCheck", &view.source_dest_check.to_string()),
+        set("groupSet", view.groups.iter().map(group_id)),
         element("attachment", attachment.concat()),
         set("privateIpAddressesSet", std::iter::once(address(view.address))),
+    ]
+    .concat()
+}
+
+fn group(view: &GroupView) -> String {
+    [
+        leaf("ownerId", &view.owner),
+        leaf("vpcId", &view.vpc_id),
+        group_id(&view.id),
+        leaf("groupDescription", "a security group of the lab"),
+        set("ipPermissions", view.ingress.iter().map(|ingress| permission(&view.owner, ingress))),
+        set("ipPermissionsEgress", std::iter::empty()),
+    ]
+    .concat()
+}
+
+fn group_id(id: &GroupId) -> String {
+    leaf("groupId", &id.0) + &leaf("groupName", &format!("group {id}"))
+}
+
+fn permission(owner: &str, ingress: &Ingress) -> String {
+    let ports = ingress
+        .ports
+        .map(|(first, last)| leaf("fromPort", &first.to_string()) + &leaf("toPort", &last.to_string()));
+    let groups = ingress.groups.iter().map(|id| leaf("userId", owner) + &leaf("groupId", &id.0));
+    [
+        leaf("ipProtocol", &ingress.protocol),
+        ports.unwrap_or_default(),
+        set("groups", groups),
+        set("ipRanges", ingress.sources.iter().map(|cidr| leaf("cidrIp", &cidr.to_string()))),
     ]
     .concat()
 }

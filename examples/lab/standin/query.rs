@@ -53,6 +53,7 @@ pub fn call(fields: &Fields) -> Result<Call, ApiError> {
         },
         Action::DescribeRouteTables => Call::DescribeRouteTables(find(fields, "RouteTableId", dry_run)?),
         Action::DescribeInstances => Call::DescribeInstances(find(fields, "InstanceId", dry_run)?),
+        Action::DescribeSecurityGroups => Call::DescribeSecurityGroups(find(fields, "GroupId", dry_run)?),
     })
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApiError, InstanceId, InstanceView, TableView};
+use super::{ApiError, GroupView, InstanceId, InstanceView, TableView};
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +23,7 @@ pub enum Action {
     DeleteRoute,
     DescribeInstances,
     DescribeRouteTables,
+    DescribeSecurityGroups,
     ModifyInstanceAttribute,
     ModifyNetworkInterfaceAttribute,
     ReplaceRoute,
@@ -39,6 +40,7 @@ pub enum Call {
     ModifyInstanceAttribute { instance: String, check: Check, dry_run: bool },
     DescribeRouteTables(Find),
     DescribeInstances(Find),
+    DescribeSecurityGroups(Find),
 }
 
 /// The targets that a call names; EC2 accepts exactly one.
@@ -100,15 +102,19 @@ pub enum Answer {
     /// To DescribeInstances.
     #[allow(missing_docs)]
     Instances { instances: Vec<InstanceView>, next_token: Option<String> },
+    /// To DescribeSecurityGroups.
+    #[allow(missing_docs)]
+    Groups { groups: Vec<GroupView>, next_token: Option<String> },
 }
 
 impl Action {
     /// All there are.
-    pub const ALL: [Action; 7] = [
+    pub const ALL: [Action; 8] = [
         Action::CreateRoute,
         Action::DeleteRoute,
         Action::DescribeInstances,
         Action::DescribeRouteTables,
+        Action::DescribeSecurityGroups,
         Action::ModifyInstanceAttribute,
         Action::ModifyNetworkInterfaceAttribute,
         Action::ReplaceRoute,
@@ -121,6 +127,7 @@ impl Action {
             Action::DeleteRoute => "DeleteRoute",
             Action::DescribeInstances => "DescribeInstances",
             Action::DescribeRouteTables => "DescribeRouteTables",
+            Action::DescribeSecurityGroups => "DescribeSecurityGroups",
             Action::ModifyInstanceAttribute => "ModifyInstanceAttribute",
             Action::ModifyNetworkInterfaceAttribute => "ModifyNetworkInterfaceAttribute",
             Action::ReplaceRoute => "ReplaceRoute",
@@ -129,7 +136,10 @@ impl Action {
 
     /// Whether it changes anything.
     pub fn mutates(self) -> bool {
-        !matches!(self, Action::DescribeInstances | Action::DescribeRouteTables)
+        !matches!(
+            self,
+            Action::DescribeInstances | Action::DescribeRouteTables | Action::DescribeSecurityGroups
+        )
     }
 }
 
@@ -144,6 +154,7 @@ impl Call {
             Call::ModifyInstanceAttribute { .. } => Action::ModifyInstanceAttribute,
             Call::DescribeRouteTables(_) => Action::DescribeRouteTables,
             Call::DescribeInstances(_) => Action::DescribeInstances,
+            Call::DescribeSecurityGroups(_) => Action::DescribeSecurityGroups,
         }
     }
 
@@ -155,7 +166,9 @@ impl Call {
             | Call::DeleteRoute { dry_run, .. }
             | Call::ModifyNetworkInterfaceAttribute { dry_run, .. }
             | Call::ModifyInstanceAttribute { dry_run, .. } => *dry_run,
-            Call::DescribeRouteTables(find) | Call::DescribeInstances(find) => find.dry_run,
+            Call::DescribeRouteTables(find)
+            | Call::DescribeInstances(find)
+            | Call::DescribeSecurityGroups(find) => find.dry_run,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
-use super::{Instance, InstanceId, Interface, Power, Subnet, SubnetId, Table, Vpc};
+use super::{GroupId, Ingress, Instance, InstanceId, Interface, Power, Subnet, SubnetId, Table, Vpc};
 use crate::{
     state::{InterfaceId, TableId},
     time::Timestamp,
@@ -90,6 +90,7 @@ impl Vpc {
             subnet: subnet.clone(),
             address,
             source_dest_check: true,
+            groups: state.groups.keys().next().cloned().into_iter().collect(),
             attached: Some((instance.clone(), device)),
         };
         state.interfaces.insert(interface.clone(), record);
@@ -106,6 +107,13 @@ impl Vpc {
     /// Deletes an interface; routes to it stay, as blackholes.
     pub fn delete_interface(&mut self, now: Timestamp, interface: &InterfaceId) {
         self.change(now).interfaces.remove(interface);
+    }
+
+    /// Sets what a security group lets in.
+    pub fn set_ingress(&mut self, now: Timestamp, group: &GroupId, ingress: Vec<Ingress>) {
+        if let Some(all) = self.change(now).groups.get_mut(group) {
+            *all = ingress;
+        }
     }
 
     /// Tags an instance.

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
-use super::{Answer, ApiError, Find, InstanceId, Origin, Power, RouteTarget, State, SubnetId, Table, filter};
+use super::{
+    Answer, ApiError, Find, GroupId, InstanceId, Origin, Power, RouteTarget, State, SubnetId, Table, filter,
+};
 use crate::state::{InterfaceId, RouteState, TableId};
 
 const TABLES_PAGE_MAX: usize = 100;
@@ -64,6 +66,7 @@ pub struct InterfaceView {
     pub zone: String,
     pub address: Ipv4Addr,
     pub source_dest_check: bool,
+    pub groups: Vec<GroupId>,
 }
 
 /// The DNS name that a VPC gives to a private address.
@@ -163,6 +166,7 @@ impl State {
                 zone: self.subnets.get(&record.subnet).map(|s| s.zone.clone()).unwrap_or_default(),
                 address: record.address,
                 source_dest_check: record.source_dest_check,
+                groups: record.groups.clone(),
             }
         });
         InstanceView {

@@ -33,6 +33,23 @@ fn hosts_reach_each_other_by_the_local_route_with_their_checks_on() {
 }
 
 #[test]
+fn security_groups_are_told_only_to_whom_that_is_permitted() {
+    let mut pair = Pair::new();
+    let caller = Caller::Instance(pair.a.0.clone());
+    let group = pair.vpc.interfaces()[&pair.a.1].groups[0].clone();
+    let ask = |pair: &mut Pair, id: &str| {
+        let find = Find { ids: vec![id.to_owned()], ..Find::default() };
+        let reply = pair.vpc.call(NOW, &caller, &Call::DescribeSecurityGroups(find));
+        reply.result.map_err(|error| error.code)
+    };
+    assert_eq!(ask(&mut pair, &group.0), Err("UnauthorizedOperation".into()));
+    pair.vpc.permit(&caller, [Action::DescribeSecurityGroups]);
+    let Ok(Answer::Groups { groups, .. }) = ask(&mut pair, &group.0) else { panic!("no groups") };
+    assert_eq!(groups[0].ingress, [Ingress::from_itself(&group)]);
+    assert_eq!(ask(&mut pair, "sg-1"), Err("InvalidGroup.NotFound".into()));
+}
+
+#[test]
 fn a_longer_blackhole_wins_and_drops() {
     let mut pair = Pair::new();
     pair.check_off(&pair.a.1.clone());
@@ -315,7 +332,7 @@ impl Pair {
         let caller = Caller::Instance(self.a.0.clone());
         match self.vpc.call(at, &caller, &Call::DescribeRouteTables(find.clone())).result? {
             Answer::Tables { tables, .. } => Ok(tables),
-            Answer::Done | Answer::Instances { .. } => panic!("no tables"),
+            Answer::Done | Answer::Instances { .. } | Answer::Groups { .. } => panic!("no tables"),
         }
     }
 
