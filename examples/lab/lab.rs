@@ -163,6 +163,14 @@ impl Lab {
         Ok(())
     }
 
+    /// Detaches a host's second interface: its routes become blackholes, and its link is gone.
+    pub async fn detach_interface(&mut self, host: usize) -> anyhow::Result<()> {
+        let interface = self.hosts[host].interface.clone();
+        self.cloud.with(|vpc, now| vpc.detach_interface(now, &interface));
+        self.settle().await?;
+        net::run(self.hosts[host].enter()?.args(["ip", "link", "del", "eth1"])).await.map(|_| ())
+    }
+
     fn address_of(&self, host: usize, subnet: &SubnetId) -> anyhow::Result<Ipv4Addr> {
         let number = u8::try_from(host + 1).context("too many hosts")?;
         let cidr = self.cloud.with(|vpc, _| vpc.subnets().get(subnet).map(|subnet| subnet.cidr));

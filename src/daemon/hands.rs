@@ -22,7 +22,7 @@ use crate::{
         request::{Refusal, RefusalKind, Response},
     },
     plan::Plane,
-    state::{Action, Fault, FaultKind, Host, TableId, Tables},
+    state::{Action, Fault, FaultKind, Host, TableId, Tables, Vpc},
     vpc::Ec2,
 };
 
@@ -54,6 +54,7 @@ impl Hands {
         let ec2 = Arc::new(Ec2Hand {
             ec2: Mutex::new(ec2.map(Arc::new)),
             is_refused: AtomicBool::new(false),
+            is_check_doubted: AtomicBool::new(false),
             config: config.clone(),
             made_on: identity.instance.clone(),
         });
@@ -65,8 +66,9 @@ impl Hands {
         let Ec2Hand { config: known, made_on, .. } = self.ec2.as_ref();
         if known.vpc.region != settings.region || known.vpc.endpoint != settings.endpoint {
             let config = Config { vpc: settings.clone(), ..known.clone() };
-            let (ec2, is_refused) = (Mutex::new(None), AtomicBool::new(false));
-            self.ec2 = Arc::new(Ec2Hand { ec2, is_refused, config, made_on: made_on.clone() });
+            let (is_refused, is_check_doubted) = (AtomicBool::new(false), AtomicBool::new(false));
+            let (ec2, made_on) = (Mutex::new(None), made_on.clone());
+            self.ec2 = Arc::new(Ec2Hand { ec2, is_refused, is_check_doubted, config, made_on });
         }
     }
 
@@ -77,10 +79,15 @@ impl Hands {
     pub(super) fn observe_vpc(&self, range: Ipv4Net, tables: Tables) {
         let (ec2, events) = (self.ec2.clone(), self.events.clone());
         tokio::spawn(async move {
-            let result = ec2.ask(async |ec2| ec2.observe(range, &tables).await).await;
+            let result = ec2.observe(range, &tables).await;
             // The loop is gone only when the daemon stops.
             let _ = events.send(Event::VpcSeen(result)).await;
         });
+    }
+
+    /// The next look at the VPC reads the source/destination check, too.
+    pub(super) fn doubt_check(&self) {
+        self.ec2.is_check_doubted.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn observe_peers(&self, key: String, value: String) {
@@ -166,12 +173,27 @@ struct Ec2Hand {
     ec2: Mutex<Option<Arc<Ec2>>>,
     /// The credentials were refused.
     is_refused: AtomicBool,
+    /// The source/destination check may not be as it was last read.
+    is_check_doubted: AtomicBool,
     config: Config,
     /// The instance on which the store was made.
     made_on: Option<String>,
 }
 
 impl Ec2Hand {
+    /// A look, with the interface that the host has at that moment.
+    async fn observe(&self, range: Ipv4Net, tables: &Tables) -> Result<Vpc, Fault> {
+        let known = self.get().await?;
+        if self.is_check_doubted.swap(false, Ordering::Relaxed) {
+            known.doubt_check();
+        }
+        // Before the look: connections that leave by an interface that is gone get no answer.
+        if let Some(moved) = known.moved(&self.config).await {
+            *self.ec2.lock().await = Some(Arc::new(moved));
+        }
+        self.ask(async |ec2| ec2.observe(range, tables).await).await
+    }
+
     async fn ask<T>(&self, question: impl AsyncFnOnce(&Ec2) -> Result<T, Fault>) -> Result<T, Fault> {
         let ec2 = self.get().await?;
         let answer = question(&ec2).await;

@@ -244,6 +244,7 @@ impl Daemon {
                 Output::Datagram(to, bytes) => self.transport.send_datagram(to, &bytes),
                 Output::Save(id, writes) => self.save(id.0, writes),
                 Output::ObserveHost(wanted) => self.hands.observe_host(wanted),
+                Output::DoubtCheck => self.hands.doubt_check(),
                 Output::ObserveVpc(range, tables) => self.hands.observe_vpc(range, tables),
                 Output::ObservePlaces(addresses) => self.hands.observe_places(addresses),
                 Output::ObservePeers(key, value) => self.hands.observe_peers(key, value),

@@ -1,7 +1,7 @@
 //! What is asked, and by whom it is answered.
 
 use super::{
-    Leave, Node,
+    Leave, Node, Output,
     request::{Piece, Pool, Refusal, RefusalKind, Request, RequestId, Response},
     waiting::{Purpose, Sight, Waiter},
 };
@@ -88,6 +88,7 @@ impl Node {
     /// Somebody asks: look at once, and try again what was refused.
     pub(super) fn hurry(&mut self) {
         self.quotas.doubt();
+        self.outputs.push_back(Output::DoubtCheck);
         self.converge.hurry(self.now);
     }
 

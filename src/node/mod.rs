@@ -20,6 +20,7 @@ pub mod explain;
 mod impact;
 pub mod ledger;
 pub mod memory;
+mod pace;
 pub mod places;
 mod quota;
 mod reclaim;
@@ -38,7 +39,7 @@ use std::{
 
 use bytes::Bytes;
 use ipnet::Ipv4Net;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::{
@@ -72,8 +73,6 @@ pub const CHANNEL: &str = "IPallocation";
 pub const DEAD_CHANNEL: &str = "weavers/dead";
 /// Shortest time between two looks at a host that is disturbed again and again.
 const CALM: Duration = Duration::from_millis(200);
-/// Share of one look a second that each peer of a cluster may take, with what is looked at now and then beside it.
-const LOOKS_SHARE: Duration = Duration::from_millis(1300);
 
 /// Something happened.
 #[derive(Debug)]
@@ -125,6 +124,8 @@ pub enum Output {
     Save(SaveId, Vec<Write>),
     /// Look at the host, with these things in mind.
     ObserveHost(Box<Host>),
+    /// The source/destination check may not be as it was last read: the next look at the VPC reads it, too.
+    DoubtCheck,
     /// Look at the VPC: at what of these tables concerns the range.
     ObserveVpc(Ipv4Net, Tables),
     /// Look in which subnets of our VPC the instances with these addresses are.
@@ -533,6 +534,9 @@ impl Node {
             self.outputs.push_back(Output::ObserveHost(Box::new(desired.host.clone())));
         }
         if self.converge.begin_vpc(self.now) {
+            if self.has_room_for_the_check() {
+                self.outputs.push_back(Output::DoubtCheck);
+            }
             self.outputs.push_back(Output::ObserveVpc(self.config.ipam.range, self.tables()));
         }
     }
@@ -556,12 +560,6 @@ impl Node {
         self.judge_election();
     }
 
-    /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often.
-    fn vpc_interval(&mut self) -> Duration {
-        let peers = self.mesh.reachable().len() as u32 + 1;
-        self.jittered(self.config.reconcile.interval.max(LOOKS_SHARE * peers))
-    }
-
     fn on_applied(&mut self, action: &Action, outcome: Result<Option<String>, Fault>) {
         if let (Action::CreateRoute { table, .. }, Err(fault)) = (action, &outcome)
             && fault.kind == FaultKind::Quota
@@ -582,11 +580,6 @@ impl Node {
         let calm = self.converge.host.last_begun().map_or(self.now, |begun| begun + CALM);
         self.converge.host.look_by(calm.max(self.now));
         self.disturbed = true;
-    }
-
-    /// Up to a tenth earlier, so that hosts that started together do not go on in step.
-    fn jittered(&mut self, interval: Duration) -> Duration {
-        interval.mul_f64(self.rng.random_range(0.9..1.0))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Leave, Node,
+    Leave, Node, Output,
     request::{Refusal, RefusalKind, RequestId, Response},
 };
 use crate::{
@@ -212,6 +212,7 @@ impl Node {
     /// Looks at once: what is said to be missing, or there, must not have changed since the last looks.
     pub(super) fn tell_anew(&mut self, id: RequestId, sight: Sight) {
         self.converge.host.look_by(self.now);
+        self.outputs.push_back(Output::DoubtCheck);
         self.waiting.add(self.now, id, Waiter::Looks(sight));
         self.disturbed = true;
     }

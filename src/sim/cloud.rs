@@ -46,6 +46,11 @@ impl Cloud {
         *self = Cloud::new(self.instance.clone(), self.interface.clone(), self.subnet.clone());
     }
 
+    /// The next look reads the source/destination check, too.
+    pub fn doubt_check(&mut self) {
+        self.check_due = 0;
+    }
+
     /// A look at the selected tables.
     pub fn observe(
         &mut self,
@@ -98,7 +103,7 @@ impl Cloud {
                 dry_run,
             },
             Action::DisableCheck { interface } => {
-                self.check_due = 0;
+                self.doubt_check();
                 let (interface, check) = (interface.0.clone(), Check::Off);
                 Call::ModifyNetworkInterfaceAttribute { interface, check, dry_run }
             }

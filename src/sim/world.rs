@@ -478,6 +478,7 @@ impl World {
                     let after = self.random(Duration::from_micros(200), self.climate.kernel_max);
                     self.schedule(after, Event::HostLook(host, life, wanted));
                 }
+                Output::DoubtCheck => self.machines[host].cloud.doubt_check(),
                 Output::ObserveVpc(range, tables) => {
                     let after = self.cloud_delay();
                     self.schedule(after, Event::VpcLook(host, life, range, tables));

@@ -101,7 +101,7 @@ impl Ec2 {
             .send()
             .await;
         let answer = answer.map_err(|error| refused(&self.check_call(interface), error))?;
-        self.memory().check_due = 0;
+        self.doubt_check();
         Ok(answer.request_id().map(str::to_owned))
     }
 

@@ -21,6 +21,34 @@ pub(super) async fn identity(region: Option<&str>, uplinks: &[String]) -> Result
     read(Client::builder().max_attempts(ATTEMPTS).build(), region, uplinks).await
 }
 
+/// Who this host is now, where its packets leave by another interface than the one it was known by; and whether
+/// the instance has that one still.
+pub(super) async fn other_than(known: &Identity, uplinks: &[String]) -> Result<Option<Other>, Fault> {
+    compare(Client::builder().max_attempts(1).build(), known, uplinks).await
+}
+
+/// Another interface carries the traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Other {
+    pub identity: Identity,
+    /// The former one is still the instance's.
+    pub had_still: bool,
+}
+
+async fn compare(client: Client, known: &Identity, uplinks: &[String]) -> Result<Option<Other>, Fault> {
+    let metadata = Metadata { client: client.clone() };
+    let Some(mac) = metadata.carrier(uplinks).await? else { return Ok(None) };
+    if metadata.interface(&mac).await? == known.interface {
+        return Ok(None);
+    }
+    let mut had_still = false;
+    for mac in metadata.macs().await? {
+        had_still |= metadata.interface(&mac).await? == known.interface;
+    }
+    let identity = read(client, Some(&known.region), uplinks).await?;
+    Ok((identity.instance == known.instance).then_some(Other { identity, had_still }))
+}
+
 async fn read(client: Client, region: Option<&str>, uplinks: &[String]) -> Result<Identity, Fault> {
     let metadata = Metadata { client };
     let instance = metadata.get("instance-id").await?;
@@ -34,7 +62,7 @@ async fn read(client: Client, region: Option<&str>, uplinks: &[String]) -> Resul
     Ok(Identity {
         instance,
         region,
-        interface: InterfaceId(metadata.get(&of_interface("interface-id")).await?),
+        interface: metadata.interface(&mac).await?,
         subnet: metadata.get(&of_interface("subnet-id")).await?,
         vpc: metadata.get(&of_interface("vpc-id")).await?,
         address: address.parse().map_err(|_| unusable("local-ipv4", &address))?,
@@ -46,29 +74,46 @@ struct Metadata {
 }
 
 impl Metadata {
-    /// The primary interface's, unless others carry the traffic; of several the one attached first.
+    /// That of the interface that carries the traffic, else the primary one's.
     async fn own_mac(&self, uplinks: &[String]) -> Result<String, Fault> {
         let primary = self.get("mac").await?;
-        if uplinks.is_empty() || uplinks.contains(&primary) {
-            return Ok(primary);
-        }
-        let listed = self.get("network/interfaces/macs/").await?;
-        let mut attached = Vec::new();
-        for mac in listed.lines().map(|line| line.trim_end_matches('/')) {
-            if uplinks.iter().any(|uplink| uplink == mac) {
-                let number = self.get(&format!("network/interfaces/macs/{mac}/device-number")).await?;
-                attached.push((number.parse::<u32>().unwrap_or(u32::MAX), mac.to_owned()));
+        match self.carrier(uplinks).await? {
+            Some(mac) if mac != primary => {
+                info!(mac, "the interface that carries the traffic is not the primary one");
+                Ok(mac)
             }
+            None if !uplinks.is_empty() => {
+                warn!(
+                    primary,
+                    "no uplink of this host is an interface of the instance: the primary one is taken for it"
+                );
+                Ok(primary)
+            }
+            Some(_) | None => Ok(primary),
         }
-        let Some((number, mac)) = attached.into_iter().min() else {
-            warn!(
-                primary,
-                "no uplink of this host is an interface of the instance: the primary one is taken for it"
-            );
-            return Ok(primary);
-        };
-        info!(mac, number, "the interface that carries the traffic is not the primary one");
-        Ok(mac)
+    }
+
+    /// That of the interface by which packets leave: of several the primary one's, or the one's attached first.
+    async fn carrier(&self, uplinks: &[String]) -> Result<Option<String>, Fault> {
+        let primary = self.get("mac").await?;
+        if uplinks.contains(&primary) {
+            return Ok(Some(primary));
+        }
+        let mut attached = Vec::new();
+        for mac in self.macs().await?.into_iter().filter(|mac| uplinks.contains(mac)) {
+            let number = self.get(&format!("network/interfaces/macs/{mac}/device-number")).await?;
+            attached.push((number.parse::<u32>().unwrap_or(u32::MAX), mac));
+        }
+        Ok(attached.into_iter().min().map(|(_, mac)| mac))
+    }
+
+    async fn macs(&self) -> Result<Vec<String>, Fault> {
+        let listed = self.get("network/interfaces/macs/").await?;
+        Ok(listed.lines().map(|line| line.trim_end_matches('/').to_owned()).collect())
+    }
+
+    async fn interface(&self, mac: &str) -> Result<InterfaceId, Fault> {
+        self.get(&format!("network/interfaces/macs/{mac}/interface-id")).await.map(InterfaceId)
     }
 
     async fn get(&self, key: &str) -> Result<String, Fault> {
@@ -125,6 +170,7 @@ mod tests {
             "network/interfaces/macs/" => "02:00:00:00:00:01/\n02:00:00:00:00:02/\n02:00:00:00:00:03/",
             "network/interfaces/macs/02:00:00:00:00:02/device-number" => "2",
             "network/interfaces/macs/02:00:00:00:00:03/device-number" => "1",
+            "network/interfaces/macs/02:00:00:00:00:02/interface-id" => "eni-2",
             "network/interfaces/macs/02:00:00:00:00:03/interface-id" => "eni-3",
             "network/interfaces/macs/02:00:00:00:00:03/subnet-id" => "subnet-3",
             "network/interfaces/macs/02:00:00:00:00:03/vpc-id" => "vpc-1",
@@ -175,6 +221,24 @@ mod tests {
         assert_eq!(of(&["02:00:00:00:00:03", "02:00:00:00:00:01"]).await, first);
         assert_eq!(of(&[]).await, first);
         assert_eq!(of(&["02:42:ac:11:00:02"]).await, first, "a bridge's is no interface of the instance");
+    }
+
+    #[tokio::test]
+    async fn another_interface_that_carries_the_traffic_is_noticed() {
+        let service = format!("http://{}", version_two().await);
+        let client = || Client::builder().max_attempts(1).endpoint(&service).unwrap().build();
+        let (first, third) = ("02:00:00:00:00:01".to_owned(), "02:00:00:00:00:03".to_owned());
+        let known = read(client(), None, std::slice::from_ref(&first)).await.unwrap();
+        let compare = async |known: &Identity, uplinks: &[String]| {
+            let other = compare(client(), known, uplinks).await.unwrap();
+            other.map(|other| (other.identity.interface.0, other.had_still))
+        };
+        assert_eq!(compare(&known, &[first]).await, None);
+        assert_eq!(compare(&known, &[]).await, None, "what cannot be told changes nothing");
+        assert_eq!(compare(&known, &["02:42:ac:11:00:02".to_owned()]).await, None);
+        assert_eq!(compare(&known, std::slice::from_ref(&third)).await, Some(("eni-3".to_owned(), true)));
+        let detached = Identity { interface: InterfaceId("eni-4".to_owned()), ..known };
+        assert_eq!(compare(&detached, &[third]).await, Some(("eni-3".to_owned(), false)));
     }
 
     #[tokio::test]

@@ -24,6 +24,8 @@ use std::{
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_ec2::{Client, config};
 use ipnet::Ipv4Net;
+use tokio::time::timeout;
+use tracing::warn;
 
 use crate::{
     addr::Range,
@@ -36,6 +38,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for one call, second attempt and credentials included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the metadata may take to say which interface carries the traffic now.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
 /// Attempts of one call. Few, so that it is the loop that tries again, after another look.
 const ATTEMPTS: u32 = 2;
 
@@ -76,6 +80,8 @@ struct Memory {
     check: Option<bool>,
     /// The look at which the check is read again.
     check_due: u64,
+    /// An interface by which packets left at the last look, other than the own one.
+    rival: Option<InterfaceId>,
     /// Routes seen in each table, which tell the quota when it is full.
     used: BTreeMap<TableId, usize>,
 }
@@ -97,6 +103,26 @@ impl Ec2 {
         let fresh = Ec2::with_identity(self.identity.clone(), &sdk, settings.endpoint.as_deref());
         *fresh.memory() = std::mem::take(&mut *self.memory());
         fresh
+    }
+
+    /// The hand of the interface that carries the traffic now, where that is another: at once if the instance has
+    /// the former one no more, otherwise once two looks agree. What cannot be told changes nothing.
+    pub async fn moved(&self, config: &Config) -> Option<Ec2> {
+        let uplinks = uplink::macs(config.network.uplinks.as_ref());
+        let other =
+            timeout(METADATA_TIMEOUT, metadata::other_than(&self.identity, &uplinks)).await.ok()?.ok()?;
+        let rival = other.as_ref().map(|other| other.identity.interface.clone());
+        let agreed = std::mem::replace(&mut self.memory().rival, rival.clone()) == rival;
+        let metadata::Other { identity, had_still } = other.filter(|other| agreed || !other.had_still)?;
+        let (former, now) = (&self.identity.interface, &identity.interface);
+        warn!(%former, detached = !had_still, %now, "another interface carries the traffic: routes lead to it from now on");
+        let sdk = credentials(&identity).await;
+        Some(Ec2::with_identity(identity, &sdk, config.vpc.endpoint.as_deref()))
+    }
+
+    /// The check may have been set since it was last read: the next look reads it, too.
+    pub fn doubt_check(&self) {
+        self.memory().check_due = 0;
     }
 
     /// The same for a host that is known already.

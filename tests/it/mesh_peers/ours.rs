@@ -313,7 +313,8 @@ impl Party for Whole {
                 Output::ObservePlaces(..) => {
                     self.node.handle(now, Input::PlacesSeen(Ok(Default::default())));
                 }
-                Output::ObservePeers(..)
+                Output::DoubtCheck
+                | Output::ObservePeers(..)
                 | Output::ObserveInstances(..)
                 | Output::Datagram(..)
                 | Output::RolledBack(_)
