@@ -26,6 +26,10 @@ const NAMED_WITHIN: Duration = Duration::from_secs(40);
 const RECOVERY: Duration = Duration::from_secs(75);
 /// How long an account is kept busy by somebody else.
 const BUSY: Duration = Duration::from_secs(8);
+/// First pause after a step that failed; doubles from one to the next.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Calls that a step makes before it counts as failed.
+const ATTEMPTS: u64 = 2;
 /// A stand-in that takes so long never answers, as far as a caller can tell.
 const NEVER_MS: u64 = 600_000;
 
@@ -221,6 +225,7 @@ async fn busy(lab: &mut Lab, second: &TableId, checks: &mut Checks) -> anyhow::R
     let (cloud, table) = (lab.cloud.clone(), lab.table.0.clone());
     let faults = Faults { throttle: Throttle::Aws, ..Faults::default() };
     let (before, routes) = (written(lab), routes(lab, &lab.table));
+    let (turned_away, start) = (turned_away(lab), Instant::now());
     let emptied = empty(lab, second, faults);
     let greedy = tokio::spawn(async move {
         let read = Call::DescribeRouteTables(Find::default());
@@ -242,6 +247,12 @@ async fn busy(lab: &mut Lab, second: &TableId, checks: &mut Checks) -> anyhow::R
     checks.add(format!("{what}: nothing is withdrawn"), same(&routes, &self::routes(lab, &lab.table)));
     greedy.abort();
     recover(lab, second, what, emptied, &before, checks).await?;
+    let turned_away = self::turned_away(lab) - turned_away;
+    let most = emptied as u64 * ATTEMPTS * tries_within(start.elapsed());
+    checks.add(
+        format!("{what}: {turned_away} writing calls more were turned away"),
+        holds(turned_away <= most, || format!("more than {most}: pauses did not grow")),
+    );
     lab.cloud.with(|vpc, _| vpc.set_faults(Faults::default()));
     Ok(())
 }
@@ -313,7 +324,8 @@ fn routes(lab: &Lab, table: &TableId) -> Vec<String> {
     ours.map(|route| route.destination.to_string()).collect()
 }
 
-/// Writing calls of the hosts so far. One that EC2 turned away as one too many does not count: it cost nobody anything.
+/// Writing calls of the hosts so far that EC2 took in. Those that it turned away as too many are counted by themselves:
+/// how many there are depends on how long others keep it busy, which nobody can tell without a call.
 fn written(lab: &Lab) -> BTreeMap<Action, u64> {
     let mut sums = BTreeMap::new();
     for host in &lab.hosts {
@@ -324,4 +336,17 @@ fn written(lab: &Lab) -> BTreeMap<Action, u64> {
         }
     }
     sums
+}
+
+/// Writing calls of the hosts so far that were too many.
+fn turned_away(lab: &Lab) -> u64 {
+    let callers = lab.hosts.iter().map(|host| Caller::Instance(host.instance.clone()));
+    let throttled = callers.flat_map(|caller| lab.cloud.with(|vpc, _| vpc.throttled_by(&caller)));
+    throttled.filter(|(action, _)| action.mutates()).map(|(_, count)| count).sum()
+}
+
+/// How often something is tried within this time, if each pause is twice the one before.
+fn tries_within(time: Duration) -> u64 {
+    let pauses = time.as_secs_f64() / PAUSE.as_secs_f64();
+    1 + (pauses + 1.0).log2() as u64
 }
