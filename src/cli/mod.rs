@@ -47,6 +47,9 @@ Exit codes:
   64  bad command line
   78  invalid configuration";
 
+/// Where the configuration is unless it is named.
+const CONFIG: &str = "/etc/weave/weave.toml";
+
 /// Container networking on AWS EC2 without an overlay.
 #[derive(Debug, Parser)]
 #[command(name = "weavers", version, after_long_help = EXIT_CODES, disable_help_subcommand = true)]
@@ -61,7 +64,7 @@ struct Cli {
 #[derive(Clone, Debug, Args)]
 struct Global {
     /// Configuration file
-    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/weave/weave.toml")]
+    #[arg(long, global = true, value_name = "FILE", default_value = CONFIG)]
     config: PathBuf,
     /// Directory of what must survive a restart
     #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/weave")]
@@ -96,7 +99,7 @@ enum Command {
     Run,
     /// Check a configuration file, offline
     Validate(validate::Validate),
-    /// Show what would change, and why; change nothing
+    /// Look, and show what the file as it is now would change, and why; change nothing
     Plan(plan::Plan),
     /// Adopt the configuration, converge now and wait until nothing is left to do
     Apply(apply::Apply),

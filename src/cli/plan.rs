@@ -6,7 +6,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    Exit, Failure, Global, ask, ask::Daemon, permissions, plan_file, render, run, screen::Screen, validate,
+    CONFIG, Exit, Failure, Global, ask, ask::Daemon, permissions, plan_file, render, run, screen::Screen,
+    validate,
 };
 use crate::{
     api::{ApiRequest, client::ClientError},
@@ -95,14 +96,14 @@ async fn obtain(global: &Global, screen: &Screen) -> Result<plan::Plan, Failure>
     }
 }
 
-/// Whoever may not read the file, or has none at that place, sees the plan of the configuration in force.
+/// Whoever names no file, and may not read the usual one or has none, sees the plan of the configuration in force.
 fn question(global: &Global, screen: &Screen) -> Result<ApiRequest, Failure> {
     match validate::check(&global.config) {
         Ok(checked) => {
             checked.warn(screen);
             Ok(ApiRequest::Preview { config: checked.text })
         }
-        Err(failure) if failure.file.is_none() => {
+        Err(failure) if failure.file.is_none() && global.config == Path::new(CONFIG) => {
             screen.say(format!("note: {}: this is the plan of the configuration in force", failure.message));
             Ok(ApiRequest::Node(Request::Plan))
         }

@@ -74,7 +74,7 @@ async fn cloud(config: Option<&Config>) -> Result<Cloud, Fault> {
 fn no_file() -> Fault {
     Fault {
         kind: FaultKind::Unreachable,
-        message: "EC2 was not asked: how to follows from the configuration file, which is not valid"
+        message: "EC2 was not asked: where and how follows from the configuration file, which is not valid"
             .to_owned(),
         hint: None,
         request_id: None,

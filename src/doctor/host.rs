@@ -12,8 +12,13 @@ pub(super) fn configuration(facts: &Facts) -> Vec<Finding> {
         Ok(_) => Finding::ok("configuration", format!("{name} is valid")),
         Err(wrong) => {
             let why = "a daemon that starts now refuses it; the rest is judged by the default values";
-            Finding::fail("configuration", format!("{name}: {wrong}"), why)
-                .fix(format!("weavers validate {name}"))
+            let others =
+                facts.daemon.as_ref().ok().map(|status| &status.config.path).filter(|path| *path != name);
+            let fix = match others {
+                Some(path) => format!("weavers doctor --config {path}, which the daemon reads"),
+                None => format!("weavers validate {name}"),
+            };
+            Finding::fail("configuration", format!("{name}: {wrong}"), why).fix(fix)
         }
     }]
 }

@@ -4,7 +4,7 @@ use super::{
     Facts, Finding,
     facts::{Outcome, Probe},
 };
-use crate::node::status::{ConnectionStatus, Status, TargetStatus};
+use crate::node::status::{ConnectionStatus, Status};
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let Ok(status) = &facts.daemon else {
@@ -19,7 +19,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
 
 fn connections(status: &Status) -> Vec<Finding> {
     let established = status.connections.iter().filter(|one| one.state == "established").count();
-    let missing = status.targets.iter().filter(|target| is_missing(target));
+    let missing = status.targets.iter().filter(|target| target.is_missing());
     let mut findings: Vec<Finding> = missing
         .map(|target| {
             let why = "what it owns cannot be asked for, and it learns of no change";
@@ -34,15 +34,6 @@ fn connections(status: &Status) -> Vec<Finding> {
         findings.push(Finding::ok("peers", format!("{established} connected, none missing")));
     }
     findings
-}
-
-/// A host that is connected by its own dialling is no longer dialled, and nothing is amiss with it. Nor with the own
-/// address, which is among the peers where all hosts have one list.
-fn is_missing(target: &TargetStatus) -> bool {
-    match (target.state.as_str(), target.error.as_deref()) {
-        ("connected", _) | ("suspended", None | Some("connected to ourselves")) => false,
-        (_, _) => true,
-    }
 }
 
 /// One that says no version is older than this check, or a Weave Net router.
@@ -109,7 +100,7 @@ fn stuck(probe: &Probe) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::{doctor::Level, node::status::TargetStatus};
 
     fn probe(outcome: Outcome) -> Probe {
         Probe { to: "10.0.1.12".parse().unwrap(), size: 9001, outcome }
@@ -122,12 +113,12 @@ mod tests {
             state: state.to_owned(),
             error: error.map(str::to_owned),
         };
-        assert!(!is_missing(&target("connected", None)));
-        assert!(!is_missing(&target("suspended", None)));
-        assert!(!is_missing(&target("suspended", Some("connected to ourselves"))));
-        assert!(is_missing(&target("suspended", Some("another peer has our name"))));
-        assert!(is_missing(&target("waiting", Some("connection refused"))));
-        assert!(is_missing(&target("attempting", None)));
+        assert!(!target("connected", None).is_missing());
+        assert!(!target("suspended", None).is_missing());
+        assert!(!target("suspended", Some("connected to ourselves")).is_missing());
+        assert!(target("suspended", Some("another peer has our name")).is_missing());
+        assert!(target("waiting", Some("connection refused")).is_missing());
+        assert!(target("attempting", None).is_missing());
     }
 
     #[test]

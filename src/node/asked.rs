@@ -193,7 +193,13 @@ impl Node {
         })
     }
 
+    fn used_in(&self, range: Range) -> u32 {
+        let used = self.ipam.allocations().values().flatten();
+        used.filter(|cidr| range.contains(cidr.addr().into())).count() as u32
+    }
+
     pub(super) fn pieces(&self) -> Vec<Piece> {
+        let me = self.identity.name;
         self.ipam
             .ring()
             .pieces()
@@ -202,8 +208,9 @@ impl Node {
                 size: range.len(),
                 peer: entry.owner,
                 nickname: self.ipam.nickname(entry.owner).map(str::to_owned),
-                reachable: entry.owner == self.identity.name || self.mesh.is_reachable(entry.owner),
-                free: entry.free,
+                reachable: entry.owner == me || self.mesh.is_reachable(entry.owner),
+                // What others have free is as they have last told; they tell when somebody runs short.
+                free: if entry.owner == me { range.len() - self.used_in(range) } else { entry.free },
             })
             .collect()
     }

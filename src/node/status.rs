@@ -122,6 +122,17 @@ pub struct TargetStatus {
     pub error: Option<String>,
 }
 
+impl TargetStatus {
+    /// A host that is connected by its own dialling is no longer dialled, and nothing is amiss with it. Nor with the
+    /// own address, which is among the peers where all hosts have one list.
+    pub fn is_missing(&self) -> bool {
+        match (self.state.as_str(), self.error.as_deref()) {
+            ("connected", _) | ("suspended", None | Some("connected to ourselves")) => false,
+            (_, _) => true,
+        }
+    }
+}
+
 /// The address manager.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpamStatus {

@@ -42,6 +42,11 @@ impl Scene {
         Scene { directory, _daemon: daemon }
     }
 
+    fn write_config(&self) {
+        let text = "[ipam]\nrange = \"10.32.0.0/12\"\n";
+        std::fs::write(self.directory.path().join("weave.toml"), text).unwrap();
+    }
+
     async fn run(&self, args: &[&str]) -> Output {
         let [socket, config] = ["weavers.sock", "weave.toml"].map(|name| self.directory.path().join(name));
         let args = args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
@@ -201,7 +206,9 @@ fn one_change() -> Plan {
 fn applying(plan: Plan) -> impl Fn(ApiRequest) -> Answer + Send + 'static {
     move |request| match request {
         ApiRequest::Reload => Ok(Response::Done),
-        ApiRequest::Node(Request::Apply | Request::Plan) => Ok(Response::Plan(Box::new(plan.clone()))),
+        ApiRequest::Node(Request::Apply) | ApiRequest::Preview { .. } => {
+            Ok(Response::Plan(Box::new(plan.clone())))
+        }
         ApiRequest::Node(Request::Status) => Ok(Response::Status(Box::new(status()))),
         other => panic!("not asked in this scene: {other:?}"),
     }
@@ -214,6 +221,8 @@ fn status() -> weavers::node::status::Status {
 #[tokio::test]
 async fn pending_changes_are_2_only_where_that_is_asked_for() {
     let scene = Scene::with(applying(one_change())).await;
+    assert_eq!(code(&scene.run(&["plan"]).await), 78, "the file that was named is not there");
+    scene.write_config();
     assert_eq!(code(&scene.run(&["plan"]).await), 0);
     let output = scene.run(&["plan", "--detailed-exitcode"]).await;
     assert_eq!(code(&output), 2);
@@ -223,6 +232,7 @@ async fn pending_changes_are_2_only_where_that_is_asked_for() {
     assert!(stdout(&output).contains('\x1b'));
 
     let scene = Scene::with(applying(Plan::default())).await;
+    scene.write_config();
     assert_eq!(code(&scene.run(&["plan", "--detailed-exitcode"]).await), 0);
 }
 

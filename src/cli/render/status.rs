@@ -111,7 +111,7 @@ fn peers(status: &Status) -> Vec<String> {
         ]
     };
     let mut lines = columns(&status.connections.iter().map(connection).collect::<Vec<_>>(), &[2]);
-    let missing = status.targets.iter().filter(|target| target.state != "connected").map(|target| {
+    let missing = status.targets.iter().filter(|target| target.is_missing()).map(|target| {
         vec![target.target.clone(), target.state.clone(), target.error.clone().unwrap_or_default()]
     });
     lines.extend(columns(&missing.collect::<Vec<_>>(), &[2]));
