@@ -44,6 +44,7 @@ pub struct Allocator {
     pub(super) requests: Requests,
     pub(super) disputes: Disputes,
     pub(super) rest: Rest,
+    kin: Option<BTreeSet<PeerName>>,
     pub(super) nicknames: BTreeMap<PeerName, String>,
     pub(super) reachable: BTreeSet<PeerName>,
     pub(super) avoided: Vec<Range>,
@@ -69,6 +70,7 @@ impl Allocator {
             requests: Requests::default(),
             disputes: Disputes::default(),
             rest: Rest::default(),
+            kin: None,
             nicknames: BTreeMap::from([(settings.me, settings.nickname.clone())]),
             reachable: BTreeSet::new(),
             avoided: Vec::new(),
@@ -132,6 +134,11 @@ impl Allocator {
         self.rest_on();
         self.elect();
         self.advance();
+    }
+
+    /// Where Weave Net routers share the cluster: the peers of which it is known that they are none.
+    pub fn set_kin(&mut self, kin: Option<BTreeSet<PeerName>>) {
+        self.kin = kin;
     }
 
     /// With a reason, joins a ring that others made and elects nobody. Without one it takes part, and
@@ -228,7 +235,10 @@ impl Allocator {
         for tied in &merged.tied {
             self.ring.reissue(tied.token, tied.version);
         }
-        let reissued = self.disputes.on_merge(&mut self.ring, theirs, &merged) || !merged.tied.is_empty();
+        let kin = self.kin.as_ref();
+        let yields = |peer| kin.is_some_and(|kin| !kin.contains(&peer));
+        let answered = self.disputes.on_merge(&mut self.ring, theirs, &merged, yields);
+        let reissued = answered || !merged.tied.is_empty();
         if merged.must_save || reissued {
             self.settle();
             self.save_ring();

@@ -5,6 +5,10 @@
 //! stands by it too, the lower name goes on saying so and the higher one yields: it hands out nothing
 //! more there, keeps its addresses, and asks the other for each of them, as for any claim. What the
 //! other gives splits the piece, and then the copies merge. Only an address that both use stays open.
+//!
+//! To a Weave Net router one yields at once. It took over from us, and ends with a failed assertion if it
+//! hears that a piece in which it uses nothing is ours after all: its merge gives the piece away, and its
+//! free space does not follow.
 
 use std::collections::BTreeMap;
 
@@ -25,9 +29,15 @@ struct Dispute {
 }
 
 impl Disputes {
-    /// Answers the claims that a merge refused. Returns whether an entry was reissued, so that it
-    /// must be saved and told.
-    pub fn on_merge(&mut self, ring: &mut Ring, theirs: &Ring, merged: &Merged) -> bool {
+    /// Answers the claims that a merge refused; `yields` says to whom we yield at once. Returns whether an
+    /// entry was reissued, so that it must be saved and told.
+    pub fn on_merge(
+        &mut self,
+        ring: &mut Ring,
+        theirs: &Ring,
+        merged: &Merged,
+        yields: impl Fn(PeerName) -> bool,
+    ) -> bool {
         let me = ring.holder();
         self.0.retain(|&token, dispute| {
             let agreed = theirs.holder() == dispute.with && theirs.owner(token) == Some(me);
@@ -36,7 +46,7 @@ impl Disputes {
         let mut reissued = false;
         for claim in &merged.refused {
             let known = self.0.get(&claim.token).filter(|dispute| dispute.with == claim.owner);
-            let yielded = known.is_some() && me > claim.owner;
+            let yielded = yields(claim.owner) || known.is_some() && me > claim.owner;
             self.0.insert(claim.token, Dispute { with: claim.owner, yielded });
             if !yielded {
                 ring.reissue(claim.token, claim.version);

@@ -799,6 +799,36 @@ fn an_address_that_two_hosts_use_stays_open_and_is_named() {
     network.assert_sound();
 }
 
+/// Host 2 takes over from host 1, which comes back with an address in use.
+fn taken_for_dead(kin: Option<BTreeSet<PeerName>>) -> Network {
+    let mut network = Network::of(2);
+    network.allocate(1, "web");
+    network.stop(1);
+    let now = network.now;
+    network.host(2).forget(now, peer(1)).unwrap();
+    network.act(peer(2));
+    network.run();
+    network.host(1).set_kin(kin);
+    network.down.clear();
+    network.connect();
+    network.pass(5);
+    network.assert_agreed();
+    network.assert_sound();
+    network
+}
+
+#[test]
+fn whoever_was_taken_for_dead_tells_its_own_kind_that_a_piece_in_use_is_still_its_own() {
+    let mut network = taken_for_dead(None);
+    assert_eq!(network.host(1).owned(), [net("10.32.0.0/25").into()]);
+}
+
+#[test]
+fn of_a_weave_net_router_it_asks_for_its_addresses_since_to_be_told_would_crash_it() {
+    let mut network = taken_for_dead(Some(BTreeSet::new()));
+    assert_eq!(network.host(1).owned(), [net("10.32.0.1/32").into()]);
+}
+
 // ===== whatever happens =====
 
 /// One step of a world in which anything may happen.

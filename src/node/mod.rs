@@ -354,6 +354,7 @@ impl Node {
                     self.places.doubt();
                     self.judge_election();
                     self.dead.touch();
+                    self.ipam.set_kin(self.kin());
                     self.ipam.set_reachable(self.now, self.mesh.reachable());
                 }
             }

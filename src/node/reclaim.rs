@@ -263,6 +263,12 @@ impl Node {
         }
     }
 
+    /// Where Weave Net routers share the cluster: neighbours that are none.
+    pub(super) fn kin(&self) -> Option<BTreeSet<PeerName>> {
+        let ours = self.mesh.connections().filter(|view| view.version.is_some());
+        self.config.mesh.weave_peers.then(|| ours.filter_map(|view| view.peer).collect())
+    }
+
     pub(super) fn named(&self, peer: PeerName) -> String {
         match self.ipam.nickname(peer) {
             Some(nickname) => format!("{peer} ({nickname})"),
