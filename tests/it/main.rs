@@ -5,6 +5,7 @@
 mod api;
 mod cli;
 mod config;
+mod dead_peer;
 mod decoders;
 mod first_ring;
 mod go;

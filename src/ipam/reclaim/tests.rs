@@ -338,6 +338,22 @@ fn one_taken_for_dead_that_comes_back_is_a_peer_and_no_elector() {
 }
 
 #[test]
+fn where_an_heir_does_not_take_over_it_is_decided_again() {
+    let mut network = Network::of(5, 5);
+    network.terminate(3);
+    network.ask(1, 3);
+    assert_eq!(network.heirs(3), [1].into());
+    // It died with the decision, and nobody has seen the ring in which it took over.
+    network.terminate(1);
+    network.owners.insert(peer(3), 97);
+    network.pass(15);
+    assert_eq!(network.heirs(3), [1].into(), "it may take over yet");
+    network.pass(60);
+    assert_eq!(network.heirs(3).len(), 2);
+    assert!(!network.owners.contains_key(&peer(3)));
+}
+
+#[test]
 fn an_elector_that_leaves_is_not_counted_on() {
     let mut network = Network::of(3, 3);
     network.pass(1);
