@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes a corpus to begin with, made of the vectors of tests/it: seeds.py DIRECTORY"""
 
+import hashlib
 import json
 import pathlib
 import sys
@@ -40,11 +41,29 @@ record = "\n".join([
 requests = ['"status"', '{"claim":{"ident":"a","address":"10.32.0.1"}}', '{"allocate":{"ident":"a","subnet":"10.32.0.0/24"}}',
             '{"free":{"ident":"a","address":null}}', '{"forget":{"peer":"b"}}']
 
-word = '{"number":3,"instance":"i-2","gone":[%s],"asks":[%s],"seconds":[%s],"awaits":[%s]}' % (me, me, me, me)
-said = '{"log":{"cluster":1,"next":0,"electors":[%s],"recent":[{"dead":%s,"heir":%s,"joins":[%s],"leaves":[]}]},' % (me, me, me, me)
-said += '"claims":[[%s,{"promise":%s,"accepted":%s,"value":{"value":{"dead":%s,"heir":%s,"joins":[],"leaves":[]},"origin":%s}}]],' % (
-    node, proposal, proposal, me, me, proposal)
-said += '"words":{%s:%s}}' % (me, word)
+# The names of the target `dead`, and the cluster that they founded: no other is listened to.
+us, other, peer = (1, 2, 0x0A0B0C0D0E0F)
+cluster = hashlib.sha256(b"".join(name.to_bytes(8, "big") for name in (us, other, peer))).digest()[:8]
+
+
+def named(name):
+    return '"%s"' % ":".join("%02x" % byte for byte in name.to_bytes(6, "big"))
+
+
+def said(following, number):
+    """What the peer says before the decision of this number, and claims of it and of another."""
+    everybody = ",".join(map(named, (us, other, peer)))
+    decision = '{"dead":%s,"heir":%s,"joins":[%s],"leaves":[]}' % (named(other), named(peer), named(us))
+    by_peer = '{"round":%d,"proposer":{"name":%s,"uid":7}}' % (number + 1, named(peer))
+    claims = '{"promise":%s,"accepted":%s,"value":{"value":%s,"origin":%s}}' % (by_peer, by_peer, decision, by_peer)
+    claims = ",".join('[{"name":%s,"uid":7},%s]' % (named(name), claims) for name in (other, peer))
+    recent = ",".join([decision] * number)
+    log = '{"cluster":%d,"next":%d,"electors":[%s],"recent":[%s]}' % (
+        int.from_bytes(cluster, "big"), number, everybody, recent)
+    lists = ",".join('"%s":[%s]' % (name, named(other)) for name in ("gone", "asks", "seconds", "awaits"))
+    word = '{"number":%d,"instance":"i-2",%s}' % (following, lists)
+    return ('{"log":%s,"claims":[%s],"words":{%s:%s}}' % (log, claims, named(peer), word)).encode()
+
 
 CORPUS = {
     "gob": topologies + states + [*vectors("gob.json", "features", "range")],
@@ -56,7 +75,7 @@ CORPUS = {
     "unicast": unicasts,
     "allocator": [piece(bytes([how]) + state) for state in states for how in (0, 2)]
     + [piece(b"\1" + unicast) for unicast in unicasts],
-    "dead": [piece(said.encode()), piece(b'{"words":{%s:%s}}' % (me.encode(), word.encode()))],
+    "dead": [piece(said(1, 0)), piece(said(1, 0)) + piece(said(2, 1)), piece(said(1, 1)) + piece(said(2, 0))],
     "config": [example.encode(), example.replace("\n# ", "\n").encode()],
     "records": [record.encode(), *(("\n" * at + line).encode() for at, line in enumerate(record.split("\n")))],
     "request": [request.encode() for request in requests],

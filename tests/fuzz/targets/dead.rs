@@ -9,14 +9,18 @@ use weavers::{
         NodeId,
         reclaim::{Reclaim, Saved, View},
     },
+    peer::PeerName,
     time::Timestamp,
 };
 use weavers_fuzz::{PEER, US, pieces};
 
+/// The third elector, which is not heard.
+const OTHER: PeerName = PeerName::from_u64(2);
+
 fuzz_target!(|input: &[u8]| {
     let mut reclaim = Reclaim::new(NodeId { name: US, uid: 1 }, None, Saved::default());
-    reclaim.begin(&[US, PEER]);
-    let (owners, reachable) = ([(US, 1), (PEER, 1)].into(), BTreeSet::from([PEER]));
+    reclaim.begin(&[US, OTHER, PEER]);
+    let (owners, reachable) = ([(US, 1), (OTHER, 1), (PEER, 1)].into(), BTreeSet::from([PEER]));
     let mut now = Timestamp::ZERO;
     for piece in pieces(input) {
         now += Duration::from_secs(7);
