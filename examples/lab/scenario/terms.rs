@@ -17,6 +17,8 @@ const BACK_WITHIN: Duration = Duration::from_secs(4);
 /// How long a peer may be lost during a trial, and until when the former configuration is back then.
 const GRACE: Duration = Duration::from_secs(5);
 const LOST_WITHIN: Duration = Duration::from_secs(7);
+/// How long a peer is away that is started anew: long enough for all others to notice.
+const AWAY: Duration = Duration::from_secs(1);
 
 /// A plan is kept and carried out as it is, or not at all.
 pub async fn file(lab: &mut Lab) -> anyhow::Result<Report> {
@@ -110,6 +112,7 @@ pub async fn confirm(lab: &mut Lab) -> anyhow::Result<Report> {
     let ran = lab.ran(0, &["apply", "--confirm-timeout", "1h"]).await?;
     checks.add("it is tried while all peers are reachable", ran.says(0, &["Applied: 1 replaced."]));
     lab.kill_host(1).await?;
+    sleep(AWAY).await;
     lab.start_host(1)?;
     lab.await_ready(1).await?;
     sleep(GRACE).await;
