@@ -226,7 +226,10 @@ impl Node {
         let mut rng = ChaCha8Rng::seed_from_u64(birth.seed);
         let mesh = Mesh::new(settings::of_mesh(&birth, &config), ChaCha8Rng::seed_from_u64(rng.next_u64()));
         let ring_kept = memory.ipam.ring.is_some();
-        let ipam = Allocator::new(settings::of_ipam(&birth, &config), memory.ipam).map_err(not_resumable)?;
+        let mut ipam =
+            Allocator::new(settings::of_ipam(&birth, &config), memory.ipam).map_err(not_resumable)?;
+        // A router may tell its ring before anybody is known.
+        ipam.set_kin(config.mesh.weave_peers.then(BTreeSet::new));
         let dead = Dead::new(&birth.identity, memory.reclaim, &config);
         let boot = birth.boot;
         let mut node = Node {
