@@ -10,7 +10,10 @@
 //!
 //! `wireType` is itself a struct of known types, so descriptions are read as values like any other.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use super::{GobError, Value};
 
@@ -30,10 +33,9 @@ pub const VALUES_MAX: usize = 1 << 19;
 const FIRST_FREE: i64 = 64;
 
 /// Reads one stream; keeps the types that it described so far.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Decoder {
     types: BTreeMap<i64, Type>,
-    described: usize,
 }
 
 /// How a type is laid out on the wire.
@@ -74,16 +76,10 @@ const OPAQUE_TYPE: i64 = 24;
 const INT: i64 = 2;
 const STR: i64 = 6;
 
-impl Default for Decoder {
-    fn default() -> Decoder {
-        Decoder::new()
-    }
-}
-
 impl Decoder {
     /// A decoder for the start of a stream.
     pub fn new() -> Decoder {
-        Decoder { types: own_types(), described: 0 }
+        Decoder::default()
     }
 
     /// The next value of data that are all there. `None` at their end, which an empty message is too.
@@ -119,6 +115,21 @@ impl Decoder {
         Ok(None)
     }
 
+    /// Passes over the next value without reading it. Returns whether there was one.
+    pub fn skip(&mut self, input: &mut &[u8]) -> Result<bool, GobError> {
+        while !input.is_empty() {
+            let body = split_message(input)?.ok_or(GobError::Truncated)?;
+            if body.is_empty() {
+                *input = &[];
+            } else if int(&mut { body })? < 0 {
+                self.message(body)?;
+            } else {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn message(&mut self, body: &[u8]) -> Result<Message, GobError> {
         let mut reader = Reader { rest: body, types: &self.types, values: 0 };
         let id = reader.int()?;
@@ -138,12 +149,11 @@ impl Decoder {
         if id < FIRST_FREE || self.types.contains_key(&id) {
             return Err(GobError::DuplicateType(id));
         }
-        if self.described == TYPES_MAX {
+        if self.types.len() == TYPES_MAX {
             return Err(GobError::TooManyTypes);
         }
         let described = Type::from_wire(wire).map_err(|_| GobError::Definition(id))?;
         self.types.insert(id, described);
-        self.described += 1;
         Ok(())
     }
 }
@@ -196,6 +206,18 @@ fn uint(input: &mut &[u8]) -> Result<u64, GobError> {
     Ok(bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)))
 }
 
+/// The sign is the lowest bit.
+fn int(input: &mut &[u8]) -> Result<i64, GobError> {
+    let folded = uint(input)?;
+    let magnitude = (folded >> 1) as i64;
+    Ok(if folded & 1 == 0 { magnitude } else { !magnitude })
+}
+
+/// A type of gob's own, or one that was described.
+fn kind(described: &BTreeMap<i64, Type>, id: i64) -> Option<&Type> {
+    if id < FIRST_FREE { OWN_TYPES.get(&id) } else { described.get(&id) }
+}
+
 /// What is left of one message.
 struct Reader<'a> {
     rest: &'a [u8],
@@ -205,7 +227,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn top_level(&mut self, id: i64) -> Result<Value, GobError> {
-        let kind = self.types.get(&id).filter(|_| !(WIRE_TYPE..FIRST_FREE).contains(&id));
+        let kind = kind(self.types, id).filter(|_| !(WIRE_TYPE..FIRST_FREE).contains(&id));
         let is_struct = matches!(kind.ok_or(GobError::UnknownType(id))?, Type::Struct(_));
         if !is_struct && self.uint()? != 0 {
             return Err(GobError::Overrun);
@@ -222,7 +244,7 @@ impl Reader<'_> {
         if depth > NESTING_MAX {
             return Err(GobError::TooDeep);
         }
-        match types.get(&id).ok_or(GobError::UnknownType(id))? {
+        match kind(types, id).ok_or(GobError::UnknownType(id))? {
             Type::Bool => self.uint().map(|value| Value::Bool(value != 0)),
             Type::Int => self.int().map(Value::Int),
             Type::Uint => self.uint().map(Value::Uint),
@@ -284,11 +306,8 @@ impl Reader<'_> {
         Ok(bytes)
     }
 
-    /// The sign is the lowest bit.
     fn int(&mut self) -> Result<i64, GobError> {
-        let folded = self.uint()?;
-        let magnitude = (folded >> 1) as i64;
-        Ok(if folded & 1 == 0 { magnitude } else { !magnitude })
+        int(&mut self.rest)
     }
 
     fn uint(&mut self) -> Result<u64, GobError> {
@@ -297,7 +316,7 @@ impl Reader<'_> {
 }
 
 /// Gob's own types, and those in which types are described.
-fn own_types() -> BTreeMap<i64, Type> {
+static OWN_TYPES: LazyLock<BTreeMap<i64, Type>> = LazyLock::new(|| {
     BTreeMap::from([
         (1, Type::Bool),
         (INT, Type::Int),
@@ -328,7 +347,7 @@ fn own_types() -> BTreeMap<i64, Type> {
         (MAP_TYPE, structure(&[("common", COMMON_TYPE), ("key", INT), ("elem", INT)])),
         (OPAQUE_TYPE, structure(&[("common", COMMON_TYPE)])),
     ])
-}
+});
 
 fn structure(fields: &[(&str, i64)]) -> Type {
     Type::Struct(fields.iter().map(|&(name, id)| (name.into(), id)).collect())

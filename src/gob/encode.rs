@@ -73,9 +73,7 @@ impl Encoder {
     ///
     /// Where the value is not of the schema's kind, the zero value is written.
     pub fn encode(&mut self, schema: &Schema, value: &Value) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.number(schema);
-        self.describe(schema, &mut out);
+        let mut out = self.introduce(schema);
         let mut body = Vec::new();
         put_int(&mut body, self.id(schema));
         if !matches!(schema, Schema::Struct { .. }) {
@@ -83,6 +81,14 @@ impl Encoder {
         }
         put(&mut body, schema, value);
         put_bytes(&mut out, &body);
+        out
+    }
+
+    /// Only the descriptions of types not yet described, for values that are written already.
+    pub fn introduce(&mut self, schema: &Schema) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.number(schema);
+        self.describe(schema, &mut out);
         out
     }
 
