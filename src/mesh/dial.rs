@@ -1,6 +1,7 @@
 //! Whom to dial, and when again.
 //!
-//! A target is configured (direct) or was mentioned by others (discovered). One that fails is dialled again after
+//! A target is configured (direct) or was mentioned by others (discovered). Once there are [`ENOUGH`] neighbours only those are
+//! dialled of whom nothing is heard through them: in a large mesh the peers pass on each other's messages. One that fails is dialled again after
 //! a pause that grows; one that turned out to be ourselves, or to bear our name, is not dialled again until somebody says so.
 
 use std::{
@@ -20,6 +21,8 @@ pub const PAUSE_MIN: Duration = Duration::from_millis(500);
 pub const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A connection that lived so long is dialled again at once.
 const LONG_LIFE: Duration = Duration::from_secs(60);
+/// Neighbours that are enough to hear of everybody.
+pub const ENOUGH: usize = 16;
 /// Discovered targets that are kept.
 pub const DISCOVERED_MAX: usize = 512;
 
@@ -45,6 +48,15 @@ pub struct Live {
     pub inbound: BTreeSet<IpAddr>,
     /// Peers that we are connected to.
     pub peers: BTreeSet<PeerName>,
+    /// Who is heard of, through others too, and at which hosts.
+    pub heard: (BTreeSet<PeerName>, BTreeSet<IpAddr>),
+}
+
+impl Live {
+    /// Whether only those are dialled of whom nothing is heard.
+    pub fn is_enough(&self) -> bool {
+        self.peers.len() >= ENOUGH
+    }
 }
 
 /// What became of a connection that we dialled.
@@ -83,16 +95,19 @@ enum Phase {
 pub struct Dialler {
     port: u16,
     targets: BTreeMap<String, Target>,
+    /// When the next one is due may be another moment than was said last.
+    changed: bool,
 }
 
 impl Dialler {
     /// No targets yet. Those without a port are on `port`.
     pub fn new(port: u16) -> Dialler {
-        Dialler { port, targets: BTreeMap::new() }
+        Dialler { port, targets: BTreeMap::new(), changed: false }
     }
 
     /// These are the direct targets from now on. Added ones are due at once, and so are those given up for ever.
     pub fn set_direct(&mut self, now: Timestamp, direct: &BTreeSet<String>) {
+        self.changed = true;
         self.targets.retain(|text, target| !target.direct || direct.contains(text));
         for text in direct {
             let fresh = Target::new(now, text, self.port, true);
@@ -106,6 +121,7 @@ impl Dialler {
 
     /// These addresses are mentioned now. Others that were are forgotten unless in use.
     pub fn set_discovered(&mut self, now: Timestamp, mentioned: &BTreeSet<SocketAddr>) {
+        self.changed = true;
         self.targets.retain(|_, target| {
             let idle = matches!(target.phase, Phase::Waiting { .. } | Phase::Never);
             target.direct || !idle || target.address.is_some_and(|address| mentioned.contains(&address))
@@ -120,14 +136,32 @@ impl Dialler {
         }
     }
 
-    /// The targets whose time has come.
-    pub fn take_due(&mut self, now: Timestamp, live: &Live) -> Vec<String> {
-        let mut due = Vec::new();
-        for (text, target) in &mut self.targets {
-            if target.due(live).is_some_and(|due| due <= now) {
-                target.phase = Phase::Attempting;
-                due.push(text.clone());
-            }
+    /// The live connections are others, or a target is: what was said to be due next holds no more. Asked once.
+    pub fn has_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The live connections are others now.
+    pub fn reconsider(&mut self) {
+        self.changed = true;
+    }
+
+    /// Some targets whose time has come, at most so many.
+    pub fn take_due(
+        &mut self,
+        now: Timestamp,
+        live: &Live,
+        most: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<String> {
+        let is_due = |target: &Target| target.due(live).is_some_and(|due| due <= now);
+        let mut due: Vec<String> =
+            self.targets.iter().filter(|(_, target)| is_due(target)).map(|(text, _)| text.clone()).collect();
+        while due.len() > most {
+            due.swap_remove(rng.random_range(0..due.len()));
+        }
+        for text in &due {
+            self.targets.entry(text.clone()).and_modify(|target| target.phase = Phase::Attempting);
         }
         due
     }
@@ -147,6 +181,7 @@ impl Dialler {
         if let Some(target) = self.targets.get_mut(target) {
             target.address = Some(remote);
         }
+        self.changed = true;
     }
 
     /// It turned out who answered.
@@ -154,6 +189,7 @@ impl Dialler {
         if let Some(target) = self.targets.get_mut(target) {
             target.peer = Some(peer);
         }
+        self.changed = true;
     }
 
     /// The connection is one.
@@ -162,10 +198,12 @@ impl Dialler {
             target.phase = Phase::Connected { since: now };
             target.error = None;
         }
+        self.changed = true;
     }
 
     /// There was no connection, or it ended.
     pub fn ended(&mut self, now: Timestamp, rng: &mut ChaCha8Rng, target: &str, why: String, again: Again) {
+        self.changed = true;
         let Some(target) = self.targets.get_mut(target) else { return };
         target.error = Some(why);
         target.phase = match (again, target.phase) {
@@ -203,7 +241,9 @@ impl Target {
 
     fn due(&self, live: &Live) -> Option<Timestamp> {
         match self.phase {
-            Phase::Waiting { due } if !self.is_connected_otherwise(live) => Some(due),
+            Phase::Waiting { due } if !self.is_connected_otherwise(live) && !self.is_spared(live) => {
+                Some(due)
+            }
             Phase::Waiting { .. } | Phase::Attempting | Phase::Connected { .. } | Phase::Never => None,
         }
     }
@@ -215,9 +255,19 @@ impl Target {
         self.peer.is_some_and(|peer| live.peers.contains(&peer)) || self.address.is_some_and(there)
     }
 
+    /// There are neighbours enough, and it is heard of through them.
+    fn is_spared(&self, live: &Live) -> bool {
+        let (peers, hosts) = &live.heard;
+        let heard = self.peer.is_some_and(|peer| peers.contains(&peer))
+            || self.address.is_some_and(|address| hosts.contains(&address.ip()));
+        live.is_enough() && heard
+    }
+
     fn state(&self, live: &Live) -> TargetState {
         match self.phase {
-            Phase::Waiting { .. } if self.is_connected_otherwise(live) => TargetState::Suspended,
+            Phase::Waiting { .. } if self.is_connected_otherwise(live) || self.is_spared(live) => {
+                TargetState::Suspended
+            }
             Phase::Waiting { .. } => TargetState::Waiting,
             Phase::Attempting => TargetState::Attempting,
             Phase::Connected { .. } => TargetState::Connected,

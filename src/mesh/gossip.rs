@@ -18,14 +18,32 @@ pub const SURROGATES_MAX: usize = 64;
 pub const RECENT_MAX: usize = 256;
 const RECENT_FOR: Duration = Duration::from_secs(30);
 
-/// Some neighbours, each as likely as peers are reached through it: twice the logarithm of the number of peers.
+/// Neighbours that are told now and then what they know already, if nothing was lost.
+const FEW: usize = 2;
+
+/// Some neighbours: twice the logarithm of the number of peers.
 pub fn neighbours(hops: &Hops, except: Option<PeerName>, rng: &mut ChaCha8Rng) -> Vec<PeerName> {
+    choose(hops, fan_out(hops.len()), except, rng)
+}
+
+/// Half as many, which is enough to pass on what each hears from several sides.
+pub fn half(hops: &Hops, except: Option<PeerName>, rng: &mut ChaCha8Rng) -> Vec<PeerName> {
+    choose(hops, fan_out(hops.len()).div_ceil(2).max(FEW), except, rng)
+}
+
+/// A few neighbours.
+pub fn few(hops: &Hops, rng: &mut ChaCha8Rng) -> Vec<PeerName> {
+    choose(hops, FEW.min(fan_out(hops.len())), None, rng)
+}
+
+/// So many neighbours, each as likely as peers are reached through it.
+fn choose(hops: &Hops, count: usize, except: Option<PeerName>, rng: &mut ChaCha8Rng) -> Vec<PeerName> {
     let mut weights: BTreeMap<PeerName, usize> = BTreeMap::new();
     for &hop in hops.values().flatten().filter(|hop| Some(**hop) != except) {
         *weights.entry(hop).or_default() += 1;
     }
     let mut chosen = Vec::new();
-    while chosen.len() < fan_out(hops.len()) && !weights.is_empty() {
+    while chosen.len() < count && !weights.is_empty() {
         let mut draw = rng.random_range(0..weights.values().sum());
         let drawn = weights.iter().find_map(|(&name, &weight)| {
             let hit = draw < weight;
@@ -42,6 +60,32 @@ pub fn neighbours(hops: &Hops, except: Option<PeerName>, rng: &mut ChaCha8Rng) -
 /// Twice the binary logarithm of the number of peers, rounded down.
 fn fan_out(peers: usize) -> usize {
     (2.0 * (peers.max(1) as f64).log2()) as usize
+}
+
+/// Broadcasts of one peer that are remembered.
+pub const ECHOES_MAX: usize = 16;
+/// By then the last copy of a broadcast has come. What is said again later is said on purpose.
+const ECHO_FOR: Duration = Duration::from_secs(2);
+
+/// Broadcasts that came just now. While peers see the mesh differently each of them may pass one on to the same third, and
+/// without this their number would double at every step.
+#[derive(Clone, Debug, Default)]
+pub struct Echoes(BTreeMap<PeerName, VecDeque<(Timestamp, [u8; 32])>>);
+
+impl Echoes {
+    /// Whether this broadcast of a peer came just now. It must be one of the peers that are known, of which there is an end.
+    pub fn is_echo(&mut self, now: Timestamp, from: PeerName, data: &[u8]) -> bool {
+        let over = |(then, _): &(Timestamp, [u8; 32])| now.since(*then) > ECHO_FOR;
+        let digest: [u8; 32] = Sha256::digest(data).into();
+        if self.0.get(&from).is_some_and(|heard| heard.iter().any(|one| !over(one) && one.1 == digest)) {
+            return true;
+        }
+        self.0.retain(|_, heard| heard.back().is_some_and(|last| !over(last)));
+        let heard = self.0.entry(from).or_default();
+        heard.drain(..heard.len().saturating_sub(ECHOES_MAX - 1));
+        heard.push_back((now, digest));
+        false
+    }
 }
 
 /// What came lately on channels that are not ours, so that it is passed on once only.
@@ -106,6 +150,19 @@ mod tests {
         assert!(surrogates.is_news(Timestamp::ZERO, "other", b"x"));
         assert!(surrogates.is_news(later, "nameserver", b"y"));
         assert!(surrogates.is_news(later, "nameserver", b"x"));
+    }
+
+    #[test]
+    fn a_broadcast_that_comes_by_two_ways_is_taken_once_and_one_that_is_said_again_once_more() {
+        let (mut echoes, peer) = (Echoes::default(), PeerName::from_u64(1));
+        let at = |ms: u64| Timestamp::from_micros(ms * 1000);
+        assert!(!echoes.is_echo(at(0), peer, b"x"));
+        assert!(echoes.is_echo(at(5), peer, b"x"));
+        assert!(!echoes.is_echo(at(5), peer, b"y"));
+        assert!(!echoes.is_echo(at(5), PeerName::from_u64(2), b"x"));
+        assert!(!echoes.is_echo(at(5000), peer, b"x"));
+        (0..1000u32).for_each(|number| assert!(!echoes.is_echo(at(5000), peer, &number.to_be_bytes())));
+        assert_eq!((echoes.0.len(), echoes.0[&peer].len()), (1, ECHOES_MAX));
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub enum Recipients {
     One(ConnId),
     /// Some neighbours, as many as it takes to reach all soon.
     Neighbours { except: Option<PeerName> },
+    /// A few neighbours, in case something was lost.
+    Few,
 }
 
 /// There is no way to a peer now.

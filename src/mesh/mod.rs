@@ -40,9 +40,9 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use self::{
-    dial::{Dialler, Live},
+    dial::{Dialler, ENOUGH, Live},
     features::SHORT_ID_MAX,
-    gossip::Surrogates,
+    gossip::{Echoes, Surrogates},
     peering::Connection,
     refused::Refused,
     routes::Routes,
@@ -50,9 +50,9 @@ use self::{
 };
 use crate::{peer::PeerName, time::Timestamp};
 
-pub use dial::{DISCOVERED_MAX, PAUSE_MAX, PAUSE_MIN, TargetState};
+pub use dial::{DISCOVERED_MAX, ENOUGH as NEIGHBOURS_ENOUGH, PAUSE_MAX, PAUSE_MIN, TargetState};
 pub use frame::{FRAME_LEN_MAX, INTRODUCTION_LEN_MAX, MESSAGE_LEN_MAX};
-pub use gossip::{RECENT_MAX, SURROGATES_MAX};
+pub use gossip::{ECHOES_MAX, RECENT_MAX, SURROGATES_MAX};
 pub use interface::{
     ConnId, ConnectionView, Delivery, Input, Kind, NoRoute, Objection, Output, PeerView, Recipients,
     RefusedView, Settings, TargetView,
@@ -74,8 +74,14 @@ const TOPOLOGY: &str = "topology";
 const GOSSIP_EVERY: Duration = Duration::from_secs(30);
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(100);
 const PASS_ON_AFTER: Duration = Duration::from_millis(10);
+/// How much longer changes are gathered before they are told, for each peer that may have some.
+const GATHER_SHARE: Duration = Duration::from_millis(1);
 const COLLECT_AFTER: Duration = Duration::from_secs(1);
 const DISCOVER_AFTER: Duration = Duration::from_millis(100);
+/// How many are dialled at once, and how soon the next: by then those who answer are neighbours.
+const WAVE: (usize, Duration) = (8, Duration::from_millis(20));
+/// The same where there are neighbours enough: who is not heard of may be cut off together with others.
+const WAVE_IF_ENOUGH: (usize, Duration) = (1, Duration::from_secs(1));
 
 /// One peer's side of the protocol.
 pub struct Mesh {
@@ -88,6 +94,7 @@ pub struct Mesh {
     topology: Topology,
     routes: Routes,
     surrogates: Surrogates,
+    echoes: Echoes,
     dialler: Dialler,
     live: Live,
     refused: Refused,
@@ -107,8 +114,14 @@ struct Timers {
     news: News,
     collect: Option<Timestamp>,
     discover: Option<Timestamp>,
+    /// No connection has anything due before this.
+    connections: Option<Timestamp>,
+    /// No target is due before this.
+    dial: Option<Timestamp>,
+    /// Nobody is dialled before this.
+    wave: Timestamp,
     /// The routes are not those of the topology.
-    stale: bool,
+    stale: Option<Timestamp>,
     /// The application should look.
     changed: bool,
 }
@@ -138,6 +151,7 @@ impl Mesh {
             routes: Routes::new(topology.peers(), settings.name),
             topology,
             surrogates: Surrogates::default(),
+            echoes: Echoes::default(),
             dialler: Dialler::new(settings.port),
             live: Live::default(),
             refused: Refused::default(),
@@ -256,9 +270,11 @@ impl Mesh {
 
     /// After each input: what is due is done, and what changed is followed up.
     fn settle(&mut self, now: Timestamp) {
-        self.expire(now);
+        if take_due(&mut self.timers.connections, now) {
+            self.expire(now);
+        }
         if take_due(&mut self.timers.collect, now) {
-            self.collect();
+            self.collect(now);
         }
         if take_due(&mut self.timers.announce, now) {
             self.announce();
@@ -272,104 +288,125 @@ impl Mesh {
         if take_due(&mut self.timers.discover, now) {
             self.discover(now);
         }
-        self.find_routes();
+        if self.timers.stale.is_some_and(|due| due <= now) {
+            self.find_routes();
+        }
         if std::mem::take(&mut self.timers.changed) {
-            self.timers.discover.get_or_insert(now + DISCOVER_AFTER);
+            self.timers.discover.get_or_insert(now + DISCOVER_AFTER + self.gathering());
             self.outputs.push_back(Output::TopologyChanged);
         }
-        if self.may_dial() {
-            let due = self.dialler.take_due(now, &self.live);
-            self.outputs.extend(due.into_iter().map(Output::Dial));
-        }
+        self.dial(now);
         self.wake = self.earliest();
     }
 
-    fn earliest(&self) -> Option<Timestamp> {
-        let Timers { gossip, announce, pass_on, collect, discover, .. } = self.timers;
-        let dial = self.may_dial().then(|| self.dialler.next_due(&self.live)).flatten();
-        let connections = self.connections.values().map(Connection::next_wake).min();
-        [gossip, announce, pass_on, collect, discover, dial, connections].into_iter().flatten().min()
-    }
-
-    fn find_routes(&mut self) {
-        if std::mem::take(&mut self.timers.stale) {
-            self.routes = Routes::new(self.topology.peers(), self.settings.name);
+    fn dial(&mut self, now: Timestamp) {
+        if !self.may_dial() {
+            return;
+        }
+        if self.dialler.has_changed() {
+            self.timers.dial = self.next_dial();
+        }
+        if take_due(&mut self.timers.dial, now) {
+            let room = ENOUGH.saturating_sub(self.neighbours.len());
+            let (most, pause) = if room == 0 { WAVE_IF_ENOUGH } else { WAVE };
+            let most = if room == 0 { most } else { most.min(room) };
+            let due = self.dialler.take_due(now, &self.live, most, &mut self.rng);
+            self.outputs.extend(due.into_iter().map(Output::Dial));
+            self.timers.wave = now + pause;
+            self.timers.dial = self.next_dial();
         }
     }
 
-    /// The topology is another now.
-    fn topology_changed(&mut self) {
-        self.timers.stale = true;
-        self.timers.changed = true;
+    fn next_dial(&self) -> Option<Timestamp> {
+        self.dialler.next_due(&self.live).map(|due| due.max(self.timers.wave))
+    }
+
+    fn earliest(&self) -> Option<Timestamp> {
+        let Timers { gossip, announce, pass_on, collect, discover, connections, stale, .. } = self.timers;
+        let dial = self.timers.dial.filter(|_| self.may_dial());
+        [gossip, announce, pass_on, collect, discover, connections, stale, dial].into_iter().flatten().min()
+    }
+
+    /// Has an eye on a connection.
+    fn watch(&mut self, conn: ConnId) {
+        let due = self.connections.get(&conn).map(Connection::next_wake);
+        self.timers.connections = self.timers.connections.into_iter().chain(due).min();
+    }
+
+    fn find_routes(&mut self) {
+        if self.timers.stale.take().is_some() {
+            self.routes = Routes::new(self.topology.peers(), self.settings.name);
+            self.timers.changed = true;
+        }
+    }
+
+    /// The topology is another now. It is followed together with what changes soon after, for which nobody waits: where a way is
+    /// needed and none is known, it is followed at once.
+    fn topology_changed(&mut self, now: Timestamp) {
+        self.timers.stale.get_or_insert(now + PASS_ON_AFTER + self.gathering());
     }
 
     /// Our description changed: say so soon, with all that changes until then.
     fn announce_soon(&mut self, now: Timestamp) {
-        self.timers.announce.get_or_insert(now + ANNOUNCE_AFTER);
-        self.topology_changed();
+        self.timers.announce.get_or_insert(now + ANNOUNCE_AFTER + self.gathering());
+        self.timers.stale = Some(now);
+    }
+
+    fn gathering(&self) -> Duration {
+        GATHER_SHARE * self.topology.peers().len() as u32
     }
 
     fn collect_soon(&mut self, now: Timestamp) {
         self.timers.collect.get_or_insert(now + COLLECT_AFTER);
     }
 
-    fn collect(&mut self) {
+    fn collect(&mut self, now: Timestamp) {
         if !self.topology.collect().is_empty() {
-            self.topology_changed();
+            self.topology_changed(now);
         }
-    }
-
-    fn announce(&mut self) {
-        let mut names = std::mem::take(&mut self.timers.announced);
-        names.insert(self.settings.name);
-        self.gossip_topology(Recipients::Neighbours { except: None }, names);
     }
 
     fn pass_on_soon(&mut self, now: Timestamp, from: PeerName, peers: BTreeSet<PeerName>) {
         if !peers.is_empty() {
-            self.timers.pass_on.get_or_insert(now + PASS_ON_AFTER);
+            self.timers.pass_on.get_or_insert(now + PASS_ON_AFTER + self.gathering());
             self.timers.news.peers.extend(peers);
             self.timers.news.from.insert(from);
         }
     }
 
-    /// Who alone told us all of it need not be told.
-    fn pass_on_news(&mut self) {
-        let News { peers, mut from } = std::mem::take(&mut self.timers.news);
-        let except = from.pop_first().filter(|_| from.is_empty());
-        self.gossip_topology(Recipients::Neighbours { except }, peers);
-    }
-
     fn gossip_periodically(&mut self, now: Timestamp) {
         let first = self.timers.gossip.replace(now + GOSSIP_EVERY).is_none();
         if !first && !self.neighbours.is_empty() {
-            let recipients = Recipients::Neighbours { except: None };
-            self.gossip_topology(recipients, self.topology.peers().keys().copied().collect());
-            self.outputs.push_back(Output::SendState(recipients));
+            self.gossip_topology(Recipients::Few);
+            self.outputs.push_back(Output::SendState(Recipients::Neighbours { except: None }));
         }
     }
 
     /// Looks for addresses of peers that we are not connected to. Those that others dialled are taken as they are; of those that
     /// dialled others only the host is known. Texts that are no addresses are never resolved: they come from strangers.
     fn discover(&mut self, now: Timestamp) {
-        if !self.settings.discovery {
-            return;
-        }
-        let own = self.settings.name;
-        let mut mentioned = BTreeSet::new();
-        for (_, peer) in self.topology.peers().iter().filter(|(name, _)| **name != own) {
-            for (name, link) in &peer.links {
-                if *name == own || self.neighbours.contains_key(name) {
-                    continue;
-                }
-                let Ok(mut address) = link.address.parse::<SocketAddr>() else { continue };
-                if !link.outbound {
-                    address.set_port(self.settings.port);
-                }
-                mentioned.insert(address);
+        let far: BTreeSet<PeerName> =
+            self.reachable().into_iter().filter(|name| !self.neighbours.contains_key(name)).collect();
+        let mut hosts = BTreeMap::new();
+        let mut addresses = BTreeSet::new();
+        let wanted = self.settings.discovery && !self.live.is_enough();
+        let others = self.topology.peers().iter().filter(|(name, _)| **name != self.settings.name);
+        for (name, link) in others.flat_map(|(_, peer)| &peer.links).filter(|(name, _)| far.contains(*name)) {
+            // Where nobody more is dialled, one mention is enough to know that a host is heard of.
+            if !wanted && hosts.contains_key(name) {
+                continue;
+            }
+            let Ok(mut address) = link.address.parse::<SocketAddr>() else { continue };
+            hosts.insert(*name, address.ip());
+            if !link.outbound {
+                address.set_port(self.settings.port);
+            }
+            if wanted {
+                addresses.insert(address);
             }
         }
-        self.dialler.set_discovered(now, &mentioned);
+        self.dialler.set_discovered(now, &addresses);
+        self.live.heard = (far, hosts.into_values().collect());
     }
 
     /// At the limit nobody is dialled; when a connection ends this is looked at again.
@@ -379,7 +416,8 @@ impl Mesh {
 
     /// Takes stock of the connections.
     fn survey(&mut self) {
-        self.live = Live::default();
+        self.dialler.reconsider();
+        self.live = Live { heard: std::mem::take(&mut self.live.heard), ..Live::default() };
         for connection in self.connections.values() {
             if let Some(peer) = connection.peer() {
                 self.live.peers.insert(peer);

@@ -67,6 +67,7 @@ pub struct Neighbour {
     uid: u64,
     /// Of the program, if it says so.
     program: Option<String>,
+    own_kind: bool,
     encrypted: bool,
     heartbeat: Timestamp,
     since: Timestamp,
@@ -162,6 +163,7 @@ impl Mesh {
         let phase = Phase::Introducing(Box::new(handshake), conn_id);
         let deadline = now + HEADER_WITHIN;
         self.connections.insert(conn, Connection { remote, target, deadline, phase });
+        self.watch(conn);
         self.outputs.push_back(Output::Send(conn, Handshake::header()));
     }
 
@@ -257,6 +259,7 @@ impl Mesh {
         let deadline = now + neighbour.silence_max;
         let phase = Phase::Introduced(Box::new(neighbour));
         self.connections.insert(conn, Connection { remote, target, deadline, phase });
+        self.watch(conn);
         judged?;
         if let Some(rival) = rival {
             self.close(
@@ -268,7 +271,7 @@ impl Mesh {
         }
         self.add(now, conn, &theirs, Link { address: remote.to_string(), outbound, established });
         if news || rival.is_some() {
-            self.gossip_topology(Recipients::One(conn), self.topology.peers().keys().copied().collect());
+            self.gossip_topology(Recipients::One(conn));
             self.outputs.push_back(Output::SendState(Recipients::One(conn)));
         }
         Ok(())
@@ -364,8 +367,10 @@ impl Mesh {
         let conn = sleeve::sender(datagram).and_then(|name| self.neighbours.get(&name)).copied();
         let neighbour = conn.and_then(|conn| self.connections.get_mut(&conn)?.neighbour());
         let Some(sleeve) = neighbour.and_then(|neighbour| neighbour.sleeve.as_mut()) else { return };
-        if let (Some(message), Some(conn)) = (sleeve.receive(now, from, datagram), conn) {
-            self.send(conn, &message);
+        let answer = sleeve.receive(now, from, datagram);
+        if let Some(conn) = conn {
+            self.watch(conn);
+            answer.iter().for_each(|message| self.send(conn, message));
         }
     }
 
@@ -375,6 +380,7 @@ impl Mesh {
         if let Some(sleeve) = neighbour.and_then(|neighbour| neighbour.sleeve.as_mut()) {
             sleeve.establish(bare);
         }
+        self.watch(conn);
     }
 
     /// Of two connections to one peer both ends keep the one with the lower number.
@@ -394,6 +400,15 @@ impl Mesh {
         restarted || !self.routes.unicast().contains_key(&theirs.name)
     }
 
+    /// Whether a neighbour is of our own kind.
+    pub(super) fn is_kin(&self, name: PeerName) -> bool {
+        let connection = self.neighbours.get(&name).and_then(|conn| self.connections.get(conn));
+        match connection.map(|connection| &connection.phase) {
+            Some(Phase::Introduced(neighbour)) => neighbour.own_kind,
+            Some(Phase::Introducing(..)) | None => false,
+        }
+    }
+
     fn is_own_kind(&self, theirs: &Features) -> bool {
         offers(theirs, OVERLAY) && self.settings.overlays.iter().any(|our| our == OVERLAY)
     }
@@ -410,9 +425,12 @@ impl Mesh {
         {
             self.dialler.connected(now, target);
         }
-        self.timers.announced.insert(name);
+        if !self.is_kin(name) {
+            self.timers.announced.insert(name);
+        }
         self.survey();
         self.announce_soon(now);
+        // What is said from now on goes to the new neighbour, who was told only what we knew until now.
         self.find_routes();
     }
 
@@ -495,12 +513,14 @@ impl Mesh {
         for (conn, why) in silent {
             self.close(now, conn, why.to_owned(), Again::Later);
         }
+        self.timers.connections = self.connections.values().map(Connection::next_wake).min();
     }
 }
 
 impl Neighbour {
+    /// What is due soon goes with what is due now, so that many neighbours do not wake us one by one.
     fn heartbeat(&mut self, now: Timestamp) -> Option<Bytes> {
-        if now < self.heartbeat {
+        if now + self.heartbeat_every / 8 < self.heartbeat {
             return None;
         }
         self.heartbeat = now + self.heartbeat_every;
@@ -528,6 +548,7 @@ fn neighbour(
         writer,
         uid,
         program: theirs.program,
+        own_kind,
         encrypted: key.is_some(),
         since: now,
         heartbeat: now + heartbeat_every,

@@ -1,23 +1,22 @@
 //! What is said on a connection, and what of it is passed on to whom.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
 use super::{
-    ConnId, Delivery, Kind, MESSAGE_LEN_MAX, Mesh, NoRoute, Output, Recipients, TOPOLOGY,
+    ConnId, Delivery, Kind, MESSAGE_LEN_MAX, Mesh, News, NoRoute, Output, Recipients, TOPOLOGY,
     dial::Again,
     gossip,
     message::{self, Message, Sealed},
     peering::chain,
-    topology,
 };
 use crate::{peer::PeerName, time::Timestamp};
 
 impl Mesh {
     /// Sends a message to one peer, over as many others as it takes.
     pub fn unicast(&mut self, to: PeerName, channel: &str, payload: &[u8]) -> Result<(), NoRoute> {
-        let conn = self.next_hop(to).ok_or(NoRoute(to))?;
+        let conn = self.way_to(to).ok_or(NoRoute(to))?;
         let message = message::unicast(channel, self.settings.name, to, payload);
         self.send(conn, &message);
         Ok(())
@@ -36,20 +35,70 @@ impl Mesh {
     /// Gossips.
     pub fn gossip(&mut self, to: Recipients, channel: &str, payload: &[u8]) {
         let message = message::gossip(channel, self.settings.name, payload);
+        if let Recipients::One(conn) = to {
+            return self.send(conn, &message);
+        }
+        for name in self.chosen(to) {
+            self.send_to(name, &message);
+        }
+    }
+
+    fn chosen(&mut self, to: Recipients) -> Vec<PeerName> {
+        let hops = self.routes.unicast_all();
         match to {
-            Recipients::One(conn) => self.send(conn, &message),
-            Recipients::Neighbours { except } => {
-                for name in gossip::neighbours(self.routes.unicast_all(), except, &mut self.rng) {
-                    self.send_to(name, &message);
-                }
+            Recipients::One(_) => Vec::new(),
+            Recipients::Neighbours { except } => gossip::neighbours(hops, except, &mut self.rng),
+            Recipients::Few => gossip::few(hops, &mut self.rng),
+        }
+    }
+
+    /// Describes all peers.
+    pub(super) fn gossip_topology(&mut self, to: Recipients) {
+        let names: Vec<PeerName> = self.topology.peers().keys().copied().collect();
+        let payload = self.topology.encode(names);
+        self.gossip(to, TOPOLOGY, &payload);
+    }
+
+    /// Describes ourselves to every neighbour of our own kind, and to some of the others, as they do among themselves, with
+    /// those of them that are new. So nobody passes on what we say of ourselves to a neighbour of ours.
+    pub(super) fn announce(&mut self) {
+        let own = self.settings.name;
+        let mut names = std::mem::take(&mut self.timers.announced);
+        names.insert(own);
+        let [all, ourselves] = [names, BTreeSet::from([own])].map(|names| self.described(names));
+        let chosen = self.chosen(Recipients::Neighbours { except: None });
+        for (&name, &conn) in &self.neighbours.clone() {
+            match (chosen.contains(&name), self.is_kin(name)) {
+                (true, _) => self.send(conn, &all),
+                (false, true) => self.send(conn, &ourselves),
+                (false, false) => {}
             }
         }
     }
 
-    /// Describes these peers.
-    pub(super) fn gossip_topology(&mut self, to: Recipients, names: BTreeSet<PeerName>) {
-        let payload = self.topology.encode(names);
-        self.gossip(to, TOPOLOGY, &payload);
+    /// Who alone told us all of it need not be told, nor who was told by those that it is about.
+    pub(super) fn pass_on_news(&mut self) {
+        let News { peers, mut from } = std::mem::take(&mut self.timers.news);
+        let except = from.pop_first().filter(|_| from.is_empty());
+        let mut messages: BTreeMap<BTreeSet<PeerName>, Vec<u8>> = BTreeMap::new();
+        for to in gossip::half(self.routes.unicast_all(), except, &mut self.rng) {
+            let news: BTreeSet<PeerName> =
+                peers.iter().copied().filter(|about| !self.tells_itself(*about, to)).collect();
+            if !news.is_empty() {
+                let message = messages.entry(news).or_insert_with_key(|news| self.described(news.clone()));
+                self.send_to(to, message);
+            }
+        }
+    }
+
+    fn described(&mut self, names: BTreeSet<PeerName>) -> Vec<u8> {
+        message::gossip(TOPOLOGY, self.settings.name, &self.topology.encode(names))
+    }
+
+    /// Whether a peer describes itself to another without our help: they are neighbours, and it is of our own kind.
+    fn tells_itself(&self, about: PeerName, to: PeerName) -> bool {
+        let peer = self.topology.peers().get(&about).filter(|_| self.is_kin(about));
+        peer.is_some_and(|peer| peer.links.contains_key(&to))
     }
 
     /// Takes the messages that came by a connection, until one is not all there or the connection is no more.
@@ -141,7 +190,8 @@ impl Mesh {
         from: PeerName,
         data: Bytes,
     ) -> Result<(), String> {
-        if from == self.settings.name {
+        let known = self.topology.peers().contains_key(&from);
+        if from == self.settings.name || known && self.echoes.is_echo(now, from, &data) {
             return Ok(());
         }
         if self.channels.contains(channel.as_str()) {
@@ -157,12 +207,11 @@ impl Mesh {
 
     /// Takes what is new in a description of peers, and returns whom it concerns.
     fn learn(&mut self, now: Timestamp, data: &[u8]) -> Result<BTreeSet<PeerName>, String> {
-        let described = topology::decode(data).map_err(|error| chain(&error))?;
+        let described = self.topology.read(data).map_err(|error| chain(&error))?;
         let merge = self.topology.merge(described);
         if !merge.news.is_empty() {
-            self.topology_changed();
+            self.topology_changed(now);
             self.collect_soon(now);
-            self.find_routes();
         }
         if merge.ourselves || self.topology.settle_short_id(&mut self.rng) {
             self.announce_soon(now);
@@ -172,9 +221,17 @@ impl Mesh {
 
     /// The bytes stay as they are. A message is never sent back whence it came, should two peers see the mesh differently.
     fn pass_on(&mut self, came_by: ConnId, from: PeerName, to: PeerName, raw: &[u8]) {
-        if let Some(conn) = self.next_hop(to).filter(|conn| *conn != came_by && from != self.settings.name) {
+        if let Some(conn) = self.way_to(to).filter(|conn| *conn != came_by && from != self.settings.name) {
             self.send(conn, raw);
         }
+    }
+
+    /// Where there seems to be no way, there may be one by what was just heard.
+    fn way_to(&mut self, to: PeerName) -> Option<ConnId> {
+        if self.next_hop(to).is_none() {
+            self.find_routes();
+        }
+        self.next_hop(to)
     }
 
     fn next_hop(&self, to: PeerName) -> Option<ConnId> {

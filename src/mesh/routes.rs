@@ -83,18 +83,23 @@ pub fn reach(
 ) -> Reach {
     let mut hops = Hops::from([(start, None)]);
     let mut level = BTreeSet::from([start]);
-    // Once everybody is seen, going on changes nothing.
-    while !level.is_empty() && hops.len() < peers.len() {
+    while !level.is_empty() {
         let mut next = BTreeSet::new();
         for current in level {
+            // Once everybody is seen, going on changes nothing.
+            if hops.len() == peers.len() {
+                return Reach { found: stop.is_some_and(|stop| hops.contains_key(&stop)), hops };
+            }
             if Some(current) == stop {
                 return Reach { found: true, hops };
             }
             let hop = hops.get(&current).copied().flatten();
             for &neighbour in peers.get(&current).into_iter().flat_map(|peer| peer.links.keys()) {
-                let usable = peers.contains_key(&neighbour)
+                // Most were seen before, which is quickly told.
+                let usable = !hops.contains_key(&neighbour)
+                    && peers.contains_key(&neighbour)
                     && (!strict || both_established(peers, current, neighbour));
-                if usable && !hops.contains_key(&neighbour) {
+                if usable {
                     hops.insert(neighbour, hop.or(Some(neighbour)));
                     next.insert(neighbour);
                 }
@@ -102,8 +107,7 @@ pub fn reach(
         }
         level = next;
     }
-    let found = hops.len() == peers.len() && stop.is_some_and(|stop| hops.contains_key(&stop));
-    Reach { found, hops }
+    Reach { found: false, hops }
 }
 
 fn both_established(peers: &BTreeMap<PeerName, Peer>, a: PeerName, b: PeerName) -> bool {

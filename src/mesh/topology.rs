@@ -101,12 +101,22 @@ pub enum TopologyError {
 pub struct Topology {
     own: PeerName,
     peers: BTreeMap<PeerName, Peer>,
+    written: Written,
+}
+
+/// Descriptions in the bytes of the wire: each is passed on many times, and written once.
+#[derive(Clone, Debug)]
+struct Written {
+    types: [Vec<u8>; 2],
+    encoder: Encoder,
+    /// Summary and links.
+    peers: BTreeMap<PeerName, [Vec<u8>; 2]>,
 }
 
 impl Topology {
     /// We alone.
     pub fn new(own: PeerName, ourselves: Peer) -> Topology {
-        Topology { own, peers: BTreeMap::from([(own, ourselves)]) }
+        Topology { own, peers: BTreeMap::from([(own, ourselves)]), written: Written::new() }
     }
 
     /// All peers.
@@ -120,6 +130,7 @@ impl Topology {
     }
 
     fn ourselves_mut(&mut self) -> &mut Peer {
+        self.written.peers.remove(&self.own);
         self.peers.get_mut(&self.own).expect("we are among the peers")
     }
 
@@ -146,6 +157,15 @@ impl Topology {
         ourselves.version = ourselves.version.saturating_add(1);
     }
 
+    /// What of a payload of the channel `topology` is newer than what we know.
+    pub fn read(&self, payload: &[u8]) -> Result<Vec<(PeerName, Peer)>, TopologyError> {
+        let is_news = |name: PeerName, peer: &Peer| {
+            let known = self.peers.get(&name);
+            known.is_none_or(|known| peer.supersedes(known) || name == self.own && peer.uid != known.uid)
+        };
+        read(payload, is_news)
+    }
+
     /// Takes what is newer than what we know.
     pub fn merge(&mut self, described: Vec<(PeerName, Peer)>) -> Merge {
         let mut merge = Merge::default();
@@ -163,6 +183,7 @@ impl Topology {
             let newer = known.map_or(room, |known| peer.supersedes(known));
             if newer && links_after <= ALL_LINKS_MAX {
                 links = links_after;
+                self.written.peers.remove(&name);
                 self.peers.insert(name, peer);
                 merge.news.insert(name);
             }
@@ -189,6 +210,7 @@ impl Topology {
         let reached = routes::reach(&self.peers, self.own, None, false).hops;
         let lost = self.peers.keys().copied().filter(|name| !reached.contains_key(name)).collect();
         self.peers.retain(|name, _| reached.contains_key(name));
+        self.written.peers.retain(|name, _| reached.contains_key(name));
         lost
     }
 
@@ -208,15 +230,35 @@ impl Topology {
     }
 
     /// The descriptions of these peers, as a payload of the channel `topology`.
-    pub fn encode(&self, names: impl IntoIterator<Item = PeerName>) -> Vec<u8> {
-        let mut encoder = Encoder::new();
+    pub fn encode(&mut self, names: impl IntoIterator<Item = PeerName>) -> Vec<u8> {
+        let Topology { peers, written, .. } = self;
         let mut payload = Vec::new();
         for name in names {
-            if let Some(peer) = self.peers.get(&name) {
-                peer.encode(name, &mut encoder, &mut payload);
+            if let Some(peer) = peers.get(&name) {
+                written.put(name, peer, &mut payload);
             }
         }
         payload
+    }
+}
+
+impl Written {
+    fn new() -> Written {
+        let mut encoder = Encoder::new();
+        let types = [&SUMMARY, &LINKS].map(|schema| encoder.introduce(schema));
+        Written { types, encoder, peers: BTreeMap::new() }
+    }
+
+    /// Adds a peer to a payload. Each type is described before its first value.
+    fn put(&mut self, name: PeerName, peer: &Peer, payload: &mut Vec<u8>) {
+        let first = payload.is_empty();
+        let values = self.peers.entry(name).or_insert_with(|| peer.encode(name, &mut self.encoder));
+        for (types, value) in self.types.iter().zip(values) {
+            if first {
+                payload.extend_from_slice(types);
+            }
+            payload.extend_from_slice(value);
+        }
     }
 }
 
@@ -234,7 +276,7 @@ impl Peer {
         }
     }
 
-    fn encode(&self, name: PeerName, encoder: &mut Encoder, payload: &mut Vec<u8>) {
+    fn encode(&self, name: PeerName, encoder: &mut Encoder) -> [Vec<u8>; 2] {
         let summary = Value::fields([
             ("NameByte", name_bytes(name)),
             ("NickName", Value::text(&self.nickname)),
@@ -254,26 +296,30 @@ impl Peer {
             ];
             Value::Struct(fields.iter().cloned().zip(values).collect())
         });
-        payload.extend(encoder.encode(&SUMMARY, &summary));
-        payload.extend(encoder.encode(&LINKS, &Value::Slice(links.collect())));
+        [encoder.encode(&SUMMARY, &summary), encoder.encode(&LINKS, &Value::Slice(links.collect()))]
     }
 
-    fn decode(summary: &Value, links: &Value) -> Result<(PeerName, Peer), TopologyError> {
+    /// A peer without its links.
+    fn decode(summary: &Value) -> Result<(PeerName, Peer), TopologyError> {
         let short_id = summary.narrow_at("ShortID")?;
-        let mut peer = Peer {
+        let peer = Peer {
             uid: PeerUid(summary.uint_at("UID")?),
             version: summary.uint_at("Version")?,
             nickname: cut(summary.str_at("NickName")?),
             short_id: summary.bool_at("HasShortID")?.then_some(short_id),
             links: BTreeMap::new(),
         };
+        Ok((name_of(summary)?, peer))
+    }
+
+    fn decode_links(&mut self, links: &Value) -> Result<(), TopologyError> {
         for link in links.as_slice()? {
             let (name, link) = (name_of(link)?, Link::decode(link)?);
-            if peer.links.len() < LINKS_MAX {
-                peer.links.insert(name, link);
+            if self.links.len() < LINKS_MAX {
+                self.links.insert(name, link);
             }
         }
-        Ok((name_of(summary)?, peer))
+        Ok(())
     }
 }
 
@@ -289,17 +335,31 @@ impl Link {
     }
 }
 
-/// The peers that a payload of the channel `topology` describes.
-pub fn decode(mut payload: &[u8]) -> Result<Vec<(PeerName, Peer)>, TopologyError> {
+/// The peers that a payload of the channel `topology` describes. The links of those that are no news are passed over: most of
+/// what is gossiped is known already.
+fn read(
+    mut payload: &[u8],
+    is_news: impl Fn(PeerName, &Peer) -> bool,
+) -> Result<Vec<(PeerName, Peer)>, TopologyError> {
     let mut decoder = Decoder::new();
     let mut described = Vec::new();
     // What ends behind a summary loses that one peer, as it does in Go.
-    while let Some(summary) = decoder.next(&mut payload)?
-        && let Some(links) = decoder.next(&mut payload)?
-    {
-        described.push(Peer::decode(&summary, &links)?);
+    while let Some(summary) = decoder.next(&mut payload)? {
+        let (name, mut peer) = Peer::decode(&summary)?;
+        if !is_news(name, &peer) {
+            decoder.skip(&mut payload)?;
+        } else if let Some(links) = decoder.next(&mut payload)? {
+            peer.decode_links(&links)?;
+            described.push((name, peer));
+        }
     }
     Ok(described)
+}
+
+/// All peers that a payload describes.
+#[cfg(test)]
+pub fn decode(payload: &[u8]) -> Result<Vec<(PeerName, Peer)>, TopologyError> {
+    read(payload, |_, _| true)
 }
 
 fn name_bytes(name: PeerName) -> Value {
@@ -374,11 +434,8 @@ mod tests {
             if vector["group"] == "topology" {
                 // In the process that made the vectors one type was numbered before.
                 let mut encoder = Encoder::numbered_from(66);
-                let mut written = Vec::new();
-                for (name, peer) in &described {
-                    peer.encode(*name, &mut encoder, &mut written);
-                }
-                assert_eq!(written, payload, "{}", vector["name"]);
+                let written = described.iter().flat_map(|(name, peer)| peer.encode(*name, &mut encoder));
+                assert_eq!(written.collect::<Vec<_>>().concat(), payload, "{}", vector["name"]);
             }
         }
     }
@@ -389,8 +446,34 @@ mod tests {
         let mut topology = knowing([(PeerName::from_u64(2), Peer { version: 3, ..Peer::default() })]);
         topology.link(PeerName::from_u64(2), link);
         let described: BTreeMap<_, _> =
-            decode(&topology.encode(topology.peers.keys().copied())).unwrap().into_iter().collect();
+            decode(&topology.encode([OWN, PeerName::from_u64(2)])).unwrap().into_iter().collect();
         assert_eq!(described, topology.peers);
+    }
+
+    #[test]
+    fn what_was_written_once_is_written_anew_when_it_has_changed() {
+        let link = || Link { address: "10.0.0.2:6783".to_owned(), outbound: true, established: true };
+        let other = PeerName::from_u64(2);
+        let mut topology = knowing([(other, Peer { version: 3, ..Peer::default() })]);
+        for version in 4..7 {
+            topology.link(PeerName::from_u64(version), link());
+            let links = BTreeMap::from([(PeerName::from_u64(version), link())]);
+            topology.merge(vec![(other, Peer { version, links, ..Peer::default() })]);
+            let described: BTreeMap<_, _> =
+                decode(&topology.encode([OWN, other])).unwrap().into_iter().collect();
+            assert_eq!(described[&OWN], topology.peers[&OWN]);
+            assert_eq!(described[&other], topology.peers[&other]);
+        }
+    }
+
+    #[test]
+    fn only_news_are_read() {
+        let peer = |version| Peer { version, ..Peer::default() };
+        let known = [(PeerName::from_u64(2), peer(3)), (PeerName::from_u64(3), peer(3))];
+        let mut theirs = known.clone();
+        theirs[1].1.version = 4;
+        let payload = knowing(theirs).encode(known.iter().map(|(name, _)| *name));
+        assert_eq!(knowing(known).read(&payload), Ok(vec![(PeerName::from_u64(3), peer(4))]));
     }
 
     #[test]
@@ -501,7 +584,8 @@ mod tests {
         }
         let links: usize = topology.peers.values().map(|peer| peer.links.len()).sum();
         assert_eq!(links, ALL_LINKS_MAX);
-        let payload = topology.encode(topology.peers.keys().copied());
+        let names: Vec<PeerName> = topology.peers.keys().copied().collect();
+        let payload = topology.encode(names);
         assert!(payload.len() < MESSAGE_LEN_MAX - 1000, "{}", payload.len());
     }
 }
