@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use super::{
     Effect, Init, ReceiveError, Record, Refused, Relay, Ring, Saved, Settings, Source, StartError,
     disputes::Disputes,
     election::Election,
-    message::{State, Unicast},
+    message::{self, State, Unicast},
     paxos::Claims,
     requests::Requests,
     rest::Rest,
@@ -28,6 +29,9 @@ use crate::{
 
 /// How often a host without a ring says again what it knows, in case it was not heard.
 const REPEAT: Duration = Duration::from_secs(5);
+
+/// Who tells somebody that broadcasts without a ring that there is one.
+const ANSWERS_MAX: usize = 8;
 
 /// Nicknames kept, and their length.
 const NICKNAMES_MAX: usize = 4096;
@@ -49,6 +53,8 @@ pub struct Allocator {
     pub(super) reachable: BTreeSet<PeerName>,
     pub(super) avoided: Vec<Range>,
     pub(super) leaving: bool,
+    /// What was told last, as it was written: much is said more than once.
+    told: Option<(State, Vec<u8>)>,
     /// The last moment handed in.
     pub(super) now: Timestamp,
     repeat_at: Timestamp,
@@ -75,6 +81,7 @@ impl Allocator {
             reachable: BTreeSet::new(),
             avoided: Vec::new(),
             leaving: false,
+            told: None,
             now: Timestamp::ZERO,
             repeat_at: Timestamp::ZERO,
             effects: VecDeque::new(),
@@ -87,6 +94,7 @@ impl Allocator {
         allocator.settle();
         if let (true, Init::Seed(peers)) = (fresh, allocator.settings.init.clone()) {
             allocator.begin_ring(peers);
+            allocator.broadcast();
         }
         Ok(allocator)
     }
@@ -115,7 +123,7 @@ impl Allocator {
             Source::Broadcast { .. } => {
                 self.on_state(source, State::decode(payload)?)?;
                 self.advance();
-                Ok(Relay::State)
+                Ok(Relay::Same)
             }
         }
     }
@@ -123,7 +131,7 @@ impl Allocator {
     /// All we know, for gossip and for passing on a broadcast. Effects that came before it are to be
     /// carried out before it is sent.
     pub fn state(&mut self) -> Option<Vec<u8>> {
-        Some(self.own_state().encode())
+        Some(self.told())
     }
 
     /// Says which peers a unicast can reach.
@@ -145,7 +153,7 @@ impl Allocator {
     /// says so at once: until now it was not counted.
     pub fn hold_election(&mut self, reason: Option<String>) {
         if self.election.hold(reason) && self.ring.is_empty() && !self.leaving {
-            self.broadcast();
+            self.tell_vote();
             self.elect();
             self.advance();
         }
@@ -178,7 +186,7 @@ impl Allocator {
             // The start: there is nobody to hear it yet.
             self.repeat_at = now + REPEAT;
         } else if self.repeats() && self.repeat_at <= now {
-            self.broadcast();
+            self.tell_vote();
             self.repeat_at = now + REPEAT;
         }
         self.advance();
@@ -187,7 +195,7 @@ impl Allocator {
     /// When it wants to be woken. Right away, after the start.
     pub fn next_wake(&self) -> Option<Timestamp> {
         let elects = self.ring.is_empty() && !self.leaving;
-        let election = elects.then(|| self.election.due(&self.reachable)).flatten();
+        let election = elects.then(|| self.election.due()).flatten();
         let started = self.repeat_at > Timestamp::ZERO;
         let repeat = (self.repeats() || !started).then_some(self.repeat_at);
         [election, repeat, self.requests.next_wake()].into_iter().flatten().min()
@@ -208,14 +216,29 @@ impl Allocator {
             return self.merge(&ring);
         }
         if !self.ring.is_empty() {
-            let update = self.own_state();
-            if source.peer() != self.settings.me {
-                self.push(Effect::Unicast(source.peer(), Unicast::Update(update).encode()));
+            if self.is_to_answer(source) {
+                self.update(source.peer());
             }
             return Ok(false);
         }
         let Some(claims) = state.paxos else { return Ok(false) };
         Ok(self.on_claims(source, &claims))
+    }
+
+    /// Whether we tell somebody without a ring that there is one. Of all who hear a broadcast only some do: those who follow it
+    /// in the order of names.
+    fn is_to_answer(&self, source: Source) -> bool {
+        let (me, peer) = (self.settings.me, source.peer());
+        let Source::Broadcast { .. } = source else { return peer != me };
+        let count = |names: (Bound<PeerName>, Bound<PeerName>)| self.reachable.range(names).count();
+        let between = match peer < me {
+            true => count((Bound::Excluded(peer), Bound::Excluded(me))),
+            false => {
+                count((Bound::Excluded(peer), Bound::Unbounded))
+                    + count((Bound::Unbounded, Bound::Excluded(me)))
+            }
+        };
+        peer != me && between < ANSWERS_MAX
     }
 
     fn on_claims(&mut self, source: Source, claims: &Claims) -> bool {
@@ -225,7 +248,9 @@ impl Allocator {
             Source::Broadcast { .. } => None,
         };
         let news = self.election.hear(self.now, neighbour, claims);
-        self.elect();
+        if news {
+            self.elect();
+        }
         news
     }
 
@@ -271,8 +296,7 @@ impl Allocator {
             }
             Some(Err(_)) | None => self.push(Effect::Unicast(from, Unicast::Denied(range).encode())),
         }
-        let update = self.own_state();
-        self.push(Effect::Unicast(from, Unicast::Update(update).encode()));
+        self.update(from);
     }
 
     fn hear_nicknames(&mut self, heard: BTreeMap<PeerName, String>) {
@@ -292,24 +316,40 @@ impl Allocator {
         if !self.ring.is_empty() || self.leaving {
             return;
         }
-        let voted = self.election.vote(self.now, &self.reachable);
-        let proposed = self.election.propose(self.now, &self.reachable);
+        let present = self.election.present(&self.reachable);
+        let voted = self.election.vote(self.now, &present);
+        let proposed = self.election.propose(self.now, &present);
         if voted || proposed {
             if let Some(claims) = self.election.ours() {
                 let claims = claims.clone();
                 self.push(Effect::Save(Record::Paxos(claims)));
             }
-            self.broadcast();
+            self.tell_vote();
         }
         if let Some(peers) = self.election.consensus() {
+            let ours = self.election.is_ours();
             self.begin_ring(peers);
+            if ours {
+                self.broadcast();
+            }
         }
     }
 
+    /// Tells everybody what we have promised and accepted, and nothing else: it is a small part of what all have.
+    fn tell_vote(&mut self) {
+        let Some(paxos) = self.election.our_vote() else { return self.broadcast() };
+        let nicknames = BTreeMap::from([(self.settings.me, self.settings.nickname.clone())]);
+        let vote = State { nicknames, paxos: Some(paxos), ..State::default() };
+        self.push(Effect::Broadcast(vote.encode()));
+    }
+
+    /// Everybody who hears the votes makes the same ring, so it need not be told.
     fn begin_ring(&mut self, peers: Vec<PeerName>) {
         self.ring = Ring::seeded(self.settings.me, self.settings.universe, peers);
         self.settle();
-        self.announce();
+        self.count_free();
+        self.save_ring();
+        self.push(Effect::RingChanged);
     }
 
     /// Whether to say again what we know: while we vote, and while somebody waits.
@@ -351,8 +391,14 @@ impl Allocator {
     }
 
     pub(super) fn broadcast(&mut self) {
-        let state = self.own_state().encode();
+        let state = self.told();
         self.push(Effect::Broadcast(state));
+    }
+
+    /// Tells one peer all we know.
+    pub(super) fn update(&mut self, peer: PeerName) {
+        let update = message::update(&self.told());
+        self.push(Effect::Unicast(peer, update));
     }
 
     pub(super) fn push(&mut self, effect: Effect) {
@@ -360,13 +406,26 @@ impl Allocator {
     }
 
     /// What we know, with the free counts of this moment, which are saved before they leave.
-    pub(super) fn own_state(&mut self) -> State {
+    fn told(&mut self) -> Vec<u8> {
         if self.count_free() {
             self.save_ring();
         }
-        let ring = (!self.ring.is_empty()).then(|| self.ring.clone());
+        let ring = (!self.ring.is_empty()).then_some(&self.ring);
         let paxos = if ring.is_none() { self.election.told() } else { None };
-        State { now: 0, nicknames: self.nicknames.clone(), paxos, ring }
+        match &self.told {
+            Some((said, written))
+                if said.ring.as_ref() == ring && said.paxos == paxos && said.nicknames == self.nicknames =>
+            {
+                written.clone()
+            }
+            Some(_) | None => {
+                let ring = ring.cloned();
+                let state = State { now: 0, nicknames: self.nicknames.clone(), paxos, ring };
+                let written = state.encode();
+                self.told = Some((state, written.clone()));
+                written
+            }
+        }
     }
 
     fn count_free(&mut self) -> bool {

@@ -42,6 +42,7 @@ pub struct Election {
     all_since: Option<Timestamp>,
     last_progress: Timestamp,
     attempts: u32,
+    due: Option<Timestamp>,
 }
 
 impl Election {
@@ -64,6 +65,7 @@ impl Election {
             all_since: None,
             last_progress: Timestamp::ZERO,
             attempts: 0,
+            due: None,
         }
     }
 
@@ -89,6 +91,17 @@ impl Election {
         self.paxos.ours()
     }
 
+    /// Only our own promises, if we vote.
+    pub fn our_vote(&self) -> Option<Claims> {
+        let ours = self.paxos.ours().filter(|_| self.votes())?;
+        Some(Claims::from([(self.paxos.me(), ours.clone())]))
+    }
+
+    /// Whether the last proposal that we accepted is our own.
+    pub fn is_ours(&self) -> bool {
+        self.ours().is_some_and(|claims| claims.accepted.proposer == self.paxos.me())
+    }
+
     /// What to tell others; an observer passes on what it has heard.
     pub fn told(&self) -> Option<Claims> {
         let mut claims = self.paxos.knows().clone();
@@ -112,9 +125,9 @@ impl Election {
         news
     }
 
-    /// Votes on what was heard. Returns whether our own claims changed.
-    pub fn vote(&mut self, now: Timestamp, reachable: &BTreeSet<PeerName>) -> bool {
-        let changed = self.votes() && self.paxos.think(&self.present(reachable));
+    /// Votes on what was heard, with who is present. Returns whether our own claims changed.
+    pub fn vote(&mut self, now: Timestamp, present: &BTreeSet<PeerName>) -> bool {
+        let changed = self.votes() && self.paxos.think(present);
         if changed {
             self.last_progress = now;
         }
@@ -122,30 +135,32 @@ impl Election {
     }
 
     /// Proposes if it is our turn. Returns whether our own claims changed.
-    pub fn propose(&mut self, now: Timestamp, reachable: &BTreeSet<PeerName>) -> bool {
-        self.count(now, reachable);
-        if self.due(reachable).is_none_or(|due| due > now) {
+    pub fn propose(&mut self, now: Timestamp, present: &BTreeSet<PeerName>) -> bool {
+        self.count(now, present.len());
+        self.due = self.turn(present);
+        if self.due().is_none_or(|due| due > now) {
             return false;
         }
         self.attempts = self.attempts.saturating_add(1);
         self.last_progress = now;
-        self.paxos.propose(&self.present(reachable));
+        self.paxos.propose(present);
+        self.due = self.turn(present);
         true
     }
 
-    /// When it is our turn to propose, as things stand.
-    pub fn due(&self, reachable: &BTreeSet<PeerName>) -> Option<Timestamp> {
+    /// When it is our turn to propose, as things stood at the last look.
+    pub fn due(&self) -> Option<Timestamp> {
+        self.due.filter(|_| self.votes())
+    }
+
+    fn turn(&self, present: &BTreeSet<PeerName>) -> Option<Timestamp> {
         let ready = match (self.all_since, self.majority_since) {
             (Some(since), _) => since,
             (None, Some(since)) => since + GRACE,
             (None, None) => return None,
         };
-        if !self.votes() {
-            return None;
-        }
         // Weave Net electors that have nothing to say propose only when they are asked for an address.
-        let lower =
-            self.present(reachable).range(..self.me).filter(|peer| !self.heard.contains(peer)).count();
+        let lower = present.range(..self.me).filter(|peer| !self.heard.contains(peer)).count();
         let rank = lower as u32;
         if self.attempts == 0 && !self.paxos.is_under_way() {
             return Some(ready + TURN * rank);
@@ -205,7 +220,7 @@ impl Election {
     }
 
     /// The electors heard that are still there, and we.
-    fn present(&self, reachable: &BTreeSet<PeerName>) -> BTreeSet<PeerName> {
+    pub fn present(&self, reachable: &BTreeSet<PeerName>) -> BTreeSet<PeerName> {
         let mut present = self.paxos.names();
         present.extend(&self.heard);
         present.retain(|peer| reachable.contains(peer));
@@ -213,8 +228,7 @@ impl Election {
         present
     }
 
-    fn count(&mut self, now: Timestamp, reachable: &BTreeSet<PeerName>) {
-        let present = self.present(reachable).len();
+    fn count(&mut self, now: Timestamp, present: usize) {
         let since = |before: Option<Timestamp>, enough: bool| enough.then(|| before.unwrap_or(now));
         self.majority_since = since(self.majority_since, present >= self.paxos.quorum());
         self.all_since = since(self.all_since, present >= self.expected);

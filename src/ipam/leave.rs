@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Allocator, Effect, Record, Refused, message::Unicast};
+use super::{Allocator, Effect, Record, Refused};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
@@ -82,8 +82,7 @@ impl Allocator {
     /// An heir wants to hear what we own.
     pub fn tell(&mut self, heir: PeerName) {
         if !self.ring.is_empty() {
-            let update = self.own_state();
-            self.push(Effect::Unicast(heir, Unicast::Update(update).encode()));
+            self.update(heir);
         }
     }
 

@@ -128,7 +128,7 @@ impl Unicast {
     pub fn encode(&self) -> Vec<u8> {
         let (kind, body) = match self {
             Unicast::Request(range) => (REQUEST, encode_range(*range)),
-            Unicast::Update(state) => (UPDATE, state.encode()),
+            Unicast::Update(state) => return update(&state.encode()),
             Unicast::Denied(range) => (DENIED, encode_range(*range)),
         };
         [&[kind], body.as_slice()].concat()
@@ -173,6 +173,11 @@ impl State {
         let ring = value.field("Ring").map(ring_of).transpose()?;
         Ok(State { now: value.int_at("Now")?, nicknames, paxos, ring })
     }
+}
+
+/// An update of these bytes of a [`State`].
+pub fn update(state: &[u8]) -> Vec<u8> {
+    [&[UPDATE], state].concat()
 }
 
 fn encode_range(range: Range) -> Vec<u8> {

@@ -163,6 +163,8 @@ pub enum Relay {
     Nothing,
     /// Yes, in the form of [`Allocator::state`].
     State,
+    /// Yes, as it is.
+    Same,
 }
 
 /// A question. The answer may take until space or a peer comes.

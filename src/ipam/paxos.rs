@@ -126,6 +126,11 @@ impl<V: Choice> Paxos<V> {
         Paxos { me, quorum, knows: BTreeMap::new() }
     }
 
+    /// Who this node is.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
     /// All claims known.
     pub fn knows(&self) -> &Claims<V> {
         &self.knows

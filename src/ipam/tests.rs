@@ -192,19 +192,18 @@ impl Network {
             self.act(to);
             match (relay, source) {
                 (Relay::State, Source::Gossip { .. }) => self.gossip(to, Some(neighbour)),
-                (Relay::State, Source::Broadcast { from }) => self.relay(to, neighbour, from),
-                (Relay::Nothing, _) | (Relay::State, Source::Unicast { .. }) => {}
+                (Relay::Same, Source::Broadcast { from }) => self.relay(to, neighbour, from, &payload),
+                (Relay::Nothing, _) => {}
+                (relay, source) => panic!("{relay:?} of {source:?}"),
             }
         }
     }
 
     /// To those that the one before could not reach by itself; enough for a line of hosts.
-    fn relay(&mut self, me: PeerName, before: PeerName, from: PeerName) {
-        let state = self.hosts.get_mut(&me).unwrap().allocator.state().unwrap();
-        self.act(me);
+    fn relay(&mut self, me: PeerName, before: PeerName, from: PeerName, payload: &[u8]) {
         for to in self.neighbours(me) {
             if to != before && !self.joined(before, to) {
-                self.wires.push_back((to, (me, Source::Broadcast { from }, state.clone())));
+                self.wires.push_back((to, (me, Source::Broadcast { from }, payload.to_vec())));
             }
         }
     }

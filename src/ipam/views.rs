@@ -2,7 +2,7 @@
 
 use ipnet::Ipv4Net;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Allocator, Ring, paxos::Claims};
 use crate::{
@@ -65,6 +65,11 @@ impl Allocator {
     /// Addresses of ours in use.
     pub fn used(&self) -> u32 {
         self.space.used().len() as u32
+    }
+
+    /// The peers that a unicast can reach, without ourselves.
+    pub fn reachable(&self) -> &BTreeSet<PeerName> {
+        &self.reachable
     }
 
     /// The nickname of a peer, if it was ever heard.

@@ -136,7 +136,7 @@ impl<T> View<T> {
             }
             Err(fault) => {
                 self.failures += 1;
-                self.look_by(now + pause(&fault, self.failures));
+                self.look_by(now + pause_before_look(&fault, self.failures, interval));
                 (self.fault, self.failed_at) = (Some(fault), Some(begun));
             }
         }
@@ -150,6 +150,18 @@ impl<T> View<T> {
 
     fn is_current(&self) -> bool {
         self.seen.is_some() && self.fault.is_none() && self.looking.is_none()
+    }
+}
+
+/// How long to wait with a look after this many failures. A large cluster that is refused by EC2 as a whole does not ask more often
+/// for it than it does otherwise: not for long after any fault, and much sooner if it is throttled.
+fn pause_before_look(fault: &Fault, failures: u32, interval: Duration) -> Duration {
+    match fault.kind {
+        FaultKind::Denied | FaultKind::Outdated => pause(fault, failures),
+        FaultKind::Throttled => doubled_up_to(failures, interval / 16, PAUSE_MAX.max(interval)),
+        FaultKind::Quota | FaultKind::Unsigned | FaultKind::Unreachable | FaultKind::Invalid => {
+            doubled_up_to(failures, PAUSE_MIN, PAUSE_MAX.max(interval))
+        }
     }
 }
 
@@ -168,7 +180,11 @@ fn pause(fault: &Fault, failures: u32) -> Duration {
 }
 
 fn doubled(times: u32) -> Duration {
-    PAUSE_MIN.saturating_mul(1 << times.saturating_sub(1).min(10)).min(PAUSE_MAX)
+    doubled_up_to(times, PAUSE_MIN, PAUSE_MAX)
+}
+
+fn doubled_up_to(times: u32, first: Duration, most: Duration) -> Duration {
+    first.max(PAUSE_MIN).saturating_mul(1 << times.saturating_sub(1).min(20)).min(most)
 }
 
 /// What was written to a route table and not seen there yet.

@@ -24,6 +24,7 @@ mod pace;
 pub mod places;
 mod quota;
 mod reclaim;
+mod relay;
 mod report;
 pub mod request;
 mod settings;
@@ -59,8 +60,8 @@ use self::{
 };
 use crate::{
     config::Config,
-    ipam::{self, Allocator, Relay, Source},
-    mesh::{self, ConnId, Delivery, Kind, Mesh, Recipients},
+    ipam::{self, Allocator},
+    mesh::{self, ConnId, Mesh, Recipients},
     peer::{PeerName, PeerUid},
     plan::Plan,
     state::{Action, Actual, Desired, Fault, FaultKind, Host, InstanceState, Rules, SubnetId, Tables, Vpc},
@@ -181,9 +182,13 @@ pub struct Node {
     ring_kept: bool,
     /// The rules that the last look at the host compared with.
     looked_for: Option<Rules>,
+    /// When to pass on what was heard, and who alone told us of it.
+    relay: Option<(Timestamp, Option<PeerName>)>,
     /// The plan may be out of date.
     disturbed: bool,
     quotas: Quotas,
+    /// When it may be even if nothing happens: a look is due, or a step.
+    turn_due: Option<Timestamp>,
     leave: Leave,
     /// An order that waits for fresh looks, since the moment it came.
     order: Option<(Timestamp, Box<Order>)>,
@@ -249,8 +254,10 @@ impl Node {
             plan: Plan::default(),
             ring_kept,
             looked_for: None,
+            relay: None,
             disturbed: true,
             quotas: Quotas::default(),
+            turn_due: None,
             leave: Leave::No,
             order: None,
             trials: Trials::new(memory.trial.is_some()),
@@ -311,13 +318,24 @@ impl Node {
         let wakes = [
             self.mesh.next_wake(),
             self.ipam.next_wake(),
-            self.converge.next_wake(self.now, &self.plan),
+            self.relay.map(|(due, _)| due),
+            self.turn_due,
             self.waiting.next_deadline(self.now),
+            self.ledger.next_wake(),
+            self.trials.deadline(),
+        ];
+        wakes.into_iter().flatten().min()
+    }
+
+    fn next_turn(&self) -> Option<Timestamp> {
+        if self.disturbed {
+            return Some(self.now);
+        }
+        let wakes = [
+            self.converge.next_wake(self.now, &self.plan),
             self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.next_look()),
             self.next_look_for_places(),
-            self.ledger.next_wake(),
             self.dead.next_wake(self.now),
-            self.trials.deadline(),
         ];
         wakes.into_iter().flatten().min()
     }
@@ -326,6 +344,7 @@ impl Node {
 
     /// Carries on until nothing more follows from what happened.
     fn settle(&mut self) {
+        self.relay();
         while self.settle_mesh() | self.settle_ipam() | self.settle_dead() {}
         self.judge_trial();
         self.judge_order();
@@ -334,6 +353,7 @@ impl Node {
         }
         self.answer_waiting();
         while self.settle_mesh() | self.settle_ipam() | self.settle_dead() {}
+        self.turn_due = self.next_turn();
         if let Some((id, writes)) = self.ledger.begin(self.now) {
             self.outputs.push_back(Output::Save(id, writes));
         }
@@ -353,16 +373,21 @@ impl Node {
                     self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
                     self.send_dead(to);
                 }
-                mesh::Output::TopologyChanged => {
-                    self.places.doubt();
-                    self.judge_election();
-                    self.dead.touch();
-                    self.ipam.set_kin(self.kin());
-                    self.ipam.set_reachable(self.now, self.mesh.reachable());
-                }
+                mesh::Output::TopologyChanged => self.on_topology_changed(),
             }
         }
         any
+    }
+
+    fn on_topology_changed(&mut self) {
+        self.places.doubt();
+        self.dead.touch();
+        self.ipam.set_kin(self.kin());
+        let reachable = self.mesh.reachable();
+        if self.ipam.reachable() != &reachable {
+            self.judge_election();
+            self.ipam.set_reachable(self.now, reachable);
+        }
     }
 
     fn settle_ipam(&mut self) -> bool {
@@ -387,40 +412,6 @@ impl Node {
             }
         }
         any
-    }
-
-    fn on_delivery(&mut self, delivery: Delivery) {
-        if delivery.channel != CHANNEL {
-            return self.on_said(delivery);
-        }
-        let source = match delivery.kind {
-            Kind::Gossip { from } => Source::Gossip { from },
-            Kind::Unicast { from } => Source::Unicast { from },
-            Kind::Broadcast { from } => Source::Broadcast { from },
-        };
-        let received = self.ipam.receive(self.now, source, &delivery.payload);
-        self.settle_ipam();
-        match received {
-            Ok(Relay::Nothing) => {}
-            Ok(Relay::State) => self.relay(delivery.kind),
-            Err(error) => self.mesh.refuse(self.now, delivery.conn, error.to_string()),
-        }
-    }
-
-    /// Passes on what was new, as our own state: gossip to our neighbours, a broadcast under the
-    /// name of who began it.
-    fn relay(&mut self, kind: Kind) {
-        match kind {
-            Kind::Gossip { from } => {
-                let to = Recipients::Neighbours { except: Some(from) };
-                self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
-            }
-            Kind::Broadcast { from } => self.send_state(|state| Effect::Broadcast(CHANNEL, from, state)),
-            Kind::Unicast { .. } => {
-                let to = Recipients::Neighbours { except: None };
-                self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
-            }
-        }
     }
 
     fn send_state(&mut self, effect: impl FnOnce(Vec<u8>) -> Effect) {
@@ -465,7 +456,7 @@ impl Node {
         self.mesh.handle(self.now, mesh::Input::Woken);
         self.ipam.wake(self.now);
         self.dead.touch();
-        self.disturbed = true;
+        self.disturbed |= self.turn_due.is_some_and(|due| due <= self.now);
     }
 
     // ===== the loop =====

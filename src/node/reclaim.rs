@@ -187,7 +187,7 @@ impl Node {
         if self.dead.agrees() {
             let said = match to {
                 Recipients::One(_) => self.dead.reclaim.all_known(),
-                Recipients::Neighbours { .. } => self.dead.reclaim.summary(),
+                Recipients::Neighbours { .. } | Recipients::Few => self.dead.reclaim.summary(),
             };
             self.let_out(Effect::Gossip(DEAD_CHANNEL, to, said));
         }

@@ -1,6 +1,6 @@
 //! What a node says of itself, from all its parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
@@ -19,6 +19,7 @@ use crate::{
     config::{RouteTables, SourceDestCheck},
     ipam::{Ring, paxos::Claims, reclaim::Log},
     mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView},
+    peer::PeerName,
     plan::{Change, Plan, Plane, leads_to},
     state::{Action, Fault, Forward, TableId, Vpc},
 };
@@ -69,6 +70,11 @@ impl Node {
     /// What this node knows of everybody's promises in the election of the first ring.
     pub fn claims(&self) -> &Claims {
         self.ipam.claims()
+    }
+
+    /// The peers there is a way to, without this one.
+    pub fn reachable(&self) -> &BTreeSet<PeerName> {
+        self.ipam.reachable()
     }
 
     /// Addresses in use on this host, by whom.

@@ -1,0 +1,58 @@
+//! What comes by the channels of the application, and how news of the address manager are passed on.
+
+use std::time::Duration;
+
+use super::{CHANNEL, Effect, Node};
+use crate::{
+    ipam::{Relay, Source},
+    mesh::{Delivery, Kind, Recipients},
+};
+
+/// How long news of the address manager are gathered before they are passed on, and how much longer for each peer.
+const RELAY_AFTER: Duration = Duration::from_millis(5);
+const RELAY_SHARE: Duration = Duration::from_micros(500);
+
+impl Node {
+    pub(super) fn on_delivery(&mut self, delivery: Delivery) {
+        if delivery.channel != CHANNEL {
+            return self.on_said(delivery);
+        }
+        let source = match delivery.kind {
+            Kind::Gossip { from } => Source::Gossip { from },
+            Kind::Unicast { from } => Source::Unicast { from },
+            Kind::Broadcast { from } => Source::Broadcast { from },
+        };
+        let received = self.ipam.receive(self.now, source, &delivery.payload);
+        self.settle_ipam();
+        match received {
+            Ok(Relay::Nothing) => {}
+            Ok(Relay::State) => self.relay_soon(delivery.kind),
+            Ok(Relay::Same) => {
+                let Kind::Broadcast { from } = delivery.kind else { return };
+                self.mesh.broadcast(from, CHANNEL, &delivery.payload);
+            }
+            Err(error) => self.mesh.refuse(self.now, delivery.conn, error.to_string()),
+        }
+    }
+
+    /// Passes on what was new, as our own state, with what comes soon after it: the more peers there are to say something, the
+    /// longer that is waited for.
+    pub(super) fn relay_soon(&mut self, kind: Kind) {
+        let from = match kind {
+            Kind::Gossip { from } => Some(from),
+            Kind::Unicast { .. } | Kind::Broadcast { .. } => None,
+        };
+        let peers = self.ipam.reachable().len() as u32;
+        let due = self.now + RELAY_AFTER + RELAY_SHARE * peers;
+        self.relay = match self.relay {
+            None => Some((due, from)),
+            Some((due, earlier)) => Some((due, earlier.filter(|_| earlier == from))),
+        };
+    }
+
+    pub(super) fn relay(&mut self) {
+        if let Some((_, except)) = self.relay.take_if(|(due, _)| *due <= self.now) {
+            self.send_state(|state| Effect::Gossip(CHANNEL, Recipients::Neighbours { except }, state));
+        }
+    }
+}
