@@ -8,7 +8,11 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{machine::Power, vpc::RouteTarget, world::World};
+use super::{
+    machine::Power,
+    vpc::{RouteTarget, SubnetId},
+    world::World,
+};
 use crate::{
     addr::{Address, Range},
     node::{Node, memory::Write},
@@ -238,14 +242,20 @@ impl World {
         let Some(route) = routes.iter().find(|route| route.destination == destination) else { return true };
         match &route.target {
             RouteTarget::Interface(interface) => {
-                let target = self.machines.iter().find(|machine| machine.cloud.interface == *interface);
-                let was_off = target.is_some_and(|machine| machine.stale_until > self.now);
                 *interface == self.machines[host].cloud.interface
-                    || (route.state == RouteState::Blackhole || was_off) && first
+                    || first
+                        && (route.state == RouteState::Blackhole || self.was_dead(host, table, destination))
                     || self.tampered.contains(&destination)
             }
             RouteTarget::Local | RouteTarget::Gateway(_) => self.tampered.contains(&destination),
         }
+    }
+
+    /// Whether a route led nowhere when this host last looked. Its target may be back since; EC2 has no deletion on a condition.
+    fn was_dead(&self, host: usize, table: &TableId, destination: Ipv4Net) -> bool {
+        let tables = self.machines[host].node.as_ref().map(|node| node.status().tables).unwrap_or_default();
+        let read = tables.get(table).and_then(|table| table.routes.get(&destination));
+        read.is_some_and(|route| route.state == RouteState::Blackhole)
     }
 
     pub(super) fn learn_what_was_written(
@@ -355,7 +365,7 @@ impl World {
             let (resting, waits) = (node.resting(), node.status().waits);
             return Some(format!("host {host} does not use yet what it took over: {resting:?}: {waits:?}"));
         }
-        self.unconnected(&hosts)
+        self.unheard(&hosts)
             .or_else(|| self.disagreeing(&hosts))
             .or_else(|| self.astray(&hosts))
             .or_else(|| self.unlinked())
@@ -369,15 +379,15 @@ impl World {
         self.nodes().all(|(_, node)| node.ring().owned_by(name).is_empty() && !decides(node))
     }
 
-    fn unconnected(&self, hosts: &[usize]) -> Option<String> {
+    /// Everybody hears everybody, through others where there are many.
+    fn unheard(&self, hosts: &[usize]) -> Option<String> {
         for &host in hosts {
-            let status = self.machines[host].node.as_ref()?.status();
-            for &other in hosts.iter().filter(|&&other| other != host) {
-                let peer = Some(self.machines[other].name);
-                let connected = status.connections.iter().any(|c| c.peer == peer && c.state == "established");
-                if !connected {
-                    return Some(format!("hosts {host} and {other} are not connected: {:?}", status.targets));
-                }
+            let node = self.machines[host].node.as_ref()?;
+            let heard = node.reachable();
+            let silent =
+                hosts.iter().find(|&&other| other != host && !heard.contains(&self.machines[other].name));
+            if let Some(other) = silent {
+                return Some(format!("host {host} does not hear host {other}: {:?}", node.status().targets));
             }
         }
         None
@@ -397,24 +407,30 @@ impl World {
         ))
     }
 
-    /// From every host, packets for every owned range go to its owner.
+    /// From every host, packets for every owned range go to its owner. The VPC judges a packet by the subnet that it comes
+    /// from, so one host of each subnet is asked.
     fn astray(&self, hosts: &[usize]) -> Option<String> {
         let node = self.machines[*hosts.first()?].node.as_ref()?;
+        let subnets = self.vpc.interfaces();
+        let senders: BTreeMap<&SubnetId, usize> = hosts
+            .iter()
+            .filter_map(|&host| Some((&subnets.get(&self.machines[host].cloud.interface)?.subnet, host)))
+            .collect();
         for (piece, owner) in node.ring().owners() {
             let to = self.machines.iter().position(|machine| machine.name == owner)?;
             let right = &self.machines[to].cloud.interface;
             let probes = [piece.start, Address(piece.end.0 - 1), Address(piece.start.0 + piece.len() / 2)];
-            for probe in probes {
-                let destination = Ipv4Addr::from(probe);
-                for &from in hosts {
-                    let interface = &self.machines[from].cloud.interface;
-                    let source = Ipv4Addr::from(Range::from(self.climate.range).start);
-                    let found = self.vpc.forward(interface, source, destination);
-                    if found.as_ref() != Some(right) {
-                        return Some(format!(
-                            "{destination} belongs to host {to} ({right}), from host {from} it goes to {found:?}"
-                        ));
-                    }
+            for (probe, &from) in
+                probes.iter().flat_map(|probe| senders.values().map(move |from| (probe, from)))
+            {
+                let destination = Ipv4Addr::from(*probe);
+                let interface = &self.machines[from].cloud.interface;
+                let source = Ipv4Addr::from(Range::from(self.climate.range).start);
+                let found = self.vpc.forward(interface, source, destination);
+                if found.as_ref() != Some(right) {
+                    return Some(format!(
+                        "{destination} belongs to host {to} ({right}), from host {from} it goes to {found:?}"
+                    ));
                 }
             }
         }
@@ -433,6 +449,7 @@ impl World {
     /// A route of one owner is there only if without it some address would go elsewhere.
     fn superfluous(&self) -> Option<String> {
         let node = self.machines.iter().find_map(|machine| machine.node.as_ref())?;
+        let owners = node.ring().owners();
         let range = Range::from(self.climate.range);
         let alive = self.machines.iter().filter(|machine| machine.power != Power::Terminated);
         let interfaces = alive.filter_map(|machine| self.vpc.interfaces().get(&machine.cloud.interface));
@@ -442,12 +459,12 @@ impl World {
             let inside = |cidr: Ipv4Net| range.covers(cidr.into());
             for route in routes.iter().filter(|route| inside(route.destination)) {
                 let piece = Range::from(route.destination);
-                let one_owner =
-                    node.ring().owners().iter().filter(|(owned, _)| owned.overlaps(piece)).count() == 1;
+                let one_owner = owners.iter().filter(|(owned, _)| owned.overlaps(piece)).count() == 1;
                 let RouteTarget::Interface(target) = &route.target else { continue };
                 let others: Vec<(Ipv4Net, &InterfaceId)> = routes
                     .iter()
                     .filter(|other| other.destination != route.destination)
+                    .filter(|other| Range::from(other.destination).overlaps(piece))
                     .filter_map(|other| match &other.target {
                         RouteTarget::Interface(interface) => Some((other.destination, interface)),
                         RouteTarget::Local | RouteTarget::Gateway(_) => None,

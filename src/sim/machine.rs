@@ -39,6 +39,8 @@ pub struct Machine {
     /// Grows with each start of the process; what was meant for another is void.
     pub life: u32,
     born: Timestamp,
+    /// How far its clock has jumped ahead since.
+    ahead: Duration,
     /// When the node is woken next.
     pub wake: Option<Timestamp>,
     /// How often it was woken since this moment.
@@ -71,6 +73,7 @@ impl Machine {
             node: None,
             life: 0,
             born: Timestamp::ZERO,
+            ahead: Duration::ZERO,
             wake: None,
             wakes: (Timestamp::ZERO, 0),
             acceptor: NodeId::default(),
@@ -107,6 +110,7 @@ impl Machine {
             seed,
         };
         self.born = now;
+        self.ahead = Duration::ZERO;
         self.life += 1;
         self.wake = None;
         self.saving = None;
@@ -136,6 +140,11 @@ impl Machine {
         }
     }
 
+    /// The clock leaps, as that of a machine does whose sleep it counts.
+    pub fn jump_clock(&mut self, ahead: Duration) {
+        self.ahead += ahead;
+    }
+
     /// Half of every record is lost.
     pub fn tear_store(&mut self) {
         for value in self.disk.values_mut() {
@@ -161,11 +170,12 @@ impl Machine {
 
     /// The process's own time.
     pub fn local(&self, now: Timestamp) -> Timestamp {
-        Timestamp::from_micros(now.as_micros().saturating_sub(self.born.as_micros()))
+        Timestamp::from_micros(now.as_micros().saturating_sub(self.born.as_micros())) + self.ahead
     }
 
     /// A moment of the process's time in that of the world.
     pub fn world(&self, local: Timestamp) -> Timestamp {
-        Timestamp::from_micros(local.as_micros().saturating_add(self.born.as_micros()))
+        let since = local.since(Timestamp::ZERO + self.ahead);
+        self.born + since
     }
 }

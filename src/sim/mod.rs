@@ -8,11 +8,13 @@
 //!    trouble  what goes wrong, and how all is made well in the end
 //!    power    what goes wrong with processes, disks and hosts
 //!    laws     what must hold after each step, and once all is quiet
+//!  growth   a calm world of any size, founded, joined and left idle, and measured
 //! ```
 //!
 //! A world follows from its seed alone: no clock, no thread, no order but that of the queue.
 
 mod cloud;
+pub mod growth;
 mod kernel;
 mod laws;
 mod machine;

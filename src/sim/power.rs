@@ -9,7 +9,10 @@ use super::{
     machine::Power,
     world::{Event, World},
 };
-use crate::{ipam::Ring, node::memory::Memory};
+use crate::{
+    ipam::Ring,
+    node::{Input, memory::Memory},
+};
 
 /// How long after its start a host's routes may still be taken for blackholes.
 const STALE_FOR: Duration = Duration::from_secs(40);
@@ -98,6 +101,16 @@ impl World {
         let lasts = self.random(Duration::from_millis(50), Duration::from_secs(40));
         let asleep = self.rng.random();
         self.machines[host].freeze(self.now, lasts, asleep);
+    }
+
+    /// All that was to come in a while is over at once, without a message from anybody meanwhile.
+    pub(super) fn jump_clock(&mut self, host: usize) {
+        if self.machines[host].calm_until > self.now || !self.has_turn(host) {
+            return;
+        }
+        let ahead = self.random(Duration::from_secs(1), Duration::from_secs(7200));
+        self.machines[host].jump_clock(ahead);
+        self.feed(host, Input::Woken);
     }
 
     /// Nothing can be saved for a while.

@@ -17,6 +17,8 @@ use crate::{addr::Range, state::TableId};
 #[derive(Clone, Debug)]
 pub struct Climate {
     pub hosts: usize,
+    /// Those of them that found the cluster.
+    pub founders: usize,
     pub range: Ipv4Net,
     pub two_tables: bool,
     pub seeded: bool,
@@ -51,13 +53,14 @@ pub enum Kind {
     Vandal,
     LostStore,
     Freeze,
+    ClockJump,
     FullDisk,
     Terminate,
     Retire,
     Usurp,
 }
 
-const KINDS: [(Kind, u32); 13] = [
+const KINDS: [(Kind, u32); 14] = [
     (Kind::Crash, 30),
     (Kind::PowerLoss, 8),
     (Kind::Partition, 20),
@@ -67,6 +70,7 @@ const KINDS: [(Kind, u32); 13] = [
     (Kind::Vandal, 10),
     (Kind::LostStore, 6),
     (Kind::Freeze, 10),
+    (Kind::ClockJump, 6),
     (Kind::FullDisk, 6),
     (Kind::Terminate, 2),
     (Kind::Retire, 5),
@@ -78,6 +82,7 @@ impl Climate {
     pub fn calm(hosts: usize) -> Climate {
         Climate {
             hosts,
+            founders: hosts,
             range: net("10.32.0.0/24"),
             two_tables: false,
             seeded: false,
@@ -99,12 +104,14 @@ impl Climate {
 
     /// Many hosts that start within seconds, some of which fail.
     pub fn crowd(hosts: usize) -> Climate {
-        let odds = [Kind::Crash, Kind::PowerLoss, Kind::Cut, Kind::Freeze, Kind::FullDisk, Kind::Vandal];
         Climate {
             range: net("10.32.0.0/16"),
             start_within: Duration::from_secs(10),
             trouble_every: Duration::from_secs(4),
-            odds: KINDS.iter().filter(|(kind, _)| odds.contains(kind)).copied().collect(),
+            late_permille: 20,
+            late_max: Duration::from_secs(2),
+            disk_fault_permille: 20,
+            odds: KINDS.to_vec(),
             ..Climate::calm(hosts)
         }
     }
@@ -137,7 +144,6 @@ impl Climate {
         }
         let kinds = KINDS.iter().filter(|_| rng.random_range(0..4) > 0).copied().collect();
         Climate {
-            hosts,
             range: net(&format!("10.32.0.0/{length}")),
             two_tables: rng.random_range(0..3) == 0,
             seeded: rng.random_range(0..8) == 0,
@@ -201,6 +207,7 @@ impl World {
             Some(Kind::Vandal) => self.meddle_with_host(host),
             Some(Kind::LostStore) => self.lose_store(host),
             Some(Kind::Freeze) => self.freeze(host),
+            Some(Kind::ClockJump) => self.jump_clock(host),
             Some(Kind::FullDisk) => self.fill_disk(host),
             Some(Kind::Terminate) => self.terminate(host),
             Some(Kind::Retire) => self.users.retire(host),
@@ -235,12 +242,12 @@ impl World {
     /// Some hosts do not reach some others for a while.
     fn part(&mut self) {
         let hosts = self.machines.len();
-        let mask: u32 = self.rng.random_range(1..(1 << hosts) - 1);
+        let sides: Vec<bool> = (0..hosts).map(|_| self.rng.random()).collect();
         let single: bool = self.rng.random();
         let lasts = self.random(Duration::from_millis(500), Duration::from_secs(30));
         for one in 0..hosts {
             for other in one + 1..hosts {
-                let apart = (mask >> one & 1) != (mask >> other & 1);
+                let apart = sides[one] != sides[other];
                 let chosen = if single { self.chance(200) } else { apart };
                 if chosen && self.blocked.insert((one, other)) {
                     self.schedule(lasts, Event::Pass(one, other));
@@ -251,7 +258,7 @@ impl World {
 
     pub(super) fn let_pass(&mut self, one: usize, other: usize) {
         if self.blocked.remove(&(one, other)) {
-            self.unstall();
+            self.unstall(|host, peer| (host.min(peer), host.max(peer)) == (one, other));
         }
     }
 
@@ -390,7 +397,7 @@ impl World {
         for (one, other) in std::mem::take(&mut self.blocked) {
             self.blocked.remove(&(one, other));
         }
-        self.unstall();
+        self.unstall(|_, _| true);
         self.clear_weather();
         self.remove_conflicts();
         for host in 0..self.machines.len() {

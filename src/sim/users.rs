@@ -371,6 +371,21 @@ impl World {
         }
     }
 
+    /// Somebody asks a host for an address, and nothing else.
+    pub(super) fn ask_for_address(&mut self, host: usize) {
+        self.allocate(host);
+    }
+
+    /// Whether somebody was given an address of this host.
+    pub(super) fn holds_address(&self, host: usize) -> bool {
+        self.users.uses(host)
+    }
+
+    /// Asks without an eye on the answer.
+    pub(super) fn ask_quietly(&mut self, host: usize, request: Request) {
+        self.ask(host, What::Other, request);
+    }
+
     pub(super) fn most_electors_are_dead(&self, host: usize) -> bool {
         let log = self.machines[host].node.as_ref().and_then(|node| node.decided());
         let alive = |name: &PeerName| {

@@ -32,14 +32,20 @@ use crate::{
     time::Timestamp,
 };
 
+/// Where hosts are, in turns.
+const ZONES: [(&str, &str); 2] = [("10.0.0.0/17", "eu-west-1a"), ("10.0.128.0/17", "eu-west-1b")];
+/// Routes that a table may hold: as many as EC2 allows on request.
+const ROUTES_MAX: usize = 1000;
 /// Port of the mesh.
 const PORT: u16 = 6783;
 /// How long a dial waits for an answer.
 const DIAL_PATIENCE: Duration = Duration::from_secs(3);
 /// Events kept for whoever has to understand a failure.
 const HISTORY_LEN: usize = 60;
-/// Events between two looks at all that must hold.
+/// Events between two looks at all that must hold, in a world of few hosts. A look takes time that grows with the square of
+/// their number, and so does this.
 const CHECK_EVERY: u64 = 64;
+const CHECK_HOSTS: u64 = 16;
 
 /// Many hosts, and what is between them.
 pub struct World {
@@ -70,7 +76,9 @@ pub struct World {
     pub(super) violation: Option<String>,
     pub(super) traced: bool,
     history: VecDeque<String>,
-    events: u64,
+    pub(super) events: u64,
+    /// Bytes that were sent between hosts.
+    pub(super) bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -148,17 +156,18 @@ impl World {
         World::in_climate(seed, false, rng, Climate::calm(hosts))
     }
 
-    fn in_climate(seed: u64, traced: bool, mut rng: ChaCha8Rng, climate: Climate) -> World {
+    pub(super) fn in_climate(seed: u64, traced: bool, mut rng: ChaCha8Rng, climate: Climate) -> World {
         let mut vpc = Vpc::new(net("10.0.0.0/16"), "eu-west-1");
-        let zones = [("10.0.0.0/24", "eu-west-1a"), ("10.0.1.0/24", "eu-west-1b")];
-        let subnets = zones.map(|(cidr, zone)| vpc.add_subnet(Timestamp::ZERO, net(cidr), zone));
+        let zones = ZONES.map(|(cidr, zone)| (net(cidr), zone));
+        let subnets = zones.map(|(cidr, zone)| vpc.add_subnet(Timestamp::ZERO, cidr, zone));
         if climate.two_tables {
             let table = vpc.add_table(Timestamp::ZERO);
             vpc.associate(Timestamp::ZERO, &subnets[1], Some(&table));
         }
         let tables: BTreeSet<TableId> = vpc.tables().cloned().collect();
-        let addresses: Vec<Ipv4Addr> =
-            (0..climate.hosts).map(|n| Ipv4Addr::new(10, 0, (n % 2) as u8, 10 + n as u8)).collect();
+        tables.iter().for_each(|table| vpc.set_quota(Timestamp::ZERO, table, ROUTES_MAX));
+        let address = |n: usize| u32::from(zones[n % 2].0.network()) + 10 + n as u32;
+        let addresses: Vec<Ipv4Addr> = (0..climate.hosts).map(|n| address(n).into()).collect();
         let names: BTreeSet<PeerName> =
             std::iter::repeat_with(|| PeerName::from_u64(rng.next_u64() | 1)).take(climate.hosts).collect();
         // In every fourth world the hosts find each other by a tag.
@@ -171,7 +180,7 @@ impl World {
         };
         config.ipam.range = climate.range;
         config.ipam.default_subnet = climate.range;
-        config.ipam.expected_peers = Some(climate.hosts);
+        config.ipam.expected_peers = Some(climate.founders);
         config.vpc.reclaim = climate.reclaim;
         // In every other world they are named; in the others they have to be found.
         if climate.two_tables && seed.is_multiple_of(2) {
@@ -217,6 +226,7 @@ impl World {
             traced,
             history: VecDeque::new(),
             events: 0,
+            bytes: 0,
         }
     }
 
@@ -243,13 +253,15 @@ impl World {
 
     /// Lets events happen up to a moment, or the first violation.
     pub(super) fn run_until(&mut self, until: Timestamp) {
+        let crowds = (self.machines.len() as u64 / CHECK_HOSTS).max(1);
+        let check_every = CHECK_EVERY * crowds * crowds;
         while self.violation.is_none() {
             let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= until) else { break };
             let ((at, _), event) = entry.remove_entry();
             self.now = at;
             self.happen(event);
             self.events += 1;
-            if self.events.is_multiple_of(CHECK_EVERY) {
+            if self.events.is_multiple_of(check_every) {
                 self.check_all();
             }
         }

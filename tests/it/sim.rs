@@ -8,15 +8,15 @@ use std::{
     sync::Mutex,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use weavers::sim::{Outcome, World};
+use weavers::sim::{Outcome, World, growth::Growth};
 
 /// Worlds that are played unless told otherwise.
 const SEEDS_DEFAULT: u64 = 200;
 /// Hosts in a crowd unless told otherwise.
-const CROWD_DEFAULT: u64 = 16;
+const CROWD_DEFAULT: u64 = 60;
 /// Failures that are shown in full.
 const SHOWN_MAX: usize = 5;
 
@@ -29,8 +29,7 @@ fn hosts_without_trouble_agree_and_settle() {
     }
 }
 
-/// `WEAVERS_CROWD` says how many hosts. What peers tell each other of themselves grows with the cube of
-/// their number while they join, so that a crowd of 200 takes a while.
+/// `WEAVERS_CROWD` says how many hosts. All that can go wrong does.
 #[test]
 fn a_crowd_of_hosts_agrees_and_settles() {
     let hosts = number("WEAVERS_CROWD").unwrap_or(CROWD_DEFAULT);
@@ -42,6 +41,42 @@ fn a_crowd_of_hosts_agrees_and_settles() {
         begun.elapsed().as_secs_f64()
     );
     assert_eq!(outcome.failure, None);
+}
+
+/// As many reading calls a minute as EC2 is asked by all hosts together, at most.
+const READS_MAX: u64 = 60;
+
+/// Each minute counts: also those after all have looked at once, and those in which EC2 refuses whatever is asked.
+/// `WEAVERS_READERS` says how many hosts.
+#[test]
+fn all_hosts_together_read_less_than_once_a_second() {
+    let hosts = number("WEAVERS_READERS").unwrap_or(CROWD_DEFAULT);
+    let mut growth = Growth::new(1, hosts as usize);
+    growth.found().unwrap();
+    let settled = minutes(&mut growth, 3);
+    growth.hurry_everybody();
+    growth.idle(Duration::from_secs(5)).unwrap();
+    let hurried = minutes(&mut growth, 3);
+    println!(
+        "simulation: {hosts} hosts read {settled:?} times a minute, {hurried:?} after all were disturbed"
+    );
+    assert!(settled.iter().chain(&hurried).all(|reads| (1..=READS_MAX).contains(reads)));
+    growth.throttle(true);
+    growth.hurry_everybody();
+    let throttled = minutes(&mut growth, 10);
+    growth.throttle(false);
+    println!("simulation: {hosts} hosts read {throttled:?} times a minute while EC2 refuses");
+    assert!(throttled.iter().skip(5).all(|reads| *reads <= READS_MAX), "they do not ask without end");
+}
+
+/// Reading calls in each of the next minutes.
+fn minutes(growth: &mut Growth, count: usize) -> Vec<u64> {
+    let minute = |_| {
+        let before = growth.reads();
+        growth.idle(Duration::from_secs(60)).unwrap();
+        growth.reads() - before
+    };
+    (0..count).map(minute).collect()
 }
 
 #[test]

@@ -85,6 +85,7 @@ impl World {
     pub(in crate::sim) fn send(&mut self, host: usize, conn: ConnId, bytes: Bytes) {
         let Some(end) = self.wires.end(conn) else { return };
         let (other, peer) = (end.other, end.peer);
+        self.bytes += bytes.len() as u64;
         let after = self.latency();
         if self.wires.end(other).is_some() {
             return self.deliver_after(other, after, Parcel::Bytes(bytes));
@@ -161,9 +162,12 @@ impl World {
         }
     }
 
-    /// What was stalled between hosts goes on.
-    pub(in crate::sim) fn unstall(&mut self) {
+    /// What was stalled between these hosts goes on.
+    pub(in crate::sim) fn unstall(&mut self, between: impl Fn(usize, usize) -> bool) {
         for (conn, parcels) in self.wires.stalled() {
+            if !self.wires.end(conn).is_some_and(|end| between(end.host, end.peer)) {
+                continue;
+            }
             let gone = self.wires.end(conn).is_some_and(|end| self.wires.end(end.other).is_none());
             let after = self.latency();
             for _ in 0..parcels {
