@@ -380,7 +380,7 @@ impl Node {
     }
 
     fn on_topology_changed(&mut self) {
-        self.places.doubt();
+        self.places.doubt(self.now);
         self.dead.touch();
         self.ipam.set_kin(self.kin());
         let reachable = self.mesh.reachable();

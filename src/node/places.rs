@@ -13,6 +13,7 @@ use super::{Node, Output, converge::View, status::Note};
 use crate::{
     config::RouteTables,
     state::{Fault, SubnetId, Tables},
+    time::Timestamp,
 };
 
 /// Addresses that are asked about, at most.
@@ -21,6 +22,8 @@ pub const ASKED_MAX: usize = 1000;
 pub const CALL_MAX: usize = 200;
 /// Looks at the tables between two looks for what seldom changes.
 const SELDOM: u32 = 10;
+/// How long changes of the mesh are gathered before they are looked into.
+const GATHER: Duration = Duration::from_secs(1);
 
 /// The subnets of the peers.
 #[derive(Debug, Default)]
@@ -29,14 +32,14 @@ pub struct Places {
     seen: View<BTreeMap<Ipv4Addr, SubnetId>>,
     /// What was asked about last.
     asked: BTreeSet<Ipv4Addr>,
-    /// The mesh may know others now.
-    stale: bool,
+    /// When to see whether the mesh knows others.
+    doubted: Option<Timestamp>,
 }
 
 impl Places {
     /// The mesh has changed.
-    pub fn doubt(&mut self) {
-        self.stale = true;
+    pub fn doubt(&mut self, now: Timestamp) {
+        self.doubted.get_or_insert(now + GATHER);
     }
 
     fn subnets(&self) -> BTreeSet<SubnetId> {
@@ -61,7 +64,7 @@ impl Node {
         if self.config.vpc.route_tables != RouteTables::Auto {
             return;
         }
-        if std::mem::take(&mut self.places.stale)
+        if self.places.doubted.take_if(|due| *due <= self.now).is_some()
             && self.hosts().any(|host| !self.places.asked.contains(&host))
         {
             let pause = self.vpc_interval();
@@ -91,9 +94,10 @@ impl Node {
         }
     }
 
-    pub(super) fn next_look_for_places(&self) -> Option<crate::time::Timestamp> {
+    pub(super) fn next_look_for_places(&self) -> Option<Timestamp> {
+        let looks = [self.places.seen.next_look(), self.places.doubted];
         let auto = self.config.vpc.route_tables == RouteTables::Auto;
-        self.places.seen.next_look().filter(|_| auto)
+        looks.into_iter().flatten().min().filter(|_| auto)
     }
 
     /// Addresses of peers: of those we are connected to, and of those we would like to be.

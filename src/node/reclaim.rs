@@ -219,7 +219,7 @@ impl Node {
                 self.dead.reclaim.ask(peer);
             }
         }
-        let interval = self.vpc_interval() * 2;
+        let interval = self.jittered(self.config.reconcile.interval) * 2;
         self.dead.look.end(self.now, result, interval);
         self.dead.touched = true;
         self.disturbed = true;

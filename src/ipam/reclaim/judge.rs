@@ -41,7 +41,8 @@ impl Reclaim {
         for &peer in view.reachable {
             self.heard.entry(peer).or_insert(now);
         }
-        let unheard = &self.unheard;
+        let (heard, unheard) = (&self.heard, &self.unheard);
+        self.words.make_room(|peer| heard.contains_key(peer) || unheard.contains_key(peer));
         self.gone.retain(|peer| unheard.contains_key(peer));
         self.running.retain(|peer, _| unheard.contains_key(peer));
         self.decided.retain(|_, at| now.since(*at) < HEIR_PATIENCE);

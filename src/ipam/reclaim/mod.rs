@@ -61,6 +61,8 @@ const HEIR_PATIENCE: Duration = Duration::from_secs(20);
 const ABSTAINS: Duration = Duration::from_secs(60);
 /// How often is said again what somebody waits for.
 const REPEAT: Duration = Duration::from_secs(5);
+/// Words of others that are repeated at once.
+const RETOLD: usize = 64;
 /// Instances that EC2 is asked about at once.
 const SUSPECTS_MAX: usize = 100;
 
@@ -161,6 +163,8 @@ pub struct Reclaim {
     last_progress: Timestamp,
     attempts: u32,
     repeat_at: Option<Timestamp>,
+    /// The last peer whose word was told again.
+    retold: Option<PeerName>,
     /// Something changes by itself then.
     wake: Option<Timestamp>,
     effects: VecDeque<Effect>,
@@ -188,6 +192,7 @@ impl Reclaim {
             last_progress: Timestamp::ZERO,
             attempts: 0,
             repeat_at: None,
+            retold: None,
             wake: None,
             effects: VecDeque::new(),
         };
@@ -278,10 +283,10 @@ impl Reclaim {
         self.log.as_ref()
     }
 
-    /// Instances that EC2 is to be asked about: of peers that were not heard for a while. Electors ask, and
+    /// Instances that EC2 is to be asked about: of peers that were not heard for a while. A few electors ask, and
     /// whoever wants to take over.
     pub fn suspects(&self, now: Timestamp) -> BTreeMap<PeerName, String> {
-        if !self.is_elector() && self.asked.is_empty() {
+        if !self.is_elector_that_asks() && self.asked.is_empty() {
             return BTreeMap::new();
         }
         let late = self.unheard.iter().filter(|(_, since)| now.since(**since) >= SUSPECT_AFTER);
@@ -454,6 +459,13 @@ impl Reclaim {
         self.save();
     }
 
+    /// Where there are many electors, it is enough if the lowest that are there ask.
+    fn is_elector_that_asks(&self) -> bool {
+        let electors = self.log.iter().flat_map(|log| log.electors());
+        let there = electors.filter(|peer| **peer == self.me.name || self.heard.contains_key(peer));
+        there.take(log::SEATS).any(|peer| *peer == self.me.name)
+    }
+
     fn is_elector(&self) -> bool {
         self.log.as_ref().is_some_and(|log| log.electors().contains(&self.me.name))
     }
@@ -472,21 +484,31 @@ impl Reclaim {
     }
 
     fn tell(&mut self) {
-        let said = self.summary();
+        let said = self.said(self.own_word());
         self.effects.push_back(Effect::Broadcast(said));
     }
 
-    /// What we say of ourselves and of the next decision, for whoever may have missed it.
-    pub fn summary(&self) -> Vec<u8> {
-        self.said(self.own_word())
+    /// What we say of ourselves and of the next decision, and the words of some others in turn, for whoever may have missed
+    /// them: a peer that is gone cannot say again on which instance it ran.
+    pub fn summary(&mut self) -> Vec<u8> {
+        let after = |peer: &PeerName| self.retold.is_some_and(|last| *peer > last);
+        let words = self.words.all().iter().filter(|(peer, _)| self.matters(peer));
+        let (later, first): (Vec<_>, Vec<_>) = words.partition(|(peer, _)| after(peer));
+        let told: Vec<_> = later.into_iter().chain(first).take(RETOLD).collect();
+        self.retold = told.last().map(|(peer, _)| **peer);
+        let words = told.into_iter().map(|(peer, word)| (*peer, word.clone()));
+        self.said(words.chain(self.own_word()).collect())
     }
 
     /// All we know, for a neighbour that is new.
     pub fn all_known(&self) -> Vec<u8> {
-        let spoken = self.words.all().iter().filter(|(_, word)| word.number > 0);
-        let mut words: BTreeMap<PeerName, Word> = spoken.map(|(peer, word)| (*peer, word.clone())).collect();
-        words.extend(self.own_word());
-        self.said(words)
+        let words = self.words.all().iter().map(|(peer, word)| (*peer, word.clone()));
+        self.said(words.chain(self.own_word()).collect())
+    }
+
+    /// Whether a peer is there, or is missing though it owns something or decides.
+    fn matters(&self, peer: &PeerName) -> bool {
+        self.heard.contains_key(peer) || self.unheard.contains_key(peer)
     }
 
     fn own_word(&self) -> BTreeMap<PeerName, Word> {

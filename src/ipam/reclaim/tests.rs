@@ -407,6 +407,34 @@ fn an_elector_keeps_its_promises_across_a_restart_and_one_without_a_store_has_no
 }
 
 #[test]
+fn who_missed_a_word_hears_it_from_those_who_did_not() {
+    let mut network = Network::of(100, 3);
+    network.pass(1);
+    let (owners, reachable) = (network.owners.clone(), network.reachable(peer(1)));
+    let view = View { owners: &owners, reachable: &reachable, grace: None };
+    let id = NodeId { name: peer(200), uid: 1200 };
+    let mut late = Reclaim::new(id, None, Saved::default());
+    late.begin(&network.seeds);
+    late.consider(network.now, view);
+    let teller = &mut network.hosts.get_mut(&peer(1)).unwrap().reclaim;
+    for _ in 0..2 {
+        late.hear(network.now, peer(1), &teller.summary()).unwrap();
+    }
+    let unknown: Vec<&PeerName> = owners.keys().filter(|peer| late.instance(**peer).is_none()).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn of_many_electors_a_few_ask_ec2() {
+    let mut network = Network::of(20, 19);
+    network.down.insert(peer(1));
+    network.pass(15);
+    let now = network.now;
+    let asks = |number: &u64| !network.hosts[&peer(*number)].reclaim.suspects(now).is_empty();
+    assert_eq!((2..=20).filter(asks).collect::<Vec<u64>>(), [2, 3, 4, 5, 6]);
+}
+
+#[test]
 fn a_promise_is_on_disk_before_it_is_told() {
     let mut network = Network::of(3, 3);
     network.pass(1);

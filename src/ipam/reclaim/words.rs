@@ -8,6 +8,8 @@ use crate::peer::PeerName;
 
 /// Peers whose word is kept.
 const WORDS_MAX: usize = 4096;
+/// So many that those of peers that are gone for good are dropped.
+const CROWDED: usize = 1024;
 /// Length of an instance's id, and how many peers one word may name.
 const INSTANCE_LEN_MAX: usize = 64;
 const NAMED_MAX: usize = 4096;
@@ -58,8 +60,8 @@ impl Words {
         Words(instances.into_iter().map(|(peer, instance)| (peer, word(instance))).collect())
     }
 
-    /// Takes in a peer's word. Returns whether it is news. The words of the dead are kept, or they would be
-    /// news again and again.
+    /// Takes in a peer's word. Returns whether it is news. The words of the dead are kept while there is room, or they
+    /// would be news again and again.
     pub fn hear(&mut self, peer: PeerName, word: Word) -> bool {
         let known = self.0.get(&peer);
         let is_news = known.is_none_or(|known| word.number > known.number);
@@ -69,6 +71,13 @@ impl Words {
             self.0.insert(peer, word);
         }
         takes
+    }
+
+    /// Makes room for new peers once there are many: keeps the words of those that still matter.
+    pub fn make_room(&mut self, matters: impl Fn(&PeerName) -> bool) {
+        if self.0.len() > CROWDED {
+            self.0.retain(|peer, _| matters(peer));
+        }
     }
 
     /// All of them.
@@ -124,5 +133,16 @@ mod tests {
             words.hear(PeerName::from_u64(number), numbered(1));
         }
         assert_eq!(words.all().len(), WORDS_MAX);
+    }
+
+    #[test]
+    fn where_peers_come_and_go_there_is_always_room_for_the_next_one() {
+        let mut words = Words::default();
+        for number in 1..=2 * WORDS_MAX as u64 {
+            assert!(words.hear(PeerName::from_u64(number), numbered(1)));
+            words.make_room(|peer| peer.as_u64() + 10 > number);
+        }
+        let youngest: Vec<u64> = words.all().keys().map(|peer| peer.as_u64()).rev().take(10).collect();
+        assert_eq!(youngest, (1..=2 * WORDS_MAX as u64).rev().take(10).collect::<Vec<u64>>());
     }
 }
