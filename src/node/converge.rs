@@ -46,8 +46,10 @@ pub struct View<T> {
     looking: Option<Timestamp>,
     /// Looks that failed in a row.
     failures: u32,
-    /// When to look next.
-    due: Timestamp,
+    /// When to look next if nothing happens.
+    routine: Timestamp,
+    /// When to look since something did.
+    urgent: Option<Timestamp>,
     /// Begin of the last look that succeeded.
     seen_at: Option<Timestamp>,
     /// Looks begun so far.
@@ -65,7 +67,8 @@ impl<T> Default for View<T> {
             failed_at: None,
             looking: None,
             failures: 0,
-            due: Timestamp::ZERO,
+            routine: Timestamp::ZERO,
+            urgent: None,
             seen_at: None,
             looks: 0,
             seen_look: 0,
@@ -106,17 +109,28 @@ impl<T> View<T> {
 
     /// To be looked at no later than `at`.
     pub fn look_by(&mut self, at: Timestamp) {
-        self.due = self.due.min(at);
+        self.urgent = Some(self.urgent.map_or(at, |due| due.min(at)));
     }
 
     /// Not to be looked at before [`View::look_by`] says so.
     pub fn hold(&mut self) {
-        self.due = Timestamp::from_micros(u64::MAX);
+        (self.routine, self.urgent) = (Timestamp::from_micros(u64::MAX), None);
+    }
+
+    /// The next look that comes by itself is no sooner than this after the last one.
+    pub fn put_off(&mut self, interval: Duration) {
+        if let Some(begun) = self.seen_at.filter(|_| self.is_current()) {
+            self.routine = self.routine.max(begun + interval);
+        }
+    }
+
+    fn due(&self) -> Timestamp {
+        self.urgent.map_or(self.routine, |urgent| urgent.min(self.routine))
     }
 
     /// Whether a look is due; if so it counts as begun.
     pub fn begin(&mut self, now: Timestamp) -> bool {
-        let due = self.looking.is_none() && self.due <= now;
+        let due = self.looking.is_none() && self.due() <= now;
         if due {
             self.looking = Some(now);
             self.looks += 1;
@@ -132,11 +146,11 @@ impl<T> View<T> {
             Ok(seen) => {
                 (self.seen, self.fault, self.failures) = (Some(seen), None, 0);
                 (self.seen_at, self.seen_look) = (Some(begun), self.looks);
-                self.look_by(now + interval);
+                self.routine = now + interval;
             }
             Err(fault) => {
                 self.failures += 1;
-                self.look_by(now + pause_before_look(&fault, self.failures, interval));
+                self.routine = now + pause_before_look(&fault, self.failures, interval);
                 (self.fault, self.failed_at) = (Some(fault), Some(begun));
             }
         }
@@ -145,7 +159,7 @@ impl<T> View<T> {
 
     /// When to look next, unless a look is under way.
     pub fn next_look(&self) -> Option<Timestamp> {
-        self.looking.is_none().then_some(self.due)
+        self.looking.is_none().then(|| self.due())
     }
 
     fn is_current(&self) -> bool {
@@ -158,7 +172,7 @@ impl<T> View<T> {
 fn pause_before_look(fault: &Fault, failures: u32, interval: Duration) -> Duration {
     match fault.kind {
         FaultKind::Denied | FaultKind::Outdated => pause(fault, failures),
-        FaultKind::Throttled => doubled_up_to(failures, interval / 16, PAUSE_MAX.max(interval)),
+        FaultKind::Throttled => doubled_up_to(failures, interval / 4, PAUSE_MAX.max(interval)),
         FaultKind::Quota | FaultKind::Unsigned | FaultKind::Unreachable | FaultKind::Invalid => {
             doubled_up_to(failures, PAUSE_MIN, PAUSE_MAX.max(interval))
         }
@@ -877,7 +891,7 @@ mod tests {
                 looks += 1;
                 converge.vpc_seen(now, Err(fault(FaultKind::Throttled)), INTERVAL);
             }
-            now = converge.vpc.due.max(now + Duration::from_millis(1));
+            now = converge.vpc.due().max(now + Duration::from_millis(1));
         }
         assert!((10..25).contains(&looks), "{looks} looks in ten minutes");
     }

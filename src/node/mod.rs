@@ -19,8 +19,8 @@ mod election;
 pub mod explain;
 mod impact;
 pub mod ledger;
+mod looks;
 pub mod memory;
-mod pace;
 pub mod places;
 mod quota;
 mod reclaim;
@@ -193,6 +193,8 @@ pub struct Node {
     /// An order that waits for fresh looks, since the moment it came.
     order: Option<(Timestamp, Box<Order>)>,
     trials: Trials,
+    /// Which part of the usual time passes before the next look at EC2.
+    spread: f64,
     rng: ChaCha8Rng,
     outputs: VecDeque<Output>,
 }
@@ -261,6 +263,7 @@ impl Node {
             leave: Leave::No,
             order: None,
             trials: Trials::new(memory.trial.is_some()),
+            spread: 1.0,
             rng,
             outputs: VecDeque::new(),
         };
@@ -387,6 +390,7 @@ impl Node {
         if self.ipam.reachable() != &reachable {
             self.judge_election();
             self.ipam.set_reachable(self.now, reachable);
+            self.put_off_looks();
         }
     }
 
@@ -514,45 +518,6 @@ impl Node {
         }
         plan.notes.extend(self.coming().into_iter().map(|note| note.what));
         plan
-    }
-
-    fn look(&mut self, desired: &Desired) {
-        self.look_for_peers();
-        self.look_for_instances();
-        self.look_for_places();
-        if self.looked_for != desired.host.rules {
-            self.converge.host.look_by(self.now);
-        }
-        if self.converge.begin_host(self.now) {
-            self.containers.look_begins();
-            self.looked_for = desired.host.rules.clone();
-            self.outputs.push_back(Output::ObserveHost(Box::new(desired.host.clone())));
-        }
-        if self.converge.begin_vpc(self.now) {
-            if self.has_room_for_the_check() {
-                self.outputs.push_back(Output::DoubtCheck);
-            }
-            self.outputs.push_back(Output::ObserveVpc(self.config.ipam.range, self.tables()));
-        }
-    }
-
-    fn on_host_seen(&mut self, result: Result<Host, Fault>) {
-        let interval = self.jittered(self.config.reconcile.interval);
-        self.converge.host_seen(self.now, result, interval);
-        self.disturbed = true;
-        if self.converge.host.fault().is_none() {
-            self.tend_containers();
-        }
-    }
-
-    fn on_vpc_seen(&mut self, result: Result<Vpc, Fault>) {
-        let interval = self.vpc_interval();
-        if let Ok(vpc) = &result {
-            vpc.tables.iter().for_each(|(id, table)| self.quotas.seen(id, table.used));
-        }
-        self.converge.vpc_seen(self.now, result, interval);
-        self.disturbed = true;
-        self.judge_election();
     }
 
     fn on_applied(&mut self, action: &Action, outcome: Result<Option<String>, Fault>) {

@@ -42,6 +42,15 @@ impl Places {
         self.doubted.get_or_insert(now + GATHER);
     }
 
+    /// The next look that comes by itself is no sooner than this allows, a share of the reading calls.
+    pub fn put_off(&mut self, share: Duration) {
+        self.seen.put_off(share * SELDOM * self.calls());
+    }
+
+    fn calls(&self) -> u32 {
+        self.asked.len().div_ceil(CALL_MAX).max(1) as u32
+    }
+
     fn subnets(&self) -> BTreeSet<SubnetId> {
         self.seen.seen().into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
@@ -67,7 +76,7 @@ impl Node {
         if self.places.doubted.take_if(|due| *due <= self.now).is_some()
             && self.hosts().any(|host| !self.places.asked.contains(&host))
         {
-            let pause = self.vpc_interval();
+            let pause = self.reads_share();
             let soon = self.places.seen.last_begun().map_or(self.now, |begun| begun + pause);
             self.places.seen.look_by(soon.max(self.now));
         }
@@ -84,8 +93,7 @@ impl Node {
     }
 
     pub(super) fn on_places_seen(&mut self, result: Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>) {
-        let calls = self.places.asked.len().div_ceil(CALL_MAX).max(1) as u32;
-        let interval: Duration = self.vpc_interval() * SELDOM * calls;
+        let interval: Duration = self.vpc_interval() * SELDOM * self.places.calls();
         let before = self.tables();
         self.places.seen.end(self.now, result, interval);
         if self.tables() != before || self.converge.vpc.last_begun().is_none() {

@@ -1,0 +1,87 @@
+//! When to look at the host and at EC2, so that a whole cluster asks EC2 less than once a second.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+use super::{Node, Output};
+use crate::state::{Desired, Fault, Host, Vpc};
+
+/// Time from one reading call of a peer to its next, for each peer of the cluster: all of them together make fewer than one a
+/// second, those included that are made at every tenth look.
+const READS_SHARE: Duration = Duration::from_millis(1400);
+
+impl Node {
+    pub(super) fn look(&mut self, desired: &Desired) {
+        self.look_for_peers();
+        self.look_for_instances();
+        self.look_for_places();
+        if self.looked_for != desired.host.rules {
+            self.converge.host.look_by(self.now);
+        }
+        if self.converge.begin_host(self.now) {
+            self.containers.look_begins();
+            self.looked_for = desired.host.rules.clone();
+            self.outputs.push_back(Output::ObserveHost(Box::new(desired.host.clone())));
+        }
+        if self.converge.begin_vpc(self.now) {
+            if self.has_room_for_the_check() {
+                self.outputs.push_back(Output::DoubtCheck);
+            }
+            self.outputs.push_back(Output::ObserveVpc(self.config.ipam.range, self.tables()));
+        }
+    }
+
+    pub(super) fn on_host_seen(&mut self, result: Result<Host, Fault>) {
+        let interval = self.jittered(self.config.reconcile.interval);
+        self.converge.host_seen(self.now, result, interval);
+        self.disturbed = true;
+        if self.converge.host.fault().is_none() {
+            self.tend_containers();
+        }
+    }
+
+    pub(super) fn on_vpc_seen(&mut self, result: Result<Vpc, Fault>) {
+        self.spread = self.rng.random_range(0.5..1.5);
+        let interval = self.vpc_interval();
+        if let Ok(vpc) = &result {
+            vpc.tables.iter().for_each(|(id, table)| self.quotas.seen(id, table.used));
+        }
+        self.converge.vpc_seen(self.now, result, interval);
+        self.disturbed = true;
+        self.judge_election();
+    }
+
+    /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often, and it is spread so
+    /// widely that this holds for each minute, even after all looked at once.
+    pub(super) fn vpc_interval(&mut self) -> Duration {
+        self.jittered(self.config.reconcile.interval).max(self.reads_share())
+    }
+
+    /// Time between reading calls of this peer, if all take as many.
+    pub(super) fn reads_share(&self) -> Duration {
+        let peers = self.mesh.reachable().len() as u32 + 1;
+        // The tables take one, and the instances that bear a tag another.
+        let reads = 1 + u32::from(self.config.ec2_tag.is_some());
+        (READS_SHARE * reads * peers).mul_f64(self.spread)
+    }
+
+    /// Whether every look may ask for the source/destination check, too, and all of the cluster still asks no more
+    /// often than a large one.
+    fn has_room_for_the_check(&self) -> bool {
+        2 * self.reads_share() <= self.config.reconcile.interval
+    }
+
+    /// Looks that were to come soon when the cluster was smaller.
+    pub(super) fn put_off_looks(&mut self) {
+        let share = self.reads_share();
+        self.converge.vpc.put_off(share);
+        self.discovery.found.put_off(share);
+        self.places.put_off(share);
+    }
+
+    /// Up to a tenth earlier, so that hosts that started together do not go on in step.
+    pub(super) fn jittered(&mut self, interval: Duration) -> Duration {
+        interval.mul_f64(self.rng.random_range(0.9..1.0))
+    }
+}
