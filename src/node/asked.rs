@@ -1,5 +1,9 @@
 //! What is asked, and by whom it is answered.
 
+use std::collections::BTreeSet;
+
+use ipnet::Ipv4Net;
+
 use super::{
     Leave, Node, Output,
     request::{Piece, Pool, Refusal, RefusalKind, Request, RequestId, Response},
@@ -11,8 +15,6 @@ use crate::{
     peer::PeerName,
     state::{Fault, Target},
 };
-
-use ipnet::Ipv4Net;
 
 impl Node {
     pub(super) fn on_asked(&mut self, id: RequestId, request: Request) {
@@ -126,9 +128,9 @@ impl Node {
 
     pub(super) fn find_peer(&self, text: &str) -> Result<PeerName, Refusal> {
         let owners = self.ipam.owners();
-        let mut names: Vec<PeerName> = owners.iter().map(|(_, owner)| *owner).collect();
-        names.sort();
-        names.dedup();
+        let electors = self.dead.reclaim.log().into_iter().flat_map(|log| log.electors());
+        let names: BTreeSet<PeerName> =
+            owners.iter().map(|(_, owner)| owner).chain(electors).copied().collect();
         let by_nickname: Vec<PeerName> =
             names.into_iter().filter(|name| self.ipam.nickname(*name) == Some(text)).collect();
         match (by_nickname.as_slice(), text.parse()) {

@@ -319,7 +319,15 @@ impl Node {
 
     fn check_forget(&self, peer: &str) -> Result<PeerName, Refusal> {
         let peer = self.find_peer(peer)?;
-        self.ipam.check_forget(peer).map(|()| peer).map_err(|refused_| refused(&refused_))
+        match self.ipam.check_forget(peer) {
+            // It owns nothing, and is counted on still.
+            Err(Refused::UnknownPeer { .. }) if self.is_elector(peer) => Ok(peer),
+            checked => checked.map(|()| peer).map_err(|refused_| refused(&refused_)),
+        }
+    }
+
+    fn is_elector(&self, peer: PeerName) -> bool {
+        self.dead.reclaim.log().is_some_and(|log| log.electors().contains(&peer))
     }
 
     fn forget_at_once(&mut self, id: RequestId, peer: PeerName) {
@@ -383,11 +391,10 @@ impl Node {
         }
     }
 
-    /// Leaves the electors, who would wait for us otherwise.
+    /// Leaves the electors, who would wait for us otherwise, or stays away from them.
     pub(super) fn resign(&mut self) {
-        let me = self.identity.name;
-        if self.dead.agrees() && self.dead.reclaim.log().is_some_and(|log| log.electors().contains(&me)) {
-            self.dead.reclaim.ask(me);
+        if self.dead.agrees() {
+            self.dead.reclaim.ask(self.identity.name);
             self.dead.touched = true;
         }
     }

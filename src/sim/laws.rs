@@ -308,8 +308,9 @@ impl World {
             }
             let stuck = (0..self.machines.len()).find(|&host| self.has_turn(host));
             let stuck = stuck.is_some_and(|host| self.most_electors_are_dead(host));
-            if self.now >= begun + FORGET_AFTER && (stuck || self.climate.reclaim.is_none()) {
-                self.forget_the_dead();
+            if self.now >= begun + FORGET_AFTER {
+                let by_hand = stuck || self.climate.reclaim.is_none();
+                self.forget_the_dead(|machine| by_hand || machine.disk.is_empty());
             }
             // Everybody has looked once more after the last change of anybody.
             match self.unsettled() {

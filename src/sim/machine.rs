@@ -54,8 +54,6 @@ pub struct Machine {
     pub saving: Option<(SaveId, Vec<Write>)>,
     /// Nobody asks it for anything before this.
     pub calm_until: Timestamp,
-    /// Its routes may be taken for blackholes before this, though it runs again.
-    pub stale_until: Timestamp,
     /// Its process gets no turn before this.
     pub frozen_until: Timestamp,
     /// Nothing can be saved before this.
@@ -82,7 +80,6 @@ impl Machine {
             disk: BTreeMap::new(),
             saving: None,
             calm_until: Timestamp::ZERO,
-            stale_until: Timestamp::ZERO,
             frozen_until: Timestamp::ZERO,
             disk_full_until: Timestamp::ZERO,
         }

@@ -14,9 +14,6 @@ use crate::{
     node::{Input, memory::Memory},
 };
 
-/// How long after its start a host's routes may still be taken for blackholes.
-const STALE_FOR: Duration = Duration::from_secs(40);
-
 impl World {
     pub(super) fn crash(&mut self, host: usize, pause: Duration) {
         if self.machines[host].node.is_none() {
@@ -56,7 +53,6 @@ impl World {
     pub(super) fn power_on(&mut self, host: usize) {
         if self.machines[host].power == Power::Off {
             self.machines[host].power = Power::On;
-            self.machines[host].stale_until = self.now + STALE_FOR;
             let instance = self.machines[host].cloud.instance.clone();
             self.vpc.set_power(self.now, &instance, super::vpc::Power::Running);
             self.start(host);

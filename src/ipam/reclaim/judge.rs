@@ -54,7 +54,8 @@ impl Reclaim {
     /// Says anew what we stand for, if it is not what we said last.
     fn update_word(&mut self, now: Timestamp, view: View) {
         let seconds = self.seconds(now, view);
-        let waits = !self.asked.is_empty() || !self.awaited.is_empty();
+        let asks = self.asked.iter().any(|peer| *peer != self.me.name || self.is_elector());
+        let waits = asks || !self.awaited.is_empty();
         let repeats = waits && self.repeat_at.is_none_or(|at| at <= now);
         let awaits_changed = self.ours.awaits.is_empty() != self.awaited.is_empty();
         let changed = self.ours.gone != self.gone

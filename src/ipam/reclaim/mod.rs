@@ -217,7 +217,7 @@ impl Reclaim {
         self.speak();
     }
 
-    /// Somebody here wants this peer to be taken over from; ourselves, if we leave.
+    /// Somebody here wants this peer to be taken over from; ourselves, if we leave: then we decide nothing any more.
     pub fn ask(&mut self, peer: PeerName) {
         self.asked.insert(peer);
     }
@@ -421,7 +421,9 @@ impl Reclaim {
     fn follow(&mut self, now: Timestamp, decision: Decision) {
         let dead = decision.dead;
         self.decided.insert(dead, now);
-        self.asked.remove(&dead);
+        if dead != self.me.name {
+            self.asked.remove(&dead);
+        }
         self.gone.remove(&dead);
         self.effects.push_back(Effect::SaveInstance(dead, None));
         self.effects.push_back(Effect::Decided(decision));
