@@ -7,9 +7,9 @@ use rand::RngExt;
 use super::{Node, Output};
 use crate::state::{Desired, Fault, Host, Vpc};
 
-/// Time from one reading call of a peer to its next, for each peer of the cluster: all of them together make fewer than one a
-/// second, those included that are made at every tenth look.
-const READS_SHARE: Duration = Duration::from_millis(1400);
+/// Time from one reading call of a peer to its next, for each peer of the cluster: all of them together make three calls in four
+/// seconds, which leaves room for what is asked now and then.
+const READS_SHARE: Duration = Duration::from_millis(1333);
 
 impl Node {
     pub(super) fn look(&mut self, desired: &Desired) {
@@ -52,18 +52,28 @@ impl Node {
         self.judge_election();
     }
 
-    /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often, and it is spread so
-    /// widely that this holds for each minute, even after all looked at once.
+    /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often, and is then spread
+    /// so widely that this holds for each minute, even after all looked at once.
     pub(super) fn vpc_interval(&mut self) -> Duration {
-        self.jittered(self.config.reconcile.interval).max(self.reads_share())
+        let interval = self.jittered(self.config.reconcile.interval);
+        if self.is_small() { interval } else { interval.max(self.reads_share()) }
     }
 
-    /// Time between reading calls of this peer, if all take as many.
+    /// Whether all peers may look as often as is configured.
+    fn is_small(&self) -> bool {
+        self.config.reconcile.interval >= self.equal_share()
+    }
+
+    /// Time between reading calls of this peer, chosen around that of which all take the same.
     pub(super) fn reads_share(&self) -> Duration {
+        self.equal_share().mul_f64(self.spread)
+    }
+
+    fn equal_share(&self) -> Duration {
         let peers = self.mesh.reachable().len() as u32 + 1;
         // The tables take one, and the instances that bear a tag another.
         let reads = 1 + u32::from(self.config.ec2_tag.is_some());
-        (READS_SHARE * reads * peers).mul_f64(self.spread)
+        READS_SHARE * reads * peers
     }
 
     /// Whether every look may ask for the source/destination check, too, and all of the cluster still asks no more
@@ -74,6 +84,9 @@ impl Node {
 
     /// Looks that were to come soon when the cluster was smaller.
     pub(super) fn put_off_looks(&mut self) {
+        if self.is_small() {
+            return;
+        }
         let share = self.reads_share();
         self.converge.vpc.put_off(share);
         self.discovery.found.put_off(share);

@@ -58,17 +58,19 @@ pub struct Log {
 }
 
 impl Log {
-    /// The log of a cluster with these founders, in which nothing was decided yet. They are its electors, but
-    /// for the last of an even number: of two none may be lost, of one it may be the other.
+    /// The log of a cluster with these founders, in which nothing was decided yet. The lowest of them are its electors, up
+    /// to [`SEATS`] and an odd number: of two none may be lost, of one it may be the other.
     pub fn new(seeds: &[PeerName]) -> Log {
-        let odd = seeds.len() - usize::from(seeds.len() > 1 && seeds.len().is_multiple_of(2));
+        let lowest: BTreeSet<PeerName> = seeds.iter().copied().collect();
+        let seats = lowest.len().min(SEATS);
+        let odd = seats - usize::from(seats > 1 && seats.is_multiple_of(2));
         let names: Vec<u8> = seeds.iter().flat_map(|seed| seed.as_u64().to_be_bytes()).collect();
         let digest = Sha256::digest(names);
         let [a, b, c, d, e, f, g, h, ..] = *digest.as_array::<32>().expect("SHA-256 has 32 bytes");
         Log {
             cluster: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
             next: 0,
-            electors: seeds.iter().take(odd).copied().collect(),
+            electors: lowest.into_iter().take(odd).collect(),
             recent: VecDeque::new(),
         }
     }
@@ -157,6 +159,13 @@ mod tests {
         log.add(Decision { joins: [peer(7)].into(), ..over(3, 1) });
         assert_eq!(log.electors(), &BTreeSet::from([peer(1), peer(2), peer(7)]));
         assert_eq!((log.next(), log.majority()), (1, 2));
+    }
+
+    #[test]
+    fn of_many_founders_a_few_decide() {
+        let electors =
+            |founders: u64| Log::new(&(1..=founders).map(peer).collect::<Vec<_>>()).electors().len();
+        assert_eq!([1, 2, 3, 4, 5, 6, 200].map(electors), [1, 1, 3, 3, 5, 5, 5]);
     }
 
     #[test]

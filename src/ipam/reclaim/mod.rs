@@ -2,7 +2,7 @@
 //!
 //! The ring cannot say: it breaks ties by what it hears first, and two peers that take over from a third
 //! would both own its ranges for a while. So it is decided, one decision after another, by Paxos
-//! ([`super::paxos`]) on a channel of our own. The founders of the ring decide first; each decision says
+//! ([`super::paxos`]) on a channel of our own. Some founders of the ring decide first; each decision says
 //! who takes part in the next one, so that no two views of that differ ([`log`]).
 //!
 //! ```text
@@ -283,10 +283,10 @@ impl Reclaim {
         self.log.as_ref()
     }
 
-    /// Instances that EC2 is to be asked about: of peers that were not heard for a while. A few electors ask, and
+    /// Instances that EC2 is to be asked about: of peers that were not heard for a while. Electors ask, and
     /// whoever wants to take over.
     pub fn suspects(&self, now: Timestamp) -> BTreeMap<PeerName, String> {
-        if !self.is_elector_that_asks() && self.asked.is_empty() {
+        if !self.is_elector() && self.asked.is_empty() {
             return BTreeMap::new();
         }
         let late = self.unheard.iter().filter(|(_, since)| now.since(**since) >= SUSPECT_AFTER);
@@ -459,13 +459,6 @@ impl Reclaim {
         self.open_next(NodeClaims::default());
         self.paxos.update(&heard);
         self.save();
-    }
-
-    /// Where there are many electors, it is enough if the lowest that are there ask.
-    fn is_elector_that_asks(&self) -> bool {
-        let electors = self.log.iter().flat_map(|log| log.electors());
-        let there = electors.filter(|peer| **peer == self.me.name || self.heard.contains_key(peer));
-        there.take(log::SEATS).any(|peer| *peer == self.me.name)
     }
 
     fn is_elector(&self) -> bool {

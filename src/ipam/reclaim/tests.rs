@@ -425,16 +425,6 @@ fn who_missed_a_word_hears_it_from_those_who_did_not() {
 }
 
 #[test]
-fn of_many_electors_a_few_ask_ec2() {
-    let mut network = Network::of(20, 19);
-    network.down.insert(peer(1));
-    network.pass(15);
-    let now = network.now;
-    let asks = |number: &u64| !network.hosts[&peer(*number)].reclaim.suspects(now).is_empty();
-    assert_eq!((2..=20).filter(asks).collect::<Vec<u64>>(), [2, 3, 4, 5, 6]);
-}
-
-#[test]
 fn a_promise_is_on_disk_before_it_is_told() {
     let mut network = Network::of(3, 3);
     network.pass(1);
