@@ -277,6 +277,9 @@ impl Node {
             let message = format!("`{ident}` was detached before it was connected");
             return Some(Err(Refusal::new(RefusalKind::Failed, message)));
         };
+        if attached.address.is_none() && !late {
+            return None;
+        }
         match (self.missing(attached), attached.address) {
             (None, Some(address)) => Some(Ok(Response::Attached { address, mtu: self.ground().mtu() })),
             (Some(missing), _) if late => {

@@ -27,6 +27,8 @@ const SETTLE_MAX: Duration = Duration::from_secs(240);
 const WATCH: Duration = Duration::from_secs(35);
 /// How often a host looks at its route tables when nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(35);
+/// The longest time between two looks of a host at EC2 in a large cluster, for each host of it.
+const LOOK_SHARE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_secs(5);
 /// When dead hosts are forgotten: what they gave away is known by then.
 const FORGET_AFTER: Duration = Duration::from_secs(40);
@@ -298,7 +300,11 @@ impl World {
     /// All must be as it should within a bound, and then stay so without a call that changes anything.
     pub(super) fn settle_down(&mut self) {
         let begun = self.now;
-        let deadline = begun + SETTLE_MAX;
+        // The more hosts there are, the more seldom each of them looks.
+        let hosts = self.machines.len() as u32;
+        let look_every = LOOK_EVERY.max(LOOK_SHARE * hosts);
+        let settle_max = SETTLE_MAX + 2 * LOOK_SHARE * hosts;
+        let deadline = begun + settle_max;
         let mut settled_at = None;
         loop {
             self.run_until(self.now + STEP);
@@ -315,14 +321,14 @@ impl World {
             // Everybody has looked once more after the last change of anybody.
             match self.unsettled() {
                 None if self.now >= begun + FORGET_AFTER => {
-                    if self.now >= *settled_at.get_or_insert(self.now) + LOOK_EVERY {
+                    if self.now >= *settled_at.get_or_insert(self.now) + look_every {
                         break;
                     }
                     continue;
                 }
                 Some(why) if self.now >= deadline => {
                     return self
-                        .violate(format!("not settled {SETTLE_MAX:?} after all was made well: {why}"));
+                        .violate(format!("not settled {settle_max:?} after all was made well: {why}"));
                 }
                 None | Some(_) => {}
             }
