@@ -79,7 +79,7 @@ impl Node {
     /// Whether every look may ask for the source/destination check, too, and all of the cluster still asks no more
     /// often than a large one.
     fn has_room_for_the_check(&self) -> bool {
-        2 * self.reads_share() <= self.config.reconcile.interval
+        2 * self.equal_share() <= self.config.reconcile.interval
     }
 
     /// Looks that were to come soon when the cluster was smaller.
