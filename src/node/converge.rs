@@ -12,18 +12,16 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::drift::Drift;
+use super::{
+    drift::Drift,
+    view::{View, doubled, pause},
+};
 use crate::{
     plan::{Change, Plan, Plane},
     state::{Action, Fault, FaultKind, Host, InterfaceId, Route, RouteState, TableId, Target, Vpc},
     time::Timestamp,
 };
 
-/// First pause after a look or a step that failed; doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Pause after a denial, which lasts until somebody changes a policy.
-const PAUSE_DENIED: Duration = Duration::from_secs(300);
 /// Time between the looks that confirm a write.
 const CONFIRM: Duration = Duration::from_secs(1);
 /// A write that EC2 acknowledged is not repeated until this many reads deny it.
@@ -32,174 +30,6 @@ const DENIALS: u8 = 2;
 const SETTLES: Duration = Duration::from_secs(5);
 /// Steps kept for `status`, of the host and of EC2 each.
 const STEPS_MAX: usize = 100;
-
-/// What was last seen of one side of the world.
-#[derive(Debug)]
-pub struct View<T> {
-    /// As it was read.
-    seen: Option<T>,
-    /// Why the last look failed.
-    fault: Option<Fault>,
-    /// When the look began that failed.
-    failed_at: Option<Timestamp>,
-    /// When the look now under way began.
-    looking: Option<Timestamp>,
-    /// Looks that failed in a row.
-    failures: u32,
-    /// When to look next if nothing happens.
-    routine: Timestamp,
-    /// When to look since something did.
-    urgent: Option<Timestamp>,
-    /// Begin of the last look that succeeded.
-    seen_at: Option<Timestamp>,
-    /// Looks begun so far.
-    looks: u64,
-    /// The last of them that succeeded.
-    seen_look: u64,
-}
-
-impl<T> Default for View<T> {
-    /// Nothing read; a look is due.
-    fn default() -> View<T> {
-        View {
-            seen: None,
-            fault: None,
-            failed_at: None,
-            looking: None,
-            failures: 0,
-            routine: Timestamp::ZERO,
-            urgent: None,
-            seen_at: None,
-            looks: 0,
-            seen_look: 0,
-        }
-    }
-}
-
-impl<T> View<T> {
-    /// As it was last read, even if the last look failed.
-    pub fn seen(&self) -> Option<&T> {
-        self.seen.as_ref()
-    }
-
-    /// Why the last look failed.
-    pub fn fault(&self) -> Option<&Fault> {
-        self.fault.as_ref()
-    }
-
-    /// Why the last look failed, if it began at `since` or later.
-    pub fn fault_since(&self, since: Timestamp) -> Option<&Fault> {
-        self.fault.as_ref().filter(|_| self.failed_at.is_some_and(|at| at >= since))
-    }
-
-    /// Whether the last look succeeded and began at `since` or later.
-    pub fn is_seen_since(&self, since: Timestamp) -> bool {
-        self.fault.is_none() && self.seen_at.is_some_and(|at| at >= since)
-    }
-
-    /// Whether a look that began at `since` or later has ended, and was the last to.
-    pub fn has_ended_since(&self, since: Timestamp) -> bool {
-        self.is_seen_since(since) || self.fault_since(since).is_some()
-    }
-
-    /// When the last look began.
-    pub fn last_begun(&self) -> Option<Timestamp> {
-        self.looking.or(self.seen_at)
-    }
-
-    /// To be looked at no later than `at`.
-    pub fn look_by(&mut self, at: Timestamp) {
-        self.urgent = Some(self.urgent.map_or(at, |due| due.min(at)));
-    }
-
-    /// Not to be looked at before [`View::look_by`] says so.
-    pub fn hold(&mut self) {
-        (self.routine, self.urgent) = (Timestamp::from_micros(u64::MAX), None);
-    }
-
-    /// The next look that comes by itself is no sooner than this after the last one.
-    pub fn put_off(&mut self, interval: Duration) {
-        if let Some(begun) = self.seen_at.filter(|_| self.is_current()) {
-            self.routine = self.routine.max(begun + interval);
-        }
-    }
-
-    fn due(&self) -> Timestamp {
-        self.urgent.map_or(self.routine, |urgent| urgent.min(self.routine))
-    }
-
-    /// Whether a look is due; if so it counts as begun.
-    pub fn begin(&mut self, now: Timestamp) -> bool {
-        let due = self.looking.is_none() && self.due() <= now;
-        if due {
-            self.looking = Some(now);
-            self.looks += 1;
-            self.hold();
-        }
-        due
-    }
-
-    /// Takes in what a look brought. Returns when it began.
-    pub fn end(&mut self, now: Timestamp, result: Result<T, Fault>, interval: Duration) -> Timestamp {
-        let begun = self.looking.take().unwrap_or(now);
-        match result {
-            Ok(seen) => {
-                (self.seen, self.fault, self.failures) = (Some(seen), None, 0);
-                (self.seen_at, self.seen_look) = (Some(begun), self.looks);
-                self.routine = now + interval;
-            }
-            Err(fault) => {
-                self.failures += 1;
-                self.routine = now + pause_before_look(&fault, self.failures, interval);
-                (self.fault, self.failed_at) = (Some(fault), Some(begun));
-            }
-        }
-        begun
-    }
-
-    /// When to look next, unless a look is under way.
-    pub fn next_look(&self) -> Option<Timestamp> {
-        self.looking.is_none().then(|| self.due())
-    }
-
-    fn is_current(&self) -> bool {
-        self.seen.is_some() && self.fault.is_none() && self.looking.is_none()
-    }
-}
-
-/// How long to wait with a look after this many failures. A large cluster that is refused by EC2 as a whole does not ask more often
-/// for it than it does otherwise: not for long after any fault, and much sooner if it is throttled.
-fn pause_before_look(fault: &Fault, failures: u32, interval: Duration) -> Duration {
-    match fault.kind {
-        FaultKind::Denied | FaultKind::Outdated => pause(fault, failures),
-        FaultKind::Throttled => doubled_up_to(failures, interval / 4, PAUSE_MAX.max(interval)),
-        FaultKind::Quota | FaultKind::Unsigned | FaultKind::Unreachable | FaultKind::Invalid => {
-            doubled_up_to(failures, PAUSE_MIN, PAUSE_MAX.max(interval))
-        }
-    }
-}
-
-/// How long to wait after this many failures.
-fn pause(fault: &Fault, failures: u32) -> Duration {
-    match fault.kind {
-        FaultKind::Denied => PAUSE_DENIED,
-        FaultKind::Outdated if failures <= 1 => Duration::ZERO,
-        FaultKind::Unsigned
-        | FaultKind::Throttled
-        | FaultKind::Quota
-        | FaultKind::Outdated
-        | FaultKind::Unreachable
-        | FaultKind::Invalid => doubled(failures),
-    }
-}
-
-fn doubled(times: u32) -> Duration {
-    doubled_up_to(times, PAUSE_MIN, PAUSE_MAX)
-}
-
-fn doubled_up_to(times: u32, first: Duration, most: Duration) -> Duration {
-    first.max(PAUSE_MIN).saturating_mul(1 << times.saturating_sub(1).min(20)).min(most)
-}
 
 /// What was written to a route table and not seen there yet.
 #[derive(Debug)]
@@ -288,7 +118,7 @@ impl Converge {
     /// A look at the VPC has ended.
     pub fn vpc_seen(&mut self, now: Timestamp, result: Result<Vpc, Fault>, interval: Duration) {
         let begun = self.vpc.end(now, result, interval);
-        if let (None, Some(vpc)) = (&self.vpc.fault, &self.vpc.seen) {
+        if let (None, Some(vpc)) = (self.vpc.fault(), self.vpc.seen()) {
             self.drift.see(vpc);
             self.beliefs.retain(|key, belief| belief.survives(key, begun, vpc));
         }
@@ -299,7 +129,7 @@ impl Converge {
 
     /// The VPC with what was written to it and not yet shown or denied by reads.
     pub fn believed(&self) -> Option<Vpc> {
-        let mut vpc = self.vpc.seen.clone()?;
+        let mut vpc = self.vpc.seen().cloned()?;
         for ((table, cidr), belief) in &self.beliefs {
             let Some(table) = vpc.tables.get_mut(table) else { continue };
             match &belief.target {
@@ -341,7 +171,7 @@ impl Converge {
     /// Attempts count until a look that began after them shows that the step is not needed any more. While a write is only
     /// believed the plan does not have it, and yet the next look may say that it must be done again.
     fn forget_attempts(&mut self, plan: &Plan) {
-        let (host, vpc) = (self.host.seen_look, self.vpc.seen_look);
+        let (host, vpc) = (self.host.seen_look(), self.vpc.seen_look());
         let (beliefs, in_flight) = (&self.beliefs, &self.in_flight);
         self.attempts.retain(|action, attempt| {
             let plane = Plane::of(action);
@@ -462,7 +292,7 @@ impl Converge {
     }
 
     fn count(&mut self, now: Timestamp, action: &Action, fault: Option<&Fault>) {
-        let looks = if is_host(&Plane::of(action)) { self.host.looks } else { self.vpc.looks };
+        let looks = if is_host(&Plane::of(action)) { self.host.looks() } else { self.vpc.looks() };
         let attempt = self.attempts.entry(action.clone()).or_insert(Attempt {
             times: 0,
             looks,
@@ -476,7 +306,7 @@ impl Converge {
     }
 
     fn believe(&mut self, now: Timestamp, action: &Action) {
-        if let (Action::DisableCheck { .. }, Some(vpc)) = (action, &mut self.vpc.seen) {
+        if let (Action::DisableCheck { .. }, Some(vpc)) = (action, self.vpc.seen_mut()) {
             vpc.source_dest_check = Some(false);
         }
         if let Some((key, target)) = written(action) {
@@ -602,7 +432,10 @@ fn is_removal(action: &Action) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::view::{PAUSE_MAX, PAUSE_MIN},
+        *,
+    };
     use crate::state::Forward;
 
     const INTERVAL: Duration = Duration::from_secs(60);

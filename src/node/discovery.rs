@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use super::{Node, Output, converge::View};
+use super::{Node, Output, view::View};
 use crate::state::Fault;
 
 /// The instances that were found.

@@ -30,6 +30,7 @@ pub mod request;
 mod settings;
 pub mod status;
 pub mod trial;
+mod view;
 mod waiting;
 
 use std::{

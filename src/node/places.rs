@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Node, Output, converge::View, status::Note};
+use super::{Node, Output, status::Note, view::View};
 use crate::{
     config::RouteTables,
     state::{Fault, SubnetId, Tables},

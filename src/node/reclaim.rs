@@ -8,10 +8,10 @@ use std::{
 use super::{
     CHANNEL, DEAD_CHANNEL, Effect, Leave, Node, Output,
     asked::refused,
-    converge::View,
     memory::{Identity, Write},
     request::{Refusal, RefusalKind, RequestId, Response},
     status::Note,
+    view::View,
     waiting::Waiter,
 };
 use crate::{
