@@ -207,6 +207,8 @@ pub struct DesiredVpc {
     pub quota: Option<usize>,
     /// Routes at which EC2 refused a table another one.
     pub full: BTreeMap<TableId, usize>,
+    /// What changed hands so lately that the tables as they were read need not show what became of it.
+    pub restless: Vec<Range>,
     /// Leave: every route of ours goes.
     pub withdraw: bool,
 }

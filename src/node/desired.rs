@@ -33,6 +33,8 @@ pub struct Ground<'a> {
     pub interface: Option<&'a InterfaceId>,
     /// Routes at which EC2 refused a table another one.
     pub full: BTreeMap<TableId, usize>,
+    /// What changed hands so lately that the last read need not show what became of it.
+    pub restless: Vec<Range>,
     /// This host undoes everything.
     pub leaving: bool,
     /// Its routes go, whoever owns the addresses.
@@ -102,6 +104,7 @@ impl Ground<'_> {
             owners: self.owners.clone().unwrap_or_default(),
             quota: self.config.vpc.quota,
             full: self.full.clone(),
+            restless: self.restless.clone(),
             withdraw: self.withdraw,
         })
     }

@@ -21,6 +21,7 @@ mod impact;
 pub mod ledger;
 mod looks;
 pub mod memory;
+mod moves;
 pub mod places;
 mod quota;
 mod reclaim;
@@ -52,6 +53,7 @@ use self::{
     discovery::Discovery,
     ledger::{Ledger, SaveId},
     memory::{Identity, Memory, Write},
+    moves::Moves,
     places::Places,
     quota::Quotas,
     reclaim::Dead,
@@ -188,6 +190,7 @@ pub struct Node {
     /// The plan may be out of date.
     disturbed: bool,
     quotas: Quotas,
+    moves: Moves,
     /// When it may be even if nothing happens: a look is due, or a step.
     turn_due: Option<Timestamp>,
     leave: Leave,
@@ -260,6 +263,7 @@ impl Node {
             relay: None,
             disturbed: true,
             quotas: Quotas::default(),
+            moves: Moves::default(),
             turn_due: None,
             leave: Leave::No,
             order: None,
@@ -482,6 +486,7 @@ impl Node {
             seen: self.converge.host.seen(),
             interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),
             full: self.quotas.full(self.now),
+            restless: self.converge.vpc.seen_at().map(|begun| self.moves.before(begun)).unwrap_or_default(),
             leaving: self.leave != Leave::No,
             withdraw: self.leave == Leave::Withdrawing,
         }
@@ -489,6 +494,7 @@ impl Node {
 
     /// Looks where a look is due, plans, and takes the next steps.
     fn turn(&mut self) {
+        self.moves.see(self.now, &self.ipam.settled_owners());
         let desired = self.desired(&self.config);
         self.look(&desired);
         self.plan = self.plan_for(&desired);

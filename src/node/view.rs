@@ -89,6 +89,11 @@ impl<T> View<T> {
         self.is_seen_since(since) || self.fault_since(since).is_some()
     }
 
+    /// When the look began that brought what is seen.
+    pub fn seen_at(&self) -> Option<Timestamp> {
+        self.seen_at
+    }
+
     /// When the last look began.
     pub fn last_begun(&self) -> Option<Timestamp> {
         self.looking.or(self.seen_at)

@@ -197,11 +197,13 @@ impl Judge<'_> {
 
     /// Every destination has one writer: the peer that owns all of it, by the ring. One that covers several owners is left as it is
     /// while it leads to somebody: whoever holds it could only tell by a read, which may be old. Where it leads nowhere, the owner
-    /// of its first address sees to it; a peer always knows what it owns itself.
+    /// of its first address sees to it, once what it covers has not changed hands for a while: somebody who owned all of it before
+    /// may just have led it to itself.
     fn writer_is_us(&self, cidr: Ipv4Net, route: &Route) -> bool {
         let owners: BTreeSet<PeerName> = self.owners_of(cidr.into()).collect();
         let is_first = self.owners_of(cidr.into()).next() == Some(self.desired.me);
-        is_first && (owners.len() == 1 || route.state == RouteState::Blackhole)
+        let restless = || self.desired.restless.iter().any(|piece| piece.overlaps(cidr.into()));
+        is_first && (owners.len() == 1 || route.state == RouteState::Blackhole && !restless())
     }
 
     fn owners_of(&self, range: Range) -> impl Iterator<Item = PeerName> {

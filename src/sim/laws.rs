@@ -468,6 +468,9 @@ impl World {
                 let piece = Range::from(route.destination);
                 let one_owner = owners.iter().filter(|(owned, _)| owned.overlaps(piece)).count() == 1;
                 let RouteTarget::Interface(target) = &route.target else { continue };
+                if route.state == RouteState::Blackhole {
+                    return Some(format!("{} -> {target} in {table} leads nowhere", route.destination));
+                }
                 let others: Vec<(Ipv4Net, &InterfaceId)> = routes
                     .iter()
                     .filter(|other| other.destination != route.destination)

@@ -87,6 +87,7 @@ impl World {
             owners,
             quota: Some(1000),
             full: BTreeMap::new(),
+            restless: Vec::new(),
             withdraw: false,
         };
         let host = host();

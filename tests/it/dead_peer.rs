@@ -52,7 +52,7 @@ fn an_ec2_that_does_not_know_our_own_instance_is_not_believed_about_others() {
     assert!(!host.looks.is_empty(), "it has not heard the other for a while");
     for _ in 0..10 {
         host.tell(Input::InstancesSeen(Ok(BTreeMap::new())));
-        host.pass(30);
+        host.pass(61);
     }
     assert!(host.owners().contains(&OTHER));
     host.tell(Input::InstancesSeen(Ok(running(&[OURS]))));

@@ -31,6 +31,8 @@ struct World {
     owners: Owners,
     tables: Tables,
     quota: Option<usize>,
+    /// What changed hands lately.
+    restless: Vec<Range>,
 }
 
 /// A peer at work: what it read last, what it wrote since, and what it has still to do.
@@ -53,6 +55,7 @@ impl World {
             owners: self.owners.iter().map(|(range, owner)| (*range, name(*owner))).collect(),
             quota: self.quota,
             full: BTreeMap::new(),
+            restless: self.restless.clone(),
             withdraw: false,
         };
         Desired { host: Host::default(), vpc: Some(vpc) }
@@ -156,7 +159,7 @@ impl World {
 proptest! {
     #[test]
     fn where_everything_is_as_it_should_be_nothing_is_planned(owners in owners(), me in 0..PEERS) {
-        let mut world = World { owners, tables: [(table_id(0), Table::default())].into(), quota: None };
+        let mut world = World { owners, tables: [(table_id(0), Table::default())].into(), quota: None, restless: Vec::new() };
         for peer in 0..PEERS {
             for cidr in world.cidrs_of(peer) {
                 world.tables.values_mut().next().unwrap().routes.insert(cidr, active(interface(peer)));
@@ -310,7 +313,7 @@ proptest! {
         let owners = pieces.into_iter().filter(|(range, _)| !range.is_empty()).collect();
         let routes = [(cidr(0, 27), active(interface(donor)))].into();
         let table = Table { routes, used: 1, local: Vec::new() };
-        let mut world = World { owners, tables: [(table_id(0), table)].into(), quota: None };
+        let mut world = World { owners, tables: [(table_id(0), table)].into(), quota: None, restless: Vec::new() };
         let wanted =
             Action::CreateRoute { table: table_id(0), destination: given, interface: interface(heir) };
         prop_assert_eq!(world.plan(heir, &world.tables), vec![wanted.clone()]);
@@ -373,7 +376,7 @@ impl Cluster {
     fn new(world: World, used: BTreeSet<u32>) -> Cluster {
         Cluster {
             past: vec![world.tables.clone()],
-            world,
+            world: World { restless: vec![universe()], ..world },
             workers: (0..PEERS).map(|_| Worker::default()).collect(),
             dead: BTreeSet::new(),
             used,
@@ -515,7 +518,7 @@ impl Cluster {
     /// Everybody hears everything, and acts until nothing is left.
     fn settle(self) -> Result<(), TestCaseError> {
         let mut world = self.as_known_by(None);
-        world.quota = None;
+        (world.quota, world.restless) = (None, Vec::new());
         let alive: Vec<usize> = (0..PEERS).filter(|peer| !self.dead.contains(peer)).collect();
         world.settle_among(&alive);
         world.is_settled_among(&alive)?;
@@ -570,7 +573,7 @@ fn worlds(quota: impl Strategy<Value = Option<usize>>) -> impl Strategy<Value = 
                 Table { used: routes.len() + 1, routes, local: Vec::new() }
             };
             let tables = tables.into_iter().enumerate().map(|(at, routes)| (table_id(at), table(routes)));
-            World { owners, tables: tables.collect(), quota }
+            World { owners, tables: tables.collect(), quota, restless: Vec::new() }
         },
     )
 }
