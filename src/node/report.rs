@@ -77,6 +77,11 @@ impl Node {
         self.ipam.reachable()
     }
 
+    /// The instance of another peer, if it has said.
+    pub fn instance_of(&self, peer: PeerName) -> Option<&str> {
+        self.dead.reclaim.instance(peer)
+    }
+
     /// Addresses in use on this host, by whom.
     pub fn allocations(&self) -> &BTreeMap<String, Vec<Ipv4Net>> {
         self.ipam.allocations()

@@ -315,8 +315,7 @@ impl World {
             let stuck = (0..self.machines.len()).find(|&host| self.has_turn(host));
             let stuck = stuck.is_some_and(|host| self.most_electors_are_dead(host));
             if self.now >= begun + FORGET_AFTER {
-                let by_hand = stuck || self.climate.reclaim.is_none();
-                self.forget_the_dead(|machine| by_hand || machine.disk.is_empty());
+                self.forget_all(self.left_to_people(stuck));
             }
             // Everybody has looked once more after the last change of anybody.
             match self.unsettled() {
@@ -340,6 +339,15 @@ impl World {
         if let Some(why) = self.unsettled() {
             self.violate(format!("settled, and then not any more: {why}"));
         }
+    }
+
+    /// The dead that hosts do not clean up by themselves: all where they must not or cannot agree, and those that never told
+    /// anybody on which instance they run.
+    fn left_to_people(&self, stuck: bool) -> Vec<usize> {
+        let all = stuck || self.climate.reclaim.is_none();
+        let is_known = |name| self.nodes().any(|(_, node)| node.instance_of(name).is_some());
+        let dead = self.machines.iter().enumerate().filter(|(_, machine)| machine.power == Power::Terminated);
+        dead.filter(|(_, machine)| all || !is_known(machine.name)).map(|(host, _)| host).collect()
     }
 
     /// What is not yet as it should be.

@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use rand::RngExt;
 
 use super::{
-    machine::{Machine, Power},
+    machine::Power,
     world::{Event, World},
 };
 use crate::{
@@ -349,16 +349,10 @@ impl World {
         }
     }
 
-    /// Somebody asks one survivor, or two at the same moment, to take over what dead hosts owned: those that the others cannot
-    /// judge, such as one that never lived to say on which instance it runs.
-    pub(super) fn forget_the_dead(&mut self, needs_it: impl Fn(&Machine) -> bool) {
-        for dead in 0..self.machines.len() {
-            let terminated = self.machines[dead].power == Power::Terminated;
-            if !terminated
-                || !needs_it(&self.machines[dead])
-                || self.is_buried(dead)
-                || self.is_being_forgotten(dead)
-            {
+    /// Somebody asks one survivor, or two at the same moment, to take over what these dead hosts owned.
+    pub(super) fn forget_all(&mut self, dead: Vec<usize>) {
+        for dead in dead {
+            if self.is_buried(dead) || self.is_being_forgotten(dead) {
                 continue;
             }
             let survivors: Vec<usize> =
