@@ -19,10 +19,10 @@ use crate::{lab::Lab, report::Report};
 /// How long a repair may take that the kernel tells of.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// What a repair may take on top of the time between two looks.
-const ALLOWANCE: Duration = Duration::from_secs(1);
+const ALLOWANCE: Duration = Duration::from_secs(2);
 
-/// A colleague deletes a route, or leads it elsewhere: it is as before within the interval and a
-/// second. While no daemon runs it is not: the lab does not cheat.
+/// A colleague deletes a route, or leads it elsewhere: it is as before within the interval and two
+/// seconds. While no daemon runs it is not: the lab does not cheat.
 pub async fn routes(lab: &mut Lab) -> anyhow::Result<Report> {
     let ready = at_work(lab).await?;
     let mut checks = Checks::default();
