@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{addr::Range, peer::PeerName, time::Timestamp};
 
 /// By then every read shows what was before, and every call has ended.
-const SETTLES: Duration = Duration::from_secs(30);
+const SETTLES: Duration = Duration::from_secs(15);
 
 /// Who owns what, ascending and without gaps, and since when at the latest.
 #[derive(Debug, Default)]
@@ -56,8 +56,8 @@ mod tests {
     fn what_was_given_away_is_restless_for_a_while_and_what_was_kept_is_not() {
         let mut moves = Moves::default();
         moves.see(at(0), &[(range(0, 16), ONE)]);
-        assert_eq!(moves.before(at(29)), [range(0, 16)], "nobody knows what was before");
-        assert_eq!(moves.before(at(30)), []);
+        assert_eq!(moves.before(at(14)), [range(0, 16)], "nobody knows what was before");
+        assert_eq!(moves.before(at(15)), []);
         moves.see(at(40), &[(range(0, 8), ONE), (range(8, 16), OTHER)]);
         assert_eq!(moves.before(at(41)), [range(8, 16)]);
         moves.see(at(50), &[(range(0, 8), ONE), (range(8, 16), OTHER)]);
