@@ -27,6 +27,8 @@ const SETTLE_MAX: Duration = Duration::from_secs(240);
 const WATCH: Duration = Duration::from_secs(35);
 /// How often a host looks at its route tables when nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(35);
+/// How long a look does not count after ranges have changed hands.
+const RESTLESS: Duration = Duration::from_secs(15);
 /// The longest time between two looks of a host at EC2 in a large cluster, for each host of it.
 const LOOK_SHARE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_secs(5);
@@ -302,7 +304,7 @@ impl World {
         let begun = self.now;
         // The more hosts there are, the more seldom each of them looks.
         let hosts = self.machines.len() as u32;
-        let look_every = LOOK_EVERY.max(LOOK_SHARE * hosts);
+        let look_every = LOOK_EVERY.max(LOOK_SHARE * hosts) + RESTLESS;
         let settle_max = SETTLE_MAX + 2 * LOOK_SHARE * hosts;
         let deadline = begun + settle_max;
         let mut settled_at = None;
