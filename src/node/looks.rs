@@ -10,6 +10,8 @@ use crate::state::{Desired, Fault, Host, Vpc};
 /// Time from one reading call of a peer to its next, for each peer of the cluster: all of them together make three calls in four
 /// seconds, which leaves room for what is asked now and then.
 const READS_SHARE: Duration = Duration::from_millis(1333);
+/// The same where calls are spread by chance, and many may fall into one minute.
+const SPREAD_SHARE: Duration = Duration::from_millis(1600);
 
 impl Node {
     pub(super) fn look(&mut self, desired: &Desired) {
@@ -61,25 +63,24 @@ impl Node {
 
     /// Whether all peers may look as often as is configured.
     fn is_small(&self) -> bool {
-        self.config.reconcile.interval >= self.equal_share()
+        self.config.reconcile.interval >= READS_SHARE * self.readers()
     }
 
     /// Time between reading calls of this peer, chosen around that of which all take the same.
     pub(super) fn reads_share(&self) -> Duration {
-        self.equal_share().mul_f64(self.spread)
+        (SPREAD_SHARE * self.readers()).mul_f64(self.spread)
     }
 
-    fn equal_share(&self) -> Duration {
+    /// How many take turns in reading: of each peer the tables, and the instances that bear a tag.
+    fn readers(&self) -> u32 {
         let peers = self.mesh.reachable().len() as u32 + 1;
-        // The tables take one, and the instances that bear a tag another.
-        let reads = 1 + u32::from(self.config.ec2_tag.is_some());
-        READS_SHARE * reads * peers
+        peers * (1 + u32::from(self.config.ec2_tag.is_some()))
     }
 
     /// Whether every look may ask for the source/destination check, too, and all of the cluster still asks no more
     /// often than a large one.
     fn has_room_for_the_check(&self) -> bool {
-        2 * self.equal_share() <= self.config.reconcile.interval
+        2 * READS_SHARE * self.readers() <= self.config.reconcile.interval
     }
 
     /// Looks that were to come soon when the cluster was smaller.

@@ -53,14 +53,17 @@ fn all_hosts_together_read_less_than_once_a_second() {
     let hosts = number("WEAVERS_READERS").unwrap_or(CROWD_DEFAULT);
     let mut growth = Growth::new(1, hosts as usize);
     growth.found().unwrap();
-    let settled = minutes(&mut growth, 3);
+    // The more hosts there are, the more seldom each of them looks.
+    let long = 3 + hosts as usize / 30;
+    let settled = minutes(&mut growth, long);
     growth.hurry_everybody();
     growth.idle(Duration::from_secs(5)).unwrap();
-    let hurried = minutes(&mut growth, 3);
+    let hurried = minutes(&mut growth, long);
     println!(
         "simulation: {hosts} hosts read {settled:?} times a minute, {hurried:?} after all were disturbed"
     );
-    assert!(settled.iter().chain(&hurried).all(|reads| (1..=READS_MAX).contains(reads)));
+    assert!(settled.iter().sum::<u64>() > 0 && hurried.iter().sum::<u64>() > 0, "somebody looks");
+    assert!(settled.iter().chain(&hurried).all(|reads| *reads <= READS_MAX));
     growth.throttle(true);
     growth.hurry_everybody();
     let throttled = minutes(&mut growth, 10);
