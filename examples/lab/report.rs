@@ -169,28 +169,29 @@ pub fn failure(hosts: u8, error: &anyhow::Error) -> String {
 pub struct Played {
     /// Its name.
     pub name: &'static str,
-    /// It ended with 0.
+    /// It ended with 0 at the last try.
     pub ok: bool,
-    /// The last line that it wrote.
-    pub last: String,
+    /// Why each try failed that did.
+    pub failures: Vec<serde_json::Value>,
 }
 
-impl Played {
-    /// What its report says of the failure.
-    fn why(&self) -> serde_json::Value {
-        let report: serde_json::Value = serde_json::from_str(&self.last).unwrap_or_default();
-        let known = ["error", "failed"].into_iter().find_map(|key| report.get(key));
-        known.cloned().unwrap_or_else(|| json!("it ended without a report"))
-    }
+/// Why a scenario failed, by the last line that it wrote.
+pub fn why(last: &str) -> serde_json::Value {
+    let report: serde_json::Value = serde_json::from_str(last).unwrap_or_default();
+    let known = ["error", "failed"].into_iter().find_map(|key| report.get(key));
+    known.cloned().unwrap_or_else(|| json!("it ended without a report"))
 }
 
 /// For programs, after all scenarios.
 pub fn summary(played: &[Played]) -> String {
     let ok = played.iter().all(|played| played.ok);
     let scenarios: BTreeMap<_, _> = played.iter().map(|played| (played.name, played.ok)).collect();
-    let failed: BTreeMap<_, _> =
-        played.iter().filter(|played| !played.ok).map(|played| (played.name, played.why())).collect();
-    format!("{}\n", json!({ "ok": ok, "scenarios": scenarios, "failed": failed }))
+    let failures = |ok: bool| -> BTreeMap<_, _> {
+        let those = played.iter().filter(|played| played.ok == ok && !played.failures.is_empty());
+        those.map(|played| (played.name, &played.failures)).collect()
+    };
+    let (failed, flaky) = (failures(false), failures(true));
+    format!("{}\n", json!({ "ok": ok, "scenarios": scenarios, "failed": failed, "flaky": flaky }))
 }
 
 fn plain<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {

@@ -9,7 +9,7 @@ use weavers::sim::vpc::Power;
 use super::{
     basic::owned,
     stage::{self, Checks, eventually, holds, same},
-    terminate::{one_owner, out_of_reach, set_power, shares},
+    terminate::{forget, one_owner, out_of_reach, set_power, shares},
 };
 use crate::{lab::Lab, pinger::end_without_loss, report::Report};
 
@@ -85,7 +85,7 @@ async fn too_few(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
         not_heard(lab, checks, STAYS, host).await?;
     }
     let (first, second) = (lab.hosts[FIRST].name.clone(), lab.hosts[SECOND].name.clone());
-    let refused = lab.ran(STAYS, &["forget", &second]).await?;
+    let refused = forget(lab, STAYS, &[&second]).await?;
     checks.add(
         "without a majority forget names who did not agree, and the way out",
         refused.says(1, &["not agreed", &first, &second, "forget --alone"]),
@@ -212,7 +212,7 @@ async fn lose(lab: &mut Lab, host: usize, power: Power) -> anyhow::Result<()> {
 
 /// Gives a host up, so that the one on which that is said takes over.
 async fn forgets(lab: &Lab, checks: &mut Checks, heir: usize, whom: &[&str]) -> anyhow::Result<()> {
-    let ran = lab.ran(heir, &[&["forget"], whom].concat()).await?;
+    let ran = forget(lab, heir, whom).await?;
     let status = lab.status(heir).await?;
     let name = status["name"].as_str().unwrap_or_default();
     checks.add(format!("h{}: forget {}", heir + 1, whom.join(" ")), ran.says(0, &[name]));

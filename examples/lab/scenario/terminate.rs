@@ -1,7 +1,10 @@
 //! Hosts die. The terminated are taken over from by one of the others; the stopped are left alone, unless
 //! somebody says so.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use ipnet::Ipv4Net;
 use serde_json::Value;
@@ -17,6 +20,8 @@ use crate::{lab::Lab, pinger::end_without_loss, report::Report};
 /// How long a peer must be silent.
 const GRACE: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_secs(10);
+/// Until the next try.
+const AGAIN: Duration = Duration::from_millis(100);
 /// The grace, and a look at EC2.
 const LATER: Duration = Duration::from_secs(40);
 
@@ -119,8 +124,8 @@ async fn given_up_and_back(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result
         let silent = eventually(SOON, async || out_of_reach(lab, host, STOPS).await);
         checks.timed(format!("h{} does not hear it any more", host + 1), silent.await?);
     }
-    let args = ["forget", name.as_str()];
-    let (one, two) = futures_util::future::join(lab.ran(FIRST, &args), lab.ran(SECOND, &args)).await;
+    let name = [name.as_str()];
+    let (one, two) = futures_util::future::join(forget(lab, FIRST, &name), forget(lab, SECOND, &name)).await;
     let (one, two) = (one?, two?);
     checks.add("two that give it up at once succeed", one.says(0, &[]).and(two.says(0, &[])));
     let heir = |ran: &stage::Ran| ran.stdout.split_whitespace().last().map(str::to_owned);
@@ -150,6 +155,19 @@ pub(super) async fn out_of_reach(lab: &Lab, host: usize, other: usize) -> anyhow
     let its: Vec<&Value> =
         pieces.iter().filter(|piece| piece["nickname"] == *lab.hosts[other].name).collect();
     Ok(holds(its.iter().all(|piece| piece["reachable"] == false), || format!("{its:?}")))
+}
+
+/// Has a host give up one that has just fallen silent. What others said of it while they still heard it may be on
+/// its way: as long as the host takes it for alive, it is asked again.
+pub(super) async fn forget(lab: &Lab, by: usize, whom: &[&str]) -> anyhow::Result<stage::Ran> {
+    let start = Instant::now();
+    loop {
+        let ran = lab.ran(by, &[&["forget"], whom].concat()).await?;
+        if !ran.stderr.contains("is alive") || start.elapsed() > SOON {
+            return Ok(ran);
+        }
+        sleep(AGAIN).await;
+    }
 }
 
 /// Stops an instance, or starts it again.
