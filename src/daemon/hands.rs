@@ -106,6 +106,14 @@ impl Hands {
         });
     }
 
+    pub(super) fn observe_running(&self, addresses: BTreeSet<Ipv4Addr>) {
+        let (ec2, events) = (self.ec2.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let result = ec2.ask(async |ec2| ec2.running(&addresses).await).await;
+            let _ = events.send(Event::RunningSeen(result)).await;
+        });
+    }
+
     /// Asks EC2 what it would carry out, and tells whoever asked.
     pub(super) fn permissions(&self, range: Ipv4Net, table: Option<TableId>, reply: oneshot::Sender<Answer>) {
         let ec2 = self.ec2.clone();

@@ -83,6 +83,7 @@ enum Event {
     VpcSeen(Result<Vpc, Fault>),
     PeersSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     InstancesSeen(Result<BTreeMap<String, InstanceState>, Fault>),
+    RunningSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     PlacesSeen(Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>),
     Applied(Action, Result<Option<String>, Fault>),
     Cancelled(RequestId),
@@ -249,6 +250,7 @@ impl Daemon {
                 Output::ObservePlaces(addresses) => self.hands.observe_places(addresses),
                 Output::ObservePeers(key, value) => self.hands.observe_peers(key, value),
                 Output::ObserveInstances(ids) => self.hands.observe_instances(ids),
+                Output::ObserveRunning(addresses) => self.hands.observe_running(addresses),
                 Output::Apply(action) => self.hands.apply(action),
                 Output::Answer(id, result) => self.answer(id, result),
                 Output::RolledBack(why) => {
@@ -273,6 +275,7 @@ impl Daemon {
             Event::VpcSeen(result) => Input::VpcSeen(result),
             Event::PeersSeen(result) => Input::PeersSeen(result),
             Event::InstancesSeen(result) => Input::InstancesSeen(result),
+            Event::RunningSeen(result) => Input::RunningSeen(result),
             Event::PlacesSeen(result) => Input::PlacesSeen(result),
             Event::Applied(action, outcome) => {
                 let cause = self.node.cause(&action);

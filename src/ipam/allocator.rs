@@ -139,6 +139,7 @@ impl Allocator {
         self.now = now;
         self.reachable = peers;
         self.reachable.remove(&self.settings.me);
+        self.reachable.iter().for_each(|&peer| self.rest.meet(peer));
         self.rest_on();
         self.elect();
         self.advance();

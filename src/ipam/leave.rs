@@ -1,6 +1,6 @@
 //! Taking over what a dead peer owned, and giving away what we own.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use super::{Allocator, Effect, Record, Refused};
 use crate::{
@@ -77,6 +77,19 @@ impl Allocator {
     /// Whose word on what we took over we wait for.
     pub fn awaited(&self) -> &BTreeSet<PeerName> {
         self.rest.awaited()
+    }
+
+    /// Which rest it is, if anything rests: another number, other hosts may be strangers.
+    pub fn rest_number(&self) -> Option<u64> {
+        self.rest.number()
+    }
+
+    /// While something rests: these hosts run and are not heard; `None` if that is not known.
+    pub fn set_strangers(&mut self, strangers: Option<BTreeSet<Ipv4Addr>>) {
+        if self.rest.number().is_some() && self.rest.set_strangers(strangers) {
+            self.end_rest();
+            self.advance();
+        }
     }
 
     /// An heir wants to hear what we own.

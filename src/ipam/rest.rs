@@ -1,10 +1,11 @@
 //! Ranges that were taken over from the dead, and rest.
 //!
 //! A peer may have given a part of what it owned to another before it died, and nobody else has heard of
-//! it. So nothing of it is handed out or given away until every owner and every peer that is there has
-//! shown a ring in which the range is ours: had it been given a part, that part would not be ours by then.
+//! it. So nothing of it is handed out or given away until every owner, every peer that is there and every
+//! stranger, a host that EC2 says runs and that was not heard yet, has shown a ring in which the range is
+//! ours: had it been given a part, that part would not be ours by then.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use super::ring::Ring;
 use crate::{addr::Range, peer::PeerName};
@@ -12,16 +13,47 @@ use crate::{addr::Range, peer::PeerName};
 /// What rests here.
 #[derive(Clone, Debug, Default)]
 pub struct Rest {
+    /// Counts what was taken over.
+    number: u64,
     ranges: Vec<Range>,
     awaited: BTreeSet<PeerName>,
+    shown: BTreeSet<PeerName>,
+    /// `None`: it is not known yet which there are.
+    strangers: Option<BTreeSet<Ipv4Addr>>,
 }
 
 impl Rest {
     /// These ranges rest from now on, and those before as long as they do.
     pub fn begin(&mut self, ranges: impl IntoIterator<Item = Range>, awaited: BTreeSet<PeerName>) {
+        self.number += 1;
         self.ranges.extend(ranges);
-        self.awaited = if self.ranges.is_empty() { BTreeSet::new() } else { awaited };
+        self.awaited = awaited;
+        self.shown.clear();
+        self.strangers = None;
         self.end_if_over();
+    }
+
+    /// Which rest it is, if anything rests.
+    pub fn number(&self) -> Option<u64> {
+        (!self.ranges.is_empty()).then_some(self.number)
+    }
+
+    /// These hosts run and are not heard. Returns whether the rest is over.
+    pub fn set_strangers(&mut self, strangers: Option<BTreeSet<Ipv4Addr>>) -> bool {
+        self.strangers = strangers;
+        self.end_if_over()
+    }
+
+    /// The hosts that run and are not heard, if that is known.
+    pub fn strangers(&self) -> Option<&BTreeSet<Ipv4Addr>> {
+        self.strangers.as_ref()
+    }
+
+    /// A peer is there that may have been a stranger.
+    pub fn meet(&mut self, peer: PeerName) {
+        if !self.ranges.is_empty() && !self.shown.contains(&peer) {
+            self.awaited.insert(peer);
+        }
     }
 
     /// What rests.
@@ -48,6 +80,7 @@ impl Rest {
         };
         if self.ranges.iter().all(shows) {
             self.awaited.remove(&theirs.holder());
+            self.shown.insert(theirs.holder());
         }
         self.end_if_over()
     }
@@ -61,9 +94,10 @@ impl Rest {
     }
 
     fn end_if_over(&mut self) -> bool {
-        let over = self.awaited.is_empty() || self.ranges.is_empty();
+        let nobody = self.awaited.is_empty() && self.strangers.as_ref().is_some_and(BTreeSet::is_empty);
+        let over = nobody || self.ranges.is_empty();
         if over {
-            *self = Rest::default();
+            *self = Rest { number: self.number, ..Rest::default() };
         }
         over
     }
@@ -76,9 +110,12 @@ mod tests {
         *,
     };
 
+    const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 4);
+
     fn resting() -> Rest {
         let mut rest = Rest::default();
         rest.begin([range(128, 256)], [peer(2), peer(3)].into());
+        rest.set_strangers(Some(BTreeSet::new()));
         rest
     }
 
@@ -108,5 +145,30 @@ mod tests {
         let mut rest = resting();
         assert!(!rest.keep_only(|other| other == peer(2)));
         assert!(rest.keep_only(|_| false));
+    }
+
+    #[test]
+    fn a_range_rests_until_it_is_known_whether_there_are_strangers_and_none_is_left() {
+        let mut rest = Rest::default();
+        rest.begin([range(128, 256)], BTreeSet::new());
+        assert!(!rest.set_strangers(Some([HOST].into())));
+        assert!(!rest.set_strangers(None));
+        assert!(rest.set_strangers(Some(BTreeSet::new())));
+        rest.begin([range(0, 128)], BTreeSet::new());
+        assert!(!rest.keep_only(|_| false), "it was known of what rested before");
+    }
+
+    #[test]
+    fn whoever_is_met_meanwhile_has_to_show_its_ring_once() {
+        let mut rest = Rest::default();
+        rest.begin([range(128, 256)], BTreeSet::new());
+        rest.set_strangers(Some([HOST].into()));
+        rest.meet(peer(4));
+        assert!(!rest.set_strangers(Some(BTreeSet::new())));
+        let ours = ring(1, 256, vec![entry(0, 2, 0, 0), entry(128, 1, 100, 0)]);
+        rest.set_strangers(Some([HOST].into()));
+        assert!(!rest.hear(&ours, &ring(4, 256, ours.entries().to_vec())));
+        rest.meet(peer(4));
+        assert!(rest.set_strangers(Some(BTreeSet::new())));
     }
 }

@@ -2,7 +2,10 @@
 
 use ipnet::Ipv4Net;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use super::{Allocator, Ring, paxos::Claims};
 use crate::{
@@ -111,21 +114,27 @@ impl Allocator {
     }
 
     fn rest_wait(&self) -> Option<(String, Option<String>)> {
-        let first = *self
-            .rest
-            .awaited()
-            .iter()
-            .find(|peer| !self.reachable.contains(peer))
-            .or(self.rest.awaited().first())?;
+        self.rest.number()?;
         let resting: u32 = self.rest.ranges().iter().map(|range| range.len()).sum();
-        let names: Vec<String> = self.rest.awaited().iter().map(|&peer| self.named(peer)).collect();
-        let what = format!(
-            "{} to show that nothing of the {resting} addresses taken over from the dead is theirs",
-            names.join(", ")
-        );
-        let hint = (!self.reachable.contains(&first)).then(|| {
-            format!("{first} cannot be reached: bring it back, or, if it is dead, `weavers forget {first}`")
-        });
+        let addresses = format!("{resting} addresses taken over from the dead");
+        let awaited: Vec<String> = self.rest.awaited().iter().map(|&peer| self.named(peer)).collect();
+        let silent = self.rest.awaited().iter().find(|peer| !self.reachable.contains(peer));
+        let strangers: Vec<String> =
+            self.rest.strangers().into_iter().flatten().map(Ipv4Addr::to_string).collect();
+        let hint = match (silent, strangers.first()) {
+            (Some(peer), _) => Some(format!(
+                "{peer} cannot be reached: bring it back, or, if it is dead, `weavers forget {peer}`"
+            )),
+            (None, Some(host)) => Some(format!(
+                "the instance at {host} runs and is not heard: start weavers there, or list and tag it no more"
+            )),
+            (None, None) => None,
+        };
+        let all = [awaited, strangers].concat();
+        let what = match all.is_empty() {
+            true => format!("EC2 to say which hosts run that may own some of the {addresses}"),
+            false => format!("{} to show that nothing of the {addresses} is theirs", all.join(", ")),
+        };
         Some((what, hint))
     }
 

@@ -171,6 +171,22 @@ impl Dialler {
         self.targets.values().filter_map(|target| target.due(live)).min()
     }
 
+    /// Addresses of the configured targets that are neither connected nor, by `heard`, known otherwise. A target found to be
+    /// ourselves is none; where one with a name is nobody knows before it answered.
+    pub fn unheard(&self, live: &Live, heard: impl Fn(PeerName, IpAddr) -> bool) -> BTreeSet<IpAddr> {
+        let missed = |target: &&Target| {
+            target.direct
+                && !matches!(target.phase, Phase::Connected { .. } | Phase::Never)
+                && !target.is_connected_otherwise(live)
+        };
+        let targets = self.targets.values().filter(missed);
+        let hosts = targets.filter_map(|target| Some((target.peer, target.address?.ip())));
+        hosts
+            .filter(|&(peer, host)| !heard(peer.unwrap_or(PeerName::UNKNOWN), host))
+            .map(|(_, host)| host)
+            .collect()
+    }
+
     /// Whether a target was configured, so that an unknown peer may be found there.
     pub fn is_direct(&self, target: &str) -> bool {
         self.targets.get(target).is_some_and(|target| target.direct)

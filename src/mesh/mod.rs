@@ -32,7 +32,7 @@ mod topology;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -266,6 +266,18 @@ impl Mesh {
                 error: error.map(str::to_owned),
             })
             .collect()
+    }
+
+    /// Addresses of configured targets of whom nothing is heard: neither by a connection nor through others.
+    pub fn unheard(&self) -> BTreeSet<IpAddr> {
+        let there = self.reachable();
+        let links = self.topology.peers().values().flat_map(|peer| &peer.links);
+        let far = links.filter(|(name, _)| there.contains(*name));
+        let hosts: BTreeSet<IpAddr> = far
+            .filter_map(|(_, link)| link.address.parse().ok())
+            .map(|address: SocketAddr| address.ip())
+            .collect();
+        self.dialler.unheard(&self.live, |peer, host| there.contains(&peer) || hosts.contains(&host))
     }
 
     /// After each input: what is due is done, and what changed is followed up.

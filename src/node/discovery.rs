@@ -35,6 +35,7 @@ impl Node {
         if self.targets() != before {
             self.dial_targets();
         }
+        self.strangers.touch();
         self.judge_election();
     }
 
@@ -51,5 +52,6 @@ impl Node {
 
     pub(super) fn dial_targets(&mut self) {
         self.mesh.set_targets(self.now, self.targets());
+        self.strangers.touch();
     }
 }

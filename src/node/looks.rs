@@ -17,6 +17,7 @@ impl Node {
     pub(super) fn look(&mut self, desired: &Desired) {
         self.look_for_peers();
         self.look_for_instances();
+        self.look_for_strangers();
         self.look_for_places();
         if self.looked_for != desired.host.rules {
             self.converge.host.look_by(self.now);

@@ -30,6 +30,7 @@ mod report;
 pub mod request;
 mod settings;
 pub mod status;
+mod strangers;
 pub mod trial;
 mod view;
 mod waiting;
@@ -58,6 +59,7 @@ use self::{
     quota::Quotas,
     reclaim::Dead,
     request::{Refusal, RefusalKind, Request, RequestId, Response},
+    strangers::Strangers,
     trial::Trials,
     waiting::Waiting,
 };
@@ -101,6 +103,8 @@ pub enum Input {
     PeersSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     /// A look for instances has ended: those that are not terminated.
     InstancesSeen(Result<BTreeMap<String, InstanceState>, Fault>),
+    /// A look for running instances has ended: their addresses.
+    RunningSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     /// A look for the subnets of peers has ended.
     PlacesSeen(Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>),
     /// An action has ended, with EC2's request id.
@@ -138,6 +142,8 @@ pub enum Output {
     ObservePeers(String, String),
     /// Look which of these instances are there.
     ObserveInstances(BTreeSet<String>),
+    /// Look which of these addresses running instances have.
+    ObserveRunning(BTreeSet<Ipv4Addr>),
     /// Change one thing.
     Apply(Action),
     /// Answer who asked.
@@ -179,6 +185,7 @@ pub struct Node {
     converge: Converge,
     discovery: Discovery,
     dead: Dead,
+    strangers: Strangers,
     places: Places,
     plan: Plan,
     /// There is a ring, and the disk has it.
@@ -256,6 +263,7 @@ impl Node {
             converge: Converge::new(),
             discovery: Discovery::default(),
             dead,
+            strangers: Strangers::default(),
             places: Places::default(),
             plan: Plan::default(),
             ring_kept,
@@ -307,6 +315,7 @@ impl Node {
             Input::VpcSeen(result) => self.on_vpc_seen(result),
             Input::PeersSeen(result) => self.on_peers_seen(result),
             Input::InstancesSeen(result) => self.on_instances_seen(result),
+            Input::RunningSeen(result) => self.on_running_seen(result),
             Input::PlacesSeen(result) => self.on_places_seen(result),
             Input::Applied(action, outcome) => self.on_applied(&action, outcome),
             Input::Stored(id, result) => self.on_stored(id, result),
@@ -344,6 +353,7 @@ impl Node {
             self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.next_look()),
             self.next_look_for_places(),
             self.dead.next_wake(self.now),
+            self.strangers.next_look(),
         ];
         wakes.into_iter().flatten().min()
     }
@@ -353,18 +363,22 @@ impl Node {
     /// Carries on until nothing more follows from what happened.
     fn settle(&mut self) {
         self.relay();
-        while self.settle_mesh() | self.settle_ipam() | self.settle_dead() {}
+        self.carry_on();
         self.judge_trial();
         self.judge_order();
         if std::mem::take(&mut self.disturbed) {
             self.turn();
         }
         self.answer_waiting();
-        while self.settle_mesh() | self.settle_ipam() | self.settle_dead() {}
+        self.carry_on();
         self.turn_due = self.next_turn();
         if let Some((id, writes)) = self.ledger.begin(self.now) {
             self.outputs.push_back(Output::Save(id, writes));
         }
+    }
+
+    fn carry_on(&mut self) {
+        while self.settle_mesh() | self.settle_ipam() | self.settle_dead() | self.settle_strangers() {}
     }
 
     fn settle_mesh(&mut self) -> bool {
@@ -390,6 +404,7 @@ impl Node {
     fn on_topology_changed(&mut self) {
         self.places.doubt(self.now);
         self.dead.touch();
+        self.strangers.touch();
         self.ipam.set_kin(self.kin());
         let reachable = self.mesh.reachable();
         if self.ipam.reachable() != &reachable {

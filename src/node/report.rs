@@ -192,6 +192,7 @@ impl Node {
         problems.extend(self.plan.tables.iter().filter_map(|(table, usage)| quota::warning(table, usage)));
         problems.extend(self.converge.drift.fights(self.now));
         problems.extend(self.unknown_places());
+        problems.extend(self.unknown_strangers());
         if let Some(fault) = self.ledger.fault() {
             let what = format!("the state cannot be saved, so nothing new is promised: {fault}");
             problems.push(Note { what, hint: Some("free space on the disk of the state directory".into()) });

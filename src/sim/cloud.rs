@@ -146,6 +146,21 @@ impl Cloud {
         Ok(found.into_iter().filter_map(|one| Some(one.interfaces.first()?.address)).collect())
     }
 
+    /// Those of these addresses that running instances have.
+    pub fn running(
+        &self,
+        now: Timestamp,
+        vpc: &mut vpc::Vpc,
+        addresses: &BTreeSet<Ipv4Addr>,
+    ) -> Result<BTreeSet<Ipv4Addr>, Fault> {
+        let filters = vec![
+            ("private-ip-address".to_owned(), addresses.iter().map(ToString::to_string).collect()),
+            ("instance-state-name".to_owned(), vec!["running".to_owned()]),
+        ];
+        let found = self.instances_where(now, vpc, filters)?;
+        Ok(found.into_iter().filter_map(|one| Some(one.interfaces.first()?.address)).collect())
+    }
+
     /// Those of these instances that are not terminated.
     pub fn instances(
         &self,

@@ -83,6 +83,7 @@ impl World {
         {
             // It hears of it when it comes back; until then it is not asked for anything.
             self.machines[host].calm_until = self.now + Duration::from_secs(70);
+            self.machines[host].disk_full_until = self.now;
             self.usurp(host);
         }
     }
@@ -112,6 +113,10 @@ impl World {
     /// Nothing can be saved for a while.
     pub(super) fn fill_disk(&mut self, host: usize) {
         let lasts = self.random(Duration::from_millis(100), Duration::from_secs(30));
+        // One that could not save that it was taken for dead would own again what it lost, after each restart.
+        if self.machines[host].calm_until > self.now {
+            return;
+        }
         self.machines[host].disk_full_until = self.now + lasts;
     }
 

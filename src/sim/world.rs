@@ -106,6 +106,7 @@ pub(super) enum Event {
     VpcSeen(usize, u32, Timestamp, Box<Result<state::Vpc, Fault>>),
     PeersSeen(usize, u32, Box<Result<BTreeSet<Ipv4Addr>, Fault>>),
     InstancesSeen(usize, u32, Box<Result<BTreeMap<String, InstanceState>, Fault>>),
+    RunningSeen(usize, u32, Box<Result<BTreeSet<Ipv4Addr>, Fault>>),
     PlacesSeen(usize, u32, Box<Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>>),
     VpcAct(usize, u32, Action),
     Acted(usize, u32, Action, Box<Result<Option<String>, Fault>>),
@@ -365,6 +366,7 @@ impl World {
             }
             Event::PeersSeen(host, life, found) => self.tell(host, life, Input::PeersSeen(*found)),
             Event::InstancesSeen(host, life, there) => self.tell(host, life, Input::InstancesSeen(*there)),
+            Event::RunningSeen(host, life, there) => self.tell(host, life, Input::RunningSeen(*there)),
             Event::PlacesSeen(host, life, found) => self.tell(host, life, Input::PlacesSeen(*found)),
             Event::VpcAct(host, life, action) => self.act_on_vpc(host, life, action),
             Event::Acted(host, life, action, outcome) => {
@@ -406,6 +408,7 @@ impl World {
             | Event::VpcSeen(host, ..)
             | Event::PeersSeen(host, ..)
             | Event::InstancesSeen(host, ..)
+            | Event::RunningSeen(host, ..)
             | Event::PlacesSeen(host, ..)
             | Event::Acted(host, ..)
             | Event::Disturb(host, _)
@@ -510,6 +513,11 @@ impl World {
                     let there = self.machines[host].cloud.instances(self.now, &mut self.vpc, &ids);
                     let after = self.cloud_delay();
                     self.schedule(after, Event::InstancesSeen(host, life, Box::new(there)));
+                }
+                Output::ObserveRunning(addresses) => {
+                    let there = self.machines[host].cloud.running(self.now, &mut self.vpc, &addresses);
+                    let after = self.cloud_delay();
+                    self.schedule(after, Event::RunningSeen(host, life, Box::new(there)));
                 }
                 Output::Apply(action) => self.apply(host, life, action),
                 Output::Answer(id, result) => self.answered(host, id, result),

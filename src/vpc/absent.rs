@@ -65,6 +65,10 @@ impl Ec2 {
         match *self {}
     }
 
+    pub async fn running(&self, _of: &BTreeSet<Ipv4Addr>) -> Result<BTreeSet<Ipv4Addr>, Fault> {
+        match *self {}
+    }
+
     pub async fn instances(&self, _ids: &BTreeSet<String>) -> Result<BTreeMap<String, InstanceState>, Fault> {
         match *self {}
     }

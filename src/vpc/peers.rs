@@ -38,6 +38,12 @@ impl Ec2 {
         Ok(found.iter().filter_map(|one| one.private_ip_address()?.parse().ok()).collect())
     }
 
+    /// Those of these addresses that running instances in our VPC have.
+    pub async fn running(&self, addresses: &BTreeSet<Ipv4Addr>) -> Result<BTreeSet<Ipv4Addr>, Fault> {
+        let found = self.addresses(addresses, &["running"]).await?;
+        Ok(addresses.iter().filter(|address| found.contains_key(*address)).copied().collect())
+    }
+
     /// Those of these instances that are not terminated. EC2 forgets a terminated one within hours.
     pub async fn instances(&self, ids: &BTreeSet<String>) -> Result<BTreeMap<String, InstanceState>, Fault> {
         let call = Call {

@@ -25,19 +25,33 @@ impl Ec2 {
         &self,
         addresses: &BTreeSet<Ipv4Addr>,
     ) -> Result<BTreeMap<Ipv4Addr, SubnetId>, Fault> {
+        self.addresses(addresses, &ALIVE).await
+    }
+
+    /// The same for instances in these states only.
+    pub(super) async fn addresses(
+        &self,
+        addresses: &BTreeSet<Ipv4Addr>,
+        states: &[&str],
+    ) -> Result<BTreeMap<Ipv4Addr, SubnetId>, Fault> {
         let mut found = BTreeMap::new();
         for name in FILTERS {
             let unknown: Vec<Ipv4Addr> =
                 addresses.iter().filter(|address| !found.contains_key(*address)).copied().collect();
             for some in unknown.chunks(CALL_MAX) {
-                let instances = self.with_addresses(name, some).await?;
+                let instances = self.with_addresses(name, some, states).await?;
                 found.extend(instances.iter().flat_map(places_of));
             }
         }
         Ok(found)
     }
 
-    async fn with_addresses(&self, name: &str, addresses: &[Ipv4Addr]) -> Result<Vec<Instance>, Fault> {
+    async fn with_addresses(
+        &self,
+        name: &str,
+        addresses: &[Ipv4Addr],
+        states: &[&str],
+    ) -> Result<Vec<Instance>, Fault> {
         let call = Call {
             operation: "DescribeInstances",
             subject: format!("the instances of {} peers", addresses.len()),
@@ -47,7 +61,7 @@ impl Ec2 {
         };
         let filters = vec![
             one_of(name, addresses.iter().map(ToString::to_string)),
-            one_of("instance-state-name", ALIVE.map(str::to_owned)),
+            one_of("instance-state-name", states.iter().map(|&state| state.to_owned())),
             filter("vpc-id", &self.identity.vpc),
         ];
         self.instances_where(&call, filters).await

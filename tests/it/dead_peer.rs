@@ -3,12 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use serde_json::json;
 use weavers::{
+    addr::Address,
     config,
     mesh::{self, ConnId},
     node::{
@@ -23,6 +24,7 @@ use weavers::{
 
 const US: PeerName = PeerName::from_u64(1);
 const OTHER: PeerName = PeerName::from_u64(2);
+const NEWCOMER: PeerName = PeerName::from_u64(3);
 /// Their instances.
 const OURS: &str = "i-1";
 const THEIRS: &str = "i-2";
@@ -73,6 +75,59 @@ fn whoever_missed_what_a_peer_said_of_its_instance_hears_it_again() {
     assert_eq!(known(&other), Some(json!(OURS).to_string().into_bytes()));
 }
 
+#[test]
+fn what_the_dead_gave_to_a_host_that_nobody_heard_of_is_used_by_nobody_else() {
+    let (mut heir, mut dead, mut newcomer) = (Host::of_two(US), Host::of_two(OTHER), Host::newcomer());
+    heir.meet(&mut dead);
+    heir.talk(&mut dead, 5, |_| true);
+    heir.part(&mut dead);
+    newcomer.meet(&mut dead);
+    newcomer.tell(Input::Asked(RequestId(1), allocate()));
+    newcomer.talk(&mut dead, 5, |_| true);
+    let [Ok(Response::Addresses(given))] = newcomer.answers.as_slice() else {
+        panic!("{:?} {:?} {:?} {:?}", newcomer.answers, newcomer.closed, dead.closed, newcomer.node.waits())
+    };
+    let given = Address::from(given[0].addr());
+    newcomer.part(&mut dead);
+
+    heir.running = [address(NEWCOMER)].into();
+    heir.pass(30);
+    heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
+    assert_eq!(heir.node.ring().owner(given), Some(US), "it has not heard of the newcomer");
+    let rests = |heir: &Host| heir.node.resting().iter().any(|range| range.contains(given));
+    heir.pass(600);
+    assert!(rests(&heir));
+    assert!(heir.node.waits().iter().any(|wait| wait.what.contains("10.0.0.3")), "{:?}", heir.node.waits());
+
+    heir.meet(&mut newcomer);
+    heir.talk(&mut newcomer, 5, |_| true);
+    assert_eq!(heir.node.ring().owner(given), Some(NEWCOMER));
+    assert_eq!(newcomer.node.ring().owner(given), Some(NEWCOMER));
+    assert!(!rests(&heir));
+}
+
+#[test]
+fn what_was_taken_over_is_used_once_no_host_runs_that_was_not_heard() {
+    let mut heir = Host::of_two(US);
+    heir.running = [address(NEWCOMER)].into();
+    heir.pass(30);
+    heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
+    assert_eq!(heir.owners(), [US].into());
+    let listed = [address(OTHER), address(NEWCOMER)].into();
+    assert_eq!(heir.asked_running, [listed]);
+    assert!(!heir.node.resting().is_empty(), "one that is listed runs");
+    heir.running.clear();
+    heir.pass(120);
+    assert!(heir.node.resting().is_empty());
+    let looks = heir.asked_running.len();
+    heir.pass(600);
+    assert_eq!(heir.asked_running.len(), looks, "nobody is looked for any more");
+}
+
+fn allocate() -> Request {
+    Request::Allocate { ident: "container".to_owned(), subnet: None }
+}
+
 fn forget() -> Request {
     Request::Forget { peer: OTHER.to_string(), alone: false }
 }
@@ -81,24 +136,42 @@ fn running(instances: &[&str]) -> BTreeMap<String, InstanceState> {
     instances.iter().map(|instance| ((*instance).to_owned(), InstanceState::Running)).collect()
 }
 
-/// One of two hosts that share the range, and what it asked for. The first of them decides about the dead, and
-/// remembers the instance of the other.
+/// Where a host is: at the address that ends with its name.
+fn address(host: PeerName) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, host.as_u64() as u8)
+}
+
+/// A host, and what it asked for.
 struct Host {
+    name: PeerName,
+    conn: ConnId,
     node: Node,
     now: Timestamp,
     disk: BTreeMap<String, Vec<u8>>,
     looks: Vec<BTreeSet<String>>,
+    /// Which instances run.
+    running: BTreeSet<Ipv4Addr>,
+    asked_running: Vec<BTreeSet<Ipv4Addr>>,
     answers: Vec<Result<Response, Refusal>>,
     sent: Vec<Vec<u8>>,
     closed: Vec<String>,
 }
 
 impl Host {
+    /// One of two that share the range. The first of them decides about the dead, and remembers the instance of the
+    /// other.
     fn of_two(me: PeerName) -> Host {
-        let instance = if me == US { OURS } else { THEIRS };
+        Host::new(me, &format!("init = 'seed'\nseed = ['{US}', '{OTHER}']"))
+    }
+
+    fn newcomer() -> Host {
+        Host::new(NEWCOMER, "init = 'observer'")
+    }
+
+    fn new(me: PeerName, init: &str) -> Host {
+        let instance = format!("i-{}", me.as_u64());
         let text = format!(
-            "peers = ['10.0.0.2']\n[ipam]\nrange = '10.32.0.0/12'\ninit = 'seed'\nseed = ['{US}', '{OTHER}']\n\
-             [vpc]\nreclaim = '20s'\n"
+            "peers = ['10.0.0.2', '10.0.0.3']\n[ipam]\nrange = '10.32.0.0/12'\n{init}\n[vpc]\nreclaim = '20s'\n"
         );
         let unknown = PeerName::UNKNOWN;
         let nothing = json!({ "dead": unknown, "heir": unknown, "joins": [], "leaves": [] });
@@ -112,21 +185,28 @@ impl Host {
             disk.insert(format!("instance/{OTHER}"), json!(THEIRS).to_string().into_bytes());
         }
         let birth = Birth {
-            identity: Identity {
-                name: me,
-                acceptor: PeerUid(me.as_u64()),
-                instance: Some(instance.to_owned()),
-            },
+            identity: Identity { name: me, acceptor: PeerUid(me.as_u64()), instance: Some(instance.clone()) },
             uid: PeerUid(me.as_u64()),
-            nickname: instance.to_owned(),
+            nickname: instance,
             password: None,
             boot: "boot".to_owned(),
             seed: me.as_u64(),
         };
         let memory = Memory::read(&disk).unwrap();
         let node = Node::new(Timestamp::ZERO, birth, config::parse(&text).unwrap(), memory).unwrap();
-        let (looks, answers, sent, closed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut host = Host { node, now: Timestamp::ZERO, disk, looks, answers, sent, closed };
+        let mut host = Host {
+            name: me,
+            conn: ConnId(0),
+            node,
+            now: Timestamp::ZERO,
+            disk,
+            looks: Vec::new(),
+            running: BTreeSet::new(),
+            asked_running: Vec::new(),
+            answers: Vec::new(),
+            sent: Vec::new(),
+            closed: Vec::new(),
+        };
         host.carry_out();
         host
     }
@@ -162,7 +242,13 @@ impl Host {
                     }
                     self.node.handle(self.now, Input::Stored(id, Ok(())));
                 }
+                Output::ObserveHost(wanted) => self.node.handle(self.now, Input::HostSeen(Ok(*wanted))),
                 Output::ObserveInstances(instances) => self.looks.push(instances),
+                Output::ObserveRunning(addresses) => {
+                    let there = addresses.intersection(&self.running).copied().collect();
+                    self.asked_running.push(addresses);
+                    self.node.handle(self.now, Input::RunningSeen(Ok(there)));
+                }
                 Output::Answer(_, answer) => self.answers.push(answer),
                 Output::Send(_, bytes) => self.sent.push(bytes.to_vec()),
                 Output::Close(_, why) => self.closed.push(why),
@@ -178,22 +264,35 @@ impl Host {
     // ===== two of them =====
 
     fn meet(&mut self, other: &mut Host) {
-        let address = |number: u8| SocketAddr::from(([10, 0, 0, number], 6783));
-        let (target, conn) = ("10.0.0.2".to_owned(), ConnId(1));
-        self.tell(Input::Mesh(mesh::Input::Dialled { target, conn, remote: address(2) }));
-        other.tell(Input::Mesh(mesh::Input::Accepted { conn, remote: address(1) }));
+        let at = |host: &Host| SocketAddr::from((address(host.name), 6783));
+        (self.conn, other.conn) = (ConnId(self.conn.0 + 1), ConnId(other.conn.0 + 1));
+        let (target, conn) = (address(other.name).to_string(), self.conn);
+        let remote = at(self);
+        self.tell(Input::Mesh(mesh::Input::Dialled { target, conn, remote: at(other) }));
+        other.tell(Input::Mesh(mesh::Input::Accepted { conn: other.conn, remote }));
+    }
+
+    fn part(&mut self, other: &mut Host) {
+        for host in [self, other] {
+            host.tell(Input::Mesh(mesh::Input::Closed(host.conn, "cut".to_owned())));
+        }
     }
 
     /// Carries for some seconds what they say, as far as it is let through.
     fn talk(&mut self, other: &mut Host, seconds: u64, passes: impl Fn(&[u8]) -> bool) {
+        let heard = |host: &Host, bytes: Vec<u8>| Input::Mesh(mesh::Input::Received(host.conn, bytes.into()));
         for _ in 0..seconds {
             self.pass(1);
             other.pass(1);
             while !self.sent.is_empty() || !other.sent.is_empty() {
                 let (there, back) = (std::mem::take(&mut self.sent), std::mem::take(&mut other.sent));
-                let heard = |bytes: Vec<u8>| Input::Mesh(mesh::Input::Received(ConnId(1), bytes.into()));
-                there.into_iter().filter(|bytes| passes(bytes)).for_each(|bytes| other.tell(heard(bytes)));
-                back.into_iter().filter(|bytes| passes(bytes)).for_each(|bytes| self.tell(heard(bytes)));
+                there
+                    .into_iter()
+                    .filter(|bytes| passes(bytes))
+                    .for_each(|bytes| other.tell(heard(other, bytes)));
+                back.into_iter()
+                    .filter(|bytes| passes(bytes))
+                    .for_each(|bytes| self.tell(heard(self, bytes)));
             }
         }
     }

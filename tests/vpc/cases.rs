@@ -66,6 +66,7 @@ cases! {
     a_create_whose_answer_was_lost_calls_for_another_look differs ("moto", "loses no answer");
     peers_are_the_running_instances_that_bear_the_tag;
     an_instance_that_is_terminated_or_unknown_is_not_there;
+    of_some_addresses_those_of_running_instances_are_told differs ("moto", "does not find other interfaces by their addresses");
     peers_have_the_subnets_of_their_instances;
     whatever_is_no_instance_has_no_subnet differs ("moto", "does not find other interfaces by their addresses");
     many_peers_are_asked_for_in_several_calls differs ("moto", "does not find other interfaces by their addresses");
@@ -97,6 +98,17 @@ async fn peers_are_the_running_instances_that_bear_the_tag(world: &World) -> Res
     world.console.terminate_neighbour().await?;
     let left = world.ec2.peers("cluster", "prod").await?;
     ensure!(left == [world.ec2.identity().address].into(), "{left:?}");
+    Ok(())
+}
+
+async fn of_some_addresses_those_of_running_instances_are_told(world: &World) -> Result<()> {
+    world.console.tag_both("cluster", "prod").await?;
+    let own = world.ec2.identity().address;
+    let both = world.ec2.peers("cluster", "prod").await?;
+    let asked: BTreeSet<Ipv4Addr> = both.iter().copied().chain(["192.0.2.1".parse()?]).collect();
+    ensure!(world.ec2.running(&asked).await? == both);
+    world.console.terminate_neighbour().await?;
+    ensure!(world.ec2.running(&asked).await? == [own].into());
     Ok(())
 }
 

@@ -316,6 +316,7 @@ impl Party for Whole {
                 Output::DoubtCheck
                 | Output::ObservePeers(..)
                 | Output::ObserveInstances(..)
+                | Output::ObserveRunning(..)
                 | Output::Datagram(..)
                 | Output::RolledBack(_)
                 | Output::Finished => {}
