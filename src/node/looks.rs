@@ -1,6 +1,6 @@
 //! When to look at the host and at EC2, so that a whole cluster asks EC2 less than once a second.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use rand::RngExt;
 
@@ -11,7 +11,9 @@ use crate::state::{Desired, Fault, Host, Vpc};
 /// seconds, which leaves room for what is asked now and then.
 const READS_SHARE: Duration = Duration::from_millis(1333);
 /// The same where calls are spread by chance, and many may fall into one minute.
-const SPREAD_SHARE: Duration = Duration::from_millis(1600);
+const SPREAD_SHARE: Duration = Duration::from_millis(1800);
+/// How much sooner or later than usual a look by chance may be.
+const SPREAD: RangeInclusive<f64> = 0.1..=3.0;
 
 impl Node {
     pub(super) fn look(&mut self, desired: &Desired) {
@@ -45,7 +47,7 @@ impl Node {
     }
 
     pub(super) fn on_vpc_seen(&mut self, result: Result<Vpc, Fault>) {
-        self.spread = self.rng.random_range(0.5..1.5);
+        self.spread = spread(self.rng.random());
         let interval = self.vpc_interval();
         if let Ok(vpc) = &result {
             vpc.tables.iter().for_each(|(id, table)| self.quotas.seen(id, table.used));
@@ -56,7 +58,7 @@ impl Node {
     }
 
     /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often, and is then spread
-    /// so widely that this holds for each minute, even after all looked at once.
+    /// so that this holds for each minute, even after all looked at once.
     pub(super) fn vpc_interval(&mut self) -> Duration {
         let interval = self.jittered(self.config.reconcile.interval);
         if self.is_small() { interval } else { interval.max(self.reads_share()) }
@@ -99,4 +101,10 @@ impl Node {
     pub(super) fn jittered(&mut self, interval: Duration) -> Duration {
         interval.mul_f64(self.rng.random_range(0.9..1.0))
     }
+}
+
+/// Which part of the usual time passes before the next look, by chance: as far apart as the calls of people who know nothing of each
+/// other, so that each minute brings as many as any other, whatever happened to all of them at once.
+fn spread(chance: f64) -> f64 {
+    (-chance.ln()).clamp(*SPREAD.start(), *SPREAD.end())
 }
