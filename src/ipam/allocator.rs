@@ -37,6 +37,17 @@ const ANSWERS_MAX: usize = 8;
 const NICKNAMES_MAX: usize = 4096;
 const NICKNAME_LEN_MAX: usize = 255;
 
+/// Whether what a host knows of its own grants is all there is to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Memory {
+    /// Its ring was on disk.
+    Whole,
+    /// Nothing was: it is new, as far as is known.
+    Empty,
+    /// It lived before. What it gave away last, before the store was lost, may have been heard by few.
+    Lost,
+}
+
 /// The address manager of one host.
 #[derive(Clone, Debug)]
 pub struct Allocator {
@@ -48,6 +59,7 @@ pub struct Allocator {
     pub(super) requests: Requests,
     pub(super) disputes: Disputes,
     pub(super) rest: Rest,
+    memory: Memory,
     kin: Option<BTreeSet<PeerName>>,
     pub(super) nicknames: BTreeMap<PeerName, String>,
     pub(super) reachable: BTreeSet<PeerName>,
@@ -76,6 +88,7 @@ impl Allocator {
             requests: Requests::default(),
             disputes: Disputes::default(),
             rest: Rest::default(),
+            memory: if fresh { Memory::Empty } else { Memory::Whole },
             kin: None,
             nicknames: BTreeMap::from([(settings.me, settings.nickname.clone())]),
             reachable: BTreeSet::new(),
@@ -255,7 +268,16 @@ impl Allocator {
         news
     }
 
+    /// Others remember a former life of this host. If nothing of it was on disk, all that it turns out to own rests.
+    pub fn doubt_memory(&mut self) {
+        if self.memory == Memory::Empty {
+            self.memory = Memory::Lost;
+            self.rest_what_is_owned();
+        }
+    }
+
     fn merge(&mut self, theirs: &Ring) -> Result<bool, ReceiveError> {
+        let knew_none = self.ring.is_empty();
         let space = &self.space;
         let merged = self.ring.merge(theirs, |range| space.uses(range))?;
         for tied in &merged.tied {
@@ -269,6 +291,9 @@ impl Allocator {
             self.settle();
             self.save_ring();
             self.push(Effect::RingChanged);
+        }
+        if knew_none && self.memory == Memory::Lost {
+            self.rest_what_is_owned();
         }
         if self.rest.hear(&self.ring, theirs) {
             self.end_rest();

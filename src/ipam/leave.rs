@@ -52,13 +52,26 @@ impl Allocator {
     }
 
     fn inherit(&mut self, dead: PeerName) {
-        let owned = self.ring.owned_by(dead);
+        self.begin_rest(dead);
+        self.take_over(dead);
+    }
+
+    /// What we own rests if we do not remember what we gave away.
+    pub(super) fn rest_what_is_owned(&mut self) {
+        if !self.ring.owned_by(self.settings.me).is_empty() {
+            self.begin_rest(self.settings.me);
+            self.avoid();
+            self.push(Effect::RingChanged);
+        }
+    }
+
+    /// What this peer owns rests until everybody else has shown what of it is theirs.
+    fn begin_rest(&mut self, owner: PeerName) {
         let owners = self.ring.entries().iter().map(|entry| entry.owner);
         let mut awaited: BTreeSet<PeerName> = owners.chain(self.reachable.iter().copied()).collect();
-        awaited.retain(|peer| *peer != dead && *peer != self.settings.me);
-        self.rest.begin(owned, awaited);
+        awaited.retain(|peer| *peer != owner && *peer != self.settings.me);
+        self.rest.begin(self.ring.owned_by(owner), awaited);
         self.save_rest();
-        self.take_over(dead);
     }
 
     fn take_over(&mut self, dead: PeerName) -> Vec<Range> {

@@ -116,7 +116,7 @@ impl Allocator {
     fn rest_wait(&self) -> Option<(String, Option<String>)> {
         self.rest.number()?;
         let resting: u32 = self.rest.ranges().iter().map(|range| range.len()).sum();
-        let addresses = format!("{resting} addresses taken over from the dead");
+        let addresses = format!("the {resting} addresses that rest here");
         let awaited: Vec<String> = self.rest.awaited().iter().map(|&peer| self.named(peer)).collect();
         let silent = self.rest.awaited().iter().find(|peer| !self.reachable.contains(peer));
         let strangers: Vec<String> =
@@ -132,8 +132,8 @@ impl Allocator {
         };
         let all = [awaited, strangers].concat();
         let what = match all.is_empty() {
-            true => format!("EC2 to say which hosts run that may own some of the {addresses}"),
-            false => format!("{} to show that nothing of the {addresses} is theirs", all.join(", ")),
+            true => format!("EC2 to say which hosts run that may own some of {addresses}"),
+            false => format!("{} to show which of {addresses} are theirs", all.join(", ")),
         };
         Some((what, hint))
     }

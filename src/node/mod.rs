@@ -392,8 +392,9 @@ impl Node {
                 mesh::Output::Datagram(to, bytes) => self.outputs.push_back(Output::Datagram(to, bytes)),
                 mesh::Output::Deliver(delivery) => self.on_delivery(delivery),
                 mesh::Output::SendState(to) => {
-                    self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
+                    // A peer that lost its store is to know that before it learns what it owns.
                     self.send_dead(to);
+                    self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
                 }
                 mesh::Output::TopologyChanged => self.on_topology_changed(),
             }

@@ -160,7 +160,12 @@ impl Node {
         self.settle_ipam();
         self.dead.touched = true;
         match self.dead.reclaim.hear(self.now, from, &delivery.payload) {
-            Ok(news) => self.pass_on(kind, news, delivery.payload.to_vec()),
+            Ok(news) => {
+                if self.dead.reclaim.has_forgotten() {
+                    self.ipam.doubt_memory();
+                }
+                self.pass_on(kind, news, delivery.payload.to_vec());
+            }
             Err(error) => self.mesh.refuse(self.now, delivery.conn, error.to_string()),
         }
         self.settle_dead();

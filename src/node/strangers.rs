@@ -1,6 +1,6 @@
-//! Hosts that EC2 says run and that are not heard, while something rests that was taken over from the dead.
+//! Hosts that EC2 says run and that are not heard, while something rests here.
 //!
-//! The dead may have given a part of it to a host of which nobody else has heard. So whoever takes over asks EC2 which of the hosts
+//! A part of it may have been given to a host of which nobody else has heard. So whoever lets it rest asks EC2 which of the hosts
 //! that are listed, or bear the tag, run: each must have been heard before the rest is over.
 
 use std::{
@@ -112,12 +112,10 @@ impl Node {
         self.strangers.touch();
     }
 
-    /// It is not known who else may own a part of what was taken over.
+    /// It is not known who else may own a part of what rests.
     pub(super) fn unknown_strangers(&self) -> Option<Note> {
         let fault = self.strangers.look.fault()?;
-        let what = format!(
-            "what was taken over from the dead rests, for it cannot be read which hosts run: {fault}"
-        );
+        let what = format!("addresses rest here, for it cannot be read which hosts run: {fault}");
         Some(Note { what, hint: fault.hint.clone() })
     }
 }

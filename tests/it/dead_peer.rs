@@ -124,6 +124,48 @@ fn what_was_taken_over_is_used_once_no_host_runs_that_was_not_heard() {
     assert_eq!(heir.asked_running.len(), looks, "nobody is looked for any more");
 }
 
+#[test]
+fn what_a_host_gave_away_before_it_lost_its_store_is_not_its_own_again() {
+    let (mut donor, mut other, mut newcomer) = (Host::of_two(OTHER), Host::of_two(US), Host::newcomer());
+    other.meet(&mut donor);
+    other.talk(&mut donor, 5, |_| true);
+    other.part(&mut donor);
+    newcomer.meet(&mut donor);
+    newcomer.tell(Input::Asked(RequestId(1), allocate()));
+    newcomer.talk(&mut donor, 5, |_| true);
+    let [Ok(Response::Addresses(given))] = newcomer.answers.as_slice() else {
+        panic!("{:?}", newcomer.answers)
+    };
+    let given = Address::from(given[0].addr());
+    newcomer.part(&mut donor);
+
+    let mut donor = Host::reborn(OTHER);
+    donor.running = [address(NEWCOMER)].into();
+    other.meet(&mut donor);
+    other.talk(&mut donor, 5, |_| true);
+    assert_eq!(donor.node.ring().owner(given), Some(OTHER), "neither has heard of the newcomer");
+    let rests = |host: &Host| host.node.resting().iter().any(|range| range.contains(given));
+    assert!(rests(&donor) && !rests(&other));
+    other.part(&mut donor);
+    newcomer.meet(&mut donor);
+    newcomer.talk(&mut donor, 5, |_| true);
+    assert_eq!(donor.node.ring().owner(given), Some(NEWCOMER));
+    assert!(!rests(&donor));
+}
+
+#[test]
+fn nothing_rests_on_a_host_that_is_started_again_or_that_is_new() {
+    let (mut one, mut other) = (Host::of_two(US), Host::of_two(OTHER));
+    one.meet(&mut other);
+    one.talk(&mut other, 5, |_| true);
+    one.part(&mut other);
+    let mut again = Host::again(other);
+    one.meet(&mut again);
+    one.talk(&mut again, 5, |_| true);
+    assert_eq!(again.node.resting(), []);
+    assert_eq!(one.node.resting(), []);
+}
+
 fn allocate() -> Request {
     Request::Allocate { ident: "container".to_owned(), subnet: None }
 }
@@ -161,18 +203,28 @@ impl Host {
     /// One of two that share the range. The first of them decides about the dead, and remembers the instance of the
     /// other.
     fn of_two(me: PeerName) -> Host {
-        Host::new(me, &format!("init = 'seed'\nseed = ['{US}', '{OTHER}']"))
+        Host::new(me, &Host::init(), Host::disk_of(me), me.as_u64())
+    }
+
+    /// The same after its store was lost.
+    fn reborn(me: PeerName) -> Host {
+        Host::new(me, "init = 'observer'", BTreeMap::new(), 100 + me.as_u64())
+    }
+
+    /// The same with its store, in its next life.
+    fn again(former: Host) -> Host {
+        Host::new(former.name, &Host::init(), former.disk, former.name.as_u64())
+    }
+
+    fn init() -> String {
+        format!("init = 'seed'\nseed = ['{US}', '{OTHER}']")
     }
 
     fn newcomer() -> Host {
-        Host::new(NEWCOMER, "init = 'observer'")
+        Host::new(NEWCOMER, "init = 'observer'", BTreeMap::new(), NEWCOMER.as_u64())
     }
 
-    fn new(me: PeerName, init: &str) -> Host {
-        let instance = format!("i-{}", me.as_u64());
-        let text = format!(
-            "peers = ['10.0.0.2', '10.0.0.3']\n[ipam]\nrange = '10.32.0.0/12'\n{init}\n[vpc]\nreclaim = '20s'\n"
-        );
+    fn disk_of(me: PeerName) -> BTreeMap<String, Vec<u8>> {
         let unknown = PeerName::UNKNOWN;
         let nothing = json!({ "dead": unknown, "heir": unknown, "joins": [], "leaves": [] });
         let decided = json!({
@@ -184,8 +236,16 @@ impl Host {
         if me == US {
             disk.insert(format!("instance/{OTHER}"), json!(THEIRS).to_string().into_bytes());
         }
+        disk
+    }
+
+    fn new(me: PeerName, init: &str, disk: BTreeMap<String, Vec<u8>>, store: u64) -> Host {
+        let instance = format!("i-{}", me.as_u64());
+        let text = format!(
+            "peers = ['10.0.0.2', '10.0.0.3']\n[ipam]\nrange = '10.32.0.0/12'\n{init}\n[vpc]\nreclaim = '20s'\n"
+        );
         let birth = Birth {
-            identity: Identity { name: me, acceptor: PeerUid(me.as_u64()), instance: Some(instance.clone()) },
+            identity: Identity { name: me, acceptor: PeerUid(store), instance: Some(instance.clone()) },
             uid: PeerUid(me.as_u64()),
             nickname: instance,
             password: None,

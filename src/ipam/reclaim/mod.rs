@@ -144,6 +144,8 @@ pub struct Reclaim {
     abstains_until: Option<Timestamp>,
     paxos: Paxos<Decision>,
     ours: Word,
+    /// Others know a word that we said before our store was lost.
+    has_forgotten: bool,
     words: Words,
     /// Peers that somebody here wants to be taken over from.
     asked: BTreeSet<PeerName>,
@@ -179,7 +181,8 @@ impl Reclaim {
             votes_from: None,
             abstains_until: None,
             paxos: Paxos::observer(me, usize::MAX),
-            ours: Word { number: 1, instance, ..Word::default() },
+            ours: Word { number: 1, store: me.uid, instance, ..Word::default() },
+            has_forgotten: false,
             words: Words::remembered(saved.instances),
             asked: BTreeSet::new(),
             awaited: BTreeSet::new(),
@@ -269,6 +272,11 @@ impl Reclaim {
     /// What is to be done next.
     pub fn next_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
+    }
+
+    /// Whether we had another store before, as others remember.
+    pub fn has_forgotten(&self) -> bool {
+        self.has_forgotten
     }
 
     /// When it wants to be considered again.
@@ -386,6 +394,7 @@ impl Reclaim {
         let mut news = BTreeMap::new();
         for (peer, word) in words {
             if peer == self.me.name {
+                self.has_forgotten |= word.store != self.ours.store;
                 // A word of a former life that is still passed on: ours goes above it.
                 if word.number >= self.ours.number && word != self.ours && word.is_believable() {
                     self.ours.number = word.number;

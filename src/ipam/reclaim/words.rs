@@ -22,6 +22,8 @@ const NUMBER_MAX: u64 = u64::MAX / 2;
 pub struct Word {
     /// From 1 up.
     pub number: u64,
+    /// The store that it keeps all in, by its acceptor's UID: a peer that lost it has another one.
+    pub store: u64,
     /// The instance that it runs on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
