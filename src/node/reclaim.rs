@@ -240,7 +240,15 @@ impl Node {
         let around = self.around();
         let coming = self.dead.reclaim.coming(self.now, around.view());
         let note = |coming: Coming| self.note_on(&coming, around.owners.contains_key(&coming.peer));
-        coming.into_iter().map(note).collect()
+        let untraceable = self.dead.reclaim.untraceable(self.now, around.view());
+        let unknown = untraceable.into_iter().map(|peer| Note {
+            what: format!(
+                "{} is not heard, and nobody knows on which instance it runs, so EC2 cannot be asked",
+                self.named(peer)
+            ),
+            hint: Some(format!("bring it back, or, if it is dead, `weavers forget {peer}`")),
+        });
+        coming.into_iter().map(note).chain(unknown).collect()
     }
 
     fn note_on(&self, coming: &Coming, owns: bool) -> Note {

@@ -16,6 +16,7 @@ use weavers::{
         Birth, DEAD_CHANNEL, Input, Node, Output,
         memory::{Identity, Memory},
         request::{Refusal, RefusalKind, Request, RequestId, Response},
+        status::Note,
     },
     peer::{PeerName, PeerUid},
     state::InstanceState,
@@ -45,6 +46,19 @@ fn nobody_is_given_up_before_ec2_was_asked_about_its_instance() {
     host.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
     assert!(matches!(host.answers.as_slice(), [_, Ok(Response::Moved { to: Some(US), .. })]));
     assert_eq!(host.owners(), [US].into());
+}
+
+#[test]
+fn one_that_is_not_heard_and_of_whose_instance_nobody_knows_is_named_with_the_way_out() {
+    let mut host = Host::of_two(OTHER);
+    let names_it = |host: &Host| {
+        let named = |note: &Note| note.what.contains("which instance") && note.what.contains(&US.to_string());
+        host.node.status().problems.iter().any(named)
+    };
+    host.pass(10);
+    assert!(!names_it(&host), "it may come any moment");
+    host.pass(15);
+    assert!(names_it(&host), "{:?}", host.node.status().problems);
 }
 
 #[test]

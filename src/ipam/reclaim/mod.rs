@@ -339,6 +339,15 @@ impl Reclaim {
             .collect()
     }
 
+    /// Owners and electors that were not heard for the grace time and that EC2 cannot be asked about, since nobody knows on
+    /// which instance they run.
+    pub fn untraceable(&self, now: Timestamp, view: View) -> Vec<PeerName> {
+        let late = |since: Timestamp| view.grace.is_some_and(|grace| now.since(since) >= grace);
+        let unheard =
+            self.unheard.iter().filter(|(peer, since)| late(**since) && self.instance(**peer).is_none());
+        unheard.map(|(peer, _)| *peer).collect()
+    }
+
     /// Electors without whom there is no majority to agree that a peer is dead: all that have not, unless
     /// enough have.
     pub fn missing(&self, view: View, dead: PeerName) -> Vec<PeerName> {
