@@ -42,10 +42,12 @@ impl Allocator {
     /// has shown that it knows.
     pub fn bury(&mut self, now: Timestamp, dead: PeerName, heir: PeerName) {
         self.now = now;
-        if heir == self.settings.me && dead != heir && !self.leaving && !self.ring.is_empty() {
+        let heard = self.reachable.contains(&dead);
+        // One that is heard has come back since that was decided, and owns again what it owns by now.
+        if heir == self.settings.me && dead != heir && !heard && !self.leaving && !self.ring.is_empty() {
             self.inherit(dead);
         }
-        if !self.reachable.contains(&dead) {
+        if !heard {
             self.nicknames.remove(&dead);
         }
         self.rest_on();

@@ -1,6 +1,6 @@
 //! When to look at the host and at EC2, so that a whole cluster asks EC2 less than once a second.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::time::Duration;
 
 use rand::RngExt;
 
@@ -12,8 +12,8 @@ use crate::state::{Desired, Fault, Host, Vpc};
 const READS_SHARE: Duration = Duration::from_millis(1333);
 /// The same where calls are spread by chance, and many may fall into one minute.
 const SPREAD_SHARE: Duration = Duration::from_millis(1800);
-/// How much sooner or later than usual a look by chance may be.
-const SPREAD: RangeInclusive<f64> = 0.1..=3.0;
+/// How many times the usual time passes at most.
+const SPREAD_MAX: f64 = 4.0;
 
 impl Node {
     pub(super) fn look(&mut self, desired: &Desired) {
@@ -106,5 +106,5 @@ impl Node {
 /// Which part of the usual time passes before the next look, by chance: as far apart as the calls of people who know nothing of each
 /// other, so that each minute brings as many as any other, whatever happened to all of them at once.
 fn spread(chance: f64) -> f64 {
-    (-chance.ln()).clamp(*SPREAD.start(), *SPREAD.end())
+    -(1.0 - chance).ln() % SPREAD_MAX
 }

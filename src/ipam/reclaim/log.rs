@@ -48,13 +48,23 @@ impl Choice for Decision {
     }
 }
 
+/// A decision that was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Taken {
+    /// Numbers have gaps where somebody decided alone.
+    #[serde(default)]
+    number: u64,
+    #[serde(flatten)]
+    decision: Decision,
+}
+
 /// All decisions of one cluster: the number of the next one, and what follows from those before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     cluster: u64,
     next: u64,
     electors: BTreeSet<PeerName>,
-    recent: VecDeque<Decision>,
+    recent: VecDeque<Taken>,
 }
 
 impl Log {
@@ -107,18 +117,23 @@ impl Log {
 
     /// The decision about a peer that was taken at `since` or later, if it is remembered.
     pub fn decision_on(&self, peer: PeerName, since: u64) -> Option<&Decision> {
-        let later = usize::try_from(self.next.saturating_sub(since)).unwrap_or(usize::MAX);
-        self.recent.iter().rev().take(later).find(|decision| decision.dead == peer)
+        self.since(since).filter(|decision| decision.dead == peer).last()
+    }
+
+    /// The decisions with this number or a higher one, if they are remembered, oldest first.
+    fn since(&self, number: u64) -> impl Iterator<Item = &Decision> {
+        self.recent.iter().filter(move |taken| taken.number >= number).map(|taken| &taken.decision)
     }
 
     /// Adds what was decided.
     pub fn add(&mut self, decision: Decision) {
         self.electors = self.electors_after(&decision);
+        let number = self.next;
         self.next += 1;
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
-        self.recent.push_back(decision);
+        self.recent.push_back(Taken { number, decision });
     }
 
     /// Adds what somebody decided alone, since most electors are gone for good. The number is one that nobody
@@ -130,14 +145,12 @@ impl Log {
 
     /// Goes on from what another knows, and says what was decided meanwhile, oldest first.
     pub fn catch_up(&mut self, theirs: Log) -> Vec<Decision> {
-        let missed = theirs.next.saturating_sub(self.next);
-        if missed == 0 {
+        let missed = self.next;
+        if theirs.next <= missed {
             return Vec::new();
         }
-        let known = theirs.recent.len();
-        let missed = usize::try_from(missed).unwrap_or(known).min(known);
         *self = theirs;
-        self.recent.iter().skip(known - missed).cloned().collect()
+        self.since(missed).cloned().collect()
     }
 }
 
@@ -179,6 +192,16 @@ mod tests {
         assert_eq!(away.catch_up(there.clone()), [over(8, 2), over(7, 3)]);
         assert_eq!(away, there);
         assert_eq!(away.catch_up(there), []);
+    }
+
+    #[test]
+    fn what_was_known_is_not_heard_anew_when_somebody_decided_alone() {
+        let mut one = Log::new(&[peer(1), peer(2), peer(3)]);
+        one.add(over(9, 1));
+        let mut other = one.clone();
+        other.force(peer(2), over(8, 2));
+        assert_eq!(other.decision_on(peer(9), 1), None);
+        assert_eq!(one.catch_up(other), [over(8, 2)]);
     }
 
     #[test]
