@@ -22,6 +22,8 @@ pub const ASKED_MAX: usize = 1000;
 pub const CALL_MAX: usize = 200;
 /// Looks at the tables between two looks for what seldom changes.
 const SELDOM: u32 = 10;
+/// The same after a look that failed, for longer and longer pauses.
+const SELDOM_FAILED: u32 = 2;
 /// How long changes of the mesh are gathered before they are looked into.
 const GATHER: Duration = Duration::from_secs(1);
 
@@ -93,7 +95,9 @@ impl Node {
     }
 
     pub(super) fn on_places_seen(&mut self, result: Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>) {
-        let interval: Duration = self.vpc_interval() * SELDOM * self.places.calls();
+        // Tables of peers may be missing until it succeeds.
+        let often = if result.is_ok() { SELDOM } else { SELDOM_FAILED };
+        let interval: Duration = self.vpc_interval() * often * self.places.calls();
         let before = self.tables();
         self.places.seen.end(self.now, result, interval);
         if self.tables() != before || self.converge.vpc.last_begun().is_none() {
