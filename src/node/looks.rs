@@ -1,6 +1,6 @@
 //! When to look at the host and at EC2, so that a whole cluster asks EC2 less than once a second.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use rand::RngExt;
 
@@ -12,6 +12,10 @@ use crate::state::{Desired, Fault, Host, Vpc};
 const READS_SHARE: Duration = Duration::from_millis(1333);
 /// The same where calls are spread by chance, and many may fall into one minute.
 const SPREAD_SHARE: Duration = Duration::from_millis(1800);
+/// Where each peer looks at least once in so long, the looks of a minute even out by themselves.
+const OFTEN: Duration = Duration::from_secs(60);
+/// How much of the usual time passes there.
+const SPREAD_OFTEN: Range<f64> = 0.4..1.3;
 /// How many times the usual time passes at most.
 const SPREAD_MAX: f64 = 4.0;
 
@@ -47,7 +51,10 @@ impl Node {
     }
 
     pub(super) fn on_vpc_seen(&mut self, result: Result<Vpc, Fault>) {
-        self.spread = spread(self.rng.random());
+        self.spread = match SPREAD_SHARE * self.readers() < OFTEN {
+            true => self.rng.random_range(SPREAD_OFTEN),
+            false => spread(self.rng.random()),
+        };
         let interval = self.vpc_interval();
         if let Ok(vpc) = &result {
             vpc.tables.iter().for_each(|(id, table)| self.quotas.seen(id, table.used));
@@ -66,11 +73,16 @@ impl Node {
 
     /// Whether all peers may look as often as is configured.
     fn is_small(&self) -> bool {
-        self.config.reconcile.interval >= READS_SHARE * self.readers()
+        self.config.reconcile.interval >= self.usual_share()
     }
 
-    /// Time between reading calls of this peer, chosen around that of which all take the same.
-    pub(super) fn reads_share(&self) -> Duration {
+    /// Time between reading calls of this peer if all take the same.
+    pub(super) fn usual_share(&self) -> Duration {
+        READS_SHARE * self.readers()
+    }
+
+    /// The same where it is a matter of chance.
+    fn reads_share(&self) -> Duration {
         (SPREAD_SHARE * self.readers()).mul_f64(self.spread)
     }
 
@@ -83,7 +95,7 @@ impl Node {
     /// Whether every look may ask for the source/destination check, too, and all of the cluster still asks no more
     /// often than a large one.
     fn has_room_for_the_check(&self) -> bool {
-        2 * READS_SHARE * self.readers() <= self.config.reconcile.interval
+        2 * self.usual_share() <= self.config.reconcile.interval
     }
 
     /// Looks that were to come soon when the cluster was smaller.

@@ -78,7 +78,7 @@ impl Node {
         if self.places.doubted.take_if(|due| *due <= self.now).is_some()
             && self.hosts().any(|host| !self.places.asked.contains(&host))
         {
-            let pause = self.reads_share();
+            let pause = self.usual_share();
             let soon = self.places.seen.last_begun().map_or(self.now, |begun| begun + pause);
             self.places.seen.look_by(soon.max(self.now));
         }

@@ -173,7 +173,8 @@ fn nothing_rests_on_a_host_that_is_started_again_or_that_is_new() {
     one.meet(&mut other);
     one.talk(&mut other, 5, |_| true);
     one.part(&mut other);
-    let mut again = Host::again(other);
+    // Each remembers the other's instance only.
+    let (mut one, mut again) = (Host::again(one), Host::again(other));
     one.meet(&mut again);
     one.talk(&mut again, 5, |_| true);
     assert_eq!(again.node.resting(), []);

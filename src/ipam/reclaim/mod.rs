@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     message::Said,
-    words::{Word, Words},
+    words::{NOT_SAID, Word, Words},
 };
 use super::paxos::{Claims, NodeClaims, NodeId, Paxos};
 use crate::{peer::PeerName, time::Timestamp};
@@ -403,7 +403,7 @@ impl Reclaim {
         let mut news = BTreeMap::new();
         for (peer, word) in words {
             if peer == self.me.name {
-                self.has_forgotten |= word.store != self.ours.store;
+                self.has_forgotten |= ![NOT_SAID, self.ours.store].contains(&word.store);
                 // A word of a former life that is still passed on: ours goes above it.
                 if word.number >= self.ours.number && word != self.ours && word.is_believable() {
                     self.ours.number = word.number;

@@ -13,6 +13,8 @@ const CROWDED: usize = 1024;
 /// Length of an instance's id, and how many peers one word may name.
 const INSTANCE_LEN_MAX: usize = 64;
 const NAMED_MAX: usize = 4096;
+/// The store in a word that is remembered from a former life, or was passed on by one that knows of none.
+pub const NOT_SAID: u64 = 0;
 /// Words numbered higher are not believed: none could follow them.
 const NUMBER_MAX: u64 = u64::MAX / 2;
 
