@@ -45,17 +45,13 @@ impl Allocator {
         let heard = self.reachable.contains(&dead);
         // One that is heard has come back since that was decided, and owns again what it owns by now.
         if heir == self.settings.me && dead != heir && !heard && !self.leaving && !self.ring.is_empty() {
-            self.inherit(dead);
+            self.begin_rest(dead);
+            self.take_over(dead);
         }
         if !heard {
             self.nicknames.remove(&dead);
         }
         self.rest_on();
-    }
-
-    fn inherit(&mut self, dead: PeerName) {
-        self.begin_rest(dead);
-        self.take_over(dead);
     }
 
     /// What we own rests if we do not remember what we gave away.

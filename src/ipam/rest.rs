@@ -1,9 +1,9 @@
 //! Ranges that were taken over from the dead, or are ours by the word of others, and rest.
 //!
 //! A peer may have given a part of what it owned to another before it died or lost its store, and nobody
-//! else has heard of it. So nothing of it is handed out or given away until every owner, every peer that is there and every
-//! stranger, a host that EC2 says runs and that was not heard yet, has shown a ring in which the range is
-//! ours: had it been given a part, that part would not be ours by then.
+//! else has heard of it. So nothing of it is handed out or given away until every owner, every peer that
+//! is there and every stranger, a host that EC2 says runs and that was not heard yet, has shown a ring in
+//! which the range is ours: had it been given a part, that part would not be ours by then.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 

@@ -92,17 +92,7 @@ fn whoever_missed_what_a_peer_said_of_its_instance_hears_it_again() {
 #[test]
 fn what_the_dead_gave_to_a_host_that_nobody_heard_of_is_used_by_nobody_else() {
     let (mut heir, mut dead, mut newcomer) = (Host::of_two(US), Host::of_two(OTHER), Host::newcomer());
-    heir.meet(&mut dead);
-    heir.talk(&mut dead, 5, |_| true);
-    heir.part(&mut dead);
-    newcomer.meet(&mut dead);
-    newcomer.tell(Input::Asked(RequestId(1), allocate()));
-    newcomer.talk(&mut dead, 5, |_| true);
-    let [Ok(Response::Addresses(given))] = newcomer.answers.as_slice() else {
-        panic!("{:?} {:?} {:?} {:?}", newcomer.answers, newcomer.closed, dead.closed, newcomer.node.waits())
-    };
-    let given = Address::from(given[0].addr());
-    newcomer.part(&mut dead);
+    let given = newcomer.is_given_an_address(&mut dead, &mut heir);
 
     heir.running = [address(NEWCOMER)].into();
     heir.pass(30);
@@ -141,17 +131,7 @@ fn what_was_taken_over_is_used_once_no_host_runs_that_was_not_heard() {
 #[test]
 fn what_a_host_gave_away_before_it_lost_its_store_is_not_its_own_again() {
     let (mut donor, mut other, mut newcomer) = (Host::of_two(OTHER), Host::of_two(US), Host::newcomer());
-    other.meet(&mut donor);
-    other.talk(&mut donor, 5, |_| true);
-    other.part(&mut donor);
-    newcomer.meet(&mut donor);
-    newcomer.tell(Input::Asked(RequestId(1), allocate()));
-    newcomer.talk(&mut donor, 5, |_| true);
-    let [Ok(Response::Addresses(given))] = newcomer.answers.as_slice() else {
-        panic!("{:?}", newcomer.answers)
-    };
-    let given = Address::from(given[0].addr());
-    newcomer.part(&mut donor);
+    let given = newcomer.is_given_an_address(&mut donor, &mut other);
 
     let mut donor = Host::reborn(OTHER);
     donor.running = [address(NEWCOMER)].into();
@@ -179,10 +159,6 @@ fn nothing_rests_on_a_host_that_is_started_again_or_that_is_new() {
     one.talk(&mut again, 5, |_| true);
     assert_eq!(again.node.resting(), []);
     assert_eq!(one.node.resting(), []);
-}
-
-fn allocate() -> Request {
-    Request::Allocate { ident: "container".to_owned(), subnet: None }
 }
 
 fn forget() -> Request {
@@ -351,6 +327,20 @@ impl Host {
         for host in [self, other] {
             host.tell(Input::Mesh(mesh::Input::Closed(host.conn, "cut".to_owned())));
         }
+    }
+
+    /// Takes an address from a donor that has met another host before, which does not hear of it.
+    fn is_given_an_address(&mut self, donor: &mut Host, other: &mut Host) -> Address {
+        other.meet(donor);
+        other.talk(donor, 5, |_| true);
+        other.part(donor);
+        self.meet(donor);
+        let request = Request::Allocate { ident: "container".to_owned(), subnet: None };
+        self.tell(Input::Asked(RequestId(1), request));
+        self.talk(donor, 5, |_| true);
+        self.part(donor);
+        let [Ok(Response::Addresses(given))] = self.answers.as_slice() else { panic!("{:?}", self.answers) };
+        Address::from(given[0].addr())
     }
 
     /// Carries for some seconds what they say, as far as it is let through.
