@@ -21,7 +21,7 @@ pub struct Ground<'a> {
     pub config: &'a Config,
     /// This peer.
     pub me: PeerName,
-    /// What we own, by the ring.
+    /// What we own, by the ring, and may use. What rests may be in use elsewhere, and packets leave for it.
     pub owned: Vec<Range>,
     /// Who owns what, by the ring; `None` while there is none.
     pub owners: Option<Vec<(Range, PeerName)>>,

@@ -494,7 +494,7 @@ impl Node {
         Ground {
             config,
             me: self.identity.name,
-            owned: self.ipam.owned(),
+            owned: self.ipam.settled(),
             // A ring that a crash can still take must leave no routes: everybody would take them for those
             // of a cluster to join, and nobody would make another ring.
             owners: (self.has_ring() && self.ring_kept).then(|| self.ipam.settled_owners()),

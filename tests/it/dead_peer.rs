@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
+use ipnet::Ipv4Net;
 use serde_json::json;
 use weavers::{
-    addr::Address,
+    addr::{Address, Range},
     config,
     mesh::{self, ConnId},
     node::{
@@ -19,7 +20,7 @@ use weavers::{
         status::Note,
     },
     peer::{PeerName, PeerUid},
-    state::InstanceState,
+    state::{self, Action, InstanceState},
     time::Timestamp,
 };
 
@@ -103,6 +104,9 @@ fn what_the_dead_gave_to_a_host_that_nobody_heard_of_is_used_by_nobody_else() {
     assert!(rests(&heir));
     assert!(heir.node.waits().iter().any(|wait| wait.what.contains("10.0.0.3")), "{:?}", heir.node.waits());
 
+    assert!(!heir.keeps_to_itself(given), "packets of its own containers reach it");
+    assert_ne!(heir.blocks, BTreeSet::new(), "it has what it had before");
+
     heir.meet(&mut newcomer);
     heir.talk(&mut newcomer, 5, |_| true);
     assert_eq!(heir.node.ring().owner(given), Some(NEWCOMER));
@@ -140,11 +144,13 @@ fn what_a_host_gave_away_before_it_lost_its_store_is_not_its_own_again() {
     assert_eq!(donor.node.ring().owner(given), Some(OTHER), "neither has heard of the newcomer");
     let rests = |host: &Host| host.node.resting().iter().any(|range| range.contains(given));
     assert!(rests(&donor) && !rests(&other));
+    assert!(!donor.keeps_to_itself(given), "packets of its own containers reach it");
     other.part(&mut donor);
     newcomer.meet(&mut donor);
     newcomer.talk(&mut donor, 5, |_| true);
     assert_eq!(donor.node.ring().owner(given), Some(NEWCOMER));
     assert!(!rests(&donor));
+    assert_ne!(donor.blocks, BTreeSet::new(), "it has the rest of what it owned");
 }
 
 #[test]
@@ -186,6 +192,8 @@ struct Host {
     running: BTreeSet<Ipv4Addr>,
     asked_running: Vec<BTreeSet<Ipv4Addr>>,
     answers: Vec<Result<Response, Refusal>>,
+    /// What no packet leaves the host for.
+    blocks: BTreeSet<Ipv4Net>,
     sent: Vec<Vec<u8>>,
     closed: Vec<String>,
 }
@@ -255,6 +263,7 @@ impl Host {
             running: BTreeSet::new(),
             asked_running: Vec::new(),
             answers: Vec::new(),
+            blocks: BTreeSet::new(),
             sent: Vec::new(),
             closed: Vec::new(),
         };
@@ -293,7 +302,18 @@ impl Host {
                     }
                     self.node.handle(self.now, Input::Stored(id, Ok(())));
                 }
-                Output::ObserveHost(wanted) => self.node.handle(self.now, Input::HostSeen(Ok(*wanted))),
+                Output::ObserveHost(wanted) => {
+                    let seen = state::Host { blocks: self.blocks.clone(), ..*wanted };
+                    self.node.handle(self.now, Input::HostSeen(Ok(seen)));
+                }
+                Output::Apply(action) => {
+                    match &action {
+                        Action::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
+                        Action::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),
+                        other => panic!("there is nothing else to do: {other}"),
+                    }
+                    self.node.handle(self.now, Input::Applied(action, Ok(None)));
+                }
                 Output::ObserveInstances(instances) => self.looks.push(instances),
                 Output::ObserveRunning(addresses) => {
                     let there = addresses.intersection(&self.running).copied().collect();
@@ -310,6 +330,10 @@ impl Host {
 
     fn owners(&self) -> BTreeSet<PeerName> {
         self.node.ring().shares().into_keys().collect()
+    }
+
+    fn keeps_to_itself(&self, address: Address) -> bool {
+        self.blocks.iter().any(|cidr| Range::from(*cidr).contains(address))
     }
 
     // ===== two of them =====
