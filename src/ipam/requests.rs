@@ -365,6 +365,13 @@ impl Allocator {
                     (format!("address {wanted} for {ident}"), single(wanted), owners)
                 }
             };
+            let owners: Vec<PeerName> =
+                owners.into_iter().filter(|owner| *owner != self.settings.me).collect();
+            if owners.is_empty() {
+                // It rests here, or another owner stands against us: that is a wait of its own.
+                waits.push((format!("{what}, which nobody may use yet"), None));
+                continue;
+            }
             let names: Vec<String> = owners.iter().map(|&owner| self.named(owner)).collect();
             waits.push((format!("{what} from {}", names.join(", ")), self.way_out(range, &owners)));
         }

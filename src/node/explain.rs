@@ -225,12 +225,25 @@ impl Node {
             let what = format!("the route tables cannot be read: {}", fault.message);
             missing.push(Note { what, hint: fault.hint.clone() });
         }
-        missing.extend(tables.iter().filter_map(|carrier| self.wrong_carrier(carrier, standing)));
+        // Until it is known whose what rests is, its routes stay as they are.
+        if !self.rests(address) {
+            missing.extend(tables.iter().filter_map(|carrier| self.wrong_carrier(carrier, standing)));
+        }
         missing
+    }
+
+    fn rests(&self, address: Address) -> bool {
+        self.ipam.resting().iter().any(|range| range.contains(address))
     }
 
     /// Why a free address is not handed out.
     fn kept_back(&self, address: Address) -> Option<Note> {
+        if self.rests(address) {
+            return Some(Note {
+                what: "it rests: another host may have been given it".to_owned(),
+                hint: Some("`weavers status` says whose word is waited for".to_owned()),
+            });
+        }
         let covers = |cidr: &Ipv4Net| Range::from(*cidr).contains(address);
         let conflict = self.plan.conflicts.iter().find(|conflict| covers(&conflict.destination))?;
         Some(Note {

@@ -106,6 +106,11 @@ fn what_the_dead_gave_to_a_host_that_nobody_heard_of_is_used_by_nobody_else() {
 
     assert!(!heir.keeps_to_itself(given), "packets of its own containers reach it");
     assert_ne!(heir.blocks, BTreeSet::new(), "it has what it had before");
+    let claim = Request::Claim { ident: "container".to_owned(), address: given };
+    heir.tell(Input::Asked(RequestId(1), claim));
+    let names =
+        |note: &Note| note.what.contains("container, which nobody may use yet") && note.hint.is_none();
+    assert!(heir.node.waits().iter().any(names), "{:?}", heir.node.waits());
 
     heir.meet(&mut newcomer);
     heir.talk(&mut newcomer, 5, |_| true);
