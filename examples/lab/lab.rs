@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::Ipv4Addr,
+    ops::Range,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -251,12 +252,17 @@ impl Lab {
 
     /// Starts all daemons and waits until the last is ready; how long that took.
     pub async fn start_all(&mut self) -> anyhow::Result<Duration> {
+        self.start_hosts(0..self.hosts.len()).await
+    }
+
+    /// The same on some hosts.
+    pub async fn start_hosts(&mut self, hosts: Range<usize>) -> anyhow::Result<Duration> {
         self.settle().await?;
         let start = Instant::now();
-        for host in 0..self.hosts.len() {
+        for host in hosts.clone() {
             self.start_host(host)?;
         }
-        for host in 0..self.hosts.len() {
+        for host in hosts {
             self.await_ready(host).await?;
         }
         Ok(start.elapsed())

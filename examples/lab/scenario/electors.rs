@@ -52,10 +52,8 @@ impl Others {
 
 /// Three electors become five, two of which are replaced; of five two are left, and three go on.
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
+    stage::founded_by(lab, FOUNDERS)?;
     for host in 0..lab.hosts.len() {
-        let init = if host < FOUNDERS { "consensus" } else { "observer" };
-        let ipam = format!("[ipam]\ninit = \"{init}\"\nexpected_peers = {FOUNDERS}");
-        lab.edit(host, "[ipam]", &ipam)?;
         lab.edit(host, "[vpc]", &format!("[vpc]\nreclaim = \"{}s\"", GRACE.as_secs()))?;
     }
     let ready = stage::at_work(lab).await?;

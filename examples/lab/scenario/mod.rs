@@ -29,6 +29,8 @@ mod quota;
 mod scale;
 mod terminate;
 mod electors;
+mod strangers;
+mod amnesia;
 mod stage;
 mod terms;
 mod upgrade;
@@ -76,6 +78,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "leave", hosts: 4, interval: "2s", run: |lab| Box::pin(leave::run(lab)) },
     Scenario { name: "terminate", hosts: 4, interval: "2s", run: |lab| Box::pin(terminate::run(lab)) },
     Scenario { name: "electors", hosts: 8, interval: "2s", run: |lab| Box::pin(electors::run(lab)) },
+    Scenario { name: "strangers", hosts: 6, interval: "2s", run: |lab| Box::pin(strangers::run(lab)) },
+    Scenario { name: "amnesia", hosts: 4, interval: "2s", run: |lab| Box::pin(amnesia::run(lab)) },
     Scenario { name: "store", hosts: 3, interval: "2s", run: |lab| Box::pin(store::run(lab)) },
     Scenario { name: "space", hosts: 3, interval: "2s", run: |lab| Box::pin(space::run(lab)) },
     Scenario { name: "scale-out", hosts: 3, interval: "2s", run: |lab| Box::pin(scale::run(lab)) },

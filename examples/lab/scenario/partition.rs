@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use super::{
     basic,
     stage::{Checks, eventually, same},
+    terminate::out_of_reach,
 };
 use crate::{lab::Lab, pinger::end_without_loss, report::Report};
 
@@ -118,6 +119,40 @@ async fn cut(lab: &Lab, host: usize, rules: &str) -> anyhow::Result<()> {
         "add table ip cut; delete table ip cut; table ip cut {{ \
          chain in {{ type filter hook input priority -10; {rules}; }}; \
          chain out {{ type filter hook output priority -10; {rules}; }}; }}"
+    );
+    lab.on_host(host, &["nft", &table]).await.map(|_| ())
+}
+
+/// Cuts the hosts into islands, none of which hears another; a single one mends all. Packets of containers pass. Returns how
+/// long it took until nobody is heard any more.
+pub(super) async fn islands(lab: &Lab, islands: &[&[usize]]) -> anyhow::Result<Result<Duration, String>> {
+    let mut apart = Vec::new();
+    for island in islands {
+        let others: Vec<usize> = islands.concat().into_iter().filter(|host| !island.contains(host)).collect();
+        for &host in *island {
+            part(lab, host, &others).await?;
+            apart.extend(others.iter().map(|&other| (host, other)).filter(|_| lab.hosts[host].runs()));
+        }
+    }
+    eventually(SOON, async || {
+        for &(host, other) in &apart {
+            let silent = out_of_reach(lab, host, other).await?;
+            if let Err(heard) = silent {
+                return Ok(Err(format!("h{} hears h{}: {heard}", host + 1, other + 1)));
+            }
+        }
+        Ok(Ok(()))
+    })
+    .await
+}
+
+/// What a host sends to some others is answered by a reset. Its cut before, if any, is over.
+async fn part(lab: &Lab, host: usize, others: &[usize]) -> anyhow::Result<()> {
+    let rule = |&other: &usize| format!("ip daddr {} meta l4proto tcp {RESET}; ", lab.hosts[other].address);
+    let rules: String = others.iter().map(rule).collect();
+    let table = format!(
+        "add table ip cut; delete table ip cut; table ip cut {{ \
+         chain out {{ type filter hook output priority -10; {rules} }}; }}"
     );
     lab.on_host(host, &["nft", &table]).await.map(|_| ())
 }

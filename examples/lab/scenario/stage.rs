@@ -97,6 +97,16 @@ pub async fn eventually(
     }
 }
 
+/// So many of the hosts make the first ring. The others join it.
+pub fn founded_by(lab: &Lab, founders: usize) -> anyhow::Result<()> {
+    for host in 0..lab.hosts.len() {
+        let init = if host < founders { "consensus" } else { "observer" };
+        let ipam = format!("[ipam]\ninit = \"{init}\"\nexpected_peers = {founders}");
+        lab.edit(host, "[ipam]", &ipam)?;
+    }
+    Ok(())
+}
+
 /// The lab at work: every daemon ready, a container on each host, everything said to be done.
 pub async fn at_work(lab: &mut Lab) -> anyhow::Result<Duration> {
     let ready = lab.start_all().await?;
