@@ -1,12 +1,8 @@
 //! The hands at work beside the loop: the host one job at a time, EC2 one job for each table.
 
-use std::{
-    collections::BTreeSet,
-    net::Ipv4Addr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use ipnet::Ipv4Net;
@@ -90,27 +86,19 @@ impl Hands {
         self.ec2.is_check_doubted.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn observe_peers(&self, key: String, value: String) {
+    /// Asks EC2 something, and tells the loop what it said.
+    pub(super) fn observe<T, F>(
+        &self,
+        seen: fn(Result<T, Fault>) -> Event,
+        question: impl FnOnce(Arc<Ec2>) -> F + Send + 'static,
+    ) where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Fault>> + Send,
+    {
         let (ec2, events) = (self.ec2.clone(), self.events.clone());
         tokio::spawn(async move {
-            let result = ec2.ask(async |ec2| ec2.peers(&key, &value).await).await;
-            let _ = events.send(Event::PeersSeen(result)).await;
-        });
-    }
-
-    pub(super) fn observe_instances(&self, ids: BTreeSet<String>) {
-        let (ec2, events) = (self.ec2.clone(), self.events.clone());
-        tokio::spawn(async move {
-            let result = ec2.ask(async |ec2| ec2.instances(&ids).await).await;
-            let _ = events.send(Event::InstancesSeen(result)).await;
-        });
-    }
-
-    pub(super) fn observe_running(&self, addresses: BTreeSet<Ipv4Addr>) {
-        let (ec2, events) = (self.ec2.clone(), self.events.clone());
-        tokio::spawn(async move {
-            let result = ec2.ask(async |ec2| ec2.running(&addresses).await).await;
-            let _ = events.send(Event::RunningSeen(result)).await;
+            let result = ec2.ask(question).await;
+            let _ = events.send(seen(result)).await;
         });
     }
 
@@ -126,14 +114,6 @@ impl Hands {
             };
             // Whoever hung up knows enough.
             drop(reply.send(answer));
-        });
-    }
-
-    pub(super) fn observe_places(&self, addresses: BTreeSet<Ipv4Addr>) {
-        let (ec2, events) = (self.ec2.clone(), self.events.clone());
-        tokio::spawn(async move {
-            let result = ec2.ask(async |ec2| ec2.places(&addresses).await).await;
-            let _ = events.send(Event::PlacesSeen(result)).await;
         });
     }
 
@@ -154,7 +134,8 @@ impl Hands {
     fn on_ec2(&self, action: Action) {
         let (ec2, events) = (self.ec2.clone(), self.events.clone());
         tokio::spawn(async move {
-            let outcome = ec2.ask(async |ec2| ec2.apply(&action).await).await;
+            let step = &action;
+            let outcome = ec2.ask(|ec2| async move { ec2.apply(step).await }).await;
             let _ = events.send(Event::Applied(action, outcome)).await;
         });
     }
@@ -199,12 +180,14 @@ impl Ec2Hand {
         if let Some(moved) = known.moved(&self.config).await {
             *self.ec2.lock().await = Some(Arc::new(moved));
         }
-        self.ask(async |ec2| ec2.observe(range, tables).await).await
+        self.ask(|ec2| async move { ec2.observe(range, tables).await }).await
     }
 
-    async fn ask<T>(&self, question: impl AsyncFnOnce(&Ec2) -> Result<T, Fault>) -> Result<T, Fault> {
-        let ec2 = self.get().await?;
-        let answer = question(&ec2).await;
+    async fn ask<T, F>(&self, question: impl FnOnce(Arc<Ec2>) -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let answer = question(self.get().await?).await;
         if answer.as_ref().is_err_and(|fault| fault.kind == FaultKind::Unsigned) {
             self.is_refused.store(true, Ordering::Relaxed);
         }

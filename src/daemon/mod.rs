@@ -247,10 +247,19 @@ impl Daemon {
                 Output::ObserveHost(wanted) => self.hands.observe_host(wanted),
                 Output::DoubtCheck => self.hands.doubt_check(),
                 Output::ObserveVpc(range, tables) => self.hands.observe_vpc(range, tables),
-                Output::ObservePlaces(addresses) => self.hands.observe_places(addresses),
-                Output::ObservePeers(key, value) => self.hands.observe_peers(key, value),
-                Output::ObserveInstances(ids) => self.hands.observe_instances(ids),
-                Output::ObserveRunning(addresses) => self.hands.observe_running(addresses),
+                Output::ObservePlaces(addresses) => {
+                    self.hands.observe(Event::PlacesSeen, |ec2| async move { ec2.places(&addresses).await });
+                }
+                Output::ObservePeers(key, value) => {
+                    self.hands.observe(Event::PeersSeen, |ec2| async move { ec2.peers(&key, &value).await });
+                }
+                Output::ObserveInstances(ids) => {
+                    self.hands.observe(Event::InstancesSeen, |ec2| async move { ec2.instances(&ids).await });
+                }
+                Output::ObserveRunning(addresses) => {
+                    self.hands
+                        .observe(Event::RunningSeen, |ec2| async move { ec2.running(&addresses).await });
+                }
                 Output::Apply(action) => self.hands.apply(action),
                 Output::Answer(id, result) => self.answer(id, result),
                 Output::RolledBack(why) => {
