@@ -13,6 +13,9 @@ use crate::{
     peer::PeerName,
 };
 
+/// Hosts that one wait names.
+const NAMED_MAX: usize = 20;
+
 impl Allocator {
     /// The ring; empty until it is agreed on.
     pub fn ring(&self) -> &Ring {
@@ -130,10 +133,16 @@ impl Allocator {
             )),
             (None, None) => None,
         };
-        let all = [awaited, strangers].concat();
+        let mut all = [awaited, strangers].concat();
+        let more = all.len().saturating_sub(NAMED_MAX);
+        all.truncate(NAMED_MAX);
+        let mut names = all.join(", ");
+        if more > 0 {
+            names += &format!(" and {more} more");
+        }
         let what = match all.is_empty() {
             true => format!("EC2 to say which hosts run that may own some of {addresses}"),
-            false => format!("{} to show which of {addresses} are theirs", all.join(", ")),
+            false => format!("{names} to show which of {addresses} are theirs"),
         };
         Some((what, hint))
     }

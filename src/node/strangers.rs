@@ -1,10 +1,11 @@
 //! Hosts that EC2 says run and that are not heard, while something rests here.
 //!
 //! A part of it may have been given to a host of which nobody else has heard. So whoever lets it rest asks EC2 which of the hosts
-//! that are listed, or bear the tag, run: each must have been heard before the rest is over.
+//! that are listed, or bear the tag, run: each must have been heard before the rest is over. Of many hosts some are asked about at
+//! a time, in turns; as long as nothing is known of one of them, it is not known who the strangers are.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -18,9 +19,11 @@ pub(super) struct Strangers {
     rest: Option<(u64, Timestamp)>,
     /// Listed and not heard.
     unheard: BTreeSet<Ipv4Addr>,
-    /// Which addresses running instances have, of those that were asked about last.
-    look: View<BTreeSet<Ipv4Addr>>,
+    look: View<()>,
+    /// What the last look asks about.
     asked: BTreeSet<Ipv4Addr>,
+    /// Whether an instance runs there, by what EC2 said last since the rest began.
+    runs: BTreeMap<Ipv4Addr, bool>,
     /// Something changed since it was last considered.
     touched: bool,
 }
@@ -31,18 +34,44 @@ impl Strangers {
         self.touched = true;
     }
 
+    /// Nothing rests any more. A look may be under way still: it is nobody else's.
+    fn forget(&mut self) {
+        self.rest = None;
+        self.unheard.clear();
+        self.runs.clear();
+    }
+
     pub(super) fn next_look(&self) -> Option<Timestamp> {
         self.rest.filter(|_| !self.unheard.is_empty()).and_then(|_| self.look.next_look())
     }
 
-    /// Those of the unheard that run, if EC2 was asked about all of them at `since` or later.
-    fn running(&self, since: Timestamp) -> Option<BTreeSet<Ipv4Addr>> {
-        if self.unheard.is_empty() {
-            return Some(BTreeSet::new());
-        }
-        let is_fresh = self.look.is_current() && self.look.is_seen_since(since);
-        let seen = self.look.seen().filter(|_| is_fresh && self.unheard.is_subset(&self.asked))?;
-        Some(seen.intersection(&self.unheard).copied().collect())
+    /// Those of the unheard that run, if EC2 has said of each whether it does.
+    fn running(&self) -> Option<BTreeSet<Ipv4Addr>> {
+        let is_doubted = !self.unheard.is_empty() && self.look.fault().is_some();
+        let all: Option<Vec<(Ipv4Addr, bool)>> =
+            self.unheard.iter().map(|address| Some((*address, *self.runs.get(address)?))).collect();
+        let all = all.filter(|_| !is_doubted)?;
+        Some(all.into_iter().filter(|(_, runs)| *runs).map(|(address, _)| address).collect())
+    }
+
+    /// Whoever was heard meanwhile is asked about anew.
+    fn set_unheard(&mut self, unheard: BTreeSet<Ipv4Addr>) {
+        self.unheard = unheard;
+        self.runs.retain(|address, _| self.unheard.contains(address));
+    }
+
+    /// Whether there are some that no look has asked about yet. After one that failed it is time for a pause.
+    fn wants_another_look(&self) -> bool {
+        let unasked = self.unheard.difference(&self.asked).any(|address| !self.runs.contains_key(address));
+        unasked && self.look.fault().is_none()
+    }
+
+    /// Whom to ask about next: first those of whom nothing is known, and then the others in turns.
+    fn turn(&self) -> BTreeSet<Ipv4Addr> {
+        let mut all: Vec<Ipv4Addr> = self.unheard.iter().copied().collect();
+        let had_its_turn = |address: &Ipv4Addr| self.asked.last() >= Some(address);
+        all.sort_by_key(|address| (self.runs.contains_key(address), had_its_turn(address)));
+        all.into_iter().take(ASKED_MAX).collect()
     }
 }
 
@@ -50,9 +79,7 @@ impl Node {
     /// Tells the address manager whom else it waits for. Returns whether anything may have changed.
     pub(super) fn settle_strangers(&mut self) -> bool {
         let Some(rest) = self.ipam.rest_number() else {
-            if self.strangers.rest.is_some() {
-                self.strangers = Strangers::default();
-            }
+            self.strangers.forget();
             return false;
         };
         let is_new = self.strangers.rest.is_none_or(|(known, _)| known != rest);
@@ -69,6 +96,7 @@ impl Node {
 
     fn begin_to_ask(&mut self, rest: u64) {
         self.strangers.rest = Some((rest, self.now));
+        self.strangers.runs.clear();
         self.strangers.look.look_by(self.now);
         if self.config.ec2_tag.is_some() {
             self.discovery.found.look_by(self.now);
@@ -82,13 +110,14 @@ impl Node {
             return Some(BTreeSet::new());
         }
         let (_, since) = self.strangers.rest?;
-        self.strangers.unheard = self.unheard();
-        if !self.strangers.unheard.is_subset(&self.strangers.asked) {
+        let unheard = self.unheard();
+        self.strangers.set_unheard(unheard);
+        if self.strangers.wants_another_look() {
             self.strangers.look.look_by(self.now);
             self.disturbed = true;
         }
         let listed = self.config.ec2_tag.is_none() || self.discovery.found.is_seen_since(since);
-        self.strangers.running(since).filter(|_| listed)
+        self.strangers.running().filter(|_| listed)
     }
 
     fn unheard(&self) -> BTreeSet<Ipv4Addr> {
@@ -96,25 +125,30 @@ impl Node {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         };
-        self.mesh.unheard().into_iter().filter_map(v4).take(ASKED_MAX).collect()
+        self.mesh.unheard().into_iter().filter_map(v4).collect()
     }
 
     pub(super) fn look_for_strangers(&mut self) {
         if self.strangers.next_look().is_some() && self.strangers.look.begin(self.now) {
-            self.strangers.asked = self.strangers.unheard.clone();
+            self.strangers.asked = self.strangers.turn();
             self.outputs.push_back(Output::ObserveRunning(self.strangers.asked.clone()));
         }
     }
 
     pub(super) fn on_running_seen(&mut self, result: Result<BTreeSet<Ipv4Addr>, Fault>) {
         let interval = self.jittered(self.config.reconcile.interval) * 2;
-        self.strangers.look.end(self.now, result, interval);
+        let Strangers { rest, look, asked, runs, .. } = &mut self.strangers;
+        let running = result.as_ref().ok().cloned();
+        let begun = look.end(self.now, result.map(|_| ()), interval);
+        if let Some(running) = running.filter(|_| rest.is_some_and(|(_, since)| begun >= since)) {
+            runs.extend(asked.iter().map(|address| (*address, running.contains(address))));
+        }
         self.strangers.touch();
     }
 
     /// It is not known who else may own a part of what rests.
     pub(super) fn unknown_strangers(&self) -> Option<Note> {
-        let fault = self.strangers.look.fault()?;
+        let fault = self.strangers.look.fault().filter(|_| self.strangers.rest.is_some())?;
         let what = format!("addresses rest here, for it cannot be read which hosts run: {fault}");
         Some(Note { what, hint: fault.hint.clone() })
     }

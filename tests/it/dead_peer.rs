@@ -20,7 +20,7 @@ use weavers::{
         status::Note,
     },
     peer::{PeerName, PeerUid},
-    state::{self, Action, InstanceState},
+    state::{self, Action, Fault, FaultKind, InstanceState},
     time::Timestamp,
 };
 
@@ -138,6 +138,36 @@ fn what_was_taken_over_is_used_once_no_host_runs_that_was_not_heard() {
 }
 
 #[test]
+fn of_many_hosts_that_are_not_heard_every_single_one_is_asked_about() {
+    let (mut heir, last) = Host::of_two_among_many(US);
+    heir.running = [last].into();
+    heir.pass(30);
+    heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
+    assert_eq!(heir.owners(), [US].into());
+    heir.pass(300);
+    assert!(!heir.node.resting().is_empty(), "the last one that is listed runs");
+    assert!(heir.asked_running.iter().all(|asked| asked.len() <= 1000));
+    assert!(heir.node.waits().iter().any(|wait| wait.what.contains(&last.to_string())));
+    heir.running.clear();
+    heir.pass(300);
+    assert_eq!(heir.node.resting(), []);
+}
+
+#[test]
+fn while_ec2_says_of_nobody_whether_it_runs_all_rests_and_ec2_is_asked_seldom() {
+    let (mut heir, _) = Host::of_two_among_many(US);
+    heir.is_ec2_away = true;
+    heir.pass(30);
+    heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
+    heir.pass(300);
+    assert!(!heir.node.resting().is_empty());
+    assert!((2..20).contains(&heir.asked_running.len()), "{}", heir.asked_running.len());
+    heir.is_ec2_away = false;
+    heir.pass(300);
+    assert_eq!(heir.node.resting(), []);
+}
+
+#[test]
 fn what_a_host_gave_away_before_it_lost_its_store_is_not_its_own_again() {
     let (mut donor, mut other, mut newcomer) = (Host::of_two(OTHER), Host::of_two(US), Host::newcomer());
     let given = newcomer.is_given_an_address(&mut donor, &mut other);
@@ -180,6 +210,11 @@ fn running(instances: &[&str]) -> BTreeMap<String, InstanceState> {
     instances.iter().map(|instance| ((*instance).to_owned(), InstanceState::Running)).collect()
 }
 
+fn no_answer() -> Fault {
+    let message = "no answer".to_owned();
+    Fault { kind: FaultKind::Unreachable, message, hint: None, request_id: None }
+}
+
 /// Where a host is: at the address that ends with its name.
 fn address(host: PeerName) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, host.as_u64() as u8)
@@ -196,6 +231,7 @@ struct Host {
     /// Which instances run.
     running: BTreeSet<Ipv4Addr>,
     asked_running: Vec<BTreeSet<Ipv4Addr>>,
+    is_ec2_away: bool,
     answers: Vec<Result<Response, Refusal>>,
     /// What no packet leaves the host for.
     blocks: BTreeSet<Ipv4Net>,
@@ -243,11 +279,30 @@ impl Host {
         disk
     }
 
+    /// One of two where more hosts are listed than EC2 is asked about at a time; and the last of them.
+    fn of_two_among_many(me: PeerName) -> (Host, Ipv4Addr) {
+        let many = (0..2500).map(|number| Ipv4Addr::from(0x0a01_0000 + number));
+        let many: Vec<Ipv4Addr> = many.collect();
+        let host = Host::listing(&many, me, &Host::init(), Host::disk_of(me), me.as_u64());
+        (host, many[many.len() - 1])
+    }
+
     fn new(me: PeerName, init: &str, disk: BTreeMap<String, Vec<u8>>, store: u64) -> Host {
+        Host::listing(&[address(OTHER), address(NEWCOMER)], me, init, disk, store)
+    }
+
+    fn listing(
+        peers: &[Ipv4Addr],
+        me: PeerName,
+        init: &str,
+        disk: BTreeMap<String, Vec<u8>>,
+        store: u64,
+    ) -> Host {
         let instance = format!("i-{}", me.as_u64());
-        let text = format!(
-            "peers = ['10.0.0.2', '10.0.0.3']\n[ipam]\nrange = '10.32.0.0/12'\n{init}\n[vpc]\nreclaim = '20s'\n"
-        );
+        let peers: Vec<String> = peers.iter().map(|peer| format!("'{peer}'")).collect();
+        let peers = peers.join(", ");
+        let text =
+            format!("peers = [{peers}]\n[ipam]\nrange = '10.32.0.0/12'\n{init}\n[vpc]\nreclaim = '20s'\n");
         let birth = Birth {
             identity: Identity { name: me, acceptor: PeerUid(store), instance: Some(instance.clone()) },
             uid: PeerUid(me.as_u64()),
@@ -267,6 +322,7 @@ impl Host {
             looks: Vec::new(),
             running: BTreeSet::new(),
             asked_running: Vec::new(),
+            is_ec2_away: false,
             answers: Vec::new(),
             blocks: BTreeSet::new(),
             sent: Vec::new(),
@@ -323,7 +379,8 @@ impl Host {
                 Output::ObserveRunning(addresses) => {
                     let there = addresses.intersection(&self.running).copied().collect();
                     self.asked_running.push(addresses);
-                    self.node.handle(self.now, Input::RunningSeen(Ok(there)));
+                    let answer = if self.is_ec2_away { Err(no_answer()) } else { Ok(there) };
+                    self.node.handle(self.now, Input::RunningSeen(answer));
                 }
                 Output::Answer(_, answer) => self.answers.push(answer),
                 Output::Send(_, bytes) => self.sent.push(bytes.to_vec()),
