@@ -16,7 +16,7 @@
 //! | `GET /v1/permissions` | | `permissions`: what EC2 would carry out |
 //! | `POST /v1/reload` | | `done`, once the file is adopted |
 //! | `POST /v1/attach` | `target`, `name`?, `subnet`? | `attached` |
-//! | `POST /v1/detach` | `target` | `done` |
+//! | `POST /v1/detach` | `target` | `done`, or `absent` if nothing was attached |
 //! | `POST /v1/allocate` | `ident`, `subnet`? | `addresses` |
 //! | `POST /v1/claim` | `ident`, `address` | `addresses` |
 //! | `POST /v1/free` | `ident`, `address`? | `done` |

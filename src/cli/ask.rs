@@ -80,6 +80,7 @@ pub(super) fn unexpected(answer: &Response) -> Failure {
         Response::Permissions(_) => "permissions",
         Response::Addresses(_) => "addresses",
         Response::Moved { .. } => "a move",
+        Response::Absent => "the absence of something",
         Response::Done => "done",
     };
     Failure::failed(format!("the daemon answered with {kind}, which was not asked"))

@@ -3,10 +3,7 @@
 use clap::Args;
 
 use super::{Exit, Failure, Global, ask, ask::Daemon, screen::Screen, target};
-use crate::{
-    api::{ApiRequest, client::ClientError},
-    node::request::RefusalKind,
-};
+use crate::{api::ApiRequest, node::request::Response};
 
 #[derive(Debug, Args)]
 pub(super) struct Detach {
@@ -17,15 +14,18 @@ pub(super) struct Detach {
 impl Detach {
     pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
         let daemon = Daemon::new(global);
-        let by_name = daemon.ask(ApiRequest::DetachTarget { target: self.target.clone() }).await;
-        match by_name {
-            Ok(_) => {}
-            // The daemon knows it by its namespace only: a runtime may know the name.
-            Err(ClientError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
-                let found = target::find(&self.target).await.map_err(|_| Failure::from(refusal))?;
-                daemon.ask(ApiRequest::DetachTarget { target: found.target }).await?;
-            }
-            Err(error) => return Err(error.into()),
+        let detach = async |target| match daemon.ask(ApiRequest::DetachTarget { target }).await? {
+            Response::Absent => Ok(false),
+            Response::Done => Ok(true),
+            other => Err(ask::unexpected(&other)),
+        };
+        let mut was_there = detach(self.target.clone()).await?;
+        // The daemon may know it by its namespace only: a runtime may know the name.
+        if !was_there && let Ok(found) = target::find(&self.target).await {
+            was_there = detach(found.target).await?;
+        }
+        if !was_there {
+            screen.say(format!("nothing is attached here as {:?}", self.target));
         }
         screen.answer(ask::done, String::new);
         Ok(Exit::Success)

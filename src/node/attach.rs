@@ -230,7 +230,7 @@ impl Node {
             Container::Name(name) => self.containers.all.get(name),
         };
         // Already gone is success: a runtime may call twice.
-        let Some(attached) = attached.cloned() else { return self.answer(id, Ok(Response::Done)) };
+        let Some(attached) = attached.cloned() else { return self.answer(id, Ok(Response::Absent)) };
         self.containers.successors.remove(&attached.ident);
         self.release(&attached);
         match attached.link_address() {

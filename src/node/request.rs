@@ -106,6 +106,8 @@ pub enum Response {
     Addresses(Vec<Ipv4Net>),
     /// To `Forget` and `Drain`: how many addresses changed hands, and to whom.
     Moved { addresses: u32, to: Option<PeerName> },
+    /// To `Detach`, where nothing was attached.
+    Absent,
     /// To the rest.
     Done,
 }

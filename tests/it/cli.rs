@@ -313,3 +313,30 @@ async fn an_attached_container_is_its_address() {
     let output = scene.run(&["attach", "42", "--name", "web"]).await;
     assert_eq!((code(&output), stdout(&output)), (0, "10.32.0.1\n"));
 }
+
+#[tokio::test]
+async fn what_is_not_attached_is_detached_with_a_word_to_the_person() {
+    let scene = Scene::with(|request| match request {
+        ApiRequest::DetachTarget { target } if target == "web" => Ok(Response::Done),
+        ApiRequest::DetachTarget { .. } => Ok(Response::Absent),
+        other => panic!("not asked in this scene: {other:?}"),
+    })
+    .await;
+    let output = scene.run(&["detach", "web"]).await;
+    assert_eq!((code(&output), stdout(&output), stderr(&output)), (0, "", ""));
+    let output = scene.run(&["detach", "no-container-has-this-name"]).await;
+    assert_eq!((code(&output), stdout(&output)), (0, ""));
+    assert_eq!(stderr(&output), "nothing is attached here as \"no-container-has-this-name\"\n");
+}
+
+#[tokio::test]
+async fn a_target_that_means_nothing_to_the_daemon_is_looked_up_before_it_is_given_up() {
+    let scene = Scene::with(|request| match request {
+        ApiRequest::DetachTarget { target } if target.ends_with("/tests") => Ok(Response::Done),
+        ApiRequest::DetachTarget { .. } => Ok(Response::Absent),
+        other => panic!("not asked in this scene: {other:?}"),
+    })
+    .await;
+    let output = scene.run(&["detach", "./tests"]).await;
+    assert_eq!((code(&output), stderr(&output)), (0, ""));
+}
