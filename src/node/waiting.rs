@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOKS: Duration = Duration::from_secs(3);
 /// How long a leaving host waits for its heir to take the routes over.
 const HAND_OVER: Duration = Duration::from_secs(10);
+/// Time between the looks that show how far it is.
+const HAND_OVER_LOOKS: Duration = Duration::from_secs(1);
 /// How many may wait at once.
 const WAITERS_MAX: usize = 10_000;
 
@@ -203,9 +205,12 @@ impl Node {
                 })
             }
             &Waiter::Forget { peer, addresses, since } => self.forgotten((peer, addresses, since), late),
-            &Waiter::Drain { addresses, to } => (late || !self.routes_lead_here() && !self.is_resigning())
-                .then_some(Ok(Response::Moved { addresses, to })),
-            Waiter::Reset => self.reset_done(late),
+            &Waiter::Drain { addresses, to } => {
+                self.watch_the_hand_over();
+                let done = !self.routes_lead_here() && !self.is_resigning();
+                (late || done).then_some(Ok(Response::Moved { addresses, to }))
+            }
+            Waiter::Reset => self.reset_done(since, late),
         }
     }
 
@@ -293,15 +298,25 @@ impl Node {
         }
     }
 
+    /// An heir takes one route after the other, so one look is not enough.
+    fn watch_the_hand_over(&mut self) {
+        let vpc = &mut self.converge.vpc;
+        if let Some(begun) = vpc.seen_at().filter(|_| vpc.is_current()) {
+            vpc.look_by(begun + HAND_OVER_LOOKS);
+        }
+    }
+
     /// Nothing of ours is left on the host, and the routes are gone; those that the heir did not
-    /// take over in time are withdrawn.
-    fn reset_done(&mut self, late: bool) -> Option<Result<Response, Refusal>> {
+    /// take over in time are withdrawn. What an older look shows may be the heir's by now, and a call to delete a route
+    /// does not say whose.
+    fn reset_done(&mut self, since: Timestamp, late: bool) -> Option<Result<Response, Refusal>> {
         let counted_on = self.is_resigning() && !late;
         if !self.routes_lead_here() && self.plan.is_empty() && !self.converge.is_at_work() && !counted_on {
             let both = self.converge.host.fault().is_none();
             return both.then_some(Ok(Response::Done));
         }
-        if late && self.leave == Leave::HandingOver {
+        self.watch_the_hand_over();
+        if late && self.leave == Leave::HandingOver && self.converge.vpc.is_seen_since(since + HAND_OVER) {
             self.leave = Leave::Withdrawing;
             self.disturbed = true;
         }

@@ -12,6 +12,7 @@ mod go;
 mod go_codecs;
 mod hostile;
 mod layering;
+mod leaving;
 mod lost_store;
 mod memory;
 mod mesh_peers;
