@@ -28,6 +28,8 @@ use crate::{
 
 /// Of an instance that EC2 just said is there it is not asked again before this.
 const BELIEVED: Duration = Duration::from_secs(5);
+/// Where nobody agrees, an owner that is not heard for so long is named.
+const NAMED_AFTER: Duration = Duration::from_secs(60);
 
 /// What a node knows of the dead.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub(super) struct Dead {
     looked_for: BTreeSet<String>,
     /// Peers that somebody wants to be taken over from, unless EC2 says that their instances run.
     wanted: BTreeSet<PeerName>,
+    /// Where nobody agrees: owners that are not heard, and since when.
+    silent: BTreeMap<PeerName, Timestamp>,
     /// Something changed since it was last considered.
     touched: bool,
 }
@@ -53,6 +57,7 @@ impl Dead {
             look: View::default(),
             looked_for: BTreeSet::new(),
             wanted: BTreeSet::new(),
+            silent: BTreeMap::new(),
             touched: true,
         }
     }
@@ -100,7 +105,11 @@ impl Around {
 impl Node {
     /// Considers what changed, and carries out what follows.
     pub(super) fn settle_dead(&mut self) -> bool {
-        if !self.dead.agrees() || !self.has_ring() {
+        if !self.has_ring() {
+            return false;
+        }
+        if !self.dead.agrees() {
+            self.note_the_silent();
             return false;
         }
         let awaited = self.ipam.awaited();
@@ -140,6 +149,18 @@ impl Node {
                 self.disturbed = true;
             }
             reclaim::Effect::Awaited(heir) => self.ipam.tell(heir),
+        }
+    }
+
+    fn note_the_silent(&mut self) {
+        if !std::mem::take(&mut self.dead.touched) {
+            return;
+        }
+        let (me, around) = (self.identity.name, self.around());
+        let is_silent = |peer: &PeerName| *peer != me && !around.reachable.contains(peer);
+        self.dead.silent.retain(|peer, _| is_silent(peer) && around.owners.contains_key(peer));
+        for &peer in around.owners.keys().filter(|peer| is_silent(peer)) {
+            self.dead.silent.entry(peer).or_insert(self.now);
         }
     }
 
@@ -235,7 +256,7 @@ impl Node {
     /// Who is or could be taken over from.
     pub(super) fn coming(&self) -> Vec<Note> {
         if !self.dead.agrees() {
-            return Vec::new();
+            return self.silent_owners();
         }
         let around = self.around();
         let coming = self.dead.reclaim.coming(self.now, around.view());
@@ -249,6 +270,20 @@ impl Node {
             hint: Some(format!("bring it back, or, if it is dead, `weavers forget {peer}`")),
         });
         coming.into_iter().map(note).chain(unknown).collect()
+    }
+
+    /// Whom nobody takes over from unless somebody says so.
+    fn silent_owners(&self) -> Vec<Note> {
+        let late = self.dead.silent.iter().filter(|(_, since)| self.now.since(**since) >= NAMED_AFTER);
+        let note = |(&peer, _)| Note {
+            what: format!(
+                "{} is not heard, and with mesh.weave_peers nobody takes over its {} addresses by itself",
+                self.named(peer),
+                self.share(peer)
+            ),
+            hint: Some(format!("bring it back, or, if it is dead, `weavers forget {peer}`")),
+        };
+        late.map(note).collect()
     }
 
     fn note_on(&self, coming: &Coming, owns: bool) -> Note {

@@ -63,6 +63,24 @@ fn one_that_is_not_heard_and_of_whose_instance_nobody_knows_is_named_with_the_wa
 }
 
 #[test]
+fn where_weave_net_routers_share_the_cluster_whoever_is_not_heard_is_named_with_the_way_out() {
+    let mut host = Host::among_routers(US);
+    let names_it = |host: &Host| {
+        let way_out = format!("weavers forget {OTHER}");
+        let problems = host.node.status().problems;
+        problems.iter().any(|note| note.hint.as_ref().is_some_and(|hint| hint.contains(&way_out)))
+    };
+    host.pass(30);
+    assert!(!names_it(&host), "it may come any moment");
+    host.pass(60);
+    assert!(names_it(&host), "{:?}", host.node.status().problems);
+    let mut other = Host::among_routers(OTHER);
+    host.meet(&mut other);
+    host.talk(&mut other, 2, |_| true);
+    assert!(!names_it(&host), "{:?}", host.node.status().problems);
+}
+
+#[test]
 fn an_ec2_that_does_not_know_our_own_instance_is_not_believed_about_others() {
     let mut host = Host::of_two(US);
     host.pass(30);
@@ -254,6 +272,12 @@ impl Host {
     /// The same with its store, in its next life.
     fn again(former: Host) -> Host {
         Host::new(former.name, &Host::init(), former.disk, former.name.as_u64())
+    }
+
+    /// One of two that Weave Net routers share the cluster with.
+    fn among_routers(me: PeerName) -> Host {
+        let init = format!("{}\n[mesh]\nweave_peers = true", Host::init());
+        Host::new(me, &init, BTreeMap::new(), me.as_u64())
     }
 
     fn init() -> String {
