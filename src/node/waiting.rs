@@ -12,7 +12,7 @@ use crate::{
     ipam::Ticket,
     peer::PeerName,
     plan::{Change, Plan},
-    state::Action,
+    state::{Action, Fault, FaultKind},
     time::Timestamp,
 };
 
@@ -310,8 +310,17 @@ impl Node {
     /// take over in time are withdrawn. What an older look shows may be the heir's by now, and a call to delete a route
     /// does not say whose.
     fn reset_done(&mut self, since: Timestamp, late: bool) -> Option<Result<Response, Refusal>> {
+        let lasts = |fault: &&Fault| !matches!(fault.kind, FaultKind::Throttled | FaultKind::Outdated);
+        if late && let Some(fault) = self.converge.vpc.fault_since(since).filter(lasts) {
+            let why = super::asked::failed(fault);
+            let message = format!("routes may lead here still, as the VPC cannot be read: {}", why.message);
+            return Some(Err(Refusal { message, ..why }));
+        }
+        // Without an instance there is no VPC.
+        let read = self.identity.instance.is_none() || self.converge.vpc.is_seen_since(since);
         let counted_on = self.is_resigning() && !late;
-        if !self.routes_lead_here() && self.plan.is_empty() && !self.converge.is_at_work() && !counted_on {
+        let done = read && !self.routes_lead_here() && self.plan.is_empty() && !self.converge.is_at_work();
+        if done && !counted_on {
             let both = self.converge.host.fault().is_none();
             return both.then_some(Ok(Response::Done));
         }

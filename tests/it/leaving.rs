@@ -9,7 +9,7 @@ use weavers::{
     node::{
         Birth, Input, Node, Output,
         memory::{Identity, Memory},
-        request::{Request, RequestId, Response},
+        request::{Refusal, Request, RequestId, Response},
     },
     peer::{PeerName, PeerUid},
     state::{Action, Fault, FaultKind, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
@@ -30,7 +30,7 @@ fn it_has_left_as_soon_as_its_heir_has_its_route() {
         assert!(host.answers.is_empty(), "{request:?}: its route leads to it");
         host.lead_to("eni-heir");
         host.pass(2_000);
-        assert_eq!(host.answers.len(), 1, "{request:?}: the heir has the route");
+        assert!(matches!(host.answers.as_slice(), [Ok(_)]), "{request:?}: {:?}", host.answers);
         host.pass(60_000);
         assert_eq!(host.target(), Some("eni-heir"), "{request:?}");
     }
@@ -70,6 +70,24 @@ fn while_ec2_does_not_answer_it_is_not_asked_without_end() {
     host.pass(60_000);
     assert!(host.looks - before < 12, "{} looks in a minute", host.looks - before);
     assert_eq!(host.target(), Some("eni-us"), "what cannot be read is not changed");
+    let [Err(refusal)] = host.answers.as_slice() else { panic!("{:?}", host.answers) };
+    assert!(refusal.message.contains("routes may lead here still"), "{refusal:?}");
+
+    host.fails = false;
+    host.pass(60_000);
+    host.tell(Input::Asked(RequestId(2), Request::Reset));
+    host.pass(2_000);
+    assert_eq!((host.target(), host.answers.len()), (None, 2), "asked again it goes on");
+}
+
+#[test]
+fn before_the_tables_were_read_nobody_is_told_that_no_route_is_left() {
+    let mut host = Host::starting(|host| host.fails = true);
+    host.tell(Input::Asked(RequestId(1), Request::Reset));
+    host.pass(9_000);
+    assert!(host.answers.is_empty(), "{:?}", host.answers);
+    host.pass(2_000);
+    assert!(matches!(host.answers.as_slice(), [Err(_)]), "{:?}", host.answers);
 }
 
 /// A host and the one route table; every step on the host succeeds at once.
@@ -83,14 +101,19 @@ struct Host {
     /// EC2 cannot be reached.
     fails: bool,
     looks: usize,
-    answers: Vec<Response>,
+    answers: Vec<Result<Response, Refusal>>,
 }
 
 impl Host {
     /// It owns half of the range, and its route is there.
     fn at_work() -> Host {
+        Host::starting(|_| {})
+    }
+
+    /// The same in a world that is not as it should be.
+    fn starting(in_which: impl Fn(&mut Host)) -> Host {
         let text = "peers = ['10.0.0.2']\n[ipam]\nrange = '10.32.0.0/12'\n[vpc]\nroute_tables = 'rtb-1'\n";
-        let identity = Identity { name: US, acceptor: PeerUid(1), instance: None };
+        let identity = Identity { name: US, acceptor: PeerUid(1), instance: Some("i-1".to_owned()) };
         let birth = Birth {
             identity: identity.clone(),
             uid: PeerUid(1),
@@ -121,6 +144,7 @@ impl Host {
             looks: 0,
             answers: Vec::new(),
         };
+        in_which(&mut host);
         host.carry_out();
         host.pass(1_000);
         host
@@ -158,7 +182,7 @@ impl Host {
                     }
                     self.node.handle(self.now, Input::Applied(action, Ok(None)));
                 }
-                Output::Answer(_, answer) => self.answers.push(answer.unwrap()),
+                Output::Answer(_, answer) => self.answers.push(answer),
                 _ => {}
             }
         }
