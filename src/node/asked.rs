@@ -176,9 +176,12 @@ impl Node {
         for ident in others {
             let _ = self.ipam.free(&ident, None);
         }
-        let heir = self.ipam.drain(self.now).ok().and_then(|(_, to)| to);
+        // Refused where it was done before.
+        let _ = self.ipam.drain(self.now);
         self.settle_ipam();
-        self.leave = if heir.is_some() { Leave::HandingOver } else { Leave::Withdrawing };
+        let shares = self.ipam.ring().shares();
+        let has_heir = !shares.is_empty() && !shares.contains_key(&self.identity.name);
+        self.leave = if has_heir { Leave::HandingOver } else { Leave::Withdrawing };
         self.resign();
         self.hurry();
         self.disturbed = true;

@@ -310,11 +310,8 @@ impl Node {
     /// take over in time are withdrawn. What an older look shows may be the heir's by now, and a call to delete a route
     /// does not say whose.
     fn reset_done(&mut self, since: Timestamp, late: bool) -> Option<Result<Response, Refusal>> {
-        let lasts = |fault: &&Fault| !matches!(fault.kind, FaultKind::Throttled | FaultKind::Outdated);
-        if late && let Some(fault) = self.converge.vpc.fault_since(since).filter(lasts) {
-            let why = super::asked::failed(fault);
-            let message = format!("routes may lead here still, as the VPC cannot be read: {}", why.message);
-            return Some(Err(Refusal { message, ..why }));
+        if late && let Some(refusal) = self.unread_routes(since) {
+            return Some(Err(refusal));
         }
         // Without an instance there is no VPC.
         let read = self.identity.instance.is_none() || self.converge.vpc.is_seen_since(since);
@@ -330,5 +327,15 @@ impl Node {
             self.disturbed = true;
         }
         None
+    }
+
+    /// Why nobody knows whether routes still lead here, unless it passes by itself.
+    fn unread_routes(&self, since: Timestamp) -> Option<Refusal> {
+        let passes = |fault: &&Fault| matches!(fault.kind, FaultKind::Throttled | FaultKind::Outdated);
+        let fault = self.converge.vpc.fault_since(since).filter(|fault| !passes(fault))?;
+        let message = format!("routes may lead here still, as the VPC cannot be read: {}", fault.message);
+        let first = fault.hint.iter().map(|hint| format!("{hint}; "));
+        let hint = first.chain(["once it can be read, `weavers reset` again".to_owned()]).collect::<String>();
+        Some(Refusal::new(RefusalKind::Failed, message).hint(hint))
     }
 }

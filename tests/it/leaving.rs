@@ -74,10 +74,27 @@ fn while_ec2_does_not_answer_it_is_not_asked_without_end() {
     assert!(refusal.message.contains("routes may lead here still"), "{refusal:?}");
 
     host.fails = false;
-    host.pass(60_000);
     host.tell(Input::Asked(RequestId(2), Request::Reset));
-    host.pass(2_000);
+    host.pass(12_000);
     assert_eq!((host.target(), host.answers.len()), (None, 2), "asked again it goes on");
+}
+
+#[test]
+fn its_heir_has_as_much_time_again_when_it_is_asked_again() {
+    for before in [Request::Reset, Request::Drain] {
+        let mut host = Host::at_work();
+        host.fails = before == Request::Reset;
+        host.tell(Input::Asked(RequestId(1), before.clone()));
+        host.pass(11_000);
+        assert_eq!((host.target(), host.answers.len()), (Some("eni-us"), 1), "{before:?}");
+        host.fails = false;
+        host.tell(Input::Asked(RequestId(2), Request::Reset));
+        host.pass(9_000);
+        assert_eq!((host.target(), host.answers.len()), (Some("eni-us"), 1), "{before:?}");
+        host.lead_to("eni-heir");
+        host.pass(2_000);
+        assert_eq!((host.target(), host.answers.len()), (Some("eni-heir"), 2), "{before:?}");
+    }
 }
 
 #[test]
