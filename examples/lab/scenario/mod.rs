@@ -14,6 +14,7 @@ mod repair;
 mod start;
 mod crash;
 mod leave;
+mod hand_over;
 mod partition;
 mod password;
 mod drift;
@@ -76,6 +77,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "restart", hosts: 4, interval: "2s", run: |lab| Box::pin(restart::run(lab)) },
     Scenario { name: "crash", hosts: 3, interval: "2s", run: |lab| Box::pin(crash::run(lab)) },
     Scenario { name: "leave", hosts: 4, interval: "2s", run: |lab| Box::pin(leave::run(lab)) },
+    Scenario { name: "hand-over", hosts: 4, interval: "30s", run: |lab| Box::pin(hand_over::run(lab)) },
     Scenario { name: "terminate", hosts: 4, interval: "2s", run: |lab| Box::pin(terminate::run(lab)) },
     Scenario { name: "electors", hosts: 8, interval: "2s", run: |lab| Box::pin(electors::run(lab)) },
     Scenario { name: "strangers", hosts: 6, interval: "2s", run: |lab| Box::pin(strangers::run(lab)) },
