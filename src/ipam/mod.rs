@@ -192,7 +192,7 @@ pub enum Ask {
 pub enum Refused {
     #[error("this host has given its addresses away and is leaving: restart the daemon to join again")]
     Leaving,
-    #[error("every address of {subnet} is in use: free one, or name another subnet")]
+    #[error("no address of {subnet} is free to be given: free one, or name another subnet")]
     Exhausted { subnet: Ipv4Net },
     #[error("subnet {subnet} is outside range {range}: name one inside")]
     OutOfRange { subnet: Ipv4Net, range: Range },

@@ -16,7 +16,7 @@ use weavers::{
     node::{
         Birth, DEAD_CHANNEL, Input, Node, Output,
         memory::{Identity, Memory},
-        request::{Refusal, RefusalKind, Request, RequestId, Response},
+        request::{Pool, Refusal, RefusalKind, Request, RequestId, Response},
         status::Note,
     },
     peer::{PeerName, PeerUid},
@@ -204,6 +204,29 @@ fn what_a_host_gave_away_before_it_lost_its_store_is_not_its_own_again() {
     assert_eq!(donor.node.ring().owner(given), Some(NEWCOMER));
     assert!(!rests(&donor));
     assert_ne!(donor.blocks, BTreeSet::new(), "it has the rest of what it owned");
+}
+
+#[test]
+fn of_what_rests_at_another_host_nobody_is_told_that_it_is_in_use() {
+    let (mut one, mut other) = (Host::of_two(US), Host::of_two(OTHER));
+    one.meet(&mut other);
+    one.talk(&mut other, 5, |_| true);
+    one.part(&mut other);
+
+    let mut reborn = Host::reborn(OTHER);
+    reborn.running = [address(NEWCOMER)].into();
+    one.meet(&mut reborn);
+    one.talk(&mut reborn, 5, |_| true);
+    let [rests] = reborn.node.resting() else { panic!("{:?}", reborn.node.resting()) };
+    let subnet = Ipv4Net::new(rests.start.into(), 24).unwrap();
+    let request = Request::Allocate { ident: "container".to_owned(), subnet: Some(Pool::Cidr(subnet)) };
+    one.tell(Input::Asked(RequestId(1), request));
+    one.talk(&mut reborn, 5, |_| true);
+    let [Err(refusal)] = one.answers.as_slice() else { panic!("{:?}", one.answers) };
+    assert!(
+        refusal.message.starts_with(&format!("no address of {subnet} is free to be given")),
+        "{refusal:?}"
+    );
 }
 
 #[test]
