@@ -42,8 +42,10 @@ const NICKNAME_LEN_MAX: usize = 255;
 enum Memory {
     /// Its ring was on disk.
     Whole,
-    /// Nothing was: it is new, as far as is known.
-    Empty,
+    /// Nothing was, and nobody has looked yet for traces of an earlier life. What rests for that reason has this number.
+    Unproven(Option<u64>),
+    /// Nothing was, and it left no trace: it is new, as far as is known.
+    New,
     /// It lived before. What it gave away last, before the store was lost, may have been heard by few.
     Lost,
 }
@@ -88,7 +90,7 @@ impl Allocator {
             requests: Requests::default(),
             disputes: Disputes::default(),
             rest: Rest::default(),
-            memory: if fresh { Memory::Empty } else { Memory::Whole },
+            memory: if fresh { Memory::Unproven(None) } else { Memory::Whole },
             kin: None,
             nicknames: BTreeMap::from([(settings.me, settings.nickname.clone())]),
             reachable: BTreeSet::new(),
@@ -105,10 +107,6 @@ impl Allocator {
         let others = others.filter(|owner| *owner != allocator.settings.me).collect();
         allocator.rest.begin(saved.rest, others);
         allocator.settle();
-        if let (true, Init::Seed(peers)) = (fresh, allocator.settings.init.clone()) {
-            allocator.begin_ring(peers);
-            allocator.broadcast();
-        }
         Ok(allocator)
     }
 
@@ -268,11 +266,37 @@ impl Allocator {
         news
     }
 
+    /// Finds out whether a host that remembers nothing is new: `has_traces` says whether there is a trace of an earlier
+    /// life, where these ranges are to be its own. Only then is a ring made from a list of seeds, which would otherwise take
+    /// back what was given away.
+    pub fn prove_memory(&mut self, has_traces: impl FnOnce(&[Range]) -> bool) {
+        let Memory::Unproven(rest) = self.memory else { return };
+        let seeded = match &self.settings.init {
+            Init::Seed(peers) if self.ring.is_empty() && !self.leaving => Some(peers.clone()),
+            Init::Seed(_) | Init::Consensus | Init::Observer => None,
+        };
+        if let Some(peers) = seeded {
+            self.begin_ring(peers);
+            self.broadcast();
+        }
+        self.memory = if has_traces(&self.owned()) { Memory::Lost } else { Memory::New };
+        match (self.memory, rest) {
+            (Memory::Lost, None) => self.rest_what_is_owned(),
+            (Memory::New, Some(_)) if rest == self.rest.number() => {
+                self.rest.end();
+                self.end_rest();
+            }
+            _ => {}
+        }
+        self.advance();
+    }
+
     /// Others remember a former life of this host. If nothing of it was on disk, all that it turns out to own rests.
     pub fn doubt_memory(&mut self) {
-        if self.memory == Memory::Empty {
-            self.memory = Memory::Lost;
-            self.rest_what_is_owned();
+        match std::mem::replace(&mut self.memory, Memory::Lost) {
+            Memory::Whole => self.memory = Memory::Whole,
+            Memory::New | Memory::Unproven(None) => self.rest_what_is_owned(),
+            Memory::Unproven(Some(_)) | Memory::Lost => {}
         }
     }
 
@@ -292,8 +316,11 @@ impl Allocator {
             self.save_ring();
             self.push(Effect::RingChanged);
         }
-        if knew_none && self.memory == Memory::Lost {
+        if knew_none && matches!(self.memory, Memory::Lost | Memory::Unproven(_)) {
             self.rest_what_is_owned();
+        }
+        if let (true, Memory::Unproven(rest)) = (knew_none, &mut self.memory) {
+            *rest = self.rest.number();
         }
         if self.rest.hear(&self.ring, theirs) {
             self.end_rest();

@@ -49,7 +49,7 @@ impl Election {
     /// One that goes on from what was saved.
     pub fn new(settings: &Settings, saved: Option<NodeClaims>) -> Election {
         let expected = settings.expected_peers.max(1);
-        let elector = !matches!(settings.init, Init::Observer);
+        let elector = matches!(settings.init, Init::Consensus);
         let paxos = match elector {
             true => Paxos::elector(settings.acceptor, majority(expected), saved.unwrap_or_default()),
             false => Paxos::observer(settings.acceptor, majority(expected)),
@@ -181,7 +181,7 @@ impl Election {
         nicknames: &BTreeMap<PeerName, String>,
     ) -> (String, Option<String>) {
         if let Some(reason) = &self.held {
-            let what = format!("a peer that has the ring, electing nobody: {reason}");
+            let what = format!("a peer that has the ring, making none: {reason}");
             return (what, Some("check that the peers are reachable on port 6783".to_owned()));
         }
         if !self.elector {

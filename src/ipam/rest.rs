@@ -97,9 +97,14 @@ impl Rest {
         let nobody = self.awaited.is_empty() && self.strangers.as_ref().is_some_and(BTreeSet::is_empty);
         let over = nobody || self.ranges.is_empty();
         if over {
-            *self = Rest { number: self.number, ..Rest::default() };
+            self.end();
         }
         over
+    }
+
+    /// There was no reason for it.
+    pub fn end(&mut self) {
+        *self = Rest { number: self.number, ..Rest::default() };
     }
 }
 

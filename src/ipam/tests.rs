@@ -78,7 +78,8 @@ impl Network {
             crash: 0,
         };
         for settings in hosts {
-            let allocator = Allocator::new(settings.clone(), Saved::default()).unwrap();
+            let mut allocator = Allocator::new(settings.clone(), Saved::default()).unwrap();
+            allocator.prove_memory(|_| false);
             network.hosts.insert(settings.me, Host { settings, allocator, saved: Saved::default() });
         }
         network
@@ -456,6 +457,60 @@ fn seeds_make_the_ring_without_an_election() {
     network.assert_agreed();
 }
 
+/// Two seeds; the first gave an address to the second and then lost its store.
+fn forgetful_seed() -> Network {
+    let seeds = vec![peer(1), peer(2)];
+    let mut network = Network::new((1..=2).map(|n| settings(n, Init::Seed(seeds.clone()), 2)).collect());
+    network.connect();
+    let ticket = network.claim(2, "web", "10.32.0.7/24");
+    assert_eq!(network.answer(ticket), Some(Ok("10.32.0.7/24".to_owned())));
+    network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
+    network.down.insert(peer(2));
+    network.restart(peer(1));
+    network
+}
+
+#[test]
+fn a_seed_without_a_memory_makes_no_ring_before_traces_of_an_earlier_life_were_looked_for() {
+    let mut network = forgetful_seed();
+    network.pass(60);
+    assert!(network.host(1).ring().is_empty());
+    network.host(1).prove_memory(|owned| {
+        assert_eq!(owned, [Range::from(net("10.32.0.0/25"))], "what would be its own");
+        false
+    });
+    assert_eq!(network.host(1).resting(), []);
+}
+
+#[test]
+fn a_seed_that_lost_its_store_uses_nothing_before_every_owner_has_shown_what_it_was_given() {
+    let mut network = forgetful_seed();
+    network.host(1).prove_memory(|_| true);
+    network.host(1).set_strangers(Some(BTreeSet::new()));
+    let ticket = network.claim(1, "db", "10.32.0.7/24");
+    network.pass(60);
+    assert_eq!(network.answer(ticket), None);
+    network.down.clear();
+    network.connect();
+    assert_eq!(network.host(1).resting(), []);
+    assert!(matches!(network.answer(ticket), Some(Err(_))), "it is the other's");
+    network.assert_agreed();
+    network.assert_sound();
+}
+
+#[test]
+fn what_is_heard_to_be_its_own_rests_until_a_host_without_a_memory_is_known_to_be_new() {
+    let seeds = vec![peer(1), peer(2)];
+    let mut network = Network::new((1..=3).map(|n| settings(n, Init::Seed(seeds.clone()), 2)).collect());
+    network.down.insert(peer(3));
+    network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
+    network.restart(peer(1));
+    network.connect();
+    assert_eq!(network.host(1).resting(), [Range::from(net("10.32.0.0/25"))]);
+    network.host(1).prove_memory(|_| false);
+    assert_eq!(network.host(1).resting(), []);
+}
+
 #[test]
 fn a_latecomer_learns_the_ring_and_gets_space() {
     let mut network = Network::new((1..=3).map(|n| settings(n, Init::Consensus, 2)).collect());
@@ -491,7 +546,9 @@ fn two_clusters_that_meet_refuse_each_other_and_say_so() {
     assert!(error.to_string().contains("seeded by different peers"), "{error}");
     let elsewhere =
         Settings { universe: net("10.48.0.0/24").into(), ..settings(3, Init::Seed(vec![peer(3)]), 1) };
-    let other = Allocator::new(elsewhere, Saved::default()).unwrap().state().unwrap();
+    let mut elsewhere = Allocator::new(elsewhere, Saved::default()).unwrap();
+    elsewhere.prove_memory(|_| false);
+    let other = elsewhere.state().unwrap();
     let mut network = Network::new(vec![settings(4, Init::Consensus, 2)]);
     let error = network.host(4).receive(now, Source::Gossip { from: peer(3) }, &other).unwrap_err();
     assert!(error.to_string().contains("10.48.0.0/24, ours: 10.32.0.0/24"), "{error}");

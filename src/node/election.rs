@@ -1,6 +1,7 @@
-//! When a host that has no ring lets its address manager elect one.
+//! When a host that has no ring lets its address manager make one, and whether it is as new as it believes.
 
 use super::{Node, desired::routes_of_others};
+use crate::{addr::Range, config::Init, state::Target};
 
 impl Node {
     /// Whether to elect where there is no ring yet.
@@ -13,9 +14,28 @@ impl Node {
 
     fn reason_not_to_elect(&self) -> Option<String> {
         let vpc = &self.converge.vpc;
-        let early = vpc.seen().is_none() && vpc.fault().is_none();
-        let early = early.then(|| "the route tables have not been read yet".to_owned());
-        early.or_else(|| self.reason_to_join()).or_else(|| self.reason_to_be_patient())
+        match (vpc.seen(), vpc.fault(), &self.config.ipam.init) {
+            (None, None, _) => Some("the route tables have not been read yet".to_owned()),
+            (None, Some(fault), Init::Seed(_)) => Some(format!(
+                "the route tables, which show whether this host gave addresses away before, cannot be read: {fault}"
+            )),
+            _ => self.reason_to_join().or_else(|| self.reason_to_be_patient()),
+        }
+    }
+
+    /// A host that remembers nothing is new unless the route tables show what it owned before, or that what is to be its own
+    /// is another's. What is read first was there before anything that it writes.
+    pub(super) fn look_for_traces(&mut self) {
+        let Some(vpc) = self.converge.vpc.seen() else { return };
+        let range = self.config.ipam.range;
+        let routes = vpc.tables.values().flat_map(|table| &table.routes);
+        let mut inside = routes.filter(|(cidr, _)| range.contains(*cidr));
+        let led_here = inside.any(|(_, route)| route.target == Target::Interface(vpc.interface.clone()));
+        let others: Vec<Range> =
+            routes_of_others(range, vpc).into_iter().map(|(cidr, _)| cidr.into()).collect();
+        self.ipam.prove_memory(|owned| {
+            led_here || owned.iter().any(|ours| others.iter().any(|theirs| ours.overlaps(*theirs)))
+        });
     }
 
     /// Whoever finds routes of other live interfaces inside the range joins and does not elect.

@@ -61,6 +61,7 @@ impl Node {
         }
         self.converge.vpc_seen(self.now, result, interval);
         self.disturbed = true;
+        self.look_for_traces();
         self.judge_election();
     }
 

@@ -291,6 +291,10 @@ impl Node {
         }
         self.mesh.set_channels(self.dead.channels());
         self.dial_targets();
+        if self.identity.instance.is_none() {
+            // Outside EC2 nothing can be looked for.
+            self.ipam.prove_memory(|_| false);
+        }
         self.judge_election();
         self.await_places();
         self.resume_attachments(boot);

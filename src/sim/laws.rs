@@ -90,8 +90,7 @@ impl World {
             if *seeds.get_or_insert(ring.seeds()) != ring.seeds() {
                 broken = Some(format!("host {host} has the ring of another election: {:?}", ring.seeds()));
             }
-            // One that was taken for dead does not know yet.
-            if self.machines[host].calm_until > self.now {
+            if self.machines[host].unaware_until > self.now {
                 continue;
             }
             // What was taken over rests until everybody else was heard on it.

@@ -54,6 +54,8 @@ pub struct Machine {
     pub saving: Option<(SaveId, Vec<Write>)>,
     /// Nobody asks it for anything before this.
     pub calm_until: Timestamp,
+    /// It was taken for dead and need not know before this.
+    pub unaware_until: Timestamp,
     /// Its process gets no turn before this.
     pub frozen_until: Timestamp,
     /// Nothing can be saved before this.
@@ -80,6 +82,7 @@ impl Machine {
             disk: BTreeMap::new(),
             saving: None,
             calm_until: Timestamp::ZERO,
+            unaware_until: Timestamp::ZERO,
             frozen_until: Timestamp::ZERO,
             disk_full_until: Timestamp::ZERO,
         }

@@ -69,7 +69,10 @@ impl World {
         }
         let node = self.machines[host].node.as_ref();
         let used = node.is_none_or(|node| !node.allocations().is_empty() || node.ring().is_empty());
-        if !used && !self.users.uses(host) && self.blocked.is_empty() {
+        // What was freed and not yet written would be in use again.
+        let kept =
+            Memory::read(&self.machines[host].disk).is_ok_and(|memory| !memory.ipam.allocations.is_empty());
+        if !used && !kept && !self.users.uses(host) && self.blocked.is_empty() {
             self.power_off(host, true);
             self.schedule(Duration::from_secs(15), Event::Usurp(host));
         }
@@ -82,7 +85,8 @@ impl World {
             && self.is_spread(host)
         {
             // It hears of it when it comes back; until then it is not asked for anything.
-            self.machines[host].calm_until = self.now + Duration::from_secs(70);
+            let hears_by = self.now + Duration::from_secs(70);
+            (self.machines[host].calm_until, self.machines[host].unaware_until) = (hears_by, hears_by);
             self.machines[host].disk_full_until = self.now;
             self.usurp(host);
         }
@@ -165,8 +169,8 @@ impl World {
         }
         // One whose link is broken cannot be mended when nobody knows its namespace.
         let linked = machine.kernel.sound();
-        let calm_until = self.now + Duration::from_secs(40);
-        machine.calm_until = calm_until;
+        // It has to learn first what they use.
+        machine.calm_until = self.now + Duration::from_secs(40);
         self.note(|| format!("host {host} loses its store; links {linked:?}"));
         self.users.store_lost(host, &linked);
     }

@@ -20,7 +20,7 @@ use weavers::{
         status::Note,
     },
     peer::{PeerName, PeerUid},
-    state::{self, Action, Fault, FaultKind, InstanceState},
+    state::{self, Action, Fault, FaultKind, InstanceState, InterfaceId, Vpc},
     time::Timestamp,
 };
 
@@ -375,7 +375,7 @@ impl Host {
             sent: Vec::new(),
             closed: Vec::new(),
         };
-        host.carry_out();
+        host.tell(Input::Woken);
         host
     }
 }
@@ -421,6 +421,14 @@ impl Host {
                         other => panic!("there is nothing else to do: {other}"),
                     }
                     self.node.handle(self.now, Input::Applied(action, Ok(None)));
+                }
+                Output::ObservePlaces(_) => {
+                    self.node.handle(self.now, Input::PlacesSeen(Ok(BTreeMap::new())));
+                }
+                Output::ObserveVpc(..) => {
+                    let interface = InterfaceId(format!("eni-{}", self.name.as_u64()));
+                    let seen = Vpc { interface, source_dest_check: Some(false), tables: BTreeMap::new() };
+                    self.node.handle(self.now, Input::VpcSeen(Ok(seen)));
                 }
                 Output::ObserveInstances(instances) => self.looks.push(instances),
                 Output::ObserveRunning(addresses) => {
