@@ -1,4 +1,4 @@
-//! What a host does between the first ring and the moment when the disk has it.
+//! What a host without a memory does before it makes the first ring, and until the disk has it.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use weavers::{
         memory::{Identity, Memory},
     },
     peer::PeerUid,
-    state::{Action, InterfaceId, Table, TableId, Vpc},
+    state::{Action, Fault, FaultKind, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
     time::Timestamp,
 };
 
@@ -18,7 +18,7 @@ const ME: &str = "02:00:00:00:00:01";
 
 #[test]
 fn routes_are_written_once_a_crash_cannot_take_the_first_ring() {
-    let (mut node, mut steps) = (alone(), Steps::default());
+    let (mut node, mut steps) = (alone(None), Steps::default());
     steps.take(&mut node);
     node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(empty_vpc())));
     steps.take(&mut node);
@@ -34,6 +34,43 @@ fn routes_are_written_once_a_crash_cannot_take_the_first_ring() {
     assert_eq!(destination.to_string(), "10.32.0.0/12");
 }
 
+#[test]
+fn a_seed_that_lost_its_store_is_shown_so_by_routes_and_touches_none_of_them() {
+    for (destination, interface) in [("10.32.0.0/12", "eni-1"), ("10.32.0.7/32", "eni-2")] {
+        let (mut node, mut steps) = (alone(Some("i-1")), Steps::default());
+        let mut vpc = empty_vpc();
+        vpc.tables
+            .values_mut()
+            .for_each(|table| drop(table.routes.insert(destination.parse().unwrap(), route(interface))));
+        node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(vpc)));
+        steps.take(&mut node);
+        assert!(!node.ring().is_empty() && !node.resting().is_empty(), "{destination} leads to {interface}");
+        while let Some(id) = steps.saves.pop() {
+            node.handle(Timestamp::ZERO, Input::Stored(id, Ok(())));
+            steps.take(&mut node);
+        }
+        assert_eq!(steps.routes, []);
+    }
+}
+
+#[test]
+fn a_seed_makes_no_ring_while_the_routes_that_may_show_a_former_life_cannot_be_read() {
+    let mut node = alone(Some("i-1"));
+    let fault =
+        Fault { kind: FaultKind::Unreachable, message: "no answer".to_owned(), hint: None, request_id: None };
+    node.handle(Timestamp::ZERO, Input::VpcSeen(Err(fault)));
+    assert!(node.ring().is_empty());
+    assert!(
+        node.status()
+            .waits
+            .iter()
+            .any(|wait| wait.what.contains("gave addresses away before, cannot be read"))
+    );
+    node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(empty_vpc())));
+    assert!(!node.ring().is_empty());
+    assert_eq!(node.resting(), []);
+}
+
 /// What a node asked for.
 #[derive(Default)]
 struct Steps {
@@ -46,18 +83,28 @@ impl Steps {
         while let Some(output) = node.next_output() {
             match output {
                 Output::Save(id, _) => self.saves.push(id),
-                Output::Apply(action @ Action::CreateRoute { .. }) => self.routes.push(action),
+                Output::Apply(
+                    action @ (Action::CreateRoute { .. }
+                    | Action::ReplaceRoute { .. }
+                    | Action::DeleteRoute { .. }),
+                ) => self.routes.push(action),
                 _ => {}
             }
         }
     }
 }
 
-/// A cluster of one, which has its ring from the start.
-fn alone() -> Node {
-    let text = format!("[ipam]\nrange = \"10.32.0.0/12\"\ninit = \"seed\"\nseed = [\"{ME}\"]\n");
+/// A cluster of one, which has its ring from the start; on EC2 once it has read the route tables.
+fn alone(instance: Option<&str>) -> Node {
+    let text = format!(
+        "peers = [\"10.0.0.9\"]\n[ipam]\nrange = \"10.32.0.0/12\"\ninit = \"seed\"\nseed = [\"{ME}\"]\n"
+    );
     let birth = Birth {
-        identity: Identity { name: ME.parse().unwrap(), acceptor: PeerUid(1), instance: None },
+        identity: Identity {
+            name: ME.parse().unwrap(),
+            acceptor: PeerUid(1),
+            instance: instance.map(str::to_owned),
+        },
         uid: PeerUid(2),
         nickname: "h1".to_owned(),
         password: None,
@@ -65,6 +112,11 @@ fn alone() -> Node {
         seed: 1,
     };
     Node::new(Timestamp::ZERO, birth, config::parse(&text).unwrap(), Memory::default()).unwrap()
+}
+
+fn route(interface: &str) -> Route {
+    let target = Target::Interface(InterfaceId(interface.to_owned()));
+    Route { target, state: RouteState::Active, created: true }
 }
 
 fn empty_vpc() -> Vpc {
