@@ -300,6 +300,10 @@ impl Allocator {
         }
     }
 
+    pub(super) fn is_unproven(&self) -> bool {
+        matches!(self.memory, Memory::Unproven(_))
+    }
+
     fn merge(&mut self, theirs: &Ring) -> Result<bool, ReceiveError> {
         let knew_none = self.ring.is_empty();
         let space = &self.space;
@@ -316,7 +320,7 @@ impl Allocator {
             self.save_ring();
             self.push(Effect::RingChanged);
         }
-        if knew_none && matches!(self.memory, Memory::Lost | Memory::Unproven(_)) {
+        if knew_none && (self.memory == Memory::Lost || self.is_unproven()) {
             self.rest_what_is_owned();
         }
         if let (true, Memory::Unproven(rest)) = (knew_none, &mut self.memory) {

@@ -182,7 +182,9 @@ impl Election {
     ) -> (String, Option<String>) {
         if let Some(reason) = &self.held {
             let what = format!("a peer that has the ring, making none: {reason}");
-            return (what, Some("check that the peers are reachable on port 6783".to_owned()));
+            let hint = "check that the peers are reachable on port 6783; routes that a cluster of the past left behind are \
+                        to be deleted";
+            return (what, Some(hint.to_owned()));
         }
         if !self.elector {
             let hint = "an observer does not vote; a peer with init = \"consensus\" must".to_owned();

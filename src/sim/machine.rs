@@ -152,6 +152,11 @@ impl Machine {
         }
     }
 
+    /// Whether the disk has a ring.
+    pub fn keeps_ring(&self) -> bool {
+        Memory::read(&self.disk).is_ok_and(|memory| memory.ipam.ring.is_some())
+    }
+
     /// What it has promised and accepted, as the disk has it.
     pub fn saved_claims(&self) -> NodeClaims {
         let Write { key, .. } = Write::ipam(&Record::Paxos(NodeClaims::default()));

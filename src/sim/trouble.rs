@@ -8,6 +8,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
+    machine::Machine,
     vpc::{Action, Call, Caller, Faults, RouteTarget, Targets, Throttle},
     world::{Event, World, net},
 };
@@ -329,7 +330,7 @@ impl World {
         let (destination, call) = match (self.rng.random_range(0..4), chosen) {
             (0, Some(route)) => (route, delete(text, route)),
             (1, Some(route)) => (route, replace(text, route, elsewhere)),
-            (2, _) if self.machines.iter().any(|m| m.node.as_ref().is_some_and(|n| !n.ring().is_empty())) => {
+            (2, _) if self.machines.iter().any(Machine::keeps_ring) => {
                 (anywhere, create(text, anywhere, elsewhere))
             }
             (_, _) => {
