@@ -44,12 +44,16 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     stage::report(lab, ready, checks).await
 }
 
-/// Its store is gone, and of all others it hears only one, which has not heard of the newcomer.
+/// Its store is gone, and of all others it hears only one, which has not heard of the newcomer and has been restarted, so
+/// that only routes show that there was another life.
 async fn forgets(lab: &mut Lab, checks: &mut Checks, theirs: &Container, own: Ipv4Net) -> anyhow::Result<()> {
     lab.stop_host(LOSES).await?;
     let store = lab.hosts[LOSES].store();
     let state = store.parent().context("the store is in no directory")?;
     fs::remove_dir_all(state).with_context(|| format!("{} cannot be removed", state.display()))?;
+    lab.stop_host(REMEMBERS).await?;
+    lab.start_host(REMEMBERS)?;
+    checks.add("another is back", lab.ran_when_up(REMEMBERS, &["status"]).await?.says(0, &[]));
     let apart = islands(lab, &[&[LOSES, REMEMBERS], &[CUT_OFF], &[NEWCOMER]]).await?;
     checks.timed("two more are cut off", apart);
     let writes = lab.writes();
@@ -59,8 +63,9 @@ async fn forgets(lab: &mut Lab, checks: &mut Checks, theirs: &Container, own: Ip
     let early = lab.ran_when_up(LOSES, &early).await?;
     checks.add("without its store it does not hand out what it gave away", early.says(1, &[]));
     checks.timed("what it owns rests for two hosts", awaits(lab, LOSES, &[CUT_OFF, NEWCOMER]).await?);
-    let (name, address) = (&lab.hosts[CUT_OFF].name, lab.hosts[NEWCOMER].address.to_string());
-    let words = [&format!("({name})"), &address, "to show which of", "cannot be reached: bring it back"];
+    let (status, address) = (lab.status(CUT_OFF).await?, lab.hosts[NEWCOMER].address.to_string());
+    let name = status["name"].as_str().unwrap_or_default();
+    let words = [name, &address, "to show which of", "cannot be reached: bring it back"];
     checks.add("status names them and the way out", lab.ran(LOSES, &["status"]).await?.says(0, &words));
     unused(lab, checks, LOSES, theirs.address, own).await?;
     checks.add("nothing was written to EC2", same(&writes, &lab.writes()));
