@@ -51,11 +51,11 @@ async fn forgets(lab: &mut Lab, checks: &mut Checks, theirs: &Container, own: Ip
     let store = lab.hosts[LOSES].store();
     let state = store.parent().context("the store is in no directory")?;
     fs::remove_dir_all(state).with_context(|| format!("{} cannot be removed", state.display()))?;
+    let apart = islands(lab, &[&[LOSES, REMEMBERS], &[CUT_OFF], &[NEWCOMER]]).await?;
+    checks.timed("two more are cut off", apart);
     lab.stop_host(REMEMBERS).await?;
     lab.start_host(REMEMBERS)?;
     checks.add("another is back", lab.ran_when_up(REMEMBERS, &["status"]).await?.says(0, &[]));
-    let apart = islands(lab, &[&[LOSES, REMEMBERS], &[CUT_OFF], &[NEWCOMER]]).await?;
-    checks.timed("two more are cut off", apart);
     let writes = lab.writes();
     lab.start_host(LOSES)?;
     // Before it is ready: at no moment may it use what it once gave away.
