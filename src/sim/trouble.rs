@@ -8,7 +8,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    machine::Machine,
+    machine::{Machine, Power},
     vpc::{Action, Call, Caller, Faults, RouteTarget, Targets, Throttle},
     world::{Event, World, net},
 };
@@ -327,12 +327,13 @@ impl World {
         let number = self.rng.random_range(0..self.machines.len());
         let elsewhere = Targets::interface(self.machines[number].cloud.interface.0.clone());
         let text = table.0.clone();
+        let mut alive = self.machines.iter().filter(|machine| machine.power != Power::Terminated);
+        let has_ring = alive.any(Machine::keeps_ring);
         let (destination, call) = match (self.rng.random_range(0..4), chosen) {
             (0, Some(route)) => (route, delete(text, route)),
-            (1, Some(route)) => (route, replace(text, route, elsewhere)),
-            (2, _) if self.machines.iter().any(Machine::keeps_ring) => {
-                (anywhere, create(text, anywhere, elsewhere))
-            }
+            // Where nobody has a ring everybody would wait for whom such a route leads to.
+            (1, Some(route)) if has_ring => (route, replace(text, route, elsewhere)),
+            (2, _) if has_ring => (anywhere, create(text, anywhere, elsewhere)),
             (_, _) => {
                 let gateway = Targets { gateway: Some("igw-1".to_owned()), ..Targets::default() };
                 (anywhere, create(text, anywhere, gateway))
