@@ -16,6 +16,7 @@ use super::{
     basic::{self, owned},
     repair::leads,
     stage::{Checks, at_work, eventually, holds, passes, same},
+    strangers::largest,
     terminate::one_owner,
 };
 use crate::{lab::Lab, pinger::end_without_loss, report::Report};
@@ -90,8 +91,7 @@ async fn left(
 
 /// The host is given pieces that are between those of another, and does not use them.
 async fn given(lab: &Lab, checks: &mut Checks, host: usize, giver: usize) -> anyhow::Result<Vec<Ipv4Addr>> {
-    let largest = owned(lab, giver).await?.into_iter().min_by_key(|cidr| cidr.prefix_len());
-    let largest = largest.context("the giver owns nothing")?;
+    let largest = largest(&owned(lab, giver).await?)?;
     // Nobody has had an address at its end.
     let end = u32::from(largest.broadcast()) - 1;
     let pieces: Vec<Ipv4Addr> =

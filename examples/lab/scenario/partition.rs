@@ -114,6 +114,7 @@ async fn ec2_away(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// These rules meet what a host hears and says. Its cut before, if any, is over.
 async fn cut(lab: &Lab, host: usize, rules: &str) -> anyhow::Result<()> {
     let table = format!(
         "add table ip cut; delete table ip cut; table ip cut {{ \
@@ -146,15 +147,10 @@ pub(super) async fn islands(lab: &Lab, islands: &[&[usize]]) -> anyhow::Result<R
     .await
 }
 
-/// What a host sends to some others is answered by a reset. Its cut before, if any, is over.
+/// What a host sends to some others is answered by a reset.
 async fn part(lab: &Lab, host: usize, others: &[usize]) -> anyhow::Result<()> {
-    let rule = |&other: &usize| format!("ip daddr {} meta l4proto tcp {RESET}; ", lab.hosts[other].address);
-    let rules: String = others.iter().map(rule).collect();
-    let table = format!(
-        "add table ip cut; delete table ip cut; table ip cut {{ \
-         chain out {{ type filter hook output priority -10; {rules} }}; }}"
-    );
-    lab.on_host(host, &["nft", &table]).await.map(|_| ())
+    let rule = |&other: &usize| format!("ip daddr {} meta l4proto tcp {RESET}", lab.hosts[other].address);
+    cut(lab, host, &others.iter().map(rule).collect::<Vec<String>>().join("; ")).await
 }
 
 async fn heal(lab: &Lab, host: usize) -> anyhow::Result<()> {
