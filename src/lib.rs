@@ -12,6 +12,8 @@
 //! above `store` are pure. A test holds the tree to both.
 
 // Words: no decisions.
+/// Text from others, made fit to be shown.
+pub mod text;
 /// Moments and the distance between them; never a clock.
 pub mod time;
 /// Addresses, half-open ranges of them, and how a range is cut into CIDRs.

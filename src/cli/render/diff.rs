@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    plain,
     plan::{Row, row},
+    printable,
 };
 use crate::plan::Plan;
 
@@ -46,12 +46,12 @@ fn differences(plan: &Plan) -> Vec<Difference> {
             all.push(Difference { place, before: Vec::new(), after: Vec::new() });
             all.len() - 1
         });
-        let line = |state: &str| plain(&format!("{thing} {state}"));
+        let line = |state: &str| printable(&format!("{thing} {state}"));
         if !before.is_empty() {
             all[at].before.push(line(&before));
         }
         if !after.is_empty() {
-            all[at].after.push(format!("{}  # {}", line(&after), plain(&change.cause)));
+            all[at].after.push(format!("{}  # {}", line(&after), printable(&change.cause)));
         }
     }
     all

@@ -2,7 +2,7 @@
 
 use clap::builder::styling::AnsiColor;
 
-use super::{columns, count, paint, plain};
+use super::{columns, count, paint, printable};
 use crate::doctor::{Finding, Level};
 
 /// The findings for people, and how many there are of each kind.
@@ -13,8 +13,9 @@ pub fn text(findings: &[Finding]) -> String {
     for (finding, line) in findings.iter().zip(columns(&rows, &[2])) {
         text += &format!("{}  {line}\n", finding.level.head());
         for (word, more) in [("why", &finding.why), ("fix", &finding.fix)] {
-            text +=
-                &more.as_ref().map_or_else(String::new, |more| format!("        {word}: {}\n", plain(more)));
+            text += &more
+                .as_ref()
+                .map_or_else(String::new, |more| format!("        {word}: {}\n", printable(more)));
         }
     }
     let number = |level| findings.iter().filter(|finding| finding.level == level).count();

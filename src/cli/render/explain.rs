@@ -1,6 +1,6 @@
 //! What there is to know of an address: a sentence, then whose it is, what carries it, what is missing.
 
-use super::{columns, plain};
+use super::{columns, printable};
 use crate::{
     node::explain::{Carrier, Explanation, Standing},
     state::RouteState,
@@ -9,7 +9,7 @@ use crate::{
 /// The explanation for people.
 pub fn text(explanation: &Explanation) -> String {
     let Explanation { address, summary, standing, .. } = explanation;
-    let mut text = format!("{address}: {}\n", plain(summary));
+    let mut text = format!("{address}: {}\n", printable(summary));
     let rows: Vec<Vec<String>> = owner(explanation)
         .into_iter()
         .chain(container(explanation))
@@ -20,8 +20,9 @@ pub fn text(explanation: &Explanation) -> String {
         text += &format!("  {line}\n");
     }
     for note in &explanation.missing {
-        text += &format!("missing: {}\n", plain(&note.what));
-        text += &note.hint.as_ref().map_or_else(String::new, |hint| format!("   hint: {}\n", plain(hint)));
+        text += &format!("missing: {}\n", printable(&note.what));
+        text +=
+            &note.hint.as_ref().map_or_else(String::new, |hint| format!("   hint: {}\n", printable(hint)));
     }
     if explanation.missing.is_empty() && *standing != Standing::Outside {
         text += "nothing is missing\n";

@@ -2,6 +2,8 @@
 
 use clap::builder::styling::{AnsiColor, Style};
 
+use crate::text::printable;
+
 pub mod diff;
 #[cfg(feature = "aws")]
 pub mod doctor;
@@ -22,16 +24,11 @@ fn columns(rows: &[Vec<String>], gaps: &[usize]) -> Vec<String> {
         for (column, cell) in row.iter().enumerate() {
             let gap = gaps.get(column).or(gaps.last()).copied().unwrap_or(0);
             let pad = if widths[column] == 0 { 0 } else { widths[column] + gap };
-            line += &format!("{:<pad$}", plain(cell));
+            line += &format!("{:<pad$}", printable(cell));
         }
         line.trim_end().to_owned()
     };
     rows.iter().map(line).collect()
-}
-
-/// Without what would move a terminal's cursor: nicknames and causes come from other hosts.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// The text in a colour, which says nothing that the text does not.

@@ -2,7 +2,7 @@
 
 use clap::builder::styling::AnsiColor;
 
-use super::{paint, plain};
+use super::{paint, printable};
 use crate::node::request::{Permission, Verdict};
 
 /// The permissions for people.
@@ -20,7 +20,7 @@ fn line(permission: &Permission) -> String {
     let optional = if *optional { " (optional)" } else { "" };
     let mut line = format!("{verdict}  ec2:{action}{optional}\n");
     for more in [said, statement].into_iter().flatten() {
-        line += &format!("         {}\n", plain(more));
+        line += &format!("         {}\n", printable(more));
     }
     line
 }

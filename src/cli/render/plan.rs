@@ -6,7 +6,7 @@ use clap::builder::styling::AnsiColor;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{columns, count, paint, plain};
+use super::{columns, count, paint, printable};
 use crate::{
     api::FORMAT_VERSION,
     plan::{Change, Conflict, Plan, Plane},
@@ -105,7 +105,7 @@ fn sheet(plan: &Plan, last: &str) -> String {
     let rows: Vec<Row> = rows.collect();
     let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
     let lines = rows.iter().zip(columns(&cells, &[1, 2, 3])).map(|(row, rest)| row.verb.head() + &rest);
-    let notes = plan.notes.iter().map(|note| format!("note: {}", plain(note)));
+    let notes = plan.notes.iter().map(|note| format!("note: {}", printable(note)));
     lines.chain(usage(plan)).chain(notes).chain([last.to_owned()]).collect::<Vec<_>>().join("\n")
 }
 

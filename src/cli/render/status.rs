@@ -2,7 +2,7 @@
 
 use clap::builder::styling::AnsiColor;
 
-use super::{bold, columns, count, paint, plain};
+use super::{bold, columns, count, paint, printable};
 use crate::{
     node::{
         request::Piece,
@@ -55,11 +55,11 @@ fn headline(status: &Status) -> String {
     let interface = status.interface.as_ref().map_or("interface unknown", |id| id.0.as_str());
     format!(
         "{ready}, {converged}\n{} ({}) on {}, {}, weavers {}\n",
-        plain(&status.nickname),
+        printable(&status.nickname),
         status.name,
-        plain(instance),
-        plain(interface),
-        plain(&status.version),
+        printable(instance),
+        printable(interface),
+        printable(&status.version),
     )
 }
 
@@ -75,17 +75,17 @@ fn section(text: &mut String, title: &str, lines: Vec<String>) {
 
 fn note(note: &Note) -> String {
     match &note.hint {
-        Some(hint) => format!("{} ({})", plain(&note.what), plain(hint)),
-        None => plain(&note.what),
+        Some(hint) => format!("{} ({})", printable(&note.what), printable(hint)),
+        None => printable(&note.what),
     }
 }
 
 fn configuration(status: &Status) -> Vec<String> {
     let config = &status.config;
-    let mut lines = vec![plain(&config.path)];
+    let mut lines = vec![printable(&config.path)];
     if let Some(error) = &config.error {
         lines.push("the edited file cannot be adopted, the one before is in force:".to_owned());
-        lines.extend(error.lines().map(|line| format!("  {}", plain(line))));
+        lines.extend(error.lines().map(|line| format!("  {}", printable(line))));
     } else if config.pending {
         lines.push(
             "edited, not adopted (weavers plan shows what is in force; weavers reload adopts it)".to_owned(),
@@ -94,7 +94,7 @@ fn configuration(status: &Status) -> Vec<String> {
     lines.extend(config.trial_s.map(|left| {
         format!("on trial: the former one comes back in {left} s unless `weavers confirm` keeps this one")
     }));
-    lines.extend(config.needs_restart.iter().map(|key| format!("{} waits for a restart", plain(key))));
+    lines.extend(config.needs_restart.iter().map(|key| format!("{} waits for a restart", printable(key))));
     lines
 }
 
@@ -127,7 +127,7 @@ fn addresses(ipam: &IpamStatus) -> Vec<String> {
         many => Some(count(many, "elector")),
     };
     let mut lines = vec![
-        plain(&ipam.state),
+        printable(&ipam.state),
         format!("owned here: {owned}; {} used of {}", ipam.used, ipam.owned_addresses),
         format!("range {}, {}", ipam.range, count(ipam.owners as usize, "owner")),
     ];
