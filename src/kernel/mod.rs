@@ -25,6 +25,7 @@ mod far;
 mod fault;
 mod forward;
 mod link;
+mod listing;
 pub mod netns;
 mod nft;
 mod route;

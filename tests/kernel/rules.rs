@@ -5,6 +5,7 @@ use std::{
     process::Command,
 };
 
+use nix::sched::{CloneFlags, unshare};
 use weavers::state::{Action, Forward, Isolation, REST, Rules, Subnet};
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
 
 stories![
     rules_are_read_back_as_they_were_loaded,
+    a_daemon_knows_its_rules_where_no_protocol_has_a_name,
     a_container_reaches_the_host_but_not_its_mesh,
     containers_reach_their_own_subnet_and_those_that_it_allows,
     rules_of_many_subnets_are_read_back_as_they_were_loaded,
@@ -49,6 +51,19 @@ async fn rules_are_read_back_as_they_were_loaded(mut world: World) {
     world.load_rules(rules()).await;
     world.wanted.rules = None;
     assert!(world.observe().await.rules.is_some(), "there is something to delete");
+}
+
+async fn a_daemon_knows_its_rules_where_no_protocol_has_a_name(mut world: World) {
+    // A minimal Debian has no /etc/protocols, and nft lists numbers there.
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    sh("[ ! -e /etc/protocols ] || mount --bind /dev/null /etc/protocols");
+    let wanted = Rules { isolation: isolation(), ..rules() };
+    world.load_rules(wanted.clone()).await;
+    assert!(!sh("nft list table inet weave").contains("{ tcp, udp }"));
+    world.kernel = weavers::kernel::Kernel::new().unwrap();
+    assert_eq!(world.observe().await.rules.as_ref(), Some(&wanted));
+    sh("nft add rule inet weave forward meta l4proto 6 accept");
+    assert_eq!(world.observe().await.rules, None);
 }
 
 async fn a_container_reaches_the_host_but_not_its_mesh(mut world: World) {
