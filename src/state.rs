@@ -13,11 +13,14 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::paths::{Fate, Loss, Packet, Path};
 pub use crate::ipam::reclaim::InstanceState;
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
 };
+
+mod paths;
 
 /// What should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,8 +59,12 @@ pub struct Host {
     pub gone: BTreeSet<Address>,
     /// Observed only: routes inside the range that are not ours, as text. Reported, never touched.
     pub foreign: BTreeMap<Ipv4Net, String>,
-    /// Observed only: the interfaces of the default routes, and their MTU.
+    /// Observed only: the interfaces that carry traffic between hosts and to the outside, and their MTU.
     pub uplinks: BTreeMap<String, u32>,
+    /// Asked only: addresses of other hosts to which the kernel is asked the way.
+    pub others: BTreeSet<Address>,
+    /// Observed only: what the kernel would do with packets of containers.
+    pub paths: Vec<Path>,
 }
 
 /// What our nftables table does. Rendered by `kernel::nft`.
@@ -123,6 +130,8 @@ pub enum Forward {
     Closed(String),
     /// They are dropped by the named chain, which only its owner should amend (firewalld).
     Foreign(String),
+    /// The named chain cannot be read, so that nobody knows whether it drops them.
+    Unread(String),
 }
 
 /// A network namespace, known by more than a name: it is this one for as long as this kernel runs.

@@ -4,6 +4,8 @@
 
 #[path = "kernel/links.rs"]
 mod links;
+#[path = "kernel/paths.rs"]
+mod paths;
 #[path = "kernel/rules.rs"]
 mod rules;
 #[path = "kernel/watching.rs"]
@@ -21,7 +23,10 @@ fn main() {
         eprintln!("the kernel tests cannot run: {need}");
         exit(1);
     }
-    let trials = [links::trials(), rules::trials(), watching::trials()].into_iter().flatten().collect();
+    let trials = [links::trials(), paths::trials(), rules::trials(), watching::trials()]
+        .into_iter()
+        .flatten()
+        .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::Event;
 use crate::{
     api::Answer,
-    config::{self, Config},
+    config::Config,
     kernel::Kernel,
     node::{
         memory::Identity,
@@ -47,24 +47,18 @@ impl Hands {
     ) -> Hands {
         let (host, jobs) = mpsc::channel(JOBS_MAX);
         tokio::spawn(work_on_host(kernel, jobs, events.clone()));
-        let ec2 = Arc::new(Ec2Hand {
-            ec2: Mutex::new(ec2.map(Arc::new)),
-            is_refused: AtomicBool::new(false),
-            is_check_doubted: AtomicBool::new(false),
-            config: config.clone(),
-            made_on: identity.instance.clone(),
-        });
-        Hands { host, ec2, events }
+        let ec2 = Ec2Hand::new(ec2.map(Arc::new), config.clone(), identity.instance.clone());
+        Hands { host, ec2: Arc::new(ec2), events }
     }
 
-    /// EC2 is asked there from now on.
-    pub(super) fn use_ec2(&mut self, settings: &config::Vpc) {
-        let Ec2Hand { config: known, made_on, .. } = self.ec2.as_ref();
-        if known.vpc.region != settings.region || known.vpc.endpoint != settings.endpoint {
-            let config = Config { vpc: settings.clone(), ..known.clone() };
-            let (is_refused, is_check_doubted) = (AtomicBool::new(false), AtomicBool::new(false));
-            let (ec2, made_on) = (Mutex::new(None), made_on.clone());
-            self.ec2 = Arc::new(Ec2Hand { ec2, is_refused, is_check_doubted, config, made_on });
+    /// EC2 is asked so from now on: there, and for the interface that is an uplink by this configuration.
+    pub(super) fn use_ec2(&mut self, config: &Config) {
+        let known = &self.ec2.config;
+        let elsewhere = known.vpc.region != config.vpc.region || known.vpc.endpoint != config.vpc.endpoint;
+        let by_others = known.network.uplinks != config.network.uplinks;
+        if elsewhere || by_others {
+            let ec2 = if elsewhere { None } else { self.ec2.in_doubt_of_its_interface() };
+            self.ec2 = Arc::new(Ec2Hand::new(ec2, config.clone(), self.ec2.made_on.clone()));
         }
     }
 
@@ -170,6 +164,24 @@ struct Ec2Hand {
 }
 
 impl Ec2Hand {
+    fn new(ec2: Option<Arc<Ec2>>, config: Config, made_on: Option<String>) -> Ec2Hand {
+        Ec2Hand {
+            ec2: Mutex::new(ec2),
+            is_refused: AtomicBool::new(false),
+            is_check_doubted: AtomicBool::new(false),
+            config,
+            made_on,
+        }
+    }
+
+    /// What EC2 is asked by, which looks anew which interface is ours. Whoever holds it is about to connect: so does
+    /// the hand that comes next.
+    fn in_doubt_of_its_interface(&self) -> Option<Arc<Ec2>> {
+        let ec2 = self.ec2.try_lock().ok()?.clone()?;
+        ec2.doubt_interface();
+        Some(ec2)
+    }
+
     /// A look, with the interface that the host has at that moment.
     async fn observe(&self, range: Ipv4Net, tables: &Tables) -> Result<Vpc, Fault> {
         let known = self.get().await?;

@@ -264,7 +264,7 @@ impl Daemon {
                 Output::Answer(id, result) => self.answer(id, result),
                 Output::RolledBack(why) => {
                     self.file.roll_back(&why);
-                    self.hands.use_ec2(&self.file.config().vpc);
+                    self.hands.use_ec2(self.file.config());
                 }
                 Output::Finished => self.finished = true,
             }
@@ -367,7 +367,7 @@ impl Daemon {
     fn answer(&mut self, id: RequestId, mut result: Answer) {
         if let Some(candidate) = self.reloading.remove(&id) {
             result = self.file.settle(candidate, result);
-            self.hands.use_ec2(&self.file.config().vpc);
+            self.hands.use_ec2(self.file.config());
         }
         if let Ok(Response::Status(status)) = &mut result {
             status.config = ConfigStatus { trial_s: status.config.trial_s, ..self.file.status() };
@@ -405,7 +405,7 @@ impl Daemon {
                 let (done, adopted) = (self.await_answer(reply), self.next_request());
                 let trial = patience.and_then(|patience| self.file.trial(&candidate, patience));
                 let config = candidate.config.clone();
-                self.hands.use_ec2(&config.vpc);
+                self.hands.use_ec2(&config);
                 self.reloading.insert(adopted, candidate);
                 self.handle(Input::Ordered(Box::new(Order { adopted, done, config, plan, trial })));
             }
@@ -416,7 +416,7 @@ impl Daemon {
     fn adopt(&mut self, id: RequestId, candidate: file::Candidate) {
         let config = candidate.config.clone();
         // Before the node looks with it; where it refuses, what was in force comes back.
-        self.hands.use_ec2(&config.vpc);
+        self.hands.use_ec2(&config);
         self.reloading.insert(id, candidate);
         self.handle(Input::Configured(id, Box::new(config)));
     }

@@ -3,6 +3,7 @@
 use super::{Facts, Finding};
 use crate::{
     config::Config,
+    node::UNREAD_WAY_OUT,
     state::{Forward, Host},
 };
 
@@ -107,6 +108,11 @@ fn firewall(host: &Host) -> Finding {
             let why = "an accept in a table of ours does not override a drop in another";
             Finding::fail("firewall", what, why)
                 .fix("let interfaces wv+ pass there; with firewalld, put them in the zone `trusted`")
+        }
+        Forward::Unread(chain) => {
+            let what = format!("{chain} cannot be read");
+            Finding::warn("firewall", what, "it may drop what containers send and receive")
+                .fix(UNREAD_WAY_OUT)
         }
     }
 }

@@ -37,13 +37,14 @@ pub async fn observe(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
             Some(closed @ Forward::Closed(_)) => return Ok(closed),
             Some(foreign @ Forward::Foreign(_)) => forward = foreign,
             Some(opened @ Forward::Opened(_)) if forward == Forward::Open => forward = opened,
-            Some(Forward::Open | Forward::Opened(_)) | None => {}
+            Some(Forward::Open | Forward::Opened(_) | Forward::Unread(_)) | None => {}
         }
     }
-    if !matches!(forward, Forward::Foreign(_)) && legacy_drops().await {
-        forward = Forward::Foreign("iptables-legacy FORWARD".into());
+    match (&forward, legacy().await) {
+        (Forward::Foreign(_), _) | (_, Legacy::Passes) => Ok(forward),
+        (_, Legacy::Drops) => Ok(Forward::Foreign("iptables-legacy FORWARD".into())),
+        (_, Legacy::Unread(why)) => Ok(Forward::Unread(format!("iptables-legacy FORWARD ({why})"))),
     }
-    Ok(forward)
 }
 
 /// Lets our packets through Docker's chain, in one transaction.
@@ -217,18 +218,37 @@ async fn knows_our_links(family: &str, table: &str) -> Result<bool, Fault> {
     }
 }
 
-/// Whether the old tables of iptables drop. They raise no event, and nft does not see them.
-async fn legacy_drops() -> bool {
+/// What the old tables of iptables do with what is forwarded.
+#[derive(Debug, PartialEq, Eq)]
+enum Legacy {
+    Passes,
+    Drops,
+    /// They are there and cannot be read: why.
+    Unread(String),
+}
+
+/// They raise no event, and nft does not see them.
+async fn legacy() -> Legacy {
     let tables = fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
     if !tables.lines().any(|table| table == "filter") {
-        return false;
+        return Legacy::Passes;
     }
     let mut command = Command::new("iptables-legacy");
     command.args(["-w", "5", "-S", "FORWARD"]);
-    match run_command(command, "").await {
-        Ok(Said::Text(rules)) => legacy_blocks(&rules),
-        // The rules are there and cannot be read: better a word too many.
-        Ok(Said::Absent | Said::NotInstalled) | Err(_) => true,
+    Legacy::told(run_command(command, "").await)
+}
+
+impl Legacy {
+    /// By what `iptables-legacy` says of the chain. It needs more capabilities than all else here.
+    fn told(said: Result<Said, Fault>) -> Legacy {
+        match said {
+            Ok(Said::Text(rules)) if legacy_blocks(&rules) => Legacy::Drops,
+            Ok(Said::Text(_)) => Legacy::Passes,
+            Ok(Said::Absent | Said::NotInstalled) => {
+                Legacy::Unread("iptables-legacy is not installed".into())
+            }
+            Err(fault) => Legacy::Unread(fault.message),
+        }
     }
 }
 
@@ -340,6 +360,14 @@ mod tests {
         assert!(blocks(&json!({ "policy": "accept" }), &reject()));
         assert!(blocks(&json!({ "policy": "drop" }), &[]));
         assert!(!blocks(&json!({ "policy": "accept" }), &[]));
+    }
+
+    #[test]
+    fn old_iptables_that_cannot_be_read_are_not_said_to_drop() {
+        let refused = found(FaultKind::Invalid, "iptables-legacy: can't initialize iptables table `filter'");
+        assert_eq!(Legacy::told(Err(refused.clone())), Legacy::Unread(refused.message));
+        assert!(matches!(Legacy::told(Ok(Said::NotInstalled)), Legacy::Unread(_)));
+        assert_eq!(Legacy::told(Ok(Said::Text("-P FORWARD DROP\n".into()))), Legacy::Drops);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!
 //! Neither side ever asks for a MAC address, so nothing goes stale when an address moves.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
@@ -17,7 +17,9 @@ use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth,
     packet_route::{
         AddressFamily,
-        link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+        link::{
+            InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+        },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
     },
 };
@@ -59,7 +61,7 @@ pub struct Wanted<'a> {
 }
 
 /// One end of a link, or any interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct End {
     pub index: u32,
     pub name: String,
@@ -70,6 +72,8 @@ pub struct End {
     pub running: bool,
     pub mac: Vec<u8>,
     pub veth: bool,
+    /// It reaches neighbours by their MAC addresses, as an interface of an instance does and a tunnel does not.
+    pub ethernet: bool,
     /// Index of the other end, in its own namespace.
     pub peer: Option<u32>,
 }
@@ -84,6 +88,8 @@ impl End {
             running: message.header.flags.contains(LinkFlags::Running),
             mac: Vec::new(),
             veth: false,
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether
+                && !message.header.flags.intersects(LinkFlags::Noarp | LinkFlags::Pointopoint),
             peer: None,
         };
         for attribute in &message.attributes {
@@ -177,6 +183,11 @@ impl Seen {
             routes: route::Table::read(handle).await?,
             neighbours: neighbours(handle).await?,
         })
+    }
+
+    /// The names of all links by their index.
+    pub fn names(&self) -> BTreeMap<u32, String> {
+        self.links.iter().map(|end| (end.index, end.name.clone())).collect()
     }
 
     /// What is wrong with a host end.

@@ -4,6 +4,7 @@
 //!  Kernel::observe ─► link, far, route   rtnetlink, here and inside each container's namespace
 //!                     sysctl             /proc/sys
 //!                     nft, forward       nft
+//!                     path               rtnetlink: what would become of a packet
 //!  Kernel::apply   ─► the same, one action
 //!  watch           ─► somebody changed something: look again
 //! ```
@@ -28,6 +29,7 @@ mod link;
 mod listing;
 pub mod netns;
 mod nft;
+mod path;
 mod route;
 mod sysctl;
 pub mod uplink;
@@ -63,6 +65,7 @@ impl Kernel {
                 links.insert(address, observe_link(&seen, end, address, wanted.links.get(&address)).await?);
             }
         }
+        let path::Paths { paths, uplinks } = path::observe(&self.handle, &seen, wanted, &links).await?;
         Ok(Host {
             sysctls: sysctl::observe(wanted.sysctls.keys())?,
             rules,
@@ -71,7 +74,9 @@ impl Kernel {
             gone: gone(wanted, &links),
             links,
             foreign: foreign(&seen, wanted),
-            uplinks: uplinks(&seen),
+            uplinks,
+            others: BTreeSet::new(),
+            paths,
         })
     }
 
@@ -143,13 +148,7 @@ fn foreign(seen: &Seen, wanted: &Host) -> BTreeMap<Ipv4Net, String> {
     let Some(range) = wanted.rules.as_ref().map(|rules| rules.range).or_else(of_links) else {
         return BTreeMap::new();
     };
-    let names = seen.links.iter().map(|end| (end.index, end.name.clone())).collect();
     let ours: BTreeSet<u32> =
         seen.links.iter().filter(|end| link::served_by(&end.name).is_some()).map(|end| end.index).collect();
-    seen.routes.foreign(range, &ours, &names)
-}
-
-fn uplinks(seen: &Seen) -> BTreeMap<String, u32> {
-    let by = seen.routes.default_interfaces();
-    seen.links.iter().filter(|end| by.contains(&end.index)).map(|end| (end.name.clone(), end.mtu)).collect()
+    seen.routes.foreign(range, &ours, &seen.names())
 }

@@ -32,14 +32,14 @@ pub struct Nft {
 }
 
 impl Nft {
-    /// The rules that are in force; `None` if they are not what is wanted. Where nothing is wanted, any
-    /// table of ours is told by the rules that we loaded last, or by empty ones.
+    /// The rules that are in force; `None` if they are not what is wanted. Where nothing is wanted, or what is
+    /// there whatever it is, any table of ours is told by rules that stand for it.
     pub async fn observe(&self, wanted: Option<&Rules>) -> Result<Option<Rules>, Fault> {
         let Some(text) = listing().await? else {
             return Ok(None);
         };
-        let Some(wanted) = wanted else {
-            return Ok(Some(self.listed.as_ref().map_or_else(unknown, |(rules, _)| rules.clone())));
+        let Some(wanted) = wanted.filter(|wanted| **wanted != unknown()) else {
+            return Ok(Some(unknown()));
         };
         let remembered =
             self.listed.as_ref().is_some_and(|(rules, listed)| rules == wanted && *listed == text);
@@ -95,7 +95,8 @@ fn table(rules: &Rules) -> Result<String, Fault> {
         format!("\n\t\tip saddr {range} ip daddr {range} jump isolation")
     };
     // Masquerade would show a container's call to another host's mesh port as this host's own, so that
-    // port is closed on the way out, too.
+    // port is closed on the way out, too. It is for whatever leaves the range, by an uplink or another interface:
+    // nobody out there knows the way back to a container.
     Ok(format!(
         r#"table inet weave {{
 	set uplinks {{
@@ -110,12 +111,12 @@ fn table(rules: &Rules) -> Result<String, Fault> {
 	chain forward {{
 		type filter hook forward priority filter; policy accept;
 		ip daddr {range} iifname @uplinks oifname @uplinks counter drop comment "loop guard"
-		iifname "wv*" oifname @uplinks ip daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}{isolate}
+		iifname "wv*" oifname != "wv*" ip daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}{isolate}
 	}}
 {chains}
 	chain postrouting {{
 		type nat hook postrouting priority srcnat; policy accept;
-		ip saddr {range} ip daddr != {range} oifname @uplinks counter masquerade
+		ip saddr {range} ip daddr != {range} oifname != "wv*" counter masquerade
 	}}
 }}
 "#,

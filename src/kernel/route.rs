@@ -21,6 +21,10 @@ use crate::state::{Fault, FaultKind};
 /// The protocol number that our routes carry.
 pub const PROTOCOL: u8 = 67;
 
+/// The table that packets go by where no policy rule says otherwise, and that of the host's own addresses.
+const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+const LOCAL: u32 = 255;
+
 /// Behind every route that leads somewhere: a block may be a single address, and then that address'
 /// own route has the same destination.
 const BLOCK_METRIC: u32 = 1024;
@@ -104,8 +108,8 @@ impl Entry {
         self.destination.prefix_len() == 0 && self.kind == RouteType::Unicast
     }
 
-    /// The route in a message of the kernel's, and the interfaces it uses; `None` if it is not of the main table.
-    fn read(message: &RouteMessage) -> Option<(Entry, Vec<u32>)> {
+    /// The route in a message of the kernel's; `None` if it leads to addresses of this host itself.
+    fn read(message: &RouteMessage) -> Option<Row> {
         let header = &message.header;
         let mut entry = Entry {
             destination: Ipv4Net::new(Ipv4Addr::UNSPECIFIED, header.destination_prefix_length).ok()?,
@@ -119,7 +123,7 @@ impl Entry {
             protocol: header.protocol.into(),
         };
         let mut table = u32::from(header.table);
-        let mut interfaces = Vec::new();
+        let (mut interfaces, mut nexthop) = (Vec::new(), None);
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(RouteAddress::Inet(address)) => {
@@ -136,11 +140,12 @@ impl Entry {
                 }
                 RouteAttribute::Priority(metric) => entry.metric = *metric,
                 RouteAttribute::Table(number) => table = *number,
+                RouteAttribute::NhId(number) => nexthop = Some(*number),
                 _ => {}
             }
         }
         let cloned = header.flags.contains(RouteFlags::Cloned);
-        (table == u32::from(RouteHeader::RT_TABLE_MAIN) && !cloned).then_some((entry, interfaces))
+        (table != LOCAL && !cloned).then_some(Row { entry, interfaces, nexthop, table })
     }
 
     fn message(&self) -> RouteMessage {
@@ -179,28 +184,59 @@ impl fmt::Display for Entry {
     }
 }
 
-/// The main table, read in one dump.
+/// A route and what does not make it another.
+#[derive(Debug)]
+struct Row {
+    entry: Entry,
+    /// The interfaces it uses.
+    interfaces: Vec<u32>,
+    /// The nexthop object that it names. The kernel may be set to name no interface then.
+    nexthop: Option<u32>,
+    /// The number of its table.
+    table: u32,
+}
+
+impl Row {
+    fn is_main(&self) -> bool {
+        self.table == MAIN
+    }
+
+    /// ` dev eth0`, or ` nhid 1` where no interface is named; ` table 100` unless it is the main one.
+    fn place(&self, names: &BTreeMap<u32, String>) -> String {
+        let devices = self.interfaces.iter().filter_map(|index| names.get(index));
+        let devices: String = devices.map(|name| format!(" dev {name}")).collect();
+        let nexthop = self.nexthop.filter(|_| devices.is_empty()).map(|id| format!(" nhid {id}"));
+        let table = (!self.is_main()).then(|| format!(" table {}", self.table));
+        [Some(devices), nexthop, table].into_iter().flatten().collect()
+    }
+}
+
+/// The main table, read in one dump; and beside it those that policy rules may lead to.
 #[derive(Debug, Default)]
 pub struct Table {
-    routes: Vec<(Entry, Vec<u32>)>,
+    rows: Vec<Row>,
 }
 
 impl Table {
     /// Reads it.
     pub async fn read(handle: &Handle) -> Result<Table, Fault> {
         let mut dump = Box::pin(handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute());
-        let mut routes = Vec::new();
+        let mut rows = Vec::new();
         while let Some(message) =
             dump.try_next().await.map_err(|error| fault("reading the routes", &error))?
         {
-            routes.extend(Entry::read(&message));
+            rows.extend(Entry::read(&message));
         }
-        Ok(Table { routes })
+        Ok(Table { rows })
     }
 
-    /// All routes.
+    /// All routes of the main table.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.routes.iter().map(|(entry, _)| entry)
+        self.main().map(|row| &row.entry)
+    }
+
+    fn main(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.is_main())
     }
 
     /// Whether this very route is there.
@@ -208,9 +244,34 @@ impl Table {
         self.entries().any(|entry| entry == wanted)
     }
 
-    /// Interfaces of the default routes.
+    /// Interfaces of the default route that is preferred to all others.
     pub fn default_interfaces(&self) -> BTreeSet<u32> {
-        self.routes.iter().filter(|(entry, _)| entry.is_default()).flat_map(|(_, by)| by.clone()).collect()
+        let defaults = self.main().filter(|row| row.entry.is_default());
+        defaults
+            .min_by_key(|row| row.entry.metric)
+            .into_iter()
+            .flat_map(|row| row.interfaces.clone())
+            .collect()
+    }
+
+    /// The longest match of one kind for an address, as text: in the table of this number, or in any.
+    pub fn matched(
+        &self,
+        to: Ipv4Addr,
+        kind: RouteType,
+        table: Option<u32>,
+        names: &BTreeMap<u32, String>,
+    ) -> Option<String> {
+        let in_table = |row: &&Row| table.is_none_or(|table| table == row.table);
+        let covers = |row: &&Row| row.entry.kind == kind && row.entry.destination.contains(&to);
+        let longest = self.rows.iter().filter(in_table).filter(covers);
+        let row =
+            longest.max_by_key(|row| (row.entry.destination.prefix_len(), u32::MAX - row.entry.metric))?;
+        let kind = match kind {
+            RouteType::Unicast => String::new(),
+            other => format!("{other:?} ").to_lowercase(),
+        };
+        Some(format!("{kind}{}{}", row.entry.destination, row.place(names)))
     }
 
     /// CIDRs that we block.
@@ -228,15 +289,8 @@ impl Table {
         let inside = |entry: &Entry| range.contains(&entry.destination);
         let mine =
             |entry: &Entry| entry.is_block() || entry.interface.is_some_and(|index| ours.contains(&index));
-        self.routes
-            .iter()
-            .filter(|(entry, _)| inside(entry) && !mine(entry))
-            .map(|(entry, by)| {
-                let devices: String =
-                    by.iter().filter_map(|i| names.get(i)).map(|name| format!(" dev {name}")).collect();
-                (entry.destination, format!("{entry}{devices}"))
-            })
-            .collect()
+        let foreign = self.main().filter(|row| inside(&row.entry) && !mine(&row.entry));
+        foreign.map(|row| (row.entry.destination, format!("{}{}", row.entry, row.place(names)))).collect()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Somebody changed links, addresses, routes, neighbours or nftables: time to look again.
+//! Somebody changed links, addresses, routes, policy rules, neighbours, settings of interfaces or nftables: time
+//! to look again.
 //!
 //! An event says only that. The kernel removes routes without a word when their interface goes down, and
 //! drops events when they come too fast, so what they say is not worth reading.
@@ -18,8 +19,9 @@ use crate::state::Fault;
 /// How long events gather before they count as one.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`.
-const ROUTE_GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40;
+/// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV4_NETCONF` (forwarding and reverse
+/// paths), `_NEXTHOP`: group n is bit n - 1. What has no group is seen by looking: `rp_filter` of all links at once.
+const ROUTE_GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 23 | 1 << 31;
 
 /// `NFNLGRP_NFTABLES` is group 7.
 const NFTABLES_GROUP: u32 = 1 << 6;

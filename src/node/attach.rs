@@ -318,8 +318,8 @@ impl Node {
     }
 
     /// Why packets of this container cannot flow yet, or `None` if they can: its link was last seen
-    /// without fault, and in every table its longest match was last read leading to our active
-    /// interface.
+    /// without fault, in every table its longest match was last read leading to our active
+    /// interface, and the kernel passes on what comes for it and what it sends.
     pub(super) fn missing(&self, attached: &Attached) -> Option<String> {
         if attached.leaving {
             return Some("its link is being removed".into());
@@ -330,7 +330,8 @@ impl Node {
                 waits.first().map_or("an address".into(), |(what, _)| format!("an address: {what}")),
             );
         };
-        self.missing_link(attached, address).or_else(|| self.missing_route(address))
+        let way = || self.missing_way(address).map(|note| format!("a way for its packets: {}", note.what));
+        self.missing_link(attached, address).or_else(|| self.missing_route(address)).or_else(way)
     }
 
     fn missing_link(&self, attached: &Attached, address: Address) -> Option<String> {

@@ -47,21 +47,30 @@ impl Ground<'_> {
         Desired { host: if self.leaving { Host::default() } else { self.host() }, vpc: self.vpc() }
     }
 
-    /// MTU of the links.
+    /// MTU of the links. While no uplink carries anything they stay as they are.
     pub fn mtu(&self) -> u32 {
         let uplinks = self.uplink_names();
         let of_uplinks = self.uplinks().filter(|(name, _)| uplinks.contains(*name)).map(|(_, mtu)| *mtu);
-        self.config.network.mtu.unwrap_or_else(|| of_uplinks.min().unwrap_or(MTU_SAFE))
+        let of_links = || self.seen.into_iter().flat_map(|host| host.links.values()).map(|link| link.mtu);
+        let follows = || of_uplinks.min().or_else(|| of_links().max()).unwrap_or(MTU_SAFE);
+        self.config.network.mtu.unwrap_or_else(follows)
     }
 
     fn host(&self) -> Host {
         Host {
-            sysctls: [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into(),
+            sysctls: self.sysctls(),
             rules: self.rules(),
             blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
             links: self.linked.iter().filter_map(|attached| self.link(attached)).collect(),
             ..Host::default()
         }
+    }
+
+    /// What comes in by an uplink is passed on only if that one may, whatever holds for all.
+    fn sysctls(&self) -> BTreeMap<String, String> {
+        let uplinks = self.uplink_names().into_iter();
+        let of_uplinks = uplinks.map(|name| format!("net.ipv4.conf.{name}.forwarding"));
+        of_uplinks.chain(["net.ipv4.ip_forward".to_owned()]).map(|name| (name, "1".to_owned())).collect()
     }
 
     /// While no uplink is known, rules are left as they are: they would guard nothing.
@@ -79,7 +88,8 @@ impl Ground<'_> {
         })
     }
 
-    fn uplink_names(&self) -> BTreeSet<String> {
+    /// Those that are configured, or else those that carry the traffic.
+    pub fn uplink_names(&self) -> BTreeSet<String> {
         let configured = self.config.network.uplinks.clone();
         configured.unwrap_or_else(|| self.uplinks().map(|(name, _)| name.clone()).collect())
     }

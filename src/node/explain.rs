@@ -5,14 +5,14 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Node,
+    Node, paths,
     report::FORMAT_VERSION,
     request::Piece,
     status::{AttachmentStatus, Note},
 };
 use crate::{
     addr::{Address, Range},
-    state::{RouteState, Table, TableId, Target, link_name},
+    state::{Packet, RouteState, Table, TableId, Target, link_name},
 };
 
 /// All there is to know of one address.
@@ -156,13 +156,16 @@ impl Node {
         local.find(|cidr| Range::from(**cidr).contains(address)).copied()
     }
 
-    /// The longest match here of what is ours and of what others have put inside the range. Without one the
-    /// packet goes where the host's other routes send it.
+    /// What the kernel does with packets of containers for another host; otherwise the longest match here of what
+    /// is ours and of what others have put inside the range.
     fn host_route(&self, address: Address) -> Option<HostRoute> {
         let host = self.converge.host.seen()?;
+        let destination = Ipv4Net::new_assert(address.into(), 32);
         if host.links.contains_key(&address) {
-            let destination = Ipv4Net::new_assert(address.into(), 32);
             return Some(HostRoute { destination, target: link_name(address) });
+        }
+        if let Some(way) = host.paths.iter().find(|path| path.packet == Packet::ToOther(address)) {
+            return Some(HostRoute { destination, target: paths::target(way) });
         }
         let blocks = host.blocks.iter().map(|cidr| (*cidr, "unreachable".to_owned()));
         let foreign = host.foreign.iter().map(|(cidr, target)| (*cidr, target.clone()));
@@ -212,6 +215,7 @@ impl Node {
                     let hint = "if it is gone for good, `weavers forget` takes its space over";
                     missing.push(note(format!("its owner {owner} cannot be reached"), hint));
                 }
+                missing.extend(self.missing_way(address));
             }
             Standing::Free => missing.extend(self.kept_back(address)),
             Standing::Used => missing.extend(container.and_then(|one| one.missing.clone()).map(|what| {

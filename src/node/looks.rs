@@ -31,7 +31,8 @@ impl Node {
         if self.converge.begin_host(self.now) {
             self.containers.look_begins();
             self.looked_for = desired.host.rules.clone();
-            self.outputs.push_back(Output::ObserveHost(Box::new(desired.host.clone())));
+            let wanted = Host { others: self.others_to_ask_for(), ..desired.host.clone() };
+            self.outputs.push_back(Output::ObserveHost(Box::new(wanted)));
         }
         if self.converge.begin_vpc(self.now) {
             if self.has_room_for_the_check() {

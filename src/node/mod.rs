@@ -22,6 +22,7 @@ pub mod ledger;
 mod looks;
 pub mod memory;
 mod moves;
+mod paths;
 pub mod places;
 mod quota;
 mod reclaim;
@@ -46,6 +47,7 @@ use ipnet::Ipv4Net;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub use self::report::UNREAD_WAY_OUT;
 use self::{
     adopt::Order,
     attach::Containers,

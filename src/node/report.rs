@@ -27,20 +27,25 @@ use crate::{
 /// Version of the status document.
 pub(super) const FORMAT_VERSION: &str = "1.0";
 
+/// What to do about a chain of iptables-legacy that cannot be read.
+pub const UNREAD_WAY_OUT: &str = "see `iptables-legacy -S FORWARD`, and let interfaces wv+ pass there; weavers reads it \
+     where iptables-legacy is installed and the daemon has CAP_NET_RAW";
+
 impl Node {
     /// The ring is held, our routes were last read active, and the host is as it should be: a
     /// container attached now is reachable from the other hosts.
     pub fn is_ready(&self) -> bool {
-        self.has_ring() && self.is_host_ready() && self.are_routes_read()
+        self.has_ring() && self.is_host_ready() && !self.is_cut_off() && self.are_routes_read()
     }
 
     /// Links come and go; what every link needs is what counts.
     fn is_host_ready(&self) -> bool {
         let Some(host) = self.converge.host.seen() else { return false };
         let desired = self.ground().desired().host;
+        let is_set = |(name, value): (&String, &String)| desired.sysctls.get(name) == Some(value);
         host.rules == desired.rules
             && host.blocks.is_superset(&desired.blocks)
-            && host.sysctls == desired.sysctls
+            && host.sysctls.iter().all(is_set)
     }
 
     fn are_routes_read(&self) -> bool {
@@ -102,12 +107,12 @@ impl Node {
         self.converge.cause(action)
     }
 
-    /// The last look at every plane left nothing to do.
+    /// The last look at every plane left nothing to do, and no packets are known to be lost.
     pub fn is_converged(&self) -> bool {
         let looked = self.converge.host.fault().is_none() && self.converge.vpc.fault().is_none();
         let nothing_left =
             self.plan.is_empty() && !self.converge.is_at_work() && self.converge.is_confirmed();
-        looked && nothing_left && self.is_ready()
+        looked && nothing_left && !self.loses_packets() && self.is_ready()
     }
 
     /// Who, what, how far, and what each wait is waiting for. The daemon adds what it knows of the
@@ -204,6 +209,7 @@ impl Node {
         problems.extend(self.checked_interface());
         problems.extend(self.lost_tables());
         problems.extend(self.foreign_firewall());
+        problems.extend(self.lost_packets());
         problems.extend(self.plan.conflicts.iter().map(|conflict| Note {
             what: format!(
                 "{} {} -> {} is not ours and is left alone; no address beneath it is handed out",
@@ -273,13 +279,18 @@ impl Node {
     }
 
     fn foreign_firewall(&self) -> Option<Note> {
-        let Forward::Foreign(chain) = &self.converge.host.seen()?.forward else { return None };
-        Some(Note {
-            what: format!("{chain} drops what containers send and receive"),
-            hint: Some(
-                "let interfaces wv+ pass there; with firewalld, put them in the zone `trusted`".into(),
+        let (what, hint) = match &self.converge.host.seen()?.forward {
+            Forward::Open | Forward::Opened(_) | Forward::Closed(_) => return None,
+            Forward::Foreign(chain) => (
+                format!("{chain} drops what containers send and receive"),
+                "let interfaces wv+ pass there; with firewalld, put them in the zone `trusted`".to_owned(),
             ),
-        })
+            Forward::Unread(chain) => (
+                format!("{chain} cannot be read: it may drop what containers send and receive"),
+                UNREAD_WAY_OUT.to_owned(),
+            ),
+        };
+        Some(Note { what, hint: Some(hint) })
     }
 
     fn ipam_status(&self) -> IpamStatus {

@@ -135,6 +135,14 @@ impl Waiting {
         })
     }
 
+    /// Addresses that somebody wants to know all of.
+    pub fn explained(&self) -> impl Iterator<Item = Address> {
+        self.waiters.values().filter_map(|(_, waiter)| match waiter {
+            Waiter::Looks(Sight::Address(address)) => Some(*address),
+            _ => None,
+        })
+    }
+
     /// A step was carried out: whoever waits for convergence is told in the end.
     pub fn count(&mut self, action: &Action, plan: &Plan) {
         let Some(change) = plan.changes.iter().find(|change| change.action == *action) else { return };

@@ -19,12 +19,12 @@ pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
     }));
 }
 
+/// What does not exist, as a setting of an interface that is not there, cannot be set.
 fn sysctls(desired: &Host, actual: &Host, plan: &mut Plan) {
     for (name, value) in &desired.sysctls {
-        let found = actual.sysctls.get(name);
-        if found != Some(value) {
+        if let Some(found) = actual.sysctls.get(name).filter(|found| *found != value) {
             let action = Action::SetSysctl { name: name.clone(), value: value.clone() };
-            plan.push(action, found.cloned().unwrap_or_default(), "containers need it");
+            plan.push(action, found.clone(), "containers need it");
         }
     }
 }
@@ -47,7 +47,14 @@ fn forward(desired: &Host, actual: &Host, plan: &mut Plan) {
             plan.push(action, chain.clone(), "it drops what containers send and receive");
         }
         (None, Forward::Opened(chain)) => plan.push(Action::CloseForward, chain.clone(), "no longer wanted"),
-        (_, Forward::Open | Forward::Opened(_) | Forward::Closed(_) | Forward::Foreign(_)) => {}
+        (
+            _,
+            Forward::Open
+            | Forward::Opened(_)
+            | Forward::Closed(_)
+            | Forward::Foreign(_)
+            | Forward::Unread(_),
+        ) => {}
     }
 }
 

@@ -9,11 +9,17 @@ use ipnet::Ipv4Net;
 
 use crate::{
     addr::Address,
-    state::{Action, Fault, FaultKind, Forward, Host, Link, Netns, Rules},
+    state::{
+        Action, Fate, Fault, FaultKind, Forward, Host, Link, Loss, Netns, Packet, Path, Rules, link_name,
+    },
 };
 
-/// MTU of every uplink.
+/// The uplink of every host, and its MTU.
+const UPLINK: &str = "eth0";
 const UPLINK_MTU: u32 = 9001;
+/// Without it what comes in by the uplink is not passed on. The kernel turns it on with the setting for all.
+const FORWARDING: &str = "net.ipv4.conf.eth0.forwarding";
+const FORWARDING_OF_ALL: &str = "net.ipv4.ip_forward";
 
 /// The network of one host, from one boot to the next.
 #[derive(Clone, Debug)]
@@ -88,8 +94,32 @@ impl Kernel {
             gone: gone.map(|(address, _)| *address).collect(),
             links: links.collect(),
             foreign: BTreeMap::new(),
-            uplinks: [("eth0".to_owned(), UPLINK_MTU)].into(),
+            uplinks: [(UPLINK.to_owned(), UPLINK_MTU)].into(),
+            others: BTreeSet::new(),
+            paths: self.paths(wanted),
         }
+    }
+
+    /// Packets leave by the uplink; those that come in by it reach the containers whose links are sound.
+    fn paths(&self, wanted: &Host) -> Vec<Path> {
+        let leaves = |packet, interface: String| {
+            let fate = Fate::Leaves { interface, gateway: None };
+            Path { packet, fate, route: None }
+        };
+        let out = wanted.others.iter().map(|&other| Packet::ToOther(other)).chain([Packet::Outside]);
+        let out = out.map(|packet| leaves(packet, UPLINK.to_owned()));
+        let sound = self.links.iter().filter(|(_, veth)| !veth.broken).map(|(address, _)| *address);
+        let forwards = self.sysctls.get(FORWARDING).is_some_and(|value| value == "1");
+        let inward = sound.map(|address| {
+            let packet = Packet::ToContainer { address, uplink: UPLINK.to_owned() };
+            match forwards {
+                true => leaves(packet, link_name(address)),
+                false => {
+                    Path { packet, fate: Fate::Lost(Loss::NotForwarded(UPLINK.to_owned())), route: None }
+                }
+            }
+        });
+        out.chain(inward).collect()
     }
 
     fn observe_link(&self, veth: &Veth, wanted: Option<&Link>) -> Link {
@@ -111,7 +141,7 @@ impl Kernel {
     /// Carries out one action.
     pub fn apply(&mut self, action: &Action) -> Result<(), Fault> {
         match action {
-            Action::SetSysctl { name, value } => drop(self.sysctls.insert(name.clone(), value.clone())),
+            Action::SetSysctl { name, value } => self.set(name, value),
             Action::LoadRules(rules) => self.rules = Some(rules.clone()),
             Action::OpenForward { .. } => self.forward = Forward::Opened("DOCKER-USER".to_owned()),
             Action::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
@@ -138,6 +168,13 @@ impl Kernel {
             | Action::DeleteRoute { .. } => {}
         }
         Ok(())
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.sysctls.insert(name.to_owned(), value.to_owned());
+        if name == FORWARDING_OF_ALL {
+            self.sysctls.insert(FORWARDING.to_owned(), value.to_owned());
+        }
     }
 
     /// A container starts.

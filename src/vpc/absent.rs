@@ -49,6 +49,10 @@ impl Ec2 {
         match *self {}
     }
 
+    pub fn doubt_interface(&self) {
+        match *self {}
+    }
+
     pub fn identity(&self) -> &Identity {
         match *self {}
     }

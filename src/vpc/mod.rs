@@ -82,6 +82,8 @@ struct Memory {
     check_due: u64,
     /// An interface by which packets left at the last look, other than the own one.
     rival: Option<InterfaceId>,
+    /// Somebody has said anew which links carry the traffic.
+    told: bool,
     /// Routes seen in each table, which tell the quota when it is full.
     used: BTreeMap<TableId, usize>,
 }
@@ -90,7 +92,7 @@ impl Ec2 {
     /// Learns from the instance metadata who this host is, and makes ready to call EC2. Endpoint and
     /// credentials come from the settings, the environment, the profile or the instance's role.
     pub async fn connect(config: &Config) -> Result<Ec2, Fault> {
-        let (settings, uplinks) = (&config.vpc, uplink::macs(config.network.uplinks.as_ref()));
+        let (settings, uplinks) = (&config.vpc, uplink::macs(config));
         let identity = metadata::identity(settings.region.as_deref(), &uplinks).await?;
         let sdk = credentials(&identity).await;
         Ok(Ec2::with_identity(identity, &sdk, settings.endpoint.as_deref()))
@@ -106,18 +108,30 @@ impl Ec2 {
     }
 
     /// The hand of the interface that carries the traffic now, where that is another: at once if the instance has
-    /// the former one no more, otherwise once two looks agree. What cannot be told changes nothing.
+    /// the former one no more, or if somebody has just said which carries it, otherwise once two looks agree. What
+    /// cannot be told changes nothing.
     pub async fn moved(&self, config: &Config) -> Option<Ec2> {
-        let uplinks = uplink::macs(config.network.uplinks.as_ref());
+        let uplinks = uplink::macs(config);
         let other =
             timeout(METADATA_TIMEOUT, metadata::other_than(&self.identity, &uplinks)).await.ok()?.ok()?;
         let rival = other.as_ref().map(|other| other.identity.interface.clone());
-        let agreed = std::mem::replace(&mut self.memory().rival, rival.clone()) == rival;
+        let agreed = self.agrees(rival);
         let metadata::Other { identity, had_still } = other.filter(|other| agreed || !other.had_still)?;
         let (former, now) = (&self.identity.interface, &identity.interface);
         warn!(%former, detached = !had_still, %now, "another interface carries the traffic: routes lead to it from now on");
         let sdk = credentials(&identity).await;
         Some(Ec2::with_identity(identity, &sdk, config.vpc.endpoint.as_deref()))
+    }
+
+    fn agrees(&self, rival: Option<InterfaceId>) -> bool {
+        let mut memory = self.memory();
+        let told = std::mem::take(&mut memory.told);
+        std::mem::replace(&mut memory.rival, rival.clone()) == rival || told
+    }
+
+    /// Somebody has said anew which links carry the traffic: the next look follows at once.
+    pub fn doubt_interface(&self) {
+        self.memory().told = true;
     }
 
     /// The check may have been set since it was last read: the next look reads it, too.

@@ -289,6 +289,7 @@ impl Case {
             gone: seen.gone.clone(),
             foreign: seen.foreign.clone(),
             uplinks: seen.uplinks.clone(),
+            ..Host::default()
         }
     }
 }

@@ -1,0 +1,263 @@
+//! Whether packets of containers get where they should, by the kernel's own word, and what to do where they do not.
+//!
+//! What was written is one thing, what the kernel does with it another: a route of somebody else, a policy rule or a
+//! setting decides, too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Node, status::Note};
+use crate::{
+    addr::{Address, Range},
+    peer::PeerName,
+    state::{Fate, Host, Loss, Packet, Path, link_name},
+};
+
+/// Other hosts to which the way is asked in one look; where there are more they take turns.
+const OTHERS_MAX: usize = 64;
+
+/// Why a packet does not get where it should.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Astray {
+    /// It gets no further.
+    Lost(Loss),
+    /// It leaves by an interface that does not lead there.
+    By(String),
+    /// This host takes it for its own.
+    Stays,
+}
+
+/// Where packets get lost together: what they have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    side: Side,
+    astray: Astray,
+    route: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Out,
+    In { uplink: String },
+    FromHost,
+    Outside,
+}
+
+impl Node {
+    /// One address of each other owner, and those that somebody asks about. Where there are too many they take
+    /// turns, but a way that was lost is asked for until it is found.
+    pub(super) fn others_to_ask_for(&self) -> BTreeSet<Address> {
+        let mut firsts: BTreeMap<_, Address> = BTreeMap::new();
+        for (range, owner) in self.ipam.settled_owners() {
+            if owner != self.identity.name && owner != PeerName::UNKNOWN {
+                firsts.entry(owner).or_insert(range.start);
+            }
+        }
+        let all: Vec<Address> = firsts.into_values().collect();
+        let range = Range::from(self.config.ipam.range);
+        let explained = self.waiting.explained().filter(|address| range.contains(*address));
+        let is_other = |address: &Address| self.ipam.ring().owner(*address) != Some(self.identity.name);
+        let lost = self.astray().into_iter().filter_map(|(path, _)| match path.packet {
+            Packet::ToOther(address) => Some(address),
+            Packet::ToContainer { .. } | Packet::FromHost { .. } | Packet::Outside => None,
+        });
+        let first = (self.converge.host.looks() as usize).wrapping_mul(OTHERS_MAX) % all.len().max(1);
+        let in_turn = all.iter().cycle().skip(first).take(all.len()).copied();
+        let mut asked = BTreeSet::new();
+        for address in explained.filter(is_other).chain(lost.filter(is_other)).chain(in_turn) {
+            if asked.len() < OTHERS_MAX {
+                asked.insert(address);
+            }
+        }
+        asked
+    }
+
+    /// Whether a container attached now is not reachable: its packets reach none of the other hosts, or none of
+    /// theirs reach it.
+    pub(super) fn is_cut_off(&self) -> bool {
+        let Some(host) = self.converge.host.seen() else { return false };
+        let lost: Vec<&Packet> = self.astray().into_iter().map(|(path, _)| &path.packet).collect();
+        let of = |is_it: &dyn Fn(&Packet) -> bool| {
+            let asked = host.paths.iter().filter(|path| is_it(&path.packet)).count();
+            (asked, lost.iter().filter(|packet| is_it(packet)).count())
+        };
+        let (others, lost_others) = of(&|packet| matches!(packet, Packet::ToOther(_)));
+        let (_, lost_containers) = of(&|packet| matches!(packet, Packet::ToContainer { .. }));
+        let (_, lost_outside) = of(&|packet| *packet == Packet::Outside);
+        lost_containers > 0 || lost_others + lost_outside > 0 && lost_others == others
+    }
+
+    /// Whether packets between containers are known to be lost on this host.
+    pub(super) fn loses_packets(&self) -> bool {
+        let between = |packet: &Packet| match packet {
+            Packet::ToOther(_) | Packet::ToContainer { .. } => true,
+            Packet::FromHost { .. } | Packet::Outside => false,
+        };
+        self.is_cut_off() || self.astray().iter().any(|(path, _)| between(&path.packet))
+    }
+
+    /// Why packets from or to this address are lost, as far as the kernel was asked about them: its own if it is a
+    /// container here, or else all of them.
+    pub(super) fn missing_way(&self, address: Address) -> Option<Note> {
+        let concerns = |packet: &Packet| match packet {
+            Packet::ToOther(other) => *other == address,
+            Packet::ToContainer { address: own, .. } => *own == address,
+            Packet::FromHost { .. } | Packet::Outside => false,
+        };
+        let astray = self.astray();
+        let own = astray.iter().find(|(path, _)| concerns(&path.packet));
+        let any = || {
+            let out = |path: &Path| matches!(path.packet, Packet::ToOther(_) | Packet::Outside);
+            astray.iter().find(|(path, _)| out(path)).filter(|_| self.is_cut_off())
+        };
+        let (path, astray) = own.or_else(any)?;
+        let addresses = self.concerned(path).into_iter().collect();
+        Some(self.lost_at(&place(path, astray.clone()), &addresses))
+    }
+
+    /// Where packets are lost, one note for each place, and the way out.
+    pub(super) fn lost_packets(&self) -> Vec<Note> {
+        let mut places: BTreeMap<Place, Vec<Address>> = BTreeMap::new();
+        for (path, astray) in self.astray() {
+            places.entry(place(path, astray)).or_default().extend(self.concerned(path));
+        }
+        places.iter().map(|(place, addresses)| self.lost_at(place, addresses)).collect()
+    }
+
+    fn concerned(&self, path: &Path) -> Option<Address> {
+        match path.packet {
+            Packet::ToOther(address) | Packet::ToContainer { address, .. } => Some(address),
+            Packet::FromHost { from, .. } => Some(from.into()),
+            Packet::Outside => None,
+        }
+    }
+
+    fn astray(&self) -> Vec<(&Path, Astray)> {
+        let Some(host) = self.converge.host.seen() else { return Vec::new() };
+        let uplinks = self.ground().uplink_names();
+        host.paths.iter().filter_map(|path| Some((path, astray(path, host, &uplinks)?))).collect()
+    }
+
+    fn lost_at(&self, place: &Place, addresses: &Vec<Address>) -> Note {
+        let uplinks = self.ground().uplink_names();
+        let uplinks = uplinks.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let some = some_of(addresses);
+        let range = self.config.ipam.range;
+        let route = place.route.as_ref().map_or_else(String::new, |route| format!(" ({route})"));
+        let whose = match &place.side {
+            Side::Out => format!("packets of containers for other hosts ({some})"),
+            Side::In { uplink } => format!("packets that come in by {uplink} for containers ({some})"),
+            Side::FromHost => format!("answers of this host's own address {some} to containers"),
+            Side::Outside => "packets of containers for the outside".to_owned(),
+        };
+        let (what, hint) = match (&place.astray, &place.side) {
+            (Astray::By(by), Side::Out) if self.config.network.uplinks.is_some() => (
+                format!("{whose} leave by {by}{route}, which [network] uplinks does not name ({uplinks})"),
+                format!("name {by} in [network] uplinks, or set it to \"auto\", and `weavers reload`"),
+            ),
+            (Astray::By(by), Side::Out) => (
+                format!("{whose} leave by {by}{route}, which does not lead into the VPC"),
+                format!(
+                    "remove that route, or lead the range past it: ip route add {range} via GATEWAY; \
+                     where it does lead there, name {by} in [network] uplinks"
+                ),
+            ),
+            (Astray::By(by), Side::FromHost) => (
+                format!("{whose} leave by {by}{route}: a service there is not reached by them"),
+                format!("ip rule add to {range} lookup main suppress_prefixlength 0 priority 100"),
+            ),
+            (Astray::By(by), Side::In { .. } | Side::Outside) => (
+                format!("{whose} leave by {by}{route} instead of the containers' links"),
+                "see `ip rule`, and what it leads to: `ip route show table all`".to_owned(),
+            ),
+            (Astray::Stays, _) => (
+                format!("{whose} are taken for this host's own"),
+                "see `ip addr` and `ip route show table local`, and remove that address".to_owned(),
+            ),
+            (Astray::Lost(loss), side) => lost_by(loss, side, &whose, &route, &format!("{range}")),
+        };
+        Note { what, hint: Some(hint) }
+    }
+}
+
+/// What was said of a packet that is not this host's, in one line.
+pub(super) fn target(path: &Path) -> String {
+    let route = path.route.as_ref().map_or_else(String::new, |route| format!(" ({route})"));
+    match &path.fate {
+        Fate::Leaves { interface, gateway: Some(gateway) } => format!("{interface} via {gateway}{route}"),
+        Fate::Leaves { interface, gateway: None } => format!("{interface}{route}"),
+        Fate::Stays => "this host itself".to_owned(),
+        Fate::Lost(loss) => format!("{}{route}", word(loss)),
+    }
+}
+
+fn astray(path: &Path, host: &Host, uplinks: &BTreeSet<String>) -> Option<Astray> {
+    let (interface, right) = match (&path.packet, &path.fate) {
+        // A block of ours that has yet to go: the plan has it.
+        (Packet::ToOther(address), Fate::Lost(_)) if is_blocked(host, *address) => return None,
+        (_, Fate::Lost(loss)) => return Some(Astray::Lost(loss.clone())),
+        (_, Fate::Stays) => return Some(Astray::Stays),
+        (Packet::Outside, Fate::Leaves { .. }) => return None,
+        (Packet::ToOther(_), Fate::Leaves { interface, .. }) => (interface, uplinks.contains(interface)),
+        (
+            Packet::ToContainer { address: to, .. } | Packet::FromHost { to, .. },
+            Fate::Leaves { interface, .. },
+        ) => (interface, *interface == link_name(*to)),
+    };
+    (!right).then(|| Astray::By(interface.clone()))
+}
+
+fn is_blocked(host: &Host, address: Address) -> bool {
+    host.blocks.iter().any(|block| Range::from(*block).contains(address))
+}
+
+fn place(path: &Path, astray: Astray) -> Place {
+    let side = match &path.packet {
+        Packet::ToOther(_) => Side::Out,
+        Packet::ToContainer { uplink, .. } => Side::In { uplink: uplink.clone() },
+        Packet::FromHost { .. } => Side::FromHost,
+        Packet::Outside => Side::Outside,
+    };
+    Place { side, astray, route: path.route.clone() }
+}
+
+fn lost_by(loss: &Loss, side: &Side, whose: &str, route: &str, range: &str) -> (String, String) {
+    let past = match side {
+        Side::Out => format!("; or lead the range past it: ip route add {range} via GATEWAY"),
+        Side::In { .. } | Side::FromHost | Side::Outside => String::new(),
+    };
+    let look = format!("find it with `ip rule` and `ip route show table all`, and remove it{past}");
+    let hint = match loss {
+        Loss::NoRoute => {
+            "ip route add default via GATEWAY, the first address of the host's subnet".to_owned()
+        }
+        Loss::Unreachable | Loss::Prohibited | Loss::Blackhole | Loss::Other(_) => look,
+        Loss::NotForwarded(by) => {
+            format!("sysctl -w net.ipv4.conf.{by}.forwarding=1; the daemon keeps it so")
+        }
+        Loss::ReversePath(by) => {
+            format!("sysctl -w net.ipv4.conf.{by}.rp_filter=2, or have answers leave by {by}: see `ip rule`")
+        }
+    };
+    (format!("{whose} are lost: {}{route}", word(loss)), hint)
+}
+
+fn word(loss: &Loss) -> String {
+    match loss {
+        Loss::NoRoute => "there is no default route and no other that covers them".to_owned(),
+        Loss::Unreachable => "a route or rule says unreachable".to_owned(),
+        Loss::Prohibited => "a route or rule says prohibit".to_owned(),
+        Loss::Blackhole => "a route or rule says blackhole".to_owned(),
+        Loss::NotForwarded(by) => format!("net.ipv4.conf.{by}.forwarding is not 1"),
+        Loss::ReversePath(by) => format!("the reverse path filter of {by} drops them"),
+        Loss::Other(errno) => format!("the kernel refuses them with error {errno}"),
+    }
+}
+
+/// The first of some addresses, and how many more there are.
+fn some_of(addresses: &[Address]) -> String {
+    match addresses {
+        [] => String::new(),
+        [one] => one.to_string(),
+        [first, more @ ..] => format!("{first} and {} more", more.len()),
+    }
+}
