@@ -219,6 +219,14 @@ impl Host {
         self.daemon.is_some()
     }
 
+    /// The process that the daemon is, as the lab numbers it.
+    pub fn daemon_pid(&self) -> anyhow::Result<u32> {
+        self.daemon
+            .as_ref()
+            .and_then(Child::id)
+            .with_context(|| format!("weavers does not run on {}", self.name))
+    }
+
     /// Sends the daemon a signal.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         // nsenter has become weavers, so this is the daemon itself.

@@ -60,7 +60,7 @@ pub struct Config {
 /// `[network]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// Interfaces that carry traffic between hosts; `None`: those of the default routes.
+    /// Interfaces that carry traffic between hosts; `None`: those by which the kernel sends it.
     pub uplinks: Option<BTreeSet<String>>,
     /// Whether containers are kept from the instance metadata.
     pub block_metadata: bool,

@@ -81,10 +81,14 @@ fn no_file() -> Fault {
     }
 }
 
+/// A first look says which interfaces are uplinks, and so which settings there are to read.
 async fn host() -> Result<Host, Fault> {
-    let wanted =
-        Host { sysctls: SYSCTLS.map(|name| (name.to_owned(), String::new())).into(), ..Host::default() };
-    Kernel::new()?.observe(&wanted).await
+    let mut kernel = Kernel::new()?;
+    let uplinks = kernel.observe(&Host::default()).await?.uplinks;
+    let of_uplinks = uplinks.keys().map(|name| format!("net.ipv4.conf.{name}.forwarding"));
+    let names = of_uplinks.chain(SYSCTLS.map(ToOwned::to_owned));
+    let sysctls = names.map(|name| (name, String::new())).collect();
+    kernel.observe(&Host { sysctls, ..Host::default() }).await
 }
 
 async fn nft() -> Result<String, String> {

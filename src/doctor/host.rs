@@ -81,13 +81,20 @@ fn nft(version: &Result<String, String>) -> Finding {
     }
 }
 
+/// An uplink may be kept from forwarding while all else does.
 fn forwarding(host: &Host, is_kept: bool) -> Finding {
-    let name = "net.ipv4.ip_forward";
+    let all = "net.ipv4.ip_forward";
     let why = "without it the kernel passes no packet on to a container";
-    match host.sysctls.get(name).map(String::as_str) {
-        Some("1") => Finding::ok("forwarding", format!("{name} = 1")),
-        other => {
-            let what = format!("{name} = {}", other.unwrap_or("?"));
+    let closed = host
+        .sysctls
+        .iter()
+        .find(|(_, value)| *value != "1")
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let missing = (!host.sysctls.contains_key(all)).then_some((all, "?"));
+    match closed.or(missing) {
+        None => Finding::ok("forwarding", format!("{all} = 1")),
+        Some((name, value)) => {
+            let what = format!("{name} = {value}");
             let finding = if is_kept { Finding::fail } else { Finding::warn };
             finding("forwarding", what, why).fix(format!("sysctl -w {name}=1; the daemon keeps it so"))
         }
@@ -172,5 +179,16 @@ mod tests {
             Host { sysctls: [("net.ipv4.ip_forward".to_owned(), "0".to_owned())].into(), ..Host::default() };
         assert_eq!(forwarding(&host, true).level, Level::Fail);
         assert_eq!(forwarding(&host, false).level, Level::Warn);
+    }
+
+    #[test]
+    fn an_uplink_that_does_not_forward_is_a_failure_though_all_else_does() {
+        let sysctls = [("net.ipv4.ip_forward", "1"), ("net.ipv4.conf.ens5.forwarding", "0")];
+        let sysctls = sysctls.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let finding = forwarding(&Host { sysctls, ..Host::default() }, true);
+        assert_eq!(
+            (finding.level, finding.what.as_str()),
+            (Level::Fail, "net.ipv4.conf.ens5.forwarding = 0")
+        );
     }
 }

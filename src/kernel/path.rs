@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures_util::TryStreamExt;
-use nix::{errno::Errno, ifaddrs::getifaddrs};
+use nix::{errno::Errno, ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 use rtnetlink::{
     Error, Handle, RouteMessageBuilder,
     packet_route::{
@@ -276,7 +276,8 @@ fn outside_of(wanted: &Host) -> Ipv4Addr {
 /// Addresses of this host by which its services may answer.
 fn own_addresses() -> BTreeSet<Ipv4Addr> {
     let Ok(interfaces) = getifaddrs() else { return BTreeSet::new() };
-    let others = interfaces.filter(|one| served_by(&one.interface_name).is_none());
+    let up = interfaces.filter(|one| one.flags.contains(InterfaceFlags::IFF_UP));
+    let others = up.filter(|one| served_by(&one.interface_name).is_none());
     let addresses = others.filter_map(|one| Some(one.address?.as_sockaddr_in()?.ip()));
     addresses.filter(|address| !address.is_loopback() && !address.is_link_local()).take(OWN_MAX).collect()
 }

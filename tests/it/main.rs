@@ -16,6 +16,7 @@ mod leaving;
 mod lost_store;
 mod memory;
 mod mesh_peers;
+mod paths;
 mod paxos_walk;
 mod plan;
 mod plan_laws;

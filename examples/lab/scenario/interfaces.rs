@@ -41,6 +41,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     checks.add("the tables of both subnets are kept", same(&vec![&lab.table.0, &table.0], &kept));
     exchanged(lab, &mut checks, &table).await?;
     turned_on(lab, &mut checks).await?;
+    told(lab, &mut checks, &first).await?;
     report(lab, ready, checks).await
 }
 
@@ -89,6 +90,23 @@ async fn turned_on(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
     as_colleague(lab, &call)?;
     let ran = lab.ran(0, &["plan"]).await?;
     checks.add("plan sees it at once", ran.says(0, &[&interface.0, "source_dest_check", "1 to replace"]));
+    lab.settled(0).await?.map_err(anyhow::Error::msg)?;
+    Ok(())
+}
+
+/// The file names another uplink, and the routes lead to it before the next look would be due.
+async fn told(lab: &Lab, checks: &mut Checks, first: &InterfaceId) -> anyhow::Result<()> {
+    let (auto, named) = ("[network]\n", "[network]\nuplinks = [\"eth0\"]\n");
+    let second = lab.hosts[0].interface.clone();
+    for (from, to, expected) in [(auto, named, first), (named, auto, &second)] {
+        lab.edit(0, from, to)?;
+        lab.weavers(0, &["reload"]).await?;
+        let led = eventually(ALLOWANCE, async || {
+            let status = lab.status(0).await?;
+            Ok(same(&Some(expected.0.as_str()), &status["interface"].as_str()))
+        });
+        checks.timed("an uplink that is configured is the interface that routes lead to", led.await?);
+    }
     lab.settled(0).await?.map_err(anyhow::Error::msg)?;
     Ok(())
 }

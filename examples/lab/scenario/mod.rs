@@ -16,6 +16,7 @@ mod crash;
 mod leave;
 mod hand_over;
 mod partition;
+mod paths;
 mod password;
 mod drift;
 mod faults;
@@ -93,6 +94,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "upgrade", hosts: 3, interval: "2s", run: |lab| Box::pin(upgrade::run(lab)) },
     Scenario { name: "tables", hosts: 3, interval: "2s", run: |lab| Box::pin(tables::run(lab)) },
     Scenario { name: "interfaces", hosts: 3, interval: "8s", run: |lab| Box::pin(interfaces::run(lab)) },
+    Scenario { name: "paths", hosts: 2, interval: "30s", run: |lab| Box::pin(paths::run(lab)) },
     Scenario { name: "quota", hosts: 2, interval: "2s", run: |lab| Box::pin(quota::run(lab)) },
     Scenario { name: "fight", hosts: 3, interval: "2s", run: |lab| Box::pin(fight::run(lab)) },
     Scenario { name: "partition", hosts: 3, interval: "2s", run: |lab| Box::pin(partition::run(lab)) },
