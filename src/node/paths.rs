@@ -110,7 +110,7 @@ impl Node {
             astray.iter().find(|(path, _)| out(path)).filter(|_| self.is_cut_off())
         };
         let (path, astray) = own.or_else(any)?;
-        let addresses = self.concerned(path).into_iter().collect();
+        let addresses: Vec<Address> = concerned(path).into_iter().collect();
         Some(self.lost_at(&place(path, astray.clone()), &addresses))
     }
 
@@ -118,17 +118,9 @@ impl Node {
     pub(super) fn lost_packets(&self) -> Vec<Note> {
         let mut places: BTreeMap<Place, Vec<Address>> = BTreeMap::new();
         for (path, astray) in self.astray() {
-            places.entry(place(path, astray)).or_default().extend(self.concerned(path));
+            places.entry(place(path, astray)).or_default().extend(concerned(path));
         }
         places.iter().map(|(place, addresses)| self.lost_at(place, addresses)).collect()
-    }
-
-    fn concerned(&self, path: &Path) -> Option<Address> {
-        match path.packet {
-            Packet::ToOther(address) | Packet::ToContainer { address, .. } => Some(address),
-            Packet::FromHost { from, .. } => Some(from.into()),
-            Packet::Outside => None,
-        }
     }
 
     fn astray(&self) -> Vec<(&Path, Astray)> {
@@ -137,7 +129,7 @@ impl Node {
         host.paths.iter().filter_map(|path| Some((path, astray(path, host, &uplinks)?))).collect()
     }
 
-    fn lost_at(&self, place: &Place, addresses: &Vec<Address>) -> Note {
+    fn lost_at(&self, place: &Place, addresses: &[Address]) -> Note {
         let uplinks = self.ground().uplink_names();
         let uplinks = uplinks.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         let some = some_of(addresses);
@@ -176,6 +168,14 @@ impl Node {
             (Astray::Lost(loss), side) => lost_by(loss, side, &whose, &route, &format!("{range}")),
         };
         Note { what, hint: Some(hint) }
+    }
+}
+
+fn concerned(path: &Path) -> Option<Address> {
+    match path.packet {
+        Packet::ToOther(address) | Packet::ToContainer { address, .. } => Some(address),
+        Packet::FromHost { from, .. } => Some(from.into()),
+        Packet::Outside => None,
     }
 }
 
