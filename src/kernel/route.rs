@@ -279,14 +279,16 @@ impl Table {
         self.entries().filter(|entry| entry.is_block()).map(|entry| entry.destination).collect()
     }
 
-    /// Routes inside `range` that are neither blocks of ours nor lead by one of `ours`, our links.
+    /// Routes inside `range` that are neither blocks of ours nor lead by one of `ours`, our links. One for all of it by
+    /// a router is the way to other hosts, and not in the way of anything.
     pub fn foreign(
         &self,
         range: Ipv4Net,
         ours: &BTreeSet<u32>,
         names: &BTreeMap<u32, String>,
     ) -> BTreeMap<Ipv4Net, String> {
-        let inside = |entry: &Entry| range.contains(&entry.destination);
+        let way_out = |entry: &Entry| entry.destination == range.trunc() && entry.gateway.is_some();
+        let inside = |entry: &Entry| range.contains(&entry.destination) && !way_out(entry);
         let mine =
             |entry: &Entry| entry.is_block() || entry.interface.is_some_and(|index| ours.contains(&index));
         let foreign = self.main().filter(|row| inside(&row.entry) && !mine(&row.entry));

@@ -111,8 +111,9 @@ async fn a_default_route_that_is_not_used_makes_no_uplink(mut world: World) {
 async fn a_range_that_is_led_by_another_interface_makes_that_an_uplink(mut world: World) {
     let _container = at_work(&mut world).await;
     sh("ip link add eth1 mtu 1400 type veth peer name far1; ip link set eth1 up; ip link set far1 up");
-    sh("ip addr add 10.0.2.12/24 dev eth1; ip route add 10.32.0.0/11 via 10.0.2.1");
+    sh("ip addr add 10.0.2.12/24 dev eth1; ip route add 10.32.0.0/12 via 10.0.2.1");
     let seen = world.observe().await;
+    assert_eq!(seen.foreign, [].into(), "it is in the way of no address");
     assert_eq!(uplinks(&seen), [("eth0", 9001), ("eth1", 1400)]);
     assert_eq!(fate(&seen, &out()), by("eth1", "10.0.2.1"));
 }

@@ -26,6 +26,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     for (what, breaks, mends, words) in faults() {
         named(lab, &mut checks, what, (&breaks, &mends), &words).await?;
     }
+    past_it(lab, &mut checks).await?;
     wrong_uplink(lab, &mut checks).await?;
     answers(lab, &mut checks).await?;
     default_routes(lab, &mut checks).await?;
@@ -104,6 +105,17 @@ async fn named(
     );
     shell(lab, mends).await?;
     settled(lab, checks, what).await
+}
+
+/// What `status` says to type where a route covers the range.
+async fn past_it(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    let (covers, past) = ("unreachable 10.0.0.0/8", format!("10.32.0.0/12 via {ROUTER}"));
+    shell(lab, &format!("ip route add {covers}; ip route add {past}")).await?;
+    settled(lab, checks, "the range led past a route that covers it").await?;
+    let status = lab.ran(0, &["status"]).await?;
+    let free = !status.stdout.contains("is not ours");
+    checks.add("a route for the range is in the way of no address", holds(free, || status.stdout));
+    shell(lab, &format!("ip route del {covers}; ip route del {past}")).await.map(drop)
 }
 
 async fn settled(lab: &Lab, checks: &mut Checks, what: &str) -> anyhow::Result<()> {
