@@ -11,9 +11,13 @@ use aws_sdk_ec2::{
     operation::RequestId,
 };
 
-use crate::state::{
-    Fault,
-    FaultKind::{self, Denied, Invalid, Outdated, Quota, Throttled, Unreachable, Unsigned},
+use super::proxy::Proxy;
+use crate::{
+    state::{
+        Fault,
+        FaultKind::{self, Denied, Invalid, Outdated, Quota, Throttled, Unreachable, Unsigned},
+    },
+    text::printable,
 };
 
 /// Characters of EC2's own text that are repeated; a refusal may carry an encoded message of a thousand.
@@ -36,7 +40,8 @@ pub struct Call {
 
 /// What kind of refusal it is, in words, with the way out.
 pub fn classify(call: &Call, code: Option<&str>, status: u16, message: Option<&str>) -> Fault {
-    let (code, text) = (code.unwrap_or_default(), shorten(message.unwrap_or_default()));
+    let (code, text) = (printable(code.unwrap_or_default()), shorten(message.unwrap_or_default()));
+    let code = code.as_str();
     let kind = kind(call.operation, code, status, &text);
     let reason = match (kind, code, text.as_str()) {
         (Denied, "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException", _) => {
@@ -148,11 +153,12 @@ fn permission(call: &Call) -> String {
     }
 }
 
+/// What EC2, or whoever answers in its place, says, fit to be shown.
 fn shorten(text: &str) -> String {
-    let text = text.trim().trim_end_matches('.');
+    let text = printable(text.trim().trim_end_matches('.'));
     match text.char_indices().nth(TEXT_LEN_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+        None => text,
     }
 }
 
@@ -192,8 +198,20 @@ where
         SdkError::DispatchFailure(failure) if !failure.is_user() => unsigned(call, &error),
         _ => unanswered(call, Invalid, &root(&error)),
     };
-    fault.request_id = error.request_id().map(str::to_owned);
+    fault.request_id = error.request_id().map(printable);
+    // Whatever bears a code is EC2's own answer.
+    if code.is_empty()
+        && let Some(proxy) = Proxy::of_environment()
+    {
+        fault = by_way_of(&proxy, fault);
+    }
     Refused { code, text, fault }
+}
+
+/// The proxy may be what failed.
+fn by_way_of(proxy: &Proxy, fault: Fault) -> Fault {
+    let message = format!("{}, {}", fault.message, proxy.way());
+    Fault { message, hint: Some(proxy.way_out()), ..fault }
 }
 
 fn unanswered(call: &Call, kind: FaultKind, reason: &str) -> Fault {
@@ -319,6 +337,12 @@ mod tests {
         let call = Call { by_hand: Some(by_hand.to_owned()), ..call("ModifyNetworkInterfaceAttribute") };
         let hint = classify(&call, Some("AccessDenied"), 403, None).hint.unwrap();
         assert!(hint.contains(by_hand) && hint.contains("ec2:ModifyNetworkInterfaceAttribute"), "{hint}");
+    }
+
+    #[test]
+    fn an_answer_cannot_write_a_line_of_its_own_or_steer_a_terminal() {
+        let fault = classify(&call("CreateRoute"), Some("Odd"), 400, Some("no\nMAINPID=1\x1b[2J"));
+        assert!(fault.message.ends_with("no?MAINPID=1?[2J (Odd)"), "{}", fault.message);
     }
 
     #[test]

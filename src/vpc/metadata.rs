@@ -2,12 +2,17 @@
 
 use std::error::Error;
 
-use aws_config::imds::client::{Client, error::ImdsError};
-
+use aws_config::{
+    imds::client::{Client, error::ImdsError},
+    provider_config::ProviderConfig,
+};
 use tracing::{info, warn};
 
 use super::{Identity, fault::chain};
-use crate::state::{Fault, FaultKind, InterfaceId};
+use crate::{
+    state::{Fault, FaultKind, InterfaceId},
+    text::printable_lines,
+};
 
 const ATTEMPTS: u32 = 2;
 
@@ -18,13 +23,20 @@ const WAY_OUT: &str = "weavers runs on an EC2 instance whose metadata service is
 /// Reads who this host is. A `region` that is known is not asked for. Of several interfaces it is the one with one of these MAC
 /// addresses, by which packets leave.
 pub(super) async fn identity(region: Option<&str>, uplinks: &[String]) -> Result<Identity, Fault> {
-    read(Client::builder().max_attempts(ATTEMPTS).build(), region, uplinks).await
+    read(client(ATTEMPTS), region, uplinks).await
 }
 
 /// Who this host is now, where its packets leave by another interface than the one it was known by; and whether
 /// the instance has that one still.
 pub(super) async fn other_than(known: &Identity, uplinks: &[String]) -> Result<Option<Other>, Fault> {
-    compare(Client::builder().max_attempts(1).build(), known, uplinks).await
+    compare(client(1), known, uplinks).await
+}
+
+/// Asks the service itself, whatever proxy the environment names: a proxy would tell who the machine is that it runs on.
+pub(super) fn client(attempts: u32) -> Client {
+    let direct = aws_smithy_http_client::Builder::new().build_http();
+    let config = ProviderConfig::without_region().with_http_client(direct);
+    Client::builder().configure(&config).max_attempts(attempts).build()
 }
 
 /// Another interface carries the traffic.
@@ -119,8 +131,8 @@ impl Metadata {
     async fn get(&self, key: &str) -> Result<String, Fault> {
         let answer = self.client.get(format!("/latest/meta-data/{key}")).await;
         let value = answer.map_err(|error| unread(key, &error))?;
-        let value = value.as_ref().trim();
-        if value.is_empty() { Err(unusable(key, value)) } else { Ok(value.to_owned()) }
+        let value = printable_lines(value.as_ref().trim());
+        if value.is_empty() { Err(unusable(key, &value)) } else { Ok(value) }
     }
 }
 
@@ -156,11 +168,16 @@ mod tests {
     use axum::{Router, extract::Path, http::HeaderMap, http::StatusCode, routing};
     use tokio::net::TcpListener;
 
-    use super::*;
+    use super::{super::credentials, *};
+
+    const ROLE: &str = r#"{"Code":"Success","LastUpdated":"2026-11-01T00:00:00Z","Type":"AWS-HMAC",
+        "AccessKeyId":"AKIAOWN","SecretAccessKey":"secret","Token":"token","Expiration":"2100-01-01T00:00:00Z"}"#;
 
     fn answer(key: &str) -> Option<&'static str> {
         Some(match key {
             "instance-id" => "i-1",
+            "iam/security-credentials/" => "role",
+            "iam/security-credentials/role" => ROLE,
             "placement/region" => "eu-west-1",
             "mac" => "02:00:00:00:00:01",
             "local-ipv4" => "10.0.1.11",
@@ -253,6 +270,56 @@ mod tests {
             address: "10.0.1.11".parse().unwrap(),
         };
         assert_eq!(identity, expected);
+    }
+
+    /// Not a test: what the process of the next one does.
+    #[tokio::test]
+    #[allow(clippy::print_stdout)]
+    #[ignore = "run by another test, in an environment of its own"]
+    async fn say_who_this_host_is() {
+        let who = identity(None, &[]).await.unwrap();
+        let provider = credentials(&who).await.credentials_provider().unwrap();
+        let keys = aws_sdk_ec2::config::ProvideCredentials::provide_credentials(&provider).await;
+        println!("instance {} key {}", who.instance, keys.unwrap().access_key_id());
+    }
+
+    #[tokio::test]
+    async fn a_host_beside_a_proxy_is_not_taken_for_the_machine_of_the_proxy() {
+        let (own, proxy) = (version_two().await, another_instance().await);
+        let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "vpc::metadata::tests::say_who_this_host_is", "--ignored", "--nocapture"]);
+        child.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", format!("http://{own}"));
+        for variable in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+            child.env(variable, format!("http://{proxy}"));
+        }
+        for variable in ["NO_PROXY", "no_proxy", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"] {
+            child.env_remove(variable);
+        }
+        child.env("AWS_CONFIG_FILE", "/dev/null").env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
+        let output = child.output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            said.contains("instance i-1 key AKIAOWN"),
+            "{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// What answers where a proxy is asked for the metadata: those of its own machine.
+    async fn another_instance() -> SocketAddr {
+        let token = ([("x-aws-ec2-metadata-token-ttl-seconds", "21600")], "secret");
+        let router = Router::new().fallback(move |request: axum::extract::Request| async move {
+            let key = request.uri().path().to_owned();
+            if key.ends_with("api/token") {
+                return axum::response::IntoResponse::into_response(token);
+            }
+            let answer = match key.trim_start_matches("/latest/meta-data/") {
+                "instance-id" => Some("i-proxy"),
+                key => answer(key),
+            };
+            axum::response::IntoResponse::into_response(answer.ok_or(StatusCode::NOT_FOUND))
+        });
+        service(router).await
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ mod observe;
 mod peers;
 mod permission;
 mod places;
+mod proxy;
 mod table;
 
 use std::{
@@ -21,7 +22,10 @@ use std::{
     time::Duration,
 };
 
-use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, default_provider::credentials::DefaultCredentialsChain,
+    imds::credentials::ImdsCredentialsProvider, retry::RetryConfig, timeout::TimeoutConfig,
+};
 use aws_sdk_ec2::{Client, config};
 use ipnet::Ipv4Net;
 use tokio::time::timeout;
@@ -38,6 +42,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for one call, second attempt and credentials included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Attempts of the metadata to say the credentials of the role, as the SDK has it.
+const CREDENTIALS_ATTEMPTS: u32 = 4;
 /// How long the metadata may take to say which interface carries the traffic now.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
 /// Attempts of one call. Few, so that it is the loop that tries again, after another look.
@@ -171,10 +177,18 @@ impl Ec2 {
     }
 }
 
-/// Where credentials come from: the environment, the profile, the instance's role.
+/// Where credentials come from: the environment, the profile, the instance's role. Those of the role are asked for as the rest of
+/// the metadata is: never through a proxy.
 async fn credentials(identity: &Identity) -> SdkConfig {
     let region = Region::new(identity.region.clone());
-    aws_config::defaults(BehaviorVersion::latest()).region(region).load().await
+    let metadata = metadata::client(CREDENTIALS_ATTEMPTS);
+    let role = || ImdsCredentialsProvider::builder().imds_client(metadata.clone()).build();
+    let chain = DefaultCredentialsChain::builder()
+        .region(region.clone())
+        .imds_client(metadata.clone())
+        .with_custom_credential_source("Ec2InstanceMetadata", role());
+    let loader = aws_config::defaults(BehaviorVersion::latest()).region(region);
+    loader.credentials_provider(chain.build().await).load().await
 }
 
 /// A container range that shares addresses with the VPC cannot be routed to hosts: the VPC's own

@@ -9,6 +9,7 @@ use tracing::debug;
 use crate::{
     addr::Range,
     state::{InterfaceId, Route, RouteState, SubnetId, Table, TableId, Target},
+    text::printable,
 };
 
 /// The tables that serve subnets. One that serves a gateway holds no route outside the VPC.
@@ -103,7 +104,7 @@ fn target(route: &types::Route) -> Target {
         route.instance_id(),
     ];
     let elsewhere = elsewhere.into_iter().flatten().next();
-    Target::Other(elsewhere.unwrap_or("nothing").to_owned())
+    Target::Other(printable(elsewhere.unwrap_or("nothing")))
 }
 
 #[cfg(test)]
