@@ -4,7 +4,7 @@
 //! once. Where that happens again and again two writers fight: each further round waits longer, and `status` names it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use super::status::Note;
 use crate::{
     addr::{Range, join},
     plan::{Change, Plan},
-    state::{Action, RouteState, TableId, Target, Vpc},
+    state::{Action, InterfaceId, RouteState, TableId, Target, Vpc},
     time::Timestamp,
 };
 
@@ -25,6 +25,8 @@ const PAUSE_MIN: Duration = Duration::from_secs(10);
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// A route that was left alone this long is fought over no more.
 const PEACE: Duration = Duration::from_secs(1800);
+/// Former interfaces that are remembered.
+const FORMER_MAX: usize = 16;
 
 type Key = (TableId, Ipv4Net);
 
@@ -33,6 +35,9 @@ type Key = (TableId, Ipv4Net);
 pub struct Drift {
     /// Routes that led to us in the last read.
     held: BTreeSet<Key>,
+    /// Our interface in the last read, and those that it was before.
+    interface: Option<InterfaceId>,
+    former: VecDeque<InterfaceId>,
     /// Routes that we wrote lately.
     written: BTreeMap<Key, Written>,
 }
@@ -53,6 +58,7 @@ struct Written {
 impl Drift {
     /// The tables were read.
     pub fn see(&mut self, vpc: &Vpc) {
+        self.follow(&vpc.interface);
         let ours = Target::Interface(vpc.interface.clone());
         for (id, table) in &vpc.tables {
             let leads =
@@ -61,6 +67,24 @@ impl Drift {
             self.held.extend(found.map(|(cidr, _)| (id.clone(), *cidr)));
         }
         self.held.retain(|(id, _)| vpc.tables.contains_key(id));
+    }
+
+    /// Routes that lead to an interface that we had before were changed by nobody.
+    fn follow(&mut self, interface: &InterfaceId) {
+        if self.interface.as_ref() == Some(interface) {
+            return;
+        }
+        self.former.retain(|former| former != interface);
+        self.former.extend(self.interface.replace(interface.clone()));
+        if self.former.len() > FORMER_MAX {
+            self.former.pop_front();
+        }
+    }
+
+    /// Whether what stands in the place of our route leads to an interface that we had before.
+    fn is_left_behind(&self, before: &str) -> bool {
+        let target = before.split(' ').next().unwrap_or_default();
+        self.former.iter().any(|former| former.0 == target)
     }
 
     /// Only what is ours can be taken from us.
@@ -74,6 +98,12 @@ impl Drift {
     /// Says of each step that undoes what somebody did that it is so.
     pub fn explain(&self, plan: &mut Plan) {
         for change in &mut plan.changes {
+            if let (Action::ReplaceRoute { interface, .. }, true) =
+                (&change.action, self.is_left_behind(&change.before))
+            {
+                change.cause = format!("the interface of this host was exchanged: it is {interface} now");
+                continue;
+            }
             let cause = match &change.action {
                 Action::CreateRoute { .. } => "somebody deleted it",
                 Action::ReplaceRoute { .. } if !change.before.contains("(blackhole)") => {
@@ -96,7 +126,10 @@ impl Drift {
         }
         self.written.retain(|_, written| now.since(written.at) < PEACE);
         let before = self.written.get(&key).filter(|written| written.present == present);
-        let again = before.map_or(0, |written| written.again + 1);
+        let again = match before.filter(|_| !self.is_left_behind(&change.before)) {
+            Some(written) => written.again + 1,
+            None => 0,
+        };
         let rival = change.before.clone();
         self.written.insert(key, Written { present, at: now, again, rival, hurried: false });
     }
@@ -164,7 +197,6 @@ fn key(action: &Action) -> Option<Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::InterfaceId;
 
     fn replace(before: &str) -> Change {
         let action = Action::ReplaceRoute {
@@ -201,6 +233,32 @@ mod tests {
             "{note:?}"
         );
         assert_eq!(drift.fights(Timestamp::ZERO + PEACE).count(), 0);
+    }
+
+    #[test]
+    fn routes_that_lead_to_the_interface_before_a_move_were_changed_by_nobody() {
+        let cause = |before: &str, drift: &Drift| {
+            let mut plan = Plan { changes: vec![replace(before)], ..Plan::default() };
+            drift.explain(&mut plan);
+            plan.changes.remove(0).cause
+        };
+        let mut drift = Drift::default();
+        let read = |interface: &str| Vpc {
+            interface: InterfaceId(interface.into()),
+            source_dest_check: None,
+            tables: BTreeMap::new(),
+        };
+        drift.see(&read("eni-before"));
+        drift.see(&read("eni-self"));
+        drift.held = [key(&replace("").action).unwrap()].into();
+        for before in ["eni-before", "eni-before (blackhole)"] {
+            assert_eq!(cause(before, &drift), "the interface of this host was exchanged: it is eni-self now");
+        }
+        assert_eq!(cause("eni-rival", &drift), "somebody changed it");
+        for _ in 0..9 {
+            drift.wrote(Timestamp::ZERO, &replace("eni-before"));
+        }
+        assert_eq!(drift.fights(Timestamp::ZERO).count(), 0);
     }
 
     #[test]
