@@ -12,6 +12,7 @@
 mod connection;
 mod datagrams;
 mod dial;
+mod names;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +35,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
+pub use self::names::{Answers, RESOLVE, resolve, resolve_by};
 use self::{connection::Connection, datagrams::Datagrams};
 use crate::mesh::ConnId;
 

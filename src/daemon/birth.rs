@@ -1,21 +1,23 @@
 //! Before the loop: who this host is, what it remembers, and what it is told.
 
+#[cfg(test)]
+use std::net::IpAddr;
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, ToSocketAddrs},
     path::Path,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context;
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{Options, file::ConfigFile};
 use crate::{
     config::Config,
     kernel::{Kernel, netns},
+    mesh::{Endpoint, Hosts},
     node::{
         Birth,
         memory::{self, Identity, Memory, Unreadable},
@@ -24,6 +26,7 @@ use crate::{
     peer::{PeerName, PeerUid},
     state::FaultKind,
     store::{self, Store},
+    transport::{self, Answers},
     vpc::Ec2,
 };
 
@@ -55,9 +58,9 @@ pub(super) fn trial(options: &Options) -> anyhow::Result<Option<memory::Trial>> 
 
 pub(super) async fn begin(options: &Options, file: &ConfigFile) -> anyhow::Result<Born> {
     let mut config = file.config().clone();
-    config.ipam.expected_peers = Some(expected_peers(&config).await);
     let ec2 = ec2(&config).await;
     let (store, memory) = remember(&options.store(), ec2.as_ref())?;
+    config.ipam.expected_peers = Some(count(&config, &memory).await?);
     let birth = birth(&config, &memory, ec2.as_ref())?;
     let kernel = Kernel::new()?;
     info!(name = %birth.identity.name, nickname = birth.nickname, instance = birth.identity.instance, "starting");
@@ -86,16 +89,21 @@ pub(super) async fn ec2(config: &Config) -> Option<Ec2> {
 fn remember(path: &Path, ec2: Option<&Ec2>) -> anyhow::Result<(Store, Memory)> {
     let store = Store::open(path)?;
     let memory = Memory::read(&store.load()?).map_err(|error| unreadable(error, path))?;
+    let memory = Memory { recalled_s: seconds_since_1970(), ..memory };
     let made_on = memory.identity.as_ref().and_then(|identity| identity.instance.clone());
     match (made_on, ec2.map(|ec2| &ec2.identity().instance)) {
         (Some(other), Some(this)) if other != *this => {
             drop(store);
             let aside = store::set_aside(path, &other).context("a copied store cannot be set aside")?;
             warn!(made_on = other, this, aside = %aside.display(), "the store is another instance's: set aside");
-            Ok((Store::open(path)?, Memory::default()))
+            Ok((Store::open(path)?, Memory { recalled_s: memory.recalled_s, ..Memory::default() }))
         }
         _ => Ok((store, memory)),
     }
+}
+
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// A newer store is no accident: starting again and again does not help.
@@ -162,40 +170,118 @@ fn read_password(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(password)
 }
 
-/// Peers that the first ring waits for: as configured, or those of `peers` that are not this host,
-/// plus this host.
-pub(super) async fn expected_peers(config: &Config) -> usize {
+// ===== how many =====
+
+/// Peers that the first ring waits for. A host that has a ring waits for nobody, whatever its peers are called.
+pub(super) async fn count(config: &Config, memory: &Memory) -> Result<usize, Refusal> {
+    let answers = resolved(config).await;
+    match uncounted(config, &answers).filter(|_| memory.ipam.ring.is_none()) {
+        Some(refusal) => Err(refusal),
+        None => Ok(expected_peers(config, &answers)),
+    }
+}
+
+/// What `peers` stands for, where the number of peers follows from it.
+pub(super) async fn resolved(config: &Config) -> Answers {
+    match config.ipam.expected_peers {
+        Some(_) => Answers::new(),
+        None => transport::resolve(config.peers.clone(), NAMES_PATIENCE).await,
+    }
+}
+
+/// Peers that the first ring waits for: as configured, or the hosts that `peers` stands for other than this one, plus this one.
+/// A name that cannot be resolved counts as another host.
+pub(super) fn expected_peers(config: &Config, answers: &Answers) -> usize {
     if let Some(expected) = config.ipam.expected_peers {
         return expected;
     }
-    let own: BTreeSet<IpAddr> = own_addresses();
-    let targets: BTreeSet<String> = config.peers.iter().cloned().collect();
-    let lookups =
-        tokio::task::spawn_blocking(move || targets.iter().filter(|peer| !is_own(peer, &own)).count());
-    let others = match timeout(NAMES_PATIENCE, lookups).await {
-        Ok(Ok(others)) => others,
-        _ => config.peers.len(),
-    };
-    others + 1
+    let mut others = BTreeSet::new();
+    for peer in &config.peers {
+        let endpoint = Endpoint::parse(peer).ok();
+        match (answers.get(peer), endpoint) {
+            (Some(Ok(hosts)), Some(endpoint)) => {
+                others.extend(hosts.others.iter().map(|other| endpoint.at(*other)));
+            }
+            (Some(Ok(_) | Err(_)) | None, _) => drop(others.insert(peer.clone())),
+        }
+    }
+    others.len() + 1
 }
 
-fn own_addresses() -> BTreeSet<IpAddr> {
-    let Ok(addresses) = nix::ifaddrs::getifaddrs() else { return BTreeSet::new() };
-    let of = |address: nix::sys::socket::SockaddrStorage| {
-        address
-            .as_sockaddr_in()
-            .map(|v4| IpAddr::from(v4.ip()))
-            .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
-    };
-    addresses.filter_map(|interface| interface.address.and_then(of)).collect()
+/// Why the number of peers cannot follow from `peers`: hosts come and go behind a name, and hosts that count differently would
+/// each found a ring.
+pub(super) fn uncounted(config: &Config, answers: &Answers) -> Option<Refusal> {
+    if config.ipam.expected_peers.is_some() {
+        return None;
+    }
+    let hosts_of = |answer: &Result<Hosts, String>| answer.as_ref().map_or(0, Hosts::count);
+    let (name, hosts) = answers.iter().find(|(_, answer)| hosts_of(answer) > 1)?;
+    let message = format!(
+        "peers: {name} stands for {} hosts, and ipam.expected_peers does not say how many form the first ring",
+        hosts_of(hosts)
+    );
+    Some(Refusal::new(RefusalKind::Config, message).hint(
+        "set [ipam] expected_peers to the number of hosts that form the first ring, the same on every host; \
+         or list the hosts one by one",
+    ))
 }
 
-/// A name that cannot be resolved counts as another host.
-fn is_own(target: &str, own: &BTreeSet<IpAddr>) -> bool {
-    let with_port = if target.parse::<IpAddr>().is_ok() || !target.contains(':') {
-        (target.trim_matches(['[', ']']), 0).to_socket_addrs()
-    } else {
-        target.to_socket_addrs()
-    };
-    with_port.is_ok_and(|mut addresses| addresses.any(|address| own.contains(&address.ip())))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answers on a host with the address 10.0.1.11, by a resolver that knows these names.
+    async fn answers(config: &Config, known: &[(&str, &[&str])]) -> Answers {
+        let resolver = async |host: String| {
+            let literal = host.parse().ok().map(|address: IpAddr| vec![address]);
+            let named = known.iter().find(|(name, _)| *name == host);
+            let parsed = named.map(|(_, found)| found.iter().map(|one| one.parse().unwrap()).collect());
+            literal.or(parsed).ok_or_else(|| format!("cannot resolve {host}"))
+        };
+        let own = ["10.0.1.11".parse().unwrap()].into();
+        transport::resolve_by(resolver, &own, config.peers.clone()).await
+    }
+
+    fn config(text: &str) -> Config {
+        crate::config::parse(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn three_hosts_with_one_name_for_all_do_not_found_three_rings() {
+        let all: &[(&str, &[&str])] = &[("weave.internal", &["10.0.1.11", "10.0.1.12", "10.0.1.13"])];
+        let implied = config("peers = ['weave.internal']");
+        let found = answers(&implied, all).await;
+        let refusal = uncounted(&implied, &found).unwrap();
+        assert_eq!(refusal.kind, RefusalKind::Config);
+        assert!(
+            refusal.message.contains("weave.internal stands for 3 hosts")
+                && refusal.message.contains("ipam.expected_peers"),
+            "{}",
+            refusal.message
+        );
+        assert_eq!(expected_peers(&implied, &found), 3, "and they are counted");
+        let said = config("peers = ['weave.internal']\nipam.expected_peers = 5");
+        let found = answers(&said, all).await;
+        assert_eq!((uncounted(&said, &found), expected_peers(&said, &found)), (None, 5));
+    }
+
+    #[tokio::test]
+    async fn names_of_single_hosts_are_counted_as_before() {
+        let known: &[(&str, &[&str])] =
+            &[("h1", &["127.0.1.1", "10.0.1.11"]), ("h2", &["10.0.1.12", "fd00::12"])];
+        for (peers, expected) in [
+            ("'h1', 'h2', 'h3'", 3),
+            ("'h1', 'h2', '10.0.1.12'", 2),
+            ("'10.0.1.11', '10.0.1.12', '10.0.1.13:7000'", 3),
+            ("'h1'", 1),
+        ] {
+            let config = config(&format!("peers = [{peers}]"));
+            let found = answers(&config, known).await;
+            assert_eq!(
+                (uncounted(&config, &found), expected_peers(&config, &found)),
+                (None, expected),
+                "{peers}"
+            );
+        }
+    }
 }

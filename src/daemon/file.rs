@@ -21,6 +21,7 @@ use crate::{
 };
 
 /// A file that was read and found sound, on its way into the node.
+#[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) config: Config,
     text: String,

@@ -1,8 +1,11 @@
 //! The hands at work beside the loop: the host one job at a time, EC2 one job for each table.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ipnet::Ipv4Net;
@@ -14,11 +17,12 @@ use crate::{
     config::Config,
     kernel::Kernel,
     node::{
-        memory::Identity,
+        identity::Metadata,
         request::{Refusal, RefusalKind, Response},
     },
     plan::Plane,
     state::{Action, Fault, FaultKind, Host, TableId, Tables, Vpc},
+    transport,
     vpc::Ec2,
 };
 
@@ -42,12 +46,11 @@ impl Hands {
         kernel: Kernel,
         ec2: Option<Ec2>,
         config: &Config,
-        identity: &Identity,
         events: mpsc::Sender<Event>,
     ) -> Hands {
         let (host, jobs) = mpsc::channel(JOBS_MAX);
         tokio::spawn(work_on_host(kernel, jobs, events.clone()));
-        let ec2 = Ec2Hand::new(ec2.map(Arc::new), config.clone(), identity.instance.clone());
+        let ec2 = Ec2Hand::new(ec2.map(Arc::new), config.clone(), events.clone());
         Hands { host, ec2: Arc::new(ec2), events }
     }
 
@@ -58,7 +61,7 @@ impl Hands {
         let by_others = known.network.uplinks != config.network.uplinks;
         if elsewhere || by_others {
             let ec2 = if elsewhere { None } else { self.ec2.in_doubt_of_its_interface() };
-            self.ec2 = Arc::new(Ec2Hand::new(ec2, config.clone(), self.ec2.made_on.clone()));
+            self.ec2 = Arc::new(Ec2Hand::new(ec2, config.clone(), self.events.clone()));
         }
     }
 
@@ -72,6 +75,14 @@ impl Hands {
             let result = ec2.observe(range, &tables).await;
             // The loop is gone only when the daemon stops.
             let _ = events.send(Event::VpcSeen(result)).await;
+        });
+    }
+
+    pub(super) fn observe_names(&self, names: BTreeSet<String>) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let answers = transport::resolve(names, transport::RESOLVE).await;
+            let _ = events.send(Event::NamesSeen(answers)).await;
         });
     }
 
@@ -159,18 +170,17 @@ struct Ec2Hand {
     /// The source/destination check may not be as it was last read.
     is_check_doubted: AtomicBool,
     config: Config,
-    /// The instance on which the store was made.
-    made_on: Option<String>,
+    events: mpsc::Sender<Event>,
 }
 
 impl Ec2Hand {
-    fn new(ec2: Option<Arc<Ec2>>, config: Config, made_on: Option<String>) -> Ec2Hand {
+    fn new(ec2: Option<Arc<Ec2>>, config: Config, events: mpsc::Sender<Event>) -> Ec2Hand {
         Ec2Hand {
             ec2: Mutex::new(ec2),
             is_refused: AtomicBool::new(false),
             is_check_doubted: AtomicBool::new(false),
             config,
-            made_on,
+            events,
         }
     }
 
@@ -220,18 +230,14 @@ impl Ec2Hand {
 
     async fn connect(&self) -> Result<Ec2, Fault> {
         let ec2 = Ec2::connect(&self.config).await?;
-        match &self.made_on {
-            Some(other) if *other != ec2.identity().instance => Err(cloned(other, &ec2)),
-            Some(_) | None => Ok(ec2),
-        }
+        // Before anything that is read there: this may be another instance than the store was made on.
+        let _ = self.events.send(Event::Identified(metadata(&ec2))).await;
+        Ok(ec2)
     }
 }
 
-fn cloned(other: &str, ec2: &Ec2) -> Fault {
-    Fault {
-        kind: FaultKind::Invalid,
-        message: format!("the store was made on {other}, but this is {}", ec2.identity().instance),
-        hint: Some("restart weavers: it sets the copied store aside and begins anew".to_owned()),
-        request_id: None,
-    }
+/// What the metadata said of this host.
+pub(super) fn metadata(ec2: &Ec2) -> Metadata {
+    let identity = ec2.identity();
+    Metadata { instance: identity.instance.clone(), interface: identity.interface.clone() }
 }

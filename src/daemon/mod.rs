@@ -41,6 +41,7 @@ use crate::{
     node::{
         Input, Node, Output,
         adopt::Order,
+        identity::Metadata,
         request::{Container, Refusal, RefusalKind, Request, RequestId, Response, SavedPlan},
         status::ConfigStatus,
     },
@@ -79,14 +80,36 @@ impl Options {
 /// What the hands report.
 #[derive(Debug)]
 enum Event {
+    Identified(Metadata),
     HostSeen(Result<Host, Fault>),
     VpcSeen(Result<Vpc, Fault>),
+    NamesSeen(transport::Answers),
     PeersSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     InstancesSeen(Result<BTreeMap<String, InstanceState>, Fault>),
     RunningSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     PlacesSeen(Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>),
     Applied(Action, Result<Option<String>, Fault>),
     Cancelled(RequestId),
+    /// The names in an edited file were resolved; or it cannot be adopted because of what they stand for.
+    Resolved(Box<file::Candidate>, Adoption, Option<Refusal>),
+}
+
+/// What is to become of an edited file, and who waits for that.
+#[derive(Debug)]
+enum Adoption {
+    Reload(Option<oneshot::Sender<Answer>>),
+    Apply { plan: Option<Box<SavedPlan>>, patience: Option<Duration>, reply: oneshot::Sender<Answer> },
+}
+
+/// Why the loop has ended.
+#[derive(Debug)]
+enum End {
+    /// It was told to.
+    Told,
+    /// The node has left, so that its store is to be erased.
+    Left,
+    /// It cannot go on.
+    Refused(Refusal),
 }
 
 /// Runs until told to stop.
@@ -107,13 +130,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     let disturbed = crate::kernel::watch::disturbances()?;
     let edited = watch::changes(options.config.clone());
-    let hands = Hands::new(born.kernel, born.ec2, &born.config, &born.birth.identity, events.clone());
+    let metadata = born.ec2.as_ref().map(hands::metadata);
+    let hands = Hands::new(born.kernel, born.ec2, &born.config, events.clone());
     let clock = Instant::now();
     let node = Node::new(Timestamp::ZERO, born.birth, born.config, born.memory)?;
     let saver = store::Saver::start(born.store, stored)?;
     let mut server = tokio::spawn(socket.serve(calls_in));
 
-    let daemon = Daemon {
+    let mut daemon = Daemon {
         node,
         clock,
         file,
@@ -125,7 +149,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         reloading: BTreeMap::new(),
         last_request: 0,
         systemd: Systemd::new(),
-        finished: false,
+        end: None,
     };
     let inlets = Inlets {
         wire,
@@ -138,13 +162,18 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         terminate: signal(SignalKind::terminate())?,
         interrupt: signal(SignalKind::interrupt())?,
     };
-    let finished = daemon.run(inlets).await;
+    if let Some(metadata) = metadata {
+        daemon.handle(Input::Identified(metadata));
+    }
+    let end = daemon.run(inlets).await;
     // The loop takes no calls any more; whoever still waits is answered, the caller of a reset among them.
     if timeout(FAREWELL, &mut server).await.is_err() {
         server.abort();
     }
-    if finished {
-        std::fs::remove_file(options.store()).context("the store cannot be erased")?;
+    match end {
+        End::Told => {}
+        End::Left => std::fs::remove_file(options.store()).context("the store cannot be erased")?,
+        End::Refused(refusal) => return Err(refusal.into()),
     }
     info!("stopped; the data path stays as it is");
     Ok(())
@@ -182,16 +211,16 @@ struct Daemon {
     reloading: BTreeMap<RequestId, file::Candidate>,
     last_request: u64,
     systemd: Systemd,
-    finished: bool,
+    end: Option<End>,
 }
 
 impl Daemon {
-    /// Returns whether the node has left, so that its store is to be erased.
-    async fn run(mut self, mut inlets: Inlets) -> bool {
+    /// Goes on until it is told to stop, or has to.
+    async fn run(mut self, mut inlets: Inlets) -> End {
         self.carry_out();
         self.systemd.ready();
         let mut report = tokio::time::interval(STATUS_EVERY.min(self.systemd.watchdog()));
-        while !self.finished {
+        while self.end.is_none() {
             let wake = self.next_wake();
             // All arms are cancel-safe, and none waits inside its body.
             tokio::select! {
@@ -213,7 +242,7 @@ impl Daemon {
         }
         self.systemd.stopping();
         self.saver.finish();
-        self.finished
+        self.end.unwrap_or(End::Told)
     }
 
     fn now(&self) -> Timestamp {
@@ -247,6 +276,7 @@ impl Daemon {
                 Output::ObserveHost(wanted) => self.hands.observe_host(wanted),
                 Output::DoubtCheck => self.hands.doubt_check(),
                 Output::ObserveVpc(range, tables) => self.hands.observe_vpc(range, tables),
+                Output::ObserveNames(names) => self.hands.observe_names(names),
                 Output::ObservePlaces(addresses) => {
                     self.hands.observe(Event::PlacesSeen, |ec2| async move { ec2.places(&addresses).await });
                 }
@@ -266,7 +296,8 @@ impl Daemon {
                     self.file.roll_back(&why);
                     self.hands.use_ec2(self.file.config());
                 }
-                Output::Finished => self.finished = true,
+                Output::Finished => self.end = Some(End::Left),
+                Output::Stop(refusal) => self.end = Some(End::Refused(refusal)),
             }
         }
     }
@@ -280,8 +311,13 @@ impl Daemon {
 
     fn on_event(&mut self, event: Event) {
         let input = match event {
+            Event::Identified(metadata) => Input::Identified(metadata),
             Event::HostSeen(result) => Input::HostSeen(result),
             Event::VpcSeen(result) => Input::VpcSeen(result),
+            Event::NamesSeen(answers) => {
+                self.judge_names(&answers);
+                Input::NamesSeen(answers)
+            }
             Event::PeersSeen(result) => Input::PeersSeen(result),
             Event::InstancesSeen(result) => Input::InstancesSeen(result),
             Event::RunningSeen(result) => Input::RunningSeen(result),
@@ -298,8 +334,18 @@ impl Daemon {
                 self.asking.remove(&id);
                 Input::Cancelled(id)
             }
+            Event::Resolved(candidate, adoption, objection) => {
+                return self.on_resolved(*candidate, adoption, objection);
+            }
         };
         self.handle(input);
+    }
+
+    /// A name that had no answer at the start may stand for several hosts: without a ring the daemon ends as it would have then.
+    fn judge_names(&mut self, answers: &transport::Answers) {
+        if self.node.ring().is_empty() {
+            self.end = birth::uncounted(self.file.config(), answers).map(End::Refused);
+        }
     }
 
     // ===== questions =====
@@ -396,20 +442,58 @@ impl Daemon {
         }
     }
 
-    /// Adopts the file and converges. The node is asked for both at once, so that no step that follows
-    /// from the file is taken before it begins to count.
+    /// Adopts the file and converges.
     fn apply(&mut self, plan: Option<SavedPlan>, patience: Option<Duration>, reply: oneshot::Sender<Answer>) {
         let candidate = self.file.candidate().and_then(|candidate| candidate.expected_by(plan.as_ref()));
         match candidate {
             Ok(candidate) => {
-                let (done, adopted) = (self.await_answer(reply), self.next_request());
-                let trial = patience.and_then(|patience| self.file.trial(&candidate, patience));
-                let config = candidate.config.clone();
-                self.hands.use_ec2(&config);
-                self.reloading.insert(adopted, candidate);
-                self.handle(Input::Ordered(Box::new(Order { adopted, done, config, plan, trial })));
+                self.resolve(candidate, Adoption::Apply { plan: plan.map(Box::new), patience, reply });
             }
             Err(refusal) => drop(reply.send(Err(refusal))),
+        }
+    }
+
+    /// Reads the file and hands it to the node; a bad file leaves all as it was.
+    fn reload(&mut self, reply: Option<oneshot::Sender<Answer>>) {
+        match self.file.candidate() {
+            Ok(candidate) => self.resolve(candidate, Adoption::Reload(reply)),
+            Err(refusal) => {
+                warn!(error = refusal.message, "the configuration file is not adopted");
+                if let Some(reply) = reply {
+                    drop(reply.send(Err(refusal)));
+                }
+            }
+        }
+    }
+
+    /// Has the names in a file resolved beside the loop: what they stand for may be a reason not to adopt it.
+    fn resolve(&self, candidate: file::Candidate, adoption: Adoption) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let answers = birth::resolved(&candidate.config).await;
+            let objection = birth::uncounted(&candidate.config, &answers);
+            let _ = events.send(Event::Resolved(Box::new(candidate), adoption, objection)).await;
+        });
+    }
+
+    fn on_resolved(&mut self, candidate: file::Candidate, adoption: Adoption, objection: Option<Refusal>) {
+        match (objection, adoption) {
+            (None, Adoption::Reload(reply)) => {
+                let id = match reply {
+                    Some(reply) => self.await_answer(reply),
+                    None => self.next_request(),
+                };
+                self.adopt(id, candidate);
+            }
+            (None, Adoption::Apply { plan, patience, reply }) => {
+                self.order(candidate, plan.map(|plan| *plan), patience, reply);
+            }
+            (Some(refusal), adoption) => {
+                let answer = self.file.settle(candidate, Err(refusal));
+                if let Adoption::Reload(Some(reply)) | Adoption::Apply { reply, .. } = adoption {
+                    drop(reply.send(answer));
+                }
+            }
         }
     }
 
@@ -421,23 +505,21 @@ impl Daemon {
         self.handle(Input::Configured(id, Box::new(config)));
     }
 
-    /// Reads the file and hands it to the node; a bad file leaves all as it was.
-    fn reload(&mut self, reply: Option<oneshot::Sender<Answer>>) {
-        match self.file.candidate() {
-            Ok(candidate) => {
-                let id = match reply {
-                    Some(reply) => self.await_answer(reply),
-                    None => self.next_request(),
-                };
-                self.adopt(id, candidate);
-            }
-            Err(refusal) => {
-                warn!(error = refusal.message, "the configuration file is not adopted");
-                if let Some(reply) = reply {
-                    drop(reply.send(Err(refusal)));
-                }
-            }
-        }
+    /// The node is asked to adopt a file and to converge at once, so that no step that follows from the file is taken before it
+    /// begins to count.
+    fn order(
+        &mut self,
+        candidate: file::Candidate,
+        plan: Option<SavedPlan>,
+        patience: Option<Duration>,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        let (done, adopted) = (self.await_answer(reply), self.next_request());
+        let trial = patience.and_then(|patience| self.file.trial(&candidate, patience));
+        let config = candidate.config.clone();
+        self.hands.use_ec2(&config);
+        self.reloading.insert(adopted, candidate);
+        self.handle(Input::Ordered(Box::new(Order { adopted, done, config, plan, trial })));
     }
 }
 

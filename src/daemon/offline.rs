@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Options, birth, file::ConfigFile};
+use super::{Options, birth, file::ConfigFile, hands};
 use crate::{
     kernel::Kernel,
     node::{Input, Node, Output, memory::Memory},
@@ -18,14 +18,17 @@ const LOOKS_MAX: usize = 4;
 
 pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
     let mut config = ConfigFile::read(&options.config, birth::trial(&options)?.as_ref())?.config().clone();
-    config.ipam.expected_peers = Some(birth::expected_peers(&config).await);
     let ec2 = birth::ec2(&config).await;
     let memory = remembered(&options)?;
+    config.ipam.expected_peers = Some(birth::count(&config, &memory).await?);
     let birth = birth::birth(&config, &memory, ec2.as_ref())?;
     let mut kernel = Kernel::new()?;
     let clock = Instant::now();
     let now = || Timestamp::from_micros(clock.elapsed().as_micros() as u64);
     let mut node = Node::new(Timestamp::ZERO, birth, config, memory)?;
+    if let Some(ec2) = &ec2 {
+        node.handle(now(), Input::Identified(hands::metadata(ec2)));
+    }
     let mut looks = 0;
     while let Some(output) = node.next_output() {
         match output {

@@ -28,6 +28,7 @@ mod refused;
 mod relay;
 mod routes;
 mod sleeve;
+mod target;
 mod topology;
 
 use std::{
@@ -61,6 +62,7 @@ pub use message::CHANNEL_LEN_MAX;
 pub use peering::INTRODUCTIONS_MAX;
 pub use refused::REFUSED_MAX;
 pub use sleeve::DATAGRAM_LEN_MAX;
+pub use target::{Endpoint, HOSTS_OF_NAME_MAX, Hosts};
 pub use topology::{LINKS_MAX, NICKNAME_LEN_MAX, PEERS_MAX};
 
 /// The overlay of our own: packets go by the routes of the VPC.

@@ -66,6 +66,9 @@ impl Node {
         if config.ec2_tag != self.config.ec2_tag {
             self.forget_found();
         }
+        if config.peers != self.config.peers {
+            self.names.look.look_by(self.now);
+        }
         if let Some(expected) = config.ipam.expected_peers {
             self.ipam.set_expected_peers(expected);
         }

@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     Effect, Node,
-    memory::{Attached, Write},
+    memory::{Attached, LastRead, Write},
     request::{Container, Refusal, RefusalKind, RequestId, Response},
     waiting::{Purpose, Waiter},
 };
@@ -350,6 +350,9 @@ impl Node {
 
     fn missing_route(&self, address: Address) -> Option<String> {
         let Some(vpc) = self.converge.vpc.seen() else {
+            if let Some(read) = self.recalled() {
+                return self.missing_by(read, address);
+            }
             let why = self.converge.vpc.fault().map_or_else(String::new, |fault| format!(": {fault}"));
             return Some(format!("a look at the route tables{why}"));
         };
@@ -359,6 +362,12 @@ impl Node {
         let failure = self.plan.changes.iter().find_map(|change| self.converge.failure(&change.action));
         let why = failure.map_or_else(String::new, |fault| format!(": {fault}"));
         Some(format!("a route to it in {id}{why}"))
+    }
+
+    /// The same by a look of an earlier life.
+    fn missing_by(&self, read: &LastRead, address: Address) -> Option<String> {
+        let age = || humantime::format_duration(self.age_of(read));
+        read.not_led(address).map(|id| format!("a route to it in {id}, as read {} ago", age()))
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! A view is looked at, compared, changed step by step, and looked at again until nothing is left.
 //! Each plane has one action in flight. A step that fails is tried again after a growing pause and
-//! never stops the others; one that is denied waits until somebody asks again.
+//! never stops the others; one that is denied waits longer, or until somebody asks again.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     drift::Drift,
-    view::{View, doubled, pause},
+    view::{PAUSE_DENIED, View, doubled, pause},
 };
 use crate::{
     plan::{Change, Plan, Plane},
@@ -75,6 +75,8 @@ pub struct Converge {
     attempts: BTreeMap<Action, Attempt>,
     /// What others change of what is ours.
     pub drift: Drift,
+    /// How long a step that was denied waits: in a large cluster all ask the account together.
+    pub pause_denied: Duration,
     steps: VecDeque<Step>,
 }
 
@@ -96,6 +98,7 @@ impl Converge {
             failed: BTreeMap::new(),
             attempts: BTreeMap::new(),
             drift: Drift::default(),
+            pause_denied: PAUSE_DENIED,
             steps: VecDeque::new(),
         }
     }
@@ -302,7 +305,12 @@ impl Converge {
         attempt.times += 1;
         attempt.looks = looks;
         attempt.fault = fault.cloned();
-        attempt.not_before = now + fault.map_or(doubled(attempt.times), |fault| pause(fault, attempt.times));
+        attempt.not_before = now
+            + match fault {
+                None => doubled(attempt.times),
+                Some(fault) if fault.kind == FaultKind::Denied => self.pause_denied,
+                Some(fault) => pause(fault, attempt.times),
+            };
     }
 
     fn believe(&mut self, now: Timestamp, action: &Action) {
@@ -684,12 +692,12 @@ mod tests {
         converge.take(at(0), &wanted);
         converge.applied(at(0), &action, Err(fault(FaultKind::Denied)));
         assert!(converge.blocked(&action).is_some());
-        look_at_vpc(&mut converge, at(60_000), vpc(&["rtb-1"], &[]));
-        assert_eq!(converge.take(at(60_000), &wanted), [], "a pass does not try it again");
-        converge.hurry(at(61_000));
+        look_at_vpc(&mut converge, at(30_000), vpc(&["rtb-1"], &[]));
+        assert_eq!(converge.take(at(30_000), &wanted), [], "a pass does not try it again");
+        converge.hurry(at(31_000));
         assert!(converge.blocked(&action).is_none());
-        look_at_vpc(&mut converge, at(61_000), vpc(&["rtb-1"], &[]));
-        assert_eq!(converge.take(at(61_000), &wanted), [action]);
+        look_at_vpc(&mut converge, at(31_000), vpc(&["rtb-1"], &[]));
+        assert_eq!(converge.take(at(31_000), &wanted), [action]);
     }
 
     #[test]

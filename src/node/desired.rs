@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
-use super::memory::Attached;
+use super::{Leave, Node, memory::Attached};
 use crate::{
     addr::{Address, Range, join},
     config::{Config, SourceDestCheck},
@@ -14,6 +14,17 @@ use crate::{
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
 const MTU_SAFE: u32 = 1500;
+
+/// Whether the container range may be used: it must lie outside every CIDR of the VPC, or what is set up for it cuts the host off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may, as a look at the VPC has shown; or there is no VPC.
+    Sound,
+    /// Nobody has looked yet.
+    Unknown,
+    /// It may not: these are the CIDRs of the VPC.
+    Refused(Vec<Ipv4Net>),
+}
 
 /// All that the desired state follows from.
 pub struct Ground<'a> {
@@ -29,6 +40,8 @@ pub struct Ground<'a> {
     pub linked: Vec<&'a Attached>,
     /// The host as last seen.
     pub seen: Option<&'a Host>,
+    /// Whether the range may be used.
+    pub verdict: Verdict,
     /// Our interface in the VPC, once known.
     pub interface: Option<&'a InterfaceId>,
     /// Routes at which EC2 refused a table another one.
@@ -44,7 +57,22 @@ pub struct Ground<'a> {
 impl Ground<'_> {
     /// What should be.
     pub fn desired(&self) -> Desired {
-        Desired { host: if self.leaving { Host::default() } else { self.host() }, vpc: self.vpc() }
+        let host = match &self.verdict {
+            _ if self.leaving => Host::default(),
+            Verdict::Sound => self.host(),
+            Verdict::Unknown => self.host_as_it_is(&[]),
+            Verdict::Refused(cidrs) => self.host_as_it_is(cidrs),
+        };
+        let vpc = match &self.verdict {
+            Verdict::Sound | Verdict::Unknown => self.vpc(),
+            Verdict::Refused(_) => None,
+        };
+        Desired { host, vpc }
+    }
+
+    /// What a look at the host compares with: all that there is to be once the range may be used.
+    pub fn looked_for(&self) -> Host {
+        if self.leaving { Host::default() } else { self.host() }
     }
 
     /// MTU of the links. While no uplink carries anything they stay as they are.
@@ -71,6 +99,22 @@ impl Ground<'_> {
         let uplinks = self.uplink_names().into_iter();
         let of_uplinks = uplinks.map(|name| format!("net.ipv4.conf.{name}.forwarding"));
         of_uplinks.chain(["net.ipv4.ip_forward".to_owned()]).map(|name| (name, "1".to_owned())).collect()
+    }
+
+    /// What was set up for the range stays, and nothing is added; only blocks go that take addresses of the VPC from the host. Where
+    /// containers run, what guards them is kept up.
+    fn host_as_it_is(&self, cidrs_of_vpc: &[Ipv4Net]) -> Host {
+        let Some(seen) = self.seen else { return Host::default() };
+        let wanted = self.host();
+        let takes = |block: &Ipv4Net| {
+            cidrs_of_vpc.iter().any(|cidr| Range::from(*cidr).overlaps(Range::from(*block)))
+        };
+        let links = wanted.links.into_iter().filter(|(address, _)| seen.links.contains_key(address));
+        let blocks = seen.blocks.iter().filter(|block| !takes(block)).copied().collect();
+        match seen.links.is_empty() {
+            true => Host { rules: seen.rules.clone(), blocks, ..Host::default() },
+            false => Host { links: links.collect(), blocks, ..wanted },
+        }
     }
 
     /// While no uplink is known, rules are left as they are: they would guard nothing.
@@ -117,6 +161,46 @@ impl Ground<'_> {
             restless: self.restless.clone(),
             withdraw: self.withdraw,
         })
+    }
+}
+
+impl Node {
+    pub(super) fn ground(&self) -> Ground<'_> {
+        self.ground_of(&self.config)
+    }
+
+    pub(super) fn ground_of<'a>(&'a self, config: &'a Config) -> Ground<'a> {
+        Ground {
+            config,
+            me: self.identity.name,
+            owned: self.ipam.settled(),
+            // A ring that a crash can still take must leave no routes: everybody would take them for those
+            // of a cluster to join, and nobody would make another ring.
+            owners: (self.has_ring() && self.ring_kept).then(|| self.ipam.settled_owners()),
+            linked: self.linked(),
+            seen: self.converge.host.seen(),
+            verdict: self.verdict(),
+            interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),
+            full: self.quotas.full(self.now),
+            restless: self.converge.vpc.seen_at().map(|begun| self.moves.before(begun)).unwrap_or_default(),
+            leaving: self.leave != Leave::No,
+            withdraw: self.leave == Leave::Withdrawing,
+        }
+    }
+
+    /// Whether the range may be used.
+    fn verdict(&self) -> Verdict {
+        match self.converge.vpc.seen() {
+            Some(vpc) => match self.taken(vpc) {
+                Some(_) => {
+                    Verdict::Refused(vpc.tables.values().flat_map(|table| &table.local).copied().collect())
+                }
+                None => Verdict::Sound,
+            },
+            // Outside EC2 there is nobody to ask.
+            None if self.identity.instance.is_none() || self.recalled().is_some() => Verdict::Sound,
+            None => Verdict::Unknown,
+        }
     }
 }
 

@@ -45,9 +45,10 @@ impl Node {
     }
 
     /// Whom to dial: who is listed, and who was found.
-    fn targets(&self) -> BTreeSet<String> {
+    pub(super) fn targets(&self) -> BTreeSet<String> {
         let tagged = self.config.ec2_tag.iter().flat_map(|_| self.discovery.addresses());
-        self.config.peers.iter().cloned().chain(tagged.map(ToString::to_string)).collect()
+        let listed = self.config.peers.iter().flat_map(|peer| self.names.targets_of(peer));
+        listed.chain(tagged.map(ToString::to_string)).collect()
     }
 
     pub(super) fn dial_targets(&mut self) {

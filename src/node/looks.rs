@@ -5,7 +5,7 @@ use std::{ops::Range, time::Duration};
 use rand::RngExt;
 
 use super::{Node, Output};
-use crate::state::{Desired, Fault, Host, Vpc};
+use crate::state::{Fault, Host, Vpc};
 
 /// Time from one reading call of a peer to its next, for each peer of the cluster: all of them together make three calls in four
 /// seconds, which leaves room for what is asked now and then.
@@ -20,18 +20,20 @@ const SPREAD_OFTEN: Range<f64> = 0.4..1.3;
 const SPREAD_MAX: f64 = 4.0;
 
 impl Node {
-    pub(super) fn look(&mut self, desired: &Desired) {
+    pub(super) fn look(&mut self) {
+        let wanted = self.ground().looked_for();
+        self.look_at_names();
         self.look_for_peers();
         self.look_for_instances();
         self.look_for_strangers();
         self.look_for_places();
-        if self.looked_for != desired.host.rules {
+        if self.looked_for != wanted.rules {
             self.converge.host.look_by(self.now);
         }
         if self.converge.begin_host(self.now) {
             self.containers.look_begins();
-            self.looked_for = desired.host.rules.clone();
-            let wanted = Host { others: self.others_to_ask_for(), ..desired.host.clone() };
+            self.looked_for = wanted.rules.clone();
+            let wanted = Host { others: self.others_to_ask_for(), ..wanted };
             self.outputs.push_back(Output::ObserveHost(Box::new(wanted)));
         }
         if self.converge.begin_vpc(self.now) {
@@ -60,7 +62,11 @@ impl Node {
         if let Ok(vpc) = &result {
             vpc.tables.iter().for_each(|(id, table)| self.quotas.seen(id, table.used));
         }
+        let has_read = result.is_ok();
         self.converge.vpc_seen(self.now, result, interval);
+        if has_read {
+            self.keep_read();
+        }
         self.disturbed = true;
         self.look_for_traces();
         self.judge_election();

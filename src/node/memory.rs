@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::{
     ipam::{self, Record, reclaim},
     peer::{PeerName, PeerUid},
-    state::Netns,
+    state::{InterfaceId, Netns, TableId},
 };
 
 /// One change of the store. All changes of one save are made together or not at all.
@@ -51,6 +51,24 @@ pub struct Attached {
     pub leaving: bool,
 }
 
+/// What the last look at the route tables showed of this host's own routes: enough to know, before the next look succeeds, for which
+/// addresses packets can flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRead {
+    /// When, in seconds since 1970.
+    pub at_s: u64,
+    /// The kernel's boot id at the time.
+    pub boot: String,
+    /// The container address space, which overlapped no CIDR of the VPC.
+    pub range: Ipv4Net,
+    /// The interface that carries the traffic.
+    pub interface: InterfaceId,
+    /// Its source/destination check; `None` if it could not be read.
+    pub source_dest_check: Option<bool>,
+    /// Of each table, the addresses of this host that it led to that interface.
+    pub led: BTreeMap<TableId, Vec<Ipv4Net>>,
+}
+
 /// A configuration that is tried and not confirmed yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
@@ -75,6 +93,10 @@ pub struct Memory {
     pub links_known: bool,
     /// A configuration that nobody has confirmed.
     pub trial: Option<Trial>,
+    /// The last look at the route tables.
+    pub last_read: Option<LastRead>,
+    /// When all this was read back, in seconds since 1970.
+    pub recalled_s: u64,
 }
 
 /// Why a store cannot be read.
@@ -107,6 +129,7 @@ const ALLOCATION: &str = "allocation/";
 const ATTACHED: &str = "attached/";
 const LINKS_KNOWN: &str = "links_known";
 const TRIAL: &str = "trial";
+const LAST_READ: &str = "last_read";
 
 impl Memory {
     /// Reads all records of a store. Keys that are not ours are left alone.
@@ -134,6 +157,8 @@ impl Memory {
                 memory.links_known = parse(key, value)?;
             } else if key == TRIAL {
                 memory.trial = Some(parse(key, value)?);
+            } else if key == LAST_READ {
+                memory.last_read = Some(parse(key, value)?);
             } else if let Some(ident) = key.strip_prefix(ALLOCATION) {
                 memory.ipam.allocations.insert(ident.to_owned(), parse(key, value)?);
             } else if let Some(ident) = key.strip_prefix(ATTACHED) {
@@ -196,6 +221,11 @@ impl Write {
         }
     }
 
+    /// Remembers what the route tables showed.
+    pub fn last_read(read: &LastRead) -> Write {
+        put(LAST_READ.to_owned(), read)
+    }
+
     /// Remembers what the address manager asks for.
     pub fn ipam(record: &Record) -> Write {
         match record {
@@ -232,6 +262,12 @@ mod tests {
         let wrong = Memory::read(&store(&[("format", "2"), ("ring", "nobody knows")])).unwrap_err();
         assert!(matches!(wrong, Unreadable::Newer { found: 2 }));
         assert!(wrong.to_string().contains("its format is 2, this one knows 1"), "{wrong}");
+    }
+
+    #[test]
+    fn a_store_from_before_reads_were_kept_has_none() {
+        let memory = Memory::read(&store(&[("format", "1"), ("links_known", "true")])).unwrap();
+        assert_eq!(memory.last_read, None);
     }
 
     #[test]

@@ -17,11 +17,14 @@ mod discovery;
 mod drift;
 mod election;
 pub mod explain;
+pub mod identity;
 mod impact;
+mod last_read;
 pub mod ledger;
 mod looks;
 pub mod memory;
 mod moves;
+mod names;
 mod paths;
 pub mod places;
 mod quota;
@@ -52,23 +55,26 @@ use self::{
     adopt::Order,
     attach::Containers,
     converge::Converge,
-    desired::Ground,
     discovery::Discovery,
+    identity::Metadata,
+    last_read::LastReads,
     ledger::{Ledger, SaveId},
     memory::{Identity, Memory, Write},
     moves::Moves,
+    names::Names,
     places::Places,
     quota::Quotas,
     reclaim::Dead,
     request::{Refusal, RefusalKind, Request, RequestId, Response},
     strangers::Strangers,
     trial::Trials,
+    view::PAUSE_DENIED,
     waiting::Waiting,
 };
 use crate::{
     config::Config,
     ipam::{self, Allocator},
-    mesh::{self, ConnId, Mesh, Recipients},
+    mesh::{self, ConnId, Hosts, Mesh, Recipients},
     peer::{PeerName, PeerUid},
     plan::Plan,
     state::{Action, Actual, Desired, Fault, FaultKind, Host, InstanceState, Rules, SubnetId, Tables, Vpc},
@@ -97,10 +103,14 @@ pub enum Input {
     Asked(RequestId, Request),
     /// Whoever asked is gone.
     Cancelled(RequestId),
+    /// The instance metadata have answered.
+    Identified(Metadata),
     /// A look at the host has ended.
     HostSeen(Result<Host, Fault>),
     /// A look at the VPC has ended.
     VpcSeen(Result<Vpc, Fault>),
+    /// The names of peers were resolved, each to the hosts that it stands for, or could not be.
+    NamesSeen(BTreeMap<String, Result<Hosts, String>>),
     /// A look for peers has ended.
     PeersSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     /// A look for instances has ended: those that are not terminated.
@@ -138,6 +148,8 @@ pub enum Output {
     DoubtCheck,
     /// Look at the VPC: at what of these tables concerns the range.
     ObserveVpc(Ipv4Net, Tables),
+    /// Resolve these targets.
+    ObserveNames(BTreeSet<String>),
     /// Look in which subnets of our VPC the instances with these addresses are.
     ObservePlaces(BTreeSet<Ipv4Addr>),
     /// Look for the running instances of our VPC that bear this tag, by key and value.
@@ -154,6 +166,8 @@ pub enum Output {
     RolledBack(String),
     /// Nothing of ours is left on this host: erase the store and end.
     Finished,
+    /// It cannot go on: end, and say why.
+    Stop(Refusal),
 }
 
 /// What a node is born with.
@@ -177,6 +191,8 @@ pub struct Birth {
 pub struct Node {
     now: Timestamp,
     identity: Identity,
+    /// What the metadata have said in this life.
+    metadata: Option<Metadata>,
     nickname: String,
     config: Config,
     mesh: Mesh,
@@ -186,6 +202,7 @@ pub struct Node {
     waiting: Waiting,
     converge: Converge,
     discovery: Discovery,
+    names: Names,
     dead: Dead,
     strangers: Strangers,
     places: Places,
@@ -199,6 +216,7 @@ pub struct Node {
     /// The plan may be out of date.
     disturbed: bool,
     quotas: Quotas,
+    last_reads: LastReads,
     moves: Moves,
     /// When it may be even if nothing happens: a look is due, or a step.
     turn_due: Option<Timestamp>,
@@ -255,6 +273,7 @@ impl Node {
         let mut node = Node {
             now,
             identity: birth.identity,
+            metadata: None,
             nickname: birth.nickname,
             config,
             mesh,
@@ -264,6 +283,7 @@ impl Node {
             waiting: Waiting::default(),
             converge: Converge::new(),
             discovery: Discovery::default(),
+            names: Names::default(),
             dead,
             strangers: Strangers::default(),
             places: Places::default(),
@@ -273,6 +293,7 @@ impl Node {
             relay: None,
             disturbed: true,
             quotas: Quotas::default(),
+            last_reads: LastReads::new(memory.last_read, memory.recalled_s, &boot),
             moves: Moves::default(),
             turn_due: None,
             leave: Leave::No,
@@ -317,8 +338,10 @@ impl Node {
             Input::Mesh(input) => self.mesh.handle(self.now, input),
             Input::Asked(id, request) => self.on_asked(id, request),
             Input::Cancelled(id) => self.on_cancelled(id),
+            Input::Identified(metadata) => self.on_identified(metadata),
             Input::HostSeen(result) => self.on_host_seen(result),
             Input::VpcSeen(result) => self.on_vpc_seen(result),
+            Input::NamesSeen(answers) => self.on_names_seen(answers),
             Input::PeersSeen(result) => self.on_peers_seen(result),
             Input::InstancesSeen(result) => self.on_instances_seen(result),
             Input::RunningSeen(result) => self.on_running_seen(result),
@@ -357,6 +380,7 @@ impl Node {
         let wakes = [
             self.converge.next_wake(self.now, &self.plan),
             self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.next_look()),
+            self.next_look_at_names(),
             self.next_look_for_places(),
             self.dead.next_wake(self.now),
             self.strangers.next_look(),
@@ -492,34 +516,11 @@ impl Node {
 
     // ===== the loop =====
 
-    fn ground(&self) -> Ground<'_> {
-        self.ground_of(&self.config)
-    }
-
-    fn ground_of<'a>(&'a self, config: &'a Config) -> Ground<'a> {
-        Ground {
-            config,
-            me: self.identity.name,
-            owned: self.ipam.settled(),
-            // A ring that a crash can still take must leave no routes: everybody would take them for those
-            // of a cluster to join, and nobody would make another ring.
-            owners: (self.has_ring() && self.ring_kept).then(|| self.ipam.settled_owners()),
-            linked: self.linked(),
-            seen: self.converge.host.seen(),
-            interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),
-            full: self.quotas.full(self.now),
-            restless: self.converge.vpc.seen_at().map(|begun| self.moves.before(begun)).unwrap_or_default(),
-            leaving: self.leave != Leave::No,
-            withdraw: self.leave == Leave::Withdrawing,
-        }
-    }
-
     /// Looks where a look is due, plans, and takes the next steps.
     fn turn(&mut self) {
         self.moves.see(self.now, &self.ipam.settled_owners());
-        let desired = self.desired(&self.config);
-        self.look(&desired);
-        self.plan = self.plan_for(&desired);
+        self.look();
+        self.plan = self.plan_for(&self.desired(&self.config));
         self.ipam.set_avoided(self.avoided());
         for action in self.converge.take(self.now, &self.plan) {
             self.outputs.push_back(Output::Apply(action));
@@ -527,11 +528,7 @@ impl Node {
     }
 
     fn desired(&self, config: &Config) -> Desired {
-        let mut desired = self.ground_of(config).desired();
-        if self.overlap().is_some() {
-            desired.vpc = None;
-        }
-        desired
+        self.ground_of(config).desired()
     }
 
     fn plan_for(&self, desired: &Desired) -> Plan {
@@ -559,6 +556,7 @@ impl Node {
         if outcome.is_ok() {
             self.waiting.count(action, &self.plan);
         }
+        self.converge.pause_denied = self.jittered(PAUSE_DENIED).max(self.usual_share());
         for next in self.converge.applied(self.now, action, outcome) {
             self.outputs.push_back(Output::Apply(next));
         }

@@ -35,7 +35,8 @@ impl Node {
     /// The ring is held, our routes were last read active, and the host is as it should be: a
     /// container attached now is reachable from the other hosts.
     pub fn is_ready(&self) -> bool {
-        self.has_ring() && self.is_host_ready() && !self.is_cut_off() && self.are_routes_read()
+        let may_be = self.has_ring() && self.overlap().is_none() && !self.is_cut_off();
+        may_be && self.is_host_ready() && self.are_routes_read()
     }
 
     /// Links come and go; what every link needs is what counts.
@@ -49,12 +50,18 @@ impl Node {
     }
 
     fn are_routes_read(&self) -> bool {
-        let Some(vpc) = self.converge.vpc.seen() else { return false };
         let owned = self.ipam.settled();
+        let Some(vpc) = self.converge.vpc.seen() else {
+            return self.recalled().is_some_and(|read| {
+                self.is_unchecked(read.source_dest_check) && read.led_all(&join(owned.iter().copied()))
+            });
+        };
         let led = |table| owned.iter().all(|range| leads_to(table, *range, &vpc.interface));
-        let unchecked = vpc.source_dest_check != Some(true)
-            || self.config.vpc.source_dest_check == SourceDestCheck::Ignore;
-        unchecked && !vpc.tables.is_empty() && vpc.tables.values().all(led)
+        self.is_unchecked(vpc.source_dest_check) && !vpc.tables.is_empty() && vpc.tables.values().all(led)
+    }
+
+    fn is_unchecked(&self, source_dest_check: Option<bool>) -> bool {
+        source_dest_check != Some(true) || self.config.vpc.source_dest_check == SourceDestCheck::Ignore
     }
 
     /// Who owns what, as this node has it.
@@ -169,8 +176,15 @@ impl Node {
             waits.push(note("a first look at the host's network"));
         }
         if self.converge.vpc.seen().is_none() {
-            waits.push(note("a first look at the route tables"));
+            waits.push(match self.recalled() {
+                Some(read) => note(&format!(
+                    "a look at the route tables, which are believed to be as read {} ago, before the daemon was started",
+                    humantime::format_duration(self.age_of(read))
+                )),
+                None => note("a first look at the route tables"),
+            });
         }
+        waits.extend(self.unconfirmed());
         if !self.converge.is_confirmed() {
             waits.push(note("a read of the route tables that shows what was written"));
         }
@@ -204,6 +218,7 @@ impl Node {
         }
         problems.extend(self.mesh.refused(self.now).map(refused));
         let tagged = self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.fault());
+        problems.extend(self.unresolved_names());
         problems.extend(tagged.map(|fault| about("peers cannot be found by tag", fault)));
         problems.extend(self.coming());
         problems.extend(self.checked_interface());
@@ -225,12 +240,20 @@ impl Node {
     /// The container range must lie outside every CIDR of the VPC: EC2 routes those itself.
     pub(super) fn overlap(&self) -> Option<Note> {
         let range = self.config.ipam.range;
-        let mut local = self.converge.vpc.seen()?.tables.values().flat_map(|table| &table.local);
-        let cidr = local.find(|cidr| Range::from(**cidr).overlaps(range.into()))?;
+        let cidr = self.taken(self.converge.vpc.seen()?)?;
         Some(Note {
-            what: format!("[ipam] range {range} overlaps {cidr} of the VPC: no route is written"),
+            what: format!(
+                "[ipam] range {range} overlaps {cidr} of the VPC: no route is written, and nothing is set up on this host"
+            ),
             hint: Some("choose a range outside every CIDR of the VPC, the same on every host".into()),
         })
+    }
+
+    /// A CIDR of the VPC that shares addresses with the range.
+    pub(super) fn taken(&self, vpc: &Vpc) -> Option<Ipv4Net> {
+        let range = Range::from(self.config.ipam.range);
+        let mut local = vpc.tables.values().flat_map(|table| &table.local);
+        local.find(|cidr| Range::from(**cidr).overlaps(range)).copied()
     }
 
     /// Where nothing is handed out or given away: beneath routes of others, and nowhere while a link may

@@ -12,8 +12,8 @@ use crate::{
 pub const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longest such pause.
 pub const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Pause after a denial, which lasts until somebody changes a policy.
-const PAUSE_DENIED: Duration = Duration::from_secs(300);
+/// Pause after a denial, which lasts until somebody changes a policy: whoever did need not wait long for it to work.
+pub const PAUSE_DENIED: Duration = Duration::from_secs(60);
 
 /// What was last seen of one side of the world.
 #[derive(Debug)]
@@ -175,7 +175,8 @@ impl<T> View<T> {
 /// for it than it does otherwise: not for long after any fault, and much sooner if it is throttled.
 fn pause_before_look(fault: &Fault, failures: u32, interval: Duration) -> Duration {
     match fault.kind {
-        FaultKind::Denied | FaultKind::Outdated => pause(fault, failures),
+        FaultKind::Denied => PAUSE_DENIED.max(interval),
+        FaultKind::Outdated => pause(fault, failures),
         FaultKind::Throttled => doubled_up_to(failures, interval / 4, PAUSE_MAX.max(interval)),
         FaultKind::Quota | FaultKind::Unsigned | FaultKind::Unreachable | FaultKind::Invalid => {
             doubled_up_to(failures, PAUSE_MIN, PAUSE_MAX.max(interval))

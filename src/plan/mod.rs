@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::state::{Action, Actual, Desired, TableId};
 
-pub use vpc::leads_to;
+pub use vpc::{leads_to, led};
 
 /// What to change, and what stands in the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -28,9 +28,14 @@ pub(super) fn compare(desired: &DesiredVpc, actual: &Vpc, plan: &mut Plan) {
 /// Whether the longest match of every address of `range` in `table` is active and leads to
 /// `interface`.
 pub fn leads_to(table: &Table, range: Range, interface: &InterfaceId) -> bool {
-    segments(&table.routes, range)
-        .iter()
-        .all(|(_, route)| route.is_some_and(|cidr| is_good(&table.routes[&cidr], interface)))
+    led(table, range, interface) == [range]
+}
+
+/// The parts of `range` whose longest match in `table` is active and leads to `interface`.
+pub fn led(table: &Table, range: Range, interface: &InterfaceId) -> Vec<Range> {
+    let parts = segments(&table.routes, range).into_iter();
+    let led = parts.filter(|(_, route)| route.is_some_and(|cidr| is_good(&table.routes[&cidr], interface)));
+    join(led.map(|(part, _)| part))
 }
 
 fn is_good(route: &Route, interface: &InterfaceId) -> bool {

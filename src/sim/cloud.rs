@@ -14,7 +14,7 @@ use super::vpc::{
 };
 use crate::{
     addr::Range,
-    node::places::CALL_MAX,
+    node::{identity::Metadata, places::CALL_MAX},
     state::{Action, Fault, FaultKind, InstanceState, InterfaceId, Route, Table, Tables, Target, Vpc},
     time::Timestamp,
 };
@@ -44,6 +44,11 @@ impl Cloud {
     /// A new process remembers nothing of the calls of the one before.
     pub fn restart(&mut self) {
         *self = Cloud::new(self.instance.clone(), self.interface.clone(), self.subnet.clone());
+    }
+
+    /// What the instance metadata say, which answer always here.
+    pub fn metadata(&self) -> Metadata {
+        Metadata { instance: self.instance.0.clone(), interface: self.interface.clone() }
     }
 
     /// The next look reads the source/destination check, too.

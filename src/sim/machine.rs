@@ -10,7 +10,7 @@ use crate::{
         paxos::{NodeClaims, NodeId},
     },
     node::{
-        Birth, Node,
+        Birth, Input, Node,
         ledger::SaveId,
         memory::{Identity, Memory, Write},
     },
@@ -95,6 +95,7 @@ impl Machine {
             self.disk.clear();
             Memory::default()
         });
+        let memory = Memory { recalled_s: now.since(Timestamp::ZERO).as_secs(), ..memory };
         let identity = memory.identity.clone().unwrap_or_else(|| Identity {
             name: self.name,
             acceptor: PeerUid(acceptor),
@@ -116,7 +117,9 @@ impl Machine {
         self.saving = None;
         self.cloud.restart();
         let node = Node::new(Timestamp::ZERO, birth, self.config.clone(), memory);
-        self.node = Some(node.map_err(|refusal| refusal.message)?);
+        let mut node = node.map_err(|refusal| refusal.message)?;
+        node.handle(Timestamp::ZERO, Input::Identified(self.cloud.metadata()));
+        self.node = Some(node);
         Ok(())
     }
 

@@ -499,6 +499,8 @@ impl World {
                     let after = self.cloud_delay();
                     self.schedule(after, Event::VpcLook(host, life, range, tables));
                 }
+                // Peers are listed by address.
+                Output::ObserveNames(_) => {}
                 Output::ObservePlaces(addresses) => {
                     let found = self.machines[host].cloud.places(self.now, &mut self.vpc, &addresses);
                     let after = self.cloud_delay();
@@ -523,6 +525,7 @@ impl World {
                 Output::Answer(id, result) => self.answered(host, id, result),
                 Output::RolledBack(_) => {}
                 Output::Finished => self.finish(host),
+                Output::Stop(refusal) => panic!("disks are not copied here: {}", refusal.message),
             }
         }
         self.set_wake(host);

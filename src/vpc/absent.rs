@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use crate::{
     config::{Config, Vpc as Settings},
     node::request::Permission,
-    state::{Action, Fault, FaultKind, InstanceState, SubnetId, TableId, Tables, Vpc},
+    state::{Action, Fault, FaultKind, InstanceState, InterfaceId, SubnetId, TableId, Tables, Vpc},
 };
 
 /// Who this host is to EC2.
@@ -19,6 +19,8 @@ use crate::{
 pub struct Identity {
     /// The instance, `i-…`.
     pub instance: String,
+    /// Its interface that carries the traffic between hosts.
+    pub interface: InterfaceId,
 }
 
 /// The hand that nobody has.

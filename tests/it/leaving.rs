@@ -149,7 +149,7 @@ impl Host {
             reclaim: Default::default(),
             attached: BTreeMap::new(),
             links_known: true,
-            trial: None,
+            ..Memory::default()
         };
         let mut host = Host {
             node: Node::new(Timestamp::ZERO, birth, config, memory).unwrap(),

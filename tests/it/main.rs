@@ -22,3 +22,4 @@ mod plan;
 mod plan_laws;
 mod schema;
 mod sim;
+mod whose_host;

@@ -226,7 +226,7 @@ impl Case {
             reclaim: Default::default(),
             attached: self.attached(),
             links_known: true,
-            trial: None,
+            ..Memory::default()
         };
         let node = Node::new(Timestamp::ZERO, birth, self.config.clone(), memory).unwrap();
         Asked { node, now: Timestamp::ZERO }

@@ -220,6 +220,14 @@ impl Reclaim {
         self.speak();
     }
 
+    /// It turned out on which instance we run, and all are told.
+    pub fn set_instance(&mut self, instance: String) {
+        self.ours.instance = Some(instance);
+        if self.log.is_some() {
+            self.speak();
+        }
+    }
+
     /// Somebody here wants this peer to be taken over from; ourselves, if we leave: then we decide nothing any more.
     pub fn ask(&mut self, peer: PeerName) {
         self.asked.insert(peer);

@@ -313,7 +313,9 @@ impl Party for Whole {
                 Output::ObservePlaces(..) => {
                     self.node.handle(now, Input::PlacesSeen(Ok(Default::default())));
                 }
+                Output::Stop(refusal) => panic!("{}", refusal.message),
                 Output::DoubtCheck
+                | Output::ObserveNames(..)
                 | Output::ObservePeers(..)
                 | Output::ObserveInstances(..)
                 | Output::ObserveRunning(..)

@@ -1,0 +1,113 @@
+//! The last look at the route tables, kept over a restart.
+//!
+//! What EC2 showed is written to the store where it differs from what the store has, and now and then to renew its time. A daemon
+//! that is started while EC2 cannot be asked believes it, until a look succeeds: routes do not go away because a daemon does. Nothing
+//! is created or deleted for it, since the plan compares with looks of this life alone. A machine that was started anew and whose
+//! metadata are silent may be a copy of the one that wrote it, and believes nothing.
+
+use std::time::Duration;
+
+use super::{
+    Node,
+    memory::{LastRead, Write},
+};
+use crate::{
+    addr::{Address, Range, join},
+    plan,
+    time::Timestamp,
+};
+
+/// A record that says the same is written again after so long, for its time.
+const RENEWED_AFTER_S: u64 = 600;
+/// CIDRs that a record holds at most. A host with more of them in its tables keeps none, and is careful after a restart.
+const LED_MAX: usize = 4096;
+
+/// What the store has, and what of it is believed.
+#[derive(Debug)]
+pub(super) struct LastReads {
+    /// By an earlier life; until this one has read.
+    recalled: Option<LastRead>,
+    /// As the store has it.
+    kept: Option<LastRead>,
+    /// When this life began, in seconds since 1970.
+    began_s: u64,
+    boot: String,
+}
+
+impl LastReads {
+    pub(super) fn new(recalled: Option<LastRead>, began_s: u64, boot: &str) -> LastReads {
+        LastReads { kept: recalled.clone(), recalled, began_s, boot: boot.to_owned() }
+    }
+
+    fn wall_s(&self, now: Timestamp) -> u64 {
+        self.began_s + now.since(Timestamp::ZERO).as_secs()
+    }
+}
+
+impl Node {
+    /// A look has succeeded: it is what counts from now on, and what a next life goes by.
+    pub(super) fn keep_read(&mut self) {
+        self.last_reads.recalled = None;
+        let Some(read) = self.as_read() else { return };
+        let same = |kept: &LastRead| {
+            read.at_s.saturating_sub(kept.at_s) < RENEWED_AFTER_S
+                && *kept == LastRead { at_s: kept.at_s, ..read.clone() }
+        };
+        if !self.last_reads.kept.as_ref().is_some_and(same) {
+            self.ledger.write(Write::last_read(&read));
+            self.last_reads.kept = Some(read);
+        }
+    }
+
+    /// What there is to be kept of the last look; nothing where the range was refused.
+    fn as_read(&self) -> Option<LastRead> {
+        let vpc = self.converge.vpc.seen().filter(|_| self.overlap().is_none())?;
+        let owned = join(self.ipam.settled());
+        let led = |table| {
+            let parts = owned.iter().flat_map(|range| plan::led(table, *range, &vpc.interface));
+            parts.flat_map(Range::cidrs).collect::<Vec<_>>()
+        };
+        let led = vpc.tables.iter().map(|(id, table)| (id.clone(), led(table))).collect();
+        let read = LastRead {
+            at_s: self.last_reads.wall_s(self.now),
+            boot: self.last_reads.boot.clone(),
+            range: self.config.ipam.range,
+            interface: vpc.interface.clone(),
+            source_dest_check: vpc.source_dest_check,
+            led,
+        };
+        (read.led.values().map(Vec::len).sum::<usize>() <= LED_MAX).then_some(read)
+    }
+
+    /// What an earlier life read, where nothing was read since and it was this host's.
+    pub(super) fn recalled(&self) -> Option<&LastRead> {
+        let recalled = self.last_reads.recalled.as_ref()?;
+        let is_ours = match &self.metadata {
+            Some(metadata) => metadata.interface == recalled.interface,
+            None => recalled.boot == self.last_reads.boot,
+        };
+        (is_ours && recalled.range == self.config.ipam.range).then_some(recalled)
+    }
+
+    /// How old that is.
+    pub(super) fn age_of(&self, read: &LastRead) -> Duration {
+        Duration::from_secs(self.last_reads.wall_s(self.now).saturating_sub(read.at_s))
+    }
+}
+
+impl LastRead {
+    /// The first table that did not lead this address to the host; `None`: all that were read did.
+    pub(super) fn not_led(&self, address: Address) -> Option<&crate::state::TableId> {
+        let misses = |led: &[ipnet::Ipv4Net]| !led.iter().any(|cidr| Range::from(*cidr).contains(address));
+        self.led.iter().find(|(_, led)| misses(led)).map(|(id, _)| id)
+    }
+
+    /// Whether every table led all of this to the host.
+    pub(super) fn led_all(&self, owned: &[Range]) -> bool {
+        let leads = |led: &Vec<ipnet::Ipv4Net>| {
+            let led = join(led.iter().map(|cidr| Range::from(*cidr)));
+            owned.iter().all(|range| led.iter().any(|part| part.covers(*range)))
+        };
+        !self.led.is_empty() && self.led.values().all(leads)
+    }
+}

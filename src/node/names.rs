@@ -1,0 +1,88 @@
+//! Names of `peers`, and the hosts that they stand for.
+//!
+//! The name of a single host is dialled as it is written: whoever dials resolves it. One with several addresses stands for as many
+//! hosts, each of which is a target of its own. All are resolved anew from time to time, so that the targets follow the answer; where
+//! there is none, the last one holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Node, Output, status::Note, view::View};
+use crate::{
+    mesh::{Endpoint, Hosts},
+    state::{Fault, FaultKind},
+};
+
+/// What is known of the names of `peers`.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) look: View<()>,
+    /// The hosts of each name, as last resolved.
+    known: BTreeMap<String, Hosts>,
+    /// Why the last try failed.
+    failed: BTreeMap<String, String>,
+}
+
+impl Names {
+    /// Whom to dial for this peer.
+    pub(super) fn targets_of(&self, peer: &str) -> BTreeSet<String> {
+        match (self.known.get(peer).filter(|hosts| hosts.are_several()), Endpoint::parse(peer)) {
+            (Some(hosts), Ok(endpoint)) => hosts.others.iter().map(|other| endpoint.at(*other)).collect(),
+            (Some(_) | None, Ok(_) | Err(_)) => [peer.to_owned()].into(),
+        }
+    }
+
+    fn take_in(&mut self, answers: BTreeMap<String, Result<Hosts, String>>) -> Result<(), Fault> {
+        self.known.retain(|name, _| answers.contains_key(name));
+        self.failed.clear();
+        for (name, answer) in answers {
+            match answer {
+                Ok(hosts) => drop(self.known.insert(name, hosts)),
+                Err(why) => drop(self.failed.insert(name, why)),
+            }
+        }
+        match self.failed.values().next().cloned() {
+            None => Ok(()),
+            Some(message) => {
+                Err(Fault { kind: FaultKind::Unreachable, message, hint: None, request_id: None })
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Peers that are listed by name.
+    fn listed_names(&self) -> impl Iterator<Item = &String> {
+        let is_name = |peer: &&String| Endpoint::parse(peer).is_ok_and(|endpoint| endpoint.is_name());
+        self.config.peers.iter().filter(is_name)
+    }
+
+    pub(super) fn next_look_at_names(&self) -> Option<crate::time::Timestamp> {
+        self.listed_names().next().and_then(|_| self.names.look.next_look())
+    }
+
+    pub(super) fn look_at_names(&mut self) {
+        if self.next_look_at_names().is_some() && self.names.look.begin(self.now) {
+            let names = self.listed_names().cloned().collect();
+            self.outputs.push_back(Output::ObserveNames(names));
+        }
+    }
+
+    pub(super) fn on_names_seen(&mut self, answers: BTreeMap<String, Result<Hosts, String>>) {
+        let before = self.targets();
+        let result = self.names.take_in(answers);
+        let interval = self.jittered(self.config.reconcile.interval);
+        self.names.look.end(self.now, result, interval);
+        if self.targets() != before {
+            self.dial_targets();
+        }
+    }
+
+    /// Names whose hosts may be others by now.
+    pub(super) fn unresolved_names(&self) -> impl Iterator<Item = Note> {
+        let outdated = |name: &&String| self.names.known.get(*name).is_some_and(Hosts::are_several);
+        self.names.failed.iter().filter(move |(name, _)| outdated(name)).map(|(name, why)| Note {
+            what: format!("peers: {why}; the hosts that {name} stood for before are dialled"),
+            hint: Some("check the name server of this host (`getent ahosts`)".into()),
+        })
+    }
+}
