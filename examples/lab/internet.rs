@@ -54,8 +54,8 @@ pub async fn build() -> anyhow::Result<PathBuf> {
         ],
     )
     .await?;
-    net::run(Command::new("ip").args(["netns", "exec", BACKBONE, "sysctl", "-qw", "net.ipv4.ip_forward=1"]))
-        .await?;
+    let forward = ["netns", "exec", BACKBONE, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"];
+    net::run(Command::new("ip").args(forward)).await?;
     in_namespace(
         NAME,
         &[

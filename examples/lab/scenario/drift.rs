@@ -68,7 +68,7 @@ async fn second_interface(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<
          ip link add other type veth peer name eth0 netns {name}; ip link set other master br0 up; \
          ip -n {name} addr add 172.17.0.2/16 dev eth0; ip -n {name} link set eth0 up; \
          ip -n {name} route replace default via 172.17.0.1; \
-         ip netns exec {name} sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth0.rp_filter=1"
+         for on in all eth0; do ip netns exec {name} sh -c \"echo 1 >/proc/sys/net/ipv4/conf/$on/rp_filter\"; done"
     );
     shell(lab, &script).await?;
     let what = "a container whose way out is another interface";

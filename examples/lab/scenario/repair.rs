@@ -69,9 +69,8 @@ pub async fn host(lab: &mut Lab) -> anyhow::Result<Report> {
     let before = lab.writes();
     for (what, heard, command) in breakages(lab).await? {
         let limit = if heard { HEARD_WITHIN } else { interval(lab)? + ALLOWANCE };
-        let words: Vec<&str> = command.split_whitespace().collect();
         let (sound, steps) = (picture(lab).await?, steps(lab).await?);
-        lab.on_host(0, &words).await?;
+        lab.on_host(0, &["sh", "-ec", &command]).await?;
         let mended = eventually(limit, async || {
             let stepped = holds(self::steps(lab).await? > steps, || "no step was taken".to_owned());
             Ok(stepped.and(unchanged(&sound, &picture(lab).await?)))
@@ -104,20 +103,20 @@ async fn breakages(lab: &Lab) -> anyhow::Result<Vec<(&'static str, bool, String)
         ("the nftables table flushed is full", true, "nft flush table inet weave".to_owned()),
         ("the nftables table deleted is back", true, "nft delete table inet weave".to_owned()),
         ("the whole ruleset flushed, ours is back", true, "nft flush ruleset".to_owned()),
-        ("a start of Docker is let in on the containers", true, format!("nft {DOCKER}")),
+        ("a start of Docker is let in on the containers", true, format!("nft '{DOCKER}'")),
         ("its chain flushed still lets them pass", true, "nft flush chain ip filter DOCKER-USER".to_owned()),
         ("so does its FORWARD", true, "nft flush chain ip filter FORWARD".to_owned()),
         ("routes flushed as systemd-networkd does are back", true, "ip route flush proto 67".to_owned()),
-        ("forwarding turned off is on", true, "sysctl -qw net.ipv4.ip_forward=0".to_owned()),
+        ("forwarding turned off is on", true, "echo 0 >/proc/sys/net/ipv4/ip_forward".to_owned()),
         (
             "rp_filter of a link turned off is on",
             true,
-            format!("sysctl -qw net.ipv4.conf.{link}.rp_filter=0"),
+            format!("echo 0 >/proc/sys/net/ipv4/conf/{link}/rp_filter"),
         ),
     ])
 }
 
-/// What dockerd does to forwarding where it was off before, as one script without a space that counts.
+/// What dockerd does to forwarding where it was off before, in nft's words.
 const DOCKER: &str = "add table ip filter; add chain ip filter DOCKER-USER; \
     add rule ip filter DOCKER-USER counter return; \
     add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
