@@ -34,6 +34,7 @@ use crate::node::request::{Pool, Refusal, Request, Response, SavedPlan};
 
 pub mod client;
 pub mod server;
+mod socket;
 mod wire;
 
 /// Version of the documents: minor changes add, major ones break.
@@ -59,6 +60,39 @@ pub enum ApiRequest {
     AttachTarget { target: String, name: Option<String>, subnet: Option<Pool> },
     /// Disconnect it: a pid, a path, or the name it was attached under.
     DetachTarget { target: String },
+}
+
+impl ApiRequest {
+    /// Whether its answer waits for something: peers, EC2, the kernel, a look. The rest is answered at once, however
+    /// many wait.
+    fn waits(&self) -> bool {
+        match self {
+            ApiRequest::Node(request) => match request {
+                Request::Status
+                | Request::ShowRing
+                | Request::Confirm
+                | Request::Free { .. }
+                | Request::Lookup { .. } => false,
+                Request::Apply
+                | Request::AwaitReady
+                | Request::Plan
+                | Request::Explain { .. }
+                | Request::Attach { .. }
+                | Request::Detach { .. }
+                | Request::Allocate { .. }
+                | Request::Claim { .. }
+                | Request::Forget { .. }
+                | Request::Drain
+                | Request::Reset => true,
+            },
+            ApiRequest::Reload => false,
+            ApiRequest::Preview { .. }
+            | ApiRequest::ApplyOnTerms { .. }
+            | ApiRequest::Permissions
+            | ApiRequest::AttachTarget { .. }
+            | ApiRequest::DetachTarget { .. } => true,
+        }
+    }
 }
 
 /// What came of it.

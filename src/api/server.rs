@@ -1,13 +1,7 @@
-//! The daemon's side: takes calls off the socket and hands them to the loop.
+//! The daemon's side: takes calls off the socket and hands them to the loop. The socket is in `socket`.
 
-use std::{
-    fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, sync::Arc};
 
-use anyhow::{Context, bail};
 use axum::{
     Json, Router,
     body::Bytes,
@@ -16,22 +10,19 @@ use axum::{
     response::{IntoResponse, Response as HttpResponse},
     routing::any,
 };
-use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
-};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::debug;
 
+pub use super::socket::Socket;
 use super::{Answer, ApiRequest, Document, wire};
 use crate::node::request::{Refusal, RefusalKind};
 
 /// A configuration file with room for its escapes, or a plan of some thousand steps.
 const BODY_BYTES_MAX: usize = 1 << 20;
-/// Calls that wait for an answer at one time.
-const CALLS_MAX: usize = 64;
-/// Read and write for the owner and the group.
-const MODE: u32 = 0o660;
-
+/// Calls at one time whose answers wait for something. One more is refused.
+const WAITING_MAX: usize = 64;
+/// Calls at one time that are answered at once. More of them stand in line, as many as there may be open connections.
+const AT_ONCE_MAX: usize = 64;
 /// A request on its way to the loop.
 #[derive(Debug)]
 pub struct Call {
@@ -41,84 +32,18 @@ pub struct Call {
     pub reply: oneshot::Sender<Answer>,
 }
 
-/// The control socket, bound. Its file goes when this goes.
-#[derive(Debug)]
-pub struct Socket {
-    listener: UnixListener,
-    file: File,
-}
-
-/// The file of the socket, known by more than its path: another daemon may have put its own there.
-#[derive(Debug)]
-struct File {
-    path: PathBuf,
-    inode: u64,
-}
-
 impl Socket {
-    /// Binds `path`. A file that a dead daemon left behind is replaced; a living one is left alone.
-    pub async fn bind(path: &Path) -> anyhow::Result<Socket> {
-        reject_occupied(path).await?;
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)
-                .with_context(|| format!("directory {} cannot be made", directory.display()))?;
-        }
-        // Renamed into place, so that it is never there with other permissions.
-        let fresh = path.with_extension("new");
-        remove(&fresh)?;
-        let listener = UnixListener::bind(&fresh)
-            .with_context(|| format!("socket {} cannot be bound", path.display()))?;
-        let settled = || -> io::Result<u64> {
-            fs::set_permissions(&fresh, fs::Permissions::from_mode(MODE))?;
-            fs::rename(&fresh, path)?;
-            Ok(fs::symlink_metadata(path)?.ino())
-        };
-        let inode = settled().with_context(|| format!("socket {} cannot be put in place", path.display()))?;
-        Ok(Socket { listener, file: File { path: path.to_owned(), inode } })
-    }
-
     /// Serves until dropped, or until the loop no longer takes calls and whoever waits has been answered.
     pub async fn serve(self, calls: mpsc::Sender<Call>) -> io::Result<()> {
-        let Socket { listener, file: _file } = self;
-        let door = Door { calls: calls.clone(), places: Arc::new(Semaphore::new(CALLS_MAX)) };
+        let places = |count| Arc::new(Semaphore::new(count));
+        let door = Door { calls: calls.clone(), waiting: places(WAITING_MAX), at_once: places(AT_ONCE_MAX) };
         let router = Router::new()
             .route("/v1/{name}", any(ask))
             .fallback(unknown)
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .with_state(door);
         let closed = async move { calls.closed().await };
-        axum::serve(listener, router).with_graceful_shutdown(closed).await
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
-            let _gone = fs::remove_file(&self.path);
-        }
-    }
-}
-
-async fn reject_occupied(path: &Path) -> anyhow::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(file) if !file.file_type().is_socket() => {
-            bail!("{} is not a socket: move it away", path.display())
-        }
-        Ok(_) => {}
-        Err(_) => return Ok(()),
-    }
-    if UnixStream::connect(path).await.is_ok() {
-        bail!("another weavers is running: it answers on {}", path.display());
-    }
-    Ok(())
-}
-
-fn remove(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{} cannot be removed", path.display()))
-        }
-        _ => Ok(()),
+        axum::serve(self, router).with_graceful_shutdown(closed).await
     }
 }
 
@@ -127,7 +52,8 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 #[derive(Clone)]
 struct Door {
     calls: mpsc::Sender<Call>,
-    places: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    at_once: Arc<Semaphore>,
 }
 
 /// Dropped by hyper when the caller hangs up, and the reply's receiver with it.
@@ -137,14 +63,22 @@ async fn ask(
     UrlPath(name): UrlPath<String>,
     body: Bytes,
 ) -> HttpResponse {
-    let Ok(_place) = door.places.try_acquire() else {
-        let refusal = Refusal::new(RefusalKind::Failed, format!("{CALLS_MAX} calls are waiting already"));
-        return reply(Err(refusal.hint("try again later")));
-    };
     debug!(%method, name, "call");
-    match wire::decode(&method, &name, &body) {
-        Ok(request) => reply(hand_over(&door.calls, request).await),
-        Err(refusal) => reply(Err(refusal)),
+    let request = match wire::decode(&method, &name, &body) {
+        Ok(request) => request,
+        Err(refusal) => return reply(Err(refusal)),
+    };
+    let place = match request.waits() {
+        true => door.waiting.try_acquire().ok(),
+        false => door.at_once.acquire().await.ok(),
+    };
+    match place {
+        Some(_place) => reply(hand_over(&door.calls, request).await),
+        None => {
+            let refusal =
+                Refusal::new(RefusalKind::Failed, format!("{WAITING_MAX} calls are waiting already"));
+            reply(Err(refusal.hint("try again later")))
+        }
     }
 }
 

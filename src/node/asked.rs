@@ -20,6 +20,14 @@ impl Node {
     pub(super) fn on_asked(&mut self, id: RequestId, request: Request) {
         match request {
             Request::Status => self.answer(id, Ok(Response::Status(Box::new(self.status())))),
+            Request::Confirm => self.on_confirm(id),
+            Request::ShowRing => self.answer(id, Ok(Response::Ring(self.pieces()))),
+            Request::Free { ident, address } => self.on_free(id, &ident, address),
+            Request::Lookup { ident } => {
+                let found = self.ipam.lookup(&ident).to_vec();
+                self.answer(id, Ok(Response::Addresses(found)));
+            }
+            // What is above keeps nobody waiting.
             _ if self.waiting.is_full() => self.answer(id, Err(busy())),
             Request::Apply => self.on_apply(id),
             Request::AwaitReady => self.waiting.add(self.now, id, Waiter::Ready),
@@ -35,8 +43,6 @@ impl Node {
             Request::Detach { target } => self.on_detach(id, &target),
             Request::Plan => self.tell_anew(id, Sight::Plan),
             Request::Explain { address } => self.tell_anew(id, Sight::Address(address)),
-            Request::Confirm => self.on_confirm(id),
-            Request::ShowRing => self.answer(id, Ok(Response::Ring(self.pieces()))),
             Request::Allocate { ident, subnet } => match self.named_subnet(subnet) {
                 Ok(subnet) => {
                     let subnet = subnet.unwrap_or(self.config.ipam.default_subnet);
@@ -47,11 +53,6 @@ impl Node {
             Request::Claim { ident, address } => {
                 let length = self.config.ipam.default_subnet.prefix_len();
                 self.ask(id, Ask::Claim { ident, address: Ipv4Net::new_assert(address.into(), length) });
-            }
-            Request::Free { ident, address } => self.on_free(id, &ident, address),
-            Request::Lookup { ident } => {
-                let found = self.ipam.lookup(&ident).to_vec();
-                self.answer(id, Ok(Response::Addresses(found)));
             }
             Request::Forget { peer, alone: false } => self.on_forget(id, &peer),
             Request::Forget { peer, alone: true } => self.on_forget_alone(id, &peer),

@@ -159,6 +159,73 @@ async fn callers_beyond_the_bound_are_sent_away_and_the_rest_are_served() {
 }
 
 #[tokio::test]
+async fn a_trial_is_confirmed_while_as_many_wait_as_may() {
+    let mut daemon = Daemon::start().await;
+    let attach = |n: usize| ApiRequest::AttachTarget { target: n.to_string(), name: None, subnet: None };
+    let _asked: Vec<_> = (0..64).map(|n| daemon.ask(attach(n))).collect();
+    let mut waiting = Vec::new();
+    while waiting.len() < 64 {
+        waiting.push(daemon.next().await);
+    }
+    let Err(ClientError::Refused(refusal)) = daemon.ask(attach(64)).await.unwrap() else { panic!("refused") };
+    assert!(refusal.message.contains("64 calls are waiting"), "{}", refusal.message);
+    let short = [Request::Confirm, Request::Status, Request::ShowRing, Request::Lookup { ident: "a".into() }];
+    for request in short.map(ApiRequest::Node).into_iter().chain([ApiRequest::Reload]) {
+        let asked = daemon.ask(request.clone());
+        let call = daemon.next().await;
+        assert_eq!(call.request, request);
+        call.reply.send(Ok(Response::Done)).unwrap();
+        assert_eq!(asked.await.unwrap().unwrap(), Response::Done);
+    }
+}
+
+/// Asks until a daemon answers there.
+async fn answers(daemon: &mut Daemon) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    while UnixStream::connect(daemon.socket()).await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "the socket is not back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let asked = daemon.ask(ApiRequest::Reload);
+    daemon.next().await.reply.send(Ok(Response::Done)).unwrap();
+    assert_eq!(asked.await.unwrap().unwrap(), Response::Done);
+}
+
+#[tokio::test]
+async fn a_socket_that_was_removed_comes_back_and_so_does_its_directory() {
+    let mut daemon = Daemon::start().await;
+    let waiting = daemon.ask(ApiRequest::Node(Request::Apply));
+    let taken = daemon.next().await;
+    fs::remove_file(daemon.socket()).unwrap();
+    answers(&mut daemon).await;
+    fs::remove_dir_all(daemon.socket().parent().unwrap()).unwrap();
+    answers(&mut daemon).await;
+    assert_eq!(fs::metadata(daemon.socket()).unwrap().permissions().mode() & 0o777, 0o660);
+    taken.reply.send(Ok(Response::Done)).unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), Response::Done, "who was connected stays so");
+}
+
+#[tokio::test]
+async fn a_daemon_takes_no_socket_from_another_that_serves() {
+    let mut daemon = Daemon::start().await;
+    fs::remove_file(daemon.socket()).unwrap();
+    // With a queue that is full: a caller cannot tell that anybody is there, and somebody is.
+    let other = std::os::unix::net::UnixListener::bind(daemon.socket()).unwrap();
+    nix::sys::socket::listen(&other, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    let _queued = std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap();
+    let inode = |path| std::os::unix::fs::MetadataExt::ino(&fs::symlink_metadata(path).unwrap());
+    let theirs = inode(daemon.socket());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(inode(daemon.socket()), theirs);
+    drop(other);
+    answers(&mut daemon).await;
+    fs::remove_file(daemon.socket()).unwrap();
+    fs::write(daemon.socket(), "precious").unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(fs::read_to_string(daemon.socket()).unwrap(), "precious");
+}
+
+#[tokio::test]
 async fn the_socket_is_for_its_owner_and_group() {
     let daemon = Daemon::start().await;
     assert_eq!(fs::metadata(daemon.socket()).unwrap().permissions().mode() & 0o777, 0o660);
