@@ -171,6 +171,13 @@ pub fn link_name(address: Address) -> String {
     format!("wv{:08x}", address.0)
 }
 
+/// Whether the kernel takes `name` as that of an interface, and nft as a name and nothing more: no wildcard, no quote.
+pub fn is_interface_name(name: &str) -> bool {
+    const LENGTH_MAX: usize = 15;
+    let plain = |c: char| c.is_ascii_graphic() && !"\"'\\/:*{};,".contains(c);
+    (1..=LENGTH_MAX).contains(&name.len()) && name.chars().all(plain) && ![".", ".."].contains(&name)
+}
+
 // ===== the VPC =====
 
 /// A network interface of EC2, `eni-…`.

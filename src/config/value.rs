@@ -1,7 +1,7 @@
 //! One value, from its text.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,7 +9,11 @@ use std::{
 use ipnet::Ipv4Net;
 
 use super::schema;
-use crate::{peer::PeerName, state::TableId};
+use crate::{
+    peer::PeerName,
+    state::{TableId, is_interface_name},
+    text::printable,
+};
 
 /// Why a value is refused, and the way out.
 pub(super) struct Wrong {
@@ -141,7 +145,7 @@ pub(super) fn peer_name(text: &str) -> Result<PeerName, Wrong> {
 /// A nickname: what fits on a line.
 pub(super) fn nickname(text: &str) -> Result<String, Wrong> {
     const LENGTH_MAX: usize = 64;
-    if text.trim().is_empty() || text.len() > LENGTH_MAX || text.chars().any(char::is_control) {
+    if text.trim().is_empty() || text.len() > LENGTH_MAX || text != printable(text) {
         return Err(Wrong::new(format!("{text:?} is not 1 to {LENGTH_MAX} printable characters")));
     }
     Ok(text.to_owned())
@@ -173,10 +177,9 @@ pub(super) fn path(text: &str) -> Result<PathBuf, Wrong> {
 
 /// A network interface of this host.
 pub(super) fn interface(text: &str) -> Result<String, Wrong> {
-    const LENGTH_MAX: usize = 15;
-    let allowed = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
-    if !(1..=LENGTH_MAX).contains(&text.len()) || !text.chars().all(allowed) || text.starts_with('.') {
-        return Err(Wrong::new(format!("{text:?} is not the name of an interface")));
+    if !is_interface_name(text) {
+        let wrong = Wrong::new(format!("{text:?} is not the name of an interface"));
+        return Err(wrong.hint("list each by its name, or write \"auto\""));
     }
     if text == "lo" {
         return Err(Wrong::new("lo carries no traffic between hosts"));
@@ -207,6 +210,9 @@ pub(super) fn tag(text: &str) -> Result<(String, String), Wrong> {
     let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
         return Err(Wrong::new(format!("{text:?} is not key=value")).hint(example));
     };
+    if text != printable(text) {
+        return Err(Wrong::new(format!("{text:?} has characters that no tag has")).hint(example));
+    }
     // EC2's own limits.
     if key.chars().count() > 128 || value.chars().count() > 256 {
         return Err(Wrong::new("a tag's key has up to 128 characters and its value up to 256"));
@@ -229,7 +235,9 @@ pub(super) fn duration(bounds: (&str, &str), text: &str) -> Result<Duration, Wro
 /// An AWS region.
 pub(super) fn region(text: &str) -> Result<String, Wrong> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if !(1..=32).contains(&text.len()) || !text.bytes().all(plain) {
+    // A label of a host name: the client makes its endpoint of it.
+    let label = !text.starts_with('-') && !text.ends_with('-');
+    if !(1..=32).contains(&text.len()) || !text.bytes().all(plain) || !label {
         let wrong = Wrong::new(format!("{text:?} is not a region"));
         return Err(wrong.hint("write it as in \"eu-west-1\", or \"auto\""));
     }
@@ -238,15 +246,25 @@ pub(super) fn region(text: &str) -> Result<String, Wrong> {
 
 /// The URL of an EC2 endpoint.
 pub(super) fn endpoint(text: &str) -> Result<String, Wrong> {
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let sound = |host: &str| {
-        !host.is_empty() && !host.starts_with(['/', ':']) && host.chars().all(|c| c.is_ascii_graphic())
-    };
-    if !host.is_some_and(sound) {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    if !rest.is_some_and(is_authority_and_path) {
         let wrong = Wrong::new(format!("{text:?} is not a URL"));
         return Err(wrong.hint("write it as in \"https://ec2.eu-west-1.amazonaws.com\""));
     }
     Ok(text.to_owned())
+}
+
+/// `host`, `host:port` or `[address]:port`, and perhaps a path: no user, no question, as the client takes it.
+fn is_authority_and_path(text: &str) -> bool {
+    let (authority, path) = text.split_once('/').unwrap_or((text, ""));
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => ("v6", port.strip_prefix(':')),
+        Some(_) => return false,
+        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~%".contains(c);
+    let port_is_sound = port.is_none_or(|port| port.parse().is_ok_and(|port: u16| port > 0));
+    is_host_name(host) && port_is_sound && path.chars().all(plain)
 }
 
 #[cfg(test)]
@@ -286,9 +304,10 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_have_the_names_that_the_kernel_takes() {
-        takes(interface, &["eth0", "ens5", "wv0", "br-1234567890ab"]);
-        refuses(interface, &["", "lo", "a b", "a/b", "sixteen-letters-", ".", "wv0a200001"]);
+    fn interfaces_have_the_names_that_the_kernel_and_nft_take() {
+        takes(interface, &["eth0", "ens5", "wv0", "br-1234567890ab", "eth0.100", "wg0@x"]);
+        refuses(interface, &["", "lo", "a b", "a/b", "a:b", "sixteen-letters-", ".", "..", "wv0a200001"]);
+        refuses(interface, &["ens*", "*", "a\"", "a'b", "a\\", "a;b", "{a}", "a,b", "é"]);
     }
 
     #[test]
@@ -305,7 +324,18 @@ mod tests {
         takes(tag, &["weave-cluster=prod", "a=b=c", "a="]);
         refuses(tag, &["a", "=b", ""]);
         takes(endpoint, &["http://127.0.0.1:8000", "https://ec2.eu-west-1.amazonaws.com/"]);
+        takes(endpoint, &["http://[fd00::1]:8000/", "http://vpce-0a1.ec2.internal/path/"]);
         refuses(endpoint, &["127.0.0.1:8000", "http://", "ftp://a", "http:///a", "http://a b"]);
+        refuses(
+            endpoint,
+            &["http://a:99999", "http://a:b", "http://a:", "http://u@a", "http://a?b", "http://a{}"],
+        );
+        refuses(endpoint, &["http://[fd00::1", "http://[x]", "http://a/<b>", "http://-a"]);
+        takes(region, &["eu-west-1", "local"]);
+        refuses(region, &["", "-", "eu-", "-eu", "EU", "eu west"]);
+        takes(nickname, &["web-1", "müller"]);
+        refuses(nickname, &["", " ", "a\nb", "a\u{202e}b", "a\x1b[2J"]);
+        refuses(tag, &["a\n=b", "a=\x1b"]);
         takes(listen, &["0.0.0.0:6783"]);
         refuses(listen, &["0.0.0.0", "6783", ":6783", "0.0.0.0:0", "[::]:6783"]);
         takes(path, &["/etc/weave/password"]);

@@ -8,7 +8,7 @@ use super::{
     fault::{fault, found},
     listing,
 };
-use crate::state::{Fault, FaultKind, Isolation, REST, Rules};
+use crate::state::{Fault, FaultKind, Isolation, REST, Rules, is_interface_name};
 
 /// Time that nft may take. It waits for a grace period of the kernel, tens of milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -163,8 +163,7 @@ fn elements(members: &[String]) -> String {
 
 /// An interface's name as nft takes it. What is no such name could say more than a name.
 pub fn quoted(interface: &str) -> Result<String, Fault> {
-    let plain = |c: char| c.is_ascii_graphic() && !"\"'\\/*{};,".contains(c);
-    if interface.is_empty() || interface.len() > 15 || !interface.chars().all(plain) {
+    if !is_interface_name(interface) {
         return Err(found(FaultKind::Invalid, format!("`{interface}` is not the name of an interface")));
     }
     Ok(format!("\"{interface}\""))
