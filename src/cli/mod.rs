@@ -39,7 +39,7 @@ use self::screen::Screen;
 const EXIT_CODES: &str = "\
 Exit codes:
    0  success; plan: nothing to do; status --check: converged
-   1  error
+   1  error; plan: something was not read, so there may be more to do
    2  only with --detailed-exitcode: changes pending, or made
    3  status --check: running, not converged
    4  the daemon cannot be reached
@@ -194,7 +194,7 @@ fn misunderstood(error: &clap::Error, args: &[OsString]) -> Exit {
     if args.iter().any(|arg| arg == "--json") {
         screen::print_json(&Failure::usage(error).document());
     } else {
-        let _closed = error.print();
+        screen::print_usage(&error.to_string());
     }
     Exit::Usage
 }

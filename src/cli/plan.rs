@@ -1,4 +1,4 @@
-//! `weavers plan`: what would change, and why; changes nothing.
+//! `weavers plan`: what would change, and why; changes nothing. Ends with 1 where that is not wholly known.
 
 use std::path::{Path, PathBuf};
 
@@ -45,6 +45,7 @@ impl Plan {
         screen.answer(|| self.document(&plan, &permissions), || self.text(&plan, &permissions));
         Ok(match &permissions {
             Some(all) if permissions::is_stopped(all) => Exit::Failure,
+            Some(_) | None if !plan.is_complete() => Exit::Failure,
             Some(_) | None if self.detailed_exitcode && !plan.changes.is_empty() => Exit::Changes,
             Some(_) | None => Exit::Success,
         })

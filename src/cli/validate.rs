@@ -9,6 +9,7 @@ use super::{Exit, Failure, Global, screen::Screen};
 use crate::{
     api::FORMAT_VERSION,
     config::{self, Config, Problem, diagnostic::Severity},
+    text::printable,
 };
 
 #[derive(Debug, Args)]
@@ -33,7 +34,7 @@ impl Validate {
         checked.warn(screen);
         let document =
             || json!({ "format_version": FORMAT_VERSION, "valid": true, "warnings": checked.warnings });
-        screen.answer(document, || format!("{}: valid", checked.name));
+        screen.answer(document, || format!("{}: valid", printable(&checked.name)));
         Ok(Exit::Success)
     }
 }

@@ -6,6 +6,8 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::text::printable;
+
 /// Something wrong in the file, or accepted without effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -79,15 +81,15 @@ impl Problem {
     }
 }
 
-/// `line:col: key: message (hint)`.
+/// `line:col: key: message (hint)`, on one line: a key may be written with escapes.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: ", self.line, self.col)?;
         if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
+            write!(f, "{}: ", printable(&self.key))?;
         }
-        f.write_str(&self.message)?;
-        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))
+        f.write_str(&printable(&self.message))?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({})", printable(hint)))
     }
 }
 

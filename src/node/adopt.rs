@@ -39,7 +39,8 @@ impl Node {
     /// What would change under another configuration, by the last looks.
     pub(super) fn preview(&self, config: &Config) -> Plan {
         let restart = self.config.needs_restart(config);
-        let mut plan = self.plan_for(&self.desired(&config.clone().adopted_by(&self.config)));
+        let adopted = config.clone().adopted_by(&self.config);
+        let mut plan = self.plan_for(&adopted, &self.desired(&adopted));
         plan.notes
             .extend(restart.iter().map(|key| format!("{key} takes effect with a restart of the daemon")));
         self.with_impact(plan)
@@ -116,7 +117,8 @@ impl Node {
             self.order = Some((since, order));
             return;
         }
-        let now = self.plan_for(&self.desired(&order.config.clone().adopted_by(&self.config)));
+        let adopted = order.config.clone().adopted_by(&self.config);
+        let now = self.plan_for(&adopted, &self.desired(&adopted));
         match order.plan.as_ref().and_then(|saved| difference(&saved.plan, &now)) {
             Some(difference) => self.decline(&order, untimely(difference)),
             None => self.begin(order),

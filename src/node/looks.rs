@@ -5,7 +5,10 @@ use std::{ops::Range, time::Duration};
 use rand::RngExt;
 
 use super::{Node, Output};
-use crate::state::{Fault, Host, Vpc};
+use crate::{
+    config::{Config, RouteTables},
+    state::{Fault, Host, Vpc},
+};
 
 /// Time from one reading call of a peer to its next, for each peer of the cluster: all of them together make three calls in four
 /// seconds, which leaves room for what is asked now and then.
@@ -41,6 +44,36 @@ impl Node {
                 self.outputs.push_back(Output::DoubtCheck);
             }
             self.outputs.push_back(Output::ObserveVpc(self.config.ipam.range, self.tables()));
+        }
+    }
+
+    /// What a plan for this configuration rests on, and no look has shown.
+    pub(super) fn unread(&self, config: &Config) -> Vec<String> {
+        let views = [("the host", self.converge.host.unread()), ("the VPC", self.converge.vpc.unread())];
+        let views = views.into_iter().filter_map(|(view, why)| Some(format!("{view} {}", why?)));
+        views.chain(self.unread_tables(config)).collect()
+    }
+
+    /// Tables are looked at as the configuration in force selects them.
+    fn unread_tables(&self, config: &Config) -> Vec<String> {
+        let Some(seen) = self.converge.vpc.seen() else { return Vec::new() };
+        let later = |what: &str| vec![format!("{what}: they are looked for once the file is adopted")];
+        if config.ipam.range != self.config.ipam.range {
+            return later(&format!("routes inside {} are not known", config.ipam.range));
+        }
+        match &config.vpc.route_tables {
+            RouteTables::Named(ids) => {
+                let unseen = ids.iter().filter(|table| !seen.tables.contains_key(table));
+                let why = match config.vpc.route_tables == self.config.vpc.route_tables {
+                    true => "it is not there, or serves a gateway",
+                    false => "if it is there, it is looked at once the file is adopted",
+                };
+                unseen.map(|table| format!("{table} was not read: {why}")).collect()
+            }
+            other if *other != self.config.vpc.route_tables => {
+                later("the tables that vpc.route_tables selects are not known")
+            }
+            RouteTables::Auto | RouteTables::Tagged(..) => Vec::new(),
         }
     }
 

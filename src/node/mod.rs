@@ -520,7 +520,7 @@ impl Node {
     fn turn(&mut self) {
         self.moves.see(self.now, &self.ipam.settled_owners());
         self.look();
-        self.plan = self.plan_for(&self.desired(&self.config));
+        self.plan = self.plan_for(&self.config, &self.desired(&self.config));
         self.ipam.set_avoided(self.avoided());
         for action in self.converge.take(self.now, &self.plan) {
             self.outputs.push_back(Output::Apply(action));
@@ -531,17 +531,14 @@ impl Node {
         self.ground_of(config).desired()
     }
 
-    fn plan_for(&self, desired: &Desired) -> Plan {
+    fn plan_for(&self, config: &Config, desired: &Desired) -> Plan {
         let actual = Actual { host: self.converge.host.seen().cloned(), vpc: self.converge.believed() };
         let mut plan = Plan::new(desired, &actual);
         self.converge.drift.explain(&mut plan);
         if !self.has_ring() && self.leave == Leave::No {
             plan.notes.push("routes follow agreement: there is no ring yet".into());
         }
-        let views = [("the host", self.converge.host.fault()), ("the VPC", self.converge.vpc.fault())];
-        for (view, fault) in views {
-            plan.notes.extend(fault.map(|fault| format!("{view} cannot be read: {fault}")));
-        }
+        plan.unread.extend(self.unread(config));
         plan.notes.extend(self.coming().into_iter().map(|note| note.what));
         plan
     }

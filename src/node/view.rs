@@ -74,6 +74,15 @@ impl<T> View<T> {
         self.fault.as_ref()
     }
 
+    /// Why it is not known how things are.
+    pub fn unread(&self) -> Option<String> {
+        match (&self.fault, &self.seen) {
+            (Some(fault), _) => Some(format!("cannot be read: {fault}")),
+            (None, None) => Some("has not been read yet".to_owned()),
+            (None, Some(_)) => None,
+        }
+    }
+
     /// Why the last look failed, if it began at `since` or later.
     pub fn fault_since(&self, since: Timestamp) -> Option<&Fault> {
         self.fault.as_ref().filter(|_| self.failed_at.is_some_and(|at| at >= since))

@@ -254,7 +254,7 @@ impl Node {
             Sight::Preview(config) => self.preview(config),
         };
         let late = |view: &&str| format!("{view} could not be looked at within {LOOKS:?}: as last seen");
-        plan.notes.extend(unseen.iter().map(late));
+        plan.unread.extend(unseen.iter().map(late));
         Response::Plan(Box::new(plan))
     }
 

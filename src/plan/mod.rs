@@ -26,6 +26,9 @@ pub struct Plan {
     /// How full each table is, and would be.
     #[serde(default)]
     pub tables: BTreeMap<TableId, Usage>,
+    /// What it should rest on and was not read, and why: what has to change there is not known.
+    #[serde(default)]
+    pub unread: Vec<String>,
     /// What the reader should know (`routes follow agreement`).
     pub notes: Vec<String>,
 }
@@ -83,6 +86,11 @@ impl Plan {
     /// Whether nothing has to change.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.refused.is_empty()
+    }
+
+    /// Whether everything was read that it rests on.
+    pub fn is_complete(&self) -> bool {
+        self.unread.is_empty()
     }
 
     fn push(&mut self, action: Action, before: impl Into<String>, cause: impl Into<String>) {

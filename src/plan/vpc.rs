@@ -20,6 +20,9 @@ pub(super) fn compare(desired: &DesiredVpc, actual: &Vpc, plan: &mut Plan) {
         let action = Action::DisableCheck { interface: desired.interface.clone() };
         plan.push(action, "on", "EC2 drops container packets while it is on");
     }
+    if desired.disable_check && actual.source_dest_check.is_none() {
+        plan.unread.push(format!("the source/destination check of {} cannot be read", actual.interface));
+    }
     for (id, table) in &actual.tables {
         Judge { desired, id, table }.plan(plan);
     }

@@ -234,6 +234,51 @@ async fn pending_changes_are_2_only_where_that_is_asked_for() {
     let scene = Scene::with(applying(Plan::default())).await;
     scene.write_config();
     assert_eq!(code(&scene.run(&["plan", "--detailed-exitcode"]).await), 0);
+    let output = scene.run(&["plan", "--json"]).await;
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["complete"], true);
+}
+
+#[tokio::test]
+async fn a_plan_without_the_vpc_is_1_and_says_so() {
+    let unread = vec!["the VPC cannot be read: UnauthorizedOperation".to_owned()];
+    for plan in [Plan::default(), one_change()] {
+        let scene = Scene::with(applying(Plan { unread: unread.clone(), ..plan })).await;
+        scene.write_config();
+        for args in [&["plan"][..], &["plan", "--detailed-exitcode"], &["plan", "--diff"]] {
+            assert_eq!(code(&scene.run(args).await), 1, "{args:?}");
+        }
+        let output = scene.run(&["plan", "--json"]).await;
+        assert_eq!(code(&output), 1);
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(document["complete"], false);
+        assert_eq!(document["notes"][0], unread[0]);
+    }
+}
+
+#[tokio::test]
+async fn an_error_with_a_nickname_in_it_steers_no_terminal() {
+    const SAID: &str = "no peer named \x1b[2J\x1b]0;owned\x07web\nhint: all is well\u{202e}";
+    let refused = |_| Err(Refusal::new(RefusalKind::NotFound, SAID).hint("not\r\x1b[31m this"));
+    let scene = Scene::with(refused).await;
+    let output = scene.run(&["forget", "web"]).await;
+    assert_eq!(stderr(&output).lines().count(), 2, "{}", stderr(&output));
+    assert!(!stderr(&output).contains(['\x1b', '\x07', '\r', '\u{202e}']), "{:?}", stderr(&output));
+    let output = scene.run(&["forget", "web", "--json"]).await;
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["error"]["message"], SAID, "programs are told what was said");
+}
+
+#[test]
+fn the_name_of_a_file_or_a_key_in_it_steers_no_terminal() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("\x1b]0;owned\x07\nx");
+    fs::write(&path, "\"a\\u001b]0;b\\n\" = 1\n").unwrap();
+    for args in [&["validate"][..], &["plan", "--config"], &["nonsense"]] {
+        let output = command().args(args).arg(&path).output().unwrap();
+        assert!(!stderr(&output).contains(['\x1b', '\x07']), "{args:?}: {:?}", stderr(&output));
+        assert!(!stderr(&output).lines().any(|line| line.starts_with('x')), "{:?}", stderr(&output));
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ mod paths;
 mod paxos_walk;
 mod plan;
 mod plan_laws;
+mod printed;
 mod schema;
 mod sim;
 mod whose_host;

@@ -145,7 +145,7 @@ fn a_plan_says_what_could_not_be_looked_at_in_time() {
     asked.tell(Input::HostSeen(Ok(well.host(well.seen.host.as_ref().unwrap()))));
     asked.now = asked.node.next_wake().unwrap().max(asked.now + LOOKS);
     let plan = asked.tell(Input::Woken).unwrap();
-    assert_eq!(plan.notes, ["the VPC could not be looked at within 3s: as last seen"]);
+    assert_eq!(plan.unread, ["the VPC could not be looked at within 3s: as last seen"]);
 }
 
 fn folder() -> PathBuf {

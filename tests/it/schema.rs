@@ -81,7 +81,7 @@ fn what_a_schema_does_not_describe_is_found() {
 
 // ===== the documents =====
 
-fn node_with_something_of_everything() -> Node {
+pub fn node_with_something_of_everything() -> Node {
     let identity = Identity { name: PeerName::from_u64(1), acceptor: PeerUid(1), instance: None };
     let birth = Birth {
         identity,
@@ -138,7 +138,7 @@ fn vpc() -> Vpc {
     }
 }
 
-fn plan() -> Plan {
+pub fn plan() -> Plan {
     let destination = "10.32.0.0/13".parse().unwrap();
     let change = |action| Change {
         action,
@@ -157,6 +157,7 @@ fn plan() -> Plan {
         changes: [create, Action::DeleteRules].map(change).into(),
         conflicts: vec![conflict],
         tables: [(TableId("rtb-1".to_owned()), Usage { used: 4, after: 5, quota: None })].into(),
+        unread: vec!["the VPC cannot be read".to_owned()],
         notes: vec!["a note".to_owned()],
     }
 }

@@ -19,9 +19,10 @@ struct Difference {
 pub fn text(plan: &Plan) -> String {
     let mut text = String::new();
     for Difference { place, before, after } in differences(plan) {
+        let place = printable(&place);
         text += &format!("--- {place} (before)\n+++ {place} (after)\n");
-        text.extend(before.iter().map(|line| format!("-{line}\n")));
-        text.extend(after.iter().map(|line| format!("+{line}\n")));
+        text.extend(before.iter().map(|line| format!("-{}\n", printable(line))));
+        text.extend(after.iter().map(|line| format!("+{}\n", printable(line))));
     }
     text
 }
@@ -46,12 +47,12 @@ fn differences(plan: &Plan) -> Vec<Difference> {
             all.push(Difference { place, before: Vec::new(), after: Vec::new() });
             all.len() - 1
         });
-        let line = |state: &str| printable(&format!("{thing} {state}"));
+        let line = |state: &str| format!("{thing} {state}");
         if !before.is_empty() {
             all[at].before.push(line(&before));
         }
         if !after.is_empty() {
-            all[at].after.push(format!("{}  # {}", line(&after), printable(&change.cause)));
+            all[at].after.push(format!("{}  # {}", line(&after), change.cause));
         }
     }
     all

@@ -18,7 +18,7 @@ fn line(permission: &Permission) -> String {
         Verdict::Unknown => paint(AnsiColor::Yellow, "unknown"),
     };
     let optional = if *optional { " (optional)" } else { "" };
-    let mut line = format!("{verdict}  ec2:{action}{optional}\n");
+    let mut line = format!("{verdict}  ec2:{}{optional}\n", printable(action));
     for more in [said, statement].into_iter().flatten() {
         line += &format!("         {}\n", printable(more));
     }

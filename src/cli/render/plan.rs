@@ -49,8 +49,7 @@ pub fn pending(plan: &Plan) -> String {
         };
         format!("{number} {word}")
     });
-    let nothing = if plan.changes.is_empty() { "nothing to do" } else { "" };
-    sheet(plan, &format!("Plan: {}. Nothing was changed.", joined(nothing, &total)))
+    sheet(plan, &format!("Plan: {}. Nothing was changed.", joined(plan, &total)))
 }
 
 /// A plan that was.
@@ -65,8 +64,7 @@ pub fn applied(plan: &Plan) -> String {
         };
         format!("{number} {word}")
     });
-    let nothing = if plan.changes.is_empty() { "nothing to do" } else { "" };
-    sheet(plan, &format!("Applied: {}.", joined(nothing, &total)))
+    sheet(plan, &format!("Applied: {}.", joined(plan, &total)))
 }
 
 /// The plan as a document.
@@ -82,6 +80,7 @@ pub fn document(plan: &Plan) -> Value {
     let all = |changes: &[Change]| -> Vec<Value> { changes.iter().map(described).collect() };
     json!({
         "format_version": FORMAT_VERSION,
+        "complete": plan.is_complete(),
         "has_changes": !plan.changes.is_empty(),
         "summary": {
             "create": number(Verb::Create),
@@ -95,7 +94,7 @@ pub fn document(plan: &Plan) -> Value {
         "refused": all(&plan.refused),
         "conflicts": plan.conflicts,
         "tables": plan.tables,
-        "notes": plan.notes,
+        "notes": notes(plan).collect::<Vec<_>>(),
     })
 }
 
@@ -105,8 +104,17 @@ fn sheet(plan: &Plan, last: &str) -> String {
     let rows: Vec<Row> = rows.collect();
     let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
     let lines = rows.iter().zip(columns(&cells, &[1, 2, 3])).map(|(row, rest)| row.verb.head() + &rest);
-    let notes = plan.notes.iter().map(|note| format!("note: {}", printable(note)));
-    lines.chain(usage(plan)).chain(notes).chain([last.to_owned()]).collect::<Vec<_>>().join("\n")
+    let notes = notes(plan).map(|note| format!("note: {note}"));
+    lines
+        .chain(usage(plan).chain(notes).map(|line| printable(&line)))
+        .chain([last.to_owned()])
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// What was not read comes first.
+fn notes(plan: &Plan) -> impl Iterator<Item = &String> {
+    plan.unread.iter().chain(&plan.notes)
 }
 
 /// How full the tables are that get another number of routes.
@@ -139,8 +147,15 @@ fn totals(plan: &Plan, word: impl Fn(usize, Verb) -> String) -> String {
         .join(", ")
 }
 
-fn joined(first: &str, second: &str) -> String {
-    [first, second].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+/// The totals. There is nothing to do where nothing is, and where that is known.
+fn joined(plan: &Plan, total: &str) -> String {
+    let parts = match (plan.changes.is_empty(), plan.is_complete()) {
+        (true, true) => ["nothing to do", total, ""],
+        (true, false) => ["nothing known to do", total, "incomplete"],
+        (false, true) => ["", total, ""],
+        (false, false) => ["", total, "incomplete"],
+    };
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn row(change: &Change) -> Row {
@@ -322,6 +337,21 @@ mod tests {
         Plan: nothing to do. Nothing was changed.
         ");
         assert_eq!(applied(&Plan::default()), "Applied: nothing to do.");
+    }
+
+    #[test]
+    fn what_was_not_read_is_not_told_as_nothing_to_do() {
+        let unread = vec!["the VPC cannot be read: UnauthorizedOperation".to_owned()];
+        let plan = Plan { unread: unread.clone(), ..Plan::default() };
+        insta::assert_snapshot!(pending(&plan), @r"
+        note: the VPC cannot be read: UnauthorizedOperation
+        Plan: nothing known to do, incomplete. Nothing was changed.
+        ");
+        let document = document(&plan);
+        assert_eq!((&document["complete"], &document["notes"]), (&json!(false), &json!(unread)));
+        assert!(
+            pending(&Plan { unread, ..example() }).ends_with("1 conflict, incomplete. Nothing was changed.")
+        );
     }
 
     #[test]

@@ -69,23 +69,23 @@ fn section(text: &mut String, title: &str, lines: Vec<String>) {
     }
     *text += &format!("\n{}\n", bold(title));
     for line in lines {
-        *text += &format!("  {line}\n");
+        *text += &format!("  {}\n", printable(&line));
     }
 }
 
 fn note(note: &Note) -> String {
     match &note.hint {
-        Some(hint) => format!("{} ({})", printable(&note.what), printable(hint)),
-        None => printable(&note.what),
+        Some(hint) => format!("{} ({hint})", note.what),
+        None => note.what.clone(),
     }
 }
 
 fn configuration(status: &Status) -> Vec<String> {
     let config = &status.config;
-    let mut lines = vec![printable(&config.path)];
+    let mut lines = vec![config.path.clone()];
     if let Some(error) = &config.error {
         lines.push("the edited file cannot be adopted, the one before is in force:".to_owned());
-        lines.extend(error.lines().map(|line| format!("  {}", printable(line))));
+        lines.extend(error.lines().map(|line| format!("  {line}")));
     } else if config.pending {
         lines.push(
             "edited, not adopted (weavers plan shows what is in force; weavers reload adopts it)".to_owned(),
@@ -94,7 +94,7 @@ fn configuration(status: &Status) -> Vec<String> {
     lines.extend(config.trial_s.map(|left| {
         format!("on trial: the former one comes back in {left} s unless `weavers confirm` keeps this one")
     }));
-    lines.extend(config.needs_restart.iter().map(|key| format!("{} waits for a restart", printable(key))));
+    lines.extend(config.needs_restart.iter().map(|key| format!("{key} waits for a restart")));
     lines
 }
 
@@ -127,7 +127,7 @@ fn addresses(ipam: &IpamStatus) -> Vec<String> {
         many => Some(count(many, "elector")),
     };
     let mut lines = vec![
-        printable(&ipam.state),
+        ipam.state.clone(),
         format!("owned here: {owned}; {} used of {}", ipam.used, ipam.owned_addresses),
         format!("range {}, {}", ipam.range, count(ipam.owners as usize, "owner")),
     ];
