@@ -28,6 +28,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     }
     past_it(lab, &mut checks).await?;
     wrong_uplink(lab, &mut checks).await?;
+    answers(lab, &mut checks).await?;
     default_routes(lab, &mut checks).await?;
     no_default_route(lab, &mut checks).await?;
     report(lab, ready, checks).await
@@ -140,8 +141,31 @@ async fn wrong_uplink(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
     settled(lab, checks, "uplinks that are another host's").await
 }
 
-/// Wherever it is, and however it is written.
-async fn default_routes(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+/// A second interface, with a policy rule for what it sends, as cloud images set them up.
+async fn answers(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    let second = "ip link add eth9 type veth peer name far9; ip link set eth9 up; ip link set far9 up; \
+                  ip addr add 10.0.9.11/24 dev eth9; ip route add default via 10.0.9.1 table 10009; \
+                  ip rule add from 10.0.9.11 lookup 10009 pref 10009";
+    shell(lab, second).await?;
+    let rule = "ip rule add to 10.32.0.0/12 lookup main suppress_prefixlength 0 priority 100";
+    let words = ["answers of this host's own address 10.0.9.11 to containers leave by eth9", rule];
+    let said = eventually(HEARD_WITHIN, async || Ok(lab.ran(0, &["status"]).await?.says(0, &words)));
+    checks.timed("a policy rule that keeps answers from containers is named", said.await?);
+    let doctor = lab.ran(0, &["doctor"]).await?;
+    checks.add("doctor says which rule to add", holds(doctor.stdout.contains(rule), || doctor.stdout));
+    checks.add("the containers reach each other all the same", lab.settled(0).await?.map(|_| ()));
+    let address = "10.0.9.11";
+    let ping = ["ping", "-n", "-c", "1", "-W", "1", address];
+    let before = lab.in_container(0, &ping).await;
+    checks.add("without it nobody answers there", holds(before.is_err(), || format!("{before:?}")));
+    shell(lab, rule).await?;
+    let after = lab.in_container(0, &ping).await;
+    checks.add("with it the host does", after.map(drop).map_err(|error| format!("{error:#}")));
+    shell(lab, "ip rule del pref 100; ip rule del pref 10009; ip link del eth9").await.map(drop)
+}
+
+/// Wherever it is, and however it is written. A daemon that starts then has nothing else to go by.
+async fn default_routes(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     let back = format!("ip route replace default via {ROUTER} dev eth0");
     let own_table = format!(
         "ip route add default via {ROUTER} dev eth0 table 10001; ip rule add lookup 10001 pref 32900; \
@@ -153,7 +177,10 @@ async fn default_routes(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
         ("a default route by a nexthop object", nexthop, format!("ip route del default; {back}")),
     ] {
         shell(lab, &script).await?;
-        sleep(HEARD_WITHIN).await;
+        lab.stop_host(0).await?;
+        shell(lab, "nft delete table inet weave").await?;
+        lab.start_host(0)?;
+        lab.await_ready(0).await?;
         settled(lab, checks, what).await?;
         let set = shell(lab, "nft list set inet weave uplinks").await?;
         checks.add(format!("{what} leads to an uplink"), holds(set.contains("{ \"eth0\" }"), || set));
