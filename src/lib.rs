@@ -24,6 +24,8 @@ pub mod peer;
 pub mod gob;
 
 // How peers agree.
+/// Which hosts packets reach: probes between canaries, one on each host.
+pub mod probe;
 /// The peer protocol on TCP 6783: introduction, encryption, topology, gossip.
 pub mod mesh;
 /// Who owns which addresses: the ring, how it is first agreed on, and what is handed out of it.
