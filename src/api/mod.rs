@@ -75,6 +75,7 @@ impl ApiRequest {
                 | Request::Lookup { .. } => false,
                 Request::Apply
                 | Request::AwaitReady
+                | Request::Examine
                 | Request::Plan
                 | Request::Explain { .. }
                 | Request::Attach { .. }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use ipnet::Ipv4Net;
 
 use super::{
-    Config, Init, Ipam, Mesh, Network, OnChange, Problem, Problems, Reconcile, RouteTables, SourceDestCheck,
-    Vpc,
+    Config, Init, Ipam, Mesh, Network, OnChange, Probe, Problem, Problems, Reconcile, RouteTables,
+    SourceDestCheck, Vpc,
     reader::{Found, Reader, syntax},
     subnets,
     value::{self, Wrong},
@@ -34,6 +34,7 @@ pub(super) fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
         ec2_tag,
         vpc: vpc(&mut reader, mesh.weave_peers),
         mesh,
+        probe: Probe { enable: value_of(reader.flag("probe.enable")).unwrap_or(true) },
         reconcile: reconcile(&mut reader),
     };
     reader.finish(config)

@@ -53,6 +53,8 @@ pub struct Config {
     pub mesh: Mesh,
     /// `[vpc]`
     pub vpc: Vpc,
+    /// `[probe]`
+    pub probe: Probe,
     /// `[reconcile]`
     pub reconcile: Reconcile,
 }
@@ -160,6 +162,13 @@ pub enum SourceDestCheck {
     Warn,
     /// Nothing.
     Ignore,
+}
+
+/// `[probe]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Whether this host has a canary and probes those of others.
+    pub enable: bool,
 }
 
 /// `[reconcile]`

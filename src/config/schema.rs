@@ -48,6 +48,7 @@ pub const KEYS: &[Key] = &[
     live("vpc.reclaim", Default("\"1h\"")),
     live("vpc.region", Default("\"auto\"")),
     live("vpc.endpoint", Default("\"\"")),
+    live("probe.enable", Default("true")),
     live("reconcile.interval", Default("\"30s\"")),
     live("reconcile.on_change", Default("\"notice\"")),
 ];

@@ -12,6 +12,7 @@
 //! stops, the data path stays as it is.
 
 mod birth;
+mod canary;
 mod file;
 mod hands;
 mod offline;
@@ -19,12 +20,14 @@ mod systemd;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddrV4},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
+use bytes::Bytes;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
@@ -36,14 +39,14 @@ use self::{file::ConfigFile, hands::Hands, systemd::Systemd};
 use crate::{
     api::{Answer, ApiRequest, server},
     config::OnChange,
-    kernel::netns,
+    kernel::{canary::Canary, netns},
     mesh,
     node::{
         Input, Node, Output,
         adopt::Order,
         identity::Metadata,
         request::{Container, Refusal, RefusalKind, Request, RequestId, Response, SavedPlan},
-        status::ConfigStatus,
+        status::{ConfigStatus, PathState, PathStatus},
     },
     plan::Plan,
     state::{Action, Fault, Host, InstanceState, SubnetId, Vpc},
@@ -89,6 +92,8 @@ enum Event {
     RunningSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     PlacesSeen(Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>),
     Applied(Action, Result<Option<String>, Fault>),
+    CanaryMade(Result<Arc<Canary>, Fault>),
+    Probed(SocketAddrV4, Bytes),
     Cancelled(RequestId),
     /// The names in an edited file were resolved; or it cannot be adopted because of what they stand for.
     Resolved(Box<file::Candidate>, Adoption, Option<Refusal>),
@@ -144,6 +149,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         transport,
         saver,
         hands,
+        canary: canary::Hand::default(),
         events,
         asking: BTreeMap::new(),
         reloading: BTreeMap::new(),
@@ -204,6 +210,7 @@ struct Daemon {
     transport: transport::Transport,
     saver: store::Saver,
     hands: Hands,
+    canary: canary::Hand,
     events: mpsc::Sender<Event>,
     /// Who waits for an answer.
     asking: BTreeMap<RequestId, oneshot::Sender<Answer>>,
@@ -290,6 +297,10 @@ impl Daemon {
                     self.hands
                         .observe(Event::RunningSeen, |ec2| async move { ec2.running(&addresses).await });
                 }
+                Output::MakeCanary => self.canary.make(self.events.clone()),
+                Output::DropCanary => self.canary.drop(),
+                Output::Probe(to, bytes) => self.canary.send(to, bytes),
+                Output::PathChanged(path) => log_path(&path),
                 Output::Apply(action) => self.hands.apply(action),
                 Output::Answer(id, result) => self.answer(id, result),
                 Output::RolledBack(why) => {
@@ -330,6 +341,12 @@ impl Daemon {
                 }
                 Input::Applied(action, outcome)
             }
+            Event::CanaryMade(result) => Input::CanaryMade(result.map(|made| {
+                let netns = made.netns.clone();
+                self.canary.hold(made, self.events.clone());
+                netns
+            })),
+            Event::Probed(from, bytes) => Input::Probed(from, bytes),
             Event::Cancelled(id) => {
                 self.asking.remove(&id);
                 Input::Cancelled(id)
@@ -520,6 +537,19 @@ impl Daemon {
         self.hands.use_ec2(&config);
         self.reloading.insert(adopted, candidate);
         self.handle(Input::Ordered(Box::new(Order { adopted, done, config, plan, trial })));
+    }
+}
+
+/// What becomes of packets is part of the story of a cluster.
+fn log_path(path: &PathStatus) {
+    let PathStatus { peer, nickname, since_s, .. } = path;
+    match path.state {
+        PathState::Flows => info!(%peer, nickname, "packets flow"),
+        PathState::Unknown => info!(%peer, nickname, "packets are not answered, and nobody knows why"),
+        PathState::DiesOut => warn!(%peer, nickname, since_s, "packets to it are lost"),
+        PathState::DiesBack => warn!(%peer, nickname, since_s, "packets from it are lost"),
+        PathState::LargeDiesOut => warn!(%peer, nickname, since_s, "large packets to it are lost"),
+        PathState::LargeDiesBack => warn!(%peer, nickname, since_s, "large packets from it are lost"),
     }
 }
 

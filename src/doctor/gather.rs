@@ -40,8 +40,16 @@ pub async fn gather(file: &Path, socket: &Path) -> Facts {
     Facts { file: (name, config), daemon, cloud, host, nft, probes }
 }
 
+/// Its status, by looks and probes begun now; of a daemon of an earlier version, which knows no such question, as it is.
 async fn daemon(socket: &Path) -> Result<Box<Status>, String> {
-    match call(socket, &ApiRequest::Node(Request::Status), DAEMON_ANSWERS_WITHIN).await {
+    match ask_daemon(socket, Request::Examine).await {
+        Ok(status) => Ok(status),
+        Err(_) => ask_daemon(socket, Request::Status).await,
+    }
+}
+
+async fn ask_daemon(socket: &Path, request: Request) -> Result<Box<Status>, String> {
+    match call(socket, &ApiRequest::Node(request), DAEMON_ANSWERS_WITHIN).await {
         Ok(Response::Status(status)) => Ok(status),
         Ok(_) => Err("it answers with something else than its status".to_owned()),
         Err(error) => Err(error.to_string()),

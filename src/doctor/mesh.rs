@@ -4,7 +4,7 @@ use super::{
     Facts, Finding,
     facts::{Outcome, Probe},
 };
-use crate::node::status::{ConnectionStatus, Status};
+use crate::node::status::{ConnectionStatus, PathState, PathStatus, ProbeStatus, Status};
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let Ok(status) = &facts.daemon else {
@@ -14,6 +14,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = connections(status);
     findings.extend(versions(status));
     findings.extend(path(&facts.probes));
+    findings.extend(packets(&status.probe));
     findings
 }
 
@@ -54,6 +55,40 @@ fn versions(status: &Status) -> Vec<Finding> {
         return vec![Finding::ok("versions", format!("all peers run weavers {}", status.version))];
     }
     others
+}
+
+/// What the probes of the daemon have found.
+fn packets(probe: &ProbeStatus) -> Vec<Finding> {
+    const CHECK: &str = "packets";
+    if probe.canary.is_none() {
+        let why = "packets that die although all is written as it should be are not noticed";
+        let what = "not probed: this host has no canary";
+        return vec![Finding::warn(CHECK, what, why).fix(
+            "[probe] enable = true, without weave_peers; a canary needs some free addresses of default_subnet here",
+        )];
+    }
+    let flowing = probe.paths.iter().filter(|path| path.state == PathState::Flows).count();
+    let of_hosts =
+        format!("they flow to and from {flowing} of {} hosts that have a canary", probe.paths.len());
+    let lost = probe.paths.iter().filter_map(|path| lost(CHECK, path));
+    std::iter::once(Finding::ok(CHECK, of_hosts)).chain(lost).collect()
+}
+
+fn lost(check: &str, path: &PathStatus) -> Option<Finding> {
+    let name = path.nickname.clone().unwrap_or_else(|| path.peer.to_string());
+    let (which, way) = match path.state {
+        PathState::Flows | PathState::Unknown => return None,
+        PathState::DiesOut => ("all packets", format!("to {name}")),
+        PathState::DiesBack => ("all packets", format!("from {name}")),
+        PathState::LargeDiesOut => ("large packets", format!("to {name}")),
+        PathState::LargeDiesBack => ("large packets", format!("from {name}")),
+    };
+    let why = "containers of the two hosts do not reach each other, though both are set up";
+    let what = format!("{which} {way} are lost since {} s", path.since_s.unwrap_or_default());
+    Some(
+        Finding::fail(check, what, why)
+            .fix(format!("weavers status says what to look at; on {name}: weavers doctor")),
+    )
 }
 
 fn path(probes: &[Probe]) -> Vec<Finding> {
@@ -104,6 +139,24 @@ mod tests {
 
     fn probe(outcome: Outcome) -> Probe {
         Probe { to: "10.0.1.12".parse().unwrap(), size: 9001, outcome }
+    }
+
+    #[test]
+    fn packets_that_die_are_a_failure_with_the_host_and_the_way() {
+        let path = |state| PathStatus {
+            peer: crate::peer::PeerName::from_u64(2),
+            nickname: Some("h2".to_owned()),
+            state,
+            since_s: Some(14),
+            round_trip_us: None,
+        };
+        let canary = Some("10.32.0.1".parse().unwrap());
+        let probe =
+            ProbeStatus { canary, paths: vec![path(PathState::Flows), path(PathState::LargeDiesBack)] };
+        let found = packets(&probe);
+        assert_eq!((found[0].level, found[1].level), (Level::Ok, Level::Fail));
+        assert_eq!(found[1].what, "large packets from h2 are lost since 14 s");
+        assert_eq!(packets(&ProbeStatus::default())[0].level, Level::Warn);
     }
 
     #[test]

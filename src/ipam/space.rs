@@ -72,9 +72,14 @@ impl Space {
         self.chunks(range).map(Range::len).sum()
     }
 
+    /// The lowest address in this range that could be handed out.
+    pub fn lowest_in(&self, range: Range) -> Option<Address> {
+        self.chunks(range).next().map(|chunk| chunk.start)
+    }
+
     /// Takes the lowest free address of the range.
     pub fn allocate(&mut self, range: Range) -> Option<Address> {
-        let lowest = self.chunks(range).next()?.start;
+        let lowest = self.lowest_in(range)?;
         self.take(lowest);
         Some(lowest)
     }

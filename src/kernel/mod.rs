@@ -22,6 +22,7 @@ use crate::{
     state::{Action, Fault, FaultKind, Host, Link},
 };
 
+pub mod canary;
 mod far;
 mod fault;
 mod forward;

@@ -200,7 +200,7 @@ fn open(path: &Path) -> Result<File, Errno> {
 }
 
 /// The cookie of the calling thread's namespace.
-fn cookie() -> Result<u64, Errno> {
+pub(super) fn cookie() -> Result<u64, Errno> {
     let probe = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     NetnsCookie.get(&probe)
 }

@@ -41,6 +41,7 @@ impl Node {
                 Err(refusal) => self.answer(id, Err(refusal)),
             },
             Request::Detach { target } => self.on_detach(id, &target),
+            Request::Examine => self.tell_anew(id, Sight::Status),
             Request::Plan => self.tell_anew(id, Sight::Plan),
             Request::Explain { address } => self.tell_anew(id, Sight::Address(address)),
             Request::Allocate { ident, subnet } => match self.named_subnet(subnet) {

@@ -192,7 +192,7 @@ impl Node {
     pub(super) fn put(&mut self, ticket: Ticket, ask: Ask) {
         if self.containers.forgetful {
             self.containers.early.push((ticket, ask));
-        } else {
+        } else if let Some((ticket, ask)) = self.make_way(ticket, ask) {
             self.ipam.ask(self.now, ticket, ask);
         }
     }

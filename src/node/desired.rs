@@ -9,7 +9,7 @@ use crate::{
     addr::{Address, Range, join},
     config::{Config, SourceDestCheck},
     peer::PeerName,
-    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Rules, TableId},
+    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Netns, Rules, TableId},
 };
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
@@ -38,6 +38,8 @@ pub struct Ground<'a> {
     pub owners: Option<Vec<(Range, PeerName)>>,
     /// Containers that are to have a link.
     pub linked: Vec<&'a Attached>,
+    /// The link of the canary.
+    pub canary: Option<(Address, Netns)>,
     /// The host as last seen.
     pub seen: Option<&'a Host>,
     /// Whether the range may be used.
@@ -89,7 +91,7 @@ impl Ground<'_> {
             sysctls: self.sysctls(),
             rules: self.rules(),
             blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
-            links: self.linked.iter().filter_map(|attached| self.link(attached)).collect(),
+            links: self.links(),
             ..Host::default()
         }
     }
@@ -142,10 +144,13 @@ impl Ground<'_> {
         self.seen.into_iter().flat_map(|host| &host.uplinks)
     }
 
-    fn link(&self, attached: &Attached) -> Option<(Address, Link)> {
-        let address = Address::from(attached.address?.addr());
+    fn links(&self) -> BTreeMap<Address, Link> {
+        let of = |attached: &&Attached| Some((attached.link_address()?, attached.netns.clone()));
+        let canary = self.canary.clone().map(|(address, netns)| (address, Some(netns)));
         let (mtu, range) = (self.mtu(), self.config.ipam.range);
-        Some((address, Link { netns: attached.netns.clone(), mtu, range, faults: Vec::new() }))
+        let link = |netns| Link { netns, mtu, range, faults: Vec::new() };
+        let all = self.linked.iter().filter_map(of).chain(canary);
+        all.map(|(address, netns)| (address, link(netns))).collect()
     }
 
     fn vpc(&self) -> Option<DesiredVpc> {
@@ -178,6 +183,7 @@ impl Node {
             // of a cluster to join, and nobody would make another ring.
             owners: (self.has_ring() && self.ring_kept).then(|| self.ipam.settled_owners()),
             linked: self.linked(),
+            canary: self.canary.link(),
             seen: self.converge.host.seen(),
             verdict: self.verdict(),
             interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),

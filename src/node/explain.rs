@@ -174,7 +174,7 @@ impl Node {
         longest.map(|(destination, target)| HostRoute { destination, target })
     }
 
-    fn carriers(&self, address: Address) -> Vec<Carrier> {
+    pub(super) fn carriers(&self, address: Address) -> Vec<Carrier> {
         let Some(vpc) = self.converge.vpc.seen() else { return Vec::new() };
         let carrier = |(id, table): (&TableId, &Table)| {
             let covering = table.routes.iter().filter(|(cidr, _)| Range::from(**cidr).contains(address));
@@ -225,6 +225,7 @@ impl Node {
                 )
             })),
         }
+        missing.extend(self.lost_probes(address, standing));
         if let Some(fault) = self.converge.vpc.fault() {
             let what = format!("the route tables cannot be read: {}", fault.message);
             missing.push(Note { what, hint: fault.hint.clone() });
@@ -234,6 +235,15 @@ impl Node {
             missing.extend(tables.iter().filter_map(|carrier| self.wrong_carrier(carrier, standing)));
         }
         missing
+    }
+
+    /// What probes say of the way to the host that an address of a peer is on; of one of ours, of the ways to all hosts.
+    fn lost_probes(&self, address: Address, standing: Standing) -> Vec<Note> {
+        match (standing, self.ipam.ring().owner(address)) {
+            (Standing::Peer, Some(owner)) => self.losses_of(owner).collect(),
+            (Standing::Used | Standing::Free, _) => self.probe_problems(),
+            (Standing::Outside | Standing::Unowned | Standing::Peer, _) => Vec::new(),
+        }
     }
 
     fn rests(&self, address: Address) -> bool {
@@ -257,6 +267,13 @@ impl Node {
             ),
             hint: Some("remove that route".to_owned()),
         })
+    }
+
+    /// What is wrong in a route table with the way to an address of the container range.
+    pub(super) fn wrong_route(&self, address: Address) -> Option<String> {
+        let standing = self.standing(address);
+        let wrong = |carrier: &Carrier| self.wrong_carrier(carrier, standing);
+        self.carriers(address).iter().find_map(wrong).map(|note| note.what)
     }
 
     fn wrong_carrier(&self, carrier: &Carrier, standing: Standing) -> Option<Note> {

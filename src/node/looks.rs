@@ -128,7 +128,7 @@ impl Node {
     }
 
     /// How many take turns in reading: of each peer the tables, and the instances that bear a tag.
-    fn readers(&self) -> u32 {
+    pub(super) fn readers(&self) -> u32 {
         let peers = self.mesh.reachable().len() as u32 + 1;
         peers * (1 + u32::from(self.config.ec2_tag.is_some()))
     }

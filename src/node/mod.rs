@@ -11,6 +11,7 @@
 pub mod adopt;
 mod asked;
 mod attach;
+mod canary;
 pub mod converge;
 mod desired;
 mod discovery;
@@ -27,6 +28,7 @@ mod moves;
 mod names;
 mod paths;
 pub mod places;
+mod probes;
 mod quota;
 mod reclaim;
 mod relay;
@@ -41,7 +43,7 @@ mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     time::Duration,
 };
 
@@ -50,10 +52,10 @@ use ipnet::Ipv4Net;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-pub use self::report::UNREAD_WAY_OUT;
 use self::{
     adopt::Order,
     attach::Containers,
+    canary::OwnCanary,
     converge::Converge,
     discovery::Discovery,
     identity::Metadata,
@@ -63,21 +65,26 @@ use self::{
     moves::Moves,
     names::Names,
     places::Places,
+    probes::Probes,
     quota::Quotas,
     reclaim::Dead,
     request::{Refusal, RefusalKind, Request, RequestId, Response},
+    status::PathStatus,
     strangers::Strangers,
     trial::Trials,
     view::PAUSE_DENIED,
     waiting::Waiting,
 };
+pub use self::{report::UNREAD_WAY_OUT, settings::Birth};
 use crate::{
     config::Config,
     ipam::{self, Allocator},
     mesh::{self, ConnId, Hosts, Mesh, Recipients},
-    peer::{PeerName, PeerUid},
+    peer::PeerName,
     plan::Plan,
-    state::{Action, Actual, Desired, Fault, FaultKind, Host, InstanceState, Rules, SubnetId, Tables, Vpc},
+    state::{
+        Action, Actual, Desired, Fault, FaultKind, Host, InstanceState, Netns, Rules, SubnetId, Tables, Vpc,
+    },
     time::Timestamp,
 };
 
@@ -85,6 +92,8 @@ use crate::{
 pub const CHANNEL: &str = "IPallocation";
 /// The gossip channel on which peers agree who takes over from the dead; ours alone.
 pub const DEAD_CHANNEL: &str = "weavers/dead";
+/// The channel on which peers say which probes arrived; ours alone.
+pub const PROBE_CHANNEL: &str = "weavers/probe";
 /// Shortest time between two looks at a host that is disturbed again and again.
 const CALM: Duration = Duration::from_millis(200);
 
@@ -123,6 +132,10 @@ pub enum Input {
     Applied(Action, Result<Option<String>, Fault>),
     /// A save has ended.
     Stored(SaveId, Result<(), String>),
+    /// The namespace of the canary was made, or could not be.
+    CanaryMade(Result<Netns, Fault>),
+    /// A datagram came to the canary, from this address.
+    Probed(SocketAddrV4, Bytes),
     /// Something changed on the host.
     Disturbed,
     /// The time of [`Node::next_wake`] has come.
@@ -158,6 +171,14 @@ pub enum Output {
     ObserveInstances(BTreeSet<String>),
     /// Look which of these addresses running instances have.
     ObserveRunning(BTreeSet<Ipv4Addr>),
+    /// Make a namespace for the canary, and take datagrams in it.
+    MakeCanary,
+    /// Let go of it.
+    DropCanary,
+    /// Send this datagram from the canary; see [`crate::probe::Effect::Send`].
+    Probe(SocketAddrV4, Bytes),
+    /// Something else is known of the path to a host; for the log.
+    PathChanged(Box<PathStatus>),
     /// Change one thing.
     Apply(Action),
     /// Answer who asked.
@@ -168,23 +189,6 @@ pub enum Output {
     Finished,
     /// It cannot go on: end, and say why.
     Stop(Refusal),
-}
-
-/// What a node is born with.
-#[derive(Debug)]
-pub struct Birth {
-    /// Who it is; kept for life.
-    pub identity: Identity,
-    /// This life's number.
-    pub uid: PeerUid,
-    /// How people call it.
-    pub nickname: String,
-    /// The password of the mesh.
-    pub password: Option<Vec<u8>>,
-    /// The kernel's boot id: namespaces of another boot are gone.
-    pub boot: String,
-    /// Source of all chance.
-    pub seed: u64,
 }
 
 /// One peer.
@@ -206,6 +210,8 @@ pub struct Node {
     dead: Dead,
     strangers: Strangers,
     places: Places,
+    canary: OwnCanary,
+    probes: Probes,
     plan: Plan,
     /// There is a ring, and the disk has it.
     ring_kept: bool,
@@ -269,6 +275,7 @@ impl Node {
         // A router may tell its ring before anybody is known.
         ipam.set_kin(config.mesh.weave_peers.then(BTreeSet::new));
         let dead = Dead::new(&birth.identity, memory.reclaim, &config);
+        let probes = Probes::new(birth.identity.name, ChaCha8Rng::seed_from_u64(rng.next_u64()));
         let boot = birth.boot;
         let mut node = Node {
             now,
@@ -287,6 +294,8 @@ impl Node {
             dead,
             strangers: Strangers::default(),
             places: Places::default(),
+            canary: OwnCanary::default(),
+            probes,
             plan: Plan::default(),
             ring_kept,
             looked_for: None,
@@ -348,6 +357,8 @@ impl Node {
             Input::PlacesSeen(result) => self.on_places_seen(result),
             Input::Applied(action, outcome) => self.on_applied(&action, outcome),
             Input::Stored(id, result) => self.on_stored(id, result),
+            Input::CanaryMade(result) => self.on_canary_made(result),
+            Input::Probed(from, bytes) => self.probes.prober.hear(self.now, from, &bytes),
             Input::Disturbed => self.on_disturbed(),
             Input::Woken => self.on_woken(),
         }
@@ -366,6 +377,7 @@ impl Node {
             self.ipam.next_wake(),
             self.relay.map(|(due, _)| due),
             self.turn_due,
+            self.probes.prober.next_wake(),
             self.waiting.next_deadline(self.now),
             self.ledger.next_wake(),
             self.trials.deadline(),
@@ -384,6 +396,7 @@ impl Node {
             self.next_look_for_places(),
             self.dead.next_wake(self.now),
             self.strangers.next_look(),
+            self.canary.next_wake(),
         ];
         wakes.into_iter().flatten().min()
     }
@@ -408,7 +421,12 @@ impl Node {
     }
 
     fn carry_on(&mut self) {
-        while self.settle_mesh() | self.settle_ipam() | self.settle_dead() | self.settle_strangers() {}
+        while self.settle_mesh()
+            | self.settle_ipam()
+            | self.settle_dead()
+            | self.settle_strangers()
+            | self.settle_probes()
+        {}
     }
 
     fn settle_mesh(&mut self) -> bool {
@@ -435,6 +453,7 @@ impl Node {
     fn on_topology_changed(&mut self) {
         self.places.doubt(self.now);
         self.dead.touch();
+        self.probes.touch();
         self.strangers.touch();
         self.ipam.set_kin(self.kin());
         let reachable = self.mesh.reachable();
@@ -458,6 +477,7 @@ impl Node {
                 ipam::Effect::Answer(ticket, result) => self.on_ipam_answer(ticket, result),
                 ipam::Effect::RingChanged => {
                     self.dead.touch();
+                    self.probes.touch();
                     self.converge.drift.keep(&self.ipam.owned());
                     match self.ring_kept {
                         true => self.disturbed = true,
@@ -508,6 +528,7 @@ impl Node {
     }
 
     fn on_woken(&mut self) {
+        self.probes.prober.wake(self.now);
         self.mesh.handle(self.now, mesh::Input::Woken);
         self.ipam.wake(self.now);
         self.dead.touch();
@@ -519,6 +540,7 @@ impl Node {
     /// Looks where a look is due, plans, and takes the next steps.
     fn turn(&mut self) {
         self.moves.see(self.now, &self.ipam.settled_owners());
+        self.tend_canary();
         self.look();
         self.plan = self.plan_for(&self.config, &self.desired(&self.config));
         self.ipam.set_avoided(self.avoided());

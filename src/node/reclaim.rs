@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    CHANNEL, DEAD_CHANNEL, Effect, Leave, Node, Output,
+    CHANNEL, DEAD_CHANNEL, Effect, Leave, Node, Output, PROBE_CHANNEL,
     asked::refused,
     memory::{Identity, Write},
     request::{Refusal, RefusalKind, RequestId, Response},
@@ -52,7 +52,7 @@ impl Dead {
         let me = NodeId { name: identity.name, uid: identity.acceptor.0 };
         let alone = config.mesh.weave_peers;
         Dead {
-            channels: if alone { &[CHANNEL] } else { &[CHANNEL, DEAD_CHANNEL] },
+            channels: if alone { &[CHANNEL] } else { &[CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL] },
             reclaim: Reclaim::new(me, identity.instance.clone(), saved),
             look: View::default(),
             looked_for: BTreeSet::new(),
@@ -180,6 +180,7 @@ impl Node {
         // What the address manager has to do first.
         self.settle_ipam();
         self.dead.touched = true;
+        self.probes.touch();
         match self.dead.reclaim.hear(self.now, from, &delivery.payload) {
             Ok(news) => {
                 if self.dead.reclaim.has_forgotten() {

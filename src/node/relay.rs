@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CHANNEL, Effect, Node};
+use super::{CHANNEL, Effect, Node, PROBE_CHANNEL};
 use crate::{
     ipam::{Relay, Source},
     mesh::{Delivery, Kind, Recipients},
@@ -14,6 +14,9 @@ const RELAY_SHARE: Duration = Duration::from_micros(500);
 
 impl Node {
     pub(super) fn on_delivery(&mut self, delivery: Delivery) {
+        if delivery.channel == PROBE_CHANNEL {
+            return self.on_talk(&delivery);
+        }
         if delivery.channel != CHANNEL {
             return self.on_said(delivery);
         }

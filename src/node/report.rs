@@ -32,11 +32,12 @@ pub const UNREAD_WAY_OUT: &str = "see `iptables-legacy -S FORWARD`, and let inte
      where iptables-legacy is installed and the daemon has CAP_NET_RAW";
 
 impl Node {
-    /// The ring is held, our routes were last read active, and the host is as it should be: a
-    /// container attached now is reachable from the other hosts.
+    /// The ring is held, our routes were last read active, the host is as it should be, and probes reach some host if
+    /// they are sent to any: a container attached now is reachable from the other hosts.
     pub fn is_ready(&self) -> bool {
-        let may_be = self.has_ring() && self.overlap().is_none() && !self.is_cut_off();
-        may_be && self.is_host_ready() && self.are_routes_read()
+        let may_be = self.has_ring() && self.overlap().is_none();
+        let reaches = !self.is_cut_off() && !self.probes_reach_nobody();
+        may_be && reaches && self.is_host_ready() && self.are_routes_read()
     }
 
     /// Links come and go; what every link needs is what counts.
@@ -119,7 +120,8 @@ impl Node {
         let looked = self.converge.host.fault().is_none() && self.converge.vpc.fault().is_none();
         let nothing_left =
             self.plan.is_empty() && !self.converge.is_at_work() && self.converge.is_confirmed();
-        looked && nothing_left && !self.loses_packets() && self.is_ready()
+        let lost = self.loses_packets() || self.probes_are_lost();
+        looked && nothing_left && !lost && self.is_ready()
     }
 
     /// Who, what, how far, and what each wait is waiting for. The daemon adds what it knows of the
@@ -141,6 +143,7 @@ impl Node {
             targets: self.mesh.targets().into_iter().map(target).collect(),
             ipam: self.ipam_status(),
             attachments: self.attachments(),
+            probe: self.probe_status(),
             tables: self.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default(),
             upkeep: self.upkeep(),
             steps: self.converge.steps().map(|step| self.step_status(step)).collect(),
@@ -221,6 +224,7 @@ impl Node {
         problems.extend(self.unresolved_names());
         problems.extend(tagged.map(|fault| about("peers cannot be found by tag", fault)));
         problems.extend(self.coming());
+        problems.extend(self.probe_problems());
         problems.extend(self.checked_interface());
         problems.extend(self.lost_tables());
         problems.extend(self.foreign_firewall());
@@ -256,12 +260,12 @@ impl Node {
         local.find(|cidr| Range::from(**cidr).overlaps(range)).copied()
     }
 
-    /// Where nothing is handed out or given away: beneath routes of others, and nowhere while a link may
-    /// use an address that the store has forgotten.
+    /// Where nothing is handed out or given away: beneath routes of others, where the canary is, and nowhere while a
+    /// link may use an address that the store has forgotten.
     pub(super) fn avoided(&self) -> Vec<Range> {
         let conflicts = self.plan.conflicts.iter().map(|conflict| conflict.destination);
         let forgotten = self.containers.is_forgetful().then_some(self.config.ipam.range);
-        conflicts.chain(forgotten).map(Range::from).collect()
+        conflicts.chain(forgotten).map(Range::from).chain(self.canary.kept()).collect()
     }
 
     /// Where the check is not ours to turn off, somebody else must.

@@ -20,6 +20,8 @@ pub struct RequestId(pub u64);
 pub enum Request {
     /// Who, what, how far, and what each wait is waiting for.
     Status,
+    /// The same, by looks begun and probes sent now.
+    Examine,
     /// What would change, and why, by looks begun now.
     Plan,
     /// Look and converge now; answered when the plan is empty or a step is blocked.

@@ -1,10 +1,28 @@
-//! What the mesh and the address manager are told of the configuration.
+//! What a node is born with, and what the mesh and the address manager are told of the configuration.
 
-use super::Birth;
+use super::memory::Identity;
 use crate::{
     config::{self, Config},
     ipam, mesh,
+    peer::PeerUid,
 };
+
+/// What a node is born with.
+#[derive(Debug)]
+pub struct Birth {
+    /// Who it is; kept for life.
+    pub identity: Identity,
+    /// This life's number.
+    pub uid: PeerUid,
+    /// How people call it.
+    pub nickname: String,
+    /// The password of the mesh.
+    pub password: Option<Vec<u8>>,
+    /// The kernel's boot id: namespaces of another boot are gone.
+    pub boot: String,
+    /// Source of all chance.
+    pub seed: u64,
+}
 
 /// Connections that a node keeps at most.
 const CONN_LIMIT: usize = 200;

@@ -44,6 +44,9 @@ pub struct Status {
     pub ipam: IpamStatus,
     /// Attached containers.
     pub attachments: Vec<AttachmentStatus>,
+    /// What probes between the canaries of hosts have found.
+    #[serde(default)]
+    pub probe: ProbeStatus,
     /// The route tables, as last read; only what concerns the range.
     pub tables: BTreeMap<TableId, Table>,
     /// How far each of them is kept.
@@ -164,6 +167,48 @@ pub struct AttachmentStatus {
     pub address: Option<Address>,
     /// Packets can flow; otherwise what is missing.
     pub missing: Option<String>,
+}
+
+/// What probes between the canaries of hosts have found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// The address of this host's canary; `None`: it has none, and probes nobody.
+    pub canary: Option<Address>,
+    /// Each host that has a canary.
+    pub paths: Vec<PathStatus>,
+}
+
+/// What probes have found of the way to another host and back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// The other host.
+    pub peer: PeerName,
+    /// Its nickname, if known.
+    pub nickname: Option<String>,
+    /// What becomes of packets.
+    pub state: PathState,
+    /// Seconds since the first loss, where packets die.
+    pub since_s: Option<u64>,
+    /// Microseconds from the last probe that was answered to its reply.
+    pub round_trip_us: Option<u64>,
+}
+
+/// What becomes of packets between this host and another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathState {
+    /// Nothing is known yet.
+    Unknown,
+    /// They arrive, both ways.
+    Flows,
+    /// None arrives there.
+    DiesOut,
+    /// None arrives here.
+    DiesBack,
+    /// Large ones do not arrive there.
+    LargeDiesOut,
+    /// Large ones do not arrive here.
+    LargeDiesBack,
 }
 
 /// What became of a step.

@@ -57,6 +57,8 @@ pub enum Sight {
     Plan,
     /// The plan under another configuration.
     Preview(Box<Config>),
+    /// All there is to know of this host.
+    Status,
 }
 
 /// What a question to the address manager is for.
@@ -196,7 +198,8 @@ impl Node {
             Waiter::Looks(sight) => {
                 self.look_at_the_vpc_last(since);
                 let unseen = self.unseen_since(since);
-                (late || unseen.is_empty()).then(|| Ok(self.told(sight, &unseen)))
+                let probed = self.is_probed_since(since, sight);
+                (late || (unseen.is_empty() && probed)).then(|| Ok(self.told(sight, &unseen)))
             }
             Waiter::Attach { ident } => self.attached(ident, late),
             Waiter::Detach { address } => {
@@ -226,8 +229,27 @@ impl Node {
     pub(super) fn tell_anew(&mut self, id: RequestId, sight: Sight) {
         self.converge.host.look_by(self.now);
         self.outputs.push_back(Output::DoubtCheck);
+        match &sight {
+            Sight::Address(address) => {
+                if let Some(owner) = self.probed_owner(*address) {
+                    self.probes.prober.hurry_to(self.now, owner);
+                }
+            }
+            Sight::Status => self.probes.prober.hurry(self.now),
+            Sight::Plan | Sight::Preview(_) => {}
+        }
         self.waiting.add(self.now, id, Waiter::Looks(sight));
         self.disturbed = true;
+    }
+
+    /// Whether probes that were sent since have shown what such a sight is to tell of paths.
+    fn is_probed_since(&self, since: Timestamp, sight: &Sight) -> bool {
+        let probed = |peer| self.probes.prober.is_known_since(since, peer);
+        match sight {
+            Sight::Address(address) => self.probed_owner(*address).is_none_or(|owner| probed(Some(owner))),
+            Sight::Status => probed(None),
+            Sight::Plan | Sight::Preview(_) => true,
+        }
     }
 
     /// What such a look finds is mended at once, and would be told no more if the host had yet to be looked at. There
@@ -252,6 +274,7 @@ impl Node {
             &Sight::Address(address) => return Response::Explanation(Box::new(self.explain(address))),
             Sight::Plan => self.with_impact(self.plan.clone()),
             Sight::Preview(config) => self.preview(config),
+            Sight::Status => return Response::Status(Box::new(self.status())),
         };
         let late = |view: &&str| format!("{view} could not be looked at within {LOOKS:?}: as last seen");
         plan.unread.extend(unseen.iter().map(late));

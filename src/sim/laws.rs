@@ -15,7 +15,11 @@ use super::{
 };
 use crate::{
     addr::{Address, Range},
-    node::{Node, memory::Write},
+    node::{
+        Node,
+        memory::Write,
+        status::{PathState, ProbeStatus},
+    },
     peer::PeerName,
     state::{Action, Fault, InterfaceId, RouteState, TableId, Target, Vpc},
     time::Timestamp,
@@ -385,6 +389,7 @@ impl World {
             .or_else(|| self.disagreeing(&hosts))
             .or_else(|| self.astray(&hosts))
             .or_else(|| self.unlinked())
+            .or_else(|| self.unprobed())
             .or_else(|| self.superfluous())
     }
 
@@ -460,6 +465,16 @@ impl World {
             let linked = self.machines[*host].kernel.leads(promise.address, cookie);
             (!linked).then(|| format!("{ident} of host {host} has no link for {}", promise.address))
         })
+    }
+
+    /// Where canaries are, packets are known to flow between all of them.
+    fn unprobed(&self) -> Option<String> {
+        let probes = self.nodes().map(|(host, node)| (host, node.status().probe));
+        let unknown = |(host, probe): (usize, ProbeStatus)| {
+            let path = probe.paths.into_iter().find(|path| path.state != PathState::Flows)?;
+            Some(format!("host {host} does not know that packets flow: {path:?}"))
+        };
+        probes.filter_map(unknown).next()
     }
 
     /// A route of one owner is there only if without it some address would go elsewhere.

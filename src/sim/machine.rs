@@ -1,6 +1,10 @@
 //! One host: its power, its process, its kernel, its disk.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use super::{cloud::Cloud, kernel::Kernel};
 use crate::{
@@ -15,6 +19,7 @@ use crate::{
         memory::{Identity, Memory, Write},
     },
     peer::{PeerName, PeerUid},
+    state::Netns,
     time::Timestamp,
 };
 
@@ -50,6 +55,8 @@ pub struct Machine {
     pub kernel: Kernel,
     pub cloud: Cloud,
     pub disk: BTreeMap<String, Vec<u8>>,
+    /// The namespace of its canary.
+    canary: Option<u64>,
     /// The save that is under way.
     pub saving: Option<(SaveId, Vec<Write>)>,
     /// Nobody asks it for anything before this.
@@ -80,6 +87,7 @@ impl Machine {
             kernel: Kernel::new(),
             cloud,
             disk: BTreeMap::new(),
+            canary: None,
             saving: None,
             calm_until: Timestamp::ZERO,
             unaware_until: Timestamp::ZERO,
@@ -126,6 +134,7 @@ impl Machine {
     /// The process ends. A save that was under way is whole or not there.
     pub fn stop(&mut self, saved: bool) {
         self.node = None;
+        self.drop_canary();
         self.life += 1;
         self.wake = None;
         self.frozen_until = Timestamp::ZERO;
@@ -146,6 +155,29 @@ impl Machine {
     /// The clock leaps, as that of a machine does whose sleep it counts.
     pub fn jump_clock(&mut self, ahead: Duration) {
         self.ahead += ahead;
+    }
+
+    /// A namespace that lasts as long as the process.
+    pub fn make_canary(&mut self, cookie: u64) -> Netns {
+        self.drop_canary();
+        // Those of containers are numbered from the other end.
+        let cookie = u64::MAX - cookie;
+        self.canary = Some(cookie);
+        self.kernel.make_namespace(cookie)
+    }
+
+    /// It is gone, and its link with it.
+    pub fn drop_canary(&mut self) {
+        if let Some(cookie) = self.canary.take() {
+            self.kernel.drop_namespace(cookie);
+        }
+    }
+
+    /// The address that a sound link leads from into the canary's namespace.
+    pub fn canary_address(&self) -> Option<Ipv4Addr> {
+        let cookie = self.canary?;
+        let linked = self.kernel.linked().into_iter().find(|address| self.kernel.leads(*address, cookie));
+        linked.map(Ipv4Addr::from)
     }
 
     /// Half of every record is lost.

@@ -1,15 +1,17 @@
 //! The clock and its queue of events: what a node says is carried out, what comes of it is told.
 
 mod calls;
+mod probes;
 mod traffic;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     time::Duration,
 };
 
+use bytes::Bytes;
 use ipnet::Ipv4Net;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -109,6 +111,8 @@ pub(super) enum Event {
     RunningSeen(usize, u32, Box<Result<BTreeSet<Ipv4Addr>, Fault>>),
     PlacesSeen(usize, u32, Box<Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>>),
     VpcAct(usize, u32, Action),
+    CanaryMade(usize, u32),
+    Probed(usize, SocketAddrV4, SocketAddrV4, Bytes),
     Acted(usize, u32, Action, Box<Result<Option<String>, Fault>>),
     Disturb(usize, u32),
     Ask(usize),
@@ -184,6 +188,8 @@ impl World {
         config.ipam.default_subnet = climate.range;
         config.ipam.expected_peers = Some(climate.founders);
         config.vpc.reclaim = climate.reclaim;
+        // Probes make many events, and say little of agreement.
+        config.probe.enable = seed % 8 == 5;
         // In every other world they are named; in the others they have to be found.
         if climate.two_tables && seed.is_multiple_of(2) {
             config.vpc.route_tables = RouteTables::Named(tables.clone());
@@ -375,6 +381,8 @@ impl World {
                 }
                 self.tell(host, life, Input::Applied(action, *outcome));
             }
+            Event::CanaryMade(host, life) => self.make_canary(host, life),
+            Event::Probed(host, from, to, bytes) => self.probed(host, from, to, bytes),
             Event::Disturb(host, life) => self.tell(host, life, Input::Disturbed),
             Event::Ask(host) => self.ask_something(host),
             Event::Trouble => self.make_trouble(),
@@ -412,6 +420,8 @@ impl World {
             | Event::PlacesSeen(host, ..)
             | Event::Acted(host, ..)
             | Event::Disturb(host, _)
+            | Event::CanaryMade(host, _)
+            | Event::Probed(host, ..)
             | Event::Ask(host)
             | Event::Emptied(host) => *host,
             Event::Start(_)
@@ -521,6 +531,13 @@ impl World {
                     let after = self.cloud_delay();
                     self.schedule(after, Event::RunningSeen(host, life, Box::new(there)));
                 }
+                Output::MakeCanary => {
+                    let after = self.latency();
+                    self.schedule(after, Event::CanaryMade(host, life));
+                }
+                Output::DropCanary => self.machines[host].drop_canary(),
+                Output::Probe(to, bytes) => self.send_probe(host, to, bytes),
+                Output::PathChanged(path) => self.note(|| format!("host {host}: {path:?}")),
                 Output::Apply(action) => self.apply(host, life, action),
                 Output::Answer(id, result) => self.answered(host, id, result),
                 Output::RolledBack(_) => {}

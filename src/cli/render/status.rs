@@ -6,7 +6,7 @@ use super::{bold, columns, count, paint, printable};
 use crate::{
     node::{
         request::Piece,
-        status::{ConnectionStatus, IpamStatus, Note, Status, Upkeep},
+        status::{ConnectionStatus, IpamStatus, Note, PathState, PathStatus, ProbeStatus, Status, Upkeep},
     },
     state::{Route, RouteState, TableId},
 };
@@ -27,6 +27,7 @@ pub fn text(status: &Status) -> String {
     section(&mut text, "route tables", tables(status));
     section(&mut text, "routes", routes(status));
     section(&mut text, "containers", containers(status));
+    section(&mut text, "paths", paths(&status.probe));
     section(&mut text, "last steps", steps(status));
     text
 }
@@ -186,6 +187,31 @@ fn containers(status: &Status) -> Vec<String> {
     columns(&rows, &[2])
 }
 
+/// How many hosts packets reach, and each that they do not.
+fn paths(probe: &ProbeStatus) -> Vec<String> {
+    let Some(canary) = probe.canary else { return Vec::new() };
+    let in_state = |state| probe.paths.iter().filter(|path| path.state == state).count();
+    let (flowing, unknown) = (in_state(PathState::Flows), in_state(PathState::Unknown));
+    let mut lines = vec![format!(
+        "canary {canary}: packets flow to and from {flowing} of {}{}",
+        count(probe.paths.len(), "host"),
+        if unknown > 0 { format!(", {unknown} not probed yet") } else { String::new() },
+    )];
+    let row = |path: &PathStatus| {
+        let state = match path.state {
+            PathState::Flows | PathState::Unknown => return None,
+            PathState::DiesOut => "packets to it are lost",
+            PathState::DiesBack => "packets from it are lost",
+            PathState::LargeDiesOut => "large packets to it are lost",
+            PathState::LargeDiesBack => "large packets from it are lost",
+        };
+        let since = path.since_s.map_or_else(String::new, |since| format!("since {since} s"));
+        Some(vec![path.peer.to_string(), path.nickname.clone().unwrap_or_default(), state.to_owned(), since])
+    };
+    lines.extend(columns(&probe.paths.iter().filter_map(row).collect::<Vec<_>>(), &[2]));
+    lines
+}
+
 fn steps(status: &Status) -> Vec<String> {
     let recent = status.steps.len().saturating_sub(STEPS_SHOWN_MAX);
     let rows: Vec<Vec<String>> = status.steps[recent..]
@@ -248,6 +274,7 @@ mod tests {
                 electors: Vec::new(),
             },
             attachments: Vec::new(),
+            probe: ProbeStatus::default(),
             tables: BTreeMap::new(),
             upkeep: BTreeMap::new(),
             steps: Vec::new(),

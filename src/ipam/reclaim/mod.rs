@@ -39,7 +39,7 @@ use self::{
     words::{NOT_SAID, Word, Words},
 };
 use super::paxos::{Claims, NodeClaims, NodeId, Paxos};
-use crate::{peer::PeerName, time::Timestamp};
+use crate::{peer::PeerName, probe::Canary, time::Timestamp};
 
 pub use self::{
     log::{Decision, Log},
@@ -275,6 +275,19 @@ impl Reclaim {
                 None => drop(self.gone.insert(peer)),
             }
         }
+    }
+
+    /// Our canary is another one now, or none.
+    pub fn set_canary(&mut self, canary: Option<Canary>) {
+        if self.ours.canary != canary {
+            self.ours.canary = canary;
+            self.speak();
+        }
+    }
+
+    /// The canaries of the others.
+    pub fn canaries(&self) -> impl Iterator<Item = (PeerName, Canary)> {
+        self.words.canaries()
     }
 
     /// What is to be done next.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::peer::PeerName;
+use crate::{peer::PeerName, probe::Canary};
 
 /// Peers whose word is kept.
 const WORDS_MAX: usize = 4096;
@@ -29,6 +29,9 @@ pub struct Word {
     /// The instance that it runs on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
+    /// Its canary, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
     /// Peers whose instances EC2 told it are terminated, or does not know.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub gone: BTreeSet<PeerName>,
@@ -92,6 +95,11 @@ impl Words {
     /// Whether a peer has said anything in our life: it speaks as we do.
     pub fn has_spoken(&self, peer: PeerName) -> bool {
         self.0.get(&peer).is_some_and(|word| word.number > 0)
+    }
+
+    /// The canary of each peer that has said so.
+    pub fn canaries(&self) -> impl Iterator<Item = (PeerName, Canary)> {
+        self.0.iter().filter_map(|(peer, word)| Some((*peer, word.canary?)))
     }
 
     /// The instance that a peer runs on, by its own word.

@@ -321,6 +321,10 @@ impl Party for Whole {
                 | Output::ObserveRunning(..)
                 | Output::Datagram(..)
                 | Output::RolledBack(_)
+                | Output::MakeCanary
+                | Output::DropCanary
+                | Output::Probe(..)
+                | Output::PathChanged(_)
                 | Output::Finished => {}
             }
         }

@@ -1,0 +1,125 @@
+//! The namespace of the canary, and the sockets by which it speaks.
+//!
+//! A thread of this process lives in it, so that it lasts as long as the process, and nothing is left of it afterwards.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::PathBuf,
+    sync::mpsc,
+    thread,
+};
+
+use nix::{
+    errno::Errno,
+    libc,
+    sched::{CloneFlags, unshare},
+    sys::socket::SetSockOpt,
+    unistd::gettid,
+};
+use tokio::{net::UdpSocket, sync::oneshot};
+
+use super::{
+    fault::{Cause, fault},
+    netns,
+};
+use crate::{
+    probe::PORT,
+    state::{Fault, Netns},
+};
+
+/// Sockets that may be asked for and not made yet.
+const ASKED_MAX: usize = 64;
+
+#[derive(Clone, Copy)]
+struct IpMtuDiscover;
+
+nix::setsockopt_impl!(
+    IpMtuDiscover,
+    libc::IPPROTO_IP,
+    libc::IP_MTU_DISCOVER,
+    libc::c_int,
+    nix::sys::socket::sockopt::SetStruct<libc::c_int>
+);
+
+type Made = io::Result<std::net::UdpSocket>;
+
+/// A namespace of ours.
+#[derive(Debug)]
+pub struct Canary {
+    /// How it is known to whoever makes its link.
+    pub netns: Netns,
+    /// Takes requests and sends answers.
+    pub socket: UdpSocket,
+    /// Asks the thread inside for a socket.
+    ask: mpsc::SyncSender<oneshot::Sender<Made>>,
+}
+
+impl Canary {
+    /// Makes one. Fails where namespaces may not be made.
+    pub async fn make() -> Result<Canary, Fault> {
+        let (ask, asked) = mpsc::sync_channel(ASKED_MAX);
+        let (done, made) = oneshot::channel();
+        let life = move || live_inside(done, asked);
+        thread::Builder::new().name("canary".into()).spawn(life).map_err(|error| cannot(&error))?;
+        let made = made.await.unwrap_or(Err(Errno::ECANCELED));
+        let (thread, cookie, socket) = made.map_err(|cause| cannot(&cause))?;
+        let path = PathBuf::from(format!("/proc/{}/task/{thread}/ns/net", std::process::id()));
+        let netns = Netns { boot: netns::boot_id().to_owned(), cookie, path };
+        let socket = UdpSocket::from_std(socket).map_err(|error| cannot(&error))?;
+        Ok(Canary { netns, socket, ask })
+    }
+
+    /// A socket on a port that was not used lately, which hears from this address only.
+    pub async fn socket_to(&self, to: SocketAddrV4) -> io::Result<UdpSocket> {
+        let (done, made) = oneshot::channel();
+        self.ask.try_send(done).map_err(io::Error::other)?;
+        let socket = UdpSocket::from_std(made.await.map_err(io::Error::other)??)?;
+        socket.connect(to).await?;
+        Ok(socket)
+    }
+}
+
+/// Moves into a namespace of its own and makes sockets there, as long as anybody may ask for one.
+fn live_inside(
+    done: oneshot::Sender<Result<(nix::unistd::Pid, u64, std::net::UdpSocket), Errno>>,
+    asked: mpsc::Receiver<oneshot::Sender<Made>>,
+) {
+    let made = unshare(CloneFlags::CLONE_NEWNET).and_then(|()| {
+        let cookie = netns::cookie()?;
+        let socket = socket_on(PORT).map_err(|error| error.errno())?;
+        Ok((gettid(), cookie, socket))
+    });
+    // Nobody waits any more: the namespace goes with this thread.
+    if done.send(made).is_err() {
+        return;
+    }
+    while let Ok(reply) = asked.recv() {
+        drop(reply.send(socket_on(0)));
+    }
+}
+
+/// Packets go as they are or not at all, whatever was once learned of the MTU of the way.
+fn socket_on(port: u16) -> Made {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    socket.set_nonblocking(true)?;
+    IpMtuDiscover.set(&socket, &libc::IP_PMTUDISC_PROBE)?;
+    Ok(socket)
+}
+
+/// Whether a socket can be used further: what it says comes of an earlier datagram that found nobody or no way.
+pub fn passes(error: &io::Error) -> bool {
+    let passing =
+        [Errno::ECONNREFUSED, Errno::EHOSTUNREACH, Errno::ENETUNREACH, Errno::EMSGSIZE, Errno::EPERM];
+    passing.contains(&error.errno())
+}
+
+fn cannot(cause: &impl Cause) -> Fault {
+    Fault {
+        hint: Some(
+            "CAP_SYS_ADMIN is needed, and RestrictNamespaces=net in the unit; or set [probe] enable = false"
+                .into(),
+        ),
+        ..fault("making the network namespace of the canary", cause)
+    }
+}

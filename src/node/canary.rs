@@ -1,0 +1,209 @@
+//! The canary of this host: a container of ours by which packets are tried.
+//!
+//! ```text
+//!  nothing ─► namespace ─► address that is free here ─► link, by the plan ─► told to the peers
+//! ```
+//!
+//! Its address is kept out of what is handed out and given away, and is not in the store: containers come first. It takes one
+//! only where many are free, and gives it up before a container would get none.
+
+use std::time::Duration;
+
+use super::{Leave, Node, Output};
+use crate::{
+    addr::{Address, Range},
+    ipam::{Ask, Ticket},
+    probe::Canary,
+    state::{Fault, Netns},
+    time::Timestamp,
+};
+
+/// Addresses of the default subnet that must be free here before a canary takes one.
+const SPARE_TO_TAKE: u32 = 8;
+/// The same for it to keep what it has.
+const SPARE_TO_KEEP: u32 = 4;
+/// How long after a failure a namespace is made again.
+const AGAIN: Duration = Duration::from_secs(60);
+/// Claims of its address that may wait until it has given it up.
+const CLAIMS_MAX: usize = 64;
+
+/// How far the canary is.
+#[derive(Debug, Default)]
+pub(super) struct OwnCanary {
+    namespace: Namespace,
+    held: Option<Held>,
+    /// Claims of its address that wait until its link is gone.
+    claims: Vec<(Ticket, Ask)>,
+}
+
+#[derive(Debug, Default)]
+enum Namespace {
+    #[default]
+    Absent,
+    Making,
+    Failed(Timestamp, Fault),
+    Made(Netns),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    address: Address,
+    /// Its link was seen as it should be.
+    told: bool,
+    /// It is given up: its link goes first, so that nobody inherits it.
+    leaving_since: Option<Timestamp>,
+}
+
+impl OwnCanary {
+    /// Where nothing is handed out on its account.
+    pub fn kept(&self) -> Option<Range> {
+        self.held.map(|held| Range::new(held.address, Address(held.address.0 + 1)))
+    }
+
+    /// The link that should be.
+    pub fn link(&self) -> Option<(Address, Netns)> {
+        let held = self.held.filter(|held| held.leaving_since.is_none())?;
+        match &self.namespace {
+            Namespace::Made(netns) => Some((held.address, netns.clone())),
+            Namespace::Absent | Namespace::Making | Namespace::Failed(..) => None,
+        }
+    }
+
+    /// When it wants to be tended though nothing happened.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        match &self.namespace {
+            Namespace::Failed(at, _) => Some(*at + AGAIN),
+            Namespace::Absent | Namespace::Making | Namespace::Made(_) => None,
+        }
+    }
+
+    /// Why there is none, where that is a fault.
+    pub fn fault(&self) -> Option<&Fault> {
+        match &self.namespace {
+            Namespace::Failed(_, fault) => Some(fault),
+            Namespace::Absent | Namespace::Making | Namespace::Made(_) => None,
+        }
+    }
+
+    /// Its address.
+    pub fn address(&self) -> Option<Address> {
+        self.held.filter(|held| held.leaving_since.is_none()).map(|held| held.address)
+    }
+}
+
+impl Node {
+    /// Brings the canary a step further, or back.
+    pub(super) fn tend_canary(&mut self) {
+        let wanted = self.wants_canary();
+        self.tend_namespace(wanted);
+        self.tend_address(wanted);
+        let canary = self.told_canary();
+        self.dead.reclaim.set_canary(canary);
+        self.probes.prober.set_canary(self.now, canary);
+    }
+
+    /// Where Weave Net routers share the cluster nobody says where canaries are.
+    fn wants_canary(&self) -> bool {
+        let settled = self.has_ring() && self.ring_kept && !self.containers.is_forgetful();
+        let stays = self.leave == Leave::No && !self.ipam.owned().is_empty();
+        self.config.probe.enable && !self.config.mesh.weave_peers && settled && stays
+    }
+
+    fn tend_namespace(&mut self, wanted: bool) {
+        let due = match (&self.canary.namespace, wanted) {
+            (Namespace::Absent, true) => true,
+            (Namespace::Failed(at, _), true) => *at + AGAIN <= self.now,
+            (Namespace::Made(_), false) if self.canary.held.is_none() => {
+                self.canary.namespace = Namespace::Absent;
+                self.outputs.push_back(Output::DropCanary);
+                false
+            }
+            (Namespace::Failed(..), false) => {
+                self.canary.namespace = Namespace::Absent;
+                false
+            }
+            (Namespace::Absent, false) | (Namespace::Making, _) | (Namespace::Made(_), _) => false,
+        };
+        if due {
+            self.canary.namespace = Namespace::Making;
+            self.outputs.push_back(Output::MakeCanary);
+        }
+    }
+
+    pub(super) fn on_canary_made(&mut self, result: Result<Netns, Fault>) {
+        self.canary.namespace = match result {
+            Ok(netns) => Namespace::Made(netns),
+            Err(fault) => Namespace::Failed(self.now, fault),
+        };
+        self.disturbed = true;
+    }
+
+    fn tend_address(&mut self, wanted: bool) {
+        let (spare, lowest) = self.ipam.spare(self.config.ipam.default_subnet);
+        let Some(held) = self.canary.held else {
+            let is_made = matches!(self.canary.namespace, Namespace::Made(_));
+            if let (true, true, Some(address)) = (wanted && is_made, spare >= SPARE_TO_TAKE, lowest) {
+                self.canary.held = Some(Held { address, told: false, leaving_since: None });
+            }
+            return;
+        };
+        let ours = self.ipam.ring().owner(held.address) == Some(self.identity.name);
+        let inside = Range::from(self.config.ipam.default_subnet).contains(held.address);
+        if !(wanted && ours && inside) || spare < SPARE_TO_KEEP {
+            self.give_canary_up();
+        }
+        self.see_canary_go();
+    }
+
+    fn give_canary_up(&mut self) {
+        if let Some(held) = self.canary.held.as_mut().filter(|held| held.leaving_since.is_none()) {
+            held.leaving_since = Some(self.now);
+            self.converge.host.look_by(self.now);
+        }
+    }
+
+    /// The link of a canary that gives its address up was seen to be gone: the address is anybody's.
+    fn see_canary_go(&mut self) {
+        let Some(since) = self.canary.held.and_then(|held| held.leaving_since) else { return };
+        let address = self.canary.held.map(|held| held.address);
+        let linked = |host: &crate::state::Host| address.is_some_and(|one| host.links.contains_key(&one));
+        let host = &self.converge.host;
+        if host.seen_at().is_some_and(|at| at >= since) && !host.seen().is_some_and(linked) {
+            self.canary.held = None;
+            self.ipam.set_avoided(self.avoided());
+            for (ticket, ask) in std::mem::take(&mut self.canary.claims) {
+                self.ipam.ask(self.now, ticket, ask);
+            }
+        }
+    }
+
+    /// The canary as the peers are to know it: once its link was seen as it should be.
+    fn told_canary(&mut self) -> Option<Canary> {
+        let (address, netns) = self.canary.link()?;
+        let mtu = self.ground().mtu();
+        let link = self.converge.host.seen().and_then(|host| host.links.get(&address));
+        let sound = link.is_some_and(|link| {
+            link.faults.is_empty() && link.netns.as_ref().is_some_and(|found| found.is_same(&netns))
+        });
+        let held = self.canary.held.as_mut()?;
+        held.told |= sound;
+        held.told.then(|| Canary { address: address.into(), mtu })
+    }
+
+    /// Somebody claims the very address of the canary: it gives it up, and the claim waits until its link is gone. Returns the
+    /// question if it is another one.
+    pub(super) fn make_way(&mut self, ticket: Ticket, ask: Ask) -> Option<(Ticket, Ask)> {
+        let claimed = match &ask {
+            Ask::Claim { address, .. } => Some(Address::from(address.addr())),
+            Ask::Allocate { .. } => None,
+        };
+        let held = self.canary.held.map(|held| held.address);
+        if claimed.is_none() || claimed != held || self.canary.claims.len() >= CLAIMS_MAX {
+            return Some((ticket, ask));
+        }
+        self.canary.claims.push((ticket, ask));
+        self.give_canary_up();
+        self.disturbed = true;
+        None
+    }
+}
