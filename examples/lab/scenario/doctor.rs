@@ -48,8 +48,11 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     let command = format!(
         "modify-network-interface-attribute --no-source-dest-check --network-interface-id {interface}"
     );
-    let words = ["FAIL  source/dest check", &command, "1 failure"];
-    checks.add("the source/destination check, with the command", ran.says(1, &words));
+    let words = ["FAIL  source/dest check", &command, "FAIL  packets", "all packets to h2 are lost"];
+    checks.add(
+        "the source/destination check, with the command, and that packets are lost",
+        ran.says(1, &words),
+    );
     set_check(lab, Check::Off)?;
     deny(lab, &[]);
 

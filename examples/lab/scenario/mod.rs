@@ -17,6 +17,7 @@ mod leave;
 mod hand_over;
 mod partition;
 mod paths;
+mod probes;
 mod password;
 mod drift;
 mod faults;
@@ -67,6 +68,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "broken-file", hosts: 2, interval: "4s", run: |lab| Box::pin(reload::refuse(lab)) },
     Scenario { name: "repair-routes", hosts: 3, interval: "4s", run: |lab| Box::pin(repair::routes(lab)) },
     Scenario { name: "repair-host", hosts: 3, interval: "4s", run: |lab| Box::pin(repair::host(lab)) },
+    Scenario { name: "probes", hosts: 3, interval: "30s", run: |lab| Box::pin(probes::run(lab)) },
     Scenario { name: "start-3", hosts: 3, interval: "4s", run: |lab| Box::pin(start::run(lab)) },
     Scenario { name: "start-8", hosts: 8, interval: "4s", run: |lab| Box::pin(start::run(lab)) },
     Scenario { name: "bad-range", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::range(lab)) },

@@ -166,7 +166,7 @@ pub(super) fn as_colleague(lab: &Lab, call: &Call) -> anyhow::Result<()> {
     result.map(|_| ()).map_err(|error| anyhow::anyhow!("{call:?}: {error}"))
 }
 
-async fn restored(
+pub(super) async fn restored(
     lab: &Lab,
     limit: Duration,
     cidr: Ipv4Net,
