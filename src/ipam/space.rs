@@ -72,6 +72,15 @@ impl Space {
         self.chunks(range).map(Range::len).sum()
     }
 
+    /// Whether so many addresses in this range could be handed out; at no more cost than it takes to find them.
+    pub fn has_free(&self, range: Range, least: u32) -> bool {
+        let mut found = 0;
+        self.chunks(range).any(|chunk| {
+            found += chunk.len();
+            found >= least
+        })
+    }
+
     /// The lowest address in this range that could be handed out.
     pub fn lowest_in(&self, range: Range) -> Option<Address> {
         self.chunks(range).next().map(|chunk| chunk.start)

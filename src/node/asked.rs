@@ -108,6 +108,7 @@ impl Node {
     }
 
     pub(super) fn on_ipam_answer(&mut self, ticket: Ticket, result: Result<Vec<Ipv4Net>, Refused>) {
+        self.disturbed |= !self.leaves_room();
         match self.waiting.spend(ticket) {
             Some(Purpose::Attach(ident)) => self.on_address(ident, result),
             Some(Purpose::Request(id)) => {

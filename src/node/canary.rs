@@ -139,20 +139,26 @@ impl Node {
     }
 
     fn tend_address(&mut self, wanted: bool) {
-        let (spare, lowest) = self.ipam.spare(self.config.ipam.default_subnet);
         let Some(held) = self.canary.held else {
             let is_made = matches!(self.canary.namespace, Namespace::Made(_));
-            if let (true, true, Some(address)) = (wanted && is_made, spare >= SPARE_TO_TAKE, lowest) {
+            let spare = self.ipam.spare(self.config.ipam.default_subnet, SPARE_TO_TAKE);
+            if let Some(address) = spare.filter(|_| wanted && is_made) {
                 self.canary.held = Some(Held { address, told: false, leaving_since: None });
             }
             return;
         };
         let ours = self.ipam.ring().owner(held.address) == Some(self.identity.name);
         let inside = Range::from(self.config.ipam.default_subnet).contains(held.address);
-        if !(wanted && ours && inside) || spare < SPARE_TO_KEEP {
+        if !(wanted && ours && inside && self.leaves_room()) {
             self.give_canary_up();
         }
         self.see_canary_go();
+    }
+
+    /// Whether containers have addresses enough beside it.
+    pub(super) fn leaves_room(&self) -> bool {
+        self.canary.address().is_none()
+            || self.ipam.spare(self.config.ipam.default_subnet, SPARE_TO_KEEP).is_some()
     }
 
     fn give_canary_up(&mut self) {

@@ -11,6 +11,9 @@ use crate::{
     state::{Action, TableId, Vpc},
 };
 
+/// How the canary is called where its link is changed.
+const CANARY: &str = "the canary of weavers";
+
 /// Containers by their address.
 type ByAddress<'a> = BTreeMap<Address, &'a str>;
 
@@ -25,10 +28,34 @@ impl Node {
         let containers: ByAddress<'_> =
             all.filter_map(|one| Some((one.link_address()?, one.ident.as_str()))).collect();
         let vpc = self.converge.believed();
+        let canary = self.canary.address();
         for change in &mut plan.changes {
             concerned(change, &containers, vpc.as_ref());
+            if linked(&change.action).is_some_and(|address| Some(address) == canary) {
+                change.containers = vec![CANARY.to_owned()];
+            }
         }
         plan
+    }
+}
+
+/// The address whose link an action changes.
+fn linked(action: &Action) -> Option<Address> {
+    match action {
+        Action::CreateLink { address, .. }
+        | Action::MendLink { address, .. }
+        | Action::DeleteLink(address) => Some(*address),
+        Action::ReplaceRoute { .. }
+        | Action::CreateRoute { .. }
+        | Action::DeleteRoute { .. }
+        | Action::AddBlock(_)
+        | Action::DeleteBlock(_)
+        | Action::SetSysctl { .. }
+        | Action::LoadRules(_)
+        | Action::OpenForward { .. }
+        | Action::DisableCheck { .. }
+        | Action::CloseForward
+        | Action::DeleteRules => None,
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod api;
+mod canary;
 mod cli;
 mod config;
 mod dead_peer;

@@ -4,6 +4,7 @@
 use std::{fs, time::Duration};
 
 use tokio::time::sleep;
+use weavers::{addr::Address, state::link_name};
 
 use super::stage::{Checks, at_work, eventually, holds, passes, report, unchanged};
 use crate::{host::ROUTER, lab::Lab, report::Report};
@@ -14,7 +15,7 @@ const HEARD_WITHIN: Duration = Duration::from_secs(1);
 const STARTED_WITHIN: Duration = Duration::from_secs(10);
 /// So long a daemon is watched, which has then nothing to do, and so often it may wake up.
 const WATCHED: Duration = Duration::from_secs(2);
-const WAKES_MAX: u64 = 200;
+const WAKES_MAX: u64 = 600;
 /// `status --check` of a host that is not converged.
 const NOT_CONVERGED: i32 = 3;
 
@@ -192,8 +193,10 @@ async fn default_routes(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()
 
 /// It is lost, and the daemon starts before it is back.
 async fn no_default_route(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
-    let ours = "nft -s list table inet weave; ip -o link show type veth | grep wv | sed 's/state [A-Z]*//'";
-    let before: Vec<String> = shell(lab, ours).await?.lines().map(str::to_owned).collect();
+    // The canary's link ends with its daemon.
+    let link = link_name(Address::from(lab.containers[0].address));
+    let ours = format!("nft -s list table inet weave; ip -o link show {link} | sed 's/state [A-Z]*//'");
+    let before: Vec<String> = shell(lab, &ours).await?.lines().map(str::to_owned).collect();
     shell(lab, "ip route del default").await?;
     let words = ["there is no default route", "ip route add default via GATEWAY"];
     for (when, limit) in [("at once", HEARD_WITHIN), ("after a restart", STARTED_WITHIN)] {
@@ -213,7 +216,7 @@ async fn no_default_route(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<
         "a daemon without one does not look without end",
         holds(woken < WAKES_MAX, || format!("{woken}")),
     );
-    let after: Vec<String> = shell(lab, ours).await?.lines().map(str::to_owned).collect();
+    let after: Vec<String> = shell(lab, &ours).await?.lines().map(str::to_owned).collect();
     checks.add("what is there stays as it is", unchanged(&before, &after));
     shell(lab, &format!("ip route add default via {ROUTER}")).await?;
     settled(lab, checks, "no default route").await
