@@ -65,6 +65,36 @@ pub struct Host {
     pub others: BTreeSet<Address>,
     /// Observed only: what the kernel would do with packets of containers.
     pub paths: Vec<Path>,
+    /// Observed only: the table of tracked connections, where it is full.
+    #[serde(default)]
+    pub tracking: Option<Tracking>,
+}
+
+/// A table of tracked connections that has no room. What finds none is dropped, of containers and of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    /// Connections in it.
+    pub used: u64,
+    /// Connections that it holds.
+    pub most: u64,
+    /// Connections that were turned away since the look before.
+    pub dropped: u64,
+}
+
+impl Tracking {
+    /// What to do about it.
+    pub const WAY_OUT: &str = "sysctl -w net.netfilter.nf_conntrack_max=N, larger and kept in /etc/sysctl.d; see who opens so many: conntrack -L, or /proc/net/nf_conntrack";
+}
+
+impl fmt::Display for Tracking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tracking { used, most, dropped } = self;
+        write!(f, "the table of tracked connections is full ({used} of {most}): new ones are dropped")?;
+        if *dropped > 0 {
+            write!(f, ", {dropped} since the look before")?;
+        }
+        Ok(())
+    }
 }
 
 /// What our nftables table does. Rendered by `kernel::nft`.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // A story that cannot go on has failed.
 
+#[path = "kernel/doors.rs"]
+mod doors;
 #[path = "kernel/links.rs"]
 mod links;
 #[path = "kernel/paths.rs"]
@@ -23,10 +25,8 @@ fn main() {
         eprintln!("the kernel tests cannot run: {need}");
         exit(1);
     }
-    let trials = [links::trials(), paths::trials(), rules::trials(), watching::trials()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let trials = [doors::trials(), links::trials(), paths::trials(), rules::trials(), watching::trials()];
+    let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
 

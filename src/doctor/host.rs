@@ -4,7 +4,7 @@ use super::{Facts, Finding};
 use crate::{
     config::Config,
     node::UNREAD_WAY_OUT,
-    state::{Forward, Host},
+    state::{Forward, Host, Tracking},
 };
 
 pub(super) fn configuration(facts: &Facts) -> Vec<Finding> {
@@ -64,6 +64,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
         Ok(host) => {
             findings.push(forwarding(host, facts.daemon.is_ok()));
             findings.push(firewall(host));
+            findings.extend(tracking(host));
             findings.push(mtu(&config, host));
             findings.extend(foreign(host));
         }
@@ -122,6 +123,11 @@ fn firewall(host: &Host) -> Finding {
                 .fix(UNREAD_WAY_OUT)
         }
     }
+}
+
+fn tracking(host: &Host) -> Option<Finding> {
+    let why = "containers and this host open no connection that leaves by an uplink";
+    Some(Finding::fail("tracking", host.tracking?.to_string(), why).fix(Tracking::WAY_OUT))
 }
 
 fn mtu(config: &Config, host: &Host) -> Finding {

@@ -14,22 +14,23 @@ use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::{
-    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth,
     packet_route::{
-        AddressFamily,
+        address::AddressMessage,
         link::{
             InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
         },
-        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
     },
 };
 use tokio::{runtime, task, time::sleep};
 
 use super::{
-    far,
+    address, far,
     fault::{Cause, already_gone, already_there, fault, found},
+    neighbour::{self, Neighbour},
     netns::{self, Inside},
-    route, sysctl,
+    route,
+    sysctl::{self, Protocol},
 };
 use crate::{
     addr::Address,
@@ -42,8 +43,15 @@ pub const HOST_MAC: [u8; 6] = [0x02, 0x67, 0xa9, 0xfe, 0x01, 0x01];
 /// Name of the far end.
 pub const FAR_NAME: &str = "ethwe";
 
-/// What a host end is set to: a forged source is dropped, anything else is passed on.
-const SETTINGS: [(&str, &str); 2] = [("rp_filter", "1"), ("forwarding", "1")];
+/// What a host end is set to: a forged source is dropped, anything else of IPv4 is passed on, and of IPv6 nothing is
+/// taken in, router advertisements above all. Who allows IPv6 on all interfaces allows it on these, and then they are
+/// still not listened to.
+const SETTINGS: [(Protocol, &str, &str); 4] = [
+    (Protocol::Ipv4, "rp_filter", "1"),
+    (Protocol::Ipv4, "forwarding", "1"),
+    (Protocol::Ipv6, "accept_ra", "0"),
+    (Protocol::Ipv6, "disable_ipv6", "1"),
+];
 
 /// MAC of the far end, from its address.
 pub fn far_mac(address: Address) -> [u8; 6] {
@@ -76,6 +84,8 @@ pub struct End {
     pub ethernet: bool,
     /// Index of the other end, in its own namespace.
     pub peer: Option<u32>,
+    /// What it was once named for. A host end is known by it under another name.
+    pub alias: String,
 }
 
 impl End {
@@ -91,6 +101,7 @@ impl End {
             ethernet: message.header.link_layer_type == LinkLayerType::Ether
                 && !message.header.flags.intersects(LinkFlags::Noarp | LinkFlags::Pointopoint),
             peer: None,
+            alias: String::new(),
         };
         for attribute in &message.attributes {
             match attribute {
@@ -98,6 +109,7 @@ impl End {
                 LinkAttribute::Mtu(mtu) => end.mtu = *mtu,
                 LinkAttribute::Address(mac) => end.mac.clone_from(mac),
                 LinkAttribute::Link(index) => end.peer = Some(*index),
+                LinkAttribute::IfAlias(alias) => end.alias.clone_from(alias),
                 LinkAttribute::LinkInfo(info) => end.veth = info.contains(&LinkInfo::Kind(InfoKind::Veth)),
                 _ => {}
             }
@@ -108,6 +120,11 @@ impl End {
     /// Whether `self` and `other`, which is in another namespace, are the two ends of one veth.
     pub fn is_other_end_of(&self, other: &End) -> bool {
         self.veth && other.veth && self.peer == Some(other.index) && other.peer == Some(self.index)
+    }
+
+    /// The address that it is the host end for, whatever its name is by now.
+    pub fn serves(&self) -> Option<Address> {
+        served_by(&self.name).or_else(|| served_by(&self.alias).filter(|_| self.veth))
     }
 }
 
@@ -137,42 +154,12 @@ pub async fn find(handle: &Handle, name: &str) -> Result<Option<End>, Fault> {
     }
 }
 
-/// A permanent neighbour: who, by which interface, at which MAC.
-pub type Neighbour = (u32, Ipv4Addr, Vec<u8>);
-
-/// All permanent neighbours.
-pub async fn neighbours(handle: &Handle) -> Result<Vec<Neighbour>, Fault> {
-    let mut dump = Box::pin(handle.neighbours().get().set_address_family(AddressFamily::Inet).execute());
-    let mut found = Vec::new();
-    while let Some(message) =
-        dump.try_next().await.map_err(|error| fault("reading the neighbours", &error))?
-    {
-        let (mut address, mut mac) = (None, Vec::new());
-        for attribute in &message.attributes {
-            match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(inet)) => address = Some(*inet),
-                NeighbourAttribute::LinkLayerAddress(bytes) => mac.clone_from(bytes),
-                _ => {}
-            }
-        }
-        if let (NeighbourState::Permanent, Some(address)) = (message.header.state, address) {
-            found.push((message.header.ifindex, address, mac));
-        }
-    }
-    Ok(found)
-}
-
-/// Makes a permanent neighbour be there.
-pub async fn ensure_neighbour(handle: &Handle, (index, address, mac): &Neighbour) -> Result<(), Fault> {
-    let add = handle.neighbours().add(*index, (*address).into()).link_layer_address(mac).replace();
-    add.execute().await.map_err(|error| fault(format_args!("adding neighbour {address}"), &error))
-}
-
 /// What the host has, in one dump of each kind.
 pub struct Seen {
     pub links: Vec<End>,
     pub routes: route::Table,
     pub neighbours: Vec<Neighbour>,
+    pub addresses: Vec<AddressMessage>,
 }
 
 impl Seen {
@@ -181,13 +168,21 @@ impl Seen {
         Ok(Seen {
             links: all(handle).await?,
             routes: route::Table::read(handle).await?,
-            neighbours: neighbours(handle).await?,
+            neighbours: neighbour::all(handle).await?,
+            addresses: address::all(handle).await?,
         })
     }
 
-    /// The names of all links by their index.
+    /// The names of all links by their index, fit to be shown.
     pub fn names(&self) -> BTreeMap<u32, String> {
-        self.links.iter().map(|end| (end.index, end.name.clone())).collect()
+        self.links.iter().map(|end| (end.index, end.name.escape_default().to_string())).collect()
+    }
+
+    /// Host ends of ours, by the address that each is for. One that has its name goes before one that had it.
+    pub fn ours(&self) -> BTreeMap<Address, &End> {
+        let by_name = |end: &&End| served_by(&end.name).is_some();
+        let (named, renamed): (Vec<&End>, Vec<&End>) = self.links.iter().partition(by_name);
+        renamed.into_iter().chain(named).filter_map(|end| Some((end.serves()?, end))).collect()
     }
 
     /// What is wrong with a host end.
@@ -199,6 +194,9 @@ impl Seen {
                 faults.push(wrong);
             }
         };
+        let name = link_name(wanted.address);
+        check(end.name == name, format!("host end is named {}", end.name.escape_default()));
+        check(end.alias == name, "alias of the host end missing".into());
         check(end.veth, "host end is not a veth".into());
         check(end.mtu == wanted.mtu, format!("mtu of the host end is {}", end.mtu));
         check(end.up, "host end down".into());
@@ -211,9 +209,13 @@ impl Seen {
             self.neighbours.contains(&(end.index, address, far_mac(wanted.address).into())),
             "host neighbour missing".into(),
         );
-        for (key, value) in SETTINGS {
-            let now = sysctl::get(&sysctl::of_interface(&end.name, key))?.unwrap_or_else(|| "absent".into());
-            check(now == value, format!("{key} is {now}"));
+        for held in self.addresses.iter().filter(|held| held.header.index == end.index) {
+            check(false, format!("address {} on the host end, which is to have none", address::text(held)));
+        }
+        for (protocol, key, value) in SETTINGS {
+            if let Some(now) = wrong_setting(protocol, &end.name, key, value)? {
+                check(false, format!("{key} is {now}"));
+            }
         }
         Ok(faults)
     }
@@ -234,15 +236,20 @@ pub async fn ensure(host: &Handle, wanted: &Wanted<'_>) -> Result<(), Fault> {
             })?
         }
     };
-    far::mend(&inside, &far, wanted).await?;
+    // What keeps the container within bounds comes first: nothing in there can hold it up.
     mend(host, &near, wanted).await?;
+    far::mend(&inside, &far, wanted).await?;
     settle(host, &near, &inside.handle, &far).await
 }
 
 /// Removes a link, both ends.
 pub async fn delete(host: &Handle, address: Address) -> Result<(), Fault> {
     let name = link_name(address);
-    let Some(end) = find(host, &name).await? else {
+    let mut end = find(host, &name).await?;
+    if end.is_none() {
+        end = all(host).await?.into_iter().find(|end| end.serves() == Some(address));
+    }
+    let Some(end) = end else {
         return Ok(());
     };
     // From here on no packet passes.
@@ -272,10 +279,33 @@ async fn pair(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<Opt
     let far = find(&inside.handle, FAR_NAME).await?;
     match (near, far) {
         (Some(near), Some(far)) if near.is_other_end_of(&far) => Ok(Some((near, far))),
-        (near, Some(far)) => Err(in_the_way(host, near, &far, wanted).await?),
+        (near, Some(far)) => {
+            let other = all(host).await?.into_iter().find(|end| end.is_other_end_of(&far));
+            match other.filter(|end| near.is_none() && is_renamed(end, &far, wanted.address)) {
+                Some(end) => Ok(Some((named_back(host, &end, wanted.address).await?, far))),
+                None => Err(in_the_way(host, near, &far, wanted).await?),
+            }
+        }
         (Some(_), None) => delete(host, wanted.address).await.map(|()| None),
         (None, None) => Ok(None),
     }
+}
+
+/// Whether both are the link of `address`, and the host end has lost its name only.
+fn is_renamed(near: &End, far: &End, address: Address) -> bool {
+    let ours = near.mac == HOST_MAC && far.mac == far_mac(address);
+    served_by(&near.name).is_none() && (ours || near.serves() == Some(address))
+}
+
+/// Gives a host end its name back. Only one that is down can be renamed by every kernel.
+async fn named_back(host: &Handle, end: &End, address: Address) -> Result<End, Fault> {
+    let name = link_name(address);
+    let what = |error: Error| fault(format_args!("renaming {} to {name}", end.name.escape_default()), &error);
+    let down = LinkUnspec::new_with_index(end.index).down().build();
+    host.link().set(down).execute().await.map_err(what)?;
+    let named = LinkUnspec::new_with_index(end.index).name(&*name).build();
+    host.link().set(named).execute().await.map_err(what)?;
+    Ok(End { name, up: false, running: false, ..end.clone() })
 }
 
 /// Why the `ethwe` that is there cannot be the far end.
@@ -286,7 +316,7 @@ async fn in_the_way(
     wanted: &Wanted<'_>,
 ) -> Result<Fault, Fault> {
     let path = wanted.netns.path.display();
-    let served = |end: &End| served_by(&end.name).filter(|_| end.is_other_end_of(far));
+    let served = |end: &End| end.serves().filter(|_| end.is_other_end_of(far));
     let other = all(host).await?.iter().find_map(served);
     if let Some(other) = other {
         return Ok(found(FaultKind::Outdated, format!("{FAR_NAME} in {path} is still the link of {other}")));
@@ -298,7 +328,8 @@ async fn in_the_way(
     })
 }
 
-/// One message makes both ends, with names, MTU and MACs. The far end cannot be made up.
+/// One message makes both ends, with names, MTU and MACs. The far end cannot be made up, and the host end is not to be
+/// before it is set as it should be.
 async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let name = link_name(wanted.address);
     let far = LinkMessageBuilder::<LinkUnspec>::new()
@@ -311,7 +342,6 @@ async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(
         .name(&*name)
         .mtu(wanted.mtu)
         .address(HOST_MAC.into())
-        .up()
         .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
         .build();
     let made = already_there(host.link().add(near).execute().await);
@@ -319,16 +349,34 @@ async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(
 }
 
 async fn mend(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
-    set_up(host, near, wanted.mtu, HOST_MAC).await?;
-    for (key, value) in SETTINGS {
-        let setting = sysctl::of_interface(&near.name, key);
-        if sysctl::get(&setting)?.as_deref() != Some(value) {
-            sysctl::set(&setting, value)?;
+    let name = link_name(wanted.address);
+    for (protocol, key, value) in SETTINGS {
+        if wrong_setting(protocol, &near.name, key, value)?.is_some() {
+            sysctl::set(&sysctl::of_interface(protocol, &near.name, key), value)?;
         }
     }
+    for held in address::all(host).await?.iter().filter(|held| held.header.index == near.index) {
+        address::remove(host, held).await?;
+    }
+    if near.alias != name {
+        let aliased = LinkUnspec::new_with_index(near.index).alias(&*name).build();
+        let done = host.link().set(aliased).execute().await;
+        done.map_err(|error| fault(format_args!("giving link {name} its alias"), &error))?;
+    }
+    set_up(host, near, wanted.mtu, HOST_MAC).await?;
     let address = Ipv4Addr::from(wanted.address);
-    ensure_neighbour(host, &(near.index, address, far_mac(wanted.address).into())).await?;
+    neighbour::ensure(host, &(near.index, address, far_mac(wanted.address).into())).await?;
     route::ensure(host, &route::Entry::to_container(address, near.index)).await
+}
+
+/// What a setting of a host end is instead. Where there is no IPv6, nothing of it can be wrong.
+fn wrong_setting(protocol: Protocol, end: &str, key: &str, value: &str) -> Result<Option<String>, Fault> {
+    let now = sysctl::get(&sysctl::of_interface(protocol, end, key))?;
+    Ok(match (now, protocol) {
+        (Some(now), _) => (now != value).then_some(now),
+        (None, Protocol::Ipv4) => Some("absent".into()),
+        (None, Protocol::Ipv6) => None,
+    })
 }
 
 /// Waits until both ends send. After an end comes up the kernel starts it in its own time, and until then

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, iter::Peekable, vec};
 
 /// What stands for a number in our table, and what nft prints instead with `-n`, or where it knows no names.
-const NUMBERS: [(&str, &str); 26] = [
+const NUMBERS: [(&str, &str); 27] = [
     // Protocols.
     ("icmp", "1"),
     ("igmp", "2"),
@@ -29,6 +29,8 @@ const NUMBERS: [(&str, &str); 26] = [
     ("related", "0x4"),
     ("new", "0x8"),
     ("untracked", "0x40"),
+    // Flags of TCP.
+    ("rst", "0x4"),
     // Kinds of addresses, for fib.
     ("unicast", "1"),
     ("local", "2"),

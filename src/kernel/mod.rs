@@ -1,10 +1,11 @@
 //! Linux: look at links, routes, sysctls and nftables, and change one thing at a time.
 //!
 //! ```text
-//!  Kernel::observe ─► link, far, route   rtnetlink, here and inside each container's namespace
-//!                     sysctl             /proc/sys
-//!                     nft, forward       nft
-//!                     path               rtnetlink: what would become of a packet
+//!  Kernel::observe ─► link, far, route,    rtnetlink, here and, within bounds, inside each
+//!                     address, neighbour   container's namespace
+//!                     sysctl, tracking     /proc
+//!                     nft, forward         nft
+//!                     path                 rtnetlink: what would become of a packet
 //!  Kernel::apply   ─► the same, one action
 //!  watch           ─► somebody changed something: look again
 //! ```
@@ -14,25 +15,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
 use rtnetlink::Handle;
 
 use crate::{
     addr::Address,
-    state::{Action, Fault, FaultKind, Host, Link},
+    state::{Action, Fault, FaultKind, Host, Link, link_name},
 };
 
+mod address;
+mod bound;
 pub mod canary;
 mod far;
 mod fault;
 mod forward;
 mod link;
 mod listing;
+mod neighbour;
 pub mod netns;
 mod nft;
 mod path;
 mod route;
 mod sysctl;
+mod tracking;
 pub mod uplink;
 pub mod watch;
 
@@ -43,6 +49,7 @@ use link::{End, Seen, Wanted};
 pub struct Kernel {
     handle: Handle,
     nft: nft::Nft,
+    tracking: tracking::Watch,
 }
 
 impl Kernel {
@@ -51,7 +58,7 @@ impl Kernel {
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|error| fault("connecting to rtnetlink", &error))?;
         tokio::spawn(connection);
-        Ok(Kernel { handle, nft: nft::Nft::default() })
+        Ok(Kernel { handle, nft: nft::Nft::default(), tracking: tracking::Watch::default() })
     }
 
     /// What is, of what is ours. `wanted` says which settings to read, which rules to compare with, and how
@@ -60,12 +67,7 @@ impl Kernel {
         let seen = Seen::look(&self.handle).await?;
         let rules = self.nft.observe(wanted.rules.as_ref()).await?;
         let forward = forward::observe(&uplinks_of(wanted)).await?;
-        let mut links = BTreeMap::new();
-        for end in &seen.links {
-            if let Some(address) = link::served_by(&end.name) {
-                links.insert(address, observe_link(&seen, end, address, wanted.links.get(&address)).await?);
-            }
-        }
+        let links = observe_links(&seen, wanted).await?;
         let path::Paths { paths, uplinks } = path::observe(&self.handle, &seen, wanted, &links).await?;
         Ok(Host {
             sysctls: sysctl::observe(wanted.sysctls.keys())?,
@@ -78,6 +80,7 @@ impl Kernel {
             uplinks,
             others: BTreeSet::new(),
             paths,
+            tracking: self.tracking.observe(),
         })
     }
 
@@ -86,12 +89,17 @@ impl Kernel {
         let host = &self.handle;
         match action {
             Action::SetSysctl { name, value } => sysctl::set(name, value),
-            Action::LoadRules(rules) => self.nft.load(rules).await,
+            Action::LoadRules(rules) => {
+                expect_uplink(host, &rules.uplinks).await?;
+                self.nft.load(rules).await
+            }
             Action::OpenForward { uplinks } => forward::open(uplinks).await,
             Action::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
             Action::CreateLink { address, netns, mtu, range }
             | Action::MendLink { address, netns, mtu, range } => {
-                link::ensure(host, &Wanted { address: *address, netns, mtu: *mtu, range: *range }).await
+                let wanted = Wanted { address: *address, netns, mtu: *mtu, range: *range };
+                let what = format!("making link {}", link_name(*address));
+                bound::within(bound::CHANGE, &what, link::ensure(host, &wanted)).await
             }
             Action::DeleteLink(address) => link::delete(host, *address).await,
             Action::DeleteBlock(cidr) => route::remove(host, &route::Entry::block(*cidr)).await,
@@ -107,7 +115,17 @@ impl Kernel {
     }
 }
 
-/// A link by its host end. A namespace that cannot be entered is a fault of its link, not of the look.
+/// The links of ours. Containers are looked into side by side, so that one that does not answer holds up no other.
+async fn observe_links(seen: &Seen, wanted: &Host) -> Result<BTreeMap<Address, Link>, Fault> {
+    let looks = seen.ours().into_iter().map(|(address, end)| {
+        let wanted = wanted.links.get(&address);
+        async move { Ok((address, observe_link(seen, end, address, wanted).await?)) }
+    });
+    let looks: Vec<_> = looks.collect();
+    stream::iter(looks).buffer_unordered(bound::VISITS_MAX).try_collect().await
+}
+
+/// A link by its host end. A namespace that cannot be looked into is a fault of its link, not of the look.
 async fn observe_link(
     seen: &Seen,
     end: &End,
@@ -121,13 +139,14 @@ async fn observe_link(
     let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range };
     link.range = wanted.range;
     link.faults = seen.faults(end, &right)?;
-    match far::faults(end, &right).await {
+    match bound::within(bound::VISIT, "a look into the container", far::faults(end, &right)).await {
         Ok(faults) => {
             link.netns = Some(netns.clone());
             link.faults.extend(faults);
         }
         Err(fault) => link.faults.push(fault.message),
     }
+    link.faults = bound::faults(link.faults);
     Ok(link)
 }
 
@@ -137,6 +156,21 @@ fn gone(wanted: &Host, links: &BTreeMap<Address, Link>) -> BTreeSet<Address> {
     let absent = wanted.links.iter().filter(|(address, _)| !links.contains_key(address));
     let gone = absent.filter(|(_, link)| link.netns.as_ref().is_some_and(netns::is_gone));
     gone.map(|(address, _)| *address).collect()
+}
+
+/// Rules that name no interface of this host would shut its peers out, so they are not loaded.
+async fn expect_uplink(host: &Handle, uplinks: &BTreeSet<String>) -> Result<(), Fault> {
+    for uplink in uplinks {
+        // A name that nft would not take is refused there.
+        if nft::quoted(uplink).is_err() || link::find(host, uplink).await?.is_some() {
+            return Ok(());
+        }
+    }
+    let names: Vec<&str> = uplinks.iter().map(String::as_str).collect();
+    Err(Fault {
+        hint: Some("correct [network] uplinks, and run `weavers apply`; see `ip -br link`".into()),
+        ..found(FaultKind::Invalid, format!("no interface of this host is named {}", names.join(" or ")))
+    })
 }
 
 fn uplinks_of(wanted: &Host) -> BTreeSet<String> {
@@ -150,6 +184,6 @@ fn foreign(seen: &Seen, wanted: &Host) -> BTreeMap<Ipv4Net, String> {
         return BTreeMap::new();
     };
     let ours: BTreeSet<u32> =
-        seen.links.iter().filter(|end| link::served_by(&end.name).is_some()).map(|end| end.index).collect();
+        seen.links.iter().filter(|end| end.serves().is_some()).map(|end| end.index).collect();
     seen.routes.foreign(range, &ours, &seen.names())
 }

@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
+    net::IpAddr,
     os::{
         fd::{AsFd, AsRawFd, RawFd},
         unix::fs::OpenOptionsExt,
@@ -18,17 +19,19 @@ use std::{
 
 use nix::{
     errno::Errno,
-    ifaddrs::getifaddrs,
     libc,
     sched::{CloneFlags, setns},
     sys::socket::{AddressFamily, GetSockOpt, SockFlag, SockType, socket},
 };
-use tokio::{runtime, sync::oneshot};
+use rtnetlink::new_connection_with_strict_check;
+use tokio::{runtime, sync::oneshot, task::JoinHandle, time::timeout};
 
 use super::{
+    address,
+    bound::VISIT,
     fault::{Cause, fault, found},
-    link::{FAR_NAME, far_mac},
-    sysctl,
+    link::{self, FAR_NAME, far_mac},
+    sysctl::{self, Protocol},
 };
 use crate::{
     addr::Address,
@@ -79,10 +82,19 @@ pub fn link_into(netns: &Netns) -> Option<Address> {
 
 /// The address of the far end in the calling thread's namespace.
 fn far_address() -> Option<Address> {
-    let ends = || getifaddrs().into_iter().flatten().filter(|end| end.interface_name == FAR_NAME);
-    let macs: Vec<[u8; 6]> = ends().filter_map(|end| end.address?.as_link_addr()?.addr()).collect();
-    let addresses = ends().filter_map(|end| Some(Address::from(end.address?.as_sockaddr_in()?.ip())));
-    addresses.into_iter().find(|address| macs.contains(&far_mac(*address)))
+    let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build().ok()?;
+    let look = async {
+        let (connection, handle, _) = new_connection_with_strict_check().ok()?;
+        tokio::spawn(connection);
+        let far = link::find(&handle, FAR_NAME).await.ok()??;
+        let held = address::inside(&handle, far.index).await.ok()?;
+        let ours = |address: &Address| far_mac(*address) == far.mac[..];
+        held.iter().filter_map(address::ip).find_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(Address::from(ip)).filter(ours),
+            IpAddr::V6(_) => None,
+        })
+    };
+    runtime.block_on(async { timeout(VISIT, look).await.ok()? })
 }
 
 /// The kernel's boot id; empty where there is none.
@@ -112,11 +124,22 @@ pub fn is_gone(netns: &Netns) -> bool {
 
 /// A namespace that was entered: it can be spoken to, and named to the kernel.
 pub(super) struct Inside {
-    /// Speaks rtnetlink inside.
+    /// Speaks rtnetlink inside, and is answered what was asked for only.
     pub handle: rtnetlink::Handle,
     /// `rp_filter` of the far end as it was; `None` if there is none.
     pub rp_filter: Option<String>,
     file: File,
+    /// Ends with this value, whatever the kernel has still to say.
+    _connection: Connection,
+}
+
+/// The task that carries what is said.
+struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Inside {
@@ -160,9 +183,10 @@ pub(super) async fn enter(netns: &Netns) -> Result<Inside, Fault> {
         let _runtime = runtime.enter();
         let made = entered.and_then(|()| {
             let cookie = cookie()?;
-            let connection = rtnetlink::new_connection().map_err(|error| error.errno())?;
+            let connection = new_connection_with_strict_check().map_err(|error| error.errno())?;
             // What cannot be read is set anew.
-            let rp_filter = sysctl::get(&sysctl::of_interface(FAR_NAME, "rp_filter")).unwrap_or_default();
+            let rp_filter =
+                sysctl::get(&sysctl::of_interface(Protocol::Ipv4, FAR_NAME, "rp_filter")).unwrap_or_default();
             Ok((cookie, rp_filter, connection))
         });
         // Nobody waits any more: the socket closes.
@@ -174,8 +198,8 @@ pub(super) async fn enter(netns: &Netns) -> Result<Inside, Fault> {
     if cookie != netns.cookie {
         return Err(gone(path, "its path leads to another one now"));
     }
-    tokio::spawn(connection);
-    Ok(Inside { handle, rp_filter, file: kept })
+    let _connection = Connection(tokio::spawn(connection));
+    Ok(Inside { handle, rp_filter, file: kept, _connection })
 }
 
 /// The cookie of the namespace that a path leads to.

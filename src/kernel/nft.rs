@@ -77,14 +77,17 @@ impl Nft {
 }
 
 /// The table as nft 1.0 lists it.
+///
+/// The fences name what may pass, an uplink or `lo`, and not what may not: a container may have a second interface,
+/// on a bridge of Docker's for one.
 fn table(rules: &Rules) -> Result<String, Fault> {
     let Rules { range, uplinks, mesh_port: port, block_metadata, isolation } = rules;
     let range = range.trunc();
     let uplinks = uplinks.iter().map(|name| quoted(name)).collect::<Result<Vec<_>, _>>()?;
     let uplinks = elements(&uplinks);
     let metadata = if *block_metadata {
-        "\n\t\tiifname \"wv*\" ip daddr 169.254.169.254 counter drop comment \"instance metadata\"\
-         \n\t\tiifname \"wv*\" ip6 daddr fd00:ec2::254 counter drop comment \"instance metadata\""
+        "\n\t\tiifname != @uplinks ip daddr 169.254.169.254 counter drop comment \"instance metadata\"\
+         \n\t\tiifname != @uplinks ip6 daddr fd00:ec2::254 counter drop comment \"instance metadata\""
     } else {
         ""
     };
@@ -94,24 +97,42 @@ fn table(rules: &Rules) -> Result<String, Fault> {
     } else {
         format!("\n\t\tip saddr {range} ip daddr {range} jump isolation")
     };
-    // Masquerade would show a container's call to another host's mesh port as this host's own, so that
-    // port is closed on the way out, too. It is for whatever leaves the range, by an uplink or another interface:
-    // nobody out there knows the way back to a container.
+    // loopback: `route_localnet` would let such a packet in. Before the address is translated, so that a service there
+    // may still be offered by DNAT.
+    // mesh port, forward: masquerade would show a container's call to another host's mesh port as this host's own.
+    // masquerade: for whatever leaves the range, by an uplink or another interface: nobody out there knows the way back
+    // to a container. What has no connection has no address to leave under.
+    // stray reset: where connection tracking takes a segment for invalid, it stays untranslated and comes to the host's
+    // TCP, which knows nothing of the container's connection and would end it. Dropped on the way in, segments of the
+    // host's own connections would go with it; `nf_conntrack_tcp_be_liberal` would weaken the firewalls of others.
     Ok(format!(
         r#"table inet weave {{
 	set uplinks {{
 		type ifname{uplinks}
 	}}
 {sets}
+	chain prerouting {{
+		type filter hook prerouting priority raw; policy accept;
+		iifname != "lo" ip daddr 127.0.0.0/8 counter drop comment "loopback"
+	}}
+
 	chain input {{
 		type filter hook input priority filter; policy accept;
-		iifname "wv*" meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}
+		iifname "lo" accept
+		iifname != @uplinks meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}
 	}}
 
 	chain forward {{
 		type filter hook forward priority filter; policy accept;
 		ip daddr {range} iifname @uplinks oifname @uplinks counter drop comment "loop guard"
-		iifname "wv*" oifname != "wv*" ip daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}{isolate}
+		ip saddr {range} ip daddr != {range} oifname != "wv*" ct state invalid counter drop comment "not masqueraded"
+		iifname "wv*" oifname != "wv*" ip daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"
+		iifname != @uplinks oifname @uplinks ip daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}{isolate}
+	}}
+
+	chain output {{
+		type filter hook output priority filter; policy accept;
+		oifname != "lo" oifname != "wv*" ct state invalid tcp flags rst counter drop comment "stray reset"
 	}}
 {chains}
 	chain postrouting {{

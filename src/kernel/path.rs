@@ -27,7 +27,7 @@ use rtnetlink::{
 use super::{
     fault::{Cause, fault},
     link::{End, Seen, served_by},
-    sysctl,
+    sysctl::{self, Protocol},
 };
 use crate::{
     addr::Address,
@@ -262,7 +262,7 @@ fn loss(errno: Errno, came_in: Option<&End>) -> Option<Loss> {
 }
 
 fn forwards(end: &End) -> bool {
-    let setting = sysctl::get(&sysctl::of_interface(&end.name, "forwarding"));
+    let setting = sysctl::get(&sysctl::of_interface(Protocol::Ipv4, &end.name, "forwarding"));
     setting.ok().flatten().is_none_or(|value| value == "1")
 }
 

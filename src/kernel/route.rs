@@ -8,14 +8,19 @@ use std::{
 
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
+use nix::errno::Errno;
 use rtnetlink::{
     Error, Handle, RouteMessageBuilder,
-    packet_route::route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType,
+    packet_route::{
+        AddressFamily,
+        route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType},
     },
 };
 
-use super::fault::{already_gone, already_there, fault, found};
+use super::{
+    bound::{self, READ_MAX},
+    fault::{Cause, already_gone, fault, found},
+};
 use crate::state::{Fault, FaultKind};
 
 /// The protocol number that our routes carry.
@@ -230,6 +235,31 @@ impl Table {
         Ok(Table { rows })
     }
 
+    /// Our routes by one interface of a container, by a handle that checks strictly: the kernel leaves out all others.
+    pub async fn ours_by(handle: &Handle, interface: u32) -> Result<Table, Fault> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = AddressFamily::Inet;
+        question.header.table = RouteHeader::RT_TABLE_MAIN;
+        question.header.protocol = PROTOCOL.into();
+        question.attributes.push(RouteAttribute::Oif(interface));
+        let dump = handle.route().get(question).execute();
+        Ok(Table::of(bound::all(dump, "routes", READ_MAX).await?))
+    }
+
+    /// Where the main table of a container begins, by such a handle: with its default routes. The rest of it may still
+    /// be on its way then, so no other dump can follow.
+    pub async fn begin(handle: &Handle) -> Result<Table, Fault> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = AddressFamily::Inet;
+        question.header.table = RouteHeader::RT_TABLE_MAIN;
+        let dump = handle.route().get(question).execute();
+        Ok(Table::of(bound::first(dump, "routes", READ_MAX).await?))
+    }
+
+    fn of(messages: Vec<RouteMessage>) -> Table {
+        Table { rows: messages.iter().filter_map(Entry::read).collect() }
+    }
+
     /// All routes of the main table.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.main().map(|row| &row.entry)
@@ -242,6 +272,25 @@ impl Table {
     /// Whether this very route is there.
     pub fn holds(&self, wanted: &Entry) -> bool {
         self.entries().any(|entry| entry == wanted)
+    }
+
+    /// Makes a route be there, where these are. One of ours that is in its place is replaced, one of others' is not
+    /// touched.
+    pub async fn ensure(&self, handle: &Handle, wanted: &Entry) -> Result<(), Fault> {
+        if self.holds(wanted) {
+            return Ok(());
+        }
+        let rival = |entry: &&Entry| entry.destination == wanted.destination && entry.metric == wanted.metric;
+        let add = handle.route().add(wanted.message());
+        let what = |error: Error| fault(format_args!("adding route {wanted}"), &error);
+        match self.entries().find(rival) {
+            Some(entry) if entry.protocol != PROTOCOL => Err(occupied(wanted, &format!(": {entry}"))),
+            Some(_) => add.replace().execute().await.map_err(what),
+            None => match add.execute().await {
+                Err(error) if error.errno() == Errno::EEXIST => Err(occupied(wanted, "")),
+                result => result.map_err(what),
+            },
+        }
     }
 
     /// Interfaces of the default route that is preferred to all others.
@@ -296,26 +345,9 @@ impl Table {
     }
 }
 
-/// Makes a route be there. One of ours that is in its place is replaced, one of others' is not touched.
+/// Makes a route of the host be there.
 pub async fn ensure(handle: &Handle, wanted: &Entry) -> Result<(), Fault> {
-    let table = Table::read(handle).await?;
-    if table.holds(wanted) {
-        return Ok(());
-    }
-    let rival = |entry: &&Entry| entry.destination == wanted.destination && entry.metric == wanted.metric;
-    let add = handle.route().add(wanted.message());
-    match table.entries().find(rival) {
-        Some(entry) if entry.protocol != PROTOCOL => {
-            let message = format!("{} has a route that is not ours: {entry}", wanted.destination);
-            let hint = Some(format!(
-                "remove it, or move it out of the container range: ip route show {}",
-                entry.destination
-            ));
-            Err(Fault { hint, ..found(FaultKind::Outdated, message) })
-        }
-        Some(_) => executed(wanted, add.replace().execute().await),
-        None => executed(wanted, already_there(add.execute().await)),
-    }
+    Table::read(handle).await?.ensure(handle, wanted).await
 }
 
 /// Makes a route of ours be gone.
@@ -324,6 +356,9 @@ pub async fn remove(handle: &Handle, unwanted: &Entry) -> Result<(), Fault> {
     gone.map_err(|error| fault(format_args!("removing route {unwanted}"), &error))
 }
 
-fn executed(wanted: &Entry, result: Result<(), Error>) -> Result<(), Fault> {
-    result.map_err(|error| fault(format_args!("adding route {wanted}"), &error))
+fn occupied(wanted: &Entry, by: &str) -> Fault {
+    let destination = wanted.destination;
+    let message = format!("{destination} has a route that is not ours{by}");
+    let hint = format!("remove it, or move it out of the container range: ip route show {destination}");
+    Fault { hint: Some(hint), ..found(FaultKind::Outdated, message) }
 }

@@ -8,7 +8,16 @@ use super::fault::{Cause, fault, found};
 use crate::state::{Fault, FaultKind};
 
 /// Settings that belong to one interface. The name of the interface may hold dots of its own.
-const PER_INTERFACE: [&str; 2] = ["net.ipv4.conf.", "net.ipv4.neigh."];
+const PER_INTERFACE: [&str; 3] = ["net.ipv4.conf.", "net.ipv4.neigh.", "net.ipv6.conf."];
+
+/// Of what a setting of one interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// There everywhere.
+    Ipv4,
+    /// Many kernels are without.
+    Ipv6,
+}
 
 /// The values of those settings that exist.
 pub fn observe<'a>(names: impl Iterator<Item = &'a String>) -> Result<BTreeMap<String, String>, Fault> {
@@ -36,8 +45,12 @@ pub fn set(name: &str, value: &str) -> Result<(), Fault> {
 }
 
 /// Name of a setting of one interface.
-pub fn of_interface(interface: &str, key: &str) -> String {
-    format!("net.ipv4.conf.{interface}.{key}")
+pub fn of_interface(protocol: Protocol, interface: &str, key: &str) -> String {
+    let protocol = match protocol {
+        Protocol::Ipv4 => "ipv4",
+        Protocol::Ipv6 => "ipv6",
+    };
+    format!("net.{protocol}.conf.{interface}.{key}")
 }
 
 fn path(name: &str) -> Result<PathBuf, Fault> {

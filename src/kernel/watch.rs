@@ -19,9 +19,10 @@ use crate::state::Fault;
 /// How long events gather before they count as one.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV4_NETCONF` (forwarding and reverse
-/// paths), `_NEXTHOP`: group n is bit n - 1. What has no group is seen by looking: `rp_filter` of all links at once.
-const ROUTE_GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 23 | 1 << 31;
+/// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR` (who allows IPv6 on a host end
+/// gives it an address), `_IPV4_NETCONF` (forwarding and reverse paths), `_NEXTHOP`: group n is bit n - 1. What has no
+/// group is seen by looking: `rp_filter` of all links at once.
+const ROUTE_GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 23 | 1 << 31;
 
 /// `NFNLGRP_NFTABLES` is group 7.
 const NFTABLES_GROUP: u32 = 1 << 6;

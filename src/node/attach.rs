@@ -8,13 +8,14 @@ use super::{
     Effect, Node,
     memory::{Attached, LastRead, Write},
     request::{Container, Refusal, RefusalKind, RequestId, Response},
+    status::Note,
     waiting::{Purpose, Waiter},
 };
 use crate::{
     addr::{Address, Range},
     ipam::{Ask, Refused, Ticket},
-    plan::leads_to,
-    state::{Host, Netns, link_name},
+    plan::{Change, leads_to},
+    state::{Action, Host, Netns, link_name},
 };
 
 /// The containers of this host, by the name their address is filed under.
@@ -336,7 +337,10 @@ impl Node {
 
     fn missing_link(&self, attached: &Attached, address: Address) -> Option<String> {
         let link = self.converge.host.seen()?.links.get(&address);
-        let Some(link) = link else { return Some(format!("its link {}", link_name(address))) };
+        let Some(link) = link else {
+            let why = self.hindrance(attached).map_or_else(String::new, |note| format!(": {}", note.what));
+            return Some(format!("its link {}{why}", link_name(address)));
+        };
         let same = match (&link.netns, &attached.netns) {
             (Some(found), Some(wanted)) => found.is_same(wanted),
             (None, _) | (_, None) => false,
@@ -346,6 +350,22 @@ impl Node {
             None if !same => Some(format!("its link {}", link_name(address))),
             None => None,
         }
+    }
+
+    /// Why the link of this container is not made, and the way out.
+    pub(super) fn hindrance(&self, attached: &Attached) -> Option<Note> {
+        let serves = |change: &&Change| match &change.action {
+            Action::CreateLink { address, .. } | Action::MendLink { address, .. } => {
+                Some(*address) == attached.link_address()
+            }
+            _ => false,
+        };
+        if let Some(refused) = self.plan.refused.iter().find(serves) {
+            return Some(super::report::refused_step(refused));
+        }
+        let action = &self.plan.changes.iter().find(serves)?.action;
+        let fault = self.converge.held_up(action, &self.plan).or_else(|| self.converge.failure(action))?;
+        Some(Note { what: fault.message.clone(), hint: fault.hint.clone() })
     }
 
     fn missing_route(&self, address: Address) -> Option<String> {

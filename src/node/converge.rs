@@ -71,7 +71,8 @@ pub struct Converge {
     beliefs: BTreeMap<(TableId, Ipv4Net), Belief>,
     queues: BTreeMap<Plane, VecDeque<Change>>,
     in_flight: BTreeMap<Plane, Change>,
-    failed: BTreeMap<Plane, bool>,
+    /// Of the plan that each plane works on, what failed or was put off.
+    failed: BTreeMap<Plane, Vec<Action>>,
     attempts: BTreeMap<Action, Attempt>,
     /// What others change of what is ours.
     pub drift: Drift,
@@ -164,9 +165,8 @@ impl Converge {
         let idle: Vec<Plane> = self.idle_planes(plan);
         for plane in idle {
             let steps = plan.changes.iter().filter(|change| Plane::of(&change.action) == plane);
-            let (steps, failed) = (steps.cloned().collect(), false);
-            self.queues.insert(plane.clone(), steps);
-            self.failed.insert(plane, failed);
+            self.queues.insert(plane.clone(), steps.cloned().collect());
+            self.failed.remove(&plane);
         }
         self.next_steps(now)
     }
@@ -232,16 +232,16 @@ impl Converge {
         }
         while let Some(change) = self.queues.get_mut(plane)?.pop_front() {
             let too_early = self.not_before(&change.action).is_some_and(|earliest| earliest > now);
-            let removal = is_removal(&change.action);
-            let unsafe_now = removal && self.failed.get(plane) == Some(&true);
+            let failed = self.failed.entry(plane.clone()).or_default();
+            let unsafe_now = failed.iter().any(|earlier| rests_on(&change.action, earlier));
             if !too_early && !unsafe_now {
                 let action = change.action.clone();
                 self.in_flight.insert(plane.clone(), change);
                 return Some(action);
             }
             // A step that is put off is as good as failed to whatever rests on it.
-            if !removal {
-                self.failed.insert(plane.clone(), true);
+            if !is_removal(&change.action) {
+                failed.push(change.action);
             }
         }
         None
@@ -272,7 +272,7 @@ impl Converge {
             self.believe(now, action);
             self.drift.wrote(now, &change);
         } else {
-            self.failed.insert(plane.clone(), true);
+            self.failed.entry(plane.clone()).or_default().push(action.clone());
         }
         self.count(now, action, outcome.as_ref().err());
         self.steps.push_back(Step { change, at: now, outcome });
@@ -350,6 +350,14 @@ impl Converge {
         hopeless.then_some(fault)
     }
 
+    /// Why this step is not taken: a step of the plan that it rests on failed.
+    pub fn held_up(&self, action: &Action, plan: &Plan) -> Option<&Fault> {
+        let plane = Plane::of(action);
+        let steps = plan.changes.iter().map(|change| &change.action);
+        let mut before = steps.take_while(|other| *other != action).filter(|other| Plane::of(other) == plane);
+        before.find_map(|other| self.failure(other).filter(|_| rests_on(action, other)))
+    }
+
     /// Why the last try of this step failed.
     pub fn failure(&self, action: &Action) -> Option<&Fault> {
         self.attempts.get(action)?.fault.as_ref()
@@ -419,7 +427,14 @@ fn is_host(plane: &Plane) -> bool {
     }
 }
 
-/// Removals rest on what was built before them.
+/// Whether a step must not be taken where an earlier one failed: removals rest on all that was built before them, and
+/// no container is connected before the rules are in force.
+fn rests_on(action: &Action, earlier: &Action) -> bool {
+    let connects = matches!(action, Action::CreateLink { .. } | Action::MendLink { .. });
+    let fences = matches!(earlier, Action::LoadRules(_));
+    is_removal(action) || connects && fences
+}
+
 fn is_removal(action: &Action) -> bool {
     match action {
         Action::DeleteRoute { .. } | Action::DeleteBlock(_) => true,
@@ -444,7 +459,7 @@ mod tests {
         super::view::{PAUSE_MAX, PAUSE_MIN},
         *,
     };
-    use crate::state::Forward;
+    use crate::state::{Forward, Isolation, Netns, Rules};
 
     const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -644,6 +659,52 @@ mod tests {
         let taken = converge.take(at(1), &plan([build.clone(), remove, elsewhere.clone()]));
         assert_eq!(taken, [build.clone(), elsewhere], "another table has a fate of its own");
         assert_eq!(converge.applied(at(2), &build, Err(fault(FaultKind::Quota))), []);
+    }
+
+    #[test]
+    fn no_container_is_connected_where_the_rules_could_not_be_loaded_and_it_is_when_they_are() {
+        let mut converge = ready(at(0));
+        let (load, block) = (Action::LoadRules(rules()), add_block("10.32.0.0/13"));
+        let (create, mend, delete) = (link("10.32.0.1", false), link("10.32.0.2", true), delete_link());
+        let wanted = plan([load.clone(), block.clone(), create.clone(), mend.clone(), delete.clone()]);
+        assert_eq!(converge.take(at(1), &wanted), std::slice::from_ref(&load));
+        let next = converge.applied(at(2), &load, Err(fault(FaultKind::Invalid)));
+        assert_eq!(next, std::slice::from_ref(&block), "what needs no rules goes on");
+        let next = converge.applied(at(3), &block, Ok(None));
+        assert_eq!(next, std::slice::from_ref(&delete), "and nobody is connected");
+        assert_eq!(converge.applied(at(4), &delete, Ok(None)), []);
+
+        look_at_host(&mut converge, at(5));
+        let still = plan([load.clone(), create.clone(), mend.clone()]);
+        assert_eq!(converge.take(at(6), &still), [], "nor while the rules wait for their next try");
+        look_at_host(&mut converge, at(60_000));
+        assert_eq!(converge.take(at(60_000), &still), std::slice::from_ref(&load));
+        assert_eq!(converge.applied(at(60_001), &load, Ok(None)), std::slice::from_ref(&create));
+        assert_eq!(converge.applied(at(60_002), &create, Ok(None)), [mend]);
+    }
+
+    fn rules() -> Rules {
+        Rules {
+            range: cidr("10.32.0.0/12"),
+            uplinks: ["eth0".to_owned()].into(),
+            mesh_port: 6783,
+            block_metadata: true,
+            isolation: Isolation::default(),
+        }
+    }
+
+    fn link(address: &str, is_there: bool) -> Action {
+        let address = address.parse().unwrap();
+        let netns = Netns { boot: "boot".into(), cookie: 1, path: "/run/netns/a".into() };
+        let (mtu, range) = (1500, cidr("10.32.0.0/12"));
+        match is_there {
+            true => Action::MendLink { address, netns, mtu, range },
+            false => Action::CreateLink { address, netns, mtu, range },
+        }
+    }
+
+    fn delete_link() -> Action {
+        Action::DeleteLink("10.32.0.3".parse().unwrap())
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 
 use super::{
-    Node,
+    Leave, Node,
     converge::Step,
     memory::Attached,
     quota,
@@ -21,7 +21,7 @@ use crate::{
     mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView},
     peer::PeerName,
     plan::{Change, Plan, Plane, leads_to},
-    state::{Action, Fault, Forward, TableId, Vpc},
+    state::{Action, Fault, Forward, TableId, Tracking, Vpc},
 };
 
 /// Version of the status document.
@@ -44,8 +44,10 @@ impl Node {
     fn is_host_ready(&self) -> bool {
         let Some(host) = self.converge.host.seen() else { return false };
         let desired = self.ground().desired().host;
+        let fenced = desired.rules.as_ref().is_some_and(|rules| !rules.uplinks.is_empty());
         let is_set = |(name, value): (&String, &String)| desired.sysctls.get(name) == Some(value);
-        host.rules == desired.rules
+        (fenced || self.leave != Leave::No)
+            && host.rules == desired.rules
             && host.blocks.is_superset(&desired.blocks)
             && host.sysctls.iter().all(is_set)
     }
@@ -229,6 +231,7 @@ impl Node {
         problems.extend(self.lost_tables());
         problems.extend(self.foreign_firewall());
         problems.extend(self.lost_packets());
+        problems.extend(self.full_tracking());
         problems.extend(self.plan.conflicts.iter().map(|conflict| Note {
             what: format!(
                 "{} {} -> {} is not ours and is left alone; no address beneath it is handed out",
@@ -318,6 +321,11 @@ impl Node {
             ),
         };
         Some(Note { what, hint: Some(hint) })
+    }
+
+    fn full_tracking(&self) -> Option<Note> {
+        let tracking = self.converge.host.seen()?.tracking?;
+        Some(Note { what: tracking.to_string(), hint: Some(Tracking::WAY_OUT.into()) })
     }
 
     fn ipam_status(&self) -> IpamStatus {
@@ -417,7 +425,14 @@ fn target(view: TargetView) -> TargetStatus {
 
 /// A step that is needed and cannot be taken.
 pub(super) fn refused_step(refused: &Change) -> Note {
-    Note { what: format!("cannot {}: {}", refused.action, refused.cause), hint: Some(quota::way_out()) }
+    let hint = match Plane::of(&refused.action) {
+        Plane::Host => {
+            "add a default route, or name the interface that leads to the other hosts: [network] uplinks"
+                .into()
+        }
+        Plane::Interface | Plane::Table(_) => quota::way_out(),
+    };
+    Note { what: format!("cannot {}: {}", refused.action, refused.cause), hint: Some(hint) }
 }
 
 fn about(what: &str, fault: &Fault) -> Note {

@@ -292,7 +292,10 @@ impl Node {
         if let Some(fault) = view_fault.filter(|_| !self.converge.is_at_work()) {
             return Some(Err(super::asked::failed(fault)));
         }
-        let blocked = |change: &Change| self.converge.blocked(&change.action).is_some();
+        let blocked = |change: &Change| {
+            let action = &change.action;
+            self.converge.blocked(action).is_some() || self.converge.held_up(action, &self.plan).is_some()
+        };
         if seen
             && !self.plan.is_empty()
             && !self.converge.is_at_work()
@@ -321,9 +324,11 @@ impl Node {
             (Some(missing), _) if late => {
                 let message =
                     format!("`{ident}` is attached, but packets cannot flow yet: missing {missing}");
-                Some(Err(Refusal::new(RefusalKind::Failed, message).hint(
-                    "it is still being worked on: see `weavers status`, or undo it with `weavers detach`",
-                )))
+                let hint = self.hindrance(attached).and_then(|note| note.hint).unwrap_or_else(|| {
+                    "it is still being worked on: see `weavers status`, or undo it with `weavers detach`"
+                        .into()
+                });
+                Some(Err(Refusal::new(RefusalKind::Failed, message).hint(hint)))
             }
             (Some(_) | None, _) => None,
         }

@@ -1,10 +1,13 @@
 //! The host's part of the plan: set difference, thing by thing.
 
-use super::{Conflict, Plan};
+use super::{Change, Conflict, Plan};
 use crate::{
     addr::Address,
     state::{Action, Forward, Host, Link},
 };
+
+/// Why no container is connected where it is not known which interfaces the rules are to name.
+const UNFENCED: &str = "no uplink is known, so no rules can keep containers from this host";
 
 pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
     sysctls(desired, actual, plan);
@@ -68,9 +71,14 @@ fn blocks(desired: &Host, actual: &Host, plan: &mut Plan) {
 }
 
 fn links(desired: &Host, actual: &Host, plan: &mut Plan) {
-    for (&address, wanted) in &desired.links {
-        if !actual.gone.contains(&address) {
-            link(address, wanted, actual.links.get(&address), plan);
+    // Rules that name no uplink fence nothing.
+    let fenced = desired.rules.as_ref().is_some_and(|rules| !rules.uplinks.is_empty());
+    for (&address, wanted) in desired.links.iter().filter(|(address, _)| !actual.gone.contains(address)) {
+        let Some(change) = link(address, wanted, actual.links.get(&address)) else { continue };
+        if fenced {
+            plan.changes.push(change);
+        } else {
+            plan.refused.push(Change { cause: UNFENCED.into(), ..change });
         }
     }
     for &address in actual.links.keys().filter(|address| !desired.links.contains_key(address)) {
@@ -78,23 +86,22 @@ fn links(desired: &Host, actual: &Host, plan: &mut Plan) {
     }
 }
 
-fn link(address: Address, wanted: &Link, found: Option<&Link>, plan: &mut Plan) {
-    let Some(netns) = wanted.netns.clone() else { return };
+fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change> {
+    let netns = wanted.netns.clone()?;
     let (mtu, range) = (wanted.mtu, wanted.range);
     let create = Action::CreateLink { address, netns: netns.clone(), mtu, range };
     match found {
-        None => plan.push(create, "", "attached"),
+        None => Some(Change::new(create, "", "attached")),
         Some(Link { netns: Some(other), .. }) if !other.is_same(&netns) => {
-            plan.push(create, "link into another namespace", "attached");
+            Some(Change::new(create, "link into another namespace", "attached"))
         }
         Some(found) => {
             let mut faults = found.faults.clone();
             if found.mtu != mtu {
                 faults.insert(0, format!("mtu {} -> {mtu}", found.mtu));
             }
-            if !faults.is_empty() {
-                plan.push(Action::MendLink { address, netns, mtu, range }, "link", faults.join(", "));
-            }
+            let mend = Action::MendLink { address, netns, mtu, range };
+            (!faults.is_empty()).then(|| Change::new(mend, "link", faults.join(", ")))
         }
     }
 }

@@ -94,8 +94,14 @@ impl Plan {
     }
 
     fn push(&mut self, action: Action, before: impl Into<String>, cause: impl Into<String>) {
+        self.changes.push(Change::new(action, before, cause));
+    }
+}
+
+impl Change {
+    fn new(action: Action, before: impl Into<String>, cause: impl Into<String>) -> Change {
         let (cause, before) = (cause.into(), before.into());
-        self.changes.push(Change { action, cause, before, containers: Vec::new() });
+        Change { action, cause, before, containers: Vec::new() }
     }
 }
 

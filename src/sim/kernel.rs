@@ -97,6 +97,7 @@ impl Kernel {
             uplinks: [(UPLINK.to_owned(), UPLINK_MTU)].into(),
             others: BTreeSet::new(),
             paths: self.paths(wanted),
+            tracking: None,
         }
     }
 

@@ -24,4 +24,5 @@ mod plan_laws;
 mod printed;
 mod schema;
 mod sim;
+mod unfenced;
 mod whose_host;

@@ -76,6 +76,11 @@ async fn every_broken_piece_is_named_and_mended(mut world: World) {
         ("ip neigh replace 10.32.1.2 lladdr 02:00:00:00:00:01 dev wv0a200102", "host neighbour missing"),
         ("echo 0 > /proc/sys/net/ipv4/conf/wv0a200102/rp_filter", "rp_filter is 0"),
         ("echo 0 > /proc/sys/net/ipv4/conf/wv0a200102/forwarding", "forwarding is 0"),
+        (
+            "ip addr add 192.0.2.7/24 dev wv0a200102",
+            "address 192.0.2.7/24 on the host end, which is to have none",
+        ),
+        ("ip link set wv0a200102 alias ''", "alias of the host end missing"),
     ];
     let inside = [
         ("ip link set ethwe mtu 1376", "mtu of the far end is 1376"),
@@ -236,6 +241,7 @@ async fn a_route_of_somebody_else_is_reported_and_left_alone(mut world: World) {
 
 async fn what_is_deleted_leaves_nothing(mut world: World) {
     let looks = "ip link; ip addr; ip route show table all; ip neigh; nft list ruleset";
+    sh("ip link add eth0 type bridge");
     let container = Container::new();
     let (here, inside) = (sh(looks), container.sh("ip link set lo up; ip link; ip route"));
     let block = "10.32.1.0/24".parse().unwrap();

@@ -10,12 +10,13 @@ use weavers::state::{Action, Forward, Isolation, REST, Rules, Subnet};
 
 use crate::{
     stories,
-    world::{Container, PATIENCE, World, crosses, rules, sh, udp},
+    world::{Container, PATIENCE, World, crosses, rules, sh, udp, uplink},
 };
 
 stories![
     rules_are_read_back_as_they_were_loaded,
     a_daemon_knows_its_rules_where_no_protocol_has_a_name,
+    rules_for_uplinks_that_are_not_there_shut_no_peer_out,
     a_container_reaches_the_host_but_not_its_mesh,
     containers_reach_their_own_subnet_and_those_that_it_allows,
     rules_of_many_subnets_are_read_back_as_they_were_loaded,
@@ -29,7 +30,7 @@ stories![
 
 async fn rules_are_read_back_as_they_were_loaded(mut world: World) {
     let many = Rules { uplinks: ["ens5", "eth0", "a", "eth1.100"].map(Into::into).into(), ..rules() };
-    let open = Rules { block_metadata: false, uplinks: [].into(), ..rules() };
+    let open = Rules { block_metadata: false, ..rules() };
     for wanted in [rules(), many, open] {
         world.wanted.rules = Some(wanted.clone());
         assert_eq!(world.observe().await.rules, None);
@@ -64,6 +65,18 @@ async fn a_daemon_knows_its_rules_where_no_protocol_has_a_name(mut world: World)
     assert_eq!(world.observe().await.rules.as_ref(), Some(&wanted));
     sh("nft add rule inet weave forward meta l4proto 6 accept");
     assert_eq!(world.observe().await.rules, None);
+}
+
+async fn rules_for_uplinks_that_are_not_there_shut_no_peer_out(mut world: World) {
+    let router = Container::new();
+    uplink(&router);
+    world.load_rules(rules()).await;
+    let odd = Rules { uplinks: ["ens5".to_owned()].into(), ..rules() };
+    let fault = world.refused(Action::LoadRules(odd)).await;
+    assert!(fault.message.contains("ens5") && fault.hint.unwrap().contains("[network] uplinks"));
+    assert!(world.observe().await.rules.is_some(), "those of before are in force");
+    let _mesh = TcpListener::bind("10.0.1.12:6783").unwrap();
+    assert!(router.run(|| TcpStream::connect_timeout(&"10.0.1.12:6783".parse().unwrap(), PATIENCE).is_ok()));
 }
 
 async fn a_container_reaches_the_host_but_not_its_mesh(mut world: World) {
@@ -160,11 +173,7 @@ async fn rules_of_many_subnets_are_read_back_as_they_were_loaded(mut world: Worl
 
 async fn what_would_go_from_uplink_to_uplink_is_dropped_and_what_leaves_is_masqueraded(mut world: World) {
     let (container, router) = (Container::new(), Container::new());
-    let task =
-        router.netns.path.to_string_lossy().replace("/ns/net", "").rsplit_once('/').unwrap().1.to_owned();
-    sh(&format!("ip link add eth0 type veth peer name vh1 netns {task}"));
-    sh("ip link set eth0 up; ip addr add 10.0.1.12/24 dev eth0; ip route add default via 10.0.1.1");
-    router.sh("ip link set vh1 up; ip addr add 10.0.1.1/24 dev vh1; ip route add 10.32.0.0/12 via 10.0.1.12");
+    uplink(&router);
     world.attach(&container, "10.32.1.2", 1500).await;
     world.load_rules(rules()).await;
     let (inside, outside) = (container.udp("10.32.1.2"), router.udp("10.0.1.1"));

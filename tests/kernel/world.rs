@@ -96,6 +96,12 @@ impl Container {
         Container { work: Some(work), thread: Some(thread), netns }
     }
 
+    /// The thread in which it lives, as `ip` takes it for a namespace.
+    pub fn task(&self) -> String {
+        let path = self.netns.path.to_string_lossy().replace("/ns/net", "");
+        path.rsplit_once('/').unwrap().1.to_owned()
+    }
+
     /// Does something inside.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
@@ -120,6 +126,14 @@ impl Drop for Container {
         self.work.take();
         self.thread.take().map(JoinHandle::join);
     }
+}
+
+/// Gives the host, 10.0.1.12, an uplink to `router`, 10.0.1.1, and a default route that leads there.
+pub fn uplink(router: &Container) {
+    sh(&format!("ip link add eth0 type veth peer name vh1 netns {}", router.task()));
+    sh("ip link set eth0 up; ip addr add 10.0.1.12/24 dev eth0");
+    router.sh("ip link set lo up; ip link set vh1 up; ip addr add 10.0.1.1/24 dev vh1; ip route add 10.32.0.0/12 via 10.0.1.12");
+    sh("ip route add default via 10.0.1.1");
 }
 
 pub fn udp(address: &str) -> UdpSocket {
@@ -185,7 +199,13 @@ impl World {
         self.wanted.links.insert(at(address), link);
     }
 
+    /// Wants rules and puts them in force, for uplinks that are there.
     pub async fn load_rules(&mut self, rules: Rules) {
+        for uplink in &rules.uplinks {
+            sh(&format!(
+                "ip link show dev {uplink} >/dev/null 2>&1 || ip link add name {uplink} type bridge"
+            ));
+        }
         self.wanted.rules = Some(rules.clone());
         self.apply(Action::LoadRules(rules)).await;
     }

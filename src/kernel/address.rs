@@ -1,0 +1,57 @@
+//! Addresses of interfaces.
+
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use rtnetlink::{
+    Handle,
+    packet_route::{
+        AddressFamily,
+        address::{AddressAttribute, AddressMessage},
+    },
+};
+
+use super::{
+    bound::{self, READ_MAX},
+    fault::{already_gone, fault},
+};
+use crate::state::Fault;
+
+/// All addresses of all interfaces, of both kinds.
+pub async fn all(handle: &Handle) -> Result<Vec<AddressMessage>, Fault> {
+    let dump = handle.address().get().execute();
+    dump.try_collect().await.map_err(|error| fault("reading the addresses", &error))
+}
+
+/// The IPv4 addresses of one interface of a container, by a handle that checks strictly.
+pub async fn inside(handle: &Handle, index: u32) -> Result<Vec<AddressMessage>, Fault> {
+    let mut question = handle.address().get().set_link_index_filter(index);
+    let header = &mut question.message_mut().header;
+    (header.family, header.index) = (AddressFamily::Inet, index);
+    bound::all(question.execute(), "addresses", READ_MAX).await
+}
+
+/// Takes an address off its interface.
+pub async fn remove(handle: &Handle, message: &AddressMessage) -> Result<(), Fault> {
+    let gone = already_gone(handle.address().del(message.clone()).execute().await);
+    gone.map_err(|error| fault(format_args!("removing address {}", text(message)), &error))
+}
+
+/// The address itself; of a link to one other host, not the other's.
+pub fn ip(message: &AddressMessage) -> Option<IpAddr> {
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            _ => {}
+        }
+    }
+    local.or(address)
+}
+
+/// An address and its length.
+pub fn text(message: &AddressMessage) -> String {
+    let ip = ip(message).map_or_else(|| "of another kind".into(), |ip| ip.to_string());
+    format!("{ip}/{}", message.header.prefix_len)
+}
