@@ -13,7 +13,7 @@ use super::{
     fault::{already_there, fault},
     link::{self, End, FAR_NAME, HOST_MAC, Wanted, far_mac, mac_text},
     neighbour::{self, Neighbour},
-    netns::{self, Inside},
+    netns::Inside,
     route::{self, Entry, Table},
     sysctl::{self, Protocol},
 };
@@ -25,10 +25,9 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// A container may have another interface by which it answers the world; what comes in here is welcome all the same.
 const RP_FILTER: &str = "2";
 
-/// What is wrong with the far end of `near`, which is in the namespace that `wanted` names; `Err` says why
-/// it cannot be looked at. Things are asked for by name: what else is in there, and how much, is not ours.
-pub async fn faults(near: &End, wanted: &Wanted<'_>) -> Result<Vec<String>, Fault> {
-    let inside = netns::enter(wanted.netns).await?;
+/// What is wrong with the far end of `near`, which is in this namespace; `Err` says why it cannot be looked at. Things are
+/// asked for by name: what else is in there, and how much, is not ours.
+pub async fn faults(inside: &Inside, near: &End, wanted: &Wanted<'_>) -> Result<Vec<String>, Fault> {
     let handle = &inside.handle;
     let mut faults = Vec::new();
     let mut check = |right: bool, wrong: String| {

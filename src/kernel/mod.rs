@@ -21,7 +21,7 @@ use rtnetlink::Handle;
 
 use crate::{
     addr::Address,
-    state::{Action, Fault, FaultKind, Host, Link, link_name},
+    state::{Action, Fault, FaultKind, Host, Link, Netns, link_name},
 };
 
 mod address;
@@ -41,6 +41,7 @@ mod sysctl;
 mod tracking;
 pub mod uplink;
 pub mod watch;
+mod ways;
 
 use fault::{fault, found};
 use link::{End, Seen, Wanted};
@@ -139,15 +140,22 @@ async fn observe_link(
     let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range };
     link.range = wanted.range;
     link.faults = seen.faults(end, &right)?;
-    match bound::within(bound::VISIT, "a look into the container", far::faults(end, &right)).await {
-        Ok(faults) => {
-            link.netns = Some(netns.clone());
+    match bound::within(bound::VISIT, "a look into the container", look_inside(end, &right)).await {
+        Ok((netns, faults)) => {
+            link.netns = Some(netns);
             link.faults.extend(faults);
         }
         Err(fault) => link.faults.push(fault.message),
     }
     link.faults = bound::faults(link.faults);
     Ok(link)
+}
+
+/// The namespace of a link where it was found, and what is wrong with the far end.
+async fn look_inside(end: &End, right: &Wanted<'_>) -> Result<(Netns, Vec<String>), Fault> {
+    let inside = netns::enter(right.netns).await?;
+    let faults = far::faults(&inside, end, right).await?;
+    Ok((inside.netns, faults))
 }
 
 /// Wanted links that are not there, and whose namespace is not either. Whoever holds such a link forgets it,

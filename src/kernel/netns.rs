@@ -32,6 +32,7 @@ use super::{
     fault::{Cause, fault, found},
     link::{self, FAR_NAME, far_mac},
     sysctl::{self, Protocol},
+    ways,
 };
 use crate::{
     addr::Address,
@@ -112,14 +113,15 @@ pub fn verify(netns: &Netns) -> bool {
     netns.boot == boot_id() && cookie_of(&netns.path) == Ok(netns.cookie)
 }
 
-/// Whether the path of `netns` leads to it no more, for certain. What cannot be told is not gone.
+/// Whether neither the path of `netns` nor any other that is known leads to it, for certain. What cannot be told is not
+/// gone.
 pub fn is_gone(netns: &Netns) -> bool {
-    netns.boot != boot_id()
-        || match cookie_of(&netns.path) {
-            Ok(cookie) => cookie != netns.cookie,
-            // Nothing is there, or a file on which the namespace was mounted once.
-            Err(cause) => [Errno::ENOENT, Errno::ENOTDIR, Errno::ESRCH, Errno::EINVAL].contains(&cause),
-        }
+    let path_is_over = || match cookie_of(&netns.path) {
+        Ok(cookie) => cookie != netns.cookie,
+        // Nothing is there, or a file on which the namespace was mounted once.
+        Err(cause) => [Errno::ENOENT, Errno::ENOTDIR, Errno::ESRCH, Errno::EINVAL].contains(&cause),
+    };
+    netns.boot != boot_id() || path_is_over() && ways::to(netns).is_none()
 }
 
 /// A namespace that was entered: it can be spoken to, and named to the kernel.
@@ -128,6 +130,8 @@ pub(super) struct Inside {
     pub handle: rtnetlink::Handle,
     /// `rp_filter` of the far end as it was; `None` if there is none.
     pub rp_filter: Option<String>,
+    /// The namespace, by the path it was found at.
+    pub netns: Netns,
     file: File,
     /// Ends with this value, whatever the kernel has still to say.
     _connection: Connection,
@@ -169,8 +173,19 @@ impl Inside {
     }
 }
 
-/// Enters `netns` if its path still leads to it.
+/// Enters `netns` by its path, or by another way where its path no longer leads to it: the process that it was found by
+/// may have ended, and others live on in it.
 pub(super) async fn enter(netns: &Netns) -> Result<Inside, Fault> {
+    match enter_by_path(netns).await {
+        Err(fault) if fault.kind == FaultKind::Outdated && netns.boot == boot_id() => match ways::to(netns) {
+            Some(path) => enter_by_path(&Netns { path, ..netns.clone() }).await,
+            None => Err(fault),
+        },
+        entered => entered,
+    }
+}
+
+async fn enter_by_path(netns: &Netns) -> Result<Inside, Fault> {
     let path = &netns.path;
     if netns.boot != boot_id() {
         return Err(gone(path, "it was of an earlier boot"));
@@ -199,11 +214,11 @@ pub(super) async fn enter(netns: &Netns) -> Result<Inside, Fault> {
         return Err(gone(path, "its path leads to another one now"));
     }
     let _connection = Connection(tokio::spawn(connection));
-    Ok(Inside { handle, rp_filter, file: kept, _connection })
+    Ok(Inside { handle, rp_filter, netns: netns.clone(), file: kept, _connection })
 }
 
 /// The cookie of the namespace that a path leads to.
-fn cookie_of(path: &Path) -> Result<u64, Errno> {
+pub(super) fn cookie_of(path: &Path) -> Result<u64, Errno> {
     let thread = inside(open(path)?, |entered| entered.and_then(|()| cookie()));
     thread.map_err(|error| error.errno())?.join().unwrap_or(Err(Errno::ECANCELED))
 }
@@ -244,7 +259,10 @@ fn refused(path: &Path, cause: &impl Cause) -> Fault {
 }
 
 fn gone(path: &Path, why: &str) -> Fault {
-    found(FaultKind::Outdated, format!("network namespace {} is gone: {why}", path.display()))
+    Fault {
+        hint: Some("if its container lives, attach it again by a path or pid that leads to it".into()),
+        ..found(FaultKind::Outdated, format!("network namespace {} is gone: {why}", path.display()))
+    }
 }
 
 fn panicked(path: &Path) -> Fault {

@@ -1,15 +1,20 @@
 //! Container links and the routes to them.
 
-use std::{io::ErrorKind, net::TcpStream, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::TcpStream,
+    process::{Child, Command},
+    time::Duration,
+};
 
 use weavers::{
     kernel::netns,
-    state::{Action, FaultKind, Netns},
+    state::{Action, FaultKind, Link, Netns},
 };
 
 use crate::{
     stories,
-    world::{Container, PATIENCE, World, at, create, crosses, mend, sh, udp},
+    world::{Container, PATIENCE, World, at, create, crosses, mend, range, sh, udp},
 };
 
 stories![
@@ -28,6 +33,7 @@ stories![
     a_namespace_that_is_gone_takes_its_link_along,
     a_path_that_leads_elsewhere_is_not_followed,
     a_namespace_is_found_by_its_bind_mount,
+    a_container_whose_first_process_has_ended_is_found_by_another,
     a_link_into_the_wrong_namespace_is_made_anew,
     a_link_that_is_not_wanted_is_seen,
     the_uplink_is_where_the_default_route_leads,
@@ -350,4 +356,44 @@ async fn the_uplink_is_where_the_default_route_leads(mut world: World) {
 async fn an_action_on_the_vpc_is_not_ours(mut world: World) {
     let interface = weavers::state::InterfaceId("eni-1".into());
     assert_eq!(world.refused(Action::DisableCheck { interface }).await.kind, FaultKind::Invalid);
+}
+
+async fn a_container_whose_first_process_has_ended_is_found_by_another(mut world: World) {
+    let container = Container::new();
+    let sleeper = || container.run(|| Command::new("sleep").arg("60").spawn().unwrap());
+    let (mut first, mut second) = (sleeper(), sleeper());
+    let of = |process: &Child| netns::of_target(&process.id().to_string()).unwrap();
+    let known = of(&first);
+    let link = Link { netns: Some(known.clone()), mtu: 1500, range: range(), faults: Vec::new() };
+    world.wanted.links.insert(at(A), link);
+    let create = |netns: &Netns| Action::CreateLink {
+        address: at(A),
+        netns: netns.clone(),
+        mtu: 1500,
+        range: range(),
+    };
+    world.apply(create(&known)).await;
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(!netns::verify(&known), "its path leads nowhere");
+    // Stories that run beside this one may have looked for other namespaces just before.
+    std::thread::sleep(PATIENCE);
+
+    let seen = world.observe().await;
+    assert_eq!(seen.links[&at(A)].faults, [""; 0]);
+    let found = seen.links[&at(A)].netns.clone().unwrap();
+    assert!(found.is_same(&known) && found.path == of(&second).path, "{found:?}");
+
+    // Neither is its namespace gone where the link was not made yet, and it can be made.
+    sh("ip link del wv0a200102");
+    assert!(!world.observe().await.gone.contains(&at(A)));
+    world.apply(create(&known)).await;
+    assert_eq!(world.faults(A).await, [""; 0]);
+
+    second.kill().unwrap();
+    second.wait().unwrap();
+    sh("ip link del wv0a200102");
+    drop(container);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(world.observe().await.gone.contains(&at(A)), "nobody is in it any more");
 }
