@@ -8,6 +8,14 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if is_printable(c) { c } else { '?' }).collect()
 }
 
+/// [`printable`], and no longer than so many bytes.
+pub fn short(text: &str, len_max: usize) -> String {
+    // Nothing gets longer by being made printable.
+    let mut text = printable(&text[..text.floor_char_boundary(text.len().min(8 * len_max))]);
+    text.truncate(text.floor_char_boundary(len_max));
+    text
+}
+
 /// [`printable`], line by line, for a text that has lines of its own.
 pub fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
@@ -48,6 +56,13 @@ mod tests {
             assert_eq!(printable(name), name);
         }
         assert_eq!(printable(&printable("a\x1b")), "a?");
+    }
+
+    #[test]
+    fn a_name_without_end_is_cut_between_two_letters() {
+        assert_eq!(short(&"é".repeat(10_000), 5), "éé");
+        assert_eq!(short("\x1bweb", 64), "?web");
+        assert_eq!(short(&"\u{202e}".repeat(64), 3), "???");
     }
 
     #[test]

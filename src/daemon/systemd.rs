@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::node::Node;
+use crate::{node::Node, text::short};
+
+/// What fits on a line of `systemctl status`.
+const STATUS_LEN_MAX: usize = 400;
 
 /// The connection to the service manager; does nothing where there is none.
 pub(super) struct Systemd {
@@ -43,12 +46,17 @@ impl Systemd {
     }
 }
 
+/// One line: each further one would be an order to the service manager.
 fn in_words(node: &Node) -> String {
     if node.is_converged() {
         return "converged".to_owned();
     }
     let waits = node.waits();
-    waits.first().map_or_else(|| "at work".to_owned(), |wait| format!("waiting for {}", wait.what))
+    let first = waits.first();
+    first.map_or_else(
+        || "at work".to_owned(),
+        |wait| short(&format!("waiting for {}", wait.what), STATUS_LEN_MAX),
+    )
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -2,10 +2,11 @@
 
 use thiserror::Error;
 
-use super::frame::Version;
+use super::{frame::Version, topology::NICKNAME_LEN_MAX};
 use crate::{
     gob::{GobError, Schema, Value},
     peer::{PeerName, PeerUid},
+    text::short,
 };
 
 /// A `map[string]string`.
@@ -18,6 +19,8 @@ const FLAVOUR: &str = "mac";
 const PROGRAM: &str = "WeaversVersion";
 /// Longer ones are no versions.
 const PROGRAM_LEN_MAX: usize = 32;
+/// Nobody has so many overlays.
+const OVERLAYS_LEN_MAX: usize = 1024;
 
 /// The features of one side of one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,15 +90,14 @@ impl Features {
         texts.parse("PeerNameFlavour", |text| (text == FLAVOUR).then_some(()))?;
         Ok(Features {
             name: texts.parse("Name", |text| text.parse().ok().filter(|name| *name != PeerName::UNKNOWN))?,
-            nickname: texts.parse("NickName", |text| Some(text.to_owned()))?,
+            nickname: texts.parse("NickName", |text| Some(short(text, NICKNAME_LEN_MAX)))?,
             uid: PeerUid(texts.parse("UID", decimal)?),
             conn_id: texts.parse("ConnID", decimal)?,
             short_id: texts.parse_if_there("ShortID", short_id)?,
             trusted: texts.parse_if_there("Trusted", boolean)?.unwrap_or(false),
-            overlays: texts.parse_if_there("Overlays", |text| Some(text.to_owned()))?,
+            overlays: texts.parse_if_there("Overlays", |text| Some(short(text, OVERLAYS_LEN_MAX)))?,
             public_key: texts.parse_if_there("PublicKey", public_key)?,
-            program: texts
-                .parse_if_there(PROGRAM, |text| Some(text.chars().take(PROGRAM_LEN_MAX).collect()))?,
+            program: texts.parse_if_there(PROGRAM, |text| Some(short(text, PROGRAM_LEN_MAX)))?,
         })
     }
 }
@@ -122,7 +124,7 @@ impl<'a> Texts<'a> {
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<Option<T>, FeatureError> {
         let Some((_, text)) = self.0.iter().find(|(name, _)| *name == key) else { return Ok(None) };
-        let shown = || text.chars().take(64).collect();
+        let shown = || short(text, 64);
         parse(text).map(Some).ok_or_else(|| FeatureError::Bad { key, text: shown() })
     }
 
@@ -205,6 +207,19 @@ mod tests {
         ] {
             assert!(matches!(changed(key, Some(text)), Err(FeatureError::Bad { .. })), "{key} {text}");
         }
+    }
+
+    #[test]
+    fn what_a_stranger_calls_himself_is_one_short_line() {
+        let nasty = "web\nMAINPID=1\x1b[2J\u{202e}";
+        for key in ["NickName", "Overlays", PROGRAM] {
+            let features = changed(key, Some(&nasty.repeat(1000))).unwrap();
+            let said = [Some(features.nickname), features.overlays, features.program];
+            let longest = said.into_iter().flatten().max_by_key(String::len).unwrap();
+            assert!(longest.starts_with("web?MAINPID=1?[2J?") && longest.len() <= 1024, "{key}: {longest}");
+        }
+        let error = changed("Name", Some(nasty)).unwrap_err().to_string();
+        assert!(error.contains("web?MAINPID=1?[2J?"), "{error}");
     }
 
     #[test]

@@ -393,7 +393,7 @@ fn peer_as_json(peer: PeerName, links: &BTreeSet<PeerName>, rng: &mut ChaCha8Rng
     let short_id: Option<u16> = rng.random_bool(0.8).then(|| rng.random_range(0..4096));
     json!({
         "NameByte": hex_name(peer), "NickName": text(rng), "UID": number(rng),
-        "Version": number(rng).max(1), "ShortID": short_id.unwrap_or(0), "HasShortID": short_id.is_some(),
+        "Version": (number(rng) >> 1).max(1), "ShortID": short_id.unwrap_or(0), "HasShortID": short_id.is_some(),
         "Connections": links,
     })
 }
@@ -421,8 +421,10 @@ fn numbers(names: &[PeerName]) -> Vec<u64> {
     names.iter().map(|name| name.as_u64()).collect()
 }
 
+/// What is not fit to be shown is not kept as it is.
 fn text(rng: &mut ChaCha8Rng) -> String {
-    (0..rng.random_range(0..40)).map(|_| rng.random::<char>()).collect()
+    let drawn: String = (0..rng.random_range(0..40)).map(|_| rng.random::<char>()).collect();
+    weavers::text::printable(&drawn)
 }
 
 fn hex_name(name: PeerName) -> String {

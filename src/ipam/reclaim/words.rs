@@ -51,9 +51,15 @@ impl Word {
     pub fn is_believable(&self) -> bool {
         let named = [&self.gone, &self.asks, &self.seconds, &self.awaits];
         self.number <= NUMBER_MAX
-            && self.instance.as_ref().is_none_or(|instance| instance.len() <= INSTANCE_LEN_MAX)
+            && self.instance.as_deref().is_none_or(is_instance)
             && named.iter().all(|names| names.len() <= NAMED_MAX)
     }
+}
+
+/// Whether it can be the id of an instance, and nothing that steers a terminal.
+fn is_instance(id: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    id.len() <= INSTANCE_LEN_MAX && id.chars().all(known)
 }
 
 /// The last word of every peer but ourselves.
@@ -141,6 +147,8 @@ mod tests {
         assert!(!words.hear(PEER, numbered(u64::MAX)));
         let long = Word { number: 1, instance: Some("i".repeat(1000)), ..Word::default() };
         assert!(!words.hear(PEER, long));
+        let nasty = Word { number: 1, instance: Some("i-1\nMAINPID=1".to_owned()), ..Word::default() };
+        assert!(!words.hear(PEER, nasty));
         for number in 0..2 * WORDS_MAX as u64 {
             words.hear(PeerName::from_u64(number), numbered(1));
         }
