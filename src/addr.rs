@@ -57,6 +57,15 @@ impl Range {
         Range::new(self.start.max(other.start), self.end.min(other.end))
     }
 
+    /// What is left of it without another: one part before, one behind, either of them maybe empty.
+    pub fn without(self, other: Range) -> [Range; 2] {
+        let taken = self.intersection(other);
+        if taken.is_empty() {
+            return [self, Range::new(self.end, self.end)];
+        }
+        [Range::new(self.start, taken.start), Range::new(taken.end, self.end)]
+    }
+
     /// The fewest CIDRs that together are this range, ascending.
     pub fn cidrs(self) -> Vec<Ipv4Net> {
         let mut cidrs = Vec::new();

@@ -92,12 +92,42 @@ impl StoreError {
                  and `weavers forget` takes over the ranges of the old one",
                 path.display()
             )),
-            StoreError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("make room on the disk; the write is tried again".to_owned())
-            }
-            StoreError::Io { .. } | StoreError::Busy | StoreError::Closed => None,
+            StoreError::Io { path, source, .. } => way_out(path.parent().unwrap_or(path), source),
+            StoreError::Busy | StoreError::Closed => None,
         }
     }
+
+    /// The error with all its sources, on one line.
+    pub fn in_full(&self) -> String {
+        match self {
+            StoreError::Io { source, .. } => format!("{self}: {source}"),
+            StoreError::InUse { .. } | StoreError::Damaged { .. } | StoreError::Busy | StoreError::Closed => {
+                self.to_string()
+            }
+        }
+    }
+}
+
+/// What to do about a disk that refuses; writes are tried again by themselves.
+fn way_out(dir: &Path, refusal: &io::Error) -> Option<String> {
+    let dir = dir.display();
+    let way_out = match Errno::from_raw(refusal.raw_os_error()?) {
+        Errno::ENOSPC => format!("make room on the file system of {dir}: `df {dir}` and `df -i {dir}`"),
+        Errno::EDQUOT => format!("raise the quota of the owner of {dir}, or make room there"),
+        Errno::EFBIG => format!("raise the limit on file sizes of the service: files in {dir} may not grow"),
+        Errno::EROFS => format!(
+            "mount the file system of {dir} read-write (`mount -o remount,rw`); \
+             if nobody mounted it read-only, the kernel did after an error: see `dmesg`"
+        ),
+        Errno::EIO => format!("the disk of {dir} fails: see `dmesg`, and move {dir} to another disk"),
+        Errno::EACCES | Errno::EPERM => {
+            format!(
+                "let the user that weavers runs as write to {dir}, and see what else forbids it (SELinux, AppArmor, `lsattr`)"
+            )
+        }
+        _ => return None,
+    };
+    Some(way_out)
 }
 
 /// The store of one node, locked against other processes for as long as it is open.
@@ -135,8 +165,16 @@ impl Store {
             return Ok(());
         }
         let mut guard = self.lock();
-        let database = self.ready(&mut guard)?;
-        commit(database, writes).map_err(|source| {
+        match commit(self.ready(&mut guard)?, writes) {
+            Ok(()) => Ok(()),
+            // It says no more than that something went wrong before; tried anew it says what.
+            Err(redb::Error::PreviousIo) => {
+                *guard = None;
+                commit(self.ready(&mut guard)?, writes)
+            }
+            Err(source) => Err(source),
+        }
+        .map_err(|source| {
             *guard = None;
             explain(&self.path, "write", source)
         })
@@ -310,7 +348,7 @@ fn save_all(
     for (id, writes) in queue {
         let result = store.write(&writes);
         if let Err(error) = &result {
-            warn!(%error, "save failed");
+            warn!(error = error.in_full(), hint = error.hint(), "save failed");
         }
         // A daemon that is stopping listens no more; what it handed over is written all the same.
         let _ = reports.blocking_send((id, result));
@@ -466,6 +504,20 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_is_full_one_that_fails_and_one_that_is_read_only_are_told_apart() {
+        let way_out = |errno: Errno| {
+            let source = io::Error::from_raw_os_error(errno as i32);
+            let error = StoreError::Io { path: "/var/lib/weave/weave.redb".into(), verb: "write", source };
+            assert!(error.in_full().contains("/var/lib/weave/weave.redb: "), "{}", error.in_full());
+            error.hint().unwrap()
+        };
+        let known = [Errno::ENOSPC, Errno::EROFS, Errno::EIO, Errno::EACCES, Errno::EDQUOT, Errno::EFBIG];
+        let ways: std::collections::BTreeSet<String> = known.into_iter().map(way_out).collect();
+        assert_eq!(ways.len(), known.len());
+        assert!(ways.iter().all(|way| way.contains("/var/lib/weave")), "{ways:?}");
+    }
+
+    #[test]
     fn saves_are_reported_in_order_and_written_before_it_ends() {
         let (_dir, path) = scratch();
         let (sender, mut reports) = mpsc::channel(4);
@@ -509,6 +561,7 @@ mod tests {
         let store = Store::open(path).unwrap();
         let error = store.write(&[put("ring", b"lost"), put("big", &vec![7; 8 << 20])]).unwrap_err();
         assert!(matches!(error, StoreError::Io { .. }), "{error:?}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("may not grow")), "{error:?}");
         store.write(&[put("ring", b"two")]).unwrap();
         std::process::exit(42);
     }

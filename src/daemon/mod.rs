@@ -45,12 +45,14 @@ use crate::{
         Input, Node, Output,
         adopt::Order,
         identity::Metadata,
+        ledger::{SaveFault, SaveId},
         request::{Container, Refusal, RefusalKind, Request, RequestId, Response, SavedPlan},
         status::{ConfigStatus, PathState, PathStatus},
     },
     plan::Plan,
     state::{Action, Fault, Host, InstanceState, SubnetId, Vpc},
     store,
+    text::short,
     time::Timestamp,
     transport, watch,
 };
@@ -59,6 +61,9 @@ use crate::{
 const EVENTS_MAX: usize = 1024;
 /// Outputs carried out before the loop looks at signals and timers again.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// What is logged of the reason why a connection was closed, which may repeat what the other side said.
+const REASON_LEN_MAX: usize = 600;
 
 /// How long a caller may take to hear its answer when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -233,8 +238,7 @@ impl Daemon {
             tokio::select! {
                 Some(event) = inlets.wire.recv() => self.handle(Input::Mesh(on_wire(event))),
                 Some((id, result)) = inlets.saved.recv() => {
-                    let result = result.map_err(|error| error.to_string());
-                    self.handle(Input::Stored(crate::node::ledger::SaveId(id), result));
+                    self.handle(Input::Stored(SaveId(id), result.map_err(|error| save_fault(&error))));
                 }
                 Some(event) = inlets.reported.recv() => self.on_event(event),
                 Some(call) = inlets.calls.recv() => self.on_call(call),
@@ -275,7 +279,7 @@ impl Daemon {
                 Output::Dial(target) => self.transport.dial(target),
                 Output::Send(conn, bytes) => self.transport.send(conn, bytes),
                 Output::Close(conn, reason) => {
-                    info!(conn = conn.0, reason, "connection closed");
+                    info!(conn = conn.0, reason = short(&reason, REASON_LEN_MAX), "connection closed");
                     self.transport.close(conn);
                 }
                 Output::Datagram(to, bytes) => self.transport.send_datagram(to, &bytes),
@@ -315,8 +319,7 @@ impl Daemon {
 
     fn save(&mut self, id: u64, writes: Vec<crate::node::memory::Write>) {
         if let Err(error) = self.saver.save(id, writes) {
-            let result = Err(error.to_string());
-            self.node.handle(self.now(), Input::Stored(crate::node::ledger::SaveId(id), result));
+            self.node.handle(self.now(), Input::Stored(SaveId(id), Err(save_fault(&error))));
         }
     }
 
@@ -558,6 +561,10 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 fn wake_is_set(wake: Instant, start: Instant) -> bool {
     wake.duration_since(start) < NEVER
+}
+
+fn save_fault(error: &store::StoreError) -> SaveFault {
+    SaveFault { message: error.in_full(), hint: error.hint() }
 }
 
 fn on_wire(event: transport::Event) -> mesh::Input {

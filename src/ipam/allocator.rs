@@ -19,11 +19,13 @@ use super::{
     paxos::Claims,
     requests::Requests,
     rest::Rest,
+    ring::Entry,
     space::Space,
 };
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
+    text::printable,
     time::Timestamp,
 };
 
@@ -32,6 +34,9 @@ const REPEAT: Duration = Duration::from_secs(5);
 
 /// Who tells somebody that broadcasts without a ring that there is one.
 const ANSWERS_MAX: usize = 8;
+
+/// Entries kept of those that are not believed, for people to see.
+const UNBELIEVABLE_MAX: usize = 16;
 
 /// Nicknames kept, and their length.
 const NICKNAMES_MAX: usize = 4096;
@@ -67,6 +72,8 @@ pub struct Allocator {
     pub(super) reachable: BTreeSet<PeerName>,
     pub(super) avoided: Vec<Range>,
     pub(super) leaving: bool,
+    /// What was last told or saved at a version that is not believed, by its token.
+    pub(super) unbelievable: BTreeMap<Address, (Timestamp, Entry)>,
     /// What was told last, as it was written: much is said more than once.
     told: Option<(State, Vec<u8>)>,
     /// The last moment handed in.
@@ -79,8 +86,9 @@ impl Allocator {
     /// Goes on from what was saved, or starts afresh. The caller wakes it at once.
     pub fn new(settings: Settings, saved: Saved) -> Result<Allocator, StartError> {
         let election = Election::new(&settings, saved.paxos);
-        let ring = restore(&settings, saved.ring)?;
+        let mut ring = restore(&settings, saved.ring)?;
         let fresh = ring.is_none();
+        let unbelievable = ring.as_mut().map(Ring::disbelieve).unwrap_or_default();
         let empty = Ring::empty(settings.me, settings.universe);
         let mut allocator = Allocator {
             ring: ring.unwrap_or(empty),
@@ -96,6 +104,7 @@ impl Allocator {
             reachable: BTreeSet::new(),
             avoided: Vec::new(),
             leaving: false,
+            unbelievable: BTreeMap::new(),
             told: None,
             now: Timestamp::ZERO,
             repeat_at: Timestamp::ZERO,
@@ -106,8 +115,14 @@ impl Allocator {
         let others = allocator.ring.entries().iter().map(|entry| entry.owner);
         let others = others.filter(|owner| *owner != allocator.settings.me).collect();
         allocator.rest.begin(saved.rest, others);
+        allocator.note_unbelievable(&unbelievable);
         allocator.settle();
         Ok(allocator)
+    }
+
+    /// It is so late now.
+    pub fn tick(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
     }
 
     /// Takes what a peer sent. On error the caller closes the connection it came on.
@@ -193,6 +208,7 @@ impl Allocator {
     /// Does what is due.
     pub fn wake(&mut self, now: Timestamp) {
         self.now = now;
+        self.space.thaw(now);
         self.elect();
         if self.repeat_at == Timestamp::ZERO {
             // The start: there is nobody to hear it yet.
@@ -308,13 +324,14 @@ impl Allocator {
         let knew_none = self.ring.is_empty();
         let space = &self.space;
         let merged = self.ring.merge(theirs, |range| space.uses(range))?;
+        self.note_unbelievable(&merged.unbelievable);
+        let mut reissued = false;
         for tied in &merged.tied {
-            self.ring.reissue(tied.token, tied.version);
+            reissued |= self.ring.reissue(tied.token, tied.version);
         }
         let kin = self.kin.as_ref();
         let yields = |peer| kin.is_some_and(|kin| !kin.contains(&peer));
-        let answered = self.disputes.on_merge(&mut self.ring, theirs, &merged, yields);
-        let reissued = answered || !merged.tied.is_empty();
+        reissued |= self.disputes.on_merge(&mut self.ring, theirs, &merged, yields);
         if merged.must_save || reissued {
             self.settle();
             self.save_ring();
@@ -339,6 +356,14 @@ impl Allocator {
         Ok(merged.must_save)
     }
 
+    fn note_unbelievable(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            if self.unbelievable.len() < UNBELIEVABLE_MAX || self.unbelievable.contains_key(&entry.token) {
+                self.unbelievable.insert(entry.token, (self.now, *entry));
+            }
+        }
+    }
+
     /// A peer asks for space. It always gets an answer, once there is a ring.
     fn on_request(&mut self, from: PeerName, range: Range) {
         if self.ring.is_empty() || from == self.settings.me {
@@ -361,7 +386,7 @@ impl Allocator {
             let known = self.nicknames.contains_key(&peer);
             let fits = nickname.len() <= NICKNAME_LEN_MAX && (known || self.nicknames.len() < NICKNAMES_MAX);
             if fits && peer != self.settings.me {
-                self.nicknames.insert(peer, nickname);
+                self.nicknames.insert(peer, printable(&nickname));
             }
         }
     }

@@ -6,6 +6,9 @@
 //! more there, keeps its addresses, and asks the other for each of them, as for any claim. What the
 //! other gives splits the piece, and then the copies merge. Only an address that both use stays open.
 //!
+//! Whether the other is an honest host or not, nothing that is known can tell. One that is dead stands by nothing:
+//! once that is decided, everybody who had yielded to it says again what is his.
+//!
 //! To a Weave Net router one yields at once. It took over from us, and ends with a failed assertion if it
 //! hears that a piece in which it uses nothing is ours after all: its merge gives the piece away, and its
 //! free space does not follow.
@@ -25,6 +28,8 @@ pub struct Disputes(BTreeMap<Address, Dispute>);
 #[derive(Clone, Copy, Debug)]
 struct Dispute {
     with: PeerName,
+    /// Of the other's last claim.
+    version: u32,
     yielded: bool,
 }
 
@@ -46,13 +51,25 @@ impl Disputes {
         let mut reissued = false;
         for claim in &merged.refused {
             let known = self.0.get(&claim.token).filter(|dispute| dispute.with == claim.owner);
-            let yielded = yields(claim.owner) || known.is_some() && me > claim.owner;
-            self.0.insert(claim.token, Dispute { with: claim.owner, yielded });
-            if !yielded {
-                ring.reissue(claim.token, claim.version);
-                reissued = true;
-            }
+            let yields = yields(claim.owner) || known.is_some() && me > claim.owner;
+            let stands = !yields && ring.reissue(claim.token, claim.version);
+            let dispute = Dispute { with: claim.owner, version: claim.version, yielded: !stands };
+            self.0.insert(claim.token, dispute);
+            reissued |= stands;
         }
+        reissued
+    }
+
+    /// A peer is dead: what we yielded to it is ours again. Returns whether an entry was reissued.
+    pub fn end_with(&mut self, ring: &mut Ring, peer: PeerName) -> bool {
+        let me = ring.holder();
+        let mut reissued = false;
+        self.0.retain(|&token, dispute| {
+            let with_it = dispute.with == peer && ring.owner(token) == Some(me);
+            let stands = with_it && dispute.yielded && ring.reissue(token, dispute.version);
+            reissued |= stands;
+            dispute.with != peer || with_it && dispute.yielded && !stands
+        });
         reissued
     }
 

@@ -15,6 +15,7 @@ impl Allocator {
     pub fn forget(&mut self, now: Timestamp, peer: PeerName) -> Result<u32, Refused> {
         self.now = now;
         self.check_forget(peer)?;
+        self.stand_up_to(peer);
         let taken = self.take_over(peer);
         Ok(taken.iter().map(|range| range.len()).sum())
     }
@@ -32,7 +33,8 @@ impl Allocator {
             return Err(Refused::NoRing);
         }
         let owns = self.ring.entries().iter().any(|entry| entry.owner == peer);
-        if !owns && !self.nicknames.contains_key(&peer) {
+        let claims = self.disputes.opponents(&self.ring).iter().any(|(_, with)| *with == peer);
+        if !owns && !claims && !self.nicknames.contains_key(&peer) {
             return Err(Refused::UnknownPeer { peer });
         }
         Ok(())
@@ -50,8 +52,20 @@ impl Allocator {
         }
         if !heard {
             self.nicknames.remove(&dead);
+            self.stand_up_to(dead);
         }
         self.rest_on();
+    }
+
+    /// Says again what of ours this peer claimed, now that it is dead.
+    fn stand_up_to(&mut self, dead: PeerName) {
+        if self.disputes.end_with(&mut self.ring, dead) {
+            self.settle();
+            self.announce();
+            self.advance();
+        } else {
+            self.avoid();
+        }
     }
 
     /// What we own rests if we do not remember what we gave away.

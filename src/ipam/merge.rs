@@ -12,7 +12,7 @@
 
 use thiserror::Error;
 
-use super::ring::{ENTRIES_MAX, Entry, Ring, RingError};
+use super::ring::{ENTRIES_MAX, Entry, Ring, RingError, raised};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
@@ -29,6 +29,8 @@ pub struct Merged {
     pub refused: Vec<Entry>,
     /// Claims of others as good as ours but for the name.
     pub tied: Vec<Entry>,
+    /// Entries that were passed over: no honest history reaches their versions.
+    pub unbelievable: Vec<Entry>,
 }
 
 /// Why nothing of a received ring can be used.
@@ -94,7 +96,10 @@ impl Ring {
         let me = self.holder();
         let mut joined: Vec<Entry> = Vec::with_capacity(self.entries.len().max(theirs.entries.len()));
         let mut mine = std::mem::take(&mut self.entries).into_iter().peekable();
-        for &their in &theirs.entries {
+        let (believable, not): (Vec<Entry>, Vec<Entry>) =
+            theirs.entries.iter().copied().partition(Entry::is_believable);
+        merged.unbelievable = not;
+        for their in believable {
             while let Some(earlier) = mine.next_if(|entry| entry.token < their.token) {
                 joined.push(earlier);
             }
@@ -152,7 +157,7 @@ fn better(me: PeerName, ours: Entry, their: Entry, merged: &mut Merged) -> Entry
         // Nobody else raises our versions: we did, and forgot it.
         Greater if same_owner && ours.owner == me => {
             merged.must_save = true;
-            Entry { version: their.version.saturating_add(1), ..ours }
+            Entry { version: raised(their.version), ..ours }
         }
         Greater => {
             merged.changed = true;

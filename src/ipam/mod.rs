@@ -24,6 +24,7 @@ mod leave;
 pub mod merge;
 pub mod message;
 pub mod paxos;
+mod recent;
 pub mod reclaim;
 mod requests;
 mod rest;

@@ -164,7 +164,7 @@ impl Allocator {
         let mut was_full = false;
         for net in &freed {
             let address = net.addr().into();
-            self.space.free(address);
+            self.space.free(self.now, address);
             self.requests.unwant(address);
             was_full |= self.ring.pieces().any(|(piece, entry)| piece.contains(address) && entry.free == 0);
         }
@@ -285,8 +285,7 @@ impl Allocator {
         if self.ring.is_empty() {
             return Outcome::Wait;
         }
-        let hosts = Range::new(Address(whole.start.0 + 1), Address(whole.end.0 - 1));
-        if let Some(address) = self.space.allocate(hosts) {
+        if let Some(address) = self.space.allocate(self.now, inner(whole)) {
             let net = Ipv4Net::new_assert(address.into(), subnet.prefix_len());
             return Outcome::Answer(Ok(self.record(ident, net)));
         }
@@ -338,7 +337,7 @@ impl Allocator {
     }
 
     /// Who has something free in the pieces of this range, most first.
-    fn donors(&self, range: Range) -> Vec<PeerName> {
+    pub(super) fn donors(&self, range: Range) -> Vec<PeerName> {
         let mut free: BTreeMap<PeerName, u64> = BTreeMap::new();
         for (piece, entry) in self.ring.pieces() {
             if piece.overlaps(range) && entry.owner != self.settings.me && entry.free > 0 {
@@ -399,6 +398,14 @@ impl Allocator {
             format!("it cannot be reached: bring it back, or, if it is dead, `weavers forget {dead}`")
         })
     }
+}
+
+/// What of a subnet can be handed out: neither its first address nor its last.
+pub(super) fn inner(subnet: Range) -> Range {
+    if subnet.len() < 4 {
+        return Range::new(subnet.start, subnet.start);
+    }
+    Range::new(Address(subnet.start.0 + 1), Address(subnet.end.0 - 1))
 }
 
 fn single(address: Address) -> Range {

@@ -21,6 +21,10 @@ use crate::{
 /// Entries a ring may have. Larger ones are refused, and nothing is donated that would pass it.
 pub const ENTRIES_MAX: usize = 1 << 16;
 
+/// No honest history reaches a higher version: a piece that changed a thousand times a second would need 24 days without
+/// a pause. Higher ones are refused, since nothing could outbid the last of all.
+pub const VERSION_MAX: u32 = u32::MAX / 2;
+
 /// How far a take-over raises the version, so that it stands above what the old owner did meanwhile.
 const TRANSFER_STEP: u32 = 100;
 
@@ -64,7 +68,7 @@ pub enum RingError {
     NoUniverse { start: Address, end: Address },
 }
 
-/// The range is not all ours to give.
+/// The range is not all ours to give, or no version is left to say so with.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0} is not ours to give")]
 pub struct NotOurs(pub Range);
@@ -241,14 +245,24 @@ impl Ring {
         Ok(())
     }
 
-    /// Makes all that `from` owns the property of `to`, and says what that was.
+    /// Makes all that `from` owns the property of `to`, as far as a version is left for that, and says what that was.
     pub fn transfer(&mut self, from: PeerName, to: PeerName) -> Vec<Range> {
-        let moved = self.owned_by(from);
-        for entry in self.entries.iter_mut().filter(|entry| entry.owner == from) {
+        let moves = |entry: &Entry| entry.owner == from && !entry.is_fixed();
+        let moved = join(self.pieces().filter(|(_, entry)| moves(entry)).map(|(piece, _)| piece));
+        for entry in self.entries.iter_mut().filter(|entry| moves(entry)) {
             entry.owner = to;
-            entry.version = entry.version.saturating_add(TRANSFER_STEP);
+            entry.version += TRANSFER_STEP;
         }
         moved
+    }
+
+    /// Addresses of each peer that cannot change hands any more: no version is left that would outbid theirs.
+    pub fn fixed(&self) -> BTreeMap<PeerName, u64> {
+        let mut fixed = BTreeMap::new();
+        for (piece, entry) in self.pieces().filter(|(_, entry)| entry.is_fixed()) {
+            *fixed.entry(entry.owner).or_default() += u64::from(piece.len());
+        }
+        fixed
     }
 
     /// Brings the free counts of our own pieces up to date, but for those of which `free_in` says
@@ -271,14 +285,23 @@ impl Ring {
     }
 
     /// Says again, above `version`, that the piece at this token is ours, so that no copy can be
-    /// left that holds another claim for as good.
-    pub fn reissue(&mut self, token: Address, version: u32) {
+    /// left that holds another claim for as good. Returns whether there was a version left for that.
+    pub fn reissue(&mut self, token: Address, version: u32) -> bool {
         let me = self.holder;
-        if let Ok(index) = self.find(token) {
-            let entry = &mut self.entries[index];
-            debug_assert_eq!(entry.owner, me);
-            entry.version = entry.version.max(version).saturating_add(1);
-        }
+        let Ok(index) = self.find(token) else { return false };
+        let entry = &mut self.entries[index];
+        debug_assert_eq!(entry.owner, me);
+        let raised = raised(entry.version.max(version));
+        let is_higher = raised > entry.version && raised > version;
+        entry.version = raised;
+        is_higher
+    }
+
+    /// Counts versions that no honest history reaches as none, so that they can be outbid. Returns what bore them.
+    pub fn disbelieve(&mut self) -> Vec<Entry> {
+        let unbelievable: Vec<Entry> = self.entries.iter().copied().filter(|e| !e.is_believable()).collect();
+        self.entries.iter_mut().filter(|entry| !entry.is_believable()).for_each(|entry| entry.version = 0);
+        unbelievable
     }
 
     /// Index of the entry with this token, or where it would stand.
@@ -303,14 +326,31 @@ impl Ring {
     fn holds(&self, range: Range) -> bool {
         !self.is_empty()
             && self.universe.covers(range)
-            && self.pieces().all(|(piece, entry)| entry.owner == self.holder || !piece.overlaps(range))
+            && self.pieces().all(|(piece, entry)| {
+                entry.owner == self.holder && !entry.is_fixed() || !piece.overlaps(range)
+            })
     }
 }
 
 impl Entry {
     fn change(&mut self, owner: PeerName, free: u32) {
-        *self = Entry { token: self.token, owner, version: self.version.saturating_add(1), free };
+        *self = Entry { token: self.token, owner, version: raised(self.version), free };
     }
+
+    /// Whether an honest history may have reached its version.
+    pub fn is_believable(&self) -> bool {
+        self.version <= VERSION_MAX
+    }
+
+    /// Whether no version is left with which it could change hands.
+    pub fn is_fixed(&self) -> bool {
+        self.version > VERSION_MAX - TRANSFER_STEP
+    }
+}
+
+/// The next version that others believe; the last of them if there is none.
+pub(super) fn raised(version: u32) -> u32 {
+    if version < VERSION_MAX { version + 1 } else { version }
 }
 
 fn subdivide(range: Range, peers: &[PeerName], entries: &mut Vec<Entry>) {

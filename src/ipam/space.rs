@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::addr::{Address, Range, join};
+use super::recent::Recent;
+use crate::{
+    addr::{Address, Range, join},
+    time::Timestamp,
+};
 
 /// What this host owns, what of it is in use, and what must not be handed out.
 #[derive(Clone, Debug, Default)]
@@ -10,6 +14,8 @@ pub struct Space {
     owned: Vec<Range>,
     used: BTreeSet<Address>,
     avoided: Vec<Range>,
+    /// What was freed lately, and can be handed out if there is nothing else.
+    recent: Recent,
     /// What can be handed out: ends of chunks by their starts. It follows from the rest and is kept, so that an address
     /// costs the same however many are in use. Two neighbouring chunks never touch.
     free: BTreeMap<Address, Address>,
@@ -29,7 +35,7 @@ impl Space {
             self.used.remove(address);
         }
         self.owned = owned;
-        self.free = self.carve();
+        self.recarve();
         lost
     }
 
@@ -38,8 +44,14 @@ impl Space {
         let avoided = join(avoided);
         if avoided != self.avoided {
             self.avoided = avoided;
-            self.free = self.carve();
+            self.recarve();
         }
+    }
+
+    fn recarve(&mut self) {
+        let (owned, avoided) = (&self.owned, &self.avoided);
+        self.recent.retain(|address| covered(owned, address) && !covered(avoided, address));
+        self.free = self.carve();
     }
 
     /// Whether we own this address.
@@ -69,28 +81,30 @@ impl Space {
 
     /// Addresses in this range that could be handed out.
     pub fn free_in(&self, range: Range) -> u32 {
-        self.chunks(range).map(Range::len).sum()
+        self.chunks(range).map(Range::len).sum::<u32>() + self.recent.count(range)
     }
 
     /// Whether so many addresses in this range could be handed out; at no more cost than it takes to find them.
     pub fn has_free(&self, range: Range, least: u32) -> bool {
-        let mut found = 0;
-        self.chunks(range).any(|chunk| {
-            found += chunk.len();
-            found >= least
-        })
+        let mut found = self.recent.count(range);
+        found >= least
+            || self.chunks(range).any(|chunk| {
+                found += chunk.len();
+                found >= least
+            })
     }
 
-    /// The lowest address in this range that could be handed out.
+    /// The lowest address in this range that is free and was not freed lately.
     pub fn lowest_in(&self, range: Range) -> Option<Address> {
         self.chunks(range).next().map(|chunk| chunk.start)
     }
 
-    /// Takes the lowest free address of the range.
-    pub fn allocate(&mut self, range: Range) -> Option<Address> {
-        let lowest = self.lowest_in(range)?;
-        self.take(lowest);
-        Some(lowest)
+    /// Takes the lowest free address of the range; if all of them were freed lately, the one that was first.
+    pub fn allocate(&mut self, now: Timestamp, range: Range) -> Option<Address> {
+        self.thaw(now);
+        let address = self.lowest_in(range).or_else(|| self.recent.oldest(range))?;
+        self.take(address);
+        Some(address)
     }
 
     /// Takes this address. Returns whether it was ours and free.
@@ -98,11 +112,22 @@ impl Space {
         self.owns(address) && self.take(address)
     }
 
-    /// Gives this address back.
-    pub fn free(&mut self, address: Address) {
-        if !self.used.remove(&address) || self.avoids(address) {
-            return;
+    /// Gives this address back, to be handed out as late as possible for a while.
+    pub fn free(&mut self, now: Timestamp, address: Address) {
+        if self.used.remove(&address) && !self.avoids(address) {
+            self.recent.add(now, address);
         }
+        self.thaw(now);
+    }
+
+    /// What was freed long enough ago is like any other.
+    pub fn thaw(&mut self, now: Timestamp) {
+        while let Some(address) = self.recent.next_over(now) {
+            self.put_back(address);
+        }
+    }
+
+    fn put_back(&mut self, address: Address) {
         let (before, after) = (self.free.range(..address).next_back(), self.free.get(&next(address)));
         let start = before.filter(|&(_, &end)| end == address).map_or(address, |(&start, _)| start);
         let end = after.copied().unwrap_or(next(address));
@@ -128,7 +153,18 @@ impl Space {
 
     /// What to give a peer that looks for an address in this subnet, or for a single address: never just
     /// the first or the last of a subnet, which nobody can use.
-    pub fn gift(&self, subnet: Range) -> Option<Range> {
+    pub fn gift(&mut self, subnet: Range) -> Option<Range> {
+        self.settled_gift(subnet).or_else(|| {
+            // Better one that was freed lately than none.
+            while let Some(address) = self.recent.oldest(subnet) {
+                self.recent.take(address);
+                self.put_back(address);
+            }
+            self.settled_gift(subnet)
+        })
+    }
+
+    fn settled_gift(&self, subnet: Range) -> Option<Range> {
         let usable = if subnet.len() < 4 {
             subnet
         } else {
@@ -150,6 +186,9 @@ impl Space {
         if !self.used.insert(address) {
             return false;
         }
+        if self.recent.take(address) {
+            return true;
+        }
         let chunk = self.free.range(..=address).next_back().map(|(&start, &end)| Range::new(start, end));
         if let Some(chunk) = chunk.filter(|chunk| chunk.contains(address)) {
             self.free.remove(&chunk.start);
@@ -160,7 +199,7 @@ impl Space {
         true
     }
 
-    /// What is free, from what is owned, used and avoided.
+    /// What is free, from what is owned, used, freed lately and avoided.
     fn carve(&self) -> BTreeMap<Address, Address> {
         let mut free = BTreeMap::new();
         for &owned in &self.owned {
@@ -177,8 +216,9 @@ impl Space {
 
     /// The first addresses of the range that cannot be handed out, or nothing at its end.
     fn first_taken(&self, range: Range) -> Range {
-        let used = self.used.range(range.start..range.end).next();
-        let used = used.map(|&address| Range::new(address, next(address)));
+        let used = self.used.range(range.start..range.end).next().copied();
+        let used = used.into_iter().chain(self.recent.first(range)).min();
+        let used = used.map(|address| Range::new(address, next(address)));
         let avoided = self.avoided.iter().map(|avoided| avoided.intersection(range));
         let avoided = avoided.filter(|avoided| !avoided.is_empty()).min();
         used.into_iter().chain(avoided).min().unwrap_or(Range::new(range.end, range.end))
@@ -196,10 +236,14 @@ fn covered(ranges: &[Range], address: Address) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
     use serde::Deserialize;
 
     use super::*;
+
+    const NOW: Timestamp = Timestamp::ZERO;
 
     #[derive(Deserialize)]
     struct Vectors {
@@ -276,7 +320,7 @@ mod tests {
         let mut space = space(subnet);
         (1..15).for_each(|address| assert!(space.claim(Address(address))));
         assert_eq!(space.gift(subnet), None);
-        space.free(Address(14));
+        space.free(NOW, Address(14));
         assert_eq!(space.gift(subnet), Some(range(14, 15)));
         assert_eq!(space.gift(range(15, 16)), Some(range(15, 16)), "asked for by name");
     }
@@ -326,13 +370,44 @@ mod tests {
     #[test]
     fn the_lowest_free_address_is_handed_out_first_and_again_when_it_comes_back() {
         let mut space = space(range(0, 4));
-        assert_eq!(space.allocate(range(1, 4)), Some(Address(1)));
-        assert_eq!(space.allocate(range(1, 4)), Some(Address(2)));
-        space.free(Address(1));
-        assert_eq!(space.allocate(range(1, 4)), Some(Address(1)));
-        assert_eq!(space.allocate(range(1, 4)), Some(Address(3)));
-        assert_eq!(space.allocate(range(1, 4)), None);
+        assert_eq!(space.allocate(NOW, range(1, 4)), Some(Address(1)));
+        assert_eq!(space.allocate(NOW, range(1, 4)), Some(Address(2)));
+        space.free(NOW, Address(1));
+        let later = NOW + Duration::from_secs(60);
+        assert_eq!(space.allocate(later, range(1, 4)), Some(Address(1)));
+        assert_eq!(space.allocate(later, range(1, 4)), Some(Address(3)));
+        assert_eq!(space.allocate(later, range(1, 4)), None);
         assert_eq!(space.free_in(range(0, 4)), 1);
+    }
+
+    #[test]
+    fn the_packets_of_a_container_that_was_deleted_do_not_reach_the_next_one() {
+        let mut space = space(range(0, 5));
+        let hosts = range(1, 5);
+        assert_eq!(space.allocate(NOW, hosts), Some(Address(1)));
+        assert_eq!(space.allocate(NOW, hosts), Some(Address(2)));
+        space.free(NOW, Address(2));
+        space.free(NOW, Address(1));
+        assert_eq!(space.free_in(hosts), 4, "it counts as free all the same");
+        assert_eq!(space.allocate(NOW, hosts), Some(Address(3)));
+        assert_eq!(space.allocate(NOW, hosts), Some(Address(4)));
+        assert_eq!(
+            space.allocate(NOW, hosts),
+            Some(Address(2)),
+            "where there are no others, what was freed first"
+        );
+        assert!(space.claim(Address(1)), "and by its name it is there at once");
+        assert_eq!(space.allocate(NOW, hosts), None);
+    }
+
+    #[test]
+    fn of_many_that_were_freed_lately_only_so_many_are_kept_back() {
+        let mut space = space(range(0, 20_000));
+        (0..10_000).for_each(|address| assert!(space.claim(Address(address))));
+        (0..10_000).for_each(|address| space.free(NOW, Address(address)));
+        assert_eq!(space.free_in(range(0, 20_000)), 20_000);
+        assert_eq!(space.allocate(NOW, range(0, 20_000)), Some(Address(0)));
+        assert_eq!(space.allocate(NOW, range(9_000, 20_000)), Some(Address(10_000)));
     }
 
     #[test]
@@ -340,7 +415,7 @@ mod tests {
         let mut space = space(range(0, 16));
         space.set_avoided([range(0, 8), range(12, 20)]);
         assert_eq!(space.free_in(range(0, 16)), 4);
-        assert_eq!(space.allocate(range(0, 16)), Some(Address(8)));
+        assert_eq!(space.allocate(NOW, range(0, 16)), Some(Address(8)));
         assert_eq!(space.donation(range(0, 16)), Some(range(11, 12)));
         assert_eq!(space.donation(range(0, 8)), None);
     }
@@ -390,11 +465,15 @@ mod tests {
                             let address = Address(address);
                             space.owns(address) && !space.avoids(address) && !space.used.contains(&address)
                         };
-                        let lowest = (start..end).find(free).map(Address);
-                        prop_assert_eq!(space.allocate(range(start, end)), lowest);
+                        let there: Vec<u32> = (start..end).filter(free).collect();
+                        let kept_back = |&&address: &&u32| space.recent.count(range(address, address + 1)) > 0;
+                        let lowest = there.iter().find(|address| !kept_back(address)).copied().map(Address);
+                        let allocated = space.allocate(NOW, range(start, end));
+                        prop_assert!(lowest.is_none() || allocated == lowest);
+                        prop_assert_eq!(allocated.is_none(), there.is_empty());
                     }
                     Event::Claimed(address) => drop(space.claim(Address(address))),
-                    Event::Freed(address) => space.free(Address(address)),
+                    Event::Freed(address) => space.free(NOW, Address(address)),
                 }
                 prop_assert_eq!(&space.free, &space.carve());
             }

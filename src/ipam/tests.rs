@@ -609,7 +609,11 @@ fn the_lowest_host_address_is_handed_out_and_the_same_one_again() {
     assert_eq!(network.host(1).free("web", None), Err(Refused::NothingHeld { ident: "web".to_owned() }));
     network.promised.clear();
     let next = network.allocate(1, "db");
-    assert_eq!(network.answer(next), Some(Ok("10.32.0.1/24".to_owned())));
+    assert_eq!(
+        network.answer(next),
+        Some(Ok("10.32.0.2/24".to_owned())),
+        "packets for web are still under way"
+    );
 }
 
 #[test]

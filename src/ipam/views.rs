@@ -5,9 +5,10 @@ use ipnet::Ipv4Net;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    time::Duration,
 };
 
-use super::{Allocator, Ring, paxos::Claims};
+use super::{Allocator, Ring, paxos::Claims, requests::inner};
 use crate::{
     addr::{Range, join},
     peer::PeerName,
@@ -15,6 +16,8 @@ use crate::{
 
 /// Hosts that one wait names.
 const NAMED_MAX: usize = 20;
+/// How long what was told and not believed is named.
+const NAMED_FOR: Duration = Duration::from_secs(600);
 
 impl Allocator {
     /// The ring; empty until it is agreed on.
@@ -73,6 +76,11 @@ impl Allocator {
         self.space.used().len() as u32
     }
 
+    /// Whether an address of ours in this range is in use.
+    pub fn uses(&self, range: Range) -> bool {
+        self.space.uses(range)
+    }
+
     /// The peers that a unicast can reach, without ourselves.
     pub fn reachable(&self) -> &BTreeSet<PeerName> {
         &self.reachable
@@ -98,18 +106,69 @@ impl Allocator {
         self.leaving
     }
 
+    /// What peers claim of ours and we yielded: nothing of it is handed out.
+    pub fn contested(&self) -> Vec<(Range, PeerName)> {
+        self.disputes.opponents(&self.ring)
+    }
+
+    /// Whether an address of this subnet can be handed out: one of ours, or one of a peer that can be reached and
+    /// contests nothing of ours.
+    pub fn has_room(&self, subnet: Ipv4Net) -> bool {
+        let whole = Range::from(subnet.trunc());
+        let opponents: BTreeSet<PeerName> = self.contested().into_iter().map(|(_, with)| with).collect();
+        let gives = |peer: &PeerName| self.reachable.contains(peer) && !opponents.contains(peer);
+        self.space.free_in(inner(whole)) > 0 || self.donors(whole).iter().any(gives)
+    }
+
+    /// What is wrong and does not mend itself, each with the way out.
+    pub fn problems(&self) -> Vec<(String, String)> {
+        let fixed = self.ring.fixed().into_iter().map(|(peer, addresses)| {
+            (
+                format!(
+                    "{addresses} addresses of {} can never change hands: their version in the ring is the last",
+                    self.named(peer)
+                ),
+                "leave them where they are; to have them back, `weavers reset` on every host, or another [ipam] range"
+                    .to_owned(),
+            )
+        });
+        let recent = self.unbelievable.iter().filter(|(_, (at, _))| self.now.since(*at) < NAMED_FOR);
+        let unbelievable = recent.map(|(token, (_, entry))| {
+            (
+                format!(
+                    "the piece at {token} of {} is told at version {}, which no honest history reaches: it is not believed",
+                    self.named(entry.owner),
+                    entry.version
+                ),
+                "restart weavers on the hosts that still believe it (`weavers ipam show` there); \
+                 a Weave Net router has to be reset"
+                    .to_owned(),
+            )
+        });
+        fixed.chain(unbelievable).collect()
+    }
+
     /// What is waited for, each with the way out if there is one.
     pub fn waits(&self) -> Vec<(String, Option<String>)> {
         if self.ring.is_empty() && !self.leaving {
             return vec![self.election.wait(&self.reachable, &self.nicknames)];
         }
         let mut waits = Vec::new();
-        for (piece, with) in self.disputes.opponents(&self.ring) {
-            let with = self.named(with);
-            waits.push((
-                format!("{with} to give up addresses of {piece}, which are in use here too"),
-                Some(format!("addresses that both hosts use stay open: free them here or on {with}")),
-            ));
+        for (piece, peer) in self.disputes.opponents(&self.ring) {
+            let with = self.named(peer);
+            let hint = match self.reachable.contains(&peer) {
+                true => format!(
+                    "addresses that both hosts use stay open: free them here or on {with}; if it is none of your \
+                     hosts, change the password of the mesh, and then `weavers forget {peer}`"
+                ),
+                false => {
+                    format!("it cannot be reached: bring it back, or, if it is gone, `weavers forget {peer}`")
+                }
+            };
+            let what = format!(
+                "{with} to give up addresses of {piece}, which are in use here: until then none of it is handed out"
+            );
+            waits.push((what, Some(hint)));
         }
         waits.extend(self.rest_wait());
         waits.extend(self.request_waits());

@@ -1,6 +1,9 @@
 //! Containers: from a namespace to packets that flow, and back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use ipnet::Ipv4Net;
 
@@ -14,8 +17,8 @@ use super::{
 use crate::{
     addr::{Address, Range},
     ipam::{Ask, Refused, Ticket},
-    plan::{Change, leads_to},
-    state::{Action, Host, Netns, link_name},
+    plan::{Change, Plane, leads_to},
+    state::{Action, Fault, Host, Netns, link_name},
 };
 
 /// The containers of this host, by the name their address is filed under.
@@ -67,6 +70,26 @@ impl Containers {
         known.or_else(|| {
             staying().find(|one| one.netns.is_none() && link.is_some() && one.link_address() == link)
         })
+    }
+
+    /// The container that was last found by this pid or path, which leads to no namespace any more.
+    fn of_dead_path(&self, target: &str) -> Option<&Attached> {
+        let path = match target.parse::<u32>() {
+            Ok(pid) => Path::new("/proc").join(pid.to_string()).join("ns/net"),
+            Err(_) => PathBuf::from(target),
+        };
+        let known = |one: &&Attached| !one.leaving && one.netns.as_ref().is_some_and(|own| own.path == path);
+        self.all.values().find(known)
+    }
+
+    /// Namespaces that were found by another path than the one that is remembered.
+    fn moved(&self, host: &Host) -> Vec<Attached> {
+        let moved = |one: &Attached| {
+            let (own, found) = (one.netns.as_ref()?, host.links.get(&one.link_address()?)?.netns.as_ref()?);
+            let has_moved = !one.leaving && own.is_same(found) && own.path != found.path;
+            has_moved.then(|| Attached { netns: Some(found.clone()), ..one.clone() })
+        };
+        self.all.values().filter_map(moved).collect()
     }
 
     /// Who was seen to have no link any more and is not to have one: those who were leaving when the look began, those
@@ -126,8 +149,13 @@ impl Node {
                 if let Some(refusal) = elsewhere(&attached, subnet) {
                     return self.answer(id, Err(refusal));
                 }
+                if self.hopeless_link(&attached).is_some() {
+                    // Whoever asks again may have done something about it.
+                    self.converge.hurry_host(self.now);
+                }
                 let ident = attached.ident.clone();
-                if attached.netns.is_none() {
+                // The path by which it was known may lead nowhere by now, or not for long.
+                if attached.netns.as_ref() != Some(&netns) {
                     self.remember(Attached { netns: Some(netns), ..attached });
                 }
                 ident
@@ -228,7 +256,9 @@ impl Node {
     pub(super) fn on_detach(&mut self, id: RequestId, target: &Container) {
         let attached = match target {
             Container::Netns { netns, link } => self.containers.of_netns(netns, *link),
-            Container::Name(name) => self.containers.all.get(name),
+            Container::Name(name) => {
+                self.containers.all.get(name).or_else(|| self.containers.of_dead_path(name))
+            }
         };
         // Already gone is success: a runtime may call twice.
         let Some(attached) = attached.cloned() else { return self.answer(id, Ok(Response::Absent)) };
@@ -304,6 +334,9 @@ impl Node {
         for ident in self.containers.parted(&host) {
             self.discard(&ident);
         }
+        for attached in self.containers.moved(&host) {
+            self.remember(attached);
+        }
     }
 
     fn learn_from_links(&mut self, host: &Host) {
@@ -332,40 +365,59 @@ impl Node {
             );
         };
         let way = || self.missing_way(address).map(|note| format!("a way for its packets: {}", note.what));
-        self.missing_link(attached, address).or_else(|| self.missing_route(address)).or_else(way)
+        self.missing_record(attached)
+            .or_else(|| self.missing_link(attached, address))
+            .or_else(|| self.missing_route(address))
+            .or_else(way)
+    }
+
+    /// A link is made once the disk has whose it is.
+    fn missing_record(&self, attached: &Attached) -> Option<String> {
+        let fault = self.ledger.fault()?;
+        let is_kept = self.ledger.is_kept(&Write::key_of_attached(&attached.ident));
+        (!is_kept).then(|| format!("its record on the disk: {}", fault.message))
     }
 
     fn missing_link(&self, attached: &Attached, address: Address) -> Option<String> {
-        let link = self.converge.host.seen()?.links.get(&address);
-        let Some(link) = link else {
-            let why = self.hindrance(attached).map_or_else(String::new, |note| format!(": {}", note.what));
-            return Some(format!("its link {}{why}", link_name(address)));
+        let name = link_name(address);
+        let Some(host) = self.converge.host.seen() else {
+            return Some(format!("a look at the host's network{}", why(self.converge.host.fault())));
         };
+        let absent = || {
+            let why = self.hindrance(attached).map_or_else(String::new, |note| format!(": {}", note.what));
+            format!("its link {name}{why}")
+        };
+        let Some(link) = host.links.get(&address) else { return Some(absent()) };
         let same = match (&link.netns, &attached.netns) {
             (Some(found), Some(wanted)) => found.is_same(wanted),
             (None, _) | (_, None) => false,
         };
         match link.faults.first() {
-            Some(fault) => Some(format!("its link {}: {fault}", link_name(address))),
-            None if !same => Some(format!("its link {}", link_name(address))),
+            Some(fault) => Some(format!("its link {name}: {fault}")),
+            None if !same => Some(absent()),
             None => None,
         }
     }
 
     /// Why the link of this container is not made, and the way out.
     pub(super) fn hindrance(&self, attached: &Attached) -> Option<Note> {
-        let serves = |change: &&Change| match &change.action {
-            Action::CreateLink { address, .. } | Action::MendLink { address, .. } => {
-                Some(*address) == attached.link_address()
-            }
-            _ => false,
-        };
-        if let Some(refused) = self.plan.refused.iter().find(serves) {
+        let address = attached.link_address()?;
+        if let Some(refused) = self.plan.refused.iter().find(|change| is_on_link(change, address)) {
             return Some(super::report::refused_step(refused));
         }
-        let action = &self.plan.changes.iter().find(serves)?.action;
+        let action = self.step_on_link(address)?;
         let fault = self.converge.held_up(action, &self.plan).or_else(|| self.converge.failure(action))?;
         Some(Note { what: fault.message.clone(), hint: fault.hint.clone() })
+    }
+
+    /// What is to be done about the link of this address.
+    fn step_on_link(&self, address: Address) -> Option<&Action> {
+        self.plan.changes.iter().find(|change| is_on_link(change, address)).map(|change| &change.action)
+    }
+
+    /// Why the link of a container will not be there unless somebody does something about it.
+    pub(super) fn hopeless_link(&self, attached: &Attached) -> Option<&Fault> {
+        self.converge.blocked(self.step_on_link(attached.link_address()?)?)
     }
 
     fn missing_route(&self, address: Address) -> Option<String> {
@@ -373,21 +425,34 @@ impl Node {
             if let Some(read) = self.recalled() {
                 return self.missing_by(read, address);
             }
-            let why = self.converge.vpc.fault().map_or_else(String::new, |fault| format!(": {fault}"));
-            return Some(format!("a look at the route tables{why}"));
+            return Some(format!("a look at the route tables{}", why(self.converge.vpc.fault())));
         };
         let range = Range::new(address, Address(address.0 + 1));
         let table = vpc.tables.iter().find(|(_, table)| !leads_to(table, range, &vpc.interface));
         let (id, _) = table?;
-        let failure = self.plan.changes.iter().find_map(|change| self.converge.failure(&change.action));
-        let why = failure.map_or_else(String::new, |fault| format!(": {fault}"));
-        Some(format!("a route to it in {id}{why}"))
+        let plane = Plane::Table(id.clone());
+        let steps = self.plan.changes.iter().map(|change| &change.action);
+        let failure =
+            steps.filter(|step| Plane::of(step) == plane).find_map(|step| self.converge.failure(step));
+        Some(format!("a route to it in {id}{}", why(failure)))
     }
 
     /// The same by a look of an earlier life.
     fn missing_by(&self, read: &LastRead, address: Address) -> Option<String> {
         let age = || humantime::format_duration(self.age_of(read));
         read.not_led(address).map(|id| format!("a route to it in {id}, as read {} ago", age()))
+    }
+}
+
+fn why(fault: Option<&Fault>) -> String {
+    fault.map_or_else(String::new, |fault| format!(": {fault}"))
+}
+
+/// Whether a step makes or mends the link of this address.
+fn is_on_link(change: &Change, address: Address) -> bool {
+    match &change.action {
+        Action::CreateLink { address: of, .. } | Action::MendLink { address: of, .. } => *of == address,
+        _ => false,
     }
 }
 

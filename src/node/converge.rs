@@ -330,6 +330,12 @@ impl Converge {
         self.vpc.look_by(now);
     }
 
+    /// Somebody wants this container connected now: what failed on the host may be tried again at once.
+    pub fn hurry_host(&mut self, now: Timestamp) {
+        self.attempts.retain(|action, _| !is_host(&Plane::of(action)));
+        self.host.look_by(now);
+    }
+
     /// Whether a step is in flight or waiting for its turn.
     pub fn is_at_work(&self) -> bool {
         self.is_busy(|_| true)

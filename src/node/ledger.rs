@@ -17,11 +17,22 @@ use crate::time::Timestamp;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SaveId(pub u64);
 
-/// How many effects may wait for the disk. Messages beyond it are dropped: gossip repeats them.
-const HELD_MAX: usize = 10_000;
+/// How many messages may wait for the disk. Those beyond it are dropped: gossip repeats them.
+const MESSAGES_MAX: usize = 10_000;
+/// How many effects may wait in all. Each that is no message is for somebody who waits, and their number has a bound.
+const HELD_MAX: usize = 3 * MESSAGES_MAX;
 /// First pause after a save that failed; doubles up to [`PAUSE_MAX`]. A full disk says no at once.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Why a save failed, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SaveFault {
+    /// What the store says.
+    pub message: String,
+    /// The way out, if there is one.
+    pub hint: Option<String>,
+}
 
 /// Effects of type `E` in the order in which they arose, each with the save that it rests on.
 #[derive(Debug)]
@@ -30,7 +41,7 @@ pub struct Ledger<E> {
     under_way: Option<(SaveId, Vec<Write>)>,
     unsaved: BTreeMap<String, Option<Vec<u8>>>,
     held: VecDeque<(SaveId, E)>,
-    fault: Option<String>,
+    fault: Option<SaveFault>,
     /// Saves that failed in a row.
     failures: u32,
     /// Nothing is saved before this.
@@ -71,12 +82,21 @@ impl<E> Ledger<E> {
 
     /// Lets an effect out as soon as all that was written before it is saved: `Some` if that is now.
     pub fn rest(&mut self, effect: E) -> Option<E> {
+        self.rest_within(HELD_MAX, effect)
+    }
+
+    /// Does the same with a message, which is dropped while many wait: it is sent again.
+    pub fn rest_message(&mut self, message: E) -> Option<E> {
+        self.rest_within(MESSAGES_MAX, message)
+    }
+
+    fn rest_within(&mut self, max: usize, effect: E) -> Option<E> {
         let on = match &self.under_way {
             _ if !self.unsaved.is_empty() => self.next,
             Some((id, _)) => *id,
             None => return Some(effect),
         };
-        if self.held.len() < HELD_MAX {
+        if self.held.len() < max {
             self.held.push_back((on, effect));
         }
         None
@@ -97,7 +117,7 @@ impl<E> Ledger<E> {
 
     /// The disk has answered: the effects that may go out now. After an error the same writes are
     /// due again after a pause, under a new number, and all that rests on them goes on waiting.
-    pub fn stored(&mut self, now: Timestamp, id: SaveId, result: Result<(), String>) -> Vec<E> {
+    pub fn stored(&mut self, now: Timestamp, id: SaveId, result: Result<(), SaveFault>) -> Vec<E> {
         let Some((_, writes)) = self.under_way.take_if(|(under_way, _)| *under_way == id) else {
             return Vec::new();
         };
@@ -122,8 +142,8 @@ impl<E> Ledger<E> {
     }
 
     /// Why the last save failed.
-    pub fn fault(&self) -> Option<&str> {
-        self.fault.as_deref()
+    pub fn fault(&self) -> Option<&SaveFault> {
+        self.fault.as_ref()
     }
 }
 
@@ -135,6 +155,10 @@ mod tests {
 
     fn write(key: &str) -> Write {
         Write { key: key.into(), value: Some(Vec::new()) }
+    }
+
+    fn full() -> SaveFault {
+        SaveFault { message: "no space left".into(), hint: Some("make room".into()) }
     }
 
     #[test]
@@ -176,11 +200,22 @@ mod tests {
         assert_eq!(ledger.rest("sent"), None);
         let (first, _) = ledger.begin(NOW).unwrap();
         ledger.write(Write { key: "a".into(), value: None });
-        assert!(ledger.stored(NOW, first, Err("no space left".into())).is_empty());
-        assert_eq!(ledger.fault(), Some("no space left"));
+        assert!(ledger.stored(NOW, first, Err(full())).is_empty());
+        assert_eq!(ledger.fault(), Some(&full()));
         let (second, writes) = ledger.begin(NOW + PAUSE_MIN).unwrap();
         assert_eq!(writes, [Write { key: "a".into(), value: None }]);
         assert_eq!(ledger.stored(NOW, second, Ok(())), ["sent"]);
+    }
+
+    #[test]
+    fn gossip_that_waits_for_a_full_disk_leaves_room_for_those_who_wait_for_an_answer() {
+        let mut ledger = Ledger::new();
+        ledger.write(write("a"));
+        (0..2 * MESSAGES_MAX).for_each(|_| assert_eq!(ledger.rest_message("gossip"), None));
+        assert_eq!(ledger.rest("answer"), None);
+        let (first, _) = ledger.begin(NOW).unwrap();
+        let out = ledger.stored(NOW, first, Ok(()));
+        assert_eq!((out.len(), out.last()), (MESSAGES_MAX + 1, Some(&"answer")));
     }
 
     #[test]
@@ -190,7 +225,7 @@ mod tests {
         while now < NOW + Duration::from_secs(60) {
             if let Some((id, _)) = ledger.begin(now) {
                 saves += 1;
-                ledger.stored(now, id, Err("no space left".into()));
+                ledger.stored(now, id, Err(full()));
             }
             now = ledger.next_wake().expect("what failed is tried again");
         }

@@ -20,6 +20,7 @@ mod election;
 pub mod explain;
 pub mod identity;
 mod impact;
+mod io;
 mod last_read;
 pub mod ledger;
 mod looks;
@@ -42,13 +43,10 @@ mod view;
 mod waiting;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 
-use bytes::Bytes;
-use ipnet::Ipv4Net;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -60,7 +58,7 @@ use self::{
     discovery::Discovery,
     identity::Metadata,
     last_read::LastReads,
-    ledger::{Ledger, SaveId},
+    ledger::{Ledger, SaveFault, SaveId},
     memory::{Identity, Memory, Write},
     moves::Moves,
     names::Names,
@@ -68,23 +66,24 @@ use self::{
     probes::Probes,
     quota::Quotas,
     reclaim::Dead,
-    request::{Refusal, RefusalKind, Request, RequestId, Response},
-    status::PathStatus,
+    request::{Refusal, RefusalKind, RequestId, Response},
     strangers::Strangers,
     trial::Trials,
     view::PAUSE_DENIED,
     waiting::Waiting,
 };
-pub use self::{report::UNREAD_WAY_OUT, settings::Birth};
+pub use self::{
+    io::{Input, Output},
+    report::UNREAD_WAY_OUT,
+    settings::Birth,
+};
 use crate::{
     config::Config,
     ipam::{self, Allocator},
-    mesh::{self, ConnId, Hosts, Mesh, Recipients},
+    mesh::{self, Mesh, Recipients},
     peer::PeerName,
     plan::Plan,
-    state::{
-        Action, Actual, Desired, Fault, FaultKind, Host, InstanceState, Netns, Rules, SubnetId, Tables, Vpc,
-    },
+    state::{Action, Actual, Desired, Fault, FaultKind, Rules},
     time::Timestamp,
 };
 
@@ -96,100 +95,6 @@ pub const DEAD_CHANNEL: &str = "weavers/dead";
 pub const PROBE_CHANNEL: &str = "weavers/probe";
 /// Shortest time between two looks at a host that is disturbed again and again.
 const CALM: Duration = Duration::from_millis(200);
-
-/// Something happened.
-#[derive(Debug)]
-pub enum Input {
-    /// `weave.toml` was read anew and is to be adopted; answered with what needs a restart.
-    Configured(RequestId, Box<Config>),
-    /// A configuration is to be adopted and carried out, on terms.
-    Ordered(Box<Order>),
-    /// Somebody asks what would change under another configuration.
-    Previewed(RequestId, Box<Config>),
-    /// A connection came, went, or brought bytes.
-    Mesh(mesh::Input),
-    /// Somebody asks.
-    Asked(RequestId, Request),
-    /// Whoever asked is gone.
-    Cancelled(RequestId),
-    /// The instance metadata have answered.
-    Identified(Metadata),
-    /// A look at the host has ended.
-    HostSeen(Result<Host, Fault>),
-    /// A look at the VPC has ended.
-    VpcSeen(Result<Vpc, Fault>),
-    /// The names of peers were resolved, each to the hosts that it stands for, or could not be.
-    NamesSeen(BTreeMap<String, Result<Hosts, String>>),
-    /// A look for peers has ended.
-    PeersSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
-    /// A look for instances has ended: those that are not terminated.
-    InstancesSeen(Result<BTreeMap<String, InstanceState>, Fault>),
-    /// A look for running instances has ended: their addresses.
-    RunningSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
-    /// A look for the subnets of peers has ended.
-    PlacesSeen(Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>),
-    /// An action has ended, with EC2's request id.
-    Applied(Action, Result<Option<String>, Fault>),
-    /// A save has ended.
-    Stored(SaveId, Result<(), String>),
-    /// The namespace of the canary was made, or could not be.
-    CanaryMade(Result<Netns, Fault>),
-    /// A datagram came to the canary, from this address.
-    Probed(SocketAddrV4, Bytes),
-    /// Something changed on the host.
-    Disturbed,
-    /// The time of [`Node::next_wake`] has come.
-    Woken,
-}
-
-/// Something is to be done.
-#[derive(Debug)]
-pub enum Output {
-    /// Dial this target.
-    Dial(String),
-    /// Send these bytes.
-    Send(ConnId, Bytes),
-    /// Close this connection; the text is for the log.
-    Close(ConnId, String),
-    /// Send this datagram from the port of the mesh.
-    Datagram(SocketAddr, Bytes),
-    /// Make these changes of the store, all or none.
-    Save(SaveId, Vec<Write>),
-    /// Look at the host, with these things in mind.
-    ObserveHost(Box<Host>),
-    /// The source/destination check may not be as it was last read: the next look at the VPC reads it, too.
-    DoubtCheck,
-    /// Look at the VPC: at what of these tables concerns the range.
-    ObserveVpc(Ipv4Net, Tables),
-    /// Resolve these targets.
-    ObserveNames(BTreeSet<String>),
-    /// Look in which subnets of our VPC the instances with these addresses are.
-    ObservePlaces(BTreeSet<Ipv4Addr>),
-    /// Look for the running instances of our VPC that bear this tag, by key and value.
-    ObservePeers(String, String),
-    /// Look which of these instances are there.
-    ObserveInstances(BTreeSet<String>),
-    /// Look which of these addresses running instances have.
-    ObserveRunning(BTreeSet<Ipv4Addr>),
-    /// Make a namespace for the canary, and take datagrams in it.
-    MakeCanary,
-    /// Let go of it.
-    DropCanary,
-    /// Send this datagram from the canary; see [`crate::probe::Effect::Send`].
-    Probe(SocketAddrV4, Bytes),
-    /// Something else is known of the path to a host; for the log.
-    PathChanged(Box<PathStatus>),
-    /// Change one thing.
-    Apply(Action),
-    /// Answer who asked.
-    Answer(RequestId, Result<Response, Refusal>),
-    /// The configuration that was in force before the one that was tried is in force again, and why.
-    RolledBack(String),
-    /// Nothing of ours is left on this host: erase the store and end.
-    Finished,
-    /// It cannot go on: end, and say why.
-    Stop(Refusal),
-}
 
 /// One peer.
 pub struct Node {
@@ -340,6 +245,7 @@ impl Node {
     /// Takes in what happened at `now`.
     pub fn handle(&mut self, now: Timestamp, input: Input) {
         self.now = now.max(self.now);
+        self.ipam.tick(self.now);
         match input {
             Input::Configured(id, config) => self.on_configured(id, *config),
             Input::Ordered(order) => self.on_ordered(order),
@@ -498,7 +404,18 @@ impl Node {
 
     /// Carries out an effect as soon as the disk has what it rests on.
     fn let_out(&mut self, effect: Effect) {
-        if let Some(effect) = self.ledger.rest(effect) {
+        let ready = match &effect {
+            Effect::Gossip(..) | Effect::Broadcast(..) | Effect::Unicast(..) => {
+                self.ledger.rest_message(effect)
+            }
+            Effect::Answer(_, result) if !promises(result) => Some(effect),
+            Effect::Answer(..)
+            | Effect::RingKept
+            | Effect::ContainerKept
+            | Effect::FormerKept(_)
+            | Effect::Finish => self.ledger.rest(effect),
+        };
+        if let Some(effect) = ready {
             self.perform(effect);
         }
     }
@@ -521,7 +438,7 @@ impl Node {
         self.let_out(Effect::Answer(id, result));
     }
 
-    fn on_stored(&mut self, id: SaveId, result: Result<(), String>) {
+    fn on_stored(&mut self, id: SaveId, result: Result<(), SaveFault>) {
         for effect in self.ledger.stored(self.now, id, result) {
             self.perform(effect);
         }
@@ -586,6 +503,17 @@ impl Node {
         let calm = self.converge.host.last_begun().map_or(self.now, |begun| begun + CALM);
         self.converge.host.look_by(calm.max(self.now));
         self.disturbed = true;
+    }
+}
+
+/// Whether somebody relies on it that the answer still holds after a restart. What only tells how things are does not wait
+/// for a disk that is full.
+fn promises(answer: &Result<Response, Refusal>) -> bool {
+    match answer {
+        Ok(Response::Status(_) | Response::Plan(_) | Response::Ring(_)) => false,
+        Ok(Response::Explanation(_) | Response::Permissions(_)) | Err(_) => false,
+        Ok(Response::Attached { .. } | Response::Addresses(_) | Response::Moved { .. }) => true,
+        Ok(Response::Absent | Response::Done) => true,
     }
 }
 

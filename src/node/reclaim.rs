@@ -41,7 +41,7 @@ pub(super) struct Dead {
     looked_for: BTreeSet<String>,
     /// Peers that somebody wants to be taken over from, unless EC2 says that their instances run.
     wanted: BTreeSet<PeerName>,
-    /// Where nobody agrees: owners that are not heard, and since when.
+    /// Owners that are not heard, and since when.
     silent: BTreeMap<PeerName, Timestamp>,
     /// Something changed since it was last considered.
     touched: bool,
@@ -109,7 +109,9 @@ impl Node {
             return false;
         }
         if !self.dead.agrees() {
-            self.note_the_silent();
+            if std::mem::take(&mut self.dead.touched) {
+                self.note_the_silent(&self.around());
+            }
             return false;
         }
         let awaited = self.ipam.awaited();
@@ -122,6 +124,7 @@ impl Node {
             let seeds = self.ipam.ring().seeds().to_vec();
             self.dead.reclaim.begin(&seeds);
             let (now, around) = (self.now, self.around());
+            self.note_the_silent(&around);
             self.dead.reclaim.consider(now, around.view());
             if self.dead.reclaim.doubts(now.before(BELIEVED), around.view()) {
                 self.dead.look.look_by(now);
@@ -152,11 +155,8 @@ impl Node {
         }
     }
 
-    fn note_the_silent(&mut self) {
-        if !std::mem::take(&mut self.dead.touched) {
-            return;
-        }
-        let (me, around) = (self.identity.name, self.around());
+    fn note_the_silent(&mut self, around: &Around) {
+        let me = self.identity.name;
         let is_silent = |peer: &PeerName| *peer != me && !around.reachable.contains(peer);
         self.dead.silent.retain(|peer, _| is_silent(peer) && around.owners.contains_key(peer));
         for &peer in around.owners.keys().filter(|peer| is_silent(peer)) {
@@ -165,7 +165,11 @@ impl Node {
     }
 
     fn around(&self) -> Around {
-        let (owners, reachable) = (self.ipam.ring().shares(), self.mesh.reachable());
+        let (mut owners, reachable) = (self.ipam.ring().shares(), self.mesh.reachable());
+        // Whoever claims what is ours matters to us as much as an owner does.
+        for (_, peer) in self.ipam.contested() {
+            owners.entry(peer).or_default();
+        }
         Around { owners, reachable, grace: self.config.vpc.reclaim }
     }
 
@@ -273,6 +277,32 @@ impl Node {
         coming.into_iter().map(note).chain(unknown).collect()
     }
 
+    /// Owners of whom nothing is known but that somebody said they own something: no founder, never heard, no nickname, no
+    /// instance.
+    pub(super) fn unmet_owners(&self) -> Option<Note> {
+        let founders = self.ipam.ring().seeds();
+        let late = self.dead.silent.iter().filter(|(_, since)| self.now.since(**since) >= NAMED_AFTER);
+        let is_known = |peer: PeerName| {
+            founders.contains(&peer)
+                || self.ipam.nickname(peer).is_some()
+                || self.dead.reclaim.instance(peer).is_some()
+        };
+        let unmet: Vec<PeerName> = late.map(|(peer, _)| *peer).filter(|peer| !is_known(*peer)).collect();
+        let first = unmet.first()?;
+        let addresses: u64 = unmet.iter().map(|&peer| u64::from(self.share(peer))).sum();
+        let who = match unmet.len() {
+            1 => format!("{first} was never met, and owns"),
+            more => format!("{more} owners were never met, {first} among them, and own"),
+        };
+        Some(Note {
+            what: format!("{who} {addresses} addresses by what some peer said"),
+            hint: Some(format!(
+                "`weavers ipam show` lists them; start the hosts if they are yours, otherwise `weavers forget {first}`, \
+                 and so on"
+            )),
+        })
+    }
+
     /// Whom nobody takes over from unless somebody says so.
     fn silent_owners(&self) -> Vec<Note> {
         let late = self.dead.silent.iter().filter(|(_, since)| self.now.since(**since) >= NAMED_AFTER);
@@ -363,7 +393,8 @@ impl Node {
         let around = self.around();
         self.dead.reclaim.force(self.now, around.view(), peer);
         self.settle_dead();
-        self.answer(id, Ok(Response::Moved { addresses, to: Some(self.identity.name) }));
+        let moved = Response::Moved { addresses, to: Some(self.identity.name) };
+        self.answer(id, self.kept_by(peer).map_or(Ok(moved), Err));
     }
 
     fn check_forget(&self, peer: &str) -> Result<PeerName, Refusal> {
@@ -384,13 +415,37 @@ impl Node {
         self.settle_ipam();
         self.disturbed = true;
         let to = Some(self.identity.name);
-        self.answer(id, taken.map(|addresses| Response::Moved { addresses, to }));
+        let moved = taken.map(|addresses| Response::Moved { addresses, to });
+        self.answer(id, moved.and_then(|moved| self.kept_by(peer).map_or(Ok(moved), Err)));
     }
 
-    /// Addresses that a peer owns.
+    /// Addresses that a peer owns, or claims though they are ours.
     fn share(&self, peer: PeerName) -> u32 {
-        let share = self.ipam.ring().shares().get(&peer).copied().unwrap_or(0);
+        let contested = self.ipam.contested().into_iter().filter(|(_, with)| *with == peer);
+        let contested: u64 = contested.map(|(piece, _)| u64::from(piece.len())).sum();
+        let share = self.ipam.ring().shares().get(&peer).copied().unwrap_or(0) + contested;
         u32::try_from(share).unwrap_or(u32::MAX)
+    }
+
+    /// Why a peer still owns something though it was taken over from, if it does.
+    fn kept_by(&self, peer: PeerName) -> Option<Refusal> {
+        let kept = self.share(peer);
+        let fixed = self.ipam.ring().fixed().get(&peer).copied().unwrap_or(0);
+        let named = self.named(peer);
+        let (why, hint) = match (kept, fixed) {
+            (0, _) => return None,
+            (_, 0) => (
+                "they have not been taken over yet".to_owned(),
+                "see `weavers ipam show`, and run the command again if it goes on".to_owned(),
+            ),
+            (_, fixed) => (
+                format!("of {fixed} the version in the ring is the last, which nobody can outbid"),
+                "leave them where they are; to have them back, `weavers reset` on every host, or another [ipam] range"
+                    .to_owned(),
+            ),
+        };
+        let message = format!("{kept} addresses still are those of {named}: {why}");
+        Some(Refusal::new(RefusalKind::Failed, message).hint(hint))
     }
 
     /// The answer to whoever wants a peer to be taken over from, once there is one.
@@ -401,7 +456,12 @@ impl Node {
     ) -> Option<Result<Response, Refusal>> {
         let log = self.dead.reclaim.log()?;
         if let Some(decision) = log.decision_on(peer, since) {
-            return Some(Ok(Response::Moved { addresses, to: Some(decision.heir) }));
+            let moved = Response::Moved { addresses, to: Some(decision.heir) };
+            // What was decided is done once the ring says so.
+            return match self.kept_by(peer) {
+                None => Some(Ok(moved)),
+                Some(kept) => late.then_some(Err(kept)),
+            };
         }
         if self.mesh.is_reachable(peer) {
             let alive = Refused::PeerAlive { peer, nickname: self.ipam.nickname_of(peer) };

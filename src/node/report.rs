@@ -17,12 +17,15 @@ use super::{
 use crate::{
     addr::{Range, join},
     config::{RouteTables, SourceDestCheck},
-    ipam::{Ring, paxos::Claims, reclaim::Log},
+    ipam::{Ring, paxos::Claims, reclaim::Log, ring::ENTRIES_MAX},
     mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView},
     peer::PeerName,
     plan::{Change, Plan, Plane, leads_to},
     state::{Action, Fault, Forward, TableId, Tracking, Vpc},
 };
+
+/// Pieces of the ring at which their number is named.
+const PIECES_MANY: usize = ENTRIES_MAX / 8;
 
 /// Version of the status document.
 pub(super) const FORMAT_VERSION: &str = "1.0";
@@ -37,7 +40,13 @@ impl Node {
     pub fn is_ready(&self) -> bool {
         let may_be = self.has_ring() && self.overlap().is_none();
         let reaches = !self.is_cut_off() && !self.probes_reach_nobody();
-        may_be && reaches && self.is_host_ready() && self.are_routes_read()
+        let can_promise = self.ledger.fault().is_none() && !self.lacks_room();
+        may_be && reaches && can_promise && self.is_host_ready() && self.are_routes_read()
+    }
+
+    /// Whether a container attached now would get no address, here or from another host.
+    fn lacks_room(&self) -> bool {
+        !self.ipam.is_leaving() && !self.ipam.has_room(self.config.ipam.default_subnet)
     }
 
     /// Links come and go; what every link needs is what counts.
@@ -53,18 +62,29 @@ impl Node {
     }
 
     fn are_routes_read(&self) -> bool {
-        let owned = self.ipam.settled();
+        let wanted = self.wanted_routes();
         let Some(vpc) = self.converge.vpc.seen() else {
             return self.recalled().is_some_and(|read| {
-                self.is_unchecked(read.source_dest_check) && read.led_all(&join(owned.iter().copied()))
+                self.is_unchecked(read.source_dest_check) && read.led_all(&join(wanted.iter().copied()))
             });
         };
-        let led = |table| owned.iter().all(|range| leads_to(table, *range, &vpc.interface));
+        let led = |table| wanted.iter().all(|range| leads_to(table, *range, &vpc.interface));
         self.is_unchecked(vpc.source_dest_check) && !vpc.tables.is_empty() && vpc.tables.values().all(led)
     }
 
     fn is_unchecked(&self, source_dest_check: Option<bool>) -> bool {
         source_dest_check != Some(true) || self.config.vpc.source_dest_check == SourceDestCheck::Ignore
+    }
+
+    /// Where packets must find their way to us: all that we own, but for what lies beneath a route of others and is
+    /// not in use. Nothing of that is handed out.
+    fn wanted_routes(&self) -> Vec<Range> {
+        let destinations = self.plan.conflicts.iter().map(|conflict| Range::from(conflict.destination));
+        let idle: Vec<Range> = destinations.filter(|range| !self.ipam.uses(*range)).collect();
+        let owned = self.ipam.settled();
+        idle.into_iter().fold(owned, |wanted, idle| {
+            wanted.into_iter().flat_map(|range| range.without(idle)).filter(|rest| !rest.is_empty()).collect()
+        })
     }
 
     /// Who owns what, as this node has it.
@@ -177,6 +197,21 @@ impl Node {
         let mut waits: Vec<Note> =
             self.ipam.waits().into_iter().map(|(what, hint)| Note { what, hint }).collect();
         let note = |what: &str| Note { what: what.to_owned(), hint: None };
+        if self.has_ring() && self.lacks_room() {
+            let subnet = self.config.ipam.default_subnet;
+            waits.push(Note {
+                what: format!(
+                    "an address to hand out: none of {subnet} is free here, and no peer in reach has one"
+                ),
+                hint: Some(
+                    "`weavers ipam show` says who owns what: free addresses, or bring hosts back".into(),
+                ),
+            });
+        }
+        if let Some(fault) = self.ledger.fault() {
+            let what = format!("the disk, which does not take what is to be saved: {}", fault.message);
+            waits.push(Note { what, hint: fault.hint.clone() });
+        }
         if self.converge.host.seen().is_none() {
             waits.push(note("a first look at the host's network"));
         }
@@ -218,15 +253,19 @@ impl Node {
         problems.extend(self.unknown_places());
         problems.extend(self.unknown_strangers());
         if let Some(fault) = self.ledger.fault() {
-            let what = format!("the state cannot be saved, so nothing new is promised: {fault}");
-            problems.push(Note { what, hint: Some("free space on the disk of the state directory".into()) });
+            let what = format!("the state cannot be saved, so nothing new is promised: {}", fault.message);
+            problems.push(Note { what, hint: fault.hint.clone() });
         }
+        let of_ring = self.ipam.problems().into_iter();
+        problems.extend(of_ring.map(|(what, hint)| Note { what, hint: Some(hint) }));
         problems.extend(self.mesh.refused(self.now).map(refused));
         let tagged = self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.fault());
         problems.extend(self.unresolved_names());
         problems.extend(tagged.map(|fault| about("peers cannot be found by tag", fault)));
         problems.extend(self.coming());
         problems.extend(self.probe_problems());
+        problems.extend(self.unmet_owners());
+        problems.extend(self.crowded_ring());
         problems.extend(self.checked_interface());
         problems.extend(self.lost_tables());
         problems.extend(self.foreign_firewall());
@@ -290,6 +329,17 @@ impl Node {
             hint: Some(format!(
                 "aws ec2 modify-network-interface-attribute --no-source-dest-check --network-interface-id {interface}{region}"
             )),
+        })
+    }
+
+    /// A ring in many pieces: tokens are never removed from it, and it is told as a whole.
+    fn crowded_ring(&self) -> Option<Note> {
+        let pieces = self.ipam.ring().entries().len();
+        (pieces > PIECES_MANY).then(|| Note {
+            what: format!("the ring has {pieces} pieces of at most {ENTRIES_MAX}, and what is said of it grows with them"),
+            hint: Some(
+                "`weavers ipam show` says whose they are; a host that keeps on splitting it is to be kept out".into(),
+            ),
         })
     }
 

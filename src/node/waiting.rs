@@ -219,7 +219,7 @@ impl Node {
             &Waiter::Drain { addresses, to } => {
                 self.watch_the_hand_over();
                 let done = !self.routes_lead_here() && !self.is_resigning();
-                (late || done).then_some(Ok(Response::Moved { addresses, to }))
+                (late || done).then(|| self.drained(addresses, to))
             }
             Waiter::Reset => self.reset_done(since, late),
         }
@@ -319,9 +319,10 @@ impl Node {
         if attached.address.is_none() && !late {
             return None;
         }
+        let hopeless = self.hopeless_link(attached);
         match (self.missing(attached), attached.address) {
             (None, Some(address)) => Some(Ok(Response::Attached { address, mtu: self.ground().mtu() })),
-            (Some(missing), _) if late => {
+            (Some(missing), _) if late || hopeless.is_some() => {
                 let message =
                     format!("`{ident}` is attached, but packets cannot flow yet: missing {missing}");
                 let hint = self.hindrance(attached).and_then(|note| note.hint).unwrap_or_else(|| {
@@ -332,6 +333,19 @@ impl Node {
             }
             (Some(_) | None, _) => None,
         }
+    }
+
+    /// Whether what was to be given away was.
+    fn drained(&self, addresses: u32, to: Option<PeerName>) -> Result<Response, Refusal> {
+        let kept: u32 = self.ipam.owned().iter().map(|range| range.len()).sum();
+        if to.is_none() || kept == 0 {
+            return Ok(Response::Moved { addresses, to });
+        }
+        let message = format!(
+            "{kept} addresses stay with this host: their version in the ring is the last, which nobody can outbid"
+        );
+        Err(Refusal::new(RefusalKind::Failed, message)
+            .hint("restart weavers here to go on with them; or `weavers reset` on every host, or another [ipam] range"))
     }
 
     /// An heir takes one route after the other, so one look is not enough.

@@ -28,7 +28,10 @@ use super::{
 use crate::{
     config::{Config, Init, RouteTables},
     mesh::{self, ConnId},
-    node::{Input, Output, ledger::SaveId},
+    node::{
+        Input, Output,
+        ledger::{SaveFault, SaveId},
+    },
     peer::PeerName,
     plan::Plane,
     state::{self, Action, Fault, Host, InstanceState, SubnetId, TableId, Tables},
@@ -580,7 +583,8 @@ impl World {
         let full = self.machines[host].disk_full_until > self.now;
         if self.stormy && (full || self.chance(self.climate.disk_fault_permille)) {
             self.machines[host].saving = None;
-            return self.feed(host, Input::Stored(id, Err("no space left on device".to_owned())));
+            let fault = SaveFault { message: "no space left on device".to_owned(), hint: None };
+            return self.feed(host, Input::Stored(id, Err(fault)));
         }
         if let Some((_, writes)) = self.machines[host].saving.take_if(|(saving, _)| *saving == id) {
             self.machines[host].write(writes);

@@ -67,7 +67,8 @@ fn a_link_that_goes_takes_along_what_was_found() {
     life.tell(Input::HostSeen(Ok(host_with_a_link())));
     let mut life = Life::begin(life.disk);
     life.tell(Input::HostSeen(Ok(Host::default())));
-    life.tell(Input::Asked(RequestId(1), allocate()));
+    let claim = Request::Claim { ident: "again".to_owned(), address: IN_USE.parse().unwrap() };
+    life.tell(Input::Asked(RequestId(1), claim));
     let [Response::Addresses(given)] = life.answers.as_slice() else { panic!("{:?}", life.answers) };
     assert_eq!(given[0].addr().to_string(), IN_USE, "it is free again");
 }

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod api;
+mod bounded_peer;
 mod canary;
 mod cli;
 mod config;
+mod crowd;
 mod dead_peer;
 mod decoders;
 mod first_ring;
@@ -17,6 +19,7 @@ mod leaving;
 mod lost_store;
 mod memory;
 mod mesh_peers;
+mod one_fault;
 mod paths;
 mod paxos_walk;
 mod plan;
