@@ -15,6 +15,8 @@ mod start;
 mod crash;
 mod leave;
 mod hand_over;
+mod identity;
+mod names;
 mod partition;
 mod paths;
 mod probes;
@@ -69,6 +71,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "repair-routes", hosts: 3, interval: "4s", run: |lab| Box::pin(repair::routes(lab)) },
     Scenario { name: "repair-host", hosts: 3, interval: "4s", run: |lab| Box::pin(repair::host(lab)) },
     Scenario { name: "probes", hosts: 3, interval: "30s", run: |lab| Box::pin(probes::run(lab)) },
+    Scenario { name: "names", hosts: 3, interval: "2s", run: |lab| Box::pin(names::run(lab)) },
+    Scenario { name: "identity", hosts: 3, interval: "2s", run: |lab| Box::pin(identity::run(lab)) },
     Scenario { name: "start-3", hosts: 3, interval: "4s", run: |lab| Box::pin(start::run(lab)) },
     Scenario { name: "start-8", hosts: 8, interval: "4s", run: |lab| Box::pin(start::run(lab)) },
     Scenario { name: "bad-range", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::range(lab)) },

@@ -34,6 +34,9 @@ pub async fn range(lab: &mut Lab) -> anyhow::Result<Report> {
         lab.edit(2, RANGE, range)?;
         lab.start_host(2)?;
         checks.timed(what, named(lab, 2, words).await?);
+        if words[0].contains("overlaps") {
+            checks.add("nothing stands in the way of the VPC's own addresses", untouched(lab, 2).await?);
+        }
         checks.add("attach does not succeed there", attach_fails(lab, 2).await?);
         checks.add("the others are as before", undisturbed(lab).await?);
         lab.stop_host(2).await?;
@@ -206,6 +209,13 @@ pub async fn undisturbed(lab: &Lab) -> anyhow::Result<Result<(), String>> {
         }
     }
     Ok(passes(lab, 0, 1).await?.and(passes(lab, 1, 0).await?))
+}
+
+/// Whether a host has neither routes nor rules of ours.
+async fn untouched(lab: &Lab, host: usize) -> anyhow::Result<Result<(), String>> {
+    let routes = lab.on_host(host, &["ip", "route", "show", "proto", "67"]).await?;
+    let tables = lab.on_host(host, &["nft", "list", "tables"]).await?;
+    Ok(holds(routes.is_empty() && !tables.contains("inet weave"), || format!("{routes}{tables}")))
 }
 
 /// An attachment that cannot be made does not pretend to be.
