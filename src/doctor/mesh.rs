@@ -84,7 +84,7 @@ fn lost(check: &str, path: &PathStatus) -> Option<Finding> {
         PathState::LargeDiesBack => ("large packets", format!("from {name}")),
     };
     let why = "containers of the two hosts do not reach each other, though both are set up";
-    let what = format!("{which} {way} are lost since {} s", path.since_s.unwrap_or_default());
+    let what = format!("{which} {way} have been lost for {} s", path.since_s.unwrap_or_default());
     Some(
         Finding::fail(check, what, why)
             .fix(format!("weavers status says what to look at; on {name}: weavers doctor")),
@@ -155,7 +155,7 @@ mod tests {
             ProbeStatus { canary, paths: vec![path(PathState::Flows), path(PathState::LargeDiesBack)] };
         let found = packets(&probe);
         assert_eq!((found[0].level, found[1].level), (Level::Ok, Level::Fail));
-        assert_eq!(found[1].what, "large packets from h2 are lost since 14 s");
+        assert_eq!(found[1].what, "large packets from h2 have been lost for 14 s");
         assert_eq!(packets(&ProbeStatus::default())[0].level, Level::Warn);
     }
 

@@ -22,6 +22,8 @@ use crate::{
 const MTUS: std::ops::RangeInclusive<u32> = 68..=65_535;
 /// Shortest time between looks at EC2 for the sake of lost probes. In a large cluster it is a peer's share of the reading calls.
 const DOUBT_EVERY: Duration = Duration::from_secs(10);
+/// What looks have not cured is looked at more and more seldom: how often that pause doubles.
+const DOUBLINGS_MAX: u32 = 5;
 /// When all hosts of a cluster lose probes at once, their looks come this far apart.
 const DOUBT_SPREAD: Duration = Duration::from_millis(50);
 /// Paths whose loss is told in full; of more there is a number.
@@ -33,13 +35,13 @@ pub(super) struct Probes {
     pub prober: Prober,
     /// Who has a canary, or who is there, may have changed.
     touched: bool,
-    /// When a loss last led to a look at EC2.
-    doubted_at: Option<Timestamp>,
+    /// When a loss last led to a look at EC2, and how often before while packets went on dying.
+    doubted: Option<(Timestamp, u32)>,
 }
 
 impl Probes {
     pub fn new(me: PeerName, rng: ChaCha8Rng) -> Probes {
-        Probes { prober: Prober::new(me, rng), touched: true, doubted_at: None }
+        Probes { prober: Prober::new(me, rng), touched: true, doubted: None }
     }
 
     /// Who is to be probed is to be found out anew.
@@ -68,6 +70,9 @@ impl Node {
                 probe::Effect::Changed(peer, verdict) => {
                     let path = self.path_status(peer, verdict, None);
                     self.outputs.push_back(Output::PathChanged(Box::new(path)));
+                    if let (false, Some((at, _))) = (self.probes_are_lost(), self.probes.doubted) {
+                        self.probes.doubted = Some((at, 0));
+                    }
                     self.disturbed = true;
                 }
             }
@@ -96,11 +101,17 @@ impl Node {
 
     /// Probes are lost: what was written may not be what is any more.
     fn look_after_a_loss(&mut self) {
-        let pause = DOUBT_EVERY.max(self.usual_share());
-        if self.probes.doubted_at.is_some_and(|at| self.now.since(at) < pause) {
-            return;
-        }
-        self.probes.doubted_at = Some(self.now);
+        let times = match self.probes.doubted {
+            None => 0,
+            Some((at, times)) => {
+                let pause = DOUBT_EVERY.saturating_mul(1 << times.min(DOUBLINGS_MAX)).max(self.usual_share());
+                if self.now.since(at) < pause {
+                    return;
+                }
+                times + 1
+            }
+        };
+        self.probes.doubted = Some((self.now, times));
         let most = DOUBT_SPREAD * self.readers();
         let after = most.mul_f64(self.rng.random_range(0.0..1.0));
         self.outputs.push_back(Output::DoubtCheck);
@@ -126,9 +137,9 @@ impl Node {
         !flows && self.probes_are_lost()
     }
 
-    fn dying(&self) -> impl Iterator<Item = (PeerName, Size, Direction, Duration)> {
+    fn dying(&self) -> impl Iterator<Item = (PeerName, Size, Direction, Timestamp)> {
         self.probes.prober.paths().filter_map(|(peer, path)| match path.verdict() {
-            Verdict::Dies { size, direction, since } => Some((peer, size, direction, self.now.since(since))),
+            Verdict::Dies { size, direction, since } => Some((peer, size, direction, since)),
             Verdict::Unknown | Verdict::Flows => None,
         })
     }
@@ -178,7 +189,7 @@ impl Node {
         let mut dying = self.dying();
         let told = dying.by_ref().take(TOLD_MAX);
         let mut problems: Vec<Note> =
-            told.map(|(peer, size, direction, lasts)| self.loss(peer, size, direction, lasts)).collect();
+            told.map(|(peer, size, direction, since)| self.loss(peer, size, direction, since)).collect();
         let more = dying.count();
         if more > 0 {
             let what = format!("packets die between this host and {more} more hosts");
@@ -195,26 +206,26 @@ impl Node {
     /// Of one peer.
     pub(super) fn losses_of(&self, peer: PeerName) -> impl Iterator<Item = Note> {
         let of_peer = self.dying().filter(move |(other, ..)| *other == peer);
-        of_peer.map(|(peer, size, direction, lasts)| self.loss(peer, size, direction, lasts))
+        of_peer.map(|(peer, size, direction, since)| self.loss(peer, size, direction, since))
     }
 
     /// Packets to or from a peer that die.
-    fn loss(&self, peer: PeerName, size: Size, direction: Direction, lasts: Duration) -> Note {
+    fn loss(&self, peer: PeerName, size: Size, direction: Direction, since: Timestamp) -> Note {
         let name = self.named(peer);
         let way = match direction {
             Direction::Out => format!("to {name}"),
             Direction::Back => format!("from {name}"),
         };
-        let since = humantime::format_duration(Duration::from_secs(lasts.as_secs()));
+        let lasts = humantime::format_duration(Duration::from_secs(self.now.since(since).as_secs()));
         let what = match size {
-            Size::Small => format!("packets of containers {way} are lost since {since}"),
+            Size::Small => format!("packets of containers {way} have been lost for {lasts}"),
             Size::Large => {
                 let mtu = self.ground().mtu();
-                format!("packets of {mtu} bytes {way} are lost since {since}, small ones arrive")
+                format!("packets of {mtu} bytes {way} have been lost for {lasts}, small ones arrive")
             }
         };
         let hint = match size {
-            Size::Small => self.what_to_look_at(peer, direction),
+            Size::Small => self.what_to_look_at(peer, direction, since),
             Size::Large => {
                 "the way carries less than [network] mtu: lower it on all hosts, or let ICMP type 3 code 4 pass"
                     .to_owned()
@@ -224,13 +235,15 @@ impl Node {
     }
 
     /// The likely cause: what is known here to be wrong on that way, otherwise what cannot be seen from here.
-    fn what_to_look_at(&self, peer: PeerName, direction: Direction) -> String {
+    fn what_to_look_at(&self, peer: PeerName, direction: Direction, since: Timestamp) -> String {
         let (ours, theirs) = (self.canary.address(), self.canary_of(peer));
         let destination = match direction {
             Direction::Out => theirs,
             Direction::Back => ours,
         };
-        if let Some(cause) = self.known_cause(destination, direction) {
+        // What was read before says nothing of it.
+        let is_read = self.converge.vpc.is_seen_since(since);
+        if let Some(cause) = self.known_cause(destination.filter(|_| is_read), direction) {
             return cause;
         }
         let range = self.config.ipam.range;
@@ -239,10 +252,10 @@ impl Node {
             Direction::Back => (self.named(peer), "this host".to_owned()),
         };
         let carried = match direction {
-            Direction::Out => {
+            Direction::Out if is_read => {
                 destination.map_or_else(String::new, |address| self.carried_to(address, &receiver))
             }
-            Direction::Back => String::new(),
+            Direction::Out | Direction::Back => String::new(),
         };
         format!(
             "{carried}look at the security group of {receiver} (it must let {range} in), the network ACLs of both subnets, the \

@@ -48,13 +48,14 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     let command = format!(
         "modify-network-interface-attribute --no-source-dest-check --network-interface-id {interface}"
     );
-    let words = ["FAIL  source/dest check", &command, "FAIL  packets", "all packets to h2 are lost"];
+    let words = ["FAIL  source/dest check", &command, "FAIL  packets", "all packets to h2 have been lost"];
     checks.add(
         "the source/destination check, with the command, and that packets are lost",
         ran.says(1, &words),
     );
     set_check(lab, Check::Off)?;
     deny(lab, &[]);
+    lab.settled(0).await?.map_err(anyhow::Error::msg)?;
 
     groups(lab, &mut checks).await?;
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use tokio::process::Command;
+use tokio::{process::Command, time::sleep};
 use weavers::sim::vpc::{Action, Faults};
 
 use super::{
@@ -18,6 +18,8 @@ use crate::{fabric, lab::Lab, net, report::Report};
 const NAMED_WITHIN: Duration = Duration::from_secs(15);
 /// How long a route that somebody deleted may be missing, however seldom the hosts look.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(3);
+/// By then every host has sent each other a probe again.
+const PROBED_AGAIN: Duration = Duration::from_secs(2);
 /// How long it may take until all is known to be well.
 const WELL_WITHIN: Duration = Duration::from_secs(15);
 /// What a loss of h2 is called on h1.
@@ -52,6 +54,8 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     delete(lab, cidr)?;
     let back = restored(lab, REPAIRED_WITHIN, cidr, &own).await?;
     checks.timed("a route deleted in the VPC is back before the next look is due", back);
+    // Losses of that must not run into those of the next.
+    sleep(PROBED_AGAIN).await;
     well(lab).await?.map_err(anyhow::Error::msg)?;
 
     for breakage in breakages(lab).await? {

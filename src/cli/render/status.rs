@@ -205,7 +205,7 @@ fn paths(probe: &ProbeStatus) -> Vec<String> {
             PathState::LargeDiesOut => "large packets to it are lost",
             PathState::LargeDiesBack => "large packets from it are lost",
         };
-        let since = path.since_s.map_or_else(String::new, |since| format!("since {since} s"));
+        let since = path.since_s.map_or_else(String::new, |since| format!("for {since} s"));
         Some(vec![path.peer.to_string(), path.nickname.clone().unwrap_or_default(), state.to_owned(), since])
     };
     lines.extend(columns(&probe.paths.iter().filter_map(row).collect::<Vec<_>>(), &[2]));
