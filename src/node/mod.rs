@@ -278,12 +278,15 @@ impl Node {
 
     /// When to wake the node if nothing happens before.
     pub fn next_wake(&self) -> Option<Timestamp> {
+        self.next_wake_but_probes().into_iter().chain(self.probes.prober.next_wake()).min()
+    }
+
+    fn next_wake_but_probes(&self) -> Option<Timestamp> {
         let wakes = [
             self.mesh.next_wake(),
             self.ipam.next_wake(),
             self.relay.map(|(due, _)| due),
             self.turn_due,
-            self.probes.prober.next_wake(),
             self.waiting.next_deadline(self.now),
             self.ledger.next_wake(),
             self.trials.deadline(),
@@ -446,6 +449,10 @@ impl Node {
 
     fn on_woken(&mut self) {
         self.probes.prober.wake(self.now);
+        // Probes are due every second, and nothing else follows from that.
+        if self.next_wake_but_probes().is_none_or(|due| due > self.now) {
+            return;
+        }
         self.mesh.handle(self.now, mesh::Input::Woken);
         self.ipam.wake(self.now);
         self.dead.touch();
