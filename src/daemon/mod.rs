@@ -546,13 +546,10 @@ impl Daemon {
 /// What becomes of packets is part of the story of a cluster.
 fn log_path(path: &PathStatus) {
     let PathStatus { peer, nickname, since_s, .. } = path;
-    match path.state {
-        PathState::Flows => info!(%peer, nickname, "packets flow"),
-        PathState::Unknown => info!(%peer, nickname, "packets are not answered, and nobody knows why"),
-        PathState::DiesOut => warn!(%peer, nickname, since_s, "packets to it are lost"),
-        PathState::DiesBack => warn!(%peer, nickname, since_s, "packets from it are lost"),
-        PathState::LargeDiesOut => warn!(%peer, nickname, since_s, "large packets to it are lost"),
-        PathState::LargeDiesBack => warn!(%peer, nickname, since_s, "large packets from it are lost"),
+    match (path.state, path.state.lost()) {
+        (_, Some((which, way))) => warn!(which, way, %peer, nickname, since_s, "packets are lost"),
+        (PathState::Flows, None) => info!(%peer, nickname, "packets flow"),
+        (_, None) => info!(%peer, nickname, "it is not known any more whether packets flow"),
     }
 }
 

@@ -76,15 +76,9 @@ fn packets(probe: &ProbeStatus) -> Vec<Finding> {
 
 fn lost(check: &str, path: &PathStatus) -> Option<Finding> {
     let name = path.nickname.clone().unwrap_or_else(|| path.peer.to_string());
-    let (which, way) = match path.state {
-        PathState::Flows | PathState::Unknown => return None,
-        PathState::DiesOut => ("all packets", format!("to {name}")),
-        PathState::DiesBack => ("all packets", format!("from {name}")),
-        PathState::LargeDiesOut => ("large packets", format!("to {name}")),
-        PathState::LargeDiesBack => ("large packets", format!("from {name}")),
-    };
+    let (which, way) = path.state.lost()?;
     let why = "containers of the two hosts do not reach each other, though both are set up";
-    let what = format!("{which} {way} have been lost for {} s", path.since_s.unwrap_or_default());
+    let what = format!("{which} {way} {name} have been lost for {} s", path.since_s.unwrap_or_default());
     Some(
         Finding::fail(check, what, why)
             .fix(format!("weavers status says what to look at; on {name}: weavers doctor")),

@@ -40,11 +40,14 @@ pub async fn observe(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
             Some(Forward::Open | Forward::Opened(_) | Forward::Unread(_)) | None => {}
         }
     }
-    match (&forward, legacy().await) {
-        (Forward::Foreign(_), _) | (_, Legacy::Passes) => Ok(forward),
-        (_, Legacy::Drops) => Ok(Forward::Foreign("iptables-legacy FORWARD".into())),
-        (_, Legacy::Unread(why)) => Ok(Forward::Unread(format!("iptables-legacy FORWARD ({why})"))),
+    if matches!(forward, Forward::Foreign(_)) {
+        return Ok(forward);
     }
+    Ok(match legacy().await {
+        Legacy::Passes => forward,
+        Legacy::Drops => Forward::Foreign("iptables-legacy FORWARD".into()),
+        Legacy::Unread(why) => Forward::Unread(format!("iptables-legacy FORWARD ({why})")),
+    })
 }
 
 /// Lets our packets through Docker's chain, in one transaction.

@@ -211,6 +211,19 @@ pub enum PathState {
     LargeDiesBack,
 }
 
+impl PathState {
+    /// Which packets are lost, and on which way (`large packets`, `to` the other host).
+    pub fn lost(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            PathState::Unknown | PathState::Flows => None,
+            PathState::DiesOut => Some(("all packets", "to")),
+            PathState::DiesBack => Some(("all packets", "from")),
+            PathState::LargeDiesOut => Some(("large packets", "to")),
+            PathState::LargeDiesBack => Some(("large packets", "from")),
+        }
+    }
+}
+
 /// What became of a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepStatus {

@@ -195,18 +195,17 @@ fn paths(probe: &ProbeStatus) -> Vec<String> {
     let mut lines = vec![format!(
         "canary {canary}: packets flow to and from {flowing} of {}{}",
         count(probe.paths.len(), "host"),
-        if unknown > 0 { format!(", {unknown} not probed yet") } else { String::new() },
+        if unknown > 0 { format!(", nothing is known of {unknown}") } else { String::new() },
     )];
     let row = |path: &PathStatus| {
-        let state = match path.state {
-            PathState::Flows | PathState::Unknown => return None,
-            PathState::DiesOut => "packets to it are lost",
-            PathState::DiesBack => "packets from it are lost",
-            PathState::LargeDiesOut => "large packets to it are lost",
-            PathState::LargeDiesBack => "large packets from it are lost",
-        };
+        let (which, way) = path.state.lost()?;
         let since = path.since_s.map_or_else(String::new, |since| format!("for {since} s"));
-        Some(vec![path.peer.to_string(), path.nickname.clone().unwrap_or_default(), state.to_owned(), since])
+        Some(vec![
+            path.peer.to_string(),
+            path.nickname.clone().unwrap_or_default(),
+            format!("{which} {way} it are lost"),
+            since,
+        ])
     };
     lines.extend(columns(&probe.paths.iter().filter_map(row).collect::<Vec<_>>(), &[2]));
     lines
