@@ -176,6 +176,11 @@ pub struct Netns {
 }
 
 impl Netns {
+    /// Where the namespace of a target is to be found: a pid's, or what a path leads to.
+    pub fn path_of(target: &str) -> PathBuf {
+        target.parse::<u32>().map_or_else(|_| target.into(), |pid| format!("/proc/{pid}/ns/net").into())
+    }
+
     /// Whether both are the same namespace, wherever they were found.
     pub fn is_same(&self, other: &Netns) -> bool {
         self.cookie == other.cookie && self.boot == other.boot

@@ -1,14 +1,9 @@
 //! The hand that holds the canary's namespace, sends what the node says and reports what comes.
 
-use std::{
-    io,
-    net::{SocketAddr, SocketAddrV4},
-    sync::Arc,
-};
+use std::{net::SocketAddrV4, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{
-    net::UdpSocket,
     sync::mpsc,
     task::{JoinHandle, JoinSet},
     time::{Duration, Instant, sleep_until, timeout},
@@ -16,7 +11,7 @@ use tokio::{
 
 use super::Event;
 use crate::{
-    kernel::canary::{Canary, passes},
+    kernel::canary::{Canary, receive},
     probe::{PORT, REPLIES_MAX, packet},
 };
 
@@ -97,20 +92,9 @@ async fn work(events: mpsc::Sender<Event>) {
         }
         event = match receive(&canary.socket, &mut buffer).await {
             Ok((len, from)) => Event::Probed(from, Bytes::copy_from_slice(&buffer[..len])),
-            Err(error) => return tracing::warn!(%error, "the canary hears nothing any more"),
+            // A canary that hears nothing is none: another is made later.
+            Err(fault) => return drop(events.send(Event::CanaryMade(Err(fault))).await),
         };
         taken += 1;
-    }
-}
-
-/// The next datagram that can be one of ours: its length, and where it comes from.
-async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddrV4)> {
-    loop {
-        match socket.recv_from(buffer).await {
-            Ok((len, SocketAddr::V4(from))) if len >= packet::LEN_MIN => return Ok((len, from)),
-            Ok(_) => {}
-            Err(error) if passes(&error) => {}
-            Err(error) => return Err(error),
-        }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
     sync::mpsc,
     thread,
@@ -24,7 +24,7 @@ use super::{
     netns,
 };
 use crate::{
-    probe::PORT,
+    probe::{PORT, packet},
     state::{Fault, Netns},
 };
 
@@ -107,8 +107,21 @@ fn socket_on(port: u16) -> Made {
     Ok(socket)
 }
 
-/// Whether a socket can be used further: what it says comes of an earlier datagram that found nobody or no way.
-pub fn passes(error: &io::Error) -> bool {
+/// The next datagram that can be one of ours: its length, and where it comes from. Fails where the socket is of no use any
+/// more.
+pub async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<(usize, SocketAddrV4), Fault> {
+    loop {
+        match socket.recv_from(buffer).await {
+            Ok((len, SocketAddr::V4(from))) if len >= packet::LEN_MIN => return Ok((len, from)),
+            Ok(_) => {}
+            Err(error) if passes(&error) => {}
+            Err(error) => return Err(fault("listening on the canary's port", &error)),
+        }
+    }
+}
+
+/// What a socket says of an earlier datagram that found nobody or no way.
+fn passes(error: &io::Error) -> bool {
     let passing =
         [Errno::ECONNREFUSED, Errno::EHOSTUNREACH, Errno::ENETUNREACH, Errno::EMSGSIZE, Errno::EPERM];
     passing.contains(&error.errno())

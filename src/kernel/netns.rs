@@ -12,7 +12,7 @@ use std::{
         fd::{AsFd, AsRawFd, RawFd},
         unix::fs::OpenOptionsExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
     sync::OnceLock,
     thread,
 };
@@ -55,10 +55,7 @@ nix::getsockopt_impl!(
 
 /// The namespace of a process, by pid, or the one that a path leads to.
 pub fn of_target(target: &str) -> Result<Netns, Fault> {
-    let path = match target.parse::<u32>() {
-        Ok(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
-        Err(_) => PathBuf::from(target),
-    };
+    let path = Netns::path_of(target);
     if !path.is_absolute() {
         let message = format!("`{target}` is neither a pid nor the absolute path of a network namespace");
         return Err(found(FaultKind::Invalid, message));

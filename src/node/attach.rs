@@ -1,9 +1,6 @@
 //! Containers: from a namespace to packets that flow, and back.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
@@ -74,10 +71,7 @@ impl Containers {
 
     /// The container that was last found by this pid or path, which leads to no namespace any more.
     fn of_dead_path(&self, target: &str) -> Option<&Attached> {
-        let path = match target.parse::<u32>() {
-            Ok(pid) => Path::new("/proc").join(pid.to_string()).join("ns/net"),
-            Err(_) => PathBuf::from(target),
-        };
+        let path = Netns::path_of(target);
         let known = |one: &&Attached| !one.leaving && one.netns.as_ref().is_some_and(|own| own.path == path);
         self.all.values().find(known)
     }

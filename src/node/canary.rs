@@ -133,7 +133,10 @@ impl Node {
     pub(super) fn on_canary_made(&mut self, result: Result<Netns, Fault>) {
         self.canary.namespace = match result {
             Ok(netns) => Namespace::Made(netns),
-            Err(fault) => Namespace::Failed(self.now, fault),
+            Err(fault) => {
+                self.give_canary_up();
+                Namespace::Failed(self.now, fault)
+            }
         };
         self.disturbed = true;
     }

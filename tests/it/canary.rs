@@ -6,14 +6,16 @@ use weavers::{
     addr::Address,
     config::{self, Config},
     node::{
-        Birth, Input, Node, Output,
+        Input, Node, Output,
         memory::{Identity, Memory},
         request::{Refusal, Request, RequestId, Response},
     },
     peer::PeerUid,
-    state::{Action, Host, InterfaceId, Link, Netns, Table, TableId, Vpc},
+    state::{Action, Fault, FaultKind, Host, InterfaceId, Link, Netns, Table, TableId, Vpc},
     time::Timestamp,
 };
+
+use crate::born::born;
 
 const ME: &str = "02:00:00:00:00:01";
 /// Addresses of the range below that a container can have.
@@ -54,6 +56,18 @@ fn whoever_claims_the_address_of_the_canary_is_given_it() {
 }
 
 #[test]
+fn a_canary_that_hears_nothing_any_more_goes_and_another_comes() {
+    let mut life = Life::begin(true);
+    let fault = Fault { kind: FaultKind::Invalid, message: "no".to_owned(), hint: None, request_id: None };
+    life.node.handle(life.now, Input::CanaryMade(Err(fault)));
+    life.carry_out();
+    assert_eq!((life.canary(), life.host.links.len()), (None, 0), "nobody is to count on it");
+    assert!(life.node.status().problems.iter().any(|problem| problem.what.contains("are not probed")));
+    (0..4).for_each(|_| life.look());
+    assert!(life.canary().is_some() && life.host.links.len() == 1);
+}
+
+#[test]
 fn a_canary_is_in_no_store_and_counts_as_no_use() {
     let life = Life::begin(true);
     assert!(life.canary().is_some());
@@ -88,14 +102,7 @@ struct Life {
 
 impl Life {
     fn begin(enable: bool) -> Life {
-        let birth = Birth {
-            identity: Identity { name: ME.parse().unwrap(), acceptor: PeerUid(1), instance: None },
-            uid: PeerUid(2),
-            nickname: "h1".to_owned(),
-            password: None,
-            boot: "boot".to_owned(),
-            seed: 1,
-        };
+        let birth = born(Identity { name: ME.parse().unwrap(), acceptor: PeerUid(1), instance: None });
         let node = Node::new(Timestamp::ZERO, birth, alone(enable), Memory::default()).unwrap();
         let host = Host { uplinks: [("eth0".to_owned(), 9001)].into(), ..Host::default() };
         let mut life = Life {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use weavers::{
     config,
     node::{
-        Birth, Input, Node, Output,
+        Input, Node, Output,
         ledger::SaveId,
         memory::{Identity, Memory},
     },
@@ -13,6 +13,8 @@ use weavers::{
     state::{Action, Fault, FaultKind, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
     time::Timestamp,
 };
+
+use crate::born::born;
 
 const ME: &str = "02:00:00:00:00:01";
 
@@ -99,18 +101,11 @@ fn alone(instance: Option<&str>) -> Node {
     let text = format!(
         "peers = [\"10.0.0.9\"]\n[ipam]\nrange = \"10.32.0.0/12\"\ninit = \"seed\"\nseed = [\"{ME}\"]\n"
     );
-    let birth = Birth {
-        identity: Identity {
-            name: ME.parse().unwrap(),
-            acceptor: PeerUid(1),
-            instance: instance.map(str::to_owned),
-        },
-        uid: PeerUid(2),
-        nickname: "h1".to_owned(),
-        password: None,
-        boot: "boot".to_owned(),
-        seed: 1,
-    };
+    let birth = born(Identity {
+        name: ME.parse().unwrap(),
+        acceptor: PeerUid(1),
+        instance: instance.map(str::to_owned),
+    });
     Node::new(Timestamp::ZERO, birth, config::parse(&text).unwrap(), Memory::default()).unwrap()
 }
 

@@ -7,7 +7,7 @@ use weavers::{
     config,
     ipam::{Ring, Saved, ring::Entry},
     node::{
-        Birth, Input, Node, Output,
+        Input, Node, Output,
         memory::{Identity, Memory},
         request::{Refusal, Request, RequestId, Response},
     },
@@ -15,6 +15,8 @@ use weavers::{
     state::{Action, Fault, FaultKind, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
     time::Timestamp,
 };
+
+use crate::born::born;
 
 const US: PeerName = PeerName::from_u64(1);
 const HEIR: PeerName = PeerName::from_u64(2);
@@ -131,14 +133,7 @@ impl Host {
     fn starting(in_which: impl Fn(&mut Host)) -> Host {
         let text = "peers = ['10.0.0.2']\n[ipam]\nrange = '10.32.0.0/12'\n[vpc]\nroute_tables = 'rtb-1'\n";
         let identity = Identity { name: US, acceptor: PeerUid(1), instance: Some("i-1".to_owned()) };
-        let birth = Birth {
-            identity: identity.clone(),
-            uid: PeerUid(1),
-            nickname: "us".to_owned(),
-            password: None,
-            boot: "boot".to_owned(),
-            seed: 1,
-        };
+        let birth = born(identity.clone());
         let config = config::parse(text).unwrap();
         let entry = |token: &str, owner| Entry { token: token.parse().unwrap(), owner, version: 1, free: 9 };
         let entries = vec![entry("10.32.0.0", US), entry("10.40.0.0", HEIR)];

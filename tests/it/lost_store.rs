@@ -7,7 +7,7 @@ use weavers::{
     addr::Address,
     config::{self, Config},
     node::{
-        Birth, Input, Node, Output,
+        Input, Node, Output,
         memory::{Identity, Memory},
         request::{Request, RequestId, Response},
     },
@@ -15,6 +15,8 @@ use weavers::{
     state::{Action, Host, Link},
     time::Timestamp,
 };
+
+use crate::born::born;
 
 const ME: &str = "02:00:00:00:00:01";
 /// The first address that is handed out.
@@ -83,14 +85,7 @@ struct Life {
 
 impl Life {
     fn begin(disk: BTreeMap<String, Vec<u8>>) -> Life {
-        let birth = Birth {
-            identity: Identity { name: ME.parse().unwrap(), acceptor: PeerUid(1), instance: None },
-            uid: PeerUid(2),
-            nickname: "h1".to_owned(),
-            password: None,
-            boot: "boot".to_owned(),
-            seed: 1,
-        };
+        let birth = born(Identity { name: ME.parse().unwrap(), acceptor: PeerUid(1), instance: None });
         let memory = Memory::read(&disk).unwrap();
         let node = Node::new(Timestamp::ZERO, birth, alone(), memory).unwrap();
         let mut life = Life { node, disk, answers: Vec::new(), actions: Vec::new() };

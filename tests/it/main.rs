@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod api;
+mod born;
 mod bounded_peer;
 mod canary;
 mod cli;

@@ -9,7 +9,7 @@ use weavers::{
     addr::Address,
     config,
     node::{
-        Birth, Input, Node, Output,
+        Input, Node, Output,
         memory::{Identity, Memory},
     },
     peer::PeerUid,
@@ -18,6 +18,8 @@ use weavers::{
     },
     time::Timestamp,
 };
+
+use crate::born::born;
 
 /// What the kernel says to a look.
 type Kernel = fn(&Host) -> Host;
@@ -158,14 +160,7 @@ impl Life {
         let seed = names.join(", ");
         let text = format!("{more}[ipam]\nrange = \"10.32.0.0/12\"\ninit = \"seed\"\nseed = [{seed}]\n");
         let name = weavers::peer::PeerName::from_u64(0x0200_0000_0001);
-        let birth = Birth {
-            identity: Identity { name, acceptor: PeerUid(1), instance: None },
-            uid: PeerUid(2),
-            nickname: "h1".to_owned(),
-            password: None,
-            boot: "boot".to_owned(),
-            seed: 1,
-        };
+        let birth = born(Identity { name, acceptor: PeerUid(1), instance: None });
         let config = config::parse(&text).unwrap();
         let node =
             Node::new(Timestamp::ZERO, birth, config, Memory::read(&BTreeMap::new()).unwrap()).unwrap();

@@ -30,6 +30,8 @@ use weavers::{
     time::Timestamp,
 };
 
+use crate::born::born;
+
 /// Peers by the names that the cases use.
 const PEERS: [&str; 4] = ["us", "b", "c", "d"];
 const BOOT: &str = "this-boot";
@@ -212,14 +214,7 @@ impl Case {
     fn asked(&self) -> Asked {
         let name = peer("us");
         let identity = Identity { name, acceptor: PeerUid(1), instance: None };
-        let birth = Birth {
-            identity: identity.clone(),
-            uid: PeerUid(7),
-            nickname: "us".to_owned(),
-            password: None,
-            boot: BOOT.to_owned(),
-            seed: 1,
-        };
+        let birth = Birth { boot: BOOT.to_owned(), ..born(identity.clone()) };
         let memory = Memory {
             identity: Some(identity),
             ipam: Saved { ring: self.ring(), paxos: None, allocations: self.allocations(), rest: Vec::new() },

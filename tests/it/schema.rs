@@ -10,7 +10,7 @@ use weavers::{
     config::{self, Config, schema::KEYS},
     mesh::{self, ConnId},
     node::{
-        Birth, Input, Node,
+        Input, Node,
         memory::{Attached, Identity, Memory},
     },
     peer::{PeerName, PeerUid},
@@ -18,6 +18,8 @@ use weavers::{
     state::{Action, Host, InterfaceId, Netns, Route, RouteState, Table, TableId, Target, Vpc},
     time::Timestamp,
 };
+
+use crate::born::born;
 
 const STATUS: &str = include_str!("../../src/cli/schema/status.json");
 const PLAN: &str = include_str!("../../src/cli/schema/plan.json");
@@ -83,14 +85,7 @@ fn what_a_schema_does_not_describe_is_found() {
 
 pub fn node_with_something_of_everything() -> Node {
     let identity = Identity { name: PeerName::from_u64(1), acceptor: PeerUid(1), instance: None };
-    let birth = Birth {
-        identity,
-        uid: PeerUid(7),
-        nickname: "us".to_owned(),
-        password: None,
-        boot: "boot".to_owned(),
-        seed: 1,
-    };
+    let birth = born(identity);
     let netns = Netns { boot: "boot".to_owned(), cookie: 1, path: "/run/netns/web".into() };
     let web = Attached {
         ident: "web".to_owned(),

@@ -8,7 +8,7 @@ use weavers::{
     config,
     ipam::{Ring, Saved, ring::Entry},
     node::{
-        Birth, Input, Node, Output,
+        Input, Node, Output,
         memory::{Identity, Memory},
         request::{Refusal, Request, RequestId, Response},
     },
@@ -19,6 +19,8 @@ use weavers::{
     },
     time::Timestamp,
 };
+
+use crate::born::born;
 
 const US: PeerName = PeerName::from_u64(1);
 
@@ -89,14 +91,7 @@ impl Host {
     fn new() -> Host {
         let text = "[ipam]\nrange = '10.32.0.0/12'\n[vpc]\nroute_tables = 'rtb-1'\n";
         let identity = Identity { name: US, acceptor: PeerUid(1), instance: Some("i-1".to_owned()) };
-        let birth = Birth {
-            identity: identity.clone(),
-            uid: PeerUid(1),
-            nickname: "us".to_owned(),
-            password: None,
-            boot: "boot".to_owned(),
-            seed: 1,
-        };
+        let birth = born(identity.clone());
         let config = config::parse(text).unwrap();
         let entries = vec![Entry { token: "10.32.0.0".parse().unwrap(), owner: US, version: 1, free: 9 }];
         let ring = Ring::from_parts(US, config.ipam.range.into(), entries, vec![US]).unwrap();

@@ -25,6 +25,8 @@ use weavers::{
     time::Timestamp,
 };
 
+use crate::born::born;
+
 const US: PeerName = PeerName::from_u64(1);
 const ALL: &str = "weave.internal";
 
@@ -352,14 +354,7 @@ impl Host {
     }
 
     fn node(text: &str, boot: &str, memory: Memory) -> Node {
-        let birth = Birth {
-            identity: memory.identity.clone().unwrap(),
-            uid: PeerUid(1),
-            nickname: "us".to_owned(),
-            password: None,
-            boot: boot.to_owned(),
-            seed: 1,
-        };
+        let birth = Birth { boot: boot.to_owned(), ..born(memory.identity.clone().unwrap()) };
         Node::new(Timestamp::ZERO, birth, config::parse(text).unwrap(), memory).unwrap()
     }
 

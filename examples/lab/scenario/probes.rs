@@ -61,6 +61,11 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     for breakage in breakages(lab).await? {
         breakage.run(lab, &breakage.breaks).await?;
         let named = named(lab, &breakage.says).await?;
+        if breakage.says[0] == TO {
+            let address = lab.containers[1].address.to_string();
+            let explained = lab.ran(0, &["explain", &address]).await?.says(0, &[TO, "have been lost"]);
+            checks.add(format!("explain tells of it: {}", breakage.what), explained);
+        }
         breakage.run(lab, breakage.mends).await?;
         let well = well(lab).await?.map(|_| ());
         checks.timed(breakage.what, named.and_then(|took| well.map(|()| took)));
