@@ -257,6 +257,7 @@ fn refused(name: &str, words: &str) -> Result<Said, Fault> {
     if words.contains("No such file or directory") {
         return Ok(Said::Absent);
     }
+    let words = if words.trim().is_empty() { "it failed and said nothing" } else { words };
     let first: String =
         words.lines().next().unwrap_or_default().trim_start_matches("Error: ").chars().take(300).collect();
     if words.contains("not permitted") || words.contains("must be root") {

@@ -399,8 +399,10 @@ impl Node {
         if let Some(refused) = self.plan.refused.iter().find(|change| is_on_link(change, address)) {
             return Some(super::report::refused_step(refused));
         }
-        let action = self.step_on_link(address)?;
-        let fault = self.converge.held_up(action, &self.plan).or_else(|| self.converge.failure(action))?;
+        let of_step =
+            |action| self.converge.held_up(action, &self.plan).or_else(|| self.converge.failure(action));
+        // What cannot be looked at is not changed either.
+        let fault = self.step_on_link(address).and_then(of_step).or_else(|| self.converge.host.fault())?;
         Some(Note { what: fault.message.clone(), hint: fault.hint.clone() })
     }
 

@@ -45,6 +45,20 @@ fn no_container_is_connected_while_nft_fails_and_the_attach_says_why() {
 }
 
 #[test]
+fn where_the_rules_cannot_even_be_read_the_attach_says_so() {
+    let mut host = Host::new();
+    host.unreadable = Some(fault("nft: it failed and said nothing"));
+    host.tell(Input::Disturbed);
+    host.pass(1_000);
+    host.attach(1);
+    host.pass(35_000);
+    let [Err(refusal)] = host.answers.as_slice() else { panic!("{:?}", host.answers) };
+    assert!(refusal.message.contains("nft: it failed and said nothing"), "{refusal:?}");
+    assert_eq!(refusal.hint.as_deref(), Some("give it back"));
+    assert!(host.kernel.links.is_empty());
+}
+
+#[test]
 fn what_is_connected_stays_connected_while_the_rules_are_gone() {
     let mut host = Host::new();
     host.attach(1);
@@ -84,6 +98,8 @@ struct Host {
     now: Timestamp,
     kernel: state::Host,
     nft_fails: bool,
+    /// Why a look at the host fails, if it does.
+    unreadable: Option<Fault>,
     answers: Vec<Result<Response, Refusal>>,
 }
 
@@ -109,6 +125,7 @@ impl Host {
             now: Timestamp::ZERO,
             kernel: state::Host { uplinks: [("ens5".to_owned(), 9001)].into(), ..state::Host::default() },
             nft_fails: false,
+            unreadable: None,
             answers: Vec::new(),
         };
         host.carry_out();
@@ -146,7 +163,8 @@ impl Host {
             match output {
                 Output::Save(id, _) => self.node.handle(self.now, Input::Stored(id, Ok(()))),
                 Output::ObserveHost(_) => {
-                    self.node.handle(self.now, Input::HostSeen(Ok(self.kernel.clone())));
+                    let seen = self.unreadable.clone().map_or_else(|| Ok(self.kernel.clone()), Err);
+                    self.node.handle(self.now, Input::HostSeen(seen));
                 }
                 Output::ObserveVpc(..) => self.node.handle(self.now, Input::VpcSeen(Ok(vpc()))),
                 Output::Apply(action) => {
@@ -162,8 +180,7 @@ impl Host {
     fn apply(&mut self, action: &Action) -> Result<(), Fault> {
         match action {
             Action::LoadRules(_) if self.nft_fails => {
-                let (kind, message) = (FaultKind::Invalid, "nft: permission denied".to_owned());
-                return Err(Fault { kind, message, hint: Some("give it back".into()), request_id: None });
+                return Err(fault("nft: permission denied"));
             }
             Action::LoadRules(rules) => self.kernel.rules = Some(rules.clone()),
             Action::SetSysctl { name, value } => {
@@ -190,4 +207,9 @@ fn vpc() -> Vpc {
     let routes = [(range, Route { target, state: RouteState::Active, created: true })].into();
     let table = Table { used: 1, routes, local: Vec::new() };
     Vpc { interface, source_dest_check: Some(false), tables: [(TableId("rtb-1".to_owned()), table)].into() }
+}
+
+fn fault(message: &str) -> Fault {
+    let (kind, hint) = (FaultKind::Invalid, Some("give it back".into()));
+    Fault { kind, message: message.to_owned(), hint, request_id: None }
 }
