@@ -46,6 +46,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
             findings.push(unread(Finding::fail("route tables", fault.message.clone(), why), fault));
         }
     }
+    findings.extend(cloud.lists.iter().map(list));
     findings.push(groups(&config, cloud));
     findings
 }
@@ -134,6 +135,12 @@ fn table(config: &Config, vpc: &Vpc, id: &crate::state::TableId) -> Finding {
             .fix("ask for a higher quota: `Routes per route table` (L-93826ACB), which can be 1000");
     }
     Finding::ok(name, format!("{id} holds {} of {quota} routes", table.used))
+}
+
+fn list(fault: &Fault) -> Finding {
+    let why =
+        "weavers does without it, and cannot tell whether the list leads addresses of the range elsewhere";
+    unread(Finding::warn("prefix list", fault.message.clone(), why), fault)
 }
 
 fn range(config: &Config, vpc: &Vpc) -> Finding {

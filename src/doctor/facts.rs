@@ -35,6 +35,8 @@ pub struct Cloud {
     pub tables: Result<Tables, Fault>,
     /// What this host may ask.
     pub permissions: Vec<Permission>,
+    /// Prefix lists of the tables whose entries are not known, and why.
+    pub lists: Vec<Fault>,
     /// The security groups of the own interface.
     pub groups: Result<Vec<Group>, Fault>,
     /// Seconds that this host's clock is ahead of EC2's.

@@ -76,7 +76,14 @@ async fn cloud(config: Option<&Config>) -> Result<Cloud, Fault> {
             (ec2.permissions(table, config.ipam.range).await, ec2.security_groups().await)
         }
     };
-    Ok(Cloud { identity, ahead_s: ec2.clock_ahead_s(), tables, permissions, groups })
+    Ok(Cloud {
+        identity,
+        ahead_s: ec2.clock_ahead_s(),
+        tables,
+        lists: ec2.unread_lists(),
+        permissions,
+        groups,
+    })
 }
 
 fn no_file() -> Fault {

@@ -7,6 +7,7 @@ mod apply;
 mod clock;
 pub mod fault;
 pub mod groups;
+mod lists;
 mod metadata;
 mod observe;
 mod peers;
@@ -90,6 +91,8 @@ struct Memory {
     rival: Option<InterfaceId>,
     /// Somebody has said anew which links carry the traffic.
     told: bool,
+    /// Prefix lists that the tables name.
+    lists: lists::Memory,
     /// Routes seen in each table, which tell the quota when it is full.
     used: BTreeMap<TableId, usize>,
 }

@@ -23,7 +23,7 @@ const PAGE_LEN: i32 = 100;
 /// Pages of one answer. A VPC holds 200 tables unless somebody asked for more.
 const PAGES_MAX: usize = 50;
 /// Looks between two looks at what seldom changes.
-const SELDOM: u64 = 10;
+pub(super) const SELDOM: u64 = 10;
 
 impl Ec2 {
     /// Reads the selected tables. A named table that does not exist is left out and logged; if none is left, that is the fault.
@@ -34,7 +34,9 @@ impl Ec2 {
             Tables::Named(ids) => self.named_tables(ids, pass).await?,
             Tables::Tagged(key, value) => self.tagged_tables(key, value).await?,
         };
-        let tables = tables.iter().filter_map(|table| Some((id(table)?, read_table(table, range)))).collect();
+        let lists = self.lists(&tables, pass).await;
+        let read = |table: &RouteTable| Some((id(table)?, read_table(table, range, &lists)));
+        let tables = tables.iter().filter_map(read).collect();
         let source_dest_check = self.source_dest_check(pass).await;
         let vpc = Vpc { interface: self.identity.interface.clone(), source_dest_check, tables };
         self.remember(&vpc);

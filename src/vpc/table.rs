@@ -6,6 +6,7 @@ use aws_sdk_ec2::types::{self, RouteOrigin, RouteTable};
 use ipnet::Ipv4Net;
 use tracing::debug;
 
+use super::lists::Lists;
 use crate::{
     addr::Range,
     state::{InterfaceId, Route, RouteState, SubnetId, Table, TableId, Target},
@@ -38,26 +39,30 @@ pub(super) fn id(table: &RouteTable) -> Option<TableId> {
 }
 
 /// A table as we see it: what lies in the range or covers it, what counts, and the VPC's own CIDRs.
-pub(super) fn read_table(table: &RouteTable, range: Ipv4Net) -> Table {
+pub(super) fn read_table(table: &RouteTable, range: Ipv4Net, lists: &Lists) -> Table {
     let mut read = Table::default();
+    let range = Range::from(range);
+    let concerns = |cidr: &Ipv4Net| Range::from(*cidr).covers(range) || range.covers((*cidr).into());
     for route in table.routes() {
         // A propagated route has a quota of its own.
         let propagated =
             !matches!(route.origin(), Some(RouteOrigin::CreateRoute | RouteOrigin::CreateRouteTable));
+        let entries = entries(route, lists);
         if route.destination_ipv6_cidr_block().is_none() && !propagated {
-            read.used += 1;
+            // EC2 counts as many as the list may hold, which only its owner is told.
+            read.used += entries.len().max(1);
         }
-        if let Some(list) = route.destination_prefix_list_id() {
-            debug!(list, "prefix list counted as one route, though its quota is that of its entries");
+        for entry in entries.iter().filter(|entry| concerns(entry)) {
+            read.routes.entry(*entry).or_insert_with(|| listed(route));
         }
         let Some(destination) = route.destination_cidr_block().and_then(canonical) else { continue };
         if is_local(route) {
             read.local.push(destination);
         }
-        if !Range::from(destination).covers(range.into()) && !Range::from(range).covers(destination.into()) {
+        if !concerns(&destination) {
             continue;
         }
-        // A static route beside a propagated one of the same destination is the one that counts.
+        // A static route beside a propagated one, or one of a list, of the same destination is the one that counts.
         if !propagated || !read.routes.contains_key(&destination) {
             read.routes.insert(destination, read_route(route));
         }
@@ -85,6 +90,18 @@ fn read_route(route: &types::Route) -> Route {
         _ => RouteState::Other,
     };
     Route { target: target(route), state, created: route.origin() == Some(&RouteOrigin::CreateRoute) }
+}
+
+fn entries<'a>(route: &types::Route, lists: &'a Lists) -> &'a [Ipv4Net] {
+    let list = route.destination_prefix_list_id().and_then(|id| lists.get(id)?.as_ref().ok());
+    list.map_or(&[], Vec::as_slice)
+}
+
+/// A route of a list is nobody's to replace, wherever it leads.
+fn listed(route: &types::Route) -> Route {
+    let list = printable(route.destination_prefix_list_id().unwrap_or_default());
+    let target = Target::Other(format!("{} (prefix list {list})", target(route)));
+    Route { target, created: false, ..read_route(route) }
 }
 
 fn target(route: &types::Route) -> Target {
@@ -145,8 +162,26 @@ mod tests {
     }
 
     fn read(routes: impl IntoIterator<Item = types::builders::RouteBuilder>) -> Table {
+        read_with(routes, &Lists::new())
+    }
+
+    fn read_with(routes: impl IntoIterator<Item = types::builders::RouteBuilder>, lists: &Lists) -> Table {
         let routes = routes.into_iter().map(types::builders::RouteBuilder::build).collect();
-        read_table(&RouteTable::builder().set_routes(Some(routes)).build(), RANGE.parse().unwrap())
+        read_table(&RouteTable::builder().set_routes(Some(routes)).build(), RANGE.parse().unwrap(), lists)
+    }
+
+    #[test]
+    fn the_entries_of_a_prefix_list_inside_the_range_are_routes_of_others() {
+        let entries = ["10.33.0.0/16", "10.34.0.0/16", "192.0.2.0/24"].map(|cidr| cidr.parse().unwrap());
+        let lists = Lists::from([("pl-1".to_owned(), Ok(entries.into()))]);
+        let list = types::Route::builder().destination_prefix_list_id("pl-1").network_interface_id("eni-1");
+        let beside = route("10.34.0.0/16").network_interface_id("eni-1");
+        let table = read_with([list.origin(RouteOrigin::CreateRoute), beside], &lists);
+        assert_eq!(destinations(&table), ["10.33.0.0/16", "10.34.0.0/16"]);
+        let targets: Vec<String> = table.routes.values().map(|route| route.target.to_string()).collect();
+        assert_eq!(targets, ["eni-1 (prefix list pl-1)", "eni-1"]);
+        let created: Vec<bool> = table.routes.values().map(|route| route.created).collect();
+        assert_eq!((created, table.used), (vec![false, true], 4));
     }
 
     fn destinations(table: &Table) -> Vec<String> {

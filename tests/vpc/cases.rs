@@ -62,6 +62,8 @@ cases! {
     a_range_inside_the_vpc_is_noticed;
     the_groups_of_the_own_interface_let_in_what_they_say;
     groups_that_may_not_be_read_name_the_command_that_reads_them;
+    what_a_prefix_list_holds_inside_the_range_is_a_route_of_others differs ("standin", "knows no prefix lists");
+    a_prefix_list_that_may_not_be_read_names_the_command_that_reads_it differs ("standin", "knows no prefix lists");
     a_throttled_call_is_known_as_such differs ("moto", "does not throttle");
     a_create_whose_answer_was_lost_calls_for_another_look differs ("moto", "loses no answer");
     peers_are_the_running_instances_that_bear_the_tag;
@@ -415,6 +417,27 @@ async fn groups_that_may_not_be_read_name_the_command_that_reads_them(world: &Wo
     ensure!(fault.kind == FaultKind::Denied, "{fault:?}");
     let command = "aws ec2 describe-security-groups --group-ids sg-";
     ensure!(fault.hint.as_ref().is_some_and(|hint| hint.contains(command)), "{fault:?}");
+    Ok(())
+}
+
+async fn what_a_prefix_list_holds_inside_the_range_is_a_route_of_others(world: &World) -> Result<()> {
+    world.console.lead_list(world.table.clone(), "10.40.0.0/16").await?;
+    let seen = world.look().await?;
+    let route = seen.tables[&world.table].routes.get(&cidr("10.40.0.0/16")).context("not seen")?;
+    ensure!(!route.created && route.target.to_string().contains("(prefix list pl-"), "{route:?}");
+    ensure!(world.ec2.unread_lists().is_empty(), "{:?}", world.ec2.unread_lists());
+    Ok(())
+}
+
+async fn a_prefix_list_that_may_not_be_read_names_the_command_that_reads_it(world: &World) -> Result<()> {
+    world.console.lead_list(world.table.clone(), "10.40.0.0/16").await?;
+    let ec2 = world.console.restrict(&FIVE).await?;
+    let seen = look(&ec2).await?;
+    ensure!(!seen.tables[&world.table].routes.contains_key(&cidr("10.40.0.0/16")), "{seen:?}");
+    let unread = ec2.unread_lists();
+    let command = "aws ec2 get-managed-prefix-list-entries --prefix-list-id pl-";
+    let named = |fault: &Fault| fault.hint.as_ref().is_some_and(|hint| hint.contains(command));
+    ensure!(unread.len() == 1 && unread.iter().all(named), "{unread:?}");
     Ok(())
 }
 

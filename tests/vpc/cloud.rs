@@ -54,6 +54,9 @@ pub trait Console: Send + Sync {
     /// Makes a table serve an internet gateway.
     fn make_edge(&self, table: TableId) -> BoxFuture<'_, Result<()>>;
 
+    /// A route by a new prefix list that holds `entry`, to a gateway.
+    fn lead_list(&self, table: TableId, entry: &'static str) -> BoxFuture<'_, Result<()>>;
+
     /// Says how many routes a table may hold.
     fn set_quota(&self, table: TableId, quota: usize) -> BoxFuture<'_, Result<()>>;
 

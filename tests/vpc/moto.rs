@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aws_config::SdkConfig;
 use aws_sdk_ec2::{
     Client,
-    types::{Filter, InstanceType},
+    types::{AddPrefixListEntry, Filter, InstanceType},
 };
 use futures_util::future::BoxFuture;
 use weavers::{
@@ -179,6 +179,18 @@ struct MotoConsole {
     neighbour: String,
 }
 
+impl MotoConsole {
+    /// A gateway to the outside.
+    async fn add_gateway(&self) -> Result<String> {
+        let gateway = self.client.create_internet_gateway().send().await?;
+        let gateway =
+            gateway.internet_gateway().and_then(|one| one.internet_gateway_id()).context("no id")?;
+        let request = self.client.attach_internet_gateway().internet_gateway_id(gateway);
+        request.vpc_id(&self.identity.vpc).send().await?;
+        Ok(gateway.to_owned())
+    }
+}
+
 impl Console for MotoConsole {
     fn associate(&self, table: Option<TableId>) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
@@ -237,12 +249,21 @@ impl Console for MotoConsole {
 
     fn make_edge(&self, table: TableId) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let gateway = self.client.create_internet_gateway().send().await?;
-            let gateway = gateway.internet_gateway().and_then(|one| one.internet_gateway_id());
-            let gateway = gateway.context("no id")?;
-            let vpc = &self.identity.vpc;
-            self.client.attach_internet_gateway().internet_gateway_id(gateway).vpc_id(vpc).send().await?;
+            let gateway = self.add_gateway().await?;
             let request = self.client.associate_route_table().route_table_id(table.0);
+            request.gateway_id(gateway).send().await?;
+            Ok(())
+        })
+    }
+
+    fn lead_list(&self, table: TableId, entry: &'static str) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let gateway = self.add_gateway().await?;
+            let held = AddPrefixListEntry::builder().cidr(entry).build();
+            let request = self.client.create_managed_prefix_list().prefix_list_name("office");
+            let list = request.address_family("IPv4").max_entries(5).entries(held).send().await?;
+            let list = list.prefix_list().and_then(|list| list.prefix_list_id()).context("no id")?;
+            let request = self.client.create_route().route_table_id(table.0).destination_prefix_list_id(list);
             request.gateway_id(gateway).send().await?;
             Ok(())
         })

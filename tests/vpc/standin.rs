@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use weavers::{
@@ -113,6 +113,10 @@ impl Console for StandinConsole {
     fn make_edge(&self, table: TableId) -> BoxFuture<'_, Result<()>> {
         self.cloud.with(|vpc, now| vpc.associate_edge(now, &table, "igw-1"));
         done()
+    }
+
+    fn lead_list(&self, _: TableId, _: &'static str) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { bail!("the stand-in knows no prefix lists") })
     }
 
     fn set_quota(&self, table: TableId, quota: usize) -> BoxFuture<'_, Result<()>> {
