@@ -30,6 +30,7 @@ pub mod canary;
 mod far;
 mod fault;
 mod forward;
+mod generation;
 mod link;
 mod listing;
 mod neighbour;
@@ -98,6 +99,9 @@ impl Kernel {
             Action::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
             Action::CreateLink { address, netns, mtu, range }
             | Action::MendLink { address, netns, mtu, range } => {
+                if matches!(action, Action::CreateLink { .. }) {
+                    self.nft.expect_unchanged().await?;
+                }
                 let wanted = Wanted { address: *address, netns, mtu: *mtu, range: *range };
                 let what = format!("making link {}", link_name(*address));
                 bound::within(bound::CHANGE, &what, link::ensure(host, &wanted)).await

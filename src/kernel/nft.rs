@@ -6,7 +6,7 @@ use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use super::{
     fault::{fault, found},
-    listing,
+    generation, listing,
 };
 use crate::state::{Fault, FaultKind, Isolation, REST, Rules, is_interface_name};
 
@@ -29,13 +29,18 @@ pub enum Said {
 pub struct Nft {
     /// Another version of nft may list the same rules in other words.
     listed: Option<(Rules, String)>,
+    /// What was found in force, and the number that the ruleset had then.
+    in_force: Option<(Rules, Option<u32>)>,
 }
 
 impl Nft {
     /// The rules that are in force; `None` if they are not what is wanted. Where nothing is wanted, or what is
     /// there whatever it is, any table of ours is told by rules that stand for it.
-    pub async fn observe(&self, wanted: Option<&Rules>) -> Result<Option<Rules>, Fault> {
-        let Some(text) = listing().await? else {
+    pub async fn observe(&mut self, wanted: Option<&Rules>) -> Result<Option<Rules>, Fault> {
+        let number = generation::of_ruleset();
+        let listed = listing().await?;
+        self.in_force = None;
+        let Some(text) = listed else {
             return Ok(None);
         };
         let Some(wanted) = wanted.filter(|wanted| **wanted != unknown()) else {
@@ -44,7 +49,23 @@ impl Nft {
         let remembered =
             self.listed.as_ref().is_some_and(|(rules, listed)| rules == wanted && *listed == text);
         let same = remembered || listing::same(&text, &table(wanted)?);
+        self.in_force = same.then(|| (wanted.clone(), number));
         Ok(same.then(|| wanted.clone()))
+    }
+
+    /// Fails if the rules that were last found in force are not any more: news of it takes a while, and nothing is connected
+    /// meanwhile.
+    pub async fn expect_unchanged(&mut self) -> Result<(), Fault> {
+        let Some((rules, number)) = self.in_force.clone() else { return Ok(()) };
+        let unchanged = number.is_some() && number == generation::of_ruleset();
+        if unchanged || self.observe(Some(&rules)).await?.is_some() {
+            return Ok(());
+        }
+        self.in_force = Some((rules, None));
+        Err(found(
+            FaultKind::Outdated,
+            "table inet weave is not as it was loaded: no container is connected without it",
+        ))
     }
 
     /// Puts the rules in force in one transaction, unless they are.
@@ -63,13 +84,15 @@ impl Nft {
             }
             Said::NotInstalled => return Err(not_installed()),
         }
+        let number = generation::of_ruleset();
         self.listed = listing().await?.map(|text| (rules.clone(), text));
+        self.in_force = Some((rules.clone(), number));
         Ok(())
     }
 
     /// Removes the table.
     pub async fn delete(&mut self) -> Result<(), Fault> {
-        self.listed = None;
+        (self.listed, self.in_force) = (None, None);
         match run(&["delete", "table", "inet", "weave"], "").await? {
             Said::Text(_) | Said::Absent | Said::NotInstalled => Ok(()),
         }

@@ -10,7 +10,7 @@ use weavers::state::{Action, Forward, Isolation, REST, Rules, Subnet};
 
 use crate::{
     stories,
-    world::{Container, PATIENCE, World, crosses, rules, sh, udp, uplink},
+    world::{Container, PATIENCE, World, create, crosses, rules, sh, udp, uplink},
 };
 
 stories![
@@ -25,6 +25,7 @@ stories![
     a_flushed_forward_chain_is_opened_again,
     a_chain_that_only_its_owner_should_amend_is_named,
     old_iptables_are_seen_where_they_are,
+    a_container_is_connected_only_under_the_rules_that_were_seen,
     an_uplink_that_is_no_name_reaches_no_script,
 ];
 
@@ -280,4 +281,19 @@ async fn an_uplink_that_is_no_name_reaches_no_script(mut world: World) {
     let fault = world.refused(Action::LoadRules(odd)).await;
     assert!(fault.message.contains("is not the name of an interface"), "{fault}");
     assert_eq!(sh("nft list ruleset"), "");
+}
+
+async fn a_container_is_connected_only_under_the_rules_that_were_seen(mut world: World) {
+    world.load_rules(rules()).await;
+    let (first, second) = (Container::new(), Container::new());
+    sh("nft add table inet other");
+    world.attach(&first, "10.32.1.2", 1500).await;
+    sh("nft flush table inet weave");
+    for _ in 0..2 {
+        let refused = world.refused(create(&second, "10.32.1.3", 1500)).await;
+        assert!(refused.message.contains("table inet weave is not as it was loaded"), "{refused}");
+        assert!(!sh("ip link").contains("wv0a200103"));
+    }
+    world.load_rules(rules()).await;
+    world.attach(&second, "10.32.1.3", 1500).await;
 }
