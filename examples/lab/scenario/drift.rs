@@ -12,7 +12,7 @@ use weavers::{
 
 use super::{
     basic,
-    stage::{Checks, at_work, eventually, holds, passes, report, same},
+    stage::{Checks, at_work, eventually, holds, passes, report, same, shell},
 };
 use crate::{host::ROUTER, lab::Lab, report::Report};
 
@@ -150,9 +150,4 @@ async fn guarded(lab: &Lab) -> anyhow::Result<u64> {
     let rules = shell(lab, "nft list chain inet weave forward | grep 'loop guard'").await?;
     let count = rules.split_once("packets ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
     Ok(count.unwrap_or_default())
-}
-
-/// Runs a script on the first host; what it prints.
-async fn shell(lab: &Lab, script: &str) -> anyhow::Result<String> {
-    lab.on_host(0, &["sh", "-ec", script]).await
 }

@@ -6,7 +6,9 @@ use futures_util::future::LocalBoxFuture;
 use crate::{lab::Lab, report::Report};
 
 mod basic;
+mod disk;
 mod doctor;
+mod doors;
 mod explain;
 mod refusal;
 mod reload;
@@ -71,6 +73,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "repair-routes", hosts: 3, interval: "4s", run: |lab| Box::pin(repair::routes(lab)) },
     Scenario { name: "repair-host", hosts: 3, interval: "4s", run: |lab| Box::pin(repair::host(lab)) },
     Scenario { name: "probes", hosts: 3, interval: "30s", run: |lab| Box::pin(probes::run(lab)) },
+    Scenario { name: "doors", hosts: 2, interval: "30s", run: |lab| Box::pin(doors::run(lab)) },
+    Scenario { name: "disk", hosts: 2, interval: "4s", run: |lab| Box::pin(disk::run(lab)) },
     Scenario { name: "names", hosts: 3, interval: "2s", run: |lab| Box::pin(names::run(lab)) },
     Scenario { name: "identity", hosts: 3, interval: "2s", run: |lab| Box::pin(identity::run(lab)) },
     Scenario { name: "start-3", hosts: 3, interval: "4s", run: |lab| Box::pin(start::run(lab)) },

@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 use tokio::time::sleep;
 use weavers::{addr::Address, state::link_name};
 
-use super::stage::{Checks, at_work, eventually, holds, passes, report, unchanged};
+use super::stage::{Checks, at_work, eventually, holds, passes, report, shell, unchanged};
 use crate::{host::ROUTER, lab::Lab, report::Report};
 
 /// The kernel tells of all of this.
@@ -227,9 +227,4 @@ fn wakes(lab: &Lab) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", lab.hosts[0].daemon_pid()?))?;
     let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     Ok(line.and_then(|count| count.trim().parse().ok()).unwrap_or_default())
-}
-
-/// Runs a script on the first host; what it prints.
-async fn shell(lab: &Lab, script: &str) -> anyhow::Result<String> {
-    lab.on_host(0, &["sh", "-ec", script]).await
 }

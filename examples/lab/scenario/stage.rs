@@ -97,6 +97,11 @@ pub async fn eventually(
     }
 }
 
+/// Runs a script on the first host; what it prints.
+pub async fn shell(lab: &Lab, script: &str) -> anyhow::Result<String> {
+    lab.on_host(0, &["sh", "-ec", script]).await
+}
+
 /// So many of the hosts make the first ring. The others join it.
 pub fn founded_by(lab: &Lab, founders: usize) -> anyhow::Result<()> {
     for host in 0..lab.hosts.len() {
