@@ -51,12 +51,10 @@ fn in_words(node: &Node) -> String {
     if node.is_converged() {
         return "converged".to_owned();
     }
-    let waits = node.waits();
-    let first = waits.first();
-    first.map_or_else(
-        || "at work".to_owned(),
-        |wait| short(&format!("waiting for {}", wait.what), STATUS_LEN_MAX),
-    )
+    if let Some(wait) = node.waits().first() {
+        return short(&format!("waiting for {}", wait.what), STATUS_LEN_MAX);
+    }
+    node.problems().first().map_or("at work".to_owned(), |problem| short(&problem.what, STATUS_LEN_MAX))
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -236,7 +236,8 @@ impl Node {
         waits
     }
 
-    fn problems(&self) -> Vec<Note> {
+    /// What is wrong, in words, with the way out.
+    pub fn problems(&self) -> Vec<Note> {
         let mut problems: Vec<Note> = self.overlap().into_iter().collect();
         let faults =
             [("the host's network", self.converge.host.fault()), ("the VPC", self.converge.vpc.fault())];
