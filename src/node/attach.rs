@@ -69,6 +69,11 @@ impl Containers {
         })
     }
 
+    /// The container in this namespace that waits for its name to become free.
+    fn coming(&self, netns: &Netns) -> Option<&Attached> {
+        self.successors.values().find(|one| one.netns.as_ref().is_some_and(|own| own.is_same(netns)))
+    }
+
     /// The container that was last found by this pid or path, which leads to no namespace any more.
     fn of_dead_path(&self, target: &str) -> Option<&Attached> {
         let path = Netns::path_of(target);
@@ -169,6 +174,9 @@ impl Node {
         name: Option<String>,
         subnet: Option<Ipv4Net>,
     ) -> Result<String, Refusal> {
+        if let Some(coming) = self.containers.coming(&netns) {
+            return elsewhere(coming, subnet).map_or_else(|| Ok(coming.ident.clone()), Err);
+        }
         let named = name.is_some();
         let ident = name.unwrap_or_else(|| format!("netns-{:x}", netns.cookie));
         let leaving = self.containers.all.get(&ident).map(|other| other.leaving);
@@ -254,6 +262,12 @@ impl Node {
                 self.containers.all.get(name).or_else(|| self.containers.of_dead_path(name))
             }
         };
+        if let (None, Container::Netns { netns, .. }) = (attached, target)
+            && let Some(ident) = self.containers.coming(netns).map(|coming| coming.ident.clone())
+        {
+            self.containers.successors.remove(&ident);
+            return self.answer(id, Ok(Response::Done));
+        }
         // Already gone is success: a runtime may call twice.
         let Some(attached) = attached.cloned() else { return self.answer(id, Ok(Response::Absent)) };
         self.containers.successors.remove(&attached.ident);

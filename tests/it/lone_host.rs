@@ -1,0 +1,171 @@
+//! A host alone, with its kernel, and a VPC in which all is as it should be.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ipnet::Ipv4Net;
+use weavers::{
+    addr::Address,
+    config,
+    ipam::{Ring, Saved, ring::Entry},
+    node::{
+        Input, Node, Output,
+        memory::{Identity, Memory},
+        request::{Container, Refusal, Request, RequestId, Response},
+    },
+    peer::{PeerName, PeerUid},
+    state::{
+        self, Action, Fault, FaultKind, InterfaceId, Link, Netns, Route, RouteState, Table, TableId, Target,
+        Vpc,
+    },
+    time::Timestamp,
+};
+
+use crate::born::born;
+
+const US: PeerName = PeerName::from_u64(1);
+
+/// A host with its kernel, and a VPC in which all is as it should be.
+pub struct Host {
+    pub node: Node,
+    now: Timestamp,
+    pub kernel: state::Host,
+    pub nft_fails: bool,
+    /// Links are not removed for now.
+    pub holds_links: bool,
+    /// Why a look at the host fails, if it does.
+    pub unreadable: Option<Fault>,
+    asked: u64,
+    pub answers: Vec<Result<Response, Refusal>>,
+}
+
+impl Host {
+    pub fn new() -> Host {
+        let text = "[ipam]\nrange = '10.32.0.0/12'\n[vpc]\nroute_tables = 'rtb-1'\n";
+        let identity = Identity { name: US, acceptor: PeerUid(1), instance: Some("i-1".to_owned()) };
+        let birth = born(identity.clone());
+        let config = config::parse(text).unwrap();
+        let entries = vec![Entry { token: "10.32.0.0".parse().unwrap(), owner: US, version: 1, free: 9 }];
+        let ring = Ring::from_parts(US, config.ipam.range.into(), entries, vec![US]).unwrap();
+        let memory = Memory {
+            identity: Some(identity),
+            ipam: Saved { ring: Some(ring), paxos: None, allocations: BTreeMap::new(), rest: Vec::new() },
+            reclaim: Default::default(),
+            attached: BTreeMap::new(),
+            links_known: true,
+            trial: None,
+            ..Memory::default()
+        };
+        let mut host = Host {
+            node: Node::new(Timestamp::ZERO, birth, config, memory).unwrap(),
+            now: Timestamp::ZERO,
+            kernel: state::Host { uplinks: [("ens5".to_owned(), 9001)].into(), ..state::Host::default() },
+            nft_fails: false,
+            holds_links: false,
+            unreadable: None,
+            asked: 0,
+            answers: Vec::new(),
+        };
+        host.carry_out();
+        host
+    }
+
+    /// Somebody flushes the rules, and may keep nft from loading others; the host has seen it.
+    pub fn flush(&mut self, and_lock: bool) {
+        (self.nft_fails, self.kernel.rules) = (and_lock, None);
+        self.tell(Input::Disturbed);
+        self.pass(1_000);
+    }
+
+    pub fn attach(&mut self, number: u64) {
+        self.attach_as(number, &format!("c{number}"));
+    }
+
+    /// Under a name of the caller's choice.
+    pub fn attach_as(&mut self, number: u64, name: &str) {
+        let (netns, name) = (netns(number), Some(name.to_owned()));
+        self.ask(Request::Attach { netns, link: None, name, subnet: None });
+    }
+
+    pub fn detach(&mut self, number: u64) {
+        self.ask(Request::Detach { target: Container::Netns { netns: netns(number), link: None } });
+    }
+
+    fn ask(&mut self, request: Request) {
+        self.asked += 1;
+        self.tell(Input::Asked(RequestId(self.asked), request));
+    }
+
+    pub fn tell(&mut self, input: Input) {
+        self.node.handle(self.now, input);
+        self.carry_out();
+    }
+
+    pub fn pass(&mut self, milliseconds: u64) {
+        for _ in 0..milliseconds / 100 {
+            self.now += Duration::from_millis(100);
+            self.tell(Input::Woken);
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.node.next_output() {
+            match output {
+                Output::Save(id, _) => self.node.handle(self.now, Input::Stored(id, Ok(()))),
+                Output::ObserveHost(..) => {
+                    let seen = self.unreadable.clone().map_or_else(|| Ok(self.kernel.clone()), Err);
+                    self.node.handle(self.now, Input::HostSeen(seen));
+                }
+                Output::ObserveVpc(..) => self.node.handle(self.now, Input::VpcSeen(Ok(vpc()))),
+                Output::Apply(action) => {
+                    let outcome = self.apply(&action).map(|()| None);
+                    self.node.handle(self.now, Input::Applied(action, outcome));
+                }
+                Output::Answer(_, answer) => self.answers.push(answer),
+                _ => {}
+            }
+        }
+    }
+
+    fn apply(&mut self, action: &Action) -> Result<(), Fault> {
+        match action {
+            Action::LoadRules(_) if self.nft_fails => {
+                return Err(fault("nft: permission denied"));
+            }
+            Action::LoadRules(rules) => self.kernel.rules = Some(rules.clone()),
+            Action::SetSysctl { name, value } => {
+                self.kernel.sysctls.insert(name.clone(), value.clone());
+            }
+            Action::AddBlock(cidr) => drop(self.kernel.blocks.insert(*cidr)),
+            &Action::CreateLink { address, ref netns, mtu, range } => {
+                self.connect(address, Link { netns: Some(netns.clone()), mtu, range, faults: Vec::new() });
+            }
+            Action::DeleteLink(_) if self.holds_links => return Err(fault("it is busy")),
+            Action::DeleteLink(address) => drop(self.kernel.links.remove(address)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, address: Address, link: Link) {
+        self.kernel.links.insert(address, link);
+    }
+}
+
+fn vpc() -> Vpc {
+    let interface = InterfaceId("eni-us".to_owned());
+    let target = Target::Interface(interface.clone());
+    let range: Ipv4Net = "10.32.0.0/12".parse().unwrap();
+    let routes = [(range, Route { target, state: RouteState::Active, created: true })].into();
+    let table = Table { used: 1, routes, local: Vec::new() };
+    Vpc { interface, source_dest_check: Some(false), tables: [(TableId("rtb-1".to_owned()), table)].into() }
+}
+
+fn netns(number: u64) -> Netns {
+    Netns { boot: "boot".into(), cookie: number, path: format!("/run/netns/{number}").into() }
+}
+
+/// A fault whose way out is as plain as can be.
+pub fn fault(message: &str) -> Fault {
+    let (kind, hint) = (FaultKind::Invalid, Some("give it back".into()));
+    Fault { kind, message: message.to_owned(), hint, request_id: None }
+}
