@@ -42,6 +42,15 @@ pub struct Actual {
 
 // ===== the host =====
 
+/// How much of the host a look is to ask about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All of it, whatever was seen before.
+    Whole,
+    /// What the kernel has told of since the look before. What it tells nobody of is as it was then.
+    Changed,
+}
+
 /// All that is ours on the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::{Options, file::ConfigFile};
 use crate::{
     config::Config,
-    kernel::{Kernel, netns},
+    kernel::netns,
     mesh::{Endpoint, Hosts},
     node::{
         Birth,
@@ -42,7 +42,6 @@ pub(super) struct Born {
     pub(super) config: Config,
     pub(super) memory: Memory,
     pub(super) store: Store,
-    pub(super) kernel: Kernel,
     pub(super) ec2: Option<Ec2>,
 }
 
@@ -62,9 +61,8 @@ pub(super) async fn begin(options: &Options, file: &ConfigFile) -> anyhow::Resul
     let (store, memory) = remember(&options.store(), ec2.as_ref())?;
     config.ipam.expected_peers = Some(count(&config, &memory).await?);
     let birth = birth(&config, &memory, ec2.as_ref())?;
-    let kernel = Kernel::new()?;
     info!(name = %birth.identity.name, nickname = birth.nickname, instance = birth.identity.instance, "starting");
-    Ok(Born { birth, config, memory, store, kernel, ec2 })
+    Ok(Born { birth, config, memory, store, ec2 })
 }
 
 /// EC2, if the instance metadata tells who we are. It is worth a moment's patience: a new host takes its

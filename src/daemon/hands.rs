@@ -21,7 +21,7 @@ use crate::{
         request::{Refusal, RefusalKind, Response},
     },
     plan::Plane,
-    state::{Action, Fault, FaultKind, Host, TableId, Tables, Vpc},
+    state::{Action, Fault, FaultKind, Host, Scope, TableId, Tables, Vpc},
     transport,
     vpc::Ec2,
 };
@@ -30,7 +30,7 @@ use crate::{
 const JOBS_MAX: usize = 16;
 
 enum Job {
-    Observe(Box<Host>),
+    Observe(Box<Host>, Scope),
     Apply(Action),
 }
 
@@ -65,8 +65,8 @@ impl Hands {
         }
     }
 
-    pub(super) fn observe_host(&self, wanted: Box<Host>) {
-        self.on_host(Job::Observe(wanted));
+    pub(super) fn observe_host(&self, wanted: Box<Host>, scope: Scope) {
+        self.on_host(Job::Observe(wanted, scope));
     }
 
     pub(super) fn observe_vpc(&self, range: Ipv4Net, tables: Tables) {
@@ -149,7 +149,7 @@ impl Hands {
 async fn work_on_host(mut kernel: Kernel, mut jobs: mpsc::Receiver<Job>, events: mpsc::Sender<Event>) {
     while let Some(job) = jobs.recv().await {
         let event = match job {
-            Job::Observe(wanted) => Event::HostSeen(kernel.observe(&wanted).await),
+            Job::Observe(wanted, scope) => Event::HostSeen(kernel.observe(&wanted, scope).await),
             Job::Apply(action) => {
                 let outcome = kernel.apply(&action).await.map(|()| None);
                 Event::Applied(action, outcome)

@@ -39,7 +39,7 @@ use self::{file::ConfigFile, hands::Hands, systemd::Systemd};
 use crate::{
     api::{Answer, ApiRequest, server},
     config::OnChange,
-    kernel::{canary::Canary, netns},
+    kernel::{Kernel, canary::Canary, netns},
     mesh,
     node::{
         Input, Node, Output,
@@ -138,10 +138,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if born.config.mesh.weave_peers {
         transport.open_datagrams().with_context(|| format!("cannot take datagrams on {listen}"))?;
     }
-    let disturbed = crate::kernel::watch::disturbances()?;
+    let (disturbed, changes) = crate::kernel::watch::disturbances()?;
+    let kernel = Kernel::new(changes)?;
     let edited = watch::changes(options.config.clone());
     let metadata = born.ec2.as_ref().map(hands::metadata);
-    let hands = Hands::new(born.kernel, born.ec2, &born.config, events.clone());
+    let hands = Hands::new(kernel, born.ec2, &born.config, events.clone());
     let clock = Instant::now();
     let node = Node::new(Timestamp::ZERO, born.birth, born.config, born.memory)?;
     let saver = store::Saver::start(born.store, stored)?;
@@ -284,7 +285,7 @@ impl Daemon {
                 }
                 Output::Datagram(to, bytes) => self.transport.send_datagram(to, &bytes),
                 Output::Save(id, writes) => self.save(id.0, writes),
-                Output::ObserveHost(wanted) => self.hands.observe_host(wanted),
+                Output::ObserveHost(wanted, scope) => self.hands.observe_host(wanted, scope),
                 Output::DoubtCheck => self.hands.doubt_check(),
                 Output::ObserveVpc(range, tables) => self.hands.observe_vpc(range, tables),
                 Output::ObserveNames(names) => self.hands.observe_names(names),

@@ -4,10 +4,10 @@ use tokio::time::Instant;
 
 use super::{Options, birth, file::ConfigFile, hands};
 use crate::{
-    kernel::Kernel,
+    kernel::{Kernel, watch::Changes},
     node::{Input, Node, Output, memory::Memory},
     plan::Plan,
-    state::{Fault, FaultKind},
+    state::{Fault, FaultKind, Scope},
     store::Store,
     time::Timestamp,
 };
@@ -22,7 +22,7 @@ pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
     let memory = remembered(&options)?;
     config.ipam.expected_peers = Some(birth::count(&config, &memory).await?);
     let birth = birth::birth(&config, &memory, ec2.as_ref())?;
-    let mut kernel = Kernel::new()?;
+    let mut kernel = Kernel::new(Changes::default())?;
     let clock = Instant::now();
     let now = || Timestamp::from_micros(clock.elapsed().as_micros() as u64);
     let mut node = Node::new(Timestamp::ZERO, birth, config, memory)?;
@@ -32,9 +32,9 @@ pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
     let mut looks = 0;
     while let Some(output) = node.next_output() {
         match output {
-            Output::ObserveHost(wanted) if looks < LOOKS_MAX => {
+            Output::ObserveHost(wanted, _) if looks < LOOKS_MAX => {
                 looks += 1;
-                let seen = kernel.observe(&wanted).await;
+                let seen = kernel.observe(&wanted, Scope::Whole).await;
                 node.handle(now(), Input::HostSeen(seen));
             }
             Output::ObserveVpc(range, tables) if looks < LOOKS_MAX => {

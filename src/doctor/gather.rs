@@ -9,12 +9,12 @@ use super::facts::{Cloud, Facts, Outcome, Probe};
 use crate::{
     api::{ApiRequest, client::call},
     config::{self, Config},
-    kernel::Kernel,
+    kernel::{Kernel, watch::Changes},
     node::{
         request::{Request, Response},
         status::Status,
     },
-    state::{Fault, FaultKind, Host},
+    state::{Fault, FaultKind, Host, Scope},
     vpc::Ec2,
 };
 
@@ -98,12 +98,12 @@ fn no_file() -> Fault {
 
 /// A first look says which interfaces are uplinks, and so which settings there are to read.
 async fn host() -> Result<Host, Fault> {
-    let mut kernel = Kernel::new()?;
-    let uplinks = kernel.observe(&Host::default()).await?.uplinks;
+    let mut kernel = Kernel::new(Changes::default())?;
+    let uplinks = kernel.observe(&Host::default(), Scope::Whole).await?.uplinks;
     let of_uplinks = uplinks.keys().map(|name| format!("net.ipv4.conf.{name}.forwarding"));
     let names = of_uplinks.chain(SYSCTLS.map(ToOwned::to_owned));
     let sysctls = names.map(|name| (name, String::new())).collect();
-    kernel.observe(&Host { sysctls, ..Host::default() }).await
+    kernel.observe(&Host { sysctls, ..Host::default() }, Scope::Whole).await
 }
 
 async fn nft() -> Result<String, String> {

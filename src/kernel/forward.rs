@@ -10,6 +10,7 @@ use tokio::process::Command;
 
 use super::{
     fault::found,
+    generation,
     nft::{self, Said, quoted, run, run_command},
 };
 use crate::state::{Fault, FaultKind, Forward};
@@ -18,8 +19,35 @@ use crate::state::{Fault, FaultKind, Forward};
 const LINKS: &str = "wv*";
 const LINKS_IPTABLES: &str = "wv+";
 
-/// Whether packets between our links and the uplinks pass.
-pub async fn observe(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
+/// What the chains of nftables said, and the number that the ruleset had then.
+#[derive(Debug, Default)]
+pub struct Observed(Option<(u32, BTreeSet<String>, Forward)>);
+
+impl Observed {
+    /// Whether packets between our links and the uplinks pass.
+    pub async fn observe(&mut self, uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
+        let forward = match (generation::of_ruleset(), &self.0) {
+            (Some(number), Some((before, by, forward))) if number == *before && by == uplinks => {
+                forward.clone()
+            }
+            (number, _) => {
+                let forward = by_nftables(uplinks).await?;
+                self.0 = number.map(|number| (number, uplinks.clone(), forward.clone()));
+                forward
+            }
+        };
+        if matches!(forward, Forward::Closed(_) | Forward::Foreign(_)) {
+            return Ok(forward);
+        }
+        Ok(match legacy().await {
+            Legacy::Passes => forward,
+            Legacy::Drops => Forward::Foreign("iptables-legacy FORWARD".into()),
+            Legacy::Unread(why) => Forward::Unread(format!("iptables-legacy FORWARD ({why})")),
+        })
+    }
+}
+
+async fn by_nftables(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
     let chains = list(&["chains"], "chain").await?.unwrap_or_default();
     let mut forward = Forward::Open;
     for chain in chains.iter().filter(|chain| is_foreign_forward(chain)) {
@@ -40,14 +68,7 @@ pub async fn observe(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
             Some(Forward::Open | Forward::Opened(_) | Forward::Unread(_)) | None => {}
         }
     }
-    if matches!(forward, Forward::Foreign(_)) {
-        return Ok(forward);
-    }
-    Ok(match legacy().await {
-        Legacy::Passes => forward,
-        Legacy::Drops => Forward::Foreign("iptables-legacy FORWARD".into()),
-        Legacy::Unread(why) => Forward::Unread(format!("iptables-legacy FORWARD ({why})")),
-    })
+    Ok(forward)
 }
 
 /// Lets our packets through Docker's chain, in one transaction.

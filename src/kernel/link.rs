@@ -8,13 +8,18 @@
 //!
 //! Neither side ever asks for a MAC address, so nothing goes stale when an address moves.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::{
-    Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    Error, Handle, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth,
     packet_route::{
         address::AddressMessage,
         link::{
@@ -134,31 +139,41 @@ pub fn served_by(name: &str) -> Option<Address> {
     (link_name(address) == name).then_some(address)
 }
 
-/// All interfaces.
+/// All interfaces, by their index.
 pub async fn all(handle: &Handle) -> Result<Vec<End>, Fault> {
     let mut dump = Box::pin(handle.link().get().execute());
     let mut ends = Vec::new();
     while let Some(message) = dump.try_next().await.map_err(|error| fault("reading the links", &error))? {
         ends.push(End::read(&message));
     }
+    ends.sort_by_key(|end| end.index);
     Ok(ends)
 }
 
 /// The interface of that name.
 pub async fn find(handle: &Handle, name: &str) -> Result<Option<End>, Fault> {
-    let mut answer = Box::pin(handle.link().get().match_name(name).execute());
-    match answer.try_next().await {
+    one(handle.link().get().match_name(name), name).await
+}
+
+/// The interface of that index.
+async fn numbered(handle: &Handle, index: u32) -> Result<Option<End>, Fault> {
+    one(handle.link().get().match_index(index), index).await
+}
+
+async fn one(question: LinkGetRequest, which: impl fmt::Display) -> Result<Option<End>, Fault> {
+    match Box::pin(question.execute()).try_next().await {
         Ok(message) => Ok(message.as_ref().map(End::read)),
         Err(error) if error.errno() == Errno::ENODEV => Ok(None),
-        Err(error) => Err(fault(format_args!("reading link {name}"), &error)),
+        Err(error) => Err(fault(format_args!("reading link {which}"), &error)),
     }
 }
 
 /// What the host has, in one dump of each kind.
+#[derive(Debug)]
 pub struct Seen {
     pub links: Vec<End>,
     pub routes: route::Table,
-    pub neighbours: Vec<Neighbour>,
+    pub neighbours: BTreeSet<Neighbour>,
     pub addresses: Vec<AddressMessage>,
 }
 
@@ -173,6 +188,48 @@ impl Seen {
         })
     }
 
+    /// The same with these interfaces looked at anew, at a cost that does not grow with the others; `None` if one of them is not
+    /// a host end of ours, since then there is no telling what else has changed. `strict` is answered what was asked for only.
+    pub async fn renewed(
+        mut self,
+        handle: &Handle,
+        strict: &Handle,
+        interfaces: &BTreeSet<u32>,
+    ) -> Result<Option<Seen>, Fault> {
+        for &index in interfaces {
+            let place = self.links.binary_search_by_key(&index, |end| end.index);
+            let was_ours = place.is_ok_and(|place| self.links[place].serves().is_some());
+            let end = numbered(handle, index).await?;
+            match &end {
+                Some(end) if end.serves().is_none() => return Ok(None),
+                None if !was_ours => return Ok(None),
+                Some(_) | None => {}
+            }
+            self.routes.renew(strict, index).await?;
+            self.neighbours.retain(|(interface, ..)| *interface != index);
+            if let Some(address) = end.as_ref().and_then(End::serves) {
+                let wanted = (index, address.into(), far_mac(address).into());
+                if neighbour::is_there(handle, &wanted).await? {
+                    self.neighbours.insert(wanted);
+                }
+            }
+            match (place, end) {
+                (Ok(place), Some(end)) => self.links[place] = end,
+                (Err(place), Some(end)) => self.links.insert(place, end),
+                (Ok(place), None) => drop(self.links.remove(place)),
+                (Err(_), None) => {}
+            }
+        }
+        self.addresses = address::all(handle).await?;
+        Ok(Some(self))
+    }
+
+    /// The interface of that index.
+    pub fn interface(&self, index: u32) -> Option<&End> {
+        let place = self.links.binary_search_by_key(&index, |end| end.index);
+        place.ok().map(|place| &self.links[place])
+    }
+
     /// The names of all links by their index, fit to be shown.
     pub fn names(&self) -> BTreeMap<u32, String> {
         self.links.iter().map(|end| (end.index, end.name.escape_default().to_string())).collect()
@@ -185,8 +242,8 @@ impl Seen {
         renamed.into_iter().chain(named).filter_map(|end| Some((end.serves()?, end))).collect()
     }
 
-    /// What is wrong with a host end.
-    pub fn faults(&self, end: &End, wanted: &Wanted) -> Result<Vec<String>, Fault> {
+    /// What is wrong with a host end, but for its settings.
+    pub fn faults(&self, end: &End, wanted: &Wanted) -> Vec<String> {
         let address = Ipv4Addr::from(wanted.address);
         let mut faults = Vec::new();
         let mut check = |right: bool, wrong: String| {
@@ -212,13 +269,17 @@ impl Seen {
         for held in self.addresses.iter().filter(|held| held.header.index == end.index) {
             check(false, format!("address {} on the host end, which is to have none", address::text(held)));
         }
-        for (protocol, key, value) in SETTINGS {
-            if let Some(now) = wrong_setting(protocol, &end.name, key, value)? {
-                check(false, format!("{key} is {now}"));
-            }
-        }
-        Ok(faults)
+        faults
     }
+}
+
+/// What a host end is not set to as it should be.
+pub fn wrong_settings(end: &End) -> Result<Vec<String>, Fault> {
+    let wrong = SETTINGS.into_iter().map(|(protocol, key, value)| {
+        let now = wrong_setting(protocol, &end.name, key, value)?;
+        Ok(now.map(|now| format!("{key} is {now}")))
+    });
+    wrong.filter_map(Result::transpose).collect()
 }
 
 /// Makes a link be whole, whatever is there of it.

@@ -13,7 +13,10 @@
 //! Decides nothing: `plan` does. Only this module names rtnetlink. It works in the network namespace
 //! of the thread that calls it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
@@ -21,7 +24,7 @@ use rtnetlink::Handle;
 
 use crate::{
     addr::Address,
-    state::{Action, Fault, FaultKind, Host, Link, Netns, link_name},
+    state::{Action, Fault, FaultKind, Host, Link, Netns, Scope, link_name},
 };
 
 mod address;
@@ -31,6 +34,7 @@ mod far;
 mod fault;
 mod forward;
 mod generation;
+mod known;
 mod link;
 mod listing;
 mod neighbour;
@@ -45,33 +49,58 @@ pub mod watch;
 mod ways;
 
 use fault::{fault, found};
+use known::Known;
 use link::{End, Seen, Wanted};
+use watch::{Changes, Told};
 
 /// The host's network, seen and changed from the namespace in which it was made.
 pub struct Kernel {
     handle: Handle,
+    /// Is answered what was asked for only.
+    strict: Handle,
     nft: nft::Nft,
+    forward: forward::Observed,
     tracking: tracking::Watch,
+    changes: Changes,
+    known: Known,
 }
 
 impl Kernel {
-    /// Connects to the kernel; the connection lives on the current tokio runtime.
-    pub fn new() -> Result<Kernel, Fault> {
-        let (connection, handle, _) =
-            rtnetlink::new_connection().map_err(|error| fault("connecting to rtnetlink", &error))?;
+    /// Connects to the kernel; the connection lives on the current tokio runtime. `changes` are those of a watch that began
+    /// before: without one every look has to be whole.
+    pub fn new(changes: Changes) -> Result<Kernel, Fault> {
+        let cannot = |error: io::Error| fault("connecting to rtnetlink", &error);
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(cannot)?;
         tokio::spawn(connection);
-        Ok(Kernel { handle, nft: nft::Nft::default(), tracking: tracking::Watch::default() })
+        let (connection, strict, _) = rtnetlink::new_connection_with_strict_check().map_err(cannot)?;
+        tokio::spawn(connection);
+        Ok(Kernel {
+            handle,
+            strict,
+            nft: nft::Nft::default(),
+            forward: forward::Observed::default(),
+            tracking: tracking::Watch::default(),
+            changes,
+            known: Known::default(),
+        })
     }
 
     /// What is, of what is ours. `wanted` says which settings to read, which rules to compare with, and how
     /// each link should be; a link that is not wanted is observed without its namespace.
-    pub async fn observe(&mut self, wanted: &Host) -> Result<Host, Fault> {
-        let seen = Seen::look(&self.handle).await?;
+    pub async fn observe(&mut self, wanted: &Host, scope: Scope) -> Result<Host, Fault> {
+        // A look that fails leaves nothing that is known, so that the next one is whole.
+        let (mut told, mut known) = (self.changes.take(), std::mem::take(&mut self.known));
+        // The kernel tells of our own changes as well, a little later.
+        told.interfaces.extend(self.acted_on(&mut known).await?);
+        let seen = self.look(scope, &told, known.seen()).await?;
+        known.forget(scope, &told, &seen);
         let rules = self.nft.observe(wanted.rules.as_ref()).await?;
-        let forward = forward::observe(&uplinks_of(wanted)).await?;
-        let links = observe_links(&seen, wanted).await?;
-        let path::Paths { paths, uplinks } = path::observe(&self.handle, &seen, wanted, &links).await?;
-        Ok(Host {
+        let forward = self.forward.observe(&uplinks_of(wanted)).await?;
+        let links = observe_links(&seen, wanted, &mut known).await?;
+        let path::Paths { paths, uplinks } =
+            path::observe(&self.handle, &seen, wanted, &links, &known).await?;
+        known.keep_paths(&paths);
+        let host = Host {
             sysctls: sysctl::observe(wanted.sysctls.keys())?,
             rules,
             forward,
@@ -83,12 +112,45 @@ impl Kernel {
             others: BTreeSet::new(),
             paths,
             tracking: self.tracking.observe(),
-        })
+        };
+        known.keep_seen(seen);
+        self.known = known;
+        Ok(host)
+    }
+
+    /// The interfaces of links that were changed by ours since the look before.
+    async fn acted_on(&self, known: &mut Known) -> Result<BTreeSet<u32>, Fault> {
+        let (addresses, mut interfaces) = known.acted_on();
+        for address in addresses {
+            let end = link::find(&self.handle, &link_name(address)).await?;
+            interfaces.extend(end.map(|end| end.index));
+        }
+        Ok(interfaces)
+    }
+
+    /// The host's side. Where only links of ours have changed, only they are read.
+    async fn look(&self, scope: Scope, told: &Told, before: Option<Seen>) -> Result<Seen, Fault> {
+        let narrow = scope == Scope::Changed && !told.lost && !told.elsewhere;
+        if let Some(before) = before.filter(|_| narrow)
+            && let Some(seen) = before.renewed(&self.handle, &self.strict, &told.interfaces).await?
+        {
+            return Ok(seen);
+        }
+        Seen::look(&self.handle).await
     }
 
     /// Carries out one action. What is already there, or already gone, is success.
     pub async fn apply(&mut self, action: &Action) -> Result<(), Fault> {
         let host = &self.handle;
+        if let Action::CreateLink { address, .. }
+        | Action::MendLink { address, .. }
+        | Action::DeleteLink(address) = action
+        {
+            self.known.act_on(*address);
+        }
+        if let Action::AddBlock(_) | Action::DeleteBlock(_) = action {
+            drop(self.known.seen());
+        }
         match action {
             Action::SetSysctl { name, value } => sysctl::set(name, value),
             Action::LoadRules(rules) => {
@@ -121,13 +183,28 @@ impl Kernel {
 }
 
 /// The links of ours. Containers are looked into side by side, so that one that does not answer holds up no other.
-async fn observe_links(seen: &Seen, wanted: &Host) -> Result<BTreeMap<Address, Link>, Fault> {
-    let looks = seen.ours().into_iter().map(|(address, end)| {
+async fn observe_links(
+    seen: &Seen,
+    wanted: &Host,
+    known: &mut Known,
+) -> Result<BTreeMap<Address, Link>, Fault> {
+    let (ours, before) = (seen.ours(), &*known);
+    let looks = ours.iter().map(|(&address, &end)| {
         let wanted = wanted.links.get(&address);
-        async move { Ok((address, observe_link(seen, end, address, wanted).await?)) }
+        async move { Ok::<_, Fault>((address, observe_link(seen, end, address, wanted, before).await?)) }
     });
     let looks: Vec<_> = looks.collect();
-    stream::iter(looks).buffer_unordered(bound::VISITS_MAX).try_collect().await
+    let links: BTreeMap<Address, Link> =
+        stream::iter(looks).buffer_unordered(bound::VISITS_MAX).try_collect().await?;
+    for (address, link) in &links {
+        match (&link.netns, wanted.links.get(address)) {
+            (Some(netns), Some(wanted)) if link.faults.is_empty() => {
+                known.keep_link(*address, ours[address], wanted, netns);
+            }
+            (_, _) => known.forget_link(*address),
+        }
+    }
+    Ok(links)
 }
 
 /// A link by its host end. A namespace that cannot be looked into is a fault of its link, not of the look.
@@ -136,6 +213,7 @@ async fn observe_link(
     end: &End,
     address: Address,
     wanted: Option<&Link>,
+    known: &Known,
 ) -> Result<Link, Fault> {
     let mut link = Link { netns: None, mtu: end.mtu, range: Ipv4Net::default(), faults: Vec::new() };
     let Some((wanted, netns)) = wanted.and_then(|wanted| Some((wanted, wanted.netns.as_ref()?))) else {
@@ -143,7 +221,12 @@ async fn observe_link(
     };
     let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range };
     link.range = wanted.range;
-    link.faults = seen.faults(end, &right)?;
+    link.faults = seen.faults(end, &right);
+    if let Some(netns) = known.netns(address, end, wanted) {
+        link.netns = Some(netns.clone());
+        return Ok(link);
+    }
+    link.faults.extend(link::wrong_settings(end)?);
     match bound::within(bound::VISIT, "a look into the container", look_inside(end, &right)).await {
         Ok((netns, faults)) => {
             link.netns = Some(netns);

@@ -1,6 +1,6 @@
 //! Permanent neighbours: who is asked for no MAC address.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use futures_util::{StreamExt, TryStreamExt};
 use nix::errno::Errno;
@@ -20,9 +20,9 @@ use crate::state::Fault;
 pub type Neighbour = (u32, Ipv4Addr, Vec<u8>);
 
 /// All permanent neighbours.
-pub async fn all(handle: &Handle) -> Result<Vec<Neighbour>, Fault> {
+pub async fn all(handle: &Handle) -> Result<BTreeSet<Neighbour>, Fault> {
     let mut dump = Box::pin(handle.neighbours().get().set_address_family(AddressFamily::Inet).execute());
-    let mut found = Vec::new();
+    let mut found = BTreeSet::new();
     while let Some(message) =
         dump.try_next().await.map_err(|error| fault("reading the neighbours", &error))?
     {

@@ -11,11 +11,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use futures_util::TryStreamExt;
-use nix::{errno::Errno, ifaddrs::getifaddrs, net::if_::InterfaceFlags};
+use nix::errno::Errno;
 use rtnetlink::{
     Error, Handle, RouteMessageBuilder,
     packet_route::{
@@ -25,7 +25,9 @@ use rtnetlink::{
 };
 
 use super::{
+    address,
     fault::{Cause, fault},
+    known::Known,
     link::{End, Seen, served_by},
     sysctl::{self, Protocol},
 };
@@ -53,6 +55,7 @@ pub async fn observe(
     seen: &Seen,
     wanted: &Host,
     links: &BTreeMap<Address, Link>,
+    known: &Known,
 ) -> Result<Paths, Fault> {
     let asker = Asker { handle, seen, names: seen.names() };
     // Of one that is broken in itself its faults are told.
@@ -77,6 +80,10 @@ pub async fn observe(
     paths.push(answer.path(Packet::Outside));
 
     for &address in &sound {
+        if let Some(known) = known.paths(address).filter(|known| carriers.are_asked_in(known)) {
+            paths.extend(known.iter().cloned());
+            continue;
+        }
         for (uplink, from) in &carriers.by {
             let arrived = Source { address: *from, interface: Some(uplink.clone()) };
             let answer = asker.ask(address.into(), Some(&arrived)).await?;
@@ -84,7 +91,7 @@ pub async fn observe(
         }
     }
     if let Some(&to) = sound.first() {
-        for from in own_addresses() {
+        for from in own_addresses(seen) {
             let own = Source { address: from, interface: None };
             let answer = asker.ask(to.into(), Some(&own)).await?;
             paths.push(answer.path(Packet::FromHost { from, to }));
@@ -125,6 +132,15 @@ impl Carriers {
         if let Some(end) = seen.links.iter().find(into_vpc) {
             self.by.entry(end.clone()).or_insert(from);
         }
+    }
+
+    /// Whether it is by these interfaces that a container was asked about.
+    fn are_asked_in(&self, paths: &[Path]) -> bool {
+        let asked = paths.iter().filter_map(|path| match &path.packet {
+            Packet::ToContainer { uplink, .. } => Some(uplink),
+            Packet::ToOther(_) | Packet::FromHost { .. } | Packet::Outside => None,
+        });
+        asked.eq(self.by.keys().map(|end| &end.name))
     }
 
     fn uplinks(&self) -> BTreeMap<String, u32> {
@@ -274,10 +290,12 @@ fn outside_of(wanted: &Host) -> Ipv4Addr {
 }
 
 /// Addresses of this host by which its services may answer.
-fn own_addresses() -> BTreeSet<Ipv4Addr> {
-    let Ok(interfaces) = getifaddrs() else { return BTreeSet::new() };
-    let up = interfaces.filter(|one| one.flags.contains(InterfaceFlags::IFF_UP));
-    let others = up.filter(|one| served_by(&one.interface_name).is_none());
-    let addresses = others.filter_map(|one| Some(one.address?.as_sockaddr_in()?.ip()));
-    addresses.filter(|address| !address.is_loopback() && !address.is_link_local()).take(OWN_MAX).collect()
+fn own_addresses(seen: &Seen) -> BTreeSet<Ipv4Addr> {
+    let of_others = |index| seen.interface(index).is_some_and(|end| end.up && end.serves().is_none());
+    let held = seen.addresses.iter().filter(|held| of_others(held.header.index)).filter_map(address::ip);
+    let inet = held.filter_map(|ip| match ip {
+        IpAddr::V4(ip) => Some(ip),
+        IpAddr::V6(_) => None,
+    });
+    inet.filter(|address| !address.is_loopback() && !address.is_link_local()).take(OWN_MAX).collect()
 }

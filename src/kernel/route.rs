@@ -219,6 +219,7 @@ impl Row {
 /// The main table, read in one dump; and beside it those that policy rules may lead to.
 #[derive(Debug, Default)]
 pub struct Table {
+    /// In the order of their destinations.
     rows: Vec<Row>,
 }
 
@@ -232,7 +233,27 @@ impl Table {
         {
             rows.extend(Entry::read(&message));
         }
-        Ok(Table { rows })
+        Ok(Table::ordered(rows))
+    }
+
+    /// Reads the routes by one interface anew, by a handle that checks strictly.
+    pub async fn renew(&mut self, handle: &Handle, interface: u32) -> Result<(), Fault> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = AddressFamily::Inet;
+        question.attributes.push(RouteAttribute::Oif(interface));
+        let mut dump = Box::pin(handle.route().get(question).execute());
+        self.rows.retain(|row| !row.interfaces.contains(&interface));
+        loop {
+            match dump.try_next().await {
+                Ok(Some(message)) => self.rows.extend(Entry::read(&message)),
+                Ok(None) => break,
+                // The interface is gone.
+                Err(error) if error.errno() == Errno::ENODEV => break,
+                Err(error) => return Err(fault("reading the routes by an interface", &error)),
+            }
+        }
+        self.rows.sort_by_key(|row| row.entry.destination);
+        Ok(())
     }
 
     /// Our routes by one interface of a container, by a handle that checks strictly: the kernel leaves out all others.
@@ -257,7 +278,12 @@ impl Table {
     }
 
     fn of(messages: Vec<RouteMessage>) -> Table {
-        Table { rows: messages.iter().filter_map(Entry::read).collect() }
+        Table::ordered(messages.iter().filter_map(Entry::read).collect())
+    }
+
+    fn ordered(mut rows: Vec<Row>) -> Table {
+        rows.sort_by_key(|row| row.entry.destination);
+        Table { rows }
     }
 
     /// All routes of the main table.
@@ -271,7 +297,9 @@ impl Table {
 
     /// Whether this very route is there.
     pub fn holds(&self, wanted: &Entry) -> bool {
-        self.entries().any(|entry| entry == wanted)
+        let first = self.rows.partition_point(|row| row.entry.destination < wanted.destination);
+        let same = self.rows[first..].iter().take_while(|row| row.entry.destination == wanted.destination);
+        same.filter(|row| row.is_main()).any(|row| row.entry == *wanted)
     }
 
     /// Makes a route be there, where these are. One of ours that is in its place is replaced, one of others' is not
@@ -345,9 +373,12 @@ impl Table {
     }
 }
 
-/// Makes a route of the host be there.
+/// Makes a route of the host be there. What else there is is read where something is in its place only.
 pub async fn ensure(handle: &Handle, wanted: &Entry) -> Result<(), Fault> {
-    Table::read(handle).await?.ensure(handle, wanted).await
+    match handle.route().add(wanted.message()).execute().await {
+        Ok(()) => Ok(()),
+        Err(_) => Table::read(handle).await?.ensure(handle, wanted).await,
+    }
 }
 
 /// Makes a route of ours be gone.

@@ -288,7 +288,7 @@ impl Node {
             return self.discard(&attached.ident);
         }
         self.remember(Attached { leaving: true, ..attached.clone() });
-        self.converge.host.look_by(self.now);
+        self.converge.host.look_at_changes_by(self.now);
         self.disturbed = true;
     }
 

@@ -167,7 +167,7 @@ impl Node {
     fn give_canary_up(&mut self) {
         if let Some(held) = self.canary.held.as_mut().filter(|held| held.leaving_since.is_none()) {
             held.leaving_since = Some(self.now);
-            self.converge.host.look_by(self.now);
+            self.converge.host.look_at_changes_by(self.now);
         }
     }
 

@@ -279,7 +279,7 @@ impl Converge {
         self.forget_steps(is_host(&plane));
         let next = self.next_steps(now);
         if !self.in_flight.contains_key(&plane) {
-            if is_host(&plane) { self.host.look_by(now) } else { self.vpc.look_by(now) }
+            if is_host(&plane) { self.host.look_at_changes_by(now) } else { self.vpc.look_by(now) }
         }
         next
     }
@@ -333,7 +333,7 @@ impl Converge {
     /// Somebody wants this container connected now: what failed on the host may be tried again at once.
     pub fn hurry_host(&mut self, now: Timestamp) {
         self.attempts.retain(|action, _| !is_host(&Plane::of(action)));
-        self.host.look_by(now);
+        self.host.look_at_changes_by(now);
     }
 
     /// Whether a step is in flight or waiting for its turn.

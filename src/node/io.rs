@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::Config,
     mesh::{self, ConnId, Hosts},
-    state::{Action, Fault, Host, InstanceState, Netns, SubnetId, Tables, Vpc},
+    state::{Action, Fault, Host, InstanceState, Netns, Scope, SubnetId, Tables, Vpc},
 };
 
 /// Something happened.
@@ -80,8 +80,8 @@ pub enum Output {
     Datagram(SocketAddr, Bytes),
     /// Make these changes of the store, all or none.
     Save(SaveId, Vec<Write>),
-    /// Look at the host, with these things in mind.
-    ObserveHost(Box<Host>),
+    /// Look at the host, or at what has changed of it, with these things in mind.
+    ObserveHost(Box<Host>, Scope),
     /// The source/destination check may not be as it was last read: the next look at the VPC reads it, too.
     DoubtCheck,
     /// Look at the VPC: at what of these tables concerns the range.

@@ -37,7 +37,8 @@ impl Node {
             self.containers.look_begins();
             self.looked_for = wanted.rules.clone();
             let wanted = Host { others: self.others_to_ask_for(), ..wanted };
-            self.outputs.push_back(Output::ObserveHost(Box::new(wanted)));
+            let scope = self.converge.host.scope();
+            self.outputs.push_back(Output::ObserveHost(Box::new(wanted), scope));
         }
         if self.converge.begin_vpc(self.now) {
             if self.has_room_for_the_check() {

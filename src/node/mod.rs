@@ -508,7 +508,7 @@ impl Node {
 
     fn on_disturbed(&mut self) {
         let calm = self.converge.host.last_begun().map_or(self.now, |begun| begun + CALM);
-        self.converge.host.look_by(calm.max(self.now));
+        self.converge.host.look_at_changes_by(calm.max(self.now));
         self.disturbed = true;
     }
 }

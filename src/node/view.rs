@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::{
-    state::{Fault, FaultKind},
+    state::{Fault, FaultKind, Scope},
     time::Timestamp,
 };
 
@@ -24,14 +24,16 @@ pub struct View<T> {
     fault: Option<Fault>,
     /// When the look began that failed.
     failed_at: Option<Timestamp>,
-    /// When the look now under way began.
-    looking: Option<Timestamp>,
+    /// When the look now under way began, and at how much.
+    looking: Option<(Timestamp, Scope)>,
     /// Looks that failed in a row.
     failures: u32,
     /// When to look next if nothing happens.
     routine: Timestamp,
-    /// When to look since something did.
+    /// When to look at all of it since something did, or somebody asks.
     urgent: Option<Timestamp>,
+    /// When to look at what has changed.
+    changed: Option<Timestamp>,
     /// Begin of the last look that succeeded.
     seen_at: Option<Timestamp>,
     /// Looks begun so far.
@@ -51,6 +53,7 @@ impl<T> Default for View<T> {
             failures: 0,
             routine: Timestamp::ZERO,
             urgent: None,
+            changed: None,
             seen_at: None,
             looks: 0,
             seen_look: 0,
@@ -103,19 +106,24 @@ impl<T> View<T> {
         self.seen_at
     }
 
-    /// When the last look began.
+    /// When the last look began, however it ended.
     pub fn last_begun(&self) -> Option<Timestamp> {
-        self.looking.or(self.seen_at)
+        self.looking.map(|(begun, _)| begun).or(self.seen_at.max(self.failed_at))
     }
 
-    /// To be looked at no later than `at`.
+    /// All of it is to be looked at no later than `at`.
     pub fn look_by(&mut self, at: Timestamp) {
         self.urgent = Some(self.urgent.map_or(at, |due| due.min(at)));
     }
 
+    /// What has changed is to be looked at no later than `at`.
+    pub fn look_at_changes_by(&mut self, at: Timestamp) {
+        self.changed = Some(self.changed.map_or(at, |due| due.min(at)));
+    }
+
     /// Not to be looked at before [`View::look_by`] says so.
     pub fn hold(&mut self) {
-        (self.routine, self.urgent) = (Timestamp::from_micros(u64::MAX), None);
+        (self.routine, self.urgent, self.changed) = (Timestamp::from_micros(u64::MAX), None, None);
     }
 
     /// The next look that comes by itself is no sooner than this after the last one.
@@ -127,28 +135,44 @@ impl<T> View<T> {
 
     /// When to look next.
     pub fn due(&self) -> Timestamp {
+        self.whole_due().min(self.changed.unwrap_or(Timestamp::from_micros(u64::MAX)))
+    }
+
+    /// When to look at all of it next.
+    fn whole_due(&self) -> Timestamp {
         self.urgent.map_or(self.routine, |urgent| urgent.min(self.routine))
     }
 
-    /// Whether a look is due; if so it counts as begun.
+    /// Whether a look is due; if so it counts as begun. A look at what has changed puts off no other.
     pub fn begin(&mut self, now: Timestamp) -> bool {
-        let due = self.looking.is_none() && self.due() <= now;
-        if due {
-            self.looking = Some(now);
-            self.looks += 1;
+        if self.looking.is_some() || self.due() > now {
+            return false;
+        }
+        self.looks += 1;
+        self.changed = None;
+        let scope = if self.whole_due() > now { Scope::Changed } else { Scope::Whole };
+        if scope == Scope::Whole {
             self.hold();
         }
-        due
+        self.looking = Some((now, scope));
+        true
+    }
+
+    /// How much the look that is under way is to ask about.
+    pub fn scope(&self) -> Scope {
+        self.looking.map_or(Scope::Whole, |(_, scope)| scope)
     }
 
     /// Takes in what a look brought. Returns when it began.
     pub fn end(&mut self, now: Timestamp, result: Result<T, Fault>, interval: Duration) -> Timestamp {
-        let begun = self.looking.take().unwrap_or(now);
+        let (begun, scope) = self.looking.take().unwrap_or((now, Scope::Whole));
         match result {
             Ok(seen) => {
                 (self.seen, self.fault, self.failures) = (Some(seen), None, 0);
                 (self.seen_at, self.seen_look) = (Some(begun), self.looks);
-                self.routine = now + interval;
+                if scope == Scope::Whole {
+                    self.routine = now + interval;
+                }
             }
             Err(fault) => {
                 self.failures += 1;
@@ -214,4 +238,58 @@ pub fn doubled(times: u32) -> Duration {
 
 fn doubled_up_to(times: u32, first: Duration, most: Duration) -> Duration {
     first.max(PAUSE_MIN).saturating_mul(1 << times.saturating_sub(1).min(20)).min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(30);
+
+    fn at(milliseconds: u64) -> Timestamp {
+        Timestamp::from_micros(1_000 * milliseconds)
+    }
+
+    fn failed() -> Result<(), Fault> {
+        let message = "no".to_owned();
+        Err(Fault { kind: FaultKind::Unreachable, message, hint: None, request_id: None })
+    }
+
+    #[test]
+    fn a_look_that_failed_has_begun_as_well() {
+        let mut view = View::default();
+        assert!(view.begin(at(10)));
+        view.end(at(20), failed(), INTERVAL);
+        assert_eq!(view.last_begun(), Some(at(10)));
+    }
+
+    #[test]
+    fn looks_at_what_has_changed_put_off_no_look_at_all_of_it() {
+        let mut view = View::default();
+        assert!(view.begin(at(0)));
+        assert_eq!(view.scope(), Scope::Whole);
+        view.end(at(10), Ok(()), INTERVAL);
+        for second in 1..30 {
+            view.look_at_changes_by(at(1_000 * second));
+            assert!(view.begin(at(1_000 * second)));
+            assert_eq!(view.scope(), Scope::Changed);
+            view.end(at(1_000 * second + 10), Ok(()), INTERVAL);
+        }
+        assert_eq!(view.due(), at(30_010));
+        view.look_at_changes_by(at(30_010));
+        assert!(view.begin(at(30_010)));
+        assert_eq!(view.scope(), Scope::Whole, "and it is that of the change as well");
+        assert_eq!(view.next_look(), None);
+    }
+
+    #[test]
+    fn whoever_asks_is_told_by_a_look_at_all_of_it() {
+        let mut view = View::default();
+        assert!(view.begin(at(0)));
+        view.end(at(10), Ok(()), INTERVAL);
+        view.look_at_changes_by(at(20));
+        view.look_by(at(20));
+        assert!(view.begin(at(20)));
+        assert_eq!(view.scope(), Scope::Whole);
+    }
 }

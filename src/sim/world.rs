@@ -503,7 +503,7 @@ impl World {
                     let after = self.random(Duration::from_micros(300), self.climate.disk_max);
                     self.schedule(after, Event::Stored(host, life, id));
                 }
-                Output::ObserveHost(wanted) => {
+                Output::ObserveHost(wanted, _) => {
                     let after = self.random(Duration::from_micros(200), self.climate.kernel_max);
                     self.schedule(after, Event::HostLook(host, life, wanted));
                 }

@@ -172,7 +172,7 @@ impl Life {
                     self.apply(&action);
                     Input::Applied(action, Ok(None))
                 }
-                Output::ObserveHost(wanted) => {
+                Output::ObserveHost(wanted, _) => {
                     let rules = wanted.rules.clone();
                     Input::HostSeen(Ok(Host { rules, sysctls: wanted.sysctls, ..self.host.clone() }))
                 }

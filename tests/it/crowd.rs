@@ -256,7 +256,7 @@ impl Crowd {
                     }
                     Input::Stored(id, host.disk.clone())
                 }
-                Output::ObserveHost(wanted) => Input::HostSeen(Ok(host.seen(*wanted))),
+                Output::ObserveHost(wanted, _) => Input::HostSeen(Ok(host.seen(*wanted))),
                 Output::ObserveVpc(..) => Input::VpcSeen(Ok(seen(at, &self.routes))),
                 Output::ObserveInstances(ids) => {
                     let running = ids.into_iter().map(|id| (id, InstanceState::Running));

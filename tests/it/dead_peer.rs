@@ -410,7 +410,7 @@ impl Host {
                     }
                     self.node.handle(self.now, Input::Stored(id, Ok(())));
                 }
-                Output::ObserveHost(wanted) => {
+                Output::ObserveHost(wanted, _) => {
                     let seen = state::Host { blocks: self.blocks.clone(), ..*wanted };
                     self.node.handle(self.now, Input::HostSeen(Ok(seen)));
                 }

@@ -186,7 +186,7 @@ impl Host {
         while let Some(output) = self.node.next_output() {
             match output {
                 Output::Save(id, _) => self.node.handle(self.now, Input::Stored(id, Ok(()))),
-                Output::ObserveHost(wanted) => self.node.handle(self.now, Input::HostSeen(Ok(*wanted))),
+                Output::ObserveHost(wanted, _) => self.node.handle(self.now, Input::HostSeen(Ok(*wanted))),
                 Output::ObserveVpc(..) => self.look(),
                 Output::Apply(action) => {
                     if let Action::DeleteRoute { .. } = action {

@@ -212,7 +212,7 @@ impl Life {
         while let Some(output) = self.node.next_output() {
             match output {
                 Output::Save(id, _) => self.node.handle(self.now, Input::Stored(id, Ok(()))),
-                Output::ObserveHost(wanted) => {
+                Output::ObserveHost(wanted, _) => {
                     let mut seen = (self.kernel)(&wanted);
                     for path in &mut seen.paths {
                         if self.lost.is_some_and(|lost| path.packet == Packet::ToOther(lost)) {

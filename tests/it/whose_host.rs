@@ -450,7 +450,7 @@ impl Host {
                         self.node.handle(self.now, Input::NamesSeen(answers));
                     }
                 }
-                Output::ObserveHost(wanted) => {
+                Output::ObserveHost(wanted, _) => {
                     let seen = Network {
                         sysctls: wanted.sysctls.keys().map(|key| (key.clone(), "1".to_owned())).collect(),
                         rules: self.rules.clone(),

@@ -191,7 +191,7 @@ async fn without_a_default_route_packets_are_lost_and_a_restart_settles(mut worl
     assert_eq!(fate(&seen, &Packet::Outside), Fate::Lost(Loss::NoRoute));
     assert_eq!(uplinks(&seen), []);
     // A daemon that starts now knows no uplink, and wants the rules to be as they are.
-    world.kernel = weavers::kernel::Kernel::new().unwrap();
+    world.kernel = weavers::kernel::Kernel::new(weavers::kernel::watch::Changes::default()).unwrap();
     world.wanted.rules = None;
     let mut looks = 0;
     loop {

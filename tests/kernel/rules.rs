@@ -38,7 +38,7 @@ async fn rules_are_read_back_as_they_were_loaded(mut world: World) {
         world.load_rules(wanted.clone()).await;
         assert_eq!(world.observe().await.rules.as_ref(), Some(&wanted));
         // Another life of the program, which remembers nothing, sees it too.
-        world.kernel = weavers::kernel::Kernel::new().unwrap();
+        world.kernel = weavers::kernel::Kernel::new(weavers::kernel::watch::Changes::default()).unwrap();
         assert_eq!(world.observe().await.rules.as_ref(), Some(&wanted));
         let handles = sh("nft -a list ruleset");
         world.load_rules(wanted).await;
@@ -62,7 +62,7 @@ async fn a_daemon_knows_its_rules_where_no_protocol_has_a_name(mut world: World)
     let wanted = Rules { isolation: isolation(), ..rules() };
     world.load_rules(wanted.clone()).await;
     assert!(!sh("nft list table inet weave").contains("{ tcp, udp }"));
-    world.kernel = weavers::kernel::Kernel::new().unwrap();
+    world.kernel = weavers::kernel::Kernel::new(weavers::kernel::watch::Changes::default()).unwrap();
     assert_eq!(world.observe().await.rules.as_ref(), Some(&wanted));
     sh("nft add rule inet weave forward meta l4proto 6 accept");
     assert_eq!(world.observe().await.rules, None);
@@ -168,7 +168,7 @@ async fn rules_of_many_subnets_are_read_back_as_they_were_loaded(mut world: Worl
     let wanted = Rules { isolation, ..rules() };
     world.load_rules(wanted.clone()).await;
     // Another life of the program, which remembers nothing.
-    world.kernel = weavers::kernel::Kernel::new().unwrap();
+    world.kernel = weavers::kernel::Kernel::new(weavers::kernel::watch::Changes::default()).unwrap();
     assert_eq!(world.observe().await.rules, Some(wanted));
 }
 

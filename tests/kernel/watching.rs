@@ -3,14 +3,26 @@
 use std::time::Duration;
 
 use tokio::{sync::mpsc::Receiver, time::timeout};
-use weavers::kernel::watch::disturbances;
+use weavers::{
+    kernel::{
+        Kernel,
+        watch::{Changes, disturbances},
+    },
+    state::Scope,
+};
 
 use crate::{
     stories,
-    world::{PATIENCE, World, rules, sh},
+    world::{Container, PATIENCE, World, at, rules, sh, uplink},
 };
 
-stories![every_kind_of_change_is_heard_of, a_burst_is_heard_of_once_or_twice, looking_disturbs_nobody];
+stories![
+    every_kind_of_change_is_heard_of,
+    a_burst_is_heard_of_once_or_twice,
+    looking_disturbs_nobody,
+    a_look_at_what_has_changed_shows_what_a_whole_one_shows,
+    a_container_of_which_nothing_is_told_is_entered_by_a_whole_look_only,
+];
 
 async fn woken(wakings: &mut Receiver<()>) -> bool {
     timeout(PATIENCE, wakings.recv()).await.is_ok()
@@ -18,7 +30,7 @@ async fn woken(wakings: &mut Receiver<()>) -> bool {
 
 async fn every_kind_of_change_is_heard_of(world: World) {
     drop(world);
-    let mut wakings = disturbances().unwrap();
+    let (mut wakings, _) = disturbances().unwrap();
     for change in [
         "ip link add d0 type veth peer name d1",
         "ip link set d0 mtu 1400 up; ip link set d1 up",
@@ -50,7 +62,7 @@ async fn every_kind_of_change_is_heard_of(world: World) {
 
 async fn a_burst_is_heard_of_once_or_twice(world: World) {
     drop(world);
-    let mut wakings = disturbances().unwrap();
+    let (mut wakings, _) = disturbances().unwrap();
     sh("ip link add d0 type veth peer name d1; ip link set d0 up; ip link set d1 up");
     while woken(&mut wakings).await {}
     let routes: String = (0..20_000)
@@ -72,11 +84,81 @@ async fn a_burst_is_heard_of_once_or_twice(world: World) {
 
 async fn looking_disturbs_nobody(mut world: World) {
     world.load_rules(rules()).await;
-    let mut wakings = disturbances().unwrap();
+    let (mut wakings, _) = disturbances().unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     while woken(&mut wakings).await {}
     for _ in 0..3 {
         world.observe().await;
     }
     assert!(!woken(&mut wakings).await);
+}
+
+/// Everything that the kernel tells of, done to one link of several, or to what carries them.
+const CHANGES: [&str; 18] = [
+    "ip link set wv0a200102 mtu 1400",
+    "ip addr add 169.254.77.1/16 dev wv0a200102",
+    "ip neigh del 10.32.1.2 dev wv0a200102",
+    "ip route del 10.32.1.2",
+    "echo 0 > /proc/sys/net/ipv4/conf/wv0a200102/forwarding",
+    "echo 0 > /proc/sys/net/ipv4/conf/wv0a200102/rp_filter",
+    "ip link set wv0a200102 down",
+    "ip link set wv0a200102 up",
+    "ip link set wv0a200102 down; ip link set wv0a200102 name veth7",
+    "ip link del wv0a200104",
+    "ip link add d0 type veth peer name d1; ip addr add 192.0.2.1/24 dev d0; ip link set d0 up",
+    "ip route add unreachable 10.32.1.3 metric 9",
+    "ip rule add to 10.32.1.3 prohibit pref 50",
+    "ip rule del pref 50; ip route del unreachable 10.32.1.3 metric 9",
+    "echo 0 > /proc/sys/net/ipv4/conf/eth0/forwarding",
+    "nft flush table inet weave",
+    "nft add table ip filter; nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'",
+    "ip link set eth0 down",
+];
+
+async fn a_look_at_what_has_changed_shows_what_a_whole_one_shows(mut world: World) {
+    let (mut wakings, changes) = disturbances().unwrap();
+    world.kernel = Kernel::new(changes).unwrap();
+    let router = Container::new();
+    uplink(&router);
+    world.load_rules(rules()).await;
+    let containers = [Container::new(), Container::new(), Container::new()];
+    for (container, address) in containers.iter().zip(["10.32.1.2", "10.32.1.3", "10.32.1.4"]) {
+        world.attach(container, address, 1500).await;
+    }
+    let far_end = || containers[1].sh("ip link set ethwe down");
+    world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    let mut before = String::new();
+    for change in CHANGES.iter().copied().chain(["the far end goes down"]) {
+        let _ = if change.starts_with("the ") { far_end() } else { sh(change) };
+        assert!(woken(&mut wakings).await, "{change}");
+        while woken(&mut wakings).await {}
+        let narrow = world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+        let mut fresh = Kernel::new(Changes::default()).unwrap();
+        let whole = fresh.observe(&world.wanted, Scope::Whole).await.unwrap();
+        assert_eq!(narrow, whole, "{change}");
+        let now = format!("{whole:?}");
+        assert_ne!(now, before, "{change} is seen");
+        before = now;
+    }
+}
+
+async fn a_container_of_which_nothing_is_told_is_entered_by_a_whole_look_only(mut world: World) {
+    let (_wakings, changes) = disturbances().unwrap();
+    world.kernel = Kernel::new(changes).unwrap();
+    let (quiet, other) = (Container::new(), Container::new());
+    world.attach(&quiet, "10.32.1.2", 1500).await;
+    let faults = async |world: &mut World, scope| {
+        let seen = world.kernel.observe(&world.wanted, scope).await.unwrap();
+        seen.links[&at("10.32.1.2")].faults.clone()
+    };
+    assert_eq!(faults(&mut world, Scope::Changed).await, [""; 0]);
+    quiet.sh("ip route del default");
+    world.attach(&other, "10.32.1.3", 1500).await;
+    assert_eq!(faults(&mut world, Scope::Changed).await, [""; 0]);
+    assert_eq!(faults(&mut world, Scope::Whole).await, ["default route missing"]);
+    assert_eq!(
+        faults(&mut world, Scope::Changed).await,
+        ["default route missing"],
+        "what is wrong is looked at again"
+    );
 }

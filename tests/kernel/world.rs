@@ -19,8 +19,8 @@ use nix::{
 };
 use weavers::{
     addr::Address,
-    kernel::{Kernel, netns},
-    state::{Action, Fault, Host, Isolation, Link, Netns, Rules},
+    kernel::{Kernel, netns, watch::Changes},
+    state::{Action, Fault, Host, Isolation, Link, Netns, Rules, Scope},
 };
 
 /// Where no answer is the answer, waiting for it takes this long.
@@ -161,7 +161,7 @@ pub struct World {
 
 impl World {
     async fn new() -> World {
-        let mut world = World { kernel: Kernel::new().unwrap(), wanted: Host::default() };
+        let mut world = World { kernel: Kernel::new(Changes::default()).unwrap(), wanted: Host::default() };
         world.sysctl("net.ipv4.ip_forward", "1").await;
         world
     }
@@ -180,7 +180,7 @@ impl World {
     }
 
     pub async fn observe(&mut self) -> Host {
-        self.kernel.observe(&self.wanted).await.unwrap()
+        self.kernel.observe(&self.wanted, Scope::Whole).await.unwrap()
     }
 
     /// Faults of one link, as observed.

@@ -306,7 +306,7 @@ impl Party for Whole {
                 Output::Send(conn, bytes) => transport.send(conn, bytes),
                 Output::Close(conn, _) => transport.close(conn),
                 Output::Save(id, _) => self.node.handle(now, Input::Stored(id, Ok(()))),
-                Output::ObserveHost(wanted) => self.node.handle(now, Input::HostSeen(Ok(*wanted))),
+                Output::ObserveHost(wanted, _) => self.node.handle(now, Input::HostSeen(Ok(*wanted))),
                 Output::ObserveVpc(..) => self.node.handle(now, Input::VpcSeen(Ok(no_table()))),
                 Output::Apply(action) => self.node.handle(now, Input::Applied(action, Ok(None))),
                 Output::Answer(id, result) => drop(self.answers.insert(id, result)),
