@@ -27,10 +27,9 @@ pub const LINKS_MAX: usize = 512;
 pub const ALL_LINKS_MAX: usize = 1 << 17;
 /// No honest history reaches a higher version. A description at the last of all would silence its peer for ever.
 const VERSION_MAX: u64 = u64::MAX / 2;
-/// Above it a peer that was described falsely still counts on, in steps of what an honest peer may change unheard,
+/// Above it versions are believed in steps, one for each message: a peer that was described falsely goes above that, and has
+/// room for it, whoever heard the false description and whoever did not.
 const VERSION_STEP_MAX: u64 = 1 << 32;
-/// and so far a newcomer believes that it did.
-const VERSION_UNKNOWN_MAX: u64 = VERSION_MAX + (1 << 62);
 
 /// Longest nickname; longer ones are cut.
 pub const NICKNAME_LEN_MAX: usize = 255;
@@ -109,6 +108,8 @@ pub enum TopologyError {
 pub struct Topology {
     own: PeerName,
     peers: BTreeMap<PeerName, Peer>,
+    /// How far versions of a peer were believed when a higher one came.
+    refused: BTreeMap<PeerName, u64>,
     written: Written,
 }
 
@@ -124,7 +125,8 @@ struct Written {
 impl Topology {
     /// We alone.
     pub fn new(own: PeerName, ourselves: Peer) -> Topology {
-        Topology { own, peers: BTreeMap::from([(own, ourselves)]), written: Written::new() }
+        let peers = BTreeMap::from([(own, ourselves)]);
+        Topology { own, peers, refused: BTreeMap::new(), written: Written::new() }
     }
 
     /// All peers.
@@ -169,9 +171,7 @@ impl Topology {
     pub fn read(&self, payload: &[u8]) -> Result<Vec<(PeerName, Peer)>, TopologyError> {
         let is_news = |name: PeerName, peer: &Peer| {
             let known = self.peers.get(&name);
-            let is_news =
-                known.is_none_or(|known| peer.supersedes(known) || name == self.own && peer.uid != known.uid);
-            is_news && peer.is_believable(known)
+            known.is_none_or(|known| peer.supersedes(known) || name == self.own && peer.uid != known.uid)
         };
         read(payload, is_news)
     }
@@ -179,9 +179,13 @@ impl Topology {
     /// Takes what is newer than what we know.
     pub fn merge(&mut self, described: Vec<(PeerName, Peer)>) -> Merge {
         let mut merge = Merge::default();
-        let mut placeholders = BTreeSet::new();
+        let (mut placeholders, mut refused) = (BTreeSet::new(), BTreeSet::new());
         let mut links: usize = self.peers.values().map(|peer| peer.links.len()).sum();
         for (name, peer) in described {
+            if peer.version > self.believed(name) {
+                refused.insert(name);
+                continue;
+            }
             if name == self.own {
                 merge.ourselves |= self.hear_of_ourselves(&peer);
                 continue;
@@ -190,7 +194,7 @@ impl Topology {
             let known = self.peers.get(&name);
             let links_after = links - known.map_or(0, |known| known.links.len()) + peer.links.len();
             let room = self.peers.len() < PEERS_MAX;
-            let newer = known.map_or(room, |known| peer.supersedes(known)) && peer.is_believable(known);
+            let newer = known.map_or(room, |known| peer.supersedes(known));
             if newer && links_after <= ALL_LINKS_MAX {
                 links = links_after;
                 self.written.peers.remove(&name);
@@ -203,7 +207,17 @@ impl Topology {
                 self.peers.entry(name).or_default();
             }
         }
+        refused.retain(|name| self.peers.contains_key(name));
+        let refused: Vec<_> = refused.into_iter().map(|name| (name, self.believed(name))).collect();
+        self.refused.extend(refused);
         merge
+    }
+
+    /// The highest version at which a peer is believed to be.
+    fn believed(&self, name: PeerName) -> u64 {
+        let known = self.peers.get(&name).map_or(0, |known| known.version);
+        let refused = self.refused.get(&name).copied().unwrap_or(0);
+        known.max(refused).max(VERSION_MAX).saturating_add(VERSION_STEP_MAX)
     }
 
     fn hear_of_ourselves(&mut self, described: &Peer) -> bool {
@@ -211,7 +225,7 @@ impl Topology {
         let former_life = described.uid != ourselves.uid && described.version >= ourselves.version;
         // Somebody else said it: nobody would listen to us any more.
         let made_up = described.uid == ourselves.uid && described.version > ourselves.version;
-        let counts_on = (former_life || made_up) && described.is_believable(Some(ourselves));
+        let counts_on = former_life || made_up;
         if counts_on {
             ourselves.version = described.version.saturating_add(1);
         }
@@ -223,6 +237,7 @@ impl Topology {
         let reached = routes::reach(&self.peers, self.own, None, false).hops;
         let lost = self.peers.keys().copied().filter(|name| !reached.contains_key(name)).collect();
         self.peers.retain(|name, _| reached.contains_key(name));
+        self.refused.retain(|name, _| reached.contains_key(name));
         self.written.peers.retain(|name, _| reached.contains_key(name));
         lost
     }
@@ -287,15 +302,6 @@ impl Peer {
                 self.short_id.is_some() && known.short_id.is_none()
             }
         }
-    }
-
-    /// Whether an honest history may have reached its version. One that was only mentioned is not known.
-    fn is_believable(&self, known: Option<&Peer>) -> bool {
-        let max = match known.map_or(0, |known| known.version) {
-            0 => VERSION_UNKNOWN_MAX,
-            known => known.saturating_add(VERSION_STEP_MAX).max(VERSION_MAX),
-        };
-        self.version <= max
     }
 
     fn encode(&self, name: PeerName, encoder: &mut Encoder) -> [Vec<u8>; 2] {
@@ -543,18 +549,57 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_description_at_the_last_version_of_all_silences_nobody() {
-        let victim = PeerName::from_u64(2);
-        let at = |version| Peer { uid: PeerUid(9), version, ..Peer::default() };
-        for false_version in [u64::MAX, u64::MAX - 1, VERSION_MAX + 2] {
-            let mut topology = knowing([(victim, at(7))]);
-            let payload = knowing([(victim, at(false_version))]).encode([victim]);
-            let described = topology.read(&payload).unwrap();
-            assert_eq!(described, [], "at version {false_version}");
-            topology.merge(vec![(victim, at(false_version))]);
-            assert_eq!(topology.merge(vec![(victim, at(8))]).news, [victim].into());
+    /// Each tells each of the others all that it knows, so many times over.
+    fn gossip(all: &mut [Topology], rounds: usize) {
+        let count = all.len();
+        let pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
+        let pairs: Vec<_> = pairs.filter(|(from, to)| from != to).collect();
+        for (from, to) in pairs.repeat(rounds) {
+            let names: Vec<PeerName> = all[from].peers.keys().copied().collect();
+            let told = all[from].encode(names);
+            let news = all[to].read(&told).unwrap();
+            all[to].merge(news);
         }
+    }
+
+    /// Somebody told a newcomer a falsehood, which is passed on or not; some had heard of the peer before, and one only hears
+    /// what it answers.
+    #[test]
+    fn a_false_description_at_a_high_version_silences_nobody() {
+        let believed = VERSION_MAX + VERSION_STEP_MAX;
+        for version in [VERSION_MAX, VERSION_MAX + 1, believed, believed + 1, u64::MAX - 1, u64::MAX] {
+            let described = |nickname: &str, version| Peer {
+                uid: PeerUid(1),
+                version,
+                nickname: nickname.to_owned(),
+                ..Peer::default()
+            };
+            let host = |number: u64| Topology::new(PeerName::from_u64(number), Peer::default());
+            let mut all = [knowing([]), host(2), host(3), host(4)];
+            all[0].ourselves_mut().version = 7;
+            all[1].peers.insert(OWN, Peer::default());
+            all[2].peers.insert(OWN, described("", 7));
+            all[3].peers.insert(OWN, described("", 7));
+            all[1].merge(vec![(OWN, described("made up", version))]);
+            gossip(&mut all[..3], 3);
+            gossip(&mut all, 3);
+            all[0].count();
+            gossip(&mut all, 1);
+            let ours = all[0].ourselves().clone();
+            assert!(all.iter().all(|one| one.peers[&OWN] == ours), "at version {version}");
+        }
+    }
+
+    #[test]
+    fn a_false_description_that_goes_up_and_up_takes_one_step_a_message() {
+        let mut topology = knowing([(PeerName::from_u64(2), Peer { version: 7, ..Peer::default() })]);
+        let last = Peer { version: u64::MAX, ..Peer::default() };
+        for step in 1..100 {
+            topology.merge(vec![(PeerName::from_u64(2), last.clone()); 50]);
+            assert_eq!(topology.believed(PeerName::from_u64(2)), VERSION_MAX + (step + 1) * VERSION_STEP_MAX);
+        }
+        topology.merge((1000..9000).map(|number| (PeerName::from_u64(number), last.clone())).collect());
+        assert_eq!(topology.refused.len(), 1, "who is not known takes no room");
     }
 
     #[test]
