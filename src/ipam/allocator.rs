@@ -15,6 +15,7 @@ use super::{
     Effect, Init, ReceiveError, Record, Refused, Relay, Ring, Saved, Settings, Source, StartError,
     disputes::Disputes,
     election::Election,
+    excess::Excess,
     message::{self, State, Unicast},
     paxos::Claims,
     requests::Requests,
@@ -74,6 +75,7 @@ pub struct Allocator {
     pub(super) leaving: bool,
     /// What was last told or saved at a version that is not believed, by its token.
     pub(super) unbelievable: BTreeMap<Address, (Timestamp, Entry)>,
+    pub(super) excess: Excess,
     /// What was told last, as it was written: much is said more than once.
     told: Option<(State, Vec<u8>)>,
     /// The last moment handed in.
@@ -105,6 +107,7 @@ impl Allocator {
             avoided: Vec::new(),
             leaving: false,
             unbelievable: BTreeMap::new(),
+            excess: Excess::default(),
             told: None,
             now: Timestamp::ZERO,
             repeat_at: Timestamp::ZERO,
@@ -239,7 +242,7 @@ impl Allocator {
     /// Returns whether it brought something that others should hear at once. Free counts and nicknames
     /// are not: they travel with whatever is gossiped next, or a busy mesh would drown in them.
     fn on_state(&mut self, source: Source, state: State) -> Result<bool, ReceiveError> {
-        self.hear_nicknames(state.nicknames);
+        self.hear_nicknames(source.peer(), state.nicknames);
         if let Some(ring) = state.ring {
             return self.merge(&ring);
         }
@@ -276,6 +279,8 @@ impl Allocator {
             Source::Broadcast { .. } => None,
         };
         let news = self.election.hear(self.now, neighbour, claims);
+        let passed_over = self.election.take_passed_over();
+        self.excess.note(self.now, source.peer(), "promises about the first ring", passed_over);
         if news {
             self.elect();
         }
@@ -381,14 +386,17 @@ impl Allocator {
         self.update(from);
     }
 
-    fn hear_nicknames(&mut self, heard: BTreeMap<PeerName, String>) {
+    fn hear_nicknames(&mut self, from: PeerName, heard: BTreeMap<PeerName, String>) {
+        let mut passed_over = 0;
         for (peer, nickname) in heard {
             let known = self.nicknames.contains_key(&peer);
             let fits = nickname.len() <= NICKNAME_LEN_MAX && (known || self.nicknames.len() < NICKNAMES_MAX);
+            passed_over += usize::from(!fits);
             if fits && peer != self.settings.me {
                 self.nicknames.insert(peer, printable(&nickname));
             }
         }
+        self.excess.note(self.now, from, "nicknames", passed_over);
     }
 
     // ===== the first ring =====

@@ -125,6 +125,11 @@ impl Election {
         news
     }
 
+    /// How many claims were beyond all bounds and not heard, since this was last asked.
+    pub fn take_passed_over(&mut self) -> usize {
+        self.paxos.take_passed_over()
+    }
+
     /// Votes on what was heard, with who is present. Returns whether our own claims changed.
     pub fn vote(&mut self, now: Timestamp, present: &BTreeSet<PeerName>) -> bool {
         let changed = self.votes() && self.paxos.think(present);

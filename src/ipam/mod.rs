@@ -9,6 +9,7 @@
 //!    election    when to propose          requests   questions, and space asked of others
 //!    disputes    pieces claimed twice     leave      take over, give away
 //!    rest        what was taken over, until everybody knows
+//!    excess      what peers said beyond all bounds
 //!
 //!  reclaim     who takes over from the dead, by agreement
 //! ```
@@ -20,6 +21,7 @@
 pub mod allocator;
 mod disputes;
 pub mod election;
+pub mod excess;
 mod leave;
 pub mod merge;
 pub mod message;

@@ -30,6 +30,10 @@ use crate::peer::PeerName;
 
 /// Nodes kept in mind; claims of further ones are not heard.
 pub const NODES_MAX: usize = 4096;
+/// Lives of one peer among them. A Weave Net router begins one at each start.
+pub const LIVES_MAX: usize = 16;
+/// Names in one value: more peers than a mesh has.
+pub const VALUE_NAMES_MAX: usize = 1024;
 
 /// Rounds that are believed. A higher one would leave none to go on with.
 const ROUND_MAX: u64 = u64::MAX / 2;
@@ -56,6 +60,11 @@ pub struct ProposalId {
 pub trait Choice: Clone + Default + PartialEq {
     /// What a proposer makes its value of, where no other is under way.
     type Ground: ?Sized;
+    /// Names in all the values that are kept, so that all that is known fits into one message.
+    const NAMES_MAX: usize;
+
+    /// How many peers it names.
+    fn names(&self) -> usize;
 
     /// The value of a proposer, from its ground and from who has promised.
     fn choose(ground: &Self::Ground, promised: BTreeSet<PeerName>) -> Self;
@@ -64,9 +73,14 @@ pub trait Choice: Clone + Default + PartialEq {
 /// The peers that the first ring is made for: who is there, and who has promised.
 impl Choice for Vec<PeerName> {
     type Ground = BTreeSet<PeerName>;
+    const NAMES_MAX: usize = 1 << 20;
+
+    fn names(&self) -> usize {
+        self.len()
+    }
 
     fn choose(names: &BTreeSet<PeerName>, promised: BTreeSet<PeerName>) -> Vec<PeerName> {
-        promised.union(names).copied().collect()
+        promised.union(names).copied().take(VALUE_NAMES_MAX).collect()
     }
 }
 
@@ -99,6 +113,8 @@ pub struct Paxos<V = Vec<PeerName>> {
     me: NodeId,
     quorum: usize,
     knows: Claims<V>,
+    /// Claims beyond all bounds that were not taken in.
+    passed_over: usize,
 }
 
 /// Nobody: the proposer of the proposal that does not exist.
@@ -115,15 +131,24 @@ impl ProposalId {
     }
 }
 
+impl<V: Choice> NodeClaims<V> {
+    /// Whether they are within bounds, wherever they stand.
+    fn is_believable(&self) -> bool {
+        self.promise.round <= ROUND_MAX
+            && self.accepted.round <= ROUND_MAX
+            && self.value.value.names() <= VALUE_NAMES_MAX
+    }
+}
+
 impl<V: Choice> Paxos<V> {
     /// A node that votes, bound by what it said in earlier lives.
     pub fn elector(me: NodeId, quorum: usize, saved: NodeClaims<V>) -> Paxos<V> {
-        Paxos { me, quorum, knows: BTreeMap::from([(me, saved)]) }
+        Paxos { me, quorum, knows: BTreeMap::from([(me, saved)]), passed_over: 0 }
     }
 
     /// A node that only passes on what it hears.
     pub fn observer(me: NodeId, quorum: usize) -> Paxos<V> {
-        Paxos { me, quorum, knows: BTreeMap::new() }
+        Paxos { me, quorum, knows: BTreeMap::new(), passed_over: 0 }
     }
 
     /// Who this node is.
@@ -165,15 +190,15 @@ impl<V: Choice> Paxos<V> {
     /// what we promised counts.
     pub fn update(&mut self, received: &Claims<V>) -> bool {
         let mut changed = false;
-        for (&node, theirs) in received {
-            let believable = theirs.promise.round <= ROUND_MAX && theirs.accepted.round <= ROUND_MAX;
-            if node == self.me || !believable {
+        let mut names: usize = self.knows.values().map(|claims| claims.value.value.names()).sum();
+        for (&node, theirs) in received.iter().filter(|(node, _)| **node != self.me) {
+            let names_before = self.knows.get(&node).map_or(0, |claims| claims.value.value.names());
+            let names_after = names - names_before + theirs.value.value.names();
+            if !theirs.is_believable() || !self.has_room_for(node) || names_after > V::NAMES_MAX {
+                self.passed_over += 1;
                 continue;
             }
             let is_new = !self.knows.contains_key(&node);
-            if is_new && self.knows.len() >= NODES_MAX {
-                continue;
-            }
             let ours = self.knows.entry(node).or_default();
             if theirs.promise > ours.promise {
                 ours.promise = theirs.promise;
@@ -182,11 +207,23 @@ impl<V: Choice> Paxos<V> {
             if theirs.accepted > ours.accepted {
                 ours.accepted = theirs.accepted;
                 ours.value = theirs.value.clone();
+                names = names_after;
                 changed = true;
             }
             changed |= is_new;
         }
         changed
+    }
+
+    /// How many claims were beyond all bounds and not taken in, since this was last asked.
+    pub fn take_passed_over(&mut self) -> usize {
+        std::mem::take(&mut self.passed_over)
+    }
+
+    fn has_room_for(&self, node: NodeId) -> bool {
+        let all = NodeId { uid: 0, ..node }..=NodeId { uid: u64::MAX, ..node };
+        let room = || self.knows.len() < NODES_MAX && self.knows.range(all).count() < LIVES_MAX;
+        self.knows.contains_key(&node) || room()
     }
 
     /// Begins a round above all that are known, with our own promise. The value is made of `ground`
@@ -421,6 +458,40 @@ mod tests {
         paxos.update(&BTreeMap::from([(node(2), promised)]));
         assert!(paxos.think(&BTreeSet::new()), "three names have promised");
         assert_eq!(paxos.ours().unwrap().accepted, proposal);
+    }
+
+    #[test]
+    fn what_is_known_of_promises_fits_into_one_message_whatever_was_said() {
+        use crate::{ipam::message::State, mesh::MESSAGE_LEN_MAX};
+        let names =
+            |count: usize| (0..count as u64).map(|name| PeerName::from_u64((1 << 47) + name)).collect();
+        let proposal = ProposalId { round: ROUND_MAX, proposer: NodeId { uid: u64::MAX, ..node(1) } };
+        let said = |count| {
+            let value = AcceptedValue { value: names(count), origin: proposal };
+            NodeClaims { promise: proposal, accepted: proposal, value }
+        };
+        let mut paxos = elector(1, 2);
+        let voters = (0..VALUE_NAMES_MAX as u64 + 10).map(|name| (node(1000 + name), said(VALUE_NAMES_MAX)));
+        paxos.update(&voters.collect());
+        assert_eq!(paxos.take_passed_over(), 10);
+        assert_eq!(paxos.take_passed_over(), 0);
+        let lives = (0..100).map(|uid| (NodeId { uid, ..node(2) }, said(0)));
+        paxos.update(&lives.collect());
+        paxos.update(&Claims::from([(node(3), said(VALUE_NAMES_MAX + 1))]));
+        assert_eq!(paxos.take_passed_over(), 100 - LIVES_MAX + 1);
+        let others = (0..2 * NODES_MAX as u64).map(|name| (node(10_000 + name), said(0)));
+        paxos.update(&others.collect());
+        assert_eq!(paxos.knows().len(), NODES_MAX);
+        let nicknames =
+            (0..4096).map(|name| (PeerName::from_u64((1 << 46) + name), "x".repeat(255))).collect();
+        let state = State { nicknames, paxos: Some(paxos.knows().clone()), ..State::default() };
+        assert!(state.encode().len() < MESSAGE_LEN_MAX - 1000);
+    }
+
+    #[test]
+    fn of_a_crowd_so_many_make_the_first_ring_as_others_believe() {
+        let crowd: BTreeSet<PeerName> = (1..5000).map(PeerName::from_u64).collect();
+        assert_eq!(Vec::choose(&crowd, BTreeSet::new()).len(), VALUE_NAMES_MAX);
     }
 
     #[test]

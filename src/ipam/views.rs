@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Allocator, Ring, paxos::Claims, requests::inner};
+use super::{Allocator, Ring, excess::way_out, paxos::Claims, requests::inner};
 use crate::{
     addr::{Range, join},
     peer::PeerName,
@@ -145,7 +145,10 @@ impl Allocator {
                     .to_owned(),
             )
         });
-        fixed.chain(unbelievable).collect()
+        let excess = self.excess.recent(self.now);
+        let excess =
+            excess.map(|(what, peer)| (format!("{what}, the last by {}", self.named(peer)), way_out(peer)));
+        fixed.chain(unbelievable).chain(excess).collect()
     }
 
     /// What is waited for, each with the way out if there is one.

@@ -176,6 +176,17 @@ pub enum Objection {
     Name,
 }
 
+/// Messages of a channel that were not sent since no frame can hold them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnsentView {
+    /// The channel.
+    pub channel: String,
+    /// How long the last one was.
+    pub len: usize,
+    /// How many there were.
+    pub count: u64,
+}
+
 /// What is known of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetView {

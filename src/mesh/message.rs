@@ -130,6 +130,12 @@ impl Sealed {
     }
 }
 
+/// The channel of a message that has one, without a look at the rest.
+pub fn channel(message: &[u8]) -> Option<String> {
+    let (_, envelope) = message.split_first()?;
+    Fields::new(envelope).channel().ok()
+}
+
 /// I am here.
 pub fn heartbeat() -> Vec<u8> {
     vec![HEARTBEAT]

@@ -30,6 +30,7 @@ mod routes;
 mod sleeve;
 mod target;
 mod topology;
+mod unsent;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -48,6 +49,7 @@ use self::{
     refused::Refused,
     routes::Routes,
     topology::{Peer, Topology},
+    unsent::Unsent,
 };
 use crate::{peer::PeerName, time::Timestamp};
 
@@ -56,7 +58,7 @@ pub use frame::{FRAME_LEN_MAX, INTRODUCTION_LEN_MAX, MESSAGE_LEN_MAX};
 pub use gossip::{ECHOES_MAX, RECENT_MAX, SURROGATES_MAX};
 pub use interface::{
     ConnId, ConnectionView, Delivery, Input, Kind, NoRoute, Objection, Output, PeerView, Recipients,
-    RefusedView, Settings, TargetView,
+    RefusedView, Settings, TargetView, UnsentView,
 };
 pub use message::CHANNEL_LEN_MAX;
 pub use peering::INTRODUCTIONS_MAX;
@@ -100,6 +102,7 @@ pub struct Mesh {
     dialler: Dialler,
     live: Live,
     refused: Refused,
+    unsent: Unsent,
     timers: Timers,
     wake: Option<Timestamp>,
     outputs: VecDeque<Output>,
@@ -157,6 +160,7 @@ impl Mesh {
             dialler: Dialler::new(settings.port),
             live: Live::default(),
             refused: Refused::default(),
+            unsent: Unsent::default(),
             timers: Timers::default(),
             wake: None,
             outputs: VecDeque::new(),
@@ -256,6 +260,11 @@ impl Mesh {
     /// The peers that were turned away lately.
     pub fn refused(&self, now: Timestamp) -> impl Iterator<Item = &RefusedView> {
         self.refused.all(now)
+    }
+
+    /// What was not sent since no frame can hold it.
+    pub fn unsent(&self) -> impl Iterator<Item = &UnsentView> {
+        self.unsent.all()
     }
 
     /// All targets, configured and discovered.

@@ -251,8 +251,11 @@ impl Mesh {
 
     /// What no frame can hold is not sent: the other side would close the connection.
     pub(super) fn send(&mut self, conn: ConnId, message: &[u8]) {
+        if message.len() > MESSAGE_LEN_MAX {
+            return self.unsent.note(message);
+        }
         let neighbour = self.connections.get_mut(&conn).and_then(|found| found.neighbour());
-        if let Some(neighbour) = neighbour.filter(|_| message.len() <= MESSAGE_LEN_MAX) {
+        if let Some(neighbour) = neighbour {
             let bytes = neighbour.writer.message(message);
             self.outputs.push_back(Output::Send(conn, bytes));
         }

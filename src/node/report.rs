@@ -17,8 +17,8 @@ use super::{
 use crate::{
     addr::{Range, join},
     config::{RouteTables, SourceDestCheck},
-    ipam::{Ring, paxos::Claims, reclaim::Log, ring::ENTRIES_MAX},
-    mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView},
+    ipam::{Ring, excess::way_out, paxos::Claims, reclaim::Log, ring::ENTRIES_MAX},
+    mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView, UnsentView},
     peer::PeerName,
     plan::{Change, Plan, Plane, leads_to},
     state::{Action, Fault, Forward, TableId, Tracking, Vpc},
@@ -259,7 +259,13 @@ impl Node {
         }
         let of_ring = self.ipam.problems().into_iter();
         problems.extend(of_ring.map(|(what, hint)| Note { what, hint: Some(hint) }));
+        let excess = self.dead.reclaim.excess().recent(self.now);
+        problems.extend(excess.map(|(what, peer)| Note {
+            what: format!("{what}, the last by {}", self.named(peer)),
+            hint: Some(way_out(peer)),
+        }));
         problems.extend(self.mesh.refused(self.now).map(refused));
+        problems.extend(self.mesh.unsent().map(unsent));
         let tagged = self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.fault());
         problems.extend(self.unresolved_names());
         problems.extend(tagged.map(|fault| about("peers cannot be found by tag", fault)));
@@ -442,6 +448,16 @@ fn connection(view: ConnectionView) -> ConnectionStatus {
 }
 
 /// A peer that was turned away, and what to do about it.
+fn unsent(view: &UnsentView) -> Note {
+    let UnsentView { channel, len, count } = view;
+    Note {
+        what: format!(
+            "messages of {channel} could not be sent, {count} so far, the last of {len} bytes: no frame holds them"
+        ),
+        hint: Some("`weavers ipam show` lists who owns what; forget the peers that are gone for good".into()),
+    }
+}
+
 fn refused(view: &RefusedView) -> Note {
     let RefusedView { peer, nickname, remote, objection } = view;
     let host = remote.ip();

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::super::paxos::Choice;
+use super::super::paxos::{Choice, VALUE_NAMES_MAX};
 use crate::peer::PeerName;
 
 /// Electors that there are at least, as far as there are peers. Two of five may be lost at once.
@@ -14,7 +14,7 @@ pub const SEATS: usize = 5;
 /// they owned, and are decided about again.
 const RECENT_MAX: usize = 32;
 /// Bounds of what is believed.
-const ELECTORS_MAX: usize = 4096;
+const ELECTORS_MAX: usize = VALUE_NAMES_MAX;
 /// Decisions that no cluster takes between two that somebody takes alone.
 const FORCED_STEP: u64 = 1 << 32;
 const NUMBER_MAX: u64 = u64::MAX / 2;
@@ -42,6 +42,11 @@ impl Default for Decision {
 /// A proposer proposes what it found out, whoever has promised.
 impl Choice for Decision {
     type Ground = Decision;
+    const NAMES_MAX: usize = 1 << 17;
+
+    fn names(&self) -> usize {
+        self.joins.len() + self.leaves.len()
+    }
 
     fn choose(ground: &Decision, _promised: BTreeSet<PeerName>) -> Decision {
         ground.clone()
@@ -92,6 +97,7 @@ impl Log {
             && !self.electors.is_empty()
             && self.electors.len() <= ELECTORS_MAX
             && self.recent.len() <= RECENT_MAX
+            && self.recent.iter().all(|taken| taken.decision.names() <= VALUE_NAMES_MAX)
     }
 
     /// Number of the next decision: how many there were.

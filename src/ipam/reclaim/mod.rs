@@ -38,7 +38,10 @@ use self::{
     message::Said,
     words::{NOT_SAID, Word, Words},
 };
-use super::paxos::{Claims, NodeClaims, NodeId, Paxos};
+use super::{
+    excess::Excess,
+    paxos::{Claims, NodeClaims, NodeId, Paxos},
+};
 use crate::{peer::PeerName, probe::Canary, time::Timestamp};
 
 pub use self::{
@@ -63,6 +66,8 @@ const ABSTAINS: Duration = Duration::from_secs(60);
 const REPEAT: Duration = Duration::from_secs(5);
 /// Words of others that are repeated at once.
 const RETOLD: usize = 64;
+/// Bytes of words of others in one message: with all that was decided and promised, it fits into a frame.
+const WORDS_LEN_MAX: usize = 3 << 20;
 /// Instances that EC2 is asked about at once.
 const SUSPECTS_MAX: usize = 100;
 
@@ -167,6 +172,7 @@ pub struct Reclaim {
     repeat_at: Option<Timestamp>,
     /// The last peer whose word was told again.
     retold: Option<PeerName>,
+    excess: Excess,
     /// Something changes by itself then.
     wake: Option<Timestamp>,
     effects: VecDeque<Effect>,
@@ -196,6 +202,7 @@ impl Reclaim {
             attempts: 0,
             repeat_at: None,
             retold: None,
+            excess: Excess::default(),
             wake: None,
             effects: VecDeque::new(),
         };
@@ -392,13 +399,26 @@ impl Reclaim {
         let said = Said::decode(payload)?;
         let claims = said.claims();
         let decided = said.log.is_some_and(|theirs| self.hear_log(now, from, theirs, &claims));
+        self.excess.note(now, from, "promises about the dead", self.paxos.take_passed_over());
+        let passed_over = said.words.values().filter(|word| !word.is_believable()).count();
+        self.excess.note(now, from, "words about the dead", passed_over);
         let words = self.hear_words(said.words);
-        Ok((decided || !words.is_empty()).then(|| self.said(words)))
+        let told = fitting(words.iter()).map(|(peer, word)| (*peer, word.clone()));
+        Ok((decided || !words.is_empty()).then(|| self.said(told.collect())))
+    }
+
+    /// What peers said beyond all bounds.
+    pub fn excess(&self) -> &Excess {
+        &self.excess
     }
 
     /// Returns whether there was news.
     fn hear_log(&mut self, now: Timestamp, from: PeerName, theirs: Log, claims: &Claims<Decision>) -> bool {
-        let Some(log) = self.log.as_mut().filter(|ours| theirs.is_believable(ours)) else { return false };
+        let Some(log) = self.log.as_mut() else { return false };
+        if !theirs.is_believable(log) {
+            self.excess.note(now, from, "decisions about the dead, of another cluster maybe,", 1);
+            return false;
+        }
         let (before, number) = (log.next(), theirs.next());
         if number < before {
             if from != self.me.name {
@@ -525,19 +545,27 @@ impl Reclaim {
     /// What we say of ourselves and of the next decision, and the words of some others in turn, for whoever may have missed
     /// them: a peer that is gone cannot say again on which instance it ran.
     pub fn summary(&mut self) -> Vec<u8> {
-        let after = |peer: &PeerName| self.retold.is_some_and(|last| *peer > last);
-        let words = self.words.all().iter().filter(|(peer, _)| self.matters(peer));
-        let (later, first): (Vec<_>, Vec<_>) = words.partition(|(peer, _)| after(peer));
-        let told: Vec<_> = later.into_iter().chain(first).take(RETOLD).collect();
-        self.retold = told.last().map(|(peer, _)| **peer);
-        let words = told.into_iter().map(|(peer, word)| (*peer, word.clone()));
-        self.said(words.chain(self.own_word()).collect())
+        let words = self.in_turn(RETOLD, |peer| self.matters(peer));
+        self.retold = words.last().map(|(peer, _)| *peer);
+        self.said(words.into_iter().chain(self.own_word()).collect())
     }
 
-    /// All we know, for a neighbour that is new.
-    pub fn all_known(&self) -> Vec<u8> {
-        let words = self.words.all().iter().map(|(peer, word)| (*peer, word.clone()));
-        self.said(words.chain(self.own_word()).collect())
+    /// All we know, for whoever may know less. Words that find no room in one message have their turn in the next.
+    pub fn all_known(&mut self) -> Vec<u8> {
+        let words = self.in_turn(usize::MAX, |_| true);
+        if words.len() < self.words.all().len() {
+            self.retold = words.last().map(|(peer, _)| *peer);
+        }
+        self.said(words.into_iter().chain(self.own_word()).collect())
+    }
+
+    /// So many words of others, from where the last ones ended, as far as there is room for them.
+    fn in_turn(&self, count: usize, is_meant: impl Fn(&PeerName) -> bool) -> Vec<(PeerName, Word)> {
+        let after = |peer: &PeerName| self.retold.is_some_and(|last| *peer > last);
+        let words = self.words.all().iter().filter(|(peer, _)| is_meant(peer));
+        let (later, first): (Vec<_>, Vec<_>) = words.partition(|(peer, _)| after(peer));
+        let told = fitting(later.into_iter().chain(first)).take(count);
+        told.map(|(peer, word)| (*peer, word.clone())).collect()
     }
 
     /// Whether a peer is there, or is missing though it owns something or decides.
@@ -546,10 +574,21 @@ impl Reclaim {
     }
 
     fn own_word(&self) -> BTreeMap<PeerName, Word> {
-        BTreeMap::from([(self.me.name, self.ours.clone())])
+        BTreeMap::from([(self.me.name, self.ours.clone().cut())])
     }
 
     fn said(&self, words: BTreeMap<PeerName, Word>) -> Vec<u8> {
         Said::new(self.log.as_ref(), self.paxos.knows(), words).encode()
     }
+}
+
+/// As many words as there is room for in one message.
+fn fitting<'a>(
+    words: impl Iterator<Item = (&'a PeerName, &'a Word)>,
+) -> impl Iterator<Item = (&'a PeerName, &'a Word)> {
+    let mut len = 0;
+    words.take_while(move |(_, word)| {
+        len += word.len();
+        len <= WORDS_LEN_MAX
+    })
 }

@@ -7,6 +7,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::{
+    ipam::paxos::{AcceptedValue, LIVES_MAX, ProposalId, VALUE_NAMES_MAX},
+    mesh::MESSAGE_LEN_MAX,
+};
 
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -156,7 +160,8 @@ impl Network {
         }
         while let Some((from, to, said)) = self.wires.pop_front() {
             let lost = self.rng.random_range(0..1000) < self.loss;
-            if lost || self.down.contains(&to) || !self.reachable(to).contains(&from) {
+            let fits = said.len() <= MESSAGE_LEN_MAX;
+            if lost || !fits || self.down.contains(&to) || !self.reachable(to).contains(&from) {
                 continue;
             }
             let host = self.hosts.get_mut(&to).unwrap();
@@ -178,7 +183,7 @@ impl Network {
 
     fn gossip(&mut self) {
         for from in self.hosts.keys().copied().collect::<Vec<_>>() {
-            let said = self.hosts[&from].reclaim.all_known();
+            let said = self.hosts.get_mut(&from).unwrap().reclaim.all_known();
             for to in self.reachable(from).into_iter().filter(|to| *to != from) {
                 self.wires.push_back((from, to, said.clone()));
             }
@@ -276,6 +281,81 @@ fn nobody_takes_over_from_a_peer_that_a_majority_hears() {
     network.ask(1, 3);
     network.pass(30);
     assert!(network.decisions.is_empty(), "peer 2 hears it");
+}
+
+/// What a peer might have promised, and accepted, of a decision by which so many others leave the electors.
+fn promised(node: NodeId, names: u64) -> NodeClaims<Decision> {
+    let proposal = ProposalId { round: 1, proposer: node };
+    let leaves = (0..names).map(|number| peer((1 << 40) + number)).collect();
+    let value = AcceptedValue { value: Decision { leaves, ..Decision::default() }, origin: proposal };
+    NodeClaims { promise: proposal, accepted: ProposalId::default(), value }
+}
+
+#[test]
+fn two_promises_that_name_300_000_peers_each_do_not_end_all_take_overs() {
+    let mut network = Network::of(5, 5);
+    let liar = peer(5);
+    let lives = [7, 8].map(|uid| NodeId { name: liar, uid });
+    let claims = lives.map(|node| {
+        let claims = promised(node, 300_000);
+        (node, NodeClaims { accepted: claims.promise, ..claims })
+    });
+    for claims in claims {
+        let log = network.hosts[&liar].reclaim.log().cloned();
+        let said = Said::new(log.as_ref(), &BTreeMap::from([claims]), BTreeMap::new()).encode();
+        assert!(said.len() < MESSAGE_LEN_MAX);
+        network.wires.extend((1..=4).map(|to| (liar, peer(to), said.clone())));
+    }
+    network.turn();
+    network.terminate(5);
+    network.pass(100);
+    assert_eq!(network.heirs(5), [4].into());
+    let excess =
+        |host: u64| network.hosts[&peer(host)].reclaim.excess().recent(network.now).collect::<Vec<_>>();
+    let named = excess(1);
+    assert_eq!(named[0].1, liar);
+    assert!(named[0].0.contains("promises about the dead were passed over, 2 so far"), "{named:?}");
+}
+
+#[test]
+fn all_that_is_known_fits_into_one_message_and_every_word_has_its_turn() {
+    let mut network = Network::of(5, 5);
+    let mut log = network.hosts[&peer(1)].reclaim.log().cloned().unwrap();
+    let crowd = |first: u64| (first..).take(1024).map(|number| peer((1 << 41) + number)).collect();
+    for _ in 0..40 {
+        log.add(Decision { leaves: crowd(0), ..Decision::default() });
+    }
+    let hear = |network: &mut Network, said: Said| {
+        let host = network.hosts.get_mut(&peer(1)).unwrap();
+        host.reclaim.hear(network.now, peer(5), &said.encode()).unwrap();
+    };
+    let word = Word {
+        number: 1,
+        gone: crowd(0),
+        asks: crowd(0),
+        seconds: crowd(0),
+        awaits: crowd(0),
+        ..Word::default()
+    };
+    let words: BTreeMap<PeerName, Word> = (100..200).map(|speaker| (peer(speaker), word.clone())).collect();
+    hear(&mut network, Said::new(None, &BTreeMap::new(), words));
+    for elector in 2..=5 {
+        let lives = (0..LIVES_MAX as u64 + 4).map(|uid| NodeId { name: peer(elector), uid });
+        let claims = lives.map(|node| (node, promised(node, VALUE_NAMES_MAX as u64)));
+        let claims = claims.map(|(node, claims)| (node, NodeClaims { accepted: claims.promise, ..claims }));
+        hear(&mut network, Said::new(Some(&log), &claims.collect(), BTreeMap::new()));
+    }
+    let host = network.hosts.get_mut(&peer(1)).unwrap();
+    assert_eq!(host.reclaim.log().unwrap().next(), 40);
+    let mut heard = BTreeSet::new();
+    for _ in 0..4 {
+        let said = host.reclaim.all_known();
+        assert!(said.len() < MESSAGE_LEN_MAX, "{}", said.len());
+        let said = Said::decode(&said).unwrap();
+        assert!(said.words.contains_key(&peer(1)), "our own word is never left out");
+        heard.extend(said.words.into_keys());
+    }
+    assert!((100..200).all(|speaker| heard.contains(&peer(speaker))), "{} of 100", heard.len());
 }
 
 #[test]

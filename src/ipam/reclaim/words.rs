@@ -10,9 +10,12 @@ use crate::{peer::PeerName, probe::Canary};
 const WORDS_MAX: usize = 4096;
 /// So many that those of peers that are gone for good are dropped.
 const CROWDED: usize = 1024;
-/// Length of an instance's id, and how many peers one word may name.
+/// Length of an instance's id, and how many peers each part of a word may name: more than a mesh has.
 const INSTANCE_LEN_MAX: usize = 64;
-const NAMED_MAX: usize = 4096;
+const NAMED_MAX: usize = 1024;
+/// Bytes of a word in a message, beside the names of peers, and of each of those.
+const WORD_LEN: usize = 512;
+const NAME_LEN: usize = 20;
 /// The store in a word that is remembered from a former life, or was passed on by one that knows of none.
 pub const NOT_SAID: u64 = 0;
 /// Words numbered higher are not believed: none could follow them.
@@ -53,6 +56,22 @@ impl Word {
         self.number <= NUMBER_MAX
             && self.instance.as_deref().is_none_or(is_instance)
             && named.iter().all(|names| names.len() <= NAMED_MAX)
+    }
+
+    /// Bytes that it takes in a message, at most.
+    pub fn len(&self) -> usize {
+        let named = [&self.gone, &self.asks, &self.seconds, &self.awaits];
+        WORD_LEN + NAME_LEN * named.iter().map(|names| names.len()).sum::<usize>()
+    }
+
+    /// As much of it as others believe.
+    pub fn cut(mut self) -> Word {
+        for names in [&mut self.gone, &mut self.asks, &mut self.seconds, &mut self.awaits] {
+            if let Some(first_beyond) = names.iter().nth(NAMED_MAX).copied() {
+                names.split_off(&first_beyond);
+            }
+        }
+        self
     }
 }
 
@@ -153,6 +172,18 @@ mod tests {
             words.hear(PeerName::from_u64(number), numbered(1));
         }
         assert_eq!(words.all().len(), WORDS_MAX);
+    }
+
+    #[test]
+    fn of_a_word_that_grew_too_long_so_much_is_said_as_others_believe() {
+        let all: BTreeSet<PeerName> = (0..5000).map(PeerName::from_u64).collect();
+        let word = Word { gone: all.clone(), awaits: all, ..numbered(1) };
+        assert!(!word.is_believable());
+        let word = word.cut();
+        assert!(word.is_believable());
+        assert_eq!((word.gone.len(), word.awaits.len()), (NAMED_MAX, NAMED_MAX));
+        let said = serde_json::to_vec(&BTreeMap::from([(PEER, &word)])).unwrap();
+        assert!(said.len() <= word.len(), "{} of {}", said.len(), word.len());
     }
 
     #[test]
