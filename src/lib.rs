@@ -20,6 +20,8 @@ pub mod time;
 pub mod addr;
 /// Who a peer is: its name, its life, its nickname.
 pub mod peer;
+/// A short name of what was written, to be compared with that of another.
+pub mod digest;
 /// The part of Go's `encoding/gob` that the mesh protocol puts on the wire.
 pub mod gob;
 

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     addr::{Address, Range},
+    digest::Digest,
     peer::PeerName,
     text::printable,
     time::Timestamp,
@@ -56,6 +57,15 @@ enum Memory {
     Lost,
 }
 
+/// What was told last.
+#[derive(Clone, Debug)]
+struct Told {
+    state: State,
+    written: Vec<u8>,
+    /// Once somebody wanted to compare it.
+    digest: Option<Digest>,
+}
+
 /// The address manager of one host.
 #[derive(Clone, Debug)]
 pub struct Allocator {
@@ -77,7 +87,7 @@ pub struct Allocator {
     pub(super) unbelievable: BTreeMap<Address, (Timestamp, Entry)>,
     pub(super) excess: Excess,
     /// What was told last, as it was written: much is said more than once.
-    told: Option<(State, Vec<u8>)>,
+    told: Option<Told>,
     /// The last moment handed in.
     pub(super) now: Timestamp,
     repeat_at: Timestamp,
@@ -161,6 +171,29 @@ impl Allocator {
     /// carried out before it is sent.
     pub fn state(&mut self) -> Option<Vec<u8>> {
         Some(self.told())
+    }
+
+    /// A digest of all we know: the same where the same is known. Effects that came before it are to be carried out before it
+    /// is sent.
+    pub fn digest(&mut self) -> Digest {
+        let told = self.tell_anew();
+        if let Some(digest) = told.digest {
+            return digest;
+        }
+        let nobodys = told.state.ring.as_ref().map(|ring| ring.held_by(PeerName::UNKNOWN));
+        let digest = Digest::of(&State { ring: nobodys, ..told.state.clone() }.encode());
+        told.digest = Some(digest);
+        digest
+    }
+
+    /// A neighbour knows just what we know, as [`Allocator::digest`] says.
+    pub fn hear_same(&mut self, now: Timestamp, from: PeerName) -> Result<(), ReceiveError> {
+        self.now = now;
+        if !self.ring.is_empty() {
+            self.merge(&self.ring.held_by(from))?;
+            self.advance();
+        }
+        Ok(())
     }
 
     /// Says which peers a unicast can reach.
@@ -497,25 +530,25 @@ impl Allocator {
 
     /// What we know, with the free counts of this moment, which are saved before they leave.
     fn told(&mut self) -> Vec<u8> {
+        self.tell_anew().written.clone()
+    }
+
+    fn tell_anew(&mut self) -> &mut Told {
         if self.count_free() {
             self.save_ring();
         }
         let ring = (!self.ring.is_empty()).then_some(&self.ring);
         let paxos = if ring.is_none() { self.election.told() } else { None };
-        match &self.told {
-            Some((said, written))
-                if said.ring.as_ref() == ring && said.paxos == paxos && said.nicknames == self.nicknames =>
-            {
-                written.clone()
-            }
-            Some(_) | None => {
-                let ring = ring.cloned();
-                let state = State { now: 0, nicknames: self.nicknames.clone(), paxos, ring };
-                let written = state.encode();
-                self.told = Some((state, written.clone()));
-                written
-            }
-        }
+        let nicknames = &self.nicknames;
+        let is_the_same = |State { ring: said, paxos: claims, nicknames: known, .. }: &State| {
+            said.as_ref() == ring && *claims == paxos && known == nicknames
+        };
+        let told = self.told.take().filter(|told| is_the_same(&told.state));
+        let told = told.unwrap_or_else(|| {
+            let state = State { now: 0, nicknames: nicknames.clone(), paxos, ring: ring.cloned() };
+            Told { written: state.encode(), state, digest: None }
+        });
+        self.told.insert(told)
     }
 
     fn count_free(&mut self) -> bool {

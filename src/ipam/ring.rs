@@ -133,6 +133,11 @@ impl Ring {
         Ok(())
     }
 
+    /// The same copy, as another holds it.
+    pub fn held_by(&self, holder: PeerName) -> Ring {
+        Ring { holder, ..self.clone() }
+    }
+
     /// All addresses that can be owned.
     pub fn universe(&self) -> Range {
         self.universe

@@ -17,6 +17,8 @@ pub const SHORT_ID_MAX: u16 = 4095;
 const FLAVOUR: &str = "mac";
 /// The key of a program's version; whoever does not know it passes over it.
 const PROGRAM: &str = "WeaversVersion";
+/// The key that says that what is known may be compared.
+const COMPARES: &str = "WeaversCompares";
 /// Longer ones are no versions.
 const PROGRAM_LEN_MAX: usize = 32;
 /// Nobody has so many overlays.
@@ -43,6 +45,8 @@ pub struct Features {
     pub public_key: Option<[u8; 32]>,
     /// Of the program, where it is one of our own kind. Routers of Weave Net pay no heed to it.
     pub program: Option<String>,
+    /// It compares what it knows before it is told all of it. Not in version 1.
+    pub compares: bool,
 }
 
 /// Why a feature map is refused.
@@ -75,6 +79,7 @@ impl Features {
         }
         entries.push(("UID", self.uid.0.to_string()));
         if version == Version::V2 {
+            entries.extend(self.compares.then(|| (COMPARES, true.to_string())));
             entries.extend(self.program.clone().map(|program| (PROGRAM, program)));
         }
         if version == Version::V1 {
@@ -98,6 +103,7 @@ impl Features {
             overlays: texts.parse_if_there("Overlays", |text| Some(short(text, OVERLAYS_LEN_MAX)))?,
             public_key: texts.parse_if_there("PublicKey", public_key)?,
             program: texts.parse_if_there(PROGRAM, |text| Some(short(text, PROGRAM_LEN_MAX)))?,
+            compares: texts.parse_if_there(COMPARES, boolean)?.unwrap_or(false),
         })
     }
 }
@@ -111,7 +117,7 @@ impl<'a> Texts<'a> {
             texts.push((key.as_str()?, text.as_str()?));
         }
         let hidden: &[&str] = match version {
-            Version::V1 => &["ShortID", "Trusted", "Overlays", PROGRAM],
+            Version::V1 => &["ShortID", "Trusted", "Overlays", PROGRAM, COMPARES],
             Version::V2 => &["PublicKey"],
         };
         texts.retain(|(key, _)| !hidden.contains(key));

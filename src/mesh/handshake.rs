@@ -289,6 +289,7 @@ mod tests {
             overlays: text("Overlays"),
             public_key: None,
             program: text("WeaversVersion"),
+            compares: false,
         }
     }
 

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::dial::TargetState;
-use crate::peer::{PeerName, PeerUid};
+use crate::{
+    digest::Digest,
+    peer::{PeerName, PeerUid},
+};
 
 /// Names a connection. Chosen by the transport and never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -72,8 +75,27 @@ pub enum Output {
     Deliver(Delivery),
     /// The application should hand its full state, channel by channel, to [`super::Mesh::gossip`].
     SendState(Recipients),
+    /// The application should hand the digests of its channels to [`super::Mesh::offer`].
+    Offer,
+    /// A neighbour has this digest of what it knows on a channel: if ours is another, [`super::Mesh::want`].
+    Compare(Offer),
+    /// What the neighbour there knows of this channel is other than ours: the application should tell it all.
+    SendAll(ConnId, &'static str),
     /// Somebody came, went, or became reachable or not.
     TopologyChanged,
+}
+
+/// What a neighbour offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The connection to it.
+    pub conn: ConnId,
+    /// Who it is.
+    pub from: PeerName,
+    /// Of what.
+    pub channel: &'static str,
+    /// What it knows of that.
+    pub digest: Digest,
 }
 
 /// A message for the application. Unless it is a unicast, the application passes it on: gossip to
@@ -112,6 +134,8 @@ pub enum Recipients {
     Neighbours { except: Option<PeerName> },
     /// A few neighbours, in case something was lost.
     Few,
+    /// Some neighbours, without those that compare before they are told.
+    Unasked,
 }
 
 /// There is no way to a peer now.

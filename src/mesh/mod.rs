@@ -7,7 +7,7 @@
 //! ```text
 //! handshake ─ who is there (features), is it secret (crypto), where does a message end (frame)
 //! message ─── what is said; relay: to whom it is passed on (routes, gossip)
-//! topology ── who is in the mesh; dial: whom to connect to
+//! topology ── who is in the mesh; dial: whom to connect to; compare: who need not be told
 //! ```
 //!
 //! It differs from Weave Net where nothing on the wire forbids it: routes follow the topology at once, changes are announced after
@@ -15,6 +15,7 @@
 //! silent cut in seconds rather than in a minute. With a router that offers only its own overlay, `sleeve` keeps that
 //! one up, and carries nothing.
 
+mod compare;
 mod crypto;
 mod dial;
 mod features;
@@ -57,7 +58,7 @@ pub use dial::{DISCOVERED_MAX, ENOUGH as NEIGHBOURS_ENOUGH, PAUSE_MAX, PAUSE_MIN
 pub use frame::{FRAME_LEN_MAX, INTRODUCTION_LEN_MAX, MESSAGE_LEN_MAX};
 pub use gossip::{ECHOES_MAX, RECENT_MAX, SURROGATES_MAX};
 pub use interface::{
-    ConnId, ConnectionView, Delivery, Input, Kind, NoRoute, Objection, Output, PeerView, Recipients,
+    ConnId, ConnectionView, Delivery, Input, Kind, NoRoute, Objection, Offer, Output, PeerView, Recipients,
     RefusedView, Settings, TargetView, UnsentView,
 };
 pub use message::CHANNEL_LEN_MAX;
@@ -400,8 +401,7 @@ impl Mesh {
     fn gossip_periodically(&mut self, now: Timestamp) {
         let first = self.timers.gossip.replace(now + GOSSIP_EVERY).is_none();
         if !first && !self.neighbours.is_empty() {
-            self.gossip_topology(Recipients::Few);
-            self.outputs.push_back(Output::SendState(Recipients::Neighbours { except: None }));
+            self.repeat();
         }
     }
 

@@ -7,6 +7,7 @@ use rand::RngExt;
 
 use super::{
     ConnId, Mesh, OVERLAY, Objection, Output, Recipients, RefusedView, SLEEVE,
+    compare::Offered,
     crypto::KeyPair,
     dial::Again,
     features::Features,
@@ -67,6 +68,9 @@ pub struct Neighbour {
     uid: u64,
     /// Of the program, if it says so.
     program: Option<String>,
+    compares: bool,
+    /// What it may still ask for.
+    pub offered: Offered,
     own_kind: bool,
     encrypted: bool,
     heartbeat: Timestamp,
@@ -107,6 +111,14 @@ impl Connection {
         match &self.phase {
             Phase::Introducing(..) => None,
             Phase::Introduced(neighbour) => neighbour.program.as_deref(),
+        }
+    }
+
+    /// Whether what is known may be compared there before it is told.
+    pub fn compares(&self) -> bool {
+        match &self.phase {
+            Phase::Introducing(..) => false,
+            Phase::Introduced(neighbour) => neighbour.compares,
         }
     }
 
@@ -183,6 +195,7 @@ impl Mesh {
             overlays: Some(settings.overlays.join(" ")).filter(|overlays| !overlays.is_empty()),
             public_key: None,
             program: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            compares: true,
         }
     }
 
@@ -548,6 +561,8 @@ fn neighbour(
         writer,
         uid,
         program: theirs.program,
+        compares: theirs.compares,
+        offered: Offered::new(),
         own_kind,
         encrypted: key.is_some(),
         since: now,
@@ -615,6 +630,7 @@ mod tests {
             overlays: None,
             public_key: None,
             program: None,
+            compares: false,
         };
         let features = Writer::new(Version::V2).features(&FEATURES, &theirs.to_value(Version::V2));
         let bytes = [&Handshake::header()[..], &[0], &features].concat();

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     ConnId, Delivery, Kind, MESSAGE_LEN_MAX, Mesh, News, NoRoute, Output, Recipients, TOPOLOGY,
+    compare::COMPARE,
     dial::Again,
     gossip,
     message::{self, Message, Sealed},
@@ -43,12 +44,17 @@ impl Mesh {
         }
     }
 
-    fn chosen(&mut self, to: Recipients) -> Vec<PeerName> {
+    pub(super) fn chosen(&mut self, to: Recipients) -> Vec<PeerName> {
         let hops = self.routes.unicast_all();
         match to {
             Recipients::One(_) => Vec::new(),
             Recipients::Neighbours { except } => gossip::neighbours(hops, except, &mut self.rng),
             Recipients::Few => gossip::few(hops, &mut self.rng),
+            Recipients::Unasked => {
+                let mut chosen = gossip::neighbours(hops, None, &mut self.rng);
+                chosen.retain(|name| self.neighbours.get(name).is_some_and(|conn| !self.compares(*conn)));
+                chosen
+            }
         }
     }
 
@@ -156,6 +162,8 @@ impl Mesh {
         if channel == TOPOLOGY {
             let news = self.learn(now, &data)?;
             self.pass_on_soon(now, from, news);
+        } else if channel == COMPARE {
+            self.on_compared(conn, &data);
         } else if self.channels.contains(channel.as_str()) {
             self.deliver(conn, channel, Kind::Gossip { from }, data);
         } else if self.surrogates.is_news(now, &channel, &data) {

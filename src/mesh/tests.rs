@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 
 use super::*;
-use crate::peer::PeerUid;
+use crate::{digest::Digest, peer::PeerUid};
 
 const APPLICATION: &str = "IPallocation";
 
@@ -29,6 +29,10 @@ struct World {
     /// Datagrams are.
     no_datagrams: bool,
     datagrams: usize,
+    /// What the application of each peer knows.
+    knows: Vec<Digest>,
+    /// Bytes that were sent.
+    bytes: usize,
 }
 
 fn settings(number: u64) -> Settings {
@@ -70,6 +74,8 @@ impl World {
         World {
             now: Timestamp::ZERO,
             delivered: peers.iter().map(|_| Vec::new()).collect(),
+            knows: peers.iter().map(|_| Digest(1)).collect(),
+            bytes: 0,
             peers,
             closed: Vec::new(),
             dials: Vec::new(),
@@ -119,6 +125,16 @@ impl World {
                     let state = format!("state of {peer}");
                     self.peers[peer].gossip(recipients, APPLICATION, state.as_bytes());
                 }
+                Output::Offer => self.peers[peer].offer(&[(APPLICATION, self.knows[peer])]),
+                Output::Compare(Offer { conn, channel, digest, .. }) => {
+                    if digest != self.knows[peer] {
+                        self.peers[peer].want(conn, channel);
+                    }
+                }
+                Output::SendAll(conn, channel) => {
+                    let all = format!("all that {peer} knows");
+                    self.peers[peer].gossip(Recipients::One(conn), channel, all.as_bytes());
+                }
                 Output::Datagram(to, bytes) => self.send_datagram(peer, to, bytes),
                 Output::TopologyChanged => {}
             }
@@ -145,6 +161,7 @@ impl World {
         let Some(&(_, end)) = self.wires.get(&conn) else { return };
         let Some(&(other, _)) = self.wires.get(&end) else { return };
         let mut bytes = bytes.to_vec();
+        self.bytes += bytes.len();
         if self.only_version_1 && bytes.len() == 7 && bytes.starts_with(b"weave") {
             bytes[6] = 1;
         }
@@ -234,6 +251,80 @@ fn two_peers_connect_in_both_versions_with_and_without_a_password() {
             assert_eq!(world.texts(1, |kind| matches!(kind, Kind::Gossip { .. })), ["state of 0"]);
             assert!(world.peers[0].routes.unicast().contains_key(&name(1)), "both call it established");
         }
+    }
+}
+
+fn is_gossip(kind: &Kind) -> bool {
+    matches!(kind, Kind::Gossip { .. })
+}
+
+/// Three that all know each other, and what they had to say is said.
+fn at_rest(only_version_1: bool) -> World {
+    let mut world = World::new(3);
+    world.only_version_1 = only_version_1;
+    world.connect(0, &[1, 2]);
+    world.connect(1, &[2]);
+    world.run(5000);
+    world.delivered.iter_mut().for_each(Vec::clear);
+    world.bytes = 0;
+    world
+}
+
+#[test]
+fn hosts_that_know_the_same_tell_each_other_nothing() {
+    let mut world = at_rest(false);
+    world.run(600_000);
+    assert_eq!(world.delivered.iter().map(Vec::len).sum::<usize>(), 0);
+    let of_a_host = world.bytes / 3 / 10;
+    assert!(of_a_host < 1000, "{of_a_host} bytes a minute");
+}
+
+#[test]
+fn a_host_that_missed_something_is_told_all_of_it_within_a_minute() {
+    let mut world = at_rest(false);
+    world.knows[2] = Digest(2);
+    world.run(60_000);
+    let told = |peer: usize| world.texts(peer, is_gossip);
+    assert!(told(2).contains(&"all that 0 knows".to_owned()), "{:?}", told(2));
+    assert!(told(0).contains(&"all that 2 knows".to_owned()), "{:?}", told(0));
+    assert!(told(0).iter().all(|text| text == "all that 2 knows"), "{:?}", told(0));
+}
+
+#[test]
+fn a_description_that_was_lost_on_its_way_is_told_within_minutes() {
+    let mut world = at_rest(false);
+    let mut peer = world.peers[0].topology.peers()[&name(1)].clone();
+    peer.version += 5;
+    let version = peer.version;
+    world.peers[0].topology.merge(vec![(name(1), peer)]);
+    world.run(120_000);
+    for peer in [1, 2] {
+        assert!(world.peers[peer].topology.peers()[&name(1)].version > version, "peer {peer}");
+    }
+}
+
+#[test]
+fn whoever_asks_again_and_again_is_told_once() {
+    let mut world = at_rest(false);
+    world.run(60_000);
+    world.delivered.iter_mut().for_each(Vec::clear);
+    let conn = world.peers[1].neighbours[&name(0)];
+    for _ in 0..100 {
+        world.peers[1].want(conn, APPLICATION);
+        world.peers[1].want(conn, "weavers/other");
+    }
+    world.carry_out(1);
+    world.run(1000);
+    assert_eq!(world.texts(1, is_gossip), ["all that 0 knows"]);
+}
+
+#[test]
+fn a_host_that_does_not_compare_is_told_everything_unasked() {
+    let mut world = at_rest(true);
+    world.run(60_000);
+    for peer in 0..3 {
+        let told = world.texts(peer, is_gossip);
+        assert!(!told.is_empty() && told.iter().all(|text| text.starts_with("state of")), "{told:?}");
     }
 }
 

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::{features::SHORT_ID_MAX, routes};
 use crate::{
+    digest::Digest,
     gob::{Decoder, Encoder, GobError, Schema, Value},
     peer::{PeerName, PeerUid},
     text,
@@ -255,6 +256,16 @@ impl Topology {
         self.ourselves_mut().short_id = Some(id);
         self.count();
         true
+    }
+
+    /// A digest of what makes one description another: whose it is, of which life, and its number.
+    pub fn digest(&self) -> Digest {
+        let described = self.peers.iter().filter(|(_, peer)| peer.version > 0);
+        let numbers = described.flat_map(|(name, peer)| {
+            [name.as_u64(), peer.uid.0, peer.version, u64::from(peer.short_id.is_some())]
+                .map(u64::to_be_bytes)
+        });
+        Digest::of(&numbers.flatten().collect::<Vec<u8>>())
     }
 
     /// The descriptions of these peers, as a payload of the channel `topology`.

@@ -12,6 +12,7 @@ pub mod adopt;
 mod asked;
 mod attach;
 mod canary;
+mod compare;
 pub mod converge;
 mod desired;
 mod discovery;
@@ -79,6 +80,7 @@ pub use self::{
 };
 use crate::{
     config::Config,
+    digest::Digest,
     ipam::{self, Allocator},
     mesh::{self, Mesh, Recipients},
     peer::PeerName,
@@ -157,6 +159,7 @@ enum Leave {
 enum Effect {
     Gossip(&'static str, Recipients, Vec<u8>),
     Broadcast(&'static str, PeerName, Vec<u8>),
+    Offer(Vec<(&'static str, Digest)>),
     Unicast(&'static str, PeerName, Vec<u8>),
     Answer(RequestId, Result<Response, Refusal>),
     /// A crash cannot take the ring any more.
@@ -353,6 +356,9 @@ impl Node {
                     self.send_dead(to);
                     self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
                 }
+                mesh::Output::Offer => self.offer(),
+                mesh::Output::Compare(offer) => self.compare(offer),
+                mesh::Output::SendAll(conn, channel) => self.send_all(conn, channel),
                 mesh::Output::TopologyChanged => self.on_topology_changed(),
             }
         }
@@ -408,7 +414,7 @@ impl Node {
     /// Carries out an effect as soon as the disk has what it rests on.
     fn let_out(&mut self, effect: Effect) {
         let ready = match &effect {
-            Effect::Gossip(..) | Effect::Broadcast(..) | Effect::Unicast(..) => {
+            Effect::Gossip(..) | Effect::Broadcast(..) | Effect::Offer(_) | Effect::Unicast(..) => {
                 self.ledger.rest_message(effect)
             }
             Effect::Answer(_, result) if !promises(result) => Some(effect),
@@ -427,6 +433,7 @@ impl Node {
         match effect {
             Effect::Gossip(channel, to, state) => self.mesh.gossip(to, channel, &state),
             Effect::Broadcast(channel, origin, state) => self.mesh.broadcast(origin, channel, &state),
+            Effect::Offer(digests) => self.mesh.offer(&digests),
             // Whoever waits for an answer asks again, or another peer.
             Effect::Unicast(channel, to, message) => drop(self.mesh.unicast(to, channel, &message)),
             Effect::Answer(id, result) => self.outputs.push_back(Output::Answer(id, result)),

@@ -84,7 +84,7 @@ impl Dead {
         self.reclaim.suspects(now).into_values().chain(wanted.map(str::to_owned)).collect()
     }
 
-    fn agrees(&self) -> bool {
+    pub(super) fn agrees(&self) -> bool {
         self.channels.contains(&DEAD_CHANNEL)
     }
 }
@@ -218,7 +218,9 @@ impl Node {
         if self.dead.agrees() {
             let said = match to {
                 Recipients::One(_) => self.dead.reclaim.all_known(),
-                Recipients::Neighbours { .. } | Recipients::Few => self.dead.reclaim.summary(),
+                Recipients::Neighbours { .. } | Recipients::Few | Recipients::Unasked => {
+                    self.dead.reclaim.summary()
+                }
             };
             self.let_out(Effect::Gossip(DEAD_CHANNEL, to, said));
         }

@@ -219,6 +219,7 @@ impl Meeting {
                     self.delivered.push((delivery.channel, delivery.kind, delivery.payload));
                 }
                 Output::Dial(_) | Output::Datagram(..) | Output::SendState(_) | Output::TopologyChanged => {}
+                Output::Offer | Output::Compare(..) | Output::SendAll(..) => {}
             }
         }
     }

@@ -82,6 +82,23 @@ fn minutes(growth: &mut Growth, count: usize) -> Vec<u64> {
     (0..count).map(minute).collect()
 }
 
+/// Bytes a minute that a host of a cluster sends in which nothing happens, at most. Most are heartbeats.
+const IDLE_MAX: u64 = 8_000;
+
+/// `WEAVERS_IDLERS` says how many hosts.
+#[test]
+fn hosts_that_know_the_same_tell_each_other_next_to_nothing() {
+    let hosts = number("WEAVERS_IDLERS").unwrap_or(20);
+    let mut growth = Growth::new(1, hosts as usize);
+    growth.found().unwrap();
+    growth.idle(Duration::from_secs(20)).unwrap();
+    let before = growth.bytes();
+    growth.idle(Duration::from_secs(120)).unwrap();
+    let of_a_host = (growth.bytes() - before) / hosts / 2;
+    println!("simulation: each of {hosts} idle hosts sends {of_a_host} bytes a minute");
+    assert!(of_a_host <= IDLE_MAX, "{of_a_host}");
+}
+
 #[test]
 fn a_world_follows_from_its_seed() {
     let play = |seed| World::new(seed, false).run();

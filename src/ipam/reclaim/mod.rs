@@ -42,7 +42,7 @@ use super::{
     excess::Excess,
     paxos::{Claims, NodeClaims, NodeId, Paxos},
 };
-use crate::{peer::PeerName, probe::Canary, time::Timestamp};
+use crate::{digest::Digest, peer::PeerName, probe::Canary, time::Timestamp};
 
 pub use self::{
     log::{Decision, Log},
@@ -557,6 +557,28 @@ impl Reclaim {
             self.retold = words.last().map(|(peer, _)| *peer);
         }
         self.said(words.into_iter().chain(self.own_word()).collect())
+    }
+
+    /// A digest of all we know: the same where the same is known of what was decided and promised, and of those who are there or
+    /// matter still the same words.
+    pub fn digest(&self) -> Digest {
+        let spoken =
+            self.words.all().iter().filter(|(peer, word)| word.number > NOT_SAID && self.matters(peer));
+        let numbers =
+            spoken.map(|(peer, word)| (*peer, word.number)).chain([(self.me.name, self.ours.number)]);
+        let numbers: BTreeMap<PeerName, u64> = numbers.collect();
+        let numbers =
+            numbers.into_iter().flat_map(|(peer, number)| [peer.as_u64(), number].map(u64::to_be_bytes));
+        let agreed = Said::new(self.log.as_ref(), self.paxos.knows(), BTreeMap::new()).encode();
+        Digest::of(&numbers.flatten().chain(agreed).collect::<Vec<u8>>())
+    }
+
+    /// A neighbour knows just what we know, as [`Reclaim::digest`] says.
+    pub fn hear_same(&mut self, now: Timestamp) {
+        if let Some(number) = self.log.as_ref().map(Log::next) {
+            let claims = self.paxos.knows().clone();
+            self.find_out_whether_we_vote(now, number, &claims);
+        }
     }
 
     /// So many words of others, from where the last ones ended, as far as there is room for them.

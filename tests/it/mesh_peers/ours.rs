@@ -265,6 +265,8 @@ impl Party for Talker {
                     }
                 }
                 mesh::Output::Datagram(to, bytes) => transport.send_datagram(to, &bytes),
+                // It compares nothing: whoever offers is told no wish, and it offers nothing.
+                mesh::Output::Offer | mesh::Output::Compare(..) | mesh::Output::SendAll(..) => {}
                 mesh::Output::TopologyChanged => {}
             }
         }

@@ -1,0 +1,53 @@
+//! What neighbours of our own kind know already is not told: digests are compared.
+
+use super::{CHANNEL, DEAD_CHANNEL, Effect, Node};
+use crate::{
+    digest::Digest,
+    mesh::{ConnId, Offer, Recipients},
+};
+
+impl Node {
+    /// Offers what we know, as far as the disk has it.
+    pub(super) fn offer(&mut self) {
+        // A peer that lost its store is to know that before it learns what it owns.
+        let channels = [DEAD_CHANNEL, CHANNEL].into_iter();
+        let digests = channels.filter_map(|channel| Some((channel, self.digest(channel)?))).collect();
+        self.let_out(Effect::Offer(digests));
+    }
+
+    /// A neighbour offers what it knows of a channel.
+    pub(super) fn compare(&mut self, Offer { conn, from, channel, digest }: Offer) {
+        let Some(ours) = self.digest(channel) else { return };
+        if ours != digest {
+            return self.mesh.want(conn, channel);
+        }
+        if channel == DEAD_CHANNEL {
+            self.dead.reclaim.hear_same(self.now);
+            self.dead.touch();
+        } else if let Err(error) = self.ipam.hear_same(self.now, from) {
+            self.mesh.refuse(self.now, conn, error.to_string());
+        }
+    }
+
+    /// A neighbour knows something else.
+    pub(super) fn send_all(&mut self, conn: ConnId, channel: &'static str) {
+        let to = Recipients::One(conn);
+        match channel {
+            CHANNEL => self.send_state(|state| Effect::Gossip(CHANNEL, to, state)),
+            DEAD_CHANNEL => self.send_dead(to),
+            _ => {}
+        }
+    }
+
+    fn digest(&mut self, channel: &str) -> Option<Digest> {
+        match channel {
+            CHANNEL => {
+                let digest = self.ipam.digest();
+                self.settle_ipam();
+                Some(digest)
+            }
+            DEAD_CHANNEL if self.dead.agrees() => Some(self.dead.reclaim.digest()),
+            _ => None,
+        }
+    }
+}
