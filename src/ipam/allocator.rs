@@ -22,10 +22,10 @@ use super::{
     rest::Rest,
     ring::Entry,
     space::Space,
+    told::Told,
 };
 use crate::{
     addr::{Address, Range},
-    digest::Digest,
     peer::PeerName,
     text::printable,
     time::Timestamp,
@@ -57,15 +57,6 @@ enum Memory {
     Lost,
 }
 
-/// What was told last.
-#[derive(Clone, Debug)]
-struct Told {
-    state: State,
-    written: Vec<u8>,
-    /// Once somebody wanted to compare it.
-    digest: Option<Digest>,
-}
-
 /// The address manager of one host.
 #[derive(Clone, Debug)]
 pub struct Allocator {
@@ -87,7 +78,7 @@ pub struct Allocator {
     pub(super) unbelievable: BTreeMap<Address, (Timestamp, Entry)>,
     pub(super) excess: Excess,
     /// What was told last, as it was written: much is said more than once.
-    told: Option<Told>,
+    pub(super) told: Option<Told>,
     /// The last moment handed in.
     pub(super) now: Timestamp,
     repeat_at: Timestamp,
@@ -145,10 +136,14 @@ impl Allocator {
             Source::Unicast { from } => {
                 match Unicast::decode(payload)? {
                     Unicast::Request(range) => self.on_request(from, range),
+                    Unicast::Denied(range) if self.is_nothing(from, range) => {}
                     Unicast::Denied(range) => self.requests.on_denied(now, from, range),
                     Unicast::Update(state) => {
+                        let asked_for_nothing = self.shows_its_ring(from);
                         self.on_state(source, state)?;
-                        self.requests.on_answer(from, &self.space);
+                        if !asked_for_nothing {
+                            self.requests.on_answer(from, &self.space);
+                        }
                     }
                 }
                 self.advance();
@@ -167,35 +162,6 @@ impl Allocator {
         }
     }
 
-    /// All we know, for gossip and for passing on a broadcast. Effects that came before it are to be
-    /// carried out before it is sent.
-    pub fn state(&mut self) -> Option<Vec<u8>> {
-        Some(self.told())
-    }
-
-    /// A digest of all we know: the same where the same is known. Effects that came before it are to be carried out before it
-    /// is sent.
-    pub fn digest(&mut self) -> Digest {
-        let told = self.tell_anew();
-        if let Some(digest) = told.digest {
-            return digest;
-        }
-        let nobodys = told.state.ring.as_ref().map(|ring| ring.held_by(PeerName::UNKNOWN));
-        let digest = Digest::of(&State { ring: nobodys, ..told.state.clone() }.encode());
-        told.digest = Some(digest);
-        digest
-    }
-
-    /// A neighbour knows just what we know, as [`Allocator::digest`] says.
-    pub fn hear_same(&mut self, now: Timestamp, from: PeerName) -> Result<(), ReceiveError> {
-        self.now = now;
-        if !self.ring.is_empty() {
-            self.merge(&self.ring.held_by(from))?;
-            self.advance();
-        }
-        Ok(())
-    }
-
     /// Says which peers a unicast can reach.
     pub fn set_reachable(&mut self, now: Timestamp, peers: BTreeSet<PeerName>) {
         self.now = now;
@@ -210,6 +176,10 @@ impl Allocator {
     /// Where Weave Net routers share the cluster: the peers of which it is known that they are none.
     pub fn set_kin(&mut self, kin: Option<BTreeSet<PeerName>>) {
         self.kin = kin;
+    }
+
+    pub(super) fn has_routers(&self) -> bool {
+        self.kin.is_some()
     }
 
     /// With a reason, joins a ring that others made and elects nobody. Without one it takes part, and
@@ -245,6 +215,7 @@ impl Allocator {
     pub fn wake(&mut self, now: Timestamp) {
         self.now = now;
         self.space.thaw(now);
+        self.ask_the_awaited();
         self.elect();
         if self.repeat_at == Timestamp::ZERO {
             // The start: there is nobody to hear it yet.
@@ -262,7 +233,7 @@ impl Allocator {
         let election = elects.then(|| self.election.due()).flatten();
         let started = self.repeat_at > Timestamp::ZERO;
         let repeat = (self.repeats() || !started).then_some(self.repeat_at);
-        [election, repeat, self.requests.next_wake()].into_iter().flatten().min()
+        [election, repeat, self.requests.next_wake(), self.next_ask()].into_iter().flatten().min()
     }
 
     /// What is to be done next.
@@ -358,7 +329,7 @@ impl Allocator {
         matches!(self.memory, Memory::Unproven(_))
     }
 
-    fn merge(&mut self, theirs: &Ring) -> Result<bool, ReceiveError> {
+    pub(super) fn merge(&mut self, theirs: &Ring) -> Result<bool, ReceiveError> {
         let knew_none = self.ring.is_empty();
         let space = &self.space;
         let merged = self.ring.merge(theirs, |range| space.uses(range))?;
@@ -528,36 +499,13 @@ impl Allocator {
         self.effects.push_back(effect);
     }
 
-    /// What we know, with the free counts of this moment, which are saved before they leave.
-    fn told(&mut self) -> Vec<u8> {
-        self.tell_anew().written.clone()
-    }
-
-    fn tell_anew(&mut self) -> &mut Told {
-        if self.count_free() {
-            self.save_ring();
-        }
-        let ring = (!self.ring.is_empty()).then_some(&self.ring);
-        let paxos = if ring.is_none() { self.election.told() } else { None };
-        let nicknames = &self.nicknames;
-        let is_the_same = |State { ring: said, paxos: claims, nicknames: known, .. }: &State| {
-            said.as_ref() == ring && *claims == paxos && known == nicknames
-        };
-        let told = self.told.take().filter(|told| is_the_same(&told.state));
-        let told = told.unwrap_or_else(|| {
-            let state = State { now: 0, nicknames: nicknames.clone(), paxos, ring: ring.cloned() };
-            Told { written: state.encode(), state, digest: None }
-        });
-        self.told.insert(told)
-    }
-
-    fn count_free(&mut self) -> bool {
+    pub(super) fn count_free(&mut self) -> bool {
         let yielded = self.disputes.yielded(&self.ring);
         let space = &self.space;
         self.ring.report_free(|piece| (!yielded.contains(&piece)).then(|| space.free_in(piece)))
     }
 
-    fn save_ring(&mut self) {
+    pub(super) fn save_ring(&mut self) {
         let record = Record::Ring(self.ring.clone());
         match self.effects.back_mut() {
             Some(Effect::Save(last @ Record::Ring(_))) => *last = record,

@@ -9,7 +9,7 @@
 //!    election    when to propose          requests   questions, and space asked of others
 //!    disputes    pieces claimed twice     leave      take over, give away
 //!    rest        what was taken over, until everybody knows
-//!    excess      what peers said beyond all bounds
+//!    excess      what peers said beyond all bounds       told     what others are told
 //!
 //!  reclaim     who takes over from the dead, by agreement
 //! ```
@@ -34,6 +34,7 @@ pub mod ring;
 pub mod space;
 #[cfg(test)]
 mod tests;
+mod told;
 mod views;
 
 use std::collections::BTreeMap;

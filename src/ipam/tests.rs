@@ -498,6 +498,58 @@ fn a_seed_that_lost_its_store_uses_nothing_before_every_owner_has_shown_what_it_
     network.assert_sound();
 }
 
+/// 1 - 2 - 3, with a Weave Net router in the middle maybe: the third owns something, is far, and never says so by itself. The first
+/// lost its store, and what it gave the third meanwhile.
+#[test]
+fn a_far_owner_among_weave_net_routers_is_asked_for_its_ring_and_gives_nothing_away() {
+    let seeds = vec![peer(1), peer(2), peer(3)];
+    let mut network = Network::new((1..=3).map(|n| settings(n, Init::Seed(seeds.clone()), 3)).collect());
+    network.cut(1, 3);
+    network.connect();
+    let ticket = network.claim(3, "web", "10.32.0.7/24");
+    assert_eq!(network.answer(ticket), Some(Ok("10.32.0.7/24".to_owned())));
+    network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
+    network.restart(peer(1));
+    network.host(1).prove_memory(|_| true);
+    network.host(1).set_strangers(Some(BTreeSet::new()));
+    network.connect();
+    network.pass(60);
+    assert_ne!(network.host(1).resting(), [], "the far one has shown nothing");
+    let owned = network.host(3).owned();
+    network.host(1).set_kin(Some(BTreeSet::new()));
+    network.pass(60);
+    assert_eq!(network.host(1).resting(), []);
+    assert_eq!(network.host(3).owned(), owned);
+    network.assert_agreed();
+    network.assert_sound();
+    assert_eq!(network.host(1).next_wake(), None, "nobody is asked any more");
+}
+
+#[test]
+fn of_many_owners_among_weave_net_routers_some_are_asked_at_a_time() {
+    let seeds: Vec<PeerName> = (1..=100).map(peer).collect();
+    let mut host = Allocator::new(settings(1, Init::Seed(seeds.clone()), 3), Saved::default()).unwrap();
+    host.set_kin(Some(BTreeSet::new()));
+    host.set_reachable(Timestamp::ZERO, seeds.iter().copied().collect());
+    host.prove_memory(|_| true);
+    let mut asked: Vec<PeerName> = Vec::new();
+    let mut now = Timestamp::ZERO;
+    for round in 1..=4 {
+        now = host.next_wake().unwrap().max(now);
+        host.wake(now);
+        let effects = std::iter::from_fn(|| host.next_effect());
+        asked.extend(effects.filter_map(|effect| match effect {
+            Effect::Unicast(to, payload) => {
+                assert!(matches!(message::Unicast::decode(&payload), Ok(message::Unicast::Request(_))));
+                Some(to)
+            }
+            _ => None,
+        }));
+        assert!(asked.len() <= 32 * round);
+    }
+    assert_eq!(asked.iter().copied().collect::<BTreeSet<PeerName>>().len(), 99, "{asked:?}");
+}
+
 #[test]
 fn what_is_heard_to_be_its_own_rests_until_a_host_without_a_memory_is_known_to_be_new() {
     let seeds = vec![peer(1), peer(2)];
