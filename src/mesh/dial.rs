@@ -6,13 +6,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
+use super::target::Hosts;
 use crate::{peer::PeerName, time::Timestamp};
 
 /// First pause.
@@ -57,6 +58,15 @@ impl Live {
     pub fn is_enough(&self) -> bool {
         self.peers.len() >= ENOUGH
     }
+}
+
+/// Configured targets of which nothing is heard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unheard {
+    /// Where they are.
+    pub hosts: BTreeSet<IpAddr>,
+    /// Those of which nobody knows where they are, as they are written.
+    pub targets: BTreeSet<String>,
 }
 
 /// What became of a connection that we dialled.
@@ -171,20 +181,33 @@ impl Dialler {
         self.targets.values().filter_map(|target| target.due(live)).min()
     }
 
-    /// Addresses of the configured targets that are neither connected nor, by `heard`, known otherwise. A target found to be
-    /// ourselves is none; where one with a name is nobody knows before it answered.
-    pub fn unheard(&self, live: &Live, heard: impl Fn(PeerName, IpAddr) -> bool) -> BTreeSet<IpAddr> {
+    /// The configured targets that are neither connected nor, by `heard`, known otherwise. One found to be ourselves is none of
+    /// them; `named` knows the hosts of some names, of whom one is ourselves maybe.
+    pub fn unheard(
+        &self,
+        live: &Live,
+        heard: impl Fn(PeerName, IpAddr) -> bool,
+        named: impl Fn(&str) -> Option<Hosts>,
+    ) -> Unheard {
         let missed = |target: &&Target| {
             target.direct
                 && !matches!(target.phase, Phase::Connected { .. } | Phase::Never)
                 && !target.is_connected_otherwise(live)
         };
-        let targets = self.targets.values().filter(missed);
-        let hosts = targets.filter_map(|target| Some((target.peer, target.address?.ip())));
-        hosts
-            .filter(|&(peer, host)| !heard(peer.unwrap_or(PeerName::UNKNOWN), host))
-            .map(|(_, host)| host)
-            .collect()
+        let mut unheard = Unheard::default();
+        for (text, target) in self.targets.iter().filter(|(_, target)| missed(target)) {
+            let hosts: Option<BTreeSet<IpAddr>> = match target.address {
+                Some(address) => Some([address.ip()].into()),
+                None => named(text).map(|hosts| hosts.others),
+            };
+            let peer = target.peer.unwrap_or(PeerName::UNKNOWN);
+            match hosts {
+                Some(hosts) => unheard.hosts.extend(hosts.into_iter().filter(|host| !heard(peer, *host))),
+                None if heard(peer, IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => {}
+                None => drop(unheard.targets.insert(text.clone())),
+            }
+        }
+        unheard
     }
 
     /// Whether a target was configured, so that an unknown peer may be found there.

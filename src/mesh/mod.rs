@@ -54,7 +54,7 @@ use self::{
 };
 use crate::{peer::PeerName, time::Timestamp};
 
-pub use dial::{DISCOVERED_MAX, ENOUGH as NEIGHBOURS_ENOUGH, PAUSE_MAX, PAUSE_MIN, TargetState};
+pub use dial::{DISCOVERED_MAX, ENOUGH as NEIGHBOURS_ENOUGH, PAUSE_MAX, PAUSE_MIN, TargetState, Unheard};
 pub use frame::{FRAME_LEN_MAX, INTRODUCTION_LEN_MAX, MESSAGE_LEN_MAX};
 pub use gossip::{ECHOES_MAX, RECENT_MAX, SURROGATES_MAX};
 pub use interface::{
@@ -280,8 +280,9 @@ impl Mesh {
             .collect()
     }
 
-    /// Addresses of configured targets of whom nothing is heard: neither by a connection nor through others.
-    pub fn unheard(&self) -> BTreeSet<IpAddr> {
+    /// Configured targets of whom nothing is heard: neither by a connection nor through others. `named` says for which hosts a
+    /// name stands, as far as it was resolved.
+    pub fn unheard(&self, named: impl Fn(&str) -> Option<Hosts>) -> Unheard {
         let there = self.reachable();
         let links = self.topology.peers().values().flat_map(|peer| &peer.links);
         let far = links.filter(|(name, _)| there.contains(*name));
@@ -289,7 +290,8 @@ impl Mesh {
             .filter_map(|(_, link)| link.address.parse().ok())
             .map(|address: SocketAddr| address.ip())
             .collect();
-        self.dialler.unheard(&self.live, |peer, host| there.contains(&peer) || hosts.contains(&host))
+        let heard = |peer, host| there.contains(&peer) || hosts.contains(&host);
+        self.dialler.unheard(&self.live, heard, named)
     }
 
     /// After each input: what is due is done, and what changed is followed up.

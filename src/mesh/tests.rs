@@ -319,6 +319,18 @@ fn whoever_asks_again_and_again_is_told_once() {
 }
 
 #[test]
+fn a_message_that_no_frame_can_hold_is_counted_and_named() {
+    let mut world = at_rest(false);
+    world.peers[0].broadcast(name(0), APPLICATION, &vec![0; MESSAGE_LEN_MAX + 1]);
+    world.carry_out(0);
+    world.run(1000);
+    let unsent: Vec<&UnsentView> = world.peers[0].unsent().collect();
+    assert_eq!(unsent.len(), 1);
+    assert_eq!((unsent[0].channel.as_str(), unsent[0].count), (APPLICATION, 2));
+    assert!(world.established(0, 1) && world.established(0, 2), "nobody closed the connection");
+}
+
+#[test]
 fn a_host_that_does_not_compare_is_told_everything_unasked() {
     let mut world = at_rest(true);
     world.run(60_000);

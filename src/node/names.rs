@@ -31,6 +31,11 @@ impl Names {
         }
     }
 
+    /// For which hosts a name stands, as last resolved.
+    pub(super) fn hosts_of(&self, name: &str) -> Option<Hosts> {
+        self.known.get(name).cloned()
+    }
+
     fn take_in(&mut self, answers: BTreeMap<String, Result<Hosts, String>>) -> Result<(), Fault> {
         self.known.retain(|name, _| answers.contains_key(name));
         self.failed.clear();
@@ -75,6 +80,8 @@ impl Node {
         if self.targets() != before {
             self.dial_targets();
         }
+        // It may be known now where a host is that is not heard.
+        self.strangers.touch();
     }
 
     /// Names whose hosts may be others by now.

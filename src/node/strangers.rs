@@ -2,7 +2,8 @@
 //!
 //! A part of it may have been given to a host of which nobody else has heard. So whoever lets it rest asks EC2 which of the hosts
 //! that are listed, or bear the tag, run: each must have been heard before the rest is over. Of many hosts some are asked about at
-//! a time, in turns; as long as nothing is known of one of them, it is not known who the strangers are.
+//! a time, in turns; as long as nothing is known of one of them, it is not known who the strangers are. Nor is it where a name that
+//! is listed stands for no host, or for one that has no address of IPv4, by which EC2 could be asked.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,10 @@ use std::{
 };
 
 use super::{Node, Output, places::ASKED_MAX, status::Note, view::View};
-use crate::{state::Fault, time::Timestamp};
+use crate::{mesh::Unheard, state::Fault, time::Timestamp};
+
+/// Hosts that one note names.
+const NAMED_MAX: usize = 8;
 
 /// What is known of hosts that are not heard.
 #[derive(Debug, Default)]
@@ -19,6 +23,8 @@ pub(super) struct Strangers {
     rest: Option<(u64, Timestamp)>,
     /// Listed and not heard.
     unheard: BTreeSet<Ipv4Addr>,
+    /// The same, where nobody knows where they are; as they are written.
+    lost: BTreeSet<String>,
     look: View<()>,
     /// What the last look asks about.
     asked: BTreeSet<Ipv4Addr>,
@@ -38,6 +44,7 @@ impl Strangers {
     fn forget(&mut self) {
         self.rest = None;
         self.unheard.clear();
+        self.lost.clear();
         self.runs.clear();
     }
 
@@ -47,7 +54,7 @@ impl Strangers {
 
     /// Those of the unheard that run, if EC2 has said of each whether it does.
     fn running(&self) -> Option<BTreeSet<Ipv4Addr>> {
-        let is_doubted = !self.unheard.is_empty() && self.look.fault().is_some();
+        let is_doubted = !self.unheard.is_empty() && self.look.fault().is_some() || !self.lost.is_empty();
         let all: Option<Vec<(Ipv4Addr, bool)>> =
             self.unheard.iter().map(|address| Some((*address, *self.runs.get(address)?))).collect();
         let all = all.filter(|_| !is_doubted)?;
@@ -110,8 +117,9 @@ impl Node {
             return Some(BTreeSet::new());
         }
         let (_, since) = self.strangers.rest?;
-        let unheard = self.unheard();
+        let (unheard, lost) = self.unheard();
         self.strangers.set_unheard(unheard);
+        self.strangers.lost = lost;
         if self.strangers.wants_another_look() {
             self.strangers.look.look_by(self.now);
             self.disturbed = true;
@@ -120,12 +128,17 @@ impl Node {
         self.strangers.running().filter(|_| listed)
     }
 
-    fn unheard(&self) -> BTreeSet<Ipv4Addr> {
-        let v4 = |address| match address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        };
-        self.mesh.unheard().into_iter().filter_map(v4).collect()
+    /// Where those are whom EC2 can be asked about, and the others as they are written.
+    fn unheard(&self) -> (BTreeSet<Ipv4Addr>, BTreeSet<String>) {
+        let Unheard { hosts, targets: mut lost } = self.mesh.unheard(|name| self.names.hosts_of(name));
+        let mut known = BTreeSet::new();
+        for host in hosts {
+            match host {
+                IpAddr::V4(host) => drop(known.insert(host)),
+                IpAddr::V6(host) => drop(lost.insert(host.to_string())),
+            }
+        }
+        (known, lost)
     }
 
     pub(super) fn look_for_strangers(&mut self) {
@@ -147,9 +160,32 @@ impl Node {
     }
 
     /// It is not known who else may own a part of what rests.
-    pub(super) fn unknown_strangers(&self) -> Option<Note> {
-        let fault = self.strangers.look.fault().filter(|_| self.strangers.rest.is_some())?;
-        let what = format!("addresses rest here, for it cannot be read which hosts run: {fault}");
-        Some(Note { what, hint: fault.hint.clone() })
+    pub(super) fn unknown_strangers(&self) -> Vec<Note> {
+        let fault = self.strangers.look.fault().filter(|_| self.strangers.rest.is_some());
+        let unread = fault.map(|fault| Note {
+            what: format!("addresses rest here, for it cannot be read which hosts run: {fault}"),
+            hint: fault.hint.clone(),
+        });
+        unread.into_iter().chain(self.lost_strangers()).collect()
+    }
+
+    fn lost_strangers(&self) -> Option<Note> {
+        let lost = &self.strangers.lost;
+        let named: Vec<&str> = lost.iter().take(NAMED_MAX).map(String::as_str).collect();
+        let more = match lost.len() - named.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let first = *named.first()?;
+        Some(Note {
+            what: format!(
+                "addresses rest here, for it is not known which hosts are {}{more}, listed in peers and not heard: EC2 cannot \
+                 be asked about a host without an address of IPv4",
+                named.join(", ")
+            ),
+            hint: Some(format!(
+                "start weavers there, see whether the name resolves here (`getent ahosts {first}`), or list it no more"
+            )),
+        })
     }
 }

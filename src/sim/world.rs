@@ -16,6 +16,7 @@ use ipnet::Ipv4Net;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::traffic::listed;
 use super::{
     cloud::Cloud,
     laws::Written,
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::{
     config::{Config, Init, RouteTables},
-    mesh::{self, ConnId},
+    mesh::{self, ConnId, Hosts},
     node::{
         Input, Output,
         ledger::{SaveFault, SaveId},
@@ -113,6 +114,7 @@ pub(super) enum Event {
     InstancesSeen(usize, u32, Box<Result<BTreeMap<String, InstanceState>, Fault>>),
     RunningSeen(usize, u32, Box<Result<BTreeSet<Ipv4Addr>, Fault>>),
     PlacesSeen(usize, u32, Box<Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>>),
+    NamesSeen(usize, u32, BTreeMap<String, Result<Hosts, String>>),
     VpcAct(usize, u32, Action),
     CanaryMade(usize, u32),
     Probed(usize, SocketAddrV4, SocketAddrV4, Bytes),
@@ -181,12 +183,8 @@ impl World {
             std::iter::repeat_with(|| PeerName::from_u64(rng.next_u64() | 1)).take(climate.hosts).collect();
         // In every fourth world the hosts find each other by a tag.
         let tag = seed.is_multiple_of(4).then(|| ("cluster".to_owned(), "sim".to_owned()));
-        let listed: &[Ipv4Addr] = if tag.is_some() { &[] } else { &addresses };
-        let mut config = Config {
-            peers: listed.iter().map(ToString::to_string).collect(),
-            ec2_tag: tag.clone(),
-            ..Config::default()
-        };
+        let peers = listed(seed, &addresses);
+        let mut config = Config { peers, ec2_tag: tag.clone(), ..Config::default() };
         config.ipam.range = climate.range;
         config.ipam.default_subnet = climate.range;
         config.ipam.expected_peers = Some(climate.founders);
@@ -377,6 +375,7 @@ impl World {
             Event::InstancesSeen(host, life, there) => self.tell(host, life, Input::InstancesSeen(*there)),
             Event::RunningSeen(host, life, there) => self.tell(host, life, Input::RunningSeen(*there)),
             Event::PlacesSeen(host, life, found) => self.tell(host, life, Input::PlacesSeen(*found)),
+            Event::NamesSeen(host, life, found) => self.tell(host, life, Input::NamesSeen(found)),
             Event::VpcAct(host, life, action) => self.act_on_vpc(host, life, action),
             Event::Acted(host, life, action, outcome) => {
                 if self.is_alive(host, life) {
@@ -421,6 +420,7 @@ impl World {
             | Event::InstancesSeen(host, ..)
             | Event::RunningSeen(host, ..)
             | Event::PlacesSeen(host, ..)
+            | Event::NamesSeen(host, ..)
             | Event::Acted(host, ..)
             | Event::Disturb(host, _)
             | Event::CanaryMade(host, _)
@@ -512,8 +512,7 @@ impl World {
                     let after = self.cloud_delay();
                     self.schedule(after, Event::VpcLook(host, life, range, tables));
                 }
-                // Peers are listed by address.
-                Output::ObserveNames(_) => {}
+                Output::ObserveNames(names) => self.look_at_names(host, life, names),
                 Output::ObservePlaces(addresses) => {
                     let found = self.machines[host].cloud.places(self.now, &mut self.vpc, &addresses);
                     let after = self.cloud_delay();

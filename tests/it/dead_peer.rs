@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use serde_json::json;
 use weavers::{
     addr::{Address, Range},
     config,
-    mesh::{self, ConnId},
+    mesh::{self, ConnId, Hosts},
     node::{
         Birth, DEAD_CHANNEL, Input, Node, Output,
         memory::{Identity, Memory},
@@ -30,6 +30,8 @@ const NEWCOMER: PeerName = PeerName::from_u64(3);
 /// Their instances.
 const OURS: &str = "i-1";
 const THEIRS: &str = "i-2";
+/// A host that is listed by name.
+const NAME: &str = "worker.internal";
 
 #[test]
 fn nobody_is_given_up_before_ec2_was_asked_about_its_instance() {
@@ -156,6 +158,45 @@ fn what_was_taken_over_is_used_once_no_host_runs_that_was_not_heard() {
 }
 
 #[test]
+fn what_was_taken_over_rests_while_a_host_that_is_listed_by_name_was_never_met() {
+    let mut heir = Host::listing(
+        &[address(OTHER).to_string(), NAME.to_owned()],
+        US,
+        &Host::init(),
+        Host::disk_of(US),
+        1,
+    );
+    heir.pass(30);
+    heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
+    assert_eq!(heir.owners(), [US].into());
+    heir.pass(300);
+    assert!(!heir.node.resting().is_empty(), "nobody knows where it is");
+    let problems = heir.node.status().problems;
+    let named = problems.iter().find(|note| note.what.contains(NAME)).expect("it is named");
+    assert!(named.hint.as_ref().unwrap().contains(&format!("getent ahosts {NAME}")));
+    heir.names = [(NAME.to_owned(), address(NEWCOMER).into())].into();
+    heir.running = [address(NEWCOMER)].into();
+    heir.pass(300);
+    assert!(!heir.node.resting().is_empty(), "it runs and is not heard");
+    assert!(!heir.node.status().problems.iter().any(|note| note.what.contains(NAME)));
+    assert!(heir.node.waits().iter().any(|wait| wait.what.contains(&address(NEWCOMER).to_string())));
+    heir.running.clear();
+    heir.pass(300);
+    assert_eq!(heir.node.resting(), []);
+}
+
+#[test]
+fn what_was_taken_over_rests_while_a_name_that_is_listed_stands_for_a_host_of_which_ec2_cannot_be_asked() {
+    let mut heir = Host::listing(&[NAME], US, &Host::init(), Host::disk_of(US), 1);
+    heir.names = [(NAME.to_owned(), "fd00::9".parse().unwrap())].into();
+    heir.pass(30);
+    heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
+    heir.pass(300);
+    assert!(!heir.node.resting().is_empty());
+    assert!(heir.node.status().problems.iter().any(|note| note.what.contains("fd00::9")));
+}
+
+#[test]
 fn of_many_hosts_that_are_not_heard_every_single_one_is_asked_about() {
     let (mut heir, last) = Host::of_two_among_many(US);
     heir.running = [last].into();
@@ -271,6 +312,8 @@ struct Host {
     looks: Vec<BTreeSet<String>>,
     /// Which instances run.
     running: BTreeSet<Ipv4Addr>,
+    /// What the name server knows.
+    names: BTreeMap<String, IpAddr>,
     asked_running: Vec<BTreeSet<Ipv4Addr>>,
     is_ec2_away: bool,
     answers: Vec<Result<Response, Refusal>>,
@@ -339,14 +382,14 @@ impl Host {
     }
 
     fn listing(
-        peers: &[Ipv4Addr],
+        peers: &[impl ToString],
         me: PeerName,
         init: &str,
         disk: BTreeMap<String, Vec<u8>>,
         store: u64,
     ) -> Host {
         let instance = format!("i-{}", me.as_u64());
-        let peers: Vec<String> = peers.iter().map(|peer| format!("'{peer}'")).collect();
+        let peers: Vec<String> = peers.iter().map(|peer| format!("'{}'", peer.to_string())).collect();
         let peers = peers.join(", ");
         let text =
             format!("peers = [{peers}]\n[ipam]\nrange = '10.32.0.0/12'\n{init}\n[vpc]\nreclaim = '20s'\n");
@@ -368,6 +411,7 @@ impl Host {
             disk,
             looks: Vec::new(),
             running: BTreeSet::new(),
+            names: BTreeMap::new(),
             asked_running: Vec::new(),
             is_ec2_away: false,
             answers: Vec::new(),
@@ -429,6 +473,16 @@ impl Host {
                     let interface = InterfaceId(format!("eni-{}", self.name.as_u64()));
                     let seen = Vpc { interface, source_dest_check: Some(false), tables: BTreeMap::new() };
                     self.node.handle(self.now, Input::VpcSeen(Ok(seen)));
+                }
+                Output::ObserveNames(names) => {
+                    let hosts = |ip: &IpAddr| Hosts::new([*ip], &BTreeSet::new());
+                    let answer = |name: String| {
+                        let found = self.names.get(&name).map(hosts);
+                        let found = found.ok_or_else(|| format!("{name} cannot be resolved"));
+                        (name, found)
+                    };
+                    let answers = names.into_iter().map(answer).collect();
+                    self.node.handle(self.now, Input::NamesSeen(answers));
                 }
                 Output::ObserveInstances(instances) => self.looks.push(instances),
                 Output::ObserveRunning(addresses) => {

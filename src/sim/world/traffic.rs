@@ -1,26 +1,59 @@
 //! What passes between hosts: dials, bytes in their order, and ends.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use bytes::Bytes;
 
-use super::{DIAL_PATIENCE, Dial, Event, World};
+use super::{DIAL_PATIENCE, Dial, Event, PORT, World};
 use crate::{
-    mesh::{self, ConnId},
+    mesh::{self, ConnId, Hosts},
     node::Input,
     sim::{machine::Power, wire::Parcel},
 };
 
+/// How a host is called where hosts are listed by name.
+pub(in crate::sim) fn name_of(address: &SocketAddr) -> String {
+    format!("ip-{}.internal", address.ip().to_string().replace('.', "-"))
+}
+
+/// How the hosts of a world are listed: in every fourth they are not, and find each other by a tag, and in every fourth by name.
+pub(in crate::sim) fn listed(seed: u64, addresses: &[Ipv4Addr]) -> Vec<String> {
+    match seed % 4 {
+        0 => Vec::new(),
+        2 => addresses.iter().map(|&address| name_of(&SocketAddr::new(address.into(), PORT))).collect(),
+        _ => addresses.iter().map(ToString::to_string).collect(),
+    }
+}
+
 impl World {
     pub(in crate::sim) fn host_at(&self, target: &str) -> Option<usize> {
+        if let Some(named) = self.machines.iter().position(|machine| name_of(&machine.address) == target) {
+            return Some(named);
+        }
         let address: IpAddr = match target.parse::<SocketAddr>() {
             Ok(address) => address.ip(),
             Err(_) => target.parse().ok()?,
         };
         self.machines.iter().position(|machine| machine.address.ip() == address)
+    }
+
+    /// A host asks the name server, which knows nothing, now and then, while things go wrong.
+    pub(in crate::sim) fn look_at_names(&mut self, host: usize, life: u32, names: BTreeSet<String>) {
+        let own = BTreeSet::from([self.machines[host].address.ip()]);
+        let mut answers = BTreeMap::new();
+        for name in names {
+            let silent = self.stormy && !self.climate.trouble_every.is_zero() && self.chance(300);
+            let found =
+                self.host_at(&name).filter(|_| !silent).map(|found| self.machines[found].address.ip());
+            let answer = found.map(|ip| Hosts::new([ip], &own));
+            answers.insert(name.clone(), answer.ok_or_else(|| format!("{name} cannot be resolved")));
+        }
+        let after = self.latency();
+        self.schedule(after, Event::NamesSeen(host, life, answers));
     }
 
     pub(in crate::sim) fn is_blocked(&self, one: usize, other: usize) -> bool {
