@@ -117,6 +117,9 @@ impl Node {
             self.order = Some((since, order));
             return;
         }
+        if let Some(refusal) = self.is_trying() {
+            return self.decline(&order, refusal);
+        }
         let adopted = order.config.clone().adopted_by(&self.config);
         let now = self.plan_for(&adopted, &self.desired(&adopted));
         match order.plan.as_ref().and_then(|saved| difference(&saved.plan, &now)) {

@@ -35,7 +35,16 @@ pub struct Terms {
 pub(super) struct Trials {
     /// The disk has a configuration that nobody has confirmed.
     kept: bool,
-    trying: Option<Trying>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// What is in force was confirmed, or never tried.
+    Idle,
+    /// The disk is being told what would come back.
+    Preparing,
+    Trying(Box<Trying>),
 }
 
 #[derive(Debug)]
@@ -59,12 +68,19 @@ enum End {
 
 impl Trials {
     pub(super) fn new(kept: bool) -> Trials {
-        Trials { kept, trying: None }
+        Trials { kept, stage: Stage::Idle }
+    }
+
+    fn trying(&self) -> Option<&Trying> {
+        match &self.stage {
+            Stage::Idle | Stage::Preparing => None,
+            Stage::Trying(trying) => Some(trying),
+        }
     }
 
     /// When to judge next, if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
-        let trying = self.trying.as_ref()?;
+        let trying = self.trying()?;
         trying.lost.values().map(|since| *since + GRACE).chain([trying.until]).min()
     }
 }
@@ -87,46 +103,52 @@ impl Trying {
 impl Node {
     /// Seconds until the former configuration comes back.
     pub(super) fn trial_left(&self) -> Option<u64> {
-        self.trials.trying.as_ref().map(|trying| trying.until.since(self.now).as_secs())
+        self.trials.trying().map(|trying| trying.until.since(self.now).as_secs())
     }
 
     /// Nothing else is adopted while something is tried: what would come back then?
     pub(super) fn is_trying(&self) -> Option<Refusal> {
-        self.trials.trying.as_ref()?;
-        let refusal = Refusal::new(RefusalKind::Untimely, "a configuration is being tried");
-        Some(refusal.hint("keep it with `weavers confirm`, or wait until the former one is back"))
+        let (what, hint) = match self.trials.stage {
+            Stage::Idle => return None,
+            Stage::Preparing => ("a configuration is about to be tried", "wait for it: see `weavers status`"),
+            Stage::Trying(_) => (
+                "a configuration is being tried",
+                "keep it with `weavers confirm`, or wait until the former one is back",
+            ),
+        };
+        Some(Refusal::new(RefusalKind::Untimely, what).hint(hint))
     }
 
     /// Has the disk keep what is in force before anything is changed.
     pub(super) fn prepare_trial(&mut self, order: Box<Order>) {
         let record = order.trial.as_ref().map(|terms| &terms.record);
         self.ledger.write(Write::trial(record));
-        self.trials.kept = true;
+        (self.trials.kept, self.trials.stage) = (true, Stage::Preparing);
         self.let_out(Effect::FormerKept(order));
     }
 
     pub(super) fn begin_trial(&mut self, order: Order) {
         let patience = order.trial.as_ref().map_or(Duration::ZERO, |terms| terms.patience);
-        self.trials.trying = Some(Trying {
+        self.trials.stage = Stage::Trying(Box::new(Trying {
             former: self.config.clone(),
             until: self.now + patience,
             peers: self.mesh.reachable(),
             lost: BTreeMap::new(),
             asked: order.done,
-        });
+        }));
         self.carry_out(order);
     }
 
     /// Somebody adopts a configuration without terms: whatever was tried before is history.
     pub(super) fn forget_trial(&mut self) {
-        self.trials.trying = None;
+        self.trials.stage = Stage::Idle;
         if std::mem::take(&mut self.trials.kept) {
             self.ledger.write(Write::trial(None));
         }
     }
 
     pub(super) fn on_confirm(&mut self, id: RequestId) {
-        if self.trials.trying.is_none() {
+        if self.trials.trying().is_none() {
             let refusal = Refusal::new(RefusalKind::NotFound, "no configuration is being tried");
             let hint = "`weavers status` says what is in force, and whether something was rolled back";
             return self.answer(id, Err(refusal.hint(hint)));
@@ -136,7 +158,7 @@ impl Node {
     }
 
     pub(super) fn judge_trial(&mut self) {
-        let Some(trying) = &mut self.trials.trying else { return };
+        let Stage::Trying(trying) = &mut self.trials.stage else { return };
         let why = match trying.judge(self.now, |peer| self.mesh.is_reachable(peer)) {
             Some(End::Lost(peer)) => {
                 let named =
@@ -151,7 +173,9 @@ impl Node {
 
     /// The record stays on the disk: the file that failed is not to be adopted by a restart either.
     fn roll_back(&mut self, why: String) {
-        let Some(Trying { former, asked, .. }) = self.trials.trying.take() else { return };
+        let stage = std::mem::replace(&mut self.trials.stage, Stage::Idle);
+        let Stage::Trying(trying) = stage else { return };
+        let Trying { former, asked, .. } = *trying;
         self.adopt(former);
         if self.waiting.is_waiting(asked) {
             self.waiting.cancel(asked);
@@ -197,10 +221,11 @@ mod tests {
 
     #[test]
     fn a_trial_is_judged_again_when_the_grace_of_a_lost_peer_is_over_or_its_time() {
-        let mut trials = Trials { kept: true, trying: Some(trial_with(&[1])) };
+        let mut trials = Trials { kept: true, stage: Stage::Trying(Box::new(trial_with(&[1]))) };
         assert_eq!(trials.deadline(), Some(at(120)));
         let judge = |trials: &mut Trials, seconds, reachable| {
-            trials.trying.as_mut().and_then(|trial| trial.judge(at(seconds), |_| reachable))
+            let Stage::Trying(trial) = &mut trials.stage else { return None };
+            trial.judge(at(seconds), |_| reachable)
         };
         assert_eq!(judge(&mut trials, 30, false), None);
         assert_eq!(trials.deadline(), Some(at(35)));

@@ -9,6 +9,7 @@ use weavers::{
     ipam::{Ring, Saved, ring::Entry},
     node::{
         Input, Node, Output,
+        ledger::SaveId,
         memory::{Identity, Memory},
         request::{Container, Refusal, Request, RequestId, Response},
     },
@@ -30,6 +31,9 @@ pub struct Host {
     now: Timestamp,
     pub kernel: state::Host,
     pub nft_fails: bool,
+    /// The disk takes its time; what it is to save waits.
+    pub holds_disk: bool,
+    saves: Vec<SaveId>,
     /// Links are not removed for now.
     pub holds_links: bool,
     /// Why a look at the host fails, if it does.
@@ -60,6 +64,8 @@ impl Host {
             now: Timestamp::ZERO,
             kernel: state::Host { uplinks: [("ens5".to_owned(), 9001)].into(), ..state::Host::default() },
             nft_fails: false,
+            holds_disk: false,
+            saves: Vec::new(),
             holds_links: false,
             unreadable: None,
             asked: 0,
@@ -95,6 +101,14 @@ impl Host {
         self.tell(Input::Asked(RequestId(self.asked), request));
     }
 
+    /// The disk has taken all that waited for it.
+    pub fn saved(&mut self) {
+        self.holds_disk = false;
+        for id in std::mem::take(&mut self.saves) {
+            self.tell(Input::Stored(id, Ok(())));
+        }
+    }
+
     pub fn tell(&mut self, input: Input) {
         self.node.handle(self.now, input);
         self.carry_out();
@@ -110,6 +124,7 @@ impl Host {
     fn carry_out(&mut self) {
         while let Some(output) = self.node.next_output() {
             match output {
+                Output::Save(id, _) if self.holds_disk => self.saves.push(id),
                 Output::Save(id, _) => self.node.handle(self.now, Input::Stored(id, Ok(()))),
                 Output::ObserveHost(..) => {
                     let seen = self.unreadable.clone().map_or_else(|| Ok(self.kernel.clone()), Err);

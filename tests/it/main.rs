@@ -30,5 +30,6 @@ mod printed;
 mod schema;
 mod sim;
 mod taken_name;
+mod trial;
 mod unfenced;
 mod whose_host;

@@ -1,0 +1,50 @@
+//! A configuration that is about to be tried, while others ask for other things.
+
+use std::time::Duration;
+
+use weavers::{
+    config::{self, Config},
+    node::{
+        Input,
+        adopt::Order,
+        memory::Trial,
+        request::{RefusalKind, RequestId},
+        trial::Terms,
+    },
+};
+
+use crate::lone_host::Host;
+
+#[test]
+fn between_the_saving_of_a_trial_and_its_begin_nothing_else_is_adopted() {
+    let mut host = Host::new();
+    host.pass(5_000);
+    host.answers.clear();
+    host.holds_disk = true;
+    host.tell(Input::Ordered(order(1, 1400)));
+    host.tell(Input::Configured(RequestId(103), Box::new(file(1420))));
+    host.tell(Input::Ordered(order(105, 1440)));
+    let refused = |answer: &Result<_, weavers::node::request::Refusal>| {
+        answer.as_ref().is_err_and(|refusal| refusal.kind == RefusalKind::Untimely)
+    };
+    assert_eq!(host.answers.len(), 3, "a reload, and an order, which is told twice: {:?}", host.answers);
+    assert!(host.answers.iter().all(refused), "{:?}", host.answers);
+    host.saved();
+    host.pass(1_000);
+    assert!(host.node.status().config.trial_s.is_some());
+    host.pass(130_000);
+    assert_eq!(host.node.status().config.trial_s, None, "nobody confirmed it");
+}
+
+fn order(id: u64, mtu: u32) -> Box<Order> {
+    let record = Trial { former: "in force".to_owned(), candidate: mtu.to_string() };
+    let trial = Some(Terms { record, patience: Duration::from_secs(120) });
+    let (adopted, done) = (RequestId(1_000 + id), RequestId(1_001 + id));
+    Box::new(Order { adopted, done, config: file(mtu), plan: None, trial })
+}
+
+fn file(mtu: u32) -> Config {
+    let text =
+        format!("[ipam]\nrange = '10.32.0.0/12'\n[vpc]\nroute_tables = 'rtb-1'\n[network]\nmtu = {mtu}\n");
+    config::parse(&text).unwrap()
+}
