@@ -19,6 +19,8 @@ pub struct SaveId(pub u64);
 
 /// How many messages may wait for the disk. Those beyond it are dropped: gossip repeats them.
 const MESSAGES_MAX: usize = 10_000;
+/// How many bytes of them: a few states of a large cluster for each of its neighbours.
+const BYTES_MAX: usize = 64 << 20;
 /// How many effects may wait in all. Each that is no message is for somebody who waits, and their number has a bound.
 const HELD_MAX: usize = 3 * MESSAGES_MAX;
 /// First pause after a save that failed; doubles up to [`PAUSE_MAX`]. A full disk says no at once.
@@ -40,12 +42,23 @@ pub struct Ledger<E> {
     next: SaveId,
     under_way: Option<(SaveId, Vec<Write>)>,
     unsaved: BTreeMap<String, Option<Vec<u8>>>,
-    held: VecDeque<(SaveId, E)>,
+    held: VecDeque<Held<E>>,
+    /// Of the messages that are held.
+    bytes: usize,
     fault: Option<SaveFault>,
     /// Saves that failed in a row.
     failures: u32,
     /// Nothing is saved before this.
     not_before: Timestamp,
+}
+
+/// An effect that waits.
+#[derive(Debug)]
+struct Held<E> {
+    on: SaveId,
+    /// Of a message.
+    bytes: usize,
+    effect: E,
 }
 
 impl<E> Default for Ledger<E> {
@@ -62,6 +75,7 @@ impl<E> Ledger<E> {
             under_way: None,
             unsaved: BTreeMap::new(),
             held: VecDeque::new(),
+            bytes: 0,
             fault: None,
             failures: 0,
             not_before: Timestamp::ZERO,
@@ -82,22 +96,26 @@ impl<E> Ledger<E> {
 
     /// Lets an effect out as soon as all that was written before it is saved: `Some` if that is now.
     pub fn rest(&mut self, effect: E) -> Option<E> {
-        self.rest_within(HELD_MAX, effect)
+        self.rest_if(|ledger| ledger.held.len() < HELD_MAX, 0, effect)
     }
 
-    /// Does the same with a message, which is dropped while many wait: it is sent again.
-    pub fn rest_message(&mut self, message: E) -> Option<E> {
-        self.rest_within(MESSAGES_MAX, message)
+    /// Does the same with a message of so many bytes, which is dropped while many wait: it is sent again.
+    pub fn rest_message(&mut self, bytes: usize, message: E) -> Option<E> {
+        let has_room = |ledger: &Ledger<E>| {
+            ledger.held.len() < MESSAGES_MAX && ledger.bytes.saturating_add(bytes) <= BYTES_MAX
+        };
+        self.rest_if(has_room, bytes, message)
     }
 
-    fn rest_within(&mut self, max: usize, effect: E) -> Option<E> {
+    fn rest_if(&mut self, has_room: impl Fn(&Self) -> bool, bytes: usize, effect: E) -> Option<E> {
         let on = match &self.under_way {
             _ if !self.unsaved.is_empty() => self.next,
             Some((id, _)) => *id,
             None => return Some(effect),
         };
-        if self.held.len() < max {
-            self.held.push_back((on, effect));
+        if has_room(self) {
+            self.bytes += bytes;
+            self.held.push_back(Held { on, bytes, effect });
         }
         None
     }
@@ -129,11 +147,13 @@ impl<E> Ledger<E> {
             for Write { key, value } in writes {
                 self.unsaved.entry(key).or_insert(value);
             }
-            self.held.iter_mut().for_each(|(on, _)| *on = self.next);
+            self.held.iter_mut().for_each(|held| held.on = self.next);
             return Vec::new();
         }
-        let ready = self.held.iter().take_while(|(on, _)| *on <= id).count();
-        self.held.drain(..ready).map(|(_, effect)| effect).collect()
+        let ready = self.held.iter().take_while(|held| held.on <= id).count();
+        let ready: Vec<Held<E>> = self.held.drain(..ready).collect();
+        self.bytes -= ready.iter().map(|held| held.bytes).sum::<usize>();
+        ready.into_iter().map(|held| held.effect).collect()
     }
 
     /// When to try a save again that failed.
@@ -159,6 +179,23 @@ mod tests {
 
     fn full() -> SaveFault {
         SaveFault { message: "no space left".into(), hint: Some("make room".into()) }
+    }
+
+    #[test]
+    fn large_messages_wait_for_a_disk_up_to_a_bound_and_answers_find_room_beside_them() {
+        let mut ledger = Ledger::new();
+        ledger.write(write("a"));
+        for number in 0..100 {
+            assert_eq!(ledger.rest_message(BYTES_MAX / 10, number), None);
+        }
+        assert_eq!(ledger.rest(1_000), None);
+        let (id, _) = ledger.begin(NOW).unwrap();
+        let out = ledger.stored(NOW, id, Ok(()));
+        assert_eq!(out, (0..10).chain([1_000]).collect::<Vec<_>>());
+        ledger.write(write("b"));
+        assert_eq!(ledger.rest_message(BYTES_MAX, 7), None);
+        let (id, _) = ledger.begin(NOW).unwrap();
+        assert_eq!(ledger.stored(NOW, id, Ok(())), [7], "what has left takes no room");
     }
 
     #[test]
@@ -211,7 +248,7 @@ mod tests {
     fn gossip_that_waits_for_a_full_disk_leaves_room_for_those_who_wait_for_an_answer() {
         let mut ledger = Ledger::new();
         ledger.write(write("a"));
-        (0..2 * MESSAGES_MAX).for_each(|_| assert_eq!(ledger.rest_message("gossip"), None));
+        (0..2 * MESSAGES_MAX).for_each(|_| assert_eq!(ledger.rest_message(6, "gossip"), None));
         assert_eq!(ledger.rest("answer"), None);
         let (first, _) = ledger.begin(NOW).unwrap();
         let out = ledger.stored(NOW, first, Ok(()));

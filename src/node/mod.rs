@@ -414,8 +414,12 @@ impl Node {
     /// Carries out an effect as soon as the disk has what it rests on.
     fn let_out(&mut self, effect: Effect) {
         let ready = match &effect {
-            Effect::Gossip(..) | Effect::Broadcast(..) | Effect::Offer(_) | Effect::Unicast(..) => {
-                self.ledger.rest_message(effect)
+            Effect::Gossip(.., bytes) | Effect::Broadcast(.., bytes) | Effect::Unicast(.., bytes) => {
+                self.ledger.rest_message(bytes.len(), effect)
+            }
+            Effect::Offer(digests) => {
+                let bytes = size_of_val(digests.as_slice());
+                self.ledger.rest_message(bytes, effect)
             }
             Effect::Answer(_, result) if !promises(result) => Some(effect),
             Effect::Answer(..)
