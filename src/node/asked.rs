@@ -217,7 +217,7 @@ impl Node {
                 peer: entry.owner,
                 nickname: self.ipam.nickname(entry.owner).map(str::to_owned),
                 reachable: entry.owner == me || self.mesh.is_reachable(entry.owner),
-                // What others have free is as they have last told; they tell when somebody runs short.
+                own: entry.owner == me,
                 free: if entry.owner == me { range.len() - self.used_in(range) } else { entry.free },
             })
             .collect()

@@ -127,7 +127,10 @@ pub struct Piece {
     pub nickname: Option<String>,
     /// Whether the owner can be reached now; ourselves always.
     pub reachable: bool,
-    /// What the owner last said is free.
+    /// Whether it is this host's.
+    #[serde(default)]
+    pub own: bool,
+    /// What is free. Of another's piece, what it told last: it tells when somebody runs short.
     pub free: u32,
 }
 

@@ -95,6 +95,7 @@ mod tests {
                 peer: PeerName::from_u64(0x0200_0000_0001),
                 nickname: Some("h1".to_owned()),
                 reachable: true,
+                own: true,
                 free: 524_286,
             }),
             ident: Some("web".to_owned()),

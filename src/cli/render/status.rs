@@ -39,7 +39,7 @@ pub fn ring(pieces: &[Piece]) -> String {
             piece.range.clone(),
             piece.peer.to_string(),
             piece.nickname.clone().unwrap_or_default(),
-            format!("{} of {} free", piece.free, piece.size),
+            format!("{} of {} free{}", piece.free, piece.size, if piece.own { "" } else { ", as last told" }),
             if piece.reachable { String::new() } else { "unreachable".to_owned() },
         ]
     };
@@ -410,12 +410,13 @@ mod tests {
             peer: PeerName::from_u64(name),
             nickname: None,
             reachable,
+            own: reachable,
             free: 524_286,
         };
         let pieces = [piece("10.32.0.0/13", 1, true), piece("10.40.0.0/13", 2, false)];
         insta::assert_snapshot!(ring(&pieces), @r"
         10.32.0.0/13  00:00:00:00:00:01  524286 of 524288 free
-        10.40.0.0/13  00:00:00:00:00:02  524286 of 524288 free  unreachable
+        10.40.0.0/13  00:00:00:00:00:02  524286 of 524288 free, as last told  unreachable
         ");
     }
 }
