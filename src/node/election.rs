@@ -45,10 +45,19 @@ impl Node {
         Some(format!("{cidr} is routed to {interface}: a cluster is there already"))
     }
 
+    /// Whether whoever wrote the file wants this host to be the only one for now, and there is no ring yet.
+    pub(super) fn expects_nobody(&self) -> bool {
+        self.config.ec2_tag.is_some() && self.config.ipam.expected_peers == Some(1) && !self.has_ring()
+    }
+
     /// Why a host whose peers are found by tag elects nobody: whoever sees only itself cannot know whether
-    /// the others are not there or not found.
+    /// the others are not there or not found. One that is to be alone knows it once a look has found nobody else.
     fn reason_to_be_patient(&self) -> Option<String> {
         let (key, value) = self.config.ec2_tag.as_ref()?;
+        let looked = self.discovery.found.seen().is_some() && self.discovery.found.fault().is_none();
+        if self.expects_nobody() && looked && self.hears_all_listed() {
+            return None;
+        }
         let alone = self.mesh.reachable().is_empty();
         alone.then(|| match self.discovery.found.fault() {
             Some(fault) => format!("no other instance with tag {key}={value} could be looked for: {fault}"),

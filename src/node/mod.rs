@@ -362,6 +362,10 @@ impl Node {
                 mesh::Output::TopologyChanged => self.on_topology_changed(),
             }
         }
+        if any && self.expects_nobody() {
+            // Whoever was found may have turned out to be ourselves.
+            self.judge_election();
+        }
         any
     }
 

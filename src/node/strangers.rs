@@ -141,6 +141,12 @@ impl Node {
         (known, lost)
     }
 
+    /// Whether whoever is listed or was found is heard, or is this host.
+    pub(super) fn hears_all_listed(&self) -> bool {
+        let (hosts, lost) = self.unheard();
+        hosts.is_empty() && lost.is_empty()
+    }
+
     pub(super) fn look_for_strangers(&mut self) {
         if self.strangers.next_look().is_some() && self.strangers.look.begin(self.now) {
             self.strangers.asked = self.strangers.turn();

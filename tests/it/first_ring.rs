@@ -73,6 +73,30 @@ fn a_seed_makes_no_ring_while_the_routes_that_may_show_a_former_life_cannot_be_r
     assert_eq!(node.resting(), []);
 }
 
+#[test]
+fn a_host_of_a_tag_that_is_to_be_alone_elects_itself_once_it_has_looked_for_others() {
+    let elects = |expected: u32, found: &[&str]| {
+        let text = format!(
+            "[ipam]\nrange = \"10.32.0.0/12\"\nexpected_peers = {expected}\n[discovery]\nec2_tag = \"cluster=prod\"\n"
+        );
+        let birth = born(Identity {
+            name: ME.parse().unwrap(),
+            acceptor: PeerUid(1),
+            instance: Some("i-1".to_owned()),
+        });
+        let mut node =
+            Node::new(Timestamp::ZERO, birth, config::parse(&text).unwrap(), Memory::default()).unwrap();
+        node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(empty_vpc())));
+        assert!(node.ring().is_empty(), "nobody has looked for others");
+        let found = found.iter().map(|found| found.parse().unwrap()).collect();
+        node.handle(Timestamp::ZERO, Input::PeersSeen(Ok(found)));
+        !node.ring().is_empty()
+    };
+    assert!(elects(1, &[]));
+    assert!(!elects(1, &["10.0.0.10"]), "another bears the tag");
+    assert!(!elects(2, &[]));
+}
+
 /// What a node asked for.
 #[derive(Default)]
 struct Steps {

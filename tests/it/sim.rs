@@ -29,6 +29,14 @@ fn hosts_without_trouble_agree_and_settle() {
     }
 }
 
+/// It bears a tag, by which others would be found.
+#[test]
+fn a_host_that_is_to_be_alone_has_its_ring_though_it_looks_for_others_by_tag() {
+    let outcome = World::calm(4, 1).run();
+    assert_eq!(outcome.failure, None);
+    assert!(outcome.promised > 0);
+}
+
 /// `WEAVERS_CROWD` says how many hosts. All that can go wrong does.
 #[test]
 fn a_crowd_of_hosts_agrees_and_settles() {
