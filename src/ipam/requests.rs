@@ -209,8 +209,10 @@ impl Allocator {
             needed.insert(range);
             self.request(range, &self.only_reachable(vec![owner]));
         }
+        // Subnets of which one question has found nothing: to look through all pieces for each of the others would find no more.
+        let mut barren = BTreeSet::new();
         for (ticket, ask) in std::mem::take(&mut self.requests.pending) {
-            match self.attempt(&ask) {
+            match self.attempt(&ask, &mut barren) {
                 Outcome::Answer(Ok(net)) => self.push(Effect::Answer(ticket, Ok(vec![net]))),
                 Outcome::Answer(Err(refused)) => self.push(Effect::Answer(ticket, Err(refused))),
                 Outcome::Wait => self.requests.pending.push((ticket, ask)),
@@ -263,14 +265,14 @@ impl Allocator {
         self.push(Effect::Unicast(donor, Unicast::Request(range).encode()));
     }
 
-    fn attempt(&mut self, ask: &Ask) -> Outcome {
+    fn attempt(&mut self, ask: &Ask, barren: &mut BTreeSet<Range>) -> Outcome {
         match ask {
-            Ask::Allocate { ident, subnet } => self.attempt_allocate(ident, subnet.trunc()),
+            Ask::Allocate { ident, subnet } => self.attempt_allocate(ident, subnet.trunc(), barren),
             Ask::Claim { ident, address } => self.attempt_claim(ident, *address),
         }
     }
 
-    fn attempt_allocate(&mut self, ident: &str, subnet: Ipv4Net) -> Outcome {
+    fn attempt_allocate(&mut self, ident: &str, subnet: Ipv4Net, barren: &mut BTreeSet<Range>) -> Outcome {
         let universe = self.settings.universe;
         let whole = Range::from(subnet);
         if let Some(&net) = self.lookup(ident).iter().find(|net| subnet.contains(&net.addr())) {
@@ -289,14 +291,21 @@ impl Allocator {
             let net = Ipv4Net::new_assert(address.into(), subnet.prefix_len());
             return Outcome::Answer(Ok(self.record(ident, net)));
         }
+        if barren.contains(&whole) {
+            return Outcome::Wait;
+        }
         let mut donors = self.donors(whole);
         if let Some(request) = self.requests.sent.get(&whole) {
             donors.retain(|donor| !request.denied.contains(donor));
         }
         if donors.is_empty() {
-            let resting = self.rest.ranges().iter().any(|range| range.overlaps(whole));
-            return if resting { Outcome::Wait } else { Outcome::Answer(Err(Refused::Exhausted { subnet })) };
+            if !self.rest.ranges().iter().any(|range| range.overlaps(whole)) {
+                return Outcome::Answer(Err(Refused::Exhausted { subnet }));
+            }
+            barren.insert(whole);
+            return Outcome::Wait;
         }
+        barren.insert(whole);
         Outcome::Ask(whole, self.only_reachable(donors))
     }
 
