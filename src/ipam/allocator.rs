@@ -46,7 +46,7 @@ const NICKNAME_LEN_MAX: usize = 255;
 
 /// Whether what a host knows of its own grants is all there is to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Memory {
+pub(super) enum Memory {
     /// Its ring was on disk.
     Whole,
     /// Nothing was, and nobody has looked yet for traces of an earlier life. What rests for that reason has this number.
@@ -55,6 +55,8 @@ enum Memory {
     New,
     /// It lived before. What it gave away last, before the store was lost, may have been heard by few.
     Lost,
+    /// It lived on after what was on disk. What it gave away since may have been heard by few.
+    SetBack,
 }
 
 /// The address manager of one host.
@@ -68,12 +70,14 @@ pub struct Allocator {
     pub(super) requests: Requests,
     pub(super) disputes: Disputes,
     pub(super) rest: Rest,
-    memory: Memory,
+    pub(super) memory: Memory,
     kin: Option<BTreeSet<PeerName>>,
     pub(super) nicknames: BTreeMap<PeerName, String>,
     pub(super) reachable: BTreeSet<PeerName>,
     pub(super) avoided: Vec<Range>,
     pub(super) leaving: bool,
+    /// Others that leave.
+    pub(super) leavers: BTreeSet<PeerName>,
     /// What was last told or saved at a version that is not believed, by its token.
     pub(super) unbelievable: BTreeMap<Address, (Timestamp, Entry)>,
     pub(super) excess: Excess,
@@ -107,6 +111,7 @@ impl Allocator {
             reachable: BTreeSet::new(),
             avoided: Vec::new(),
             leaving: false,
+            leavers: BTreeSet::new(),
             unbelievable: BTreeMap::new(),
             excess: Excess::default(),
             told: None,
@@ -322,7 +327,14 @@ impl Allocator {
             Memory::Whole => self.memory = Memory::Whole,
             Memory::New | Memory::Unproven(None) => self.rest_what_is_owned(),
             Memory::Unproven(Some(_)) | Memory::Lost => {}
+            Memory::SetBack => self.memory = Memory::SetBack,
         }
+    }
+
+    /// Our store was set back: what we gave away since is not known here. All that we own rests, as if the store were lost.
+    pub fn set_back(&mut self) {
+        self.memory = Memory::SetBack;
+        self.rest_what_is_owned();
     }
 
     pub(super) fn is_unproven(&self) -> bool {
@@ -331,6 +343,7 @@ impl Allocator {
 
     pub(super) fn merge(&mut self, theirs: &Ring) -> Result<bool, ReceiveError> {
         let knew_none = self.ring.is_empty();
+        let before = self.leaving.then(|| self.ring.clone());
         let space = &self.space;
         let merged = self.ring.merge(theirs, |range| space.uses(range))?;
         self.note_unbelievable(&merged.unbelievable);
@@ -338,29 +351,36 @@ impl Allocator {
         for tied in &merged.tied {
             reissued |= self.ring.reissue(tied.token, tied.version);
         }
+        if merged.forgotten.iter().any(|token| !self.disputes.concerns(*token)) {
+            self.push(Effect::SetBack);
+            self.set_back();
+        }
         let kin = self.kin.as_ref();
         let yields = |peer| kin.is_some_and(|kin| !kin.contains(&peer));
-        reissued |= self.disputes.on_merge(&mut self.ring, theirs, &merged, yields);
+        let rest = &self.rest;
+        let rests = |token| rest.covers(token);
+        reissued |= self.disputes.on_merge(&mut self.ring, theirs, &merged, yields, rests);
+        if self.rest.leave_out(&self.disputes.yielded(&self.ring)) {
+            self.end_rest();
+        }
         if merged.must_save || reissued {
             self.settle();
             self.save_ring();
             self.push(Effect::RingChanged);
         }
-        if knew_none && (self.memory == Memory::Lost || self.is_unproven()) {
+        if knew_none && (matches!(self.memory, Memory::Lost | Memory::SetBack) || self.is_unproven()) {
             self.rest_what_is_owned();
         }
         if let (true, Memory::Unproven(rest)) = (knew_none, &mut self.memory) {
             *rest = self.rest.number();
         }
-        if self.rest.hear(&self.ring, theirs) {
-            self.end_rest();
-        }
-        if merged.must_save {
-            self.rest_on();
-        }
+        self.hear_on_rest(theirs, merged.must_save);
         self.avoid();
         if reissued {
             self.broadcast();
+        }
+        if let Some(before) = before.filter(|_| merged.must_save) {
+            self.pass_on(&before);
         }
         Ok(merged.must_save)
     }
@@ -382,6 +402,7 @@ impl Allocator {
         let donation = self.space.gift(range).filter(|_| may_give);
         match donation.map(|donation| self.ring.grant(donation, from)) {
             Some(Ok(())) => {
+                self.ring.leave_trace();
                 self.settle();
                 self.announce();
             }

@@ -5,6 +5,7 @@
 //! stands by it too, the lower name goes on saying so and the higher one yields: it hands out nothing
 //! more there, keeps its addresses, and asks the other for each of them, as for any claim. What the
 //! other gives splits the piece, and then the copies merge. Only an address that both use stays open.
+//! Where the piece rests at one of them it is that one who yields: it does not remember what it gave away, and could give nothing.
 //!
 //! Whether the other is an honest host or not, nothing that is known can tell. One that is dead stands by nothing:
 //! once that is decided, everybody who had yielded to it says again what is his.
@@ -34,14 +35,15 @@ struct Dispute {
 }
 
 impl Disputes {
-    /// Answers the claims that a merge refused; `yields` says to whom we yield at once. Returns whether an
-    /// entry was reissued, so that it must be saved and told.
+    /// Answers the claims that a merge refused; `yields` says to whom we yield at once, `rests` where we yield if somebody stands by
+    /// a claim. Returns whether an entry was reissued, so that it must be saved and told.
     pub fn on_merge(
         &mut self,
         ring: &mut Ring,
         theirs: &Ring,
         merged: &Merged,
         yields: impl Fn(PeerName) -> bool,
+        rests: impl Fn(Address) -> bool,
     ) -> bool {
         let me = ring.holder();
         self.0.retain(|&token, dispute| {
@@ -51,7 +53,8 @@ impl Disputes {
         let mut reissued = false;
         for claim in &merged.refused {
             let known = self.0.get(&claim.token).filter(|dispute| dispute.with == claim.owner);
-            let yields = yields(claim.owner) || known.is_some() && me > claim.owner;
+            let gives_way = me > claim.owner || rests(claim.token);
+            let yields = yields(claim.owner) || known.is_some() && gives_way;
             let stands = !yields && ring.reissue(claim.token, claim.version);
             let dispute = Dispute { with: claim.owner, version: claim.version, yielded: !stands };
             self.0.insert(claim.token, dispute);
@@ -73,14 +76,25 @@ impl Disputes {
         reissued
     }
 
+    /// Whether another stands by the piece at this token.
+    pub fn concerns(&self, token: Address) -> bool {
+        self.0.contains_key(&token)
+    }
+
     /// The pieces that we no longer stand up for.
     pub fn yielded(&self, ring: &Ring) -> Vec<Range> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
         let yielded = |token: Address| self.0.get(&token).is_some_and(|dispute| dispute.yielded);
         ring.pieces().filter(|(_, entry)| yielded(entry.token)).map(|(piece, _)| piece).collect()
     }
 
     /// The same, with who has it.
     pub fn opponents(&self, ring: &Ring) -> Vec<(Range, PeerName)> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
         let with = |token| self.0.get(&token).filter(|dispute| dispute.yielded).map(|dispute| dispute.with);
         ring.pieces().filter_map(|(piece, entry)| Some((piece, with(entry.token)?))).collect()
     }

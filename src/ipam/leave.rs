@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use super::{Allocator, Effect, Record, Refused};
+use super::{Allocator, Effect, Record, Refused, Ring};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
@@ -70,7 +70,8 @@ impl Allocator {
 
     /// What we own rests if we do not remember what we gave away.
     pub(super) fn rest_what_is_owned(&mut self) {
-        if !self.ring.owned_by(self.settings.me).is_empty() {
+        let rests = |range: &Range| self.rest.ranges().iter().any(|resting| resting.covers(*range));
+        if !self.owned().iter().all(rests) {
             self.begin_rest(self.settings.me);
             self.avoid();
             self.push(Effect::RingChanged);
@@ -134,6 +135,21 @@ impl Allocator {
         }
     }
 
+    /// A peer has shown its ring, which is part of ours by now.
+    pub(super) fn hear_on_rest(&mut self, theirs: &Ring, has_news: bool) {
+        if has_news {
+            let (ring, me) = (&self.ring, self.settings.me);
+            let others = ring.entries().iter().map(|entry| entry.owner).filter(|owner| *owner != me);
+            others.for_each(|owner| self.rest.meet(owner));
+        }
+        if self.rest.hear(&self.ring, theirs) {
+            self.end_rest();
+        }
+        if has_news {
+            self.rest_on();
+        }
+    }
+
     pub(super) fn end_rest(&mut self) {
         self.save_rest();
         self.avoid();
@@ -144,6 +160,11 @@ impl Allocator {
 
     fn save_rest(&mut self) {
         self.push(Effect::Save(Record::Rest(self.rest.ranges().to_vec())));
+    }
+
+    /// These peers have given all away, or are about to: nobody leaves anything to them.
+    pub fn set_leavers(&mut self, peers: BTreeSet<PeerName>) {
+        self.leavers.extend(peers);
     }
 
     /// Gives all that we own to an heir and refuses every question from now on. Returns how many
@@ -157,12 +178,24 @@ impl Allocator {
             self.push(Effect::Answer(ticket, Err(Refused::Leaving)));
         }
         let Some(heir) = self.heir().filter(|_| !self.ring.is_empty()) else { return Ok((0, None)) };
+        Ok((self.leave_all_to(heir), Some(heir)))
+    }
+
+    fn leave_all_to(&mut self, heir: PeerName) -> u32 {
         let given = self.ring.transfer(self.settings.me, heir);
         if !given.is_empty() {
             self.settle();
             self.announce();
         }
-        Ok((given.iter().map(|range| range.len()).sum(), Some(heir)))
+        given.iter().map(|range| range.len()).sum()
+    }
+
+    /// What comes to be ours while we leave goes on to an heir. Whoever gave us all that it had is leaving as well.
+    pub(super) fn pass_on(&mut self, before: &Ring) {
+        self.leavers.extend(self.ring.donors_of_all(before));
+        if let Some(heir) = self.heir().filter(|_| !self.owned().is_empty()) {
+            self.leave_all_to(heir);
+        }
     }
 
     fn check_unused(&self) -> Result<(), Refused> {
@@ -178,11 +211,11 @@ impl Allocator {
     }
 
     /// Whom to leave it to, as Weave Net chooses: an owner that is alive, anybody alive, an owner,
-    /// anybody.
+    /// anybody. Of those who stay.
     fn heir(&self) -> Option<PeerName> {
-        let me = self.settings.me;
-        let owners = || self.ring.entries().iter().map(|entry| entry.owner).filter(move |&peer| peer != me);
-        let known = || self.nicknames.keys().copied().filter(move |&peer| peer != me);
+        let stays = |peer: &PeerName| *peer != self.settings.me && !self.leavers.contains(peer);
+        let owners = || self.ring.entries().iter().map(|entry| entry.owner).filter(stays);
+        let known = || self.nicknames.keys().copied().filter(stays);
         let alive = |peer: &PeerName| self.reachable.contains(peer);
         owners()
             .find(alive)

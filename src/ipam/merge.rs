@@ -31,6 +31,9 @@ pub struct Merged {
     pub tied: Vec<Entry>,
     /// Entries that were passed over: no honest history reaches their versions.
     pub unbelievable: Vec<Entry>,
+    /// The pieces, by their tokens, of which the other copy has something that only this host can have written, and ours does not:
+    /// the disk was set back. Only where two stand by one piece the other may have written it.
+    pub forgotten: Vec<Address>,
 }
 
 /// Why nothing of a received ring can be used.
@@ -79,7 +82,7 @@ impl Ring {
             merged.changed = true;
             merged.must_save = true;
         }
-        self.join(theirs, &mut merged);
+        self.join(&before, theirs, &mut merged);
         // Tokens are never removed: a ring that peers refuse, or that cannot be loaded again, must not come to be.
         if self.entries.len() > ENTRIES_MAX {
             let error = RingError::TooLarge(self.entries.len());
@@ -92,7 +95,7 @@ impl Ring {
     }
 
     /// The better claim on each token, before anything is refused.
-    fn join(&mut self, theirs: &Ring, merged: &mut Merged) {
+    fn join(&mut self, before: &Ring, theirs: &Ring, merged: &mut Merged) {
         let me = self.holder();
         let mut joined: Vec<Entry> = Vec::with_capacity(self.entries.len().max(theirs.entries.len()));
         let mut mine = std::mem::take(&mut self.entries).into_iter().peekable();
@@ -107,6 +110,10 @@ impl Ring {
                 None => {
                     merged.changed = true;
                     merged.must_save = true;
+                    // Nobody else makes tokens of ours in a piece of ours.
+                    let within = before.entry_of(their.token);
+                    let within = within.filter(|entry| their.owner == me && entry.owner == me);
+                    merged.forgotten.extend(within.map(|entry| entry.token));
                     joined.push(their);
                 }
                 Some(ours) => joined.push(better(me, ours, their, merged)),
@@ -157,6 +164,7 @@ fn better(me: PeerName, ours: Entry, their: Entry, merged: &mut Merged) -> Entry
         // Nobody else raises our versions: we did, and forgot it.
         Greater if same_owner && ours.owner == me => {
             merged.must_save = true;
+            merged.forgotten.push(ours.token);
             Entry { version: raised(their.version), ..ours }
         }
         Greater => {

@@ -158,6 +158,8 @@ pub enum Effect {
     Answer(Ticket, Result<Vec<Ipv4Net>, Refused>),
     /// Who owns what has changed.
     RingChanged,
+    /// Our store was set back: others know what we did after it was written.
+    SetBack,
 }
 
 /// Whether what was received is to be passed on.

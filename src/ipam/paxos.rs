@@ -133,7 +133,7 @@ impl ProposalId {
 
 impl<V: Choice> NodeClaims<V> {
     /// Whether they are within bounds, wherever they stand.
-    fn is_believable(&self) -> bool {
+    pub fn is_believable(&self) -> bool {
         self.promise.round <= ROUND_MAX
             && self.accepted.round <= ROUND_MAX
             && self.value.value.names() <= VALUE_NAMES_MAX

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use super::{Allocator, Effect, message::Unicast, ring::Ring};
 use crate::{
-    addr::{Address, Range},
+    addr::{Address, Range, join},
     peer::PeerName,
     time::Timestamp,
 };
@@ -39,7 +39,7 @@ impl Rest {
     /// These ranges rest from now on, and those before as long as they do.
     pub fn begin(&mut self, ranges: impl IntoIterator<Item = Range>, awaited: BTreeSet<PeerName>) {
         self.number += 1;
-        self.ranges.extend(ranges);
+        self.ranges = join(ranges.into_iter().chain(self.ranges.iter().copied()));
         self.awaited = awaited;
         self.shown.clear();
         self.strangers = None;
@@ -62,11 +62,26 @@ impl Rest {
         self.strangers.as_ref()
     }
 
-    /// A peer is there that may have been a stranger.
+    /// A peer is there, or owns something, that was not known before.
     pub fn meet(&mut self, peer: PeerName) {
         if !self.ranges.is_empty() && !self.shown.contains(&peer) {
             self.awaited.insert(peer);
         }
+    }
+
+    /// Whether this address rests.
+    pub fn covers(&self, address: Address) -> bool {
+        self.ranges.iter().any(|range| range.contains(address))
+    }
+
+    /// These pieces do not rest any more: nobody uses them for another reason. Returns whether the rest is over.
+    pub fn leave_out(&mut self, pieces: &[Range]) -> bool {
+        let was = self.ranges.len();
+        for piece in pieces {
+            let parts = self.ranges.iter().flat_map(|range| range.without(*piece));
+            self.ranges = parts.filter(|part| !part.is_empty()).collect();
+        }
+        was > 0 && self.end_if_over()
     }
 
     /// What rests.

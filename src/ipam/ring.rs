@@ -8,7 +8,7 @@
 //!
 //! How two copies become one is in [`super::merge`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -183,12 +183,27 @@ impl Ring {
 
     /// Who owns this address.
     pub fn owner(&self, address: Address) -> Option<PeerName> {
+        self.entry_of(address).map(|entry| entry.owner)
+    }
+
+    /// The entry of the piece with this address.
+    pub(super) fn entry_of(&self, address: Address) -> Option<&Entry> {
         if !self.universe.contains(address) {
             return None;
         }
         let after = self.entries.partition_point(|entry| entry.token <= address);
-        let entry = if after == 0 { self.entries.last() } else { self.entries.get(after - 1) };
-        entry.map(|entry| entry.owner)
+        if after == 0 { self.entries.last() } else { self.entries.get(after - 1) }
+    }
+
+    /// Who gave us all that they had, in what this copy has and `before` did not: a gift raises a version by less.
+    pub fn donors_of_all(&self, before: &Ring) -> BTreeSet<PeerName> {
+        let ours = self.entries.iter().filter(|entry| entry.owner == self.holder);
+        let given = ours.filter_map(|entry| {
+            let former = before.entries[before.find(entry.token).ok()?];
+            let is_all = former.owner != self.holder && entry.version >= former.version + TRANSFER_STEP;
+            is_all.then_some(former.owner)
+        });
+        given.collect()
     }
 
     /// What a peer owns, ascending, neighbours joined.
@@ -248,6 +263,14 @@ impl Ring {
             self.entries[index].free = self.length(index);
         }
         Ok(())
+    }
+
+    /// Raises the version of something that is ours, so that whoever heard of a gift can tell a disk from before it.
+    pub fn leave_trace(&mut self) {
+        let ours = self.entries.iter_mut().filter(|entry| entry.owner == self.holder);
+        if let Some(entry) = ours.max_by_key(|entry| entry.version) {
+            entry.version = raised(entry.version);
+        }
     }
 
     /// Makes all that `from` owns the property of `to`, as far as a version is left for that, and says what that was.

@@ -166,7 +166,7 @@ impl Network {
                     }
                     self.answers.insert(ticket, answer);
                 }
-                Effect::RingChanged => {}
+                Effect::RingChanged | Effect::SetBack => {}
             }
         }
     }
@@ -561,6 +561,95 @@ fn what_is_heard_to_be_its_own_rests_until_a_host_without_a_memory_is_known_to_b
     assert_eq!(network.host(1).resting(), [Range::from(net("10.32.0.0/25"))]);
     network.host(1).prove_memory(|_| false);
     assert_eq!(network.host(1).resting(), []);
+}
+
+/// Three hosts; the disk of the second is one that was copied before it gave two addresses to the first, which is down. The third
+/// heard of one gift, not of the other.
+fn set_back(heard: &str, unheard: &str) -> Network {
+    let mut network = Network::of(3);
+    let copy = network.hosts[&peer(2)].saved.clone();
+    let ticket = network.claim(1, "heard", heard);
+    assert!(matches!(network.answer(ticket), Some(Ok(_))));
+    network.cut(1, 3);
+    network.cut(2, 3);
+    let ticket = network.claim(1, "unheard", unheard);
+    assert!(matches!(network.answer(ticket), Some(Ok(_))));
+    network.stop(1);
+    network.hosts.get_mut(&peer(2)).unwrap().saved = copy;
+    network.restart(peer(2));
+    network.cut.clear();
+    network.connect();
+    network
+}
+
+#[test]
+fn a_host_whose_disk_was_set_back_uses_nothing_before_every_owner_has_shown_what_it_was_given() {
+    // The second gift begins where a piece does: all that stays is a piece of which the old disk knows nothing.
+    for heard in ["10.32.0.140/24", "10.32.0.128/24"] {
+        let mut network = set_back(heard, "10.32.0.150/24");
+        network.host(2).set_strangers(Some(BTreeSet::new()));
+        let claimed = network.claim(2, "db", "10.32.0.150/24");
+        network.pass(60);
+        assert_eq!(network.answer(claimed), None, "{heard}: it may have given it away since");
+        network.down.clear();
+        network.connect();
+        network.host(2).set_strangers(Some(BTreeSet::new()));
+        assert_eq!(network.host(2).resting(), [], "{heard}");
+        assert!(matches!(network.answer(claimed), Some(Err(_))), "{heard}: it is the other's");
+        network.assert_agreed();
+        network.assert_sound();
+    }
+}
+
+#[test]
+fn a_gift_leaves_a_trace_in_what_the_giver_keeps() {
+    let mut network = Network::of(3);
+    // A piece of one address is left of what was before this, and is given away as it is.
+    for address in ["10.32.0.131/24", "10.32.0.129/24"] {
+        network.claim(1, address, address);
+    }
+    let copy = network.hosts[&peer(2)].saved.clone();
+    let before = network.host(2).owned();
+    let ticket = network.claim(1, "last", "10.32.0.130/24");
+    assert!(matches!(network.answer(ticket), Some(Ok(_))));
+    network.run();
+    assert_ne!(network.host(2).owned(), before);
+    network.hosts.get_mut(&peer(2)).unwrap().saved = copy;
+    network.restart(peer(2));
+    network.connect();
+    assert!(!network.host(2).resting().is_empty());
+}
+
+/// Both leave at the same moment, and each is the other's heir.
+#[test]
+fn two_hosts_that_drain_at_once_keep_nothing_of_what_each_gave_the_other() {
+    let mut network = Network::of(4);
+    let now = network.now;
+    for number in [1, 2] {
+        network.host(number).drain(now).unwrap();
+    }
+    network.act(peer(1));
+    network.act(peer(2));
+    network.run();
+    network.connect();
+    network.assert_agreed();
+    let owners: BTreeSet<u64> = network.owners(3).into_iter().map(|(_, owner)| owner).collect();
+    assert_eq!(owners, BTreeSet::from([3, 4]));
+}
+
+#[test]
+fn what_is_given_to_a_host_that_is_leaving_by_then_goes_to_its_heir_too() {
+    let mut network = Network::of(3);
+    let now = network.now;
+    let request = message::Unicast::Request(Range::from(net("10.32.0.150/32"))).encode();
+    network.host(2).receive(now, Source::Unicast { from: peer(1) }, &request).unwrap();
+    network.host(1).drain(now).unwrap();
+    network.act(peer(2));
+    network.act(peer(1));
+    network.run();
+    network.connect();
+    network.assert_agreed();
+    assert_eq!(network.host(1).owned(), []);
 }
 
 #[test]

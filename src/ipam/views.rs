@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Allocator, Ring, excess::way_out, paxos::Claims, requests::inner};
+use super::{Allocator, Ring, allocator::Memory, excess::way_out, paxos::Claims, requests::inner};
 use crate::{
     addr::{Range, join},
     peer::PeerName,
@@ -148,7 +148,17 @@ impl Allocator {
         let excess = self.excess.recent(self.now);
         let excess =
             excess.map(|(what, peer)| (format!("{what}, the last by {}", self.named(peer)), way_out(peer)));
-        fixed.chain(unbelievable).chain(excess).collect()
+        let set_back = (self.memory == Memory::SetBack && self.rest.number().is_some()).then(|| {
+            (
+                "the store of this host is older than what it told its peers: its disk was set back, or a copy of it is in \
+                 use elsewhere"
+                    .to_owned(),
+                "nothing of what it owns is handed out until the other peers have shown what they own; \
+                 if a copy of the disk runs elsewhere, stop that host"
+                    .to_owned(),
+            )
+        });
+        fixed.chain(unbelievable).chain(excess).chain(set_back).collect()
     }
 
     /// What is waited for, each with the way out if there is one.

@@ -158,6 +158,7 @@ impl Node {
             let refusal = Refusal::new(RefusalKind::Unsafe, message).hint("detach them first");
             return self.answer(id, Err(refusal));
         }
+        self.shun_leavers();
         let drained = self.ipam.drain(self.now);
         self.settle_ipam();
         match drained {
@@ -179,6 +180,7 @@ impl Node {
         for ident in others {
             let _ = self.ipam.free(&ident, None);
         }
+        self.shun_leavers();
         // Refused where it was done before.
         let _ = self.ipam.drain(self.now);
         self.settle_ipam();

@@ -22,7 +22,7 @@ impl Node {
             return self.mesh.want(conn, channel);
         }
         if channel == DEAD_CHANNEL {
-            self.dead.reclaim.hear_same(self.now);
+            self.dead.reclaim.hear_same(self.now, from);
             self.dead.touch();
         } else if let Err(error) = self.ipam.hear_same(self.now, from) {
             self.mesh.refuse(self.now, conn, error.to_string());

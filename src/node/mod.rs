@@ -394,6 +394,10 @@ impl Node {
                 }
                 ipam::Effect::Unicast(to, message) => self.let_out(Effect::Unicast(CHANNEL, to, message)),
                 ipam::Effect::Answer(ticket, result) => self.on_ipam_answer(ticket, result),
+                ipam::Effect::SetBack => {
+                    self.dead.reclaim.doubt();
+                    self.dead.touch();
+                }
                 ipam::Effect::RingChanged => {
                     self.dead.touch();
                     self.probes.touch();

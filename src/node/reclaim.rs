@@ -125,6 +125,9 @@ impl Node {
             self.dead.reclaim.begin(&seeds);
             let (now, around) = (self.now, self.around());
             self.note_the_silent(&around);
+            if self.ipam.is_leaving() {
+                self.shun_leavers();
+            }
             self.dead.reclaim.consider(now, around.view());
             if self.dead.reclaim.doubts(now.before(BELIEVED), around.view()) {
                 self.dead.look.look_by(now);
@@ -149,6 +152,10 @@ impl Node {
             reclaim::Effect::Tell(peer, said) => self.let_out(Effect::Unicast(DEAD_CHANNEL, peer, said)),
             reclaim::Effect::Decided(decision) => {
                 self.ipam.bury(self.now, decision.dead, decision.heir);
+                self.disturbed = true;
+            }
+            reclaim::Effect::SetBack => {
+                self.ipam.set_back();
                 self.disturbed = true;
             }
             reclaim::Effect::Awaited(heir) => self.ipam.tell(heir),
@@ -183,10 +190,13 @@ impl Node {
         };
         // What the address manager has to do first.
         self.settle_ipam();
-        self.dead.touched = true;
-        self.probes.touch();
         match self.dead.reclaim.hear(self.now, from, &delivery.payload) {
             Ok(news) => {
+                // Most of what is said is known, and to consider it takes longer than to hear it.
+                if news.is_some() || self.dead.reclaim.has_effects() {
+                    self.dead.touched = true;
+                    self.probes.touch();
+                }
                 if self.dead.reclaim.has_forgotten() {
                     self.ipam.doubt_memory();
                 }
@@ -508,6 +518,11 @@ impl Node {
             self.dead.reclaim.ask(self.identity.name);
             self.dead.touched = true;
         }
+    }
+
+    /// What this host gives away is not to go to others that leave.
+    pub(super) fn shun_leavers(&mut self) {
+        self.ipam.set_leavers(self.dead.reclaim.leavers());
     }
 
     /// Whether the electors still count on us though we leave.

@@ -3,10 +3,18 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Decision, HEIR_PATIENCE, PAUSE, PAUSE_MAX, REPEAT, Reclaim, SETTLED_AFTER, SUSPECT_AFTER, TURN, View,
-    log::SEATS, words::Word,
+    Decision, Effect, HEIR_PATIENCE, PAUSE, PAUSE_MAX, REPEAT, Reclaim, SETTLED_AFTER, SUSPECT_AFTER, TURN,
+    View, log::SEATS,
 };
 use crate::{ipam::paxos::NodeClaims, peer::PeerName, time::Timestamp};
+
+/// What we and those who are there say of others, taken together once: of many dead each is looked up in it.
+pub(super) struct Hearsay {
+    /// Their instances are gone.
+    pub gone: BTreeSet<PeerName>,
+    /// Somebody wants them to be taken over from.
+    pub asks: BTreeSet<PeerName>,
+}
 
 impl Reclaim {
     /// Draws the conclusions from all that is known.
@@ -42,12 +50,13 @@ impl Reclaim {
             self.heard.entry(peer).or_insert(now);
         }
         let (heard, unheard) = (&self.heard, &self.unheard);
-        self.words.make_room(|peer| heard.contains_key(peer) || unheard.contains_key(peer));
+        let dropped = self.words.make_room(|peer| heard.contains_key(peer) || unheard.contains_key(peer));
+        self.effects.extend(dropped.into_iter().map(|peer| Effect::SaveInstance(peer, None)));
         self.gone.retain(|peer| unheard.contains_key(peer));
         self.running.retain(|peer, _| unheard.contains_key(peer));
         self.decided.retain(|_, at| now.since(*at) < HEIR_PATIENCE);
-        if self.abstains_until.is_some_and(|until| until <= now) {
-            self.vote_from(log.next());
+        if let Some(bound) = self.ballot.wake(now, log.next()) {
+            self.open_again(bound);
         }
     }
 
@@ -78,12 +87,11 @@ impl Reclaim {
         if self.paxos.ours().is_none() {
             return BTreeSet::new();
         }
+        let said = self.said_by_those_there(view);
         let anew = |peer: &PeerName| !self.decided.contains_key(peer);
         let dead = self.unheard.iter().filter(|(peer, since)| {
-            let there = self.running.contains_key(*peer);
-            let asked = !there && self.says(view, |word| word.asks.contains(*peer));
-            let gone = || self.says(view, |word| word.gone.contains(*peer));
-            asked || view.grace.is_some_and(|grace| now.since(**since) >= grace) && gone()
+            let asked = said.asks.contains(*peer) && !self.running.contains_key(*peer);
+            asked || view.grace.is_some_and(|grace| now.since(**since) >= grace) && said.gone.contains(*peer)
         });
         dead.map(|(peer, _)| *peer).chain(self.resigning(view)).filter(anew).collect()
     }
@@ -102,15 +110,14 @@ impl Reclaim {
             .collect()
     }
 
-    /// Whether we, or a peer that is there, say this.
-    pub(super) fn says(&self, view: View, what: impl Fn(&Word) -> bool) -> bool {
-        let there = self.words.all().iter().filter(|(peer, _)| view.reachable.contains(peer));
-        self.own_opinion(&what) || there.into_iter().any(|(_, word)| what(word))
-    }
-
-    /// What we would say now, before we have said it.
-    fn own_opinion(&self, what: &impl Fn(&Word) -> bool) -> bool {
-        what(&Word { gone: self.gone.clone(), asks: self.asked.clone(), ..Word::default() })
+    pub(super) fn said_by_those_there(&self, view: View) -> Hearsay {
+        // What we would say now, before we have said it.
+        let mut said = Hearsay { gone: self.gone.clone(), asks: self.asked.clone() };
+        for (_, word) in self.words.all().iter().filter(|(peer, _)| view.reachable.contains(peer)) {
+            said.gone.extend(&word.gone);
+            said.asks.extend(&word.asks);
+        }
+        said
     }
 
     /// Electors that are there and take this peer for dead.
@@ -144,7 +151,9 @@ impl Reclaim {
         if let Some(log) = &mut self.log {
             log.force(heir, decision.clone());
         }
-        self.go_on(now, decision);
+        self.go_on();
+        self.follow(now, decision);
+        self.tell();
     }
 
     // ===== Paxos =====
@@ -153,7 +162,7 @@ impl Reclaim {
     fn vote(&mut self, now: Timestamp, view: View) {
         let ground = self.ground(now, view).unwrap_or_default();
         if self.paxos.think(&ground) {
-            self.last_progress = now;
+            self.last_progress = Some(now);
             self.save();
             self.tell();
         }
@@ -170,7 +179,7 @@ impl Reclaim {
             return;
         }
         self.attempts = self.attempts.saturating_add(1);
-        self.last_progress = now;
+        self.last_progress = Some(now);
         self.paxos.propose(&ground);
         self.save();
         self.tell();
@@ -185,7 +194,7 @@ impl Reclaim {
             return since + turn;
         }
         let pause = PAUSE.saturating_mul(1 << self.attempts.min(8)).min(PAUSE_MAX);
-        since.max(self.last_progress) + pause + turn
+        self.last_progress.map_or(since, |at| at.max(since)) + pause + turn
     }
 
     /// What there is to propose: about the lowest peer that a majority takes for dead, or to fill seats.
@@ -259,20 +268,23 @@ impl Reclaim {
     /// If it can be told what was decided, goes on with the next decision.
     fn conclude(&mut self, now: Timestamp) {
         let Some(decision) = self.paxos.chosen().cloned() else { return };
+        let takes_part = self.takes_part(now);
         let Some(log) = &mut self.log else { return };
         log.add(decision.clone());
-        self.go_on(now, decision);
+        self.go_on();
+        match takes_part {
+            true => self.follow(now, decision),
+            false => self.note(now, &decision),
+        }
+        self.tell();
     }
 
-    fn go_on(&mut self, now: Timestamp, decision: Decision) {
+    fn go_on(&mut self) {
         let Some(log) = &self.log else { return };
         // Nobody has promised anything about the next one.
-        let next = log.next();
-        self.votes_from.get_or_insert(next);
+        self.ballot.begin_at(log.next());
         self.open_next(NodeClaims::default());
         self.save();
-        self.follow(now, decision);
-        self.tell();
     }
 
     /// When something changes by itself: a peer becomes suspect, its grace is over, it is our turn.
@@ -283,6 +295,6 @@ impl Reclaim {
         let again = self.decided.values().map(|at| *at + HEIR_PATIENCE);
         let settled = self.heard.values().map(|since| *since + SETTLED_AFTER);
         let turn = self.ready.map(|since| self.due(since, view));
-        over.chain(again).chain(settled).chain(turn).chain(self.abstains_until).filter(|at| *at > now).min()
+        over.chain(again).chain(settled).chain(turn).filter(|at| *at > now).min()
     }
 }

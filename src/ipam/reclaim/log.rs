@@ -1,6 +1,13 @@
 //! What was decided, one decision after another, and who decides the next one.
+//!
+//! Where somebody decides alone on both sides of a cut, two logs may come equally far with different electors. So logs are ordered by
+//! how far they have come and then by their electors: everybody goes on from the greater one, and what the electors of another one
+//! promise counts for nothing.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeSet, VecDeque},
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -142,17 +149,22 @@ impl Log {
         self.recent.push_back(Taken { number, decision });
     }
 
-    /// Adds what somebody decided alone, since most electors are gone for good. The number is one that nobody
-    /// else reaches: if two do so at once, all go on from one of them.
+    /// Adds what somebody decided alone, since most electors are gone for good. The number is one that those who decide together
+    /// do not reach: if two do so at once, all go on from one of them.
     pub fn force(&mut self, me: PeerName, decision: Decision) {
         self.next = self.next.saturating_add(FORCED_STEP + me.as_u64() % FORCED_STEP);
         self.add(decision);
     }
 
-    /// Goes on from what another knows, and says what was decided meanwhile, oldest first.
+    /// Which of two logs is to be gone on from: the greater one. Of equal ones the next decision is the same.
+    pub fn order(&self, other: &Log) -> Ordering {
+        (self.next, &self.electors).cmp(&(other.next, &other.electors))
+    }
+
+    /// Goes on from what another knows, if it is the greater one, and says what was decided meanwhile, oldest first.
     pub fn catch_up(&mut self, theirs: Log) -> Vec<Decision> {
         let missed = self.next;
-        if theirs.next <= missed {
+        if theirs.order(self) != Ordering::Greater {
             return Vec::new();
         }
         *self = theirs;

@@ -15,10 +15,10 @@
 //! only EC2's word stands for it. Once a majority has, the lowest of them proposes. Whoever is taken for
 //! dead and is not loses what it does not use, and nothing else: see [`super::merge`].
 //!
-//! Of a host whose store was lost nobody knows what it promised before. It votes about a decision only if
-//! it heard of it before anybody had proposed, or after a while: had it been taken, whoever knows would have
-//! told by then.
+//! An heir takes over if it heard how it was chosen. Whoever hears of it later, having been away, cut off, or without a store, takes
+//! over nothing: what became of the dead since it does not know, and they are decided about again if they still own something.
 
+mod ballot;
 pub mod log;
 mod judge;
 mod message;
@@ -28,13 +28,16 @@ mod words;
 mod tests;
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
 use self::{
+    ballot::Ballot,
     message::Said,
     words::{NOT_SAID, Word, Words},
 };
@@ -60,8 +63,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(16);
 /// How long an heir has to take over before the same peer is decided about again.
 const HEIR_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a host without a memory abstains from a decision about which there are promises.
-const ABSTAINS: Duration = Duration::from_secs(60);
 /// How often is said again what somebody waits for.
 const REPEAT: Duration = Duration::from_secs(5);
 /// Words of others that are repeated at once.
@@ -102,6 +103,8 @@ pub enum Effect {
     Tell(PeerName, Vec<u8>),
     /// It was decided. The heir takes over.
     Decided(Decision),
+    /// Our store was set back: others know of promises of ours that it does not have.
+    SetBack,
     /// This heir wants to hear what we own.
     Awaited(PeerName),
 }
@@ -144,9 +147,7 @@ pub struct Coming {
 pub struct Reclaim {
     me: NodeId,
     log: Option<Log>,
-    /// From which decision on we may vote; not known yet after the store was lost.
-    votes_from: Option<u64>,
-    abstains_until: Option<Timestamp>,
+    ballot: Ballot,
     paxos: Paxos<Decision>,
     ours: Word,
     /// Others know a word that we said before our store was lost.
@@ -163,11 +164,14 @@ pub struct Reclaim {
     /// What EC2 said of the instances of those who are not, and when.
     gone: BTreeSet<PeerName>,
     running: BTreeMap<PeerName, Timestamp>,
+    /// The last one that EC2 was asked about.
+    ec2_turn: Option<PeerName>,
     /// When the last decision about a peer was learned.
     decided: BTreeMap<PeerName, Timestamp>,
     /// Since when there has been something to propose.
     ready: Option<Timestamp>,
-    last_progress: Timestamp,
+    /// When there was the last news of the next decision; never, if there was none since the last one, or our start.
+    last_progress: Option<Timestamp>,
     attempts: u32,
     repeat_at: Option<Timestamp>,
     /// The last peer whose word was told again.
@@ -184,8 +188,7 @@ impl Reclaim {
         let mut reclaim = Reclaim {
             me,
             log: None,
-            votes_from: None,
-            abstains_until: None,
+            ballot: Ballot::default(),
             paxos: Paxos::observer(me, usize::MAX),
             ours: Word { number: 1, store: me.uid, instance, ..Word::default() },
             has_forgotten: false,
@@ -196,9 +199,10 @@ impl Reclaim {
             heard: BTreeMap::new(),
             gone: BTreeSet::new(),
             running: BTreeMap::new(),
+            ec2_turn: None,
             decided: BTreeMap::new(),
             ready: None,
-            last_progress: Timestamp::ZERO,
+            last_progress: None,
             attempts: 0,
             repeat_at: None,
             retold: None,
@@ -208,7 +212,7 @@ impl Reclaim {
         };
         if let Some(Kept { log, votes_from, claims }) = saved.kept {
             reclaim.log = Some(log);
-            reclaim.votes_from = votes_from;
+            reclaim.ballot = Ballot::from(votes_from);
             reclaim.open_next(claims);
         }
         reclaim
@@ -221,7 +225,7 @@ impl Reclaim {
         }
         self.log = Some(Log::new(seeds));
         let alone = seeds == [self.me.name];
-        self.votes_from = alone.then_some(0);
+        self.ballot = Ballot::from(alone.then_some(0));
         self.open_next(NodeClaims::default());
         self.save();
         self.speak();
@@ -268,6 +272,8 @@ impl Reclaim {
         asked: &BTreeSet<String>,
         found: &BTreeMap<String, InstanceState>,
     ) {
+        let asked_last = self.ec2_turns(now).into_iter().rfind(|(_, instance)| asked.contains(instance));
+        let asked_last = asked_last.map(|(peer, _)| peer).or(self.ec2_turn);
         let suspects: Vec<PeerName> = self.unheard.keys().copied().collect();
         for peer in suspects {
             let Some(instance) = self.words.instance(peer).filter(|one| asked.contains(*one)) else {
@@ -282,6 +288,7 @@ impl Reclaim {
                 None => drop(self.gone.insert(peer)),
             }
         }
+        self.ec2_turn = asked_last;
     }
 
     /// Our canary is another one now, or none.
@@ -302,6 +309,11 @@ impl Reclaim {
         self.effects.pop_front()
     }
 
+    /// Whether something is to be done.
+    pub fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
+    }
+
     /// Whether we had another store before, as others remember.
     pub fn has_forgotten(&self) -> bool {
         self.has_forgotten
@@ -309,7 +321,7 @@ impl Reclaim {
 
     /// When it wants to be considered again.
     pub fn next_wake(&self) -> Option<Timestamp> {
-        [self.wake, self.repeat_at].into_iter().flatten().min()
+        [self.wake, self.repeat_at, self.ballot.due()].into_iter().flatten().min()
     }
 
     // ===== what others may want to know =====
@@ -319,13 +331,20 @@ impl Reclaim {
         self.log.as_ref()
     }
 
-    /// Instances that EC2 is to be asked about: of peers that were not heard for a while. Electors ask, and
-    /// whoever wants to take over.
+    /// Instances that EC2 is to be asked about: of peers that were not heard for a while, of many some at a time, in turns. Electors
+    /// ask, and whoever wants to take over.
     pub fn suspects(&self, now: Timestamp) -> BTreeMap<PeerName, String> {
+        self.ec2_turns(now).into_iter().collect()
+    }
+
+    fn ec2_turns(&self, now: Timestamp) -> Vec<(PeerName, String)> {
         if !self.is_elector() && self.asked.is_empty() {
-            return BTreeMap::new();
+            return Vec::new();
         }
-        let late = self.unheard.iter().filter(|(_, since)| now.since(**since) >= SUSPECT_AFTER);
+        let last = self.ec2_turn.unwrap_or(PeerName::UNKNOWN);
+        let after = self.unheard.range((Bound::Excluded(last), Bound::Unbounded));
+        let late =
+            after.chain(self.unheard.range(..=last)).filter(|(_, since)| now.since(**since) >= SUSPECT_AFTER);
         let unknown = late.map(|(peer, _)| *peer).filter(|peer| !self.gone.contains(peer));
         unknown.filter_map(|peer| Some((peer, self.instance(peer)?.to_owned()))).take(SUSPECTS_MAX).collect()
     }
@@ -342,8 +361,17 @@ impl Reclaim {
 
     /// Whether a peer is to be taken over from of which EC2 said before `since` that its instance runs.
     pub fn doubts(&self, since: Timestamp, view: View) -> bool {
-        let stale = self.running.iter().filter(|(_, at)| **at < since);
-        stale.into_iter().any(|(peer, _)| self.says(view, |word| word.asks.contains(peer)))
+        let mut stale = self.running.iter().filter(|(_, at)| **at < since).peekable();
+        stale.peek().is_some() && {
+            let said = self.said_by_those_there(view);
+            stale.any(|(peer, _)| said.asks.contains(peer))
+        }
+    }
+
+    /// Peers that say that they leave.
+    pub fn leavers(&self) -> BTreeSet<PeerName> {
+        let words = self.words.all().iter();
+        words.filter(|(peer, word)| word.asks.contains(*peer)).map(|(peer, _)| *peer).collect()
     }
 
     /// Whether we wait for others to agree that we leave.
@@ -355,8 +383,8 @@ impl Reclaim {
 
     /// Peers that will be taken over from, or could be.
     pub fn coming(&self, now: Timestamp, view: View) -> Vec<Coming> {
-        let unheard = self.unheard.iter();
-        let known = unheard.filter(|(peer, _)| self.says(view, |word| word.gone.contains(*peer)));
+        let said = self.said_by_those_there(view);
+        let known = self.unheard.iter().filter(|(peer, _)| said.gone.contains(*peer));
         known
             .map(|(&peer, &since)| Coming {
                 peer,
@@ -414,29 +442,31 @@ impl Reclaim {
 
     /// Returns whether there was news.
     fn hear_log(&mut self, now: Timestamp, from: PeerName, theirs: Log, claims: &Claims<Decision>) -> bool {
-        let Some(log) = self.log.as_mut() else { return false };
+        let Some(log) = self.log.as_ref() else { return false };
         if !theirs.is_believable(log) {
             self.excess.note(now, from, "decisions about the dead, of another cluster maybe,", 1);
             return false;
         }
-        let (before, number) = (log.next(), theirs.next());
-        if number < before {
-            if from != self.me.name {
-                let all = self.all_known();
-                self.effects.push_back(Effect::Tell(from, all));
+        let is_ahead = match theirs.order(log) {
+            Ordering::Less => {
+                if from != self.me.name {
+                    let all = self.all_known();
+                    self.effects.push_back(Effect::Tell(from, all));
+                }
+                return false;
             }
-            return false;
+            Ordering::Equal => false,
+            Ordering::Greater => true,
+        };
+        if is_ahead {
+            self.learn(now, theirs);
         }
-        let missed = log.catch_up(theirs);
-        if number > before {
-            self.learn(now, missed);
-        }
-        self.find_out_whether_we_vote(now, number, claims);
+        self.find_out_whether_we_vote(now, from, claims);
         let progress = self.paxos.update(claims);
         if progress {
-            self.last_progress = now;
+            self.last_progress = Some(now);
         }
-        progress || number > before
+        progress || is_ahead
     }
 
     /// Returns the words that were news.
@@ -467,56 +497,94 @@ impl Reclaim {
         news
     }
 
-    /// Others have decided without us.
-    fn learn(&mut self, now: Timestamp, decisions: Vec<Decision>) {
+    /// Others have decided. If that was what we heard them vote about, it is as if we had heard the last vote.
+    fn learn(&mut self, now: Timestamp, theirs: Log) {
+        let takes_part = self.takes_part(now);
+        let Some(log) = &mut self.log else { return };
+        let before = log.next();
+        let missed = log.catch_up(theirs);
+        let number = log.next();
+        self.ballot.move_on(before, number);
         self.open_next(NodeClaims::default());
         self.save();
-        for decision in decisions {
-            self.follow(now, decision);
+        let is_next = number == before + 1;
+        for decision in missed {
+            match takes_part && is_next {
+                true => self.follow(now, decision),
+                false => self.note(now, &decision),
+            }
         }
+    }
+
+    /// Whether we hear how the next decision is taken: votes came in just now, and a majority of those who vote is there.
+    fn takes_part(&self, now: Timestamp) -> bool {
+        let Some(log) = &self.log else { return false };
+        let is_there = |peer: &&PeerName| **peer == self.me.name || self.heard.contains_key(*peer);
+        let is_recent = self.last_progress.is_some_and(|at| now.since(at) < HEIR_PATIENCE);
+        is_recent
+            && self.paxos.is_under_way()
+            && log.electors().iter().filter(is_there).count() >= log.majority()
     }
 
     /// Does what follows from a decision.
     fn follow(&mut self, now: Timestamp, decision: Decision) {
-        let dead = decision.dead;
-        self.decided.insert(dead, now);
-        if dead != self.me.name {
-            self.asked.remove(&dead);
+        self.note(now, &decision);
+        if decision.dead != self.me.name {
+            self.asked.remove(&decision.dead);
         }
-        self.gone.remove(&dead);
-        self.effects.push_back(Effect::SaveInstance(dead, None));
         self.effects.push_back(Effect::Decided(decision));
+    }
+
+    /// Its heir has some time to take over before the same peer is decided about again.
+    fn note(&mut self, now: Timestamp, decision: &Decision) {
+        self.decided.insert(decision.dead, now);
+        self.gone.remove(&decision.dead);
     }
 
     /// Begins with the next decision, bound by what we promised about it.
     fn open_next(&mut self, claims: NodeClaims<Decision>) {
         let Some(log) = &self.log else { return };
-        let votes =
-            log.electors().contains(&self.me.name) && self.votes_from.is_some_and(|from| from <= log.next());
-        self.paxos = match votes {
+        self.paxos = match self.ballot.votes(self.me.name, log) {
             true => Paxos::elector(self.me, log.majority(), claims),
             false => Paxos::observer(self.me, log.majority()),
         };
-        (self.ready, self.attempts) = (None, 0);
+        (self.ready, self.attempts, self.last_progress) = (None, 0, None);
     }
 
-    /// Somebody else knows of the same decision to come: if nobody has proposed, nothing was promised that
-    /// we could have forgotten.
-    fn find_out_whether_we_vote(&mut self, now: Timestamp, number: u64, claims: &Claims<Decision>) {
-        if self.votes_from.is_some() {
-            return;
+    /// Somebody else knows of the same decision to come, and of promises about it.
+    fn find_out_whether_we_vote(&mut self, now: Timestamp, from: PeerName, claims: &Claims<Decision>) {
+        if let Some(told) = claims.get(&self.me).filter(|told| told.is_believable()) {
+            let ours = self.paxos.ours();
+            let is_new = |ours: &NodeClaims<_>| told.promise > ours.promise || told.accepted > ours.accepted;
+            if ours.is_some_and(is_new) {
+                self.doubt();
+                self.effects.push_back(Effect::SetBack);
+            }
+            self.ballot.remind(told);
         }
-        if claims.is_empty() && !self.paxos.is_under_way() {
-            return self.vote_from(number);
+        let is_clear = claims.is_empty() && !self.paxos.is_under_way();
+        let Some(log) = &self.log else { return };
+        if self.ballot.hear(now, (self.me.name, from), log, is_clear) {
+            self.open_again(NodeClaims::default());
         }
-        self.abstains_until.get_or_insert(now + ABSTAINS);
     }
 
-    fn vote_from(&mut self, number: u64) {
-        (self.votes_from, self.abstains_until) = (Some(number), None);
-        let heard = self.paxos.knows().clone();
-        self.open_next(NodeClaims::default());
+    /// Our store was set back: we do not remember all that we promised.
+    pub fn doubt(&mut self) {
+        if let Some(ours) = self.paxos.ours().cloned() {
+            self.ballot.remind(&ours);
+        }
+        if self.ballot.doubt() {
+            self.open_again(NodeClaims::default());
+        }
+    }
+
+    /// Goes on with the same decision, bound by this.
+    fn open_again(&mut self, bound: NodeClaims<Decision>) {
+        let (heard, at) = (self.paxos.knows().clone(), self.last_progress);
+        self.open_next(bound);
         self.paxos.update(&heard);
+        self.last_progress = at;
         self.save();
     }
 
@@ -527,7 +595,7 @@ impl Reclaim {
     fn save(&mut self) {
         if let Some(log) = self.log.clone() {
             let claims = self.paxos.ours().cloned().unwrap_or_default();
-            self.effects.push_back(Effect::Save(Kept { log, votes_from: self.votes_from, claims }));
+            self.effects.push_back(Effect::Save(Kept { log, votes_from: self.ballot.known_from(), claims }));
         }
     }
 
@@ -574,11 +642,9 @@ impl Reclaim {
     }
 
     /// A neighbour knows just what we know, as [`Reclaim::digest`] says.
-    pub fn hear_same(&mut self, now: Timestamp) {
-        if let Some(number) = self.log.as_ref().map(Log::next) {
-            let claims = self.paxos.knows().clone();
-            self.find_out_whether_we_vote(now, number, &claims);
-        }
+    pub fn hear_same(&mut self, now: Timestamp, from: PeerName) {
+        let claims = self.paxos.knows().clone();
+        self.find_out_whether_we_vote(now, from, &claims);
     }
 
     /// So many words of others, from where the last ones ended, as far as there is room for them.

@@ -33,6 +33,8 @@ struct Network {
     seeds: Vec<PeerName>,
     down: BTreeSet<PeerName>,
     cut: BTreeSet<(PeerName, PeerName)>,
+    /// Nothing that is sent to them arrives, and nobody has noticed yet.
+    deaf: BTreeSet<PeerName>,
     /// Instances that EC2 calls terminated, and such that it calls stopped.
     terminated: BTreeSet<PeerName>,
     stopped: BTreeSet<PeerName>,
@@ -56,6 +58,7 @@ impl Network {
             seeds: (1..=founders).map(peer).collect(),
             down: BTreeSet::new(),
             cut: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             terminated: BTreeSet::new(),
             stopped: BTreeSet::new(),
             owners: (1..=peers).map(|number| (peer(number), 100 - number)).collect(),
@@ -135,7 +138,7 @@ impl Network {
                     }
                     self.decisions.push((me, decision));
                 }
-                Effect::Awaited(_) => {}
+                Effect::Awaited(_) | Effect::SetBack => {}
             }
         }
     }
@@ -159,7 +162,7 @@ impl Network {
             }
         }
         while let Some((from, to, said)) = self.wires.pop_front() {
-            let lost = self.rng.random_range(0..1000) < self.loss;
+            let lost = self.rng.random_range(0..1000) < self.loss || self.deaf.contains(&to);
             let fits = said.len() <= MESSAGE_LEN_MAX;
             if lost || !fits || self.down.contains(&to) || !self.reachable(to).contains(&from) {
                 continue;
@@ -192,6 +195,22 @@ impl Network {
 
     fn ask(&mut self, number: u64, dead: u64) {
         self.hosts.get_mut(&peer(number)).unwrap().reclaim.ask(peer(dead));
+        self.turn();
+    }
+
+    /// Nobody hears a peer any more, nor does it hear them.
+    fn isolate(&mut self, number: u64) {
+        let others: Vec<PeerName> =
+            self.hosts.keys().copied().filter(|other| *other != peer(number)).collect();
+        self.cut.extend(others.into_iter().map(|other| (peer(number).min(other), peer(number).max(other))));
+    }
+
+    /// A peer decides alone that another is dead.
+    fn force(&mut self, number: u64, dead: u64) {
+        let (owners, reachable) = (self.owners.clone(), self.reachable(peer(number)));
+        let view = View { owners: &owners, reachable: &reachable, grace: None };
+        let now = self.now;
+        self.hosts.get_mut(&peer(number)).unwrap().reclaim.force(now, view, peer(dead));
         self.turn();
     }
 
@@ -433,6 +452,138 @@ fn where_an_heir_does_not_take_over_it_is_decided_again() {
     assert!(!network.owners.contains_key(&peer(3)));
 }
 
+/// Peer 3 was stopped and taken over from by peer 1; then it came back, and owns something again.
+fn after_a_return() -> Network {
+    let mut network = Network::of(5, 5);
+    network.stop(3);
+    network.pass(20);
+    network.ask(1, 3);
+    assert_eq!(network.heirs(3), [1].into());
+    network.hosts.get_mut(&peer(1)).unwrap().reclaim.unask(peer(3));
+    network.down.clear();
+    network.stopped.clear();
+    network.owners.insert(peer(3), 7);
+    network.pass(40);
+    network
+}
+
+#[test]
+fn a_host_that_lost_its_store_robs_nobody_who_was_taken_for_dead_once_and_came_back() {
+    let mut network = after_a_return();
+    network.lose_store(1);
+    network.cut.insert((peer(1), peer(3)));
+    network.pass(90);
+    assert!(network.owners.contains_key(&peer(3)), "it obeyed a decision of long ago");
+    assert_eq!(network.electors(1), network.electors(2), "it has the state all the same");
+    network.assert_agreed();
+}
+
+#[test]
+fn an_heir_that_was_cut_off_as_it_was_chosen_takes_nothing_when_it_hears_of_it_later() {
+    let mut network = Network::of(5, 3);
+    network.stop(4);
+    network.pass(20);
+    network.deaf.insert(peer(5));
+    network.ask(5, 4);
+    assert_eq!(network.hosts[&peer(1)].reclaim.log().unwrap().next(), 1, "it was chosen");
+    network.isolate(5);
+    network.deaf.clear();
+    network.down.clear();
+    network.stopped.clear();
+    network.hosts.get_mut(&peer(5)).unwrap().reclaim.unask(peer(4));
+    network.pass(600);
+    network.cut.retain(|(one, _)| *one == peer(4));
+    network.pass(90);
+    assert!(network.owners.contains_key(&peer(4)), "it came back long ago");
+    network.assert_agreed();
+}
+
+#[test]
+fn an_heir_that_hears_what_became_of_a_proposal_before_it_hears_the_votes_takes_over() {
+    let mut network = Network::of(4, 3);
+    network.pass(1);
+    let proposer = &mut network.hosts.get_mut(&peer(1)).unwrap().reclaim;
+    proposer.paxos.propose(&Decision { dead: peer(3), heir: peer(4), ..Decision::default() });
+    let proposed = proposer.all_known();
+    let mut after = proposer.clone();
+    after.log.as_mut().unwrap().add(Decision { dead: peer(3), heir: peer(4), ..Decision::default() });
+    after.open_next(NodeClaims::default());
+    let heir = &mut network.hosts.get_mut(&peer(4)).unwrap().reclaim;
+    while heir.next_effect().is_some() {}
+    heir.hear(network.now, peer(1), &proposed).unwrap();
+    heir.hear(network.now, peer(2), &after.all_known()).unwrap();
+    let decided =
+        std::iter::from_fn(|| heir.next_effect()).any(|effect| matches!(effect, Effect::Decided(_)));
+    assert!(decided);
+}
+
+#[test]
+fn two_halves_in_which_somebody_decided_alone_and_that_came_equally_far_go_on_as_one() {
+    let mut network = Network::of(7, 5);
+    network.pass(1);
+    [5, 6].into_iter().for_each(|number| network.terminate(number));
+    let halves = [[1, 2].as_slice(), &[3, 4, 7]];
+    let between = halves[0].iter().flat_map(|one| halves[1].iter().map(|other| (peer(*one), peer(*other))));
+    network.cut.extend(between);
+    network.force(2, 5);
+    network.force(3, 5);
+    // The numbers are made of the names, and these are neighbours.
+    network.ask(1, 6);
+    let next = |network: &Network, number| network.hosts[&peer(number)].reclaim.log().unwrap().next();
+    assert_eq!(next(&network, 1), next(&network, 3));
+    assert_ne!(network.electors(1), network.electors(3));
+    network.cut.clear();
+    network.pass(40);
+    network.assert_agreed();
+    assert_eq!(network.electors(1), network.electors(3));
+    network.terminate(7);
+    network.ask(1, 7);
+    network.pass(30);
+    assert_eq!(network.heirs(7).len(), 1);
+    network.assert_agreed();
+}
+
+#[test]
+fn electors_of_another_log_have_no_say_in_ours() {
+    let mut network = Network::of(4, 3);
+    network.pass(1);
+    let mut theirs = network.hosts[&peer(2)].reclaim.clone();
+    let ours = &mut network.hosts.get_mut(&peer(1)).unwrap().reclaim;
+    // As far as ours, and of two that we do not count on; it is the lesser of the two.
+    theirs.log.as_mut().unwrap().add(Decision { joins: [peer(0)].into(), ..Decision::default() });
+    ours.log.as_mut().unwrap().add(Decision::default());
+    let ground = Decision { dead: peer(3), heir: peer(2), ..Decision::default() };
+    ours.open_next(NodeClaims::default());
+    theirs.open_next(NodeClaims::default());
+    theirs.paxos.propose(&ground);
+    ours.hear(network.now, peer(2), &theirs.all_known()).unwrap();
+    assert!(!ours.paxos.is_under_way());
+}
+
+#[test]
+fn where_many_are_not_heard_ec2_is_asked_about_each_in_its_turn() {
+    let hosts: BTreeMap<PeerName, String> =
+        (2..=260).map(|number| (peer(number), instance(peer(number)))).collect();
+    let saved = Saved { kept: None, instances: hosts.clone() };
+    let mut elector = Reclaim::new(NodeId { name: peer(1), uid: 1001 }, Some("i-1".to_owned()), saved);
+    elector.begin(&[peer(1)]);
+    let owners: BTreeMap<PeerName, u64> = (1..=260).map(|number| (peer(number), 1)).collect();
+    let reachable = BTreeSet::from([peer(1)]);
+    let view = View { owners: &owners, reachable: &reachable, grace: Some(GRACE) };
+    elector.consider(Timestamp::ZERO, view);
+    let mut asked = BTreeSet::new();
+    let mut now = Timestamp::ZERO + SUSPECT_AFTER;
+    for _ in 0..3 {
+        let about: BTreeSet<String> = elector.suspects(now).into_values().collect();
+        assert!(about.len() <= SUSPECTS_MAX);
+        let runs = about.iter().map(|id| (id.clone(), InstanceState::Running)).collect();
+        elector.hear_ec2(now, &about, &runs);
+        asked.extend(about);
+        now += Duration::from_secs(60);
+    }
+    assert_eq!(asked.len(), hosts.len());
+}
+
 #[test]
 fn an_elector_that_leaves_is_not_counted_on() {
     let mut network = Network::of(3, 3);
@@ -478,7 +629,7 @@ fn an_elector_keeps_its_promises_across_a_restart_and_one_without_a_store_has_no
     network.cut.clear();
     network.gossip();
     network.turn();
-    let votes = |network: &Network| network.hosts[&peer(2)].reclaim.votes_from.is_some();
+    let votes = |network: &Network| network.hosts[&peer(2)].reclaim.ballot.known_from().is_some();
     assert!(!votes(&network), "somebody has proposed");
     network.pass(59);
     assert!(!votes(&network));
@@ -546,11 +697,7 @@ fn if_most_electors_are_gone_somebody_may_decide_alone_and_the_others_follow() {
     network.ask(4, 1);
     network.pass(100);
     assert!(network.decisions.is_empty());
-    let reachable = network.reachable(peer(4));
-    let owners = network.owners.clone();
-    let view = View { owners: &owners, reachable: &reachable, grace: None };
-    network.hosts.get_mut(&peer(4)).unwrap().reclaim.force(network.now, view, peer(1));
-    network.turn();
+    network.force(4, 1);
     assert_eq!(network.heirs(1), [4].into());
     assert_eq!(network.electors(5), [3, 4, 5]);
     network.assert_agreed();

@@ -105,11 +105,12 @@ impl Words {
         takes
     }
 
-    /// Makes room for new peers once there are many: keeps the words of those that still matter.
-    pub fn make_room(&mut self, matters: impl Fn(&PeerName) -> bool) {
-        if self.0.len() > CROWDED {
-            self.0.retain(|peer, _| matters(peer));
+    /// Makes room for new peers once there are many: keeps the words of those that still matter. Returns whose it dropped.
+    pub fn make_room(&mut self, matters: impl Fn(&PeerName) -> bool) -> Vec<PeerName> {
+        if self.0.len() <= CROWDED {
+            return Vec::new();
         }
+        self.0.extract_if(.., |peer, _| !matters(peer)).map(|(peer, _)| peer).collect()
     }
 
     /// All of them.
