@@ -156,6 +156,9 @@ impl World {
             for (ident, net) in
                 node.allocations().iter().flat_map(|(i, nets)| nets.iter().map(move |n| (i, n)))
             {
+                if self.machines[host].untidy && !self.users.knows(host, ident) {
+                    continue;
+                }
                 let address = Address::from(net.addr());
                 if let Some(other) =
                     holders.insert(address, (host, ident)).filter(|_| range.contains(address))

@@ -55,14 +55,18 @@ pub struct Machine {
     pub kernel: Kernel,
     pub cloud: Cloud,
     pub disk: BTreeMap<String, Vec<u8>>,
+    /// The disk as somebody copied it.
+    pub copy: Option<BTreeMap<String, Vec<u8>>>,
     /// The namespace of its canary.
     canary: Option<u64>,
     /// The save that is under way.
     pub saving: Option<(SaveId, Vec<Write>)>,
     /// Nobody asks it for anything before this.
     pub calm_until: Timestamp,
-    /// It was taken for dead and need not know before this.
+    /// It was taken for dead, or its disk was set back, and it need not know before this.
     pub unaware_until: Timestamp,
+    /// Its disk was set back, and names users that nobody has told it yet are gone.
+    pub untidy: bool,
     /// Its process gets no turn before this.
     pub frozen_until: Timestamp,
     /// Nothing can be saved before this.
@@ -87,10 +91,12 @@ impl Machine {
             kernel: Kernel::new(),
             cloud,
             disk: BTreeMap::new(),
+            copy: None,
             canary: None,
             saving: None,
             calm_until: Timestamp::ZERO,
             unaware_until: Timestamp::ZERO,
+            untidy: false,
             frozen_until: Timestamp::ZERO,
             disk_full_until: Timestamp::ZERO,
         }

@@ -175,6 +175,59 @@ impl World {
         self.users.store_lost(host, &linked);
     }
 
+    /// Somebody copies the disk of a host, if there is a ring on it.
+    pub(super) fn copy_disk(&mut self, host: usize) {
+        let machine = &mut self.machines[host];
+        if machine.keeps_ring() {
+            machine.copy = Some(machine.disk.clone());
+        }
+    }
+
+    /// A host is switched off, to be given the disk of which there is a copy, while the network is whole: what it gave away since, those
+    /// know to whom it gave it.
+    pub(super) fn replace_disk(&mut self, host: usize) {
+        let mut others = self.machines.iter().filter(|other| other.power != Power::Terminated);
+        let agreed = others.all(|other| other.node.as_ref().is_some_and(|node| !node.ring().is_empty()));
+        if !agreed || !self.blocked.is_empty() || self.machines[host].copy.is_none() {
+            return self.copy_disk(host);
+        }
+        self.power_off(host, true);
+        self.schedule(Duration::from_secs(2), Event::SetBack(host));
+    }
+
+    pub(super) fn set_disk_back(&mut self, host: usize) {
+        if !self.stormy || self.machines[host].power != Power::Off {
+            return;
+        }
+        let machine = &mut self.machines[host];
+        let Some(copy) = machine.copy.clone() else { return };
+        let Ok(Memory { ipam, .. }) = Memory::read(&copy) else { return };
+        machine.disk = copy;
+        machine.untidy = true;
+        // It has to hear first what it did meanwhile.
+        let hears_by = self.now + Duration::from_secs(90);
+        (machine.calm_until, machine.unaware_until) = (hears_by, hears_by);
+        machine.disk_full_until = self.now;
+        self.note(|| {
+            format!("the disk of host {host} is set back to {:?}", ipam.ring.map(|ring| ring.owners()))
+        });
+        self.users.disk_set_back(host, &ipam.allocations);
+        self.schedule(Duration::from_secs(20), Event::TidyUp(host));
+    }
+
+    /// Somebody tells a host which of those who have addresses, by its old disk, are gone.
+    pub(super) fn tidy_up(&mut self, host: usize) {
+        let knows = self.machines[host].node.as_ref().is_some_and(|node| !node.ring().is_empty());
+        match (self.machines[host].power, knows) {
+            (Power::Terminated, _) => {}
+            (Power::On, true) => {
+                self.free_the_gone(host);
+                self.machines[host].untidy = false;
+            }
+            (Power::On | Power::Off, _) => self.schedule(Duration::from_secs(5), Event::TidyUp(host)),
+        }
+    }
+
     /// Whether the host is down and all others hold the ring that it saved.
     fn is_spread(&self, host: usize) -> bool {
         let machine = &self.machines[host];

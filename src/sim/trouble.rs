@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use rand::RngExt;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
@@ -53,6 +53,8 @@ pub enum Kind {
     Colleague,
     Vandal,
     LostStore,
+    CopiedDisk,
+    SetBackDisk,
     Freeze,
     ClockJump,
     FullDisk,
@@ -61,7 +63,7 @@ pub enum Kind {
     Usurp,
 }
 
-const KINDS: [(Kind, u32); 14] = [
+const KINDS: [(Kind, u32); 16] = [
     (Kind::Crash, 30),
     (Kind::PowerLoss, 8),
     (Kind::Partition, 20),
@@ -70,6 +72,8 @@ const KINDS: [(Kind, u32); 14] = [
     (Kind::Colleague, 10),
     (Kind::Vandal, 10),
     (Kind::LostStore, 6),
+    (Kind::CopiedDisk, 6),
+    (Kind::SetBackDisk, 4),
     (Kind::Freeze, 10),
     (Kind::ClockJump, 6),
     (Kind::FullDisk, 6),
@@ -114,6 +118,32 @@ impl Climate {
             disk_fault_permille: 20,
             odds: KINDS.to_vec(),
             ..Climate::calm(hosts)
+        }
+    }
+
+    /// Hosts are taken for dead, come back, lose their stores and are given old ones, cut off and whole.
+    pub fn forgetful(rng: &mut ChaCha8Rng) -> Climate {
+        let odds = [
+            (Kind::Crash, 6),
+            (Kind::PowerLoss, 4),
+            (Kind::Partition, 8),
+            (Kind::LostStore, 14),
+            (Kind::CopiedDisk, 14),
+            (Kind::SetBackDisk, 14),
+            (Kind::Freeze, 3),
+            (Kind::ClockJump, 2),
+            (Kind::Terminate, 2),
+            (Kind::Retire, 8),
+            (Kind::Usurp, 25),
+        ];
+        Climate {
+            reclaim: if rng.random() { Some(Duration::from_secs(rng.random_range(15..=60))) } else { None },
+            seeded: rng.random_range(0..8) == 0,
+            storm: Duration::from_secs(rng.random_range(120..=300)),
+            trouble_every: Duration::from_millis(rng.random_range(1000..6000)),
+            latency_max: Duration::from_millis(rng.random_range(1..40)),
+            odds: odds.to_vec(),
+            ..Climate::calm(rng.random_range(3..=7))
         }
     }
 
@@ -165,6 +195,19 @@ impl Climate {
 }
 
 impl World {
+    /// A world in which hosts lose their stores, or are given old ones back, while others are taken for dead and come back.
+    pub fn forgetful(seed: u64, traced: bool) -> World {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let climate = Climate::forgetful(&mut rng);
+        World::in_climate(seed, traced, rng, climate)
+    }
+
+    /// A world of many hosts, with some trouble.
+    pub fn crowd(seed: u64, hosts: usize) -> World {
+        let rng = ChaCha8Rng::seed_from_u64(seed);
+        World::in_climate(seed, false, rng, Climate::crowd(hosts))
+    }
+
     pub(super) fn schedule_trouble(&mut self) {
         if !self.climate.trouble_every.is_zero() {
             let after = self.random(Duration::ZERO, self.climate.trouble_every * 2);
@@ -207,6 +250,8 @@ impl World {
             Some(Kind::Colleague) => self.meddle_with_vpc(),
             Some(Kind::Vandal) => self.meddle_with_host(host),
             Some(Kind::LostStore) => self.lose_store(host),
+            Some(Kind::CopiedDisk) => self.copy_disk(host),
+            Some(Kind::SetBackDisk) => self.replace_disk(host),
             Some(Kind::Freeze) => self.freeze(host),
             Some(Kind::ClockJump) => self.jump_clock(host),
             Some(Kind::FullDisk) => self.fill_disk(host),

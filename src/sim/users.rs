@@ -130,6 +130,22 @@ impl Users {
         }
     }
 
+    /// The disk of a host was set back, after it was switched off: what was acknowledged since is lost.
+    pub fn disk_set_back(&mut self, host: usize, kept: &BTreeMap<String, Vec<Ipv4Net>>) {
+        for ident in self.idents(host) {
+            let Some(promise) = self.promises.get(&(host, ident.clone())) else { continue };
+            let held = kept.get(&ident).into_iter().flatten();
+            if !held.into_iter().any(|net| Address::from(net.addr()) == promise.address) {
+                self.give_back(host, &ident);
+            }
+        }
+    }
+
+    /// Whether somebody relies on what this host has filed under a name, or would if it asked.
+    pub fn knows(&self, host: usize, ident: &str) -> bool {
+        self.promises.contains_key(&(host, ident.to_owned()))
+    }
+
     /// Somebody deleted a link: one that was found on a host without a store is not known otherwise.
     pub fn link_lost(&mut self, host: usize, address: Address) {
         self.give_back(host, &format!("found-{}", link_name(address)));
@@ -316,6 +332,16 @@ impl World {
             .asked
             .values()
             .any(|asked| asked.host == host && matches!(&asked.what, What::Address(other) if other == ident))
+    }
+
+    /// Frees what a host has filed under names on which nobody relies.
+    pub(super) fn free_the_gone(&mut self, host: usize) {
+        let allocations = self.machines[host].node.iter().flat_map(|node| node.allocations().keys());
+        let chosen = |ident: &&String| ident.len() <= 3 && ident.starts_with(['a', 'b', 'c']);
+        let gone = allocations.filter(chosen).filter(|ident| !self.users.knows(host, ident));
+        for ident in gone.cloned().collect::<Vec<String>>() {
+            self.ask(host, What::Other, Request::Free { ident, address: None });
+        }
     }
 
     // ===== coming and going =====

@@ -126,6 +126,8 @@ pub(super) enum Event {
     Pass(usize, usize),
     Weather,
     Erase(usize),
+    SetBack(usize),
+    TidyUp(usize),
     Usurp(usize),
     Emptied(usize),
 }
@@ -153,12 +155,6 @@ impl World {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let climate = Climate::draw(&mut rng);
         World::in_climate(seed, traced, rng, climate)
-    }
-
-    /// A world of many hosts, with some trouble.
-    pub fn crowd(seed: u64, hosts: usize) -> World {
-        let rng = ChaCha8Rng::seed_from_u64(seed);
-        World::in_climate(seed, false, rng, Climate::crowd(hosts))
     }
 
     /// A world without faults.
@@ -392,6 +388,8 @@ impl World {
             Event::Pass(one, other) => self.let_pass(one, other),
             Event::Weather => self.clear_weather(),
             Event::Erase(host) => self.erase_store(host),
+            Event::SetBack(host) => self.set_disk_back(host),
+            Event::TidyUp(host) => self.tidy_up(host),
             Event::Usurp(host) => self.take_over(host),
             Event::Emptied(host) => self.take_for_dead(host, true),
         }
@@ -426,6 +424,7 @@ impl World {
             | Event::CanaryMade(host, _)
             | Event::Probed(host, ..)
             | Event::Ask(host)
+            | Event::TidyUp(host)
             | Event::Emptied(host) => *host,
             Event::Start(_)
             | Event::VpcLook(..)
@@ -435,6 +434,7 @@ impl World {
             | Event::Pass(..)
             | Event::Weather
             | Event::Erase(_)
+            | Event::SetBack(_)
             | Event::Usurp(_) => return None,
         };
         let thaw = self.machines[host].frozen_until;

@@ -15,6 +15,8 @@ use weavers::sim::{Outcome, World, growth::Growth};
 
 /// Worlds that are played unless told otherwise.
 const SEEDS_DEFAULT: u64 = 200;
+/// The same of those in which hosts forget, which last longer.
+const SEEDS_FORGETFUL: u64 = 60;
 /// Hosts in a crowd unless told otherwise.
 const CROWD_DEFAULT: u64 = 60;
 /// Failures that are shown in full.
@@ -117,18 +119,29 @@ fn a_world_follows_from_its_seed() {
 
 #[test]
 fn worlds_in_trouble_keep_the_laws() {
+    keep_the_laws(World::new, kept(), SEEDS_DEFAULT);
+}
+
+#[test]
+fn worlds_in_which_hosts_forget_keep_the_laws() {
+    keep_the_laws(World::forgetful, Vec::new(), SEEDS_FORGETFUL);
+}
+
+/// How a world is made of its seed; traced or not.
+type Make = fn(u64, bool) -> World;
+
+fn keep_the_laws(make: Make, mut seeds: Vec<u64>, count: u64) {
     if let Some(seed) = number("WEAVERS_SEED") {
-        let outcome = World::new(seed, true).run();
+        let outcome = make(seed, true).run();
         println!("{outcome:?}");
         assert!(outcome.failure.is_none(), "{}", outcome.failure.unwrap());
         return;
     }
-    let count = number("WEAVERS_SEEDS").unwrap_or(SEEDS_DEFAULT);
+    let count = number("WEAVERS_SEEDS").unwrap_or(count);
     let first = number("WEAVERS_SEED_FIRST").unwrap_or(1);
-    let mut seeds = kept();
     let kept = seeds.len();
     seeds.extend(first..first + count);
-    let (begun, failed) = (Instant::now(), play_all(&seeds));
+    let (begun, failed) = (Instant::now(), play_all(make, &seeds));
     let lasted = begun.elapsed();
     println!(
         "simulation: {} seeds kept and {count} from {first} on, {} failed, in {:.1} s, {:.1} worlds a second",
@@ -139,21 +152,21 @@ fn worlds_in_trouble_keep_the_laws() {
     );
     for outcome in failed.iter().take(SHOWN_MAX) {
         // Again, to see what led to it.
-        println!("{}\n", World::new(outcome.seed, true).run().failure.unwrap_or_default());
+        println!("{}\n", make(outcome.seed, true).run().failure.unwrap_or_default());
     }
     let seeds: Vec<u64> = failed.iter().map(|outcome| outcome.seed).collect();
     assert!(seeds.is_empty(), "failed seeds, to be kept in tests/it/data/seeds.txt: {seeds:?}");
 }
 
 /// Plays these worlds on all processors; those that failed, by seed.
-fn play_all(seeds: &[u64]) -> Vec<Outcome> {
+fn play_all(make: Make, seeds: &[u64]) -> Vec<Outcome> {
     let (next, events, failed) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::new(Vec::new()));
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = World::new(seed, false).run();
+                    let outcome = make(seed, false).run();
                     events.fetch_add(outcome.events, Ordering::Relaxed);
                     if let Some(law) = outcome.failure.as_ref() {
                         println!("failed: {}", law.lines().next().unwrap_or_default());
