@@ -6,6 +6,9 @@
 //!                             └─ writer ◄── queue (bounded in bytes: a peer that does not read is closed)
 //! ```
 //!
+//! All queues together have a bound too, so that many peers that stall at once do not take the memory of the host: of them that one is
+//! closed for which most waits.
+//!
 //! It knows nothing of what the bytes mean, when to dial again, or who may connect. Every connection that was
 //! announced is reported [`Event::Closed`] once, after its last [`Event::Received`], whoever closed it.
 
@@ -37,10 +40,17 @@ use tracing::{debug, warn};
 
 pub use self::names::{Answers, RESOLVE, resolve, resolve_by};
 use self::{connection::Connection, datagrams::Datagrams};
-use crate::mesh::ConnId;
+use crate::{
+    mesh::{ConnId, INTRODUCTIONS_MAX},
+    node::CONN_LIMIT,
+};
 
-/// Connections that others may hold open with us at a time.
-const INBOUND_MAX: usize = 256;
+/// Connections that others may hold open with us at a time: all that the mesh keeps, and some that it has just closed.
+const INBOUND_MAX: usize = CONN_LIMIT + INTRODUCTIONS_MAX + 56;
+/// Bytes that may wait for all peers together.
+const QUEUES_BYTES_MAX: usize = 128 << 20;
+/// A shorter queue is never too much: they fit, of all peers that may be connected.
+const LONG_QUEUE_BYTES_MIN: usize = 256 << 10;
 /// Connections accepted without a pause.
 const ACCEPT_BURST: u32 = 20;
 /// After a burst, one connection is accepted in this time.
@@ -104,6 +114,7 @@ pub struct Transport {
 #[derive(Debug)]
 struct Shared {
     events: mpsc::Sender<Event>,
+    bounds: Bounds,
     default_port: u16,
     /// Dials start from the address that is listened on, where that is a particular one.
     source: IpAddr,
@@ -112,14 +123,24 @@ struct Shared {
     dialling: Mutex<BTreeSet<String>>,
 }
 
+/// How much others may take of us.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Connections that they may hold open with us at a time.
+    inbound_max: usize,
+    /// Bytes that may wait for all of them together.
+    queues_bytes_max: usize,
+}
+
 impl Transport {
     /// Listens on `addr`. Dials without a port go to `default_port`. Needs a running tokio runtime.
     pub fn listen(addr: SocketAddr, default_port: u16, events: mpsc::Sender<Event>) -> io::Result<Transport> {
-        Transport::listen_for(INBOUND_MAX, addr, default_port, events)
+        let bounds = Bounds { inbound_max: INBOUND_MAX, queues_bytes_max: QUEUES_BYTES_MAX };
+        Transport::listen_within(bounds, addr, default_port, events)
     }
 
-    fn listen_for(
-        inbound_max: usize,
+    fn listen_within(
+        bounds: Bounds,
         addr: SocketAddr,
         default_port: u16,
         events: mpsc::Sender<Event>,
@@ -132,13 +153,14 @@ impl Transport {
         let local = listener.local_addr()?;
         let shared = Arc::new(Shared {
             events,
+            bounds,
             default_port,
             source: addr.ip(),
             next_conn: AtomicU64::new(1),
             connections: Mutex::default(),
             dialling: Mutex::default(),
         });
-        let acceptor = tokio::spawn(accept(shared.clone(), listener, inbound_max));
+        let acceptor = tokio::spawn(accept(shared.clone(), listener));
         Ok(Transport { shared, local, acceptor, datagrams: None })
     }
 
@@ -178,11 +200,14 @@ impl Transport {
         }
     }
 
-    /// Queues `bytes`. A connection whose queue is full is closed; one that is gone is not an error, since
-    /// its `Closed` is on the way.
+    /// Queues `bytes`. A connection whose queue is full is closed, and the one with the longest queue where all together are too long.
+    /// One that is gone is not an error, since its `Closed` is on the way.
     pub fn send(&mut self, conn: ConnId, bytes: Bytes) {
-        if let Some(connection) = lock(&self.shared.connections).get(&conn) {
-            connection.send(bytes);
+        let connections = lock(&self.shared.connections);
+        let Some(connection) = connections.get(&conn) else { return };
+        connection.send(bytes);
+        if connection.waiting() > LONG_QUEUE_BYTES_MIN {
+            shed(&connections, self.shared.bounds.queues_bytes_max);
         }
     }
 
@@ -203,7 +228,23 @@ impl Drop for Transport {
     }
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener, inbound_max: usize) {
+/// Closes the connection for which most waits, if too much waits for all together.
+fn shed(connections: &BTreeMap<ConnId, Connection>, queues_bytes_max: usize) {
+    let all: usize = connections.values().map(Connection::waiting).sum();
+    if all <= queues_bytes_max {
+        return;
+    }
+    if let Some(longest) = connections.values().max_by_key(|connection| connection.waiting()) {
+        longest.stop(&format!(
+            "the other end does not read: {} MiB wait for it, and {} MiB for all peers together",
+            longest.waiting() >> 20,
+            all >> 20
+        ));
+    }
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    let inbound_max = shared.bounds.inbound_max;
     let places = Arc::new(Semaphore::new(inbound_max));
     let mut pace = Pace::new(Instant::now(), ACCEPT_BURST, ACCEPT_EVERY);
     loop {
@@ -370,6 +411,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn many_peers_that_never_read_do_not_take_more_together_than_a_few() {
+        let (sender, events) = mpsc::channel(16);
+        let bounds = Bounds { inbound_max: 2, queues_bytes_max: 32 << 20 };
+        let mut a =
+            Peer { transport: Transport::listen_within(bounds, LOOPBACK, 6783, sender).unwrap(), events };
+        let listener = StdListener::bind(LOOPBACK).unwrap();
+        let (mut deaf, mut conns) = (Vec::new(), Vec::new());
+        // Each may have that much waiting for it, but not all of them.
+        for number in 1..=4 {
+            a.transport.dial(listener.local_addr().unwrap().to_string());
+            let Event::Dialled { conn, .. } = a.next().await else { panic!("somebody listens there") };
+            deaf.push(listener.accept().unwrap());
+            conns.push(conn);
+            for _ in 0..8 + number {
+                a.transport.send(conn, Bytes::from(vec![0; 1 << 20]));
+            }
+        }
+        let Event::Closed(closed, reason) = a.next().await else { panic!("they cannot all go on") };
+        assert!(conns.contains(&closed) && reason.contains("for all peers together"), "{reason}");
+        assert_eq!(a.quiet().await, None, "the others may");
+    }
+
+    #[tokio::test]
     async fn what_was_sent_before_a_close_arrives_and_the_close_is_reported_once_at_both_ends() {
         let (mut a, mut b) = (peer(), peer());
         let (from_a, from_b) = connect(&mut a, &mut b).await;
@@ -407,7 +471,9 @@ mod tests {
     #[tokio::test]
     async fn more_connections_than_there_are_places_are_refused_until_one_is_free() {
         let (sender, events) = mpsc::channel(16);
-        let mut b = Peer { transport: Transport::listen_for(2, LOOPBACK, 6783, sender).unwrap(), events };
+        let bounds = Bounds { inbound_max: 2, queues_bytes_max: QUEUES_BYTES_MAX };
+        let mut b =
+            Peer { transport: Transport::listen_within(bounds, LOOPBACK, 6783, sender).unwrap(), events };
         let mut a = peer();
         let (first, _) = connect(&mut a, &mut b).await;
         connect(&mut a, &mut b).await;

@@ -95,8 +95,11 @@ pub struct Surrogates {
 }
 
 impl Surrogates {
-    /// Whether gossip is to be passed on: it did not come lately.
+    /// Whether gossip is to be passed on: it did not come lately, and there is room for its channel.
     pub fn is_news(&mut self, now: Timestamp, channel: &str, data: &[u8]) -> bool {
+        if !self.recent.contains_key(channel) && self.recent.len() == SURROGATES_MAX {
+            self.forget_the_silent(now);
+        }
         if !self.recent.contains_key(channel) && self.recent.len() == SURROGATES_MAX {
             return false;
         }
@@ -113,6 +116,13 @@ impl Surrogates {
         }
         recent.push_back((now, digest));
         true
+    }
+
+    /// Channels on which nothing new came for a while make room for others. Not so those that are in use: while copies of a message are
+    /// on their way, whoever has forgotten it passes it on again.
+    fn forget_the_silent(&mut self, now: Timestamp) {
+        let is_silent = |(then, _): &(Timestamp, [u8; 32])| now.since(*then) > RECENT_FOR;
+        self.recent.retain(|_, recent| recent.back().is_some_and(|last| !is_silent(last)));
     }
 }
 
@@ -163,6 +173,20 @@ mod tests {
         assert!(!echoes.is_echo(at(5000), peer, b"x"));
         (0..1000u32).for_each(|number| assert!(!echoes.is_echo(at(5000), peer, &number.to_be_bytes())));
         assert_eq!((echoes.0.len(), echoes.0[&peer].len()), (1, ECHOES_MAX));
+    }
+
+    #[test]
+    fn channels_that_somebody_made_up_once_keep_no_later_one_out() {
+        let mut surrogates = Surrogates::default();
+        let at = |s: u64| Timestamp::ZERO + Duration::from_secs(s);
+        for number in 0..SURROGATES_MAX {
+            assert!(surrogates.is_news(at(0), &format!("channel {number}"), b"x"));
+        }
+        // What came a moment ago is still on its way in the mesh: forgotten now, it would be passed on without end.
+        assert!(!surrogates.is_news(at(5), "nameserver", b"x"));
+        assert!(surrogates.is_news(at(31), "nameserver", b"x"));
+        assert!(!surrogates.is_news(at(31), "nameserver", b"x"));
+        assert!(surrogates.recent.len() <= SURROGATES_MAX);
     }
 
     #[test]

@@ -76,7 +76,7 @@ use self::{
 pub use self::{
     io::{Input, Output},
     report::UNREAD_WAY_OUT,
-    settings::Birth,
+    settings::{Birth, CONN_LIMIT},
 };
 use crate::{
     config::Config,

@@ -25,7 +25,7 @@ pub struct Birth {
 }
 
 /// Connections that a node keeps at most.
-const CONN_LIMIT: usize = 200;
+pub const CONN_LIMIT: usize = 200;
 
 /// The mesh's part.
 pub(super) fn of_mesh(birth: &Birth, config: &Config) -> mesh::Settings {

@@ -72,6 +72,14 @@ impl Connection {
         let _ = queue.send(bytes);
     }
 
+    /// The cost of what waits for the other end. What is dropped with a connection that is over does not.
+    pub(super) fn waiting(&self) -> usize {
+        match *self.phase.borrow() {
+            Phase::Open | Phase::Closing => self.queued.load(Ordering::Relaxed),
+            Phase::Over(_) => 0,
+        }
+    }
+
     pub(super) fn close(&mut self) {
         self.queue = None;
         advance(&self.phase, Phase::Closing);
