@@ -159,8 +159,8 @@ fn host_name() -> String {
         .map_or_else(|_| "unnamed".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Without the password that was asked for, a mesh in clear would be a surprise.
-fn read_password(path: &Path) -> anyhow::Result<Vec<u8>> {
+/// The password of the mesh. Fails where there is none: without the one that was asked for, a mesh in clear would be a surprise.
+pub fn read_password(path: &Path) -> anyhow::Result<Vec<u8>> {
     let text = std::fs::read(path)
         .with_context(|| format!("[mesh] password_file {} cannot be read", path.display()))?;
     let password = text.trim_ascii_end().to_vec();

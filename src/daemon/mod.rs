@@ -35,6 +35,7 @@ use tokio::{
 };
 use tracing::{info, trace, warn};
 
+pub use self::birth::read_password;
 use self::{file::ConfigFile, hands::Hands, systemd::Systemd};
 use crate::{
     api::{Answer, ApiRequest, server},

@@ -14,6 +14,8 @@ use crate::{
 pub struct Facts {
     /// Where the configuration file is, and what it says; otherwise what is wrong with it.
     pub file: (String, Result<Config, String>),
+    /// How many bytes the password of the mesh has, or why it cannot be read; `None` where there is to be none.
+    pub password: Option<Result<usize, String>>,
     /// What the daemon says of itself; otherwise why nothing.
     pub daemon: Result<Box<Status>, String>,
     /// What EC2 and the instance metadata say.

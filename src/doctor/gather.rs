@@ -9,6 +9,7 @@ use super::facts::{Cloud, Facts, Outcome, Probe};
 use crate::{
     api::{ApiRequest, client::call},
     config::{self, Config},
+    daemon::read_password,
     kernel::{Kernel, watch::Changes},
     node::{
         request::{Request, Response},
@@ -33,11 +34,14 @@ pub async fn gather(file: &Path, socket: &Path) -> Facts {
     let text = std::fs::read_to_string(file).map_err(|error| format!("it cannot be read: {error}"));
     let name = file.display().to_string();
     let config = text.and_then(|text| config::parse(&text).map_err(|problems| problems.lines(&name)));
+    let password = config.as_ref().ok().and_then(|config| config.mesh.password_file.as_deref());
+    let password =
+        password.map(|path| read_password(path).map(|password| password.len()).map_err(|e| format!("{e:#}")));
     let daemon = daemon(socket).await;
     let known = config.clone().unwrap_or_default();
     let (cloud, host, nft) = tokio::join!(cloud(config.as_ref().ok()), host(), nft());
     let probes = probes(daemon.as_deref().ok(), &known, host.as_ref().ok()).await;
-    Facts { file: (name, config), daemon, cloud, host, nft, probes }
+    Facts { file: (name, config), password, daemon, cloud, host, nft, probes }
 }
 
 /// Its status, by looks and probes begun now; of a daemon of an earlier version, which knows no such question, as it is.

@@ -7,6 +7,9 @@ use crate::{
     state::{Forward, Host, Tracking},
 };
 
+/// A shorter password is warned about: of random letters and digits so many are out of reach of all who try.
+const PASSWORD_LEN_MIN: usize = 16;
+
 pub(super) fn configuration(facts: &Facts) -> Vec<Finding> {
     let (name, config) = &facts.file;
     vec![match config {
@@ -22,6 +25,25 @@ pub(super) fn configuration(facts: &Facts) -> Vec<Finding> {
             Finding::fail("configuration", format!("{name}: {wrong}"), why).fix(fix)
         }
     }]
+}
+
+/// On what a host seals for whoever answers at an address that it dials, passwords can be tried, as many as there is time for.
+pub(super) fn password(read: Option<&Result<usize, String>>) -> Option<Finding> {
+    Some(match read? {
+        Ok(len) if *len >= PASSWORD_LEN_MIN => Finding::ok("password", format!("it has {len} characters")),
+        Ok(len) => {
+            let what = format!("the password of the mesh has {len} characters");
+            let why =
+                "whoever answers at an address that this host dials can try passwords without asking again";
+            Finding::warn("password", what, why).fix(format!(
+                "openssl rand -base64 24, into [mesh] password_file on every host (at least {PASSWORD_LEN_MIN} characters); then restart weavers on all"
+            ))
+        }
+        Err(wrong) => {
+            let why = "a daemon that starts now without it refuses to start; or only root may read it";
+            Finding::warn("password", wrong.clone(), why).fix("sudo weavers doctor")
+        }
+    })
 }
 
 pub(super) fn daemon(facts: &Facts) -> Vec<Finding> {
@@ -173,6 +195,15 @@ mod tests {
         assert_eq!(with(Some(1376)), Level::Ok);
         assert_eq!(with(None), Level::Ok);
         assert_eq!(mtu_level(&Config::default(), &Host::default()), Level::Fail);
+    }
+
+    #[test]
+    fn a_short_password_is_warned_about_and_none_is_not() {
+        let level = |read: Option<Result<usize, String>>| password(read.as_ref()).map(|found| found.level);
+        assert_eq!(level(None), None);
+        assert_eq!(level(Some(Ok(6))), Some(Level::Warn));
+        assert_eq!(level(Some(Ok(PASSWORD_LEN_MIN))), Some(Level::Ok));
+        assert_eq!(level(Some(Err("permission denied".to_owned()))), Some(Level::Warn));
     }
 
     fn mtu_level(config: &Config, host: &Host) -> Level {

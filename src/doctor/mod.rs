@@ -45,6 +45,7 @@ pub struct Finding {
 pub fn examine(facts: &Facts) -> Vec<Finding> {
     [
         host::configuration(facts),
+        host::password(facts.password.as_ref()).into_iter().collect(),
         host::daemon(facts),
         cloud::examine(facts),
         host::examine(facts),
