@@ -8,7 +8,9 @@
 //! proof      nothing                            with a password any message, which is sealed
 //! ```
 //!
-//! Neither side writes a stage before it has read the one before.
+//! Neither side writes a stage before it has read the one before. With a password the side that was dialled seals nothing before it
+//! has opened something that the dialler sealed: on sealed bytes whoever can connect could try passwords, as many as he likes. A
+//! router of Weave Net does not wait for us when it dials. Whom we dial can still try: only a long password stands against that.
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -22,13 +24,13 @@ use super::{
 use crate::gob::Value;
 
 const PROTOCOL: [u8; 5] = *b"weave";
-const VERSION_MIN: u8 = Version::V1 as u8;
 const VERSION_MAX: u8 = Version::V2 as u8;
 
 /// One side of an introduction.
 pub struct Handshake {
     stage: Stage,
     outbound: bool,
+    oldest: Version,
     ours: Features,
     secret: Option<Secret>,
     key: Option<SessionKey>,
@@ -66,10 +68,8 @@ pub struct Introduced {
 pub enum HandshakeError {
     #[error("the other side does not speak this protocol")]
     NotWeave,
-    #[error(
-        "the other side speaks versions {min} to {max} of the protocol, we {VERSION_MIN} to {VERSION_MAX}"
-    )]
-    Version { min: u8, max: u8 },
+    #[error("the other side speaks versions {min} to {max} of the protocol, we {ours} to {VERSION_MAX}")]
+    Version { min: u8, max: u8, ours: u8 },
     #[error("we have a password and the other side has none")]
     PasswordOnlyHere,
     #[error("the other side has a password and we have none")]
@@ -113,21 +113,34 @@ enum Event {
 }
 
 impl Handshake {
-    /// A side that has nothing to say before the header: see [`Handshake::header`].
-    pub fn new(outbound: bool, ours: Features, secret: Option<Secret>) -> Handshake {
-        let (reader, writer) = (Reader::new(), Writer::new(Version::V2));
-        Handshake { stage: Stage::Header, outbound, ours, secret, key: None, claimed: None, reader, writer }
+    /// A side that speaks no version before `oldest`, and has nothing to say before the header: see [`Handshake::header`].
+    pub fn new(outbound: bool, oldest: Version, ours: Features, secret: Option<Secret>) -> Handshake {
+        Handshake {
+            stage: Stage::Header,
+            outbound,
+            oldest,
+            ours,
+            secret,
+            key: None,
+            claimed: None,
+            reader: Reader::new(),
+            writer: Writer::new(Version::V2),
+        }
     }
 
     /// The first bytes of both sides, sent without waiting.
-    pub fn header() -> Bytes {
-        let [a, b, c, d, e] = PROTOCOL;
-        Bytes::copy_from_slice(&[a, b, c, d, e, VERSION_MIN, VERSION_MAX])
+    pub fn header(&self) -> Bytes {
+        [&PROTOCOL[..], &[self.oldest as u8, VERSION_MAX]].concat().into()
     }
 
     /// Whether the other side has sent its header.
     pub fn has_header(&self) -> bool {
         self.stage != Stage::Header
+    }
+
+    /// Whether all is said but for the proof, which a router of Weave Net gives when it has something to say.
+    pub fn awaits_proof(&self) -> bool {
+        self.stage == Stage::Proof
     }
 
     /// Whether the other side encrypts with us, as far as is known.
@@ -178,7 +191,7 @@ impl Handshake {
 
     fn on_event(&mut self, event: Event, out: &mut Vec<Bytes>) -> Result<Option<Features>, HandshakeError> {
         self.stage = match (self.stage, event) {
-            (Stage::Header, Event::Header { min, max }) => match version(min, max)? {
+            (Stage::Header, Event::Header { min, max }) => match version(self.oldest, min, max)? {
                 Version::V1 => {
                     self.reader.frames(Version::V1);
                     self.writer = Writer::new(Version::V1);
@@ -197,18 +210,34 @@ impl Handshake {
             (Stage::Key, Event::Clear) => return Err(HandshakeError::PasswordOnlyHere),
             (Stage::Key, Event::Key(theirs)) => {
                 self.seal(&theirs)?;
-                out.push(self.features(Version::V2));
+                if self.outbound {
+                    out.push(self.features(Version::V2));
+                }
                 Stage::Features(Version::V2)
             }
             (Stage::Features(Version::V1), Event::Features(theirs)) if self.secret.is_some() => {
                 self.claimed = Some(self.on_features(Version::V1, &theirs)?);
-                out.push(self.writer.message(&message::heartbeat()));
+                if self.outbound {
+                    out.push(self.writer.message(&message::heartbeat()));
+                }
                 Stage::Proof
             }
-            (Stage::Features(version), Event::Features(theirs)) => {
-                return self.on_features(version, &theirs).map(Some);
+            (Stage::Features(Version::V1), Event::Features(theirs)) => {
+                return self.on_features(Version::V1, &theirs).map(Some);
             }
-            (Stage::Proof, Event::Proof) => return Ok(self.claimed.take()),
+            (Stage::Features(Version::V2), Event::Features(theirs)) => {
+                let theirs = self.on_features(Version::V2, &theirs)?;
+                if self.secret.is_some() && !self.outbound {
+                    out.push(self.features(Version::V2));
+                }
+                return Ok(Some(theirs));
+            }
+            (Stage::Proof, Event::Proof) => {
+                if !self.outbound {
+                    out.push(self.writer.message(&message::heartbeat()));
+                }
+                return Ok(self.claimed.take());
+            }
             (Stage::Header, Event::Clear | Event::Key(_) | Event::Features(_) | Event::Proof)
             | (Stage::Key, Event::Header { .. } | Event::Features(_) | Event::Proof)
             | (Stage::Features(_), Event::Header { .. } | Event::Clear | Event::Key(_) | Event::Proof)
@@ -256,11 +285,12 @@ impl Handshake {
 }
 
 /// The highest version that both sides speak.
-fn version(min: u8, max: u8) -> Result<Version, HandshakeError> {
-    match (min.max(VERSION_MIN), max.min(VERSION_MAX)) {
-        (lo, hi) if lo > hi => Err(HandshakeError::Version { min, max }),
-        (_, VERSION_MIN) => Ok(Version::V1),
-        (_, _) => Ok(Version::V2),
+fn version(oldest: Version, min: u8, max: u8) -> Result<Version, HandshakeError> {
+    let ours = oldest as u8;
+    match (min.max(ours), max.min(VERSION_MAX)) {
+        (lo, hi) if lo > hi => Err(HandshakeError::Version { min, max, ours }),
+        (_, VERSION_MAX) => Ok(Version::V2),
+        (_, _) => Ok(Version::V1),
     }
 }
 
@@ -301,8 +331,10 @@ mod tests {
 
     /// Plays one side against the recorded other, byte by byte, and returns what it sent.
     fn play(side: &str, inputs: &Json, heard: &[u8]) -> (Vec<u8>, Option<Introduced>) {
-        let mut handshake = Handshake::new(side == "dialler", features(inputs, side), secret(inputs, side));
-        let mut out = vec![Handshake::header()];
+        let outbound = side == "dialler";
+        let mut handshake =
+            Handshake::new(outbound, Version::V1, features(inputs, side), secret(inputs, side));
+        let mut out = vec![handshake.header()];
         for byte in heard {
             if let Some(theirs) = handshake.receive(&[*byte], &mut out).unwrap() {
                 return (out.concat(), Some(handshake.finish(theirs)));
@@ -362,10 +394,10 @@ mod tests {
             let vectors = group(kind);
             let inputs = &vectors[0].0["inputs"];
             let said = |side| heard_by(recorded(&vectors, side), kind);
-            let from_acceptor = play("acceptor", inputs, &said("_dialler_to_acceptor")).0;
             let from_dialler = play("dialler", inputs, &said("_acceptor_to_dialler")).0;
-            let mut ours = play("dialler", inputs, &heard_by(from_acceptor, kind)).1.unwrap();
-            let mut theirs = play("acceptor", inputs, &heard_by(from_dialler.clone(), kind)).1.unwrap();
+            let (from_acceptor, theirs) = play("acceptor", inputs, &heard_by(from_dialler.clone(), kind));
+            let mut ours = play("dialler", inputs, &heard_by(from_acceptor.clone(), kind)).1.unwrap();
+            let mut theirs = theirs.unwrap();
             for (vector, frame) in group(frames) {
                 let message = unhex(&vector["inputs"]["plaintext"]);
                 let (from, to) = match vector["inputs"]["direction"].as_str().unwrap() {
@@ -373,7 +405,7 @@ mod tests {
                     _ => (&mut theirs.writer, &mut ours.reader),
                 };
                 // The first one of version 1 has been sent as a proof.
-                if !from_dialler.ends_with(&frame) {
+                if !from_dialler.ends_with(&frame) && !from_acceptor.ends_with(&frame) {
                     assert_eq!(from.message(&message), frame, "{}", vector["name"]);
                     to.push(&frame);
                 }
@@ -389,7 +421,8 @@ mod tests {
         let claim = heard_by(recorded(&vectors, "_dialler_to_acceptor"), "intro_v1_encrypted");
         let proof = recorded(&group("frame_v1_encrypted"), "_seq0");
         let forged = [&proof[..proof.len() - 1], &[!proof[proof.len() - 1]]].concat();
-        let acceptor = || Handshake::new(false, features(inputs, "acceptor"), secret(inputs, "acceptor"));
+        let acceptor =
+            || Handshake::new(false, Version::V1, features(inputs, "acceptor"), secret(inputs, "acceptor"));
         for (sealed, believed) in
             [(&proof, Ok(true)), (&forged, Err(HandshakeError::Crypto(CryptoError::Sealed)))]
         {
@@ -406,11 +439,13 @@ mod tests {
 
     #[test]
     fn the_highest_common_version_is_spoken() {
-        assert_eq!(version(1, 2), Ok(Version::V2));
-        assert_eq!(version(2, 9), Ok(Version::V2));
-        assert_eq!(version(0, 1), Ok(Version::V1));
-        assert_eq!(version(3, 9), Err(HandshakeError::Version { min: 3, max: 9 }));
-        assert_eq!(version(0, 0), Err(HandshakeError::Version { min: 0, max: 0 }));
+        let (v1, v2) = (Version::V1, Version::V2);
+        assert_eq!(version(v1, 1, 2), Ok(v2));
+        assert_eq!(version(v2, 1, 9), Ok(v2));
+        assert_eq!(version(v1, 0, 1), Ok(v1));
+        assert_eq!(version(v2, 0, 1), Err(HandshakeError::Version { min: 0, max: 1, ours: 2 }));
+        assert_eq!(version(v1, 3, 9), Err(HandshakeError::Version { min: 3, max: 9, ours: 1 }));
+        assert_eq!(version(v1, 0, 0), Err(HandshakeError::Version { min: 0, max: 0, ours: 1 }));
     }
 
     #[test]

@@ -190,6 +190,19 @@ pub struct RefusedView {
     pub objection: Objection,
 }
 
+/// Messages that were dropped because they could not be used. The peer that they came by passed them on, and is not to blame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DroppedView {
+    /// The neighbour.
+    pub came_by: PeerName,
+    /// Who wrote the last one, by its own word; `None` if that cannot be read.
+    pub from: Option<PeerName>,
+    /// How many.
+    pub count: u64,
+    /// What was wrong with the last one.
+    pub why: String,
+}
+
 /// Why a peer was turned away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The fields say what they are.

@@ -123,6 +123,12 @@ impl Message {
     }
 }
 
+/// Whether a message that cannot be read may have been written by another than who sent it: what is for one peer or for all is passed on
+/// as it is, and so is the name of a channel that is not known.
+pub fn may_be_passed_on(message: &[u8], error: &MessageError) -> bool {
+    matches!(message.first(), Some(&(UNICAST | BROADCAST))) || *error == MessageError::Channel
+}
+
 impl Sealed {
     /// The data.
     pub fn open(&self) -> Result<Bytes, MessageError> {

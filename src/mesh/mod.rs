@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! handshake ─ who is there (features), is it secret (crypto), where does a message end (frame)
+//! admission ─ who is let in
 //! message ─── what is said; relay: to whom it is passed on (routes, gossip)
 //! topology ── who is in the mesh; dial: whom to connect to; compare: who need not be told
 //! ```
@@ -15,9 +16,11 @@
 //! silent cut in seconds rather than in a minute. With a router that offers only its own overlay, `sleeve` keeps that
 //! one up, and carries nothing.
 
+mod admission;
 mod compare;
 mod crypto;
 mod dial;
+mod dropped;
 mod features;
 mod frame;
 mod gossip;
@@ -44,6 +47,7 @@ use rand_chacha::ChaCha8Rng;
 
 use self::{
     dial::{Dialler, ENOUGH, Live},
+    dropped::Dropped,
     features::SHORT_ID_MAX,
     gossip::{Echoes, Surrogates},
     peering::Connection,
@@ -54,15 +58,16 @@ use self::{
 };
 use crate::{peer::PeerName, time::Timestamp};
 
+pub use admission::{INTRODUCTIONS_MAX, INTRODUCTIONS_OF_HOST_MAX};
 pub use dial::{DISCOVERED_MAX, ENOUGH as NEIGHBOURS_ENOUGH, PAUSE_MAX, PAUSE_MIN, TargetState, Unheard};
+pub use dropped::DROPPED_MAX;
 pub use frame::{FRAME_LEN_MAX, INTRODUCTION_LEN_MAX, MESSAGE_LEN_MAX};
 pub use gossip::{ECHOES_MAX, RECENT_MAX, SURROGATES_MAX};
 pub use interface::{
-    ConnId, ConnectionView, Delivery, Input, Kind, NoRoute, Objection, Offer, Output, PeerView, Recipients,
-    RefusedView, Settings, TargetView, UnsentView,
+    ConnId, ConnectionView, Delivery, DroppedView, Input, Kind, NoRoute, Objection, Offer, Output, PeerView,
+    Recipients, RefusedView, Settings, TargetView, UnsentView,
 };
 pub use message::CHANNEL_LEN_MAX;
-pub use peering::INTRODUCTIONS_MAX;
 pub use refused::REFUSED_MAX;
 pub use sleeve::DATAGRAM_LEN_MAX;
 pub use target::{Endpoint, HOSTS_OF_NAME_MAX, Hosts};
@@ -104,6 +109,7 @@ pub struct Mesh {
     live: Live,
     refused: Refused,
     unsent: Unsent,
+    dropped: Dropped,
     timers: Timers,
     wake: Option<Timestamp>,
     outputs: VecDeque<Output>,
@@ -162,6 +168,7 @@ impl Mesh {
             live: Live::default(),
             refused: Refused::default(),
             unsent: Unsent::default(),
+            dropped: Dropped::default(),
             timers: Timers::default(),
             wake: None,
             outputs: VecDeque::new(),
@@ -212,9 +219,12 @@ impl Mesh {
         self.wake
     }
 
-    /// The application could not use what came by a connection: it is closed.
-    pub fn refuse(&mut self, now: Timestamp, conn: ConnId, reason: String) {
-        self.close(now, conn, reason, dial::Again::Later);
+    /// The application could not use what came on a channel in this way. If the neighbour itself said it, its connection is closed; what
+    /// it passed on is dropped.
+    pub fn refuse(&mut self, now: Timestamp, conn: ConnId, channel: &str, kind: Kind, reason: String) {
+        let Some(neighbour) = self.connections.get(&conn).and_then(Connection::peer) else { return };
+        let garbage = self.garbage(neighbour, channel, kind, reason);
+        self.put_down(now, conn, neighbour, garbage);
         self.settle(now);
     }
 
@@ -266,6 +276,11 @@ impl Mesh {
     /// What was not sent since no frame can hold it.
     pub fn unsent(&self) -> impl Iterator<Item = &UnsentView> {
         self.unsent.all()
+    }
+
+    /// What others said and could not be used, lately.
+    pub fn dropped(&self, now: Timestamp) -> impl Iterator<Item = &DroppedView> {
+        self.dropped.all(now)
     }
 
     /// All targets, configured and discovered.

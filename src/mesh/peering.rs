@@ -6,12 +6,13 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::{
-    ConnId, Mesh, OVERLAY, Objection, Output, Recipients, RefusedView, SLEEVE,
+    ConnId, Mesh, OVERLAY, Output, Recipients, SLEEVE,
+    admission::Refusal,
     compare::Offered,
     crypto::KeyPair,
     dial::Again,
     features::Features,
-    frame::{Reader, Writer},
+    frame::{Reader, Version, Writer},
     handshake::{Handshake, Introduced, Secret},
     message,
     sleeve::{self, Sleeve, Terms},
@@ -19,22 +20,18 @@ use super::{
 };
 use crate::{peer::PeerName, time::Timestamp};
 
-/// Strangers that are being introduced at once; each may make us keep [`super::INTRODUCTION_LEN_MAX`] bytes.
-pub const INTRODUCTIONS_MAX: usize = 64;
-
 /// Bytes of unfinished messages that are kept, of all peers together.
 const ALL_PENDING_MAX: usize = 64 << 20;
 /// Shorter unfinished messages are never too much: they fit, from all peers that may be connected.
 const LONG_LEN_MIN: usize = 256 << 10;
 
-/// What is shown of a text that a stranger wrote.
-const SHOWN_LEN_MAX: usize = 64;
-
 /// A router that cannot do with our addresses closes a connection when it hears of them.
 const AT_ONCE: Duration = Duration::from_millis(1500);
 
-const HEADER_WITHIN: Duration = Duration::from_secs(10);
-const INTRODUCTION_WITHIN: Duration = Duration::from_secs(60);
+/// From the first byte to the last.
+const INTRODUCTION_WITHIN: Duration = Duration::from_secs(10);
+/// In version 1 a router of Weave Net may have nothing to say before its next heartbeat, which comes within thirty seconds.
+const PROOF_WITHIN: Duration = Duration::from_secs(40);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Between two of our own kind, so that a silent cut is noticed soon.
@@ -65,7 +62,8 @@ pub struct Neighbour {
     pub reader: Reader,
     /// What goes to it.
     pub writer: Writer,
-    uid: u64,
+    /// Of the connection: both ends arrive at the same.
+    pub uid: u64,
     /// Of the program, if it says so.
     program: Option<String>,
     compares: bool,
@@ -81,23 +79,12 @@ pub struct Neighbour {
     sleeve: Option<Sleeve>,
 }
 
-/// Why a connection is closed, and whether its target is worth another try.
-struct Refusal {
-    why: String,
-    again: Again,
-}
-
-impl Refusal {
-    fn later(why: impl Into<String>) -> Refusal {
-        Refusal { why: why.into(), again: Again::Later }
-    }
-
-    fn never(why: impl Into<String>) -> Refusal {
-        Refusal { why: why.into(), again: Again::Never }
-    }
-}
-
 impl Connection {
+    /// Whether it dialled us and is not introduced yet.
+    pub fn is_stranger(&self) -> bool {
+        self.target.is_none() && self.peer().is_none()
+    }
+
     /// Who is there, once introduced.
     pub fn peer(&self) -> Option<PeerName> {
         match &self.phase {
@@ -161,22 +148,20 @@ impl Connection {
 impl Mesh {
     /// There is a connection. Both sides begin with the header.
     pub(super) fn open(&mut self, now: Timestamp, conn: ConnId, remote: SocketAddr, target: Option<String>) {
-        let strangers = self.connections.values().filter(|known| known.peer().is_none()).count();
-        if target.is_none() && strangers >= INTRODUCTIONS_MAX {
-            let why = format!("{INTRODUCTIONS_MAX} others are being introduced");
-            self.outputs.push_back(Output::Close(conn, why));
-            return;
+        if target.is_none() {
+            self.make_room_for_a_stranger(now, remote.ip());
         }
         let ours = self.features(remote);
         let conn_id = ours.conn_id;
         let password = self.settings.password.clone().filter(|password| !password.is_empty());
         let secret = password.map(|password| Secret { password, keys: KeyPair::generate(&mut self.rng) });
-        let handshake = Handshake::new(target.is_some(), ours, secret);
+        let handshake = Handshake::new(target.is_some(), self.oldest_version(), ours, secret);
+        let header = handshake.header();
         let phase = Phase::Introducing(Box::new(handshake), conn_id);
-        let deadline = now + HEADER_WITHIN;
+        let deadline = now + INTRODUCTION_WITHIN;
         self.connections.insert(conn, Connection { remote, target, deadline, phase });
         self.watch(conn);
-        self.outputs.push_back(Output::Send(conn, Handshake::header()));
+        self.outputs.push_back(Output::Send(conn, header));
     }
 
     fn features(&mut self, remote: SocketAddr) -> Features {
@@ -235,10 +220,10 @@ impl Mesh {
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
         let Phase::Introducing(handshake, _) = &mut connection.phase else { return Ok(()) };
         let mut out = Vec::new();
-        let had_header = handshake.has_header();
+        let awaited_proof = handshake.awaits_proof();
         let theirs = handshake.receive(bytes, &mut out);
-        if handshake.has_header() && !had_header {
-            connection.deadline = now + INTRODUCTION_WITHIN;
+        if handshake.awaits_proof() && !awaited_proof {
+            connection.deadline = now + PROOF_WITHIN;
         }
         self.outputs.extend(out.into_iter().map(|bytes| Output::Send(conn, bytes)));
         match theirs {
@@ -290,65 +275,6 @@ impl Mesh {
         Ok(())
     }
 
-    fn judge(
-        &mut self,
-        now: Timestamp,
-        target: Option<&str>,
-        remote: SocketAddr,
-        theirs: &Features,
-        uid: u64,
-    ) -> Result<(), Refusal> {
-        let direct = target.is_none_or(|target| self.dialler.is_direct(target));
-        if let Some(target) = target {
-            self.dialler.recognised(target, theirs.name);
-        }
-        if theirs.name == self.settings.name {
-            if theirs.uid == self.settings.uid {
-                return Err(Refusal::never("connected to ourselves"));
-            }
-            self.turn_away(now, remote, theirs, Objection::Name);
-            let why = format!("another peer has our name {}: give one of them another", theirs.name);
-            return Err(Refusal::never(why));
-        }
-        if !direct && !self.topology.peers().contains_key(&theirs.name) {
-            return Err(Refusal::later(format!(
-                "found unknown peer {} at a discovered address",
-                theirs.name
-            )));
-        }
-        self.agree_on_overlay(now, remote, theirs)?;
-        self.break_tie(theirs.name, uid)?;
-        let limit = self.settings.conn_limit;
-        if limit != 0 && self.neighbours.len() >= limit && !self.neighbours.contains_key(&theirs.name) {
-            return Err(Refusal::later(format!("there are {limit} connections, which is the limit")));
-        }
-        Ok(())
-    }
-
-    /// Who does not say what it offers is content with anything.
-    fn agree_on_overlay(
-        &mut self,
-        now: Timestamp,
-        remote: SocketAddr,
-        theirs: &Features,
-    ) -> Result<(), Refusal> {
-        let Some(offered) = &theirs.overlays else { return Ok(()) };
-        let ours = &self.settings.overlays;
-        if ours.is_empty() || ours.iter().any(|name| offers(theirs, name)) {
-            return Ok(());
-        }
-        let ours = ours.join(" ");
-        let offered: String = offered.chars().take(SHOWN_LEN_MAX).collect();
-        let why = format!("no overlay in common: peer {} offers `{offered}`, we `{ours}`", theirs.name);
-        self.turn_away(now, remote, theirs, Objection::Overlay { theirs: offered, ours });
-        Err(Refusal::later(why))
-    }
-
-    fn turn_away(&mut self, now: Timestamp, remote: SocketAddr, theirs: &Features, objection: Objection) {
-        let Features { name: peer, nickname, .. } = theirs.clone();
-        self.refused.note(now, RefusedView { peer, nickname, remote, objection });
-    }
-
     /// With a Weave Net router, unless it offers our own overlay too.
     fn sleeve(
         &self,
@@ -368,11 +294,17 @@ impl Mesh {
             dialled,
             bare,
         };
-        (wanted && self.offers_sleeve()).then(|| Sleeve::new(now, terms))
+        (wanted && self.welcomes_routers()).then(|| Sleeve::new(now, terms))
     }
 
-    fn offers_sleeve(&self) -> bool {
+    /// Whether routers of Weave Net share the cluster.
+    fn welcomes_routers(&self) -> bool {
         self.settings.overlays.iter().any(|our| our == SLEEVE)
+    }
+
+    /// Nobody but old routers of Weave Net speaks version 1, in which names are in clear and may be anybody's.
+    fn oldest_version(&self) -> Version {
+        if self.welcomes_routers() { Version::V1 } else { Version::V2 }
     }
 
     /// A datagram came. It is looked at only if there is a connection to who sent it.
@@ -394,16 +326,6 @@ impl Mesh {
             sleeve.establish(bare);
         }
         self.watch(conn);
-    }
-
-    /// Of two connections to one peer both ends keep the one with the lower number.
-    fn break_tie(&mut self, name: PeerName, uid: u64) -> Result<(), Refusal> {
-        let rival = self.neighbours.get(&name).and_then(|conn| self.connections.get_mut(conn));
-        let Some(rival) = rival.and_then(Connection::neighbour) else { return Ok(()) };
-        if uid < rival.uid {
-            return Ok(());
-        }
-        Err(Refusal::later(format!("there is a connection to peer {name} already")))
     }
 
     /// Whether the other end may know nothing of what we know: it is new, or began a new life.
@@ -541,7 +463,7 @@ impl Neighbour {
     }
 }
 
-fn offers(theirs: &Features, overlay: &str) -> bool {
+pub(super) fn offers(theirs: &Features, overlay: &str) -> bool {
     theirs.overlays.iter().any(|offered| offered.split(' ').any(|name| name == overlay))
 }
 
@@ -633,7 +555,7 @@ mod tests {
             compares: false,
         };
         let features = Writer::new(Version::V2).features(&FEATURES, &theirs.to_value(Version::V2));
-        let bytes = [&Handshake::header()[..], &[0], &features].concat();
+        let bytes = [&b"weave\x01\x02\x00"[..], &features].concat();
         mesh.received(Timestamp::ZERO, conn, &bytes);
     }
 

@@ -14,6 +14,17 @@ use super::{
 };
 use crate::{peer::PeerName, time::Timestamp};
 
+/// Channels in which routers of Weave Net take part. What they gossip on others they pass on as it came.
+const CHANNELS_OF_ROUTERS: [&str; 2] = [TOPOLOGY, "IPallocation"];
+
+/// A message that cannot be used, and why.
+pub(super) enum Garbage {
+    /// The neighbour wrote it.
+    Own(String),
+    /// It was passed on. Who wrote it is what it says itself, if that can be read.
+    PassedOn(Option<PeerName>, String),
+}
+
 impl Mesh {
     /// Sends a message to one peer, over as many others as it takes.
     pub fn unicast(&mut self, to: PeerName, channel: &str, payload: &[u8]) -> Result<(), NoRoute> {
@@ -117,13 +128,37 @@ impl Mesh {
             let heard = match neighbour.reader.message() {
                 Ok(None) => return,
                 Ok(Some(message)) => self.on_message(now, conn, name, &message),
-                Err(error) => Err(chain(&error)),
+                Err(error) => Err(Garbage::Own(chain(&error))),
             };
             match heard {
                 Ok(()) => self.refresh(now, conn),
-                Err(why) => self.close(now, conn, why, Again::Later),
+                Err(garbage) => self.put_down(now, conn, name, garbage),
             }
         }
+    }
+
+    /// Closes the connection to a neighbour that talks nonsense. For what others said nobody's connection is closed: by that one peer
+    /// could cut the rest from each other.
+    pub(super) fn put_down(&mut self, now: Timestamp, conn: ConnId, neighbour: PeerName, garbage: Garbage) {
+        match garbage {
+            Garbage::Own(why) => self.close(now, conn, why, Again::Later),
+            Garbage::PassedOn(from, why) => {
+                self.dropped.note(now, neighbour, from, why);
+                self.refresh(now, conn);
+            }
+        }
+    }
+
+    /// Whose fault a message is. Gossip is written anew at every step, by whoever takes part in its channel. Other messages bear the name of
+    /// their origin, and only our own kind passes nothing on that bears its own name.
+    pub(super) fn garbage(&self, neighbour: PeerName, channel: &str, kind: Kind, why: String) -> Garbage {
+        let (from, is_own) = match kind {
+            Kind::Gossip { from } => (from, self.is_kin(neighbour) || CHANNELS_OF_ROUTERS.contains(&channel)),
+            Kind::Unicast { from } | Kind::Broadcast { from } => {
+                (from, from == neighbour && self.is_kin(neighbour))
+            }
+        };
+        if is_own { Garbage::Own(why) } else { Garbage::PassedOn(Some(from), why) }
     }
 
     fn on_message(
@@ -132,22 +167,33 @@ impl Mesh {
         conn: ConnId,
         neighbour: PeerName,
         raw: &Bytes,
-    ) -> Result<(), String> {
-        match Message::decode(raw).map_err(|error| chain(&error))? {
+    ) -> Result<(), Garbage> {
+        let message = Message::decode(raw).map_err(|error| match message::may_be_passed_on(raw, &error) {
+            true => Garbage::PassedOn(None, chain(&error)),
+            false => Garbage::Own(chain(&error)),
+        })?;
+        match message {
             Message::Heartbeat | Message::Ignored => Ok(()),
             Message::Established { bare } => {
                 self.on_established(conn, bare);
                 Ok(())
             }
-            Message::Gossip { channel, data, .. } => self.on_gossip(now, conn, neighbour, channel, data),
+            Message::Gossip { channel, data, .. } => {
+                let heard = self.on_gossip(now, conn, neighbour, &channel, data);
+                heard.map_err(|why| self.garbage(neighbour, &channel, Kind::Gossip { from: neighbour }, why))
+            }
             Message::Unicast { channel, from, to, data } if to == self.settings.name => {
-                self.on_unicast(conn, channel, from, &data)
+                let heard = self.on_unicast(conn, &channel, from, &data);
+                heard.map_err(|why| self.garbage(neighbour, &channel, Kind::Unicast { from }, why))
             }
             Message::Unicast { from, to, .. } => {
                 self.pass_on(conn, from, to, raw);
                 Ok(())
             }
-            Message::Broadcast { channel, from, data } => self.on_broadcast(now, conn, channel, from, data),
+            Message::Broadcast { channel, from, data } => {
+                let heard = self.on_broadcast(now, conn, &channel, from, data);
+                heard.map_err(|why| self.garbage(neighbour, &channel, Kind::Broadcast { from }, why))
+            }
         }
     }
 
@@ -156,7 +202,7 @@ impl Mesh {
         now: Timestamp,
         conn: ConnId,
         from: PeerName,
-        channel: String,
+        channel: &str,
         data: Bytes,
     ) -> Result<(), String> {
         if channel == TOPOLOGY {
@@ -164,10 +210,10 @@ impl Mesh {
             self.pass_on_soon(now, from, news);
         } else if channel == COMPARE {
             self.on_compared(conn, &data);
-        } else if self.channels.contains(channel.as_str()) {
+        } else if self.channels.contains(channel) {
             self.deliver(conn, channel, Kind::Gossip { from }, data);
-        } else if self.surrogates.is_news(now, &channel, &data) {
-            self.gossip(Recipients::Neighbours { except: Some(from) }, &channel, &data);
+        } else if self.surrogates.is_news(now, channel, &data) {
+            self.gossip(Recipients::Neighbours { except: Some(from) }, channel, &data);
         }
         Ok(())
     }
@@ -175,7 +221,7 @@ impl Mesh {
     fn on_unicast(
         &mut self,
         conn: ConnId,
-        channel: String,
+        channel: &str,
         from: PeerName,
         data: &Sealed,
     ) -> Result<(), String> {
@@ -183,7 +229,7 @@ impl Mesh {
             return Err("a description of peers came as a message to us alone".to_owned());
         }
         let data = data.open().map_err(|error| chain(&error))?;
-        if self.channels.contains(channel.as_str()) {
+        if self.channels.contains(channel) {
             self.deliver(conn, channel, Kind::Unicast { from }, data);
         }
         Ok(())
@@ -194,7 +240,7 @@ impl Mesh {
         &mut self,
         now: Timestamp,
         conn: ConnId,
-        channel: String,
+        channel: &str,
         from: PeerName,
         data: Bytes,
     ) -> Result<(), String> {
@@ -202,14 +248,14 @@ impl Mesh {
         if from == self.settings.name || known && self.echoes.is_echo(now, from, &data) {
             return Ok(());
         }
-        if self.channels.contains(channel.as_str()) {
+        if self.channels.contains(channel) {
             self.deliver(conn, channel, Kind::Broadcast { from }, data);
             return Ok(());
         }
         if channel == TOPOLOGY {
             self.learn(now, &data)?;
         }
-        self.broadcast(from, &channel, &data);
+        self.broadcast(from, channel, &data);
         Ok(())
     }
 
@@ -247,7 +293,8 @@ impl Mesh {
         self.neighbours.get(&hop).copied()
     }
 
-    fn deliver(&mut self, conn: ConnId, channel: String, kind: Kind, payload: Bytes) {
+    fn deliver(&mut self, conn: ConnId, channel: &str, kind: Kind, payload: Bytes) {
+        let channel = channel.to_owned();
         self.outputs.push_back(Output::Deliver(Delivery { conn, channel, kind, payload }));
     }
 

@@ -92,7 +92,7 @@ impl World {
     fn with_passwords(passwords: &[&str]) -> World {
         World::of((1u64..).zip(passwords).map(|(number, password)| Settings {
             password: Some(password.as_bytes().to_vec()),
-            ..settings(number)
+            ..welcoming(number)
         }))
     }
 
@@ -207,6 +207,11 @@ impl World {
         self.now = end;
     }
 
+    /// Somebody connects to a peer, and says nothing yet.
+    fn accept(&mut self, peer: usize, conn: u64, host: IpAddr) {
+        self.input(peer, Input::Accepted { conn: ConnId(conn), remote: SocketAddr::new(host, 40000) });
+    }
+
     fn established(&self, a: usize, b: usize) -> bool {
         let ends = [(a, b), (b, a)];
         ends.iter().all(|&(here, there)| {
@@ -242,14 +247,16 @@ fn two_peers_connect_in_both_versions_with_and_without_a_password() {
             let mut world = World::with_passwords(&[password, password]);
             world.only_version_1 = only_version_1;
             world.connect(0, &[1]);
-            world.run(400);
+            world.run(600);
             assert!(world.established(0, 1), "{only_version_1} {password} {:?}", world.closed);
             let connection = world.peers[1].connections().next().unwrap();
             assert_eq!(connection.encrypted, !password.is_empty());
             assert_eq!(connection.nickname.as_deref(), Some("host1"));
             assert_eq!(world.texts(0, |kind| matches!(kind, Kind::Gossip { .. })), ["state of 1"]);
             assert_eq!(world.texts(1, |kind| matches!(kind, Kind::Gossip { .. })), ["state of 0"]);
-            assert!(world.peers[0].routes.unicast().contains_key(&name(1)), "both call it established");
+            // Who names no overlay, as in version 1, is to send no packets this way.
+            let packets = world.peers[0].routes.unicast().contains_key(&name(1));
+            assert_eq!(packets, !only_version_1, "both call it established");
         }
     }
 }
@@ -260,7 +267,7 @@ fn is_gossip(kind: &Kind) -> bool {
 
 /// Three that all know each other, and what they had to say is said.
 fn at_rest(only_version_1: bool) -> World {
-    let mut world = World::new(3);
+    let mut world = World::of((1..=3).map(welcoming));
     world.only_version_1 = only_version_1;
     world.connect(0, &[1, 2]);
     world.connect(1, &[2]);
@@ -368,6 +375,43 @@ fn a_stranger_who_speaks_version_1_is_nobody_until_he_shows_that_he_has_the_pass
 }
 
 #[test]
+fn who_lacks_the_password_is_sent_nothing_to_try_passwords_on() {
+    let is_sealed = |sent: &[u8]| sent.len() > 40;
+    for version in [2, 1] {
+        let mut world = World::of([Settings { password: Some(b"secret".to_vec()), ..welcoming(1) }]);
+        world.peers[0].handle(
+            world.now,
+            Input::Accepted { conn: ConnId(1), remote: SocketAddr::new(address(8), 20000) },
+        );
+        let said = match version {
+            1 => super::vectors::group("intro_v1_encrypted")[0].1.clone(),
+            _ => [&b"weave\x01\x02\x01"[..], &[9; 32], &[0; 3]].concat(),
+        };
+        world.peers[0].handle(world.now, Input::Received(ConnId(1), said.into()));
+        let outputs = std::iter::from_fn(|| world.peers[0].next_output());
+        let mut sent = outputs.filter_map(|output| match output {
+            Output::Send(_, bytes) => Some(bytes),
+            _ => None,
+        });
+        assert_eq!(sent.next().unwrap().len(), 7, "the header");
+        // In version 1 the features are in clear; whatever follows is sealed.
+        let open = sent.next().unwrap();
+        assert!(version == 1 || !is_sealed(&open), "a key");
+        assert_eq!(sent.next(), None, "version {version}");
+    }
+}
+
+#[test]
+fn version_1_is_spoken_only_where_routers_of_weave_net_are_welcome() {
+    for (settings, spoken) in [(settings(1), false), (welcoming(1), true)] {
+        let mut world = World::of([settings]);
+        world.accept(0, 1, address(8));
+        world.input(0, Input::Received(ConnId(1), Bytes::from_static(b"weave\x01\x01")));
+        assert_eq!(world.closed.is_empty(), spoken, "{:?}", world.closed);
+    }
+}
+
+#[test]
 fn a_password_on_one_side_only_is_named() {
     for only_version_1 in [false, true] {
         let mut world = World::with_passwords(&["one", ""]);
@@ -435,6 +479,76 @@ fn a_middle_peer_passes_messages_on() {
     world.run(20);
     assert_eq!(world.delivered[2].last().unwrap().kind, Kind::Broadcast { from: name(0) });
     assert_eq!(world.texts(0, |kind| matches!(kind, Kind::Broadcast { .. })), [""; 0], "not sent back");
+}
+
+#[test]
+fn garbage_of_a_far_peer_closes_no_connection_to_the_peer_that_passed_it_on() {
+    let torn = |message: Vec<u8>| message[..message.len() - 3].to_vec();
+    let garbage = [
+        (name(0), torn(message::unicast(APPLICATION, name(0), name(2), b"to you"))),
+        (name(0), message::unicast(TOPOLOGY, name(0), name(2), b"to you")),
+        (name(7), message::broadcast(TOPOLOGY, name(7), b"to all")),
+    ];
+    for (from, message) in garbage {
+        let mut world = line();
+        let conn = world.peers[0].neighbours[&name(1)];
+        world.peers[0].send(conn, &message);
+        world.carry_out(0);
+        world.run(1000);
+        assert_eq!(world.closed, []);
+        let dropped: Vec<_> =
+            world.peers[2].dropped(world.now).chain(world.peers[1].dropped(world.now)).collect();
+        assert_eq!((dropped.len(), dropped[0].from, dropped[0].count), (1, Some(from), 1), "{dropped:?}");
+    }
+}
+
+/// What a router that is no kin of ours passes on as it came, in the name of whoever it likes.
+#[test]
+fn garbage_that_a_router_passes_on_closes_no_connection_to_it() {
+    let long = "x".repeat(message::CHANNEL_LEN_MAX + 1);
+    for message in [
+        message::unicast(TOPOLOGY, name(1), name(0), b"to you"),
+        message::unicast(&long, name(7), name(0), b"to you"),
+        message::broadcast(TOPOLOGY, name(1), b"to all"),
+        message::gossip(&long, name(1), b"news"),
+    ] {
+        let mut world = World::of([welcoming(1), router(2)]);
+        world.connect(0, &[1]);
+        world.run(600);
+        let conn = world.peers[1].neighbours[&name(0)];
+        world.peers[1].send(conn, &message);
+        world.carry_out(1);
+        world.run(1000);
+        assert_eq!(world.closed, []);
+        assert_eq!(world.peers[0].dropped(world.now).next().map(|dropped| dropped.came_by), Some(name(1)));
+    }
+}
+
+#[test]
+fn garbage_that_bears_the_name_of_the_peer_that_passes_it_on_closes_nothing_either() {
+    let mut world = line();
+    let conn = world.peers[0].neighbours[&name(1)];
+    let forged = message::unicast(TOPOLOGY, name(1), name(2), b"to you");
+    world.peers[0].send(conn, &forged);
+    world.carry_out(0);
+    world.run(1000);
+    assert_eq!(world.closed, []);
+}
+
+#[test]
+fn garbage_of_the_neighbour_itself_closes_its_connection() {
+    for message in [
+        message::unicast(TOPOLOGY, name(0), name(1), b"to you"),
+        message::gossip(TOPOLOGY, name(0), b"news"),
+        message::gossip(TOPOLOGY, name(0), b"news")[..8].to_vec(),
+    ] {
+        let mut world = line();
+        let conn = world.peers[0].neighbours[&name(1)];
+        world.peers[0].send(conn, &message);
+        world.carry_out(0);
+        world.run(5);
+        assert!(world.closed.iter().any(|(peer, _)| *peer == 1), "{:?}", world.closed);
+    }
 }
 
 #[test]
@@ -589,7 +703,7 @@ fn a_peer_that_closes_as_soon_as_it_hears_of_us_is_suspected_of_other_addresses(
         world.connect(0, &[1]);
         world.run(after);
         let conn = world.peers[1].connections().next().unwrap().conn;
-        world.peers[1].refuse(world.now, conn, "it has other addresses".to_owned());
+        world.peers[1].close(world.now, conn, "it has other addresses".to_owned(), dial::Again::Later);
         world.carry_out(1);
         world.run(2);
         assert_eq!(world.target(0).error.unwrap().contains("ipam.range may differ"), suspected);
@@ -687,27 +801,29 @@ fn who_is_turned_away_is_named_until_it_comes_in() {
 }
 
 #[test]
-fn who_says_nothing_is_closed_after_ten_seconds() {
-    let mut world = World::new(1);
-    let remote = SocketAddr::new(address(8), 40000);
-    world.input(0, Input::Accepted { conn: ConnId(1), remote });
-    world.run(9_900);
-    assert_eq!(world.peers[0].connections().count(), 1);
-    world.run(200);
-    assert_eq!(world.closed, [(0, "the other side did not say what it speaks".to_owned())]);
-    world.input(0, Input::Accepted { conn: ConnId(2), remote });
-    world.input(0, Input::Received(ConnId(2), Bytes::from_static(b"weave\x01\x02")));
-    world.run(59_900);
-    assert_eq!(world.closed.len(), 1);
-    world.run(200);
-    assert_eq!(world.closed[1].1, "the introduction took too long");
+fn who_says_nothing_or_stops_in_the_middle_is_closed_after_ten_seconds() {
+    for said in [&b""[..], b"weave\x01\x02", b"weave\x01\x02\x00\x00\x00"] {
+        let mut world = World::new(1);
+        world.accept(0, 1, address(8));
+        world.run(5_000);
+        world.input(0, Input::Received(ConnId(1), Bytes::from_static(said)));
+        world.run(4_900);
+        assert_eq!(world.peers[0].connections().count(), 1);
+        world.run(200);
+        let why = if said.is_empty() {
+            "the other side did not say what it speaks"
+        } else {
+            "the introduction took too long"
+        };
+        assert_eq!(world.closed, [(0, why.to_owned())]);
+    }
 }
 
 #[test]
 fn versions_and_protocols_that_are_not_ours_are_refused_at_the_header() {
     for (header, why) in [
         (&b"WEAVE\x01\x02"[..], "the other side does not speak this protocol"),
-        (b"weave\x03\x09", "the other side speaks versions 3 to 9 of the protocol, we 1 to 2"),
+        (b"weave\x03\x09", "the other side speaks versions 3 to 9 of the protocol, we 2 to 2"),
         (b"weave\x02\x02\x07", "the other side sent 0x07 where it should say whether it encrypts"),
     ] {
         let mut world = World::new(1);
@@ -719,13 +835,44 @@ fn versions_and_protocols_that_are_not_ours_are_refused_at_the_header() {
 }
 
 #[test]
-fn strangers_beyond_a_bound_are_turned_away() {
-    let mut world = World::new(1);
-    for conn in 0..100 {
-        let remote = SocketAddr::new(address(8), 40000 + conn as u16);
-        world.input(0, Input::Accepted { conn: ConnId(conn), remote });
+fn idle_connections_from_one_host_keep_no_other_host_out() {
+    let mut world = World::new(2);
+    (0..100).for_each(|conn| world.accept(0, 1000 + conn, address(8)));
+    assert!(world.peers[0].connections().count() <= 4, "{:?}", world.closed.last());
+    world.connect(1, &[0]);
+    world.run(400);
+    assert!(world.established(0, 1), "{:?}", world.closed);
+}
+
+#[test]
+fn idle_connections_from_many_hosts_give_way_to_those_that_come_later() {
+    let mut world = World::new(2);
+    for conn in 0..200 {
+        world.accept(0, 1000 + conn, Ipv4Addr::new(10, 1, 0, conn as u8).into());
     }
     assert_eq!(world.peers[0].connections().count(), INTRODUCTIONS_MAX);
+    // Of the most crowded address the oldest goes first.
+    world.accept(0, 2000, Ipv4Addr::new(10, 1, 0, 199).into());
+    world.accept(0, 2001, Ipv4Addr::new(10, 2, 0, 0).into());
+    let left: BTreeSet<u64> = world.peers[0].connections().map(|view| view.conn.0).collect();
+    assert!(!left.contains(&1199) && left.contains(&1198) && left.contains(&2000), "{left:?}");
+    world.connect(1, &[0]);
+    world.run(400);
+    assert!(world.established(0, 1), "{:?}", world.closed);
+}
+
+#[test]
+fn hosts_that_we_dial_and_that_say_nothing_keep_nobody_out() {
+    let mut world = World::new(2);
+    for number in 0..100u8 {
+        let remote = SocketAddr::from(([10, 1, 0, number], 6783));
+        let input =
+            Input::Dialled { target: remote.to_string(), conn: ConnId(1000 + u64::from(number)), remote };
+        world.input(0, input);
+    }
+    world.connect(1, &[0]);
+    world.run(400);
+    assert!(world.established(0, 1), "{:?}", world.closed);
 }
 
 #[test]
@@ -761,7 +908,8 @@ fn a_peer_that_leaves_is_forgotten_by_all() {
     let mut world = line();
     let conn = world.peers[0].connections().next().unwrap().conn;
     world.peers[0].set_targets(world.now, BTreeSet::new());
-    world.peers[0].refuse(world.now, conn, "it sent nonsense".to_owned());
+    world.peers[0].close(world.now, conn, "it sent nonsense".to_owned(), dial::Again::Later);
+    world.peers[0].settle(world.now);
     world.carry_out(0);
     world.run(2000);
     assert!(world.closed.contains(&(0, "it sent nonsense".to_owned())));
@@ -782,6 +930,7 @@ fn at_stage(stage: u8) -> (World, ConnId) {
             world.input(0, Input::Received(ConnId(1), Bytes::from_static(b"weave\x01\x02\x00")));
         }
         2 => {
+            world = World::of([welcoming(1), welcoming(2)]);
             world.input(0, Input::Accepted { conn: ConnId(1), remote });
             world.input(0, Input::Received(ConnId(1), Bytes::from_static(b"weave\x01\x01")));
         }

@@ -3,7 +3,7 @@
 use super::{CHANNEL, DEAD_CHANNEL, Effect, Node};
 use crate::{
     digest::Digest,
-    mesh::{ConnId, Offer, Recipients},
+    mesh::{ConnId, Kind, Offer, Recipients},
 };
 
 impl Node {
@@ -25,7 +25,7 @@ impl Node {
             self.dead.reclaim.hear_same(self.now, from);
             self.dead.touch();
         } else if let Err(error) = self.ipam.hear_same(self.now, from) {
-            self.mesh.refuse(self.now, conn, error.to_string());
+            self.mesh.refuse(self.now, conn, channel, Kind::Gossip { from }, error.to_string());
         }
     }
 

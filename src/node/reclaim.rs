@@ -202,7 +202,7 @@ impl Node {
                 }
                 self.pass_on(kind, news, delivery.payload.to_vec());
             }
-            Err(error) => self.mesh.refuse(self.now, delivery.conn, error.to_string()),
+            Err(error) => self.refuse(&delivery, &error),
         }
         self.settle_dead();
     }

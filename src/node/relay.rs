@@ -34,8 +34,14 @@ impl Node {
                 let Kind::Broadcast { from } = delivery.kind else { return };
                 self.mesh.broadcast(from, CHANNEL, &delivery.payload);
             }
-            Err(error) => self.mesh.refuse(self.now, delivery.conn, error.to_string()),
+            Err(error) => self.refuse(&delivery, &error),
         }
+    }
+
+    /// What cannot be used is the fault of whoever said it.
+    pub(super) fn refuse(&mut self, delivery: &Delivery, error: &dyn std::error::Error) {
+        let Delivery { conn, ref channel, kind, .. } = *delivery;
+        self.mesh.refuse(self.now, conn, channel, kind, error.to_string());
     }
 
     /// Passes on what was new, as our own state, with what comes soon after it: the more peers there are to say something, the

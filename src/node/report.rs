@@ -18,7 +18,9 @@ use crate::{
     addr::{Range, join},
     config::{RouteTables, SourceDestCheck},
     ipam::{Ring, excess::way_out, paxos::Claims, reclaim::Log, ring::ENTRIES_MAX},
-    mesh::{ConnectionView, Objection, RefusedView, SLEEVE, TargetState, TargetView, UnsentView},
+    mesh::{
+        ConnectionView, DroppedView, Objection, RefusedView, SLEEVE, TargetState, TargetView, UnsentView,
+    },
     peer::PeerName,
     plan::{Change, Plan, Plane, leads_to},
     state::{Action, Fault, Forward, TableId, Tracking, Vpc},
@@ -266,6 +268,7 @@ impl Node {
         }));
         problems.extend(self.mesh.refused(self.now).map(refused));
         problems.extend(self.mesh.unsent().map(unsent));
+        problems.extend(self.mesh.dropped(self.now).map(|view| self.dropped(view)));
         let tagged = self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.fault());
         problems.extend(self.unresolved_names());
         problems.extend(tagged.map(|fault| about("peers cannot be found by tag", fault)));
@@ -315,6 +318,24 @@ impl Node {
         let conflicts = self.plan.conflicts.iter().map(|conflict| conflict.destination);
         let forgotten = self.containers.is_forgetful().then_some(self.config.ipam.range);
         conflicts.chain(forgotten).map(Range::from).chain(self.canary.kept()).collect()
+    }
+
+    /// Messages that could not be used, and what to do about them.
+    fn dropped(&self, view: &DroppedView) -> Note {
+        let DroppedView { came_by, from, count, why } = view;
+        let author = from
+            .map_or("of unknown origin".to_owned(), |from| format!("in the name of {}", self.named(from)));
+        let messages = if *count == 1 { "message was" } else { "messages were" };
+        Note {
+            what: format!(
+                "{count} {messages} dropped that {} passed on, the last one {author}: {why}",
+                self.named(*came_by)
+            ),
+            hint: Some(
+                "`weavers doctor` compares versions; a peer that is none of yours is kept out by another password: \
+                 [mesh] password_file".into(),
+            ),
+        }
     }
 
     /// Where the check is not ours to turn off, somebody else must.

@@ -142,6 +142,11 @@ impl Crowd {
 
     /// Somebody is let in at all hosts.
     pub fn let_in(&mut self) {
+        self.let_in_at(0..self.hosts.len());
+    }
+
+    /// Somebody is let in at some hosts.
+    pub fn let_in_at(&mut self, hosts: impl IntoIterator<Item = usize>) {
         let settings = Settings {
             name: LOW,
             uid: PeerUid(66),
@@ -157,8 +162,21 @@ impl Crowd {
         mesh.set_channels(&[CHANNEL]);
         self.intruder = Some(mesh);
         let end = self.hosts.len();
-        (0..end).for_each(|host| self.connect(end, host));
+        hosts.into_iter().for_each(|host| self.connect(end, host));
         self.pass(2);
+    }
+
+    /// He sends this to one host, over others if need be.
+    pub fn whisper(&mut self, host: usize, channel: &str, said: &[u8]) {
+        let to = self.hosts[host].name;
+        self.intruder.as_mut().expect("he is there").unicast(to, channel, said).unwrap();
+        self.talk();
+    }
+
+    /// He says this to all, in the name of this peer.
+    pub fn shout(&mut self, origin: PeerName, channel: &str, said: &[u8]) {
+        self.intruder.as_mut().expect("he is there").broadcast(origin, channel, said);
+        self.talk();
     }
 
     /// He goes.

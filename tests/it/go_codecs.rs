@@ -194,7 +194,7 @@ impl Meeting {
         meeting.receive(b"weave\x01\x02\x00");
         let theirs = meeting.go.encode("features", features);
         meeting.receive(&frame(&theirs));
-        assert_eq!(meeting.sent[..8], *b"weave\x01\x02\x00");
+        assert_eq!(meeting.sent[..8], *b"weave\x02\x02\x00");
         meeting.sent.drain(..8);
         let ours = meeting.frames().remove(0);
         let decoded = meeting.go.decode("features", &ours);

@@ -106,6 +106,13 @@ impl Ours<Talker> {
         self.with(peers)
     }
 
+    /// Those that have said who they are, established or not, each with whether the stream is encrypted.
+    pub fn introduced(&self) -> Vec<(PeerName, bool)> {
+        self.with(|talker, _| {
+            talker.mesh.connections().filter_map(|one| Some((one.peer?, one.encrypted))).collect()
+        })
+    }
+
     /// Whether there is a connection to a peer.
     pub fn is_connected_to(&self, name: PeerName) -> bool {
         self.neighbours().iter().any(|(peer, _)| *peer == name)

@@ -1,0 +1,136 @@
+//! Who is let in: strangers that dialled us, and peers that have said who they are.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::{
+    ConnId, Mesh, Objection, RefusedView,
+    dial::Again,
+    features::Features,
+    peering::{Connection, offers},
+};
+use crate::{peer::PeerName, time::Timestamp};
+
+/// Strangers that dialled us and are being introduced at once; each may make us keep [`super::INTRODUCTION_LEN_MAX`] bytes.
+pub const INTRODUCTIONS_MAX: usize = 64;
+/// The same from one host, which needs one; a second while it is restarted.
+pub const INTRODUCTIONS_OF_HOST_MAX: usize = 4;
+
+/// What is shown of a text that a stranger wrote.
+const SHOWN_LEN_MAX: usize = 64;
+
+/// Why a connection is closed, and whether its target is worth another try.
+pub struct Refusal {
+    /// In words.
+    pub why: String,
+    /// When it is dialled again, if we dialled.
+    pub again: Again,
+}
+
+impl Refusal {
+    /// It is dialled again after a pause.
+    pub fn later(why: impl Into<String>) -> Refusal {
+        Refusal { why: why.into(), again: Again::Later }
+    }
+
+    /// It is not dialled again until somebody says so.
+    pub fn never(why: impl Into<String>) -> Refusal {
+        Refusal { why: why.into(), again: Again::Never }
+    }
+}
+
+impl Mesh {
+    /// Closes a stranger's connection if there is no room for one more from this host. Whoever connects and says nothing makes room for
+    /// those that come later: first the oldest of the host that has most of them.
+    pub(super) fn make_room_for_a_stranger(&mut self, now: Timestamp, host: IpAddr) {
+        let mut strangers: BTreeMap<IpAddr, Vec<ConnId>> = BTreeMap::new();
+        for (&conn, connection) in self.connections.iter().filter(|(_, connection)| connection.is_stranger())
+        {
+            strangers.entry(connection.remote.ip()).or_default().push(conn);
+        }
+        let all: usize = strangers.values().map(Vec::len).sum();
+        let crowded = match strangers.get(&host) {
+            Some(own) if own.len() >= INTRODUCTIONS_OF_HOST_MAX => Some(own),
+            Some(_) | None if all < INTRODUCTIONS_MAX => None,
+            Some(_) | None => strangers.values().max_by_key(|conns| (conns.len(), Reverse(conns.first()))),
+        };
+        // The transport numbers connections in the order in which they come.
+        if let Some(&oldest) = crowded.and_then(|conns| conns.first()) {
+            let why = "it had said too little when others came that wanted to be introduced".to_owned();
+            self.close(now, oldest, why, Again::Later);
+        }
+    }
+
+    /// Whether a peer that was introduced is wanted, by this connection.
+    pub(super) fn judge(
+        &mut self,
+        now: Timestamp,
+        target: Option<&str>,
+        remote: SocketAddr,
+        theirs: &Features,
+        uid: u64,
+    ) -> Result<(), Refusal> {
+        let direct = target.is_none_or(|target| self.dialler.is_direct(target));
+        if let Some(target) = target {
+            self.dialler.recognised(target, theirs.name);
+        }
+        if theirs.name == self.settings.name {
+            if theirs.uid == self.settings.uid {
+                return Err(Refusal::never("connected to ourselves"));
+            }
+            self.turn_away(now, remote, theirs, Objection::Name);
+            let why = format!("another peer has our name {}: give one of them another", theirs.name);
+            return Err(Refusal::never(why));
+        }
+        if !direct && !self.topology.peers().contains_key(&theirs.name) {
+            return Err(Refusal::later(format!(
+                "found unknown peer {} at a discovered address",
+                theirs.name
+            )));
+        }
+        self.agree_on_overlay(now, remote, theirs)?;
+        self.break_tie(theirs.name, uid)?;
+        let limit = self.settings.conn_limit;
+        if limit != 0 && self.neighbours.len() >= limit && !self.neighbours.contains_key(&theirs.name) {
+            return Err(Refusal::later(format!("there are {limit} connections, which is the limit")));
+        }
+        Ok(())
+    }
+
+    /// Who does not say what it offers is content with anything.
+    fn agree_on_overlay(
+        &mut self,
+        now: Timestamp,
+        remote: SocketAddr,
+        theirs: &Features,
+    ) -> Result<(), Refusal> {
+        let Some(offered) = &theirs.overlays else { return Ok(()) };
+        let ours = &self.settings.overlays;
+        if ours.is_empty() || ours.iter().any(|name| offers(theirs, name)) {
+            return Ok(());
+        }
+        let ours = ours.join(" ");
+        let offered: String = offered.chars().take(SHOWN_LEN_MAX).collect();
+        let why = format!("no overlay in common: peer {} offers `{offered}`, we `{ours}`", theirs.name);
+        self.turn_away(now, remote, theirs, Objection::Overlay { theirs: offered, ours });
+        Err(Refusal::later(why))
+    }
+
+    fn turn_away(&mut self, now: Timestamp, remote: SocketAddr, theirs: &Features, objection: Objection) {
+        let Features { name: peer, nickname, .. } = theirs.clone();
+        self.refused.note(now, RefusedView { peer, nickname, remote, objection });
+    }
+
+    /// Of two connections to one peer both ends keep the one with the lower number.
+    fn break_tie(&mut self, name: PeerName, uid: u64) -> Result<(), Refusal> {
+        let rival = self.neighbours.get(&name).and_then(|conn| self.connections.get_mut(conn));
+        let Some(rival) = rival.and_then(Connection::neighbour) else { return Ok(()) };
+        if uid < rival.uid {
+            return Ok(());
+        }
+        Err(Refusal::later(format!("there is a connection to peer {name} already")))
+    }
+}
