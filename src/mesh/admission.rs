@@ -12,12 +12,18 @@ use super::{
     features::Features,
     peering::{Connection, offers},
 };
-use crate::{peer::PeerName, time::Timestamp};
+use crate::{
+    peer::{PeerName, PeerUid},
+    time::Timestamp,
+};
 
 /// Strangers that dialled us and are being introduced at once; each may make us keep [`super::INTRODUCTION_LEN_MAX`] bytes.
 pub const INTRODUCTIONS_MAX: usize = 64;
 /// The same from one host, which needs one; a second while it is restarted.
 pub const INTRODUCTIONS_OF_HOST_MAX: usize = 4;
+
+/// Neighbours that are looked at for one that can be spared: those with most connections.
+const CONSIDERED_MAX: usize = 8;
 
 /// What is shown of a text that a stranger wrote.
 const SHOWN_LEN_MAX: usize = 64;
@@ -93,11 +99,49 @@ impl Mesh {
         }
         self.agree_on_overlay(now, remote, theirs)?;
         self.break_tie(theirs.name, uid)?;
-        let limit = self.settings.conn_limit;
-        if limit != 0 && self.neighbours.len() >= limit && !self.neighbours.contains_key(&theirs.name) {
-            return Err(Refusal::later(format!("there are {limit} connections, which is the limit")));
+        self.make_room_for_a_peer(now, theirs)
+    }
+
+    /// At the limit who is connected to nobody else comes in all the same, and a neighbour that can do without us is closed for it. So
+    /// all those who know no address but ours come in one after the other, hear of the others from us, and can do without us then.
+    fn make_room_for_a_peer(&mut self, now: Timestamp, theirs: &Features) -> Result<(), Refusal> {
+        let (limit, name) = (self.settings.conn_limit, theirs.name);
+        if limit == 0 || self.neighbours.len() < limit || self.neighbours.contains_key(&name) {
+            return Ok(());
         }
+        let full = format!("there are {limit} connections, which is the limit");
+        if !self.is_alone(theirs) {
+            return Err(Refusal::later(format!("{full}, and peer {name} is connected to others")));
+        }
+        let Some(spared) = self.dispensable() else {
+            return Err(Refusal::later(format!("{full}, and no neighbour can be spared")));
+        };
+        let why = format!("{full}, and peer {name}, which nobody else is connected to, takes this place");
+        self.close(now, spared, why, Again::Later);
         Ok(())
+    }
+
+    /// Whether nobody is known to be connected to this life of a peer.
+    fn is_alone(&self, theirs: &Features) -> bool {
+        let known = self.topology.peers().get(&theirs.name);
+        let began_anew = known.is_some_and(|known| known.uid != PeerUid(0) && known.uid != theirs.uid);
+        began_anew || !self.topology.has_detour(theirs.name)
+    }
+
+    /// The neighbour of our own kind with most connections that is in reach without us. Whom we dialled ourselves is kept: a crowd that
+    /// comes in under ever new names cannot take those from us.
+    fn dispensable(&self) -> Option<ConnId> {
+        let links = |name| self.topology.peers().get(&name).map_or(0, |peer| peer.links.len());
+        let connections =
+            self.neighbours.iter().map(|(&name, conn)| (name, *conn, self.connections.get(conn)));
+        let inbound = connections.filter(|(_, _, connection)| {
+            connection.is_some_and(|connection| connection.is_kin() && connection.target.is_none())
+        });
+        let mut candidates: Vec<(usize, PeerName, ConnId)> =
+            inbound.map(|(name, conn, _)| (links(name), name, conn)).collect();
+        candidates.sort_by(|one, other| other.cmp(one));
+        let mut considered = candidates.into_iter().take(CONSIDERED_MAX);
+        considered.find(|(_, name, _)| self.topology.has_detour(*name)).map(|(_, _, conn)| conn)
     }
 
     /// Who does not say what it offers is content with anything.

@@ -70,7 +70,10 @@ fn packet_captures_of_two_and_three_routers_are_understood() {
             assert!(messages.iter().any(|message| match message {
                 Message::Gossip { channel, .. } | Message::Broadcast { channel, .. } => ours(channel),
                 Message::Unicast { channel, data, .. } => ours(channel) && data.open().is_ok(),
-                Message::Heartbeat | Message::Ignored | Message::Established { .. } => false,
+                Message::Heartbeat
+                | Message::Ignored
+                | Message::Farewell { .. }
+                | Message::Established { .. } => false,
             }));
         }
     }

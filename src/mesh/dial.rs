@@ -263,7 +263,8 @@ impl Dialler {
     /// Each target, its state, and what went wrong last if there is still no connection.
     pub fn view(&self, live: &Live) -> impl Iterator<Item = (&str, TargetState, Option<&str>)> {
         self.targets.iter().map(|(text, target)| {
-            let amiss = target.phase == Phase::Never || !target.is_connected_otherwise(live);
+            let heard = target.is_connected_otherwise(live) || target.is_spared(live);
+            let amiss = target.phase == Phase::Never || !heard;
             (text.as_str(), target.state(live), target.error.as_deref().filter(|_| amiss))
         })
     }

@@ -5,6 +5,7 @@
 //! 4 gossip      channel, neighbour that sends it, data
 //! 5 unicast     channel, origin, destination, data
 //! 6 broadcast   channel, origin, data
+//! 100 farewell  why the connection is closed next, among our own kind
 //! ```
 //!
 //! Tags 1, 2, 3 and 7 concern overlays. Of them only one message is ever sent, that heartbeats come through (`07 00 01`, or
@@ -17,16 +18,21 @@ use thiserror::Error;
 use crate::{
     gob::{Decoder, Encoder, GobError, Schema, Value},
     peer::PeerName,
+    text::short,
 };
 
 /// Longest name of a channel.
 pub const CHANNEL_LEN_MAX: usize = 64;
+/// What is kept of a reason that another gives.
+const REASON_LEN_MAX: usize = 400;
 
 const HEARTBEAT: u8 = 0;
 const GOSSIP: u8 = 4;
 const UNICAST: u8 = 5;
 const BROADCAST: u8 = 6;
 const OVERLAY: u8 = 7;
+/// Far from what Weave Net has.
+const FAREWELL: u8 = 100;
 /// Among the messages of the overlay `sleeve`.
 const ESTABLISHED: u8 = 1;
 /// Its place among the overlays in common with a peer that does not offer ours.
@@ -43,6 +49,11 @@ pub enum Message {
     Established {
         /// Said by a peer that names no overlays.
         bare: bool,
+    },
+    /// The other end closes the connection next.
+    Farewell {
+        /// Why, in words.
+        why: String,
     },
     /// For neighbours, hop by hop.
     Gossip {
@@ -114,6 +125,7 @@ impl Message {
                 from: fields.name()?,
                 data: fields.data()?,
             }),
+            FAREWELL => Ok(Message::Farewell { why: short(fields.value()?.as_str()?, REASON_LEN_MAX) }),
             ESTABLISHED => Ok(Message::Established { bare: true }),
             OVERLAY if envelope.starts_with(&[SLEEVE, ESTABLISHED]) => {
                 Ok(Message::Established { bare: false })
@@ -150,6 +162,11 @@ pub fn heartbeat() -> Vec<u8> {
 /// Heartbeats of the overlay `sleeve` come through.
 pub fn overlay_established(bare: bool) -> Vec<u8> {
     if bare { vec![ESTABLISHED] } else { vec![OVERLAY, SLEEVE, ESTABLISHED] }
+}
+
+/// The connection is closed next.
+pub fn farewell(why: &str) -> Vec<u8> {
+    [&[FAREWELL][..], &Encoder::new().encode(&Schema::Str, &Value::text(why))].concat()
 }
 
 /// For a neighbour.
@@ -248,7 +265,9 @@ mod tests {
             assert_eq!(written, bytes, "{}", vector["name"]);
             match Message::decode(&bytes.into()).unwrap() {
                 Message::Heartbeat => {}
-                Message::Ignored | Message::Established { .. } => panic!("{}", vector["name"]),
+                Message::Ignored | Message::Established { .. } | Message::Farewell { .. } => {
+                    panic!("{}", vector["name"])
+                }
                 Message::Unicast { channel: to, data: sealed, .. } => {
                     assert_eq!((to.as_str(), &sealed.open().unwrap()[..]), (channel, &data[..]));
                 }
@@ -266,6 +285,13 @@ mod tests {
             assert_eq!(Message::decode(&Bytes::from_static(message)), Ok(Message::Ignored));
         }
         assert_eq!(Message::decode(&Bytes::from_static(&[0, 9])), Ok(Message::Heartbeat));
+    }
+
+    #[test]
+    fn a_reason_is_read_as_one_short_line() {
+        let said = farewell(&format!("there are 200 connections\n\x1b[2J{}", "x".repeat(10_000)));
+        let Message::Farewell { why } = Message::decode(&said.into()).unwrap() else { panic!("it is one") };
+        assert!(why.starts_with("there are 200 connections??[2Jxx") && why.len() <= REASON_LEN_MAX, "{why}");
     }
 
     #[test]

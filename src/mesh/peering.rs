@@ -71,6 +71,8 @@ pub struct Neighbour {
     pub offered: Offered,
     own_kind: bool,
     encrypted: bool,
+    /// Why it closes the connection, if it said so.
+    farewell: Option<String>,
     heartbeat: Timestamp,
     since: Timestamp,
     heartbeat_every: Duration,
@@ -90,6 +92,14 @@ impl Connection {
         match &self.phase {
             Phase::Introducing(..) => None,
             Phase::Introduced(neighbour) => Some(neighbour.name),
+        }
+    }
+
+    /// Whether somebody of our own kind is there.
+    pub fn is_kin(&self) -> bool {
+        match &self.phase {
+            Phase::Introducing(..) => false,
+            Phase::Introduced(neighbour) => neighbour.own_kind,
         }
     }
 
@@ -338,10 +348,7 @@ impl Mesh {
     /// Whether a neighbour is of our own kind.
     pub(super) fn is_kin(&self, name: PeerName) -> bool {
         let connection = self.neighbours.get(&name).and_then(|conn| self.connections.get(conn));
-        match connection.map(|connection| &connection.phase) {
-            Some(Phase::Introduced(neighbour)) => neighbour.own_kind,
-            Some(Phase::Introducing(..)) | None => false,
-        }
+        connection.is_some_and(Connection::is_kin)
     }
 
     fn is_own_kind(&self, theirs: &Features) -> bool {
@@ -369,11 +376,21 @@ impl Mesh {
         self.find_routes();
     }
 
-    /// Closes a connection of our own accord.
+    /// Closes a connection of our own accord. Our own kind is told why: otherwise it would have to guess.
     pub(super) fn close(&mut self, now: Timestamp, conn: ConnId, why: String, again: Again) {
-        if self.connections.contains_key(&conn) {
-            self.outputs.push_back(Output::Close(conn, why.clone()));
-            self.forget(now, conn, why, again);
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if let Some(neighbour) = connection.neighbour().filter(|neighbour| neighbour.own_kind) {
+            let farewell = neighbour.writer.message(&message::farewell(&why));
+            self.outputs.push_back(Output::Send(conn, farewell));
+        }
+        self.outputs.push_back(Output::Close(conn, why.clone()));
+        self.forget(now, conn, why, again);
+    }
+
+    /// The other end says why it is about to close.
+    pub(super) fn on_farewell(&mut self, conn: ConnId, why: String) {
+        if let Some(neighbour) = self.connections.get_mut(&conn).and_then(Connection::neighbour) {
+            neighbour.farewell = Some(why);
         }
     }
 
@@ -381,6 +398,10 @@ impl Mesh {
     pub(super) fn closed(&mut self, now: Timestamp, conn: ConnId, why: String) {
         let Some(connection) = self.connections.get(&conn) else { return };
         let why = match (&connection.phase, connection.encrypted()) {
+            (Phase::Introduced(neighbour), _) if neighbour.farewell.is_some() => {
+                let farewell = neighbour.farewell.as_deref().unwrap_or_default();
+                format!("closed by peer {}: {farewell}", neighbour.name)
+            }
             (Phase::Introduced(neighbour), _) if now.since(neighbour.since) < AT_ONCE => format!(
                 "closed by peer {} as soon as it was introduced ({why}); its log says why: ipam.range may differ, or \
                  who made the first ring",
@@ -487,6 +508,7 @@ fn neighbour(
         offered: Offered::new(),
         own_kind,
         encrypted: key.is_some(),
+        farewell: None,
         since: now,
         heartbeat: now + heartbeat_every,
         heartbeat_every,

@@ -178,6 +178,10 @@ impl Mesh {
                 self.on_established(conn, bare);
                 Ok(())
             }
+            Message::Farewell { why } => {
+                self.on_farewell(conn, why);
+                Ok(())
+            }
             Message::Gossip { channel, data, .. } => {
                 let heard = self.on_gossip(now, conn, neighbour, &channel, data);
                 heard.map_err(|why| self.garbage(neighbour, &channel, Kind::Gossip { from: neighbour }, why))

@@ -61,7 +61,7 @@ fn name(peer: usize) -> PeerName {
 }
 
 fn address(peer: usize) -> IpAddr {
-    Ipv4Addr::new(10, 0, 0, peer as u8 + 1).into()
+    Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + peer as u32).into()
 }
 
 impl World {
@@ -144,7 +144,7 @@ impl World {
     fn dial(&mut self, from: usize, target: String) {
         self.dials.push((from, target.clone()));
         let to = target.split(':').next().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
-        let to = to.map(|ip| usize::from(ip.octets()[3]).wrapping_sub(1)).filter(|to| *to < self.peers.len());
+        let to = to.and_then(|ip| (0..self.peers.len()).find(|peer| address(*peer) == ip));
         let Some(to) = to.filter(|_| !self.cut) else {
             return self.later(from, Input::DialFailed { target, reason: "connection refused".to_owned() });
         };
@@ -697,9 +697,9 @@ fn a_peer_of_another_kind_is_left_its_own_times() {
 }
 
 #[test]
-fn a_peer_that_closes_as_soon_as_it_hears_of_us_is_suspected_of_other_addresses() {
+fn a_router_that_closes_as_soon_as_it_hears_of_us_is_suspected_of_other_addresses() {
     for (after, suspected) in [(20, true), (5_000, false)] {
-        let mut world = World::new(2);
+        let mut world = World::of([welcoming(1), router(2)]);
         world.connect(0, &[1]);
         world.run(after);
         let conn = world.peers[1].connections().next().unwrap().conn;
@@ -708,6 +708,19 @@ fn a_peer_that_closes_as_soon_as_it_hears_of_us_is_suspected_of_other_addresses(
         world.run(2);
         assert_eq!(world.target(0).error.unwrap().contains("ipam.range may differ"), suspected);
     }
+}
+
+#[test]
+fn a_peer_of_our_own_kind_says_why_it_closes() {
+    let mut world = World::new(2);
+    world.connect(0, &[1]);
+    world.run(20);
+    let conn = world.peers[1].connections().next().unwrap().conn;
+    world.peers[1].close(world.now, conn, "it has other addresses".to_owned(), dial::Again::Later);
+    world.carry_out(1);
+    world.run(2);
+    let reason = format!("closed by peer {}: it has other addresses", name(1));
+    assert_eq!(world.target(0).error, Some(reason));
 }
 
 /// A peer of ours in a cluster with Weave Net routers.
@@ -885,9 +898,83 @@ fn the_connection_limit_holds() {
     world.run(2000);
     assert!(world.established(0, 1) && !world.established(0, 2));
     assert!(world.closed.iter().any(|(_, why)| why.contains("which is the limit")));
+    // Who is refused is told so.
+    let error = world.target(2).error.unwrap();
+    assert!(
+        error.contains("there are 1 connections, which is the limit, and no neighbour can be spared"),
+        "{error}"
+    );
     world.connect(0, &[2]);
     world.run(2000);
     assert!(!world.dials.iter().any(|(from, _)| *from == 0), "nobody is dialled at the limit");
+}
+
+#[test]
+fn all_peers_that_know_one_address_come_in_though_it_has_no_room_for_all() {
+    come_in_by_one_address(60);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn five_hundred_peers_that_know_one_address_come_in_though_it_has_room_for_200() {
+    come_in_by_one_address(500);
+}
+
+/// The limit is two fifths of them.
+fn come_in_by_one_address(count: u64) {
+    let conn_limit = count as usize * 2 / 5;
+    let mut world = World::of((1..=count).map(|number| Settings { conn_limit, ..settings(number) }));
+    for peer in 1..count as usize {
+        world.connect(peer, &[0]);
+        world.run(20);
+    }
+    let everybody = count as usize - 1;
+    let is_in = |world: &World, peer: usize| world.peers[peer].reachable().len() == everybody;
+    let mut seconds = 0;
+    while !(0..count as usize).all(|peer| is_in(&world, peer)) {
+        let alone = (0..count as usize).filter(|peer| !is_in(&world, *peer)).count();
+        assert!(seconds < 120, "{alone} of {count} are not in: {:?}", world.closed.last());
+        world.run(1000);
+        seconds += 1;
+    }
+    // Nobody takes places from others any more.
+    world.run(60_000);
+    world.closed.clear();
+    world.run(60_000);
+    let taken: Vec<_> = world.closed.iter().filter(|(_, why)| why.contains("takes this place")).collect();
+    assert!(taken.is_empty(), "{taken:?}");
+    assert!((0..count as usize).all(|peer| is_in(&world, peer)));
+    assert!(world.peers.iter().all(|peer| peer.connections().count() <= conn_limit));
+    // Those for which there is no room at the listed one miss nothing.
+    let errors: Vec<_> = (1..count as usize).filter_map(|peer| world.target(peer).error).collect();
+    assert_eq!(errors, [""; 0]);
+}
+
+#[test]
+fn at_the_limit_a_peer_that_is_in_already_is_refused_and_whom_we_dialled_is_kept() {
+    let limited = |number, conn_limit| Settings { conn_limit, discovery: false, ..settings(number) };
+    let mut world = World::of([limited(1, 2), limited(2, 9), limited(3, 9), limited(4, 9), limited(5, 9)]);
+    // 1 and 2 are connected to each other and to 0, which dialled one of them.
+    world.connect(0, &[1]);
+    world.connect(2, &[0, 1]);
+    world.connect(3, &[1, 0]);
+    world.run(3000);
+    assert!(
+        world.established(0, 1) && world.established(0, 2) && world.established(1, 3),
+        "{:?}",
+        world.closed
+    );
+    let error = world.peers[3].targets().into_iter().find_map(|target| target.error).unwrap();
+    assert!(error.contains("is connected to others"), "{error}");
+    // Whom nobody else knows takes the place of 2, which can do without.
+    world.connect(4, &[0]);
+    world.run(3000);
+    assert!(
+        world.established(0, 1) && world.established(0, 4) && !world.established(0, 2),
+        "{:?}",
+        world.closed
+    );
+    assert_eq!(world.peers[4].reachable().len(), 4);
 }
 
 #[test]

@@ -233,6 +233,28 @@ impl Topology {
         counts_on
     }
 
+    /// Whether there is a way to a peer other than a connection of our own to it, by connections that both ends describe: nobody is
+    /// cut off by what a third says.
+    pub fn has_detour(&self, to: PeerName) -> bool {
+        let describes = |from: PeerName, to: PeerName| {
+            self.peers.get(&from).is_some_and(|peer| peer.links.contains_key(&to))
+        };
+        let (mut seen, mut next) = (BTreeSet::from([self.own]), vec![self.own]);
+        while let Some(at) = next.pop() {
+            let links = self.peers.get(&at).into_iter().flat_map(|peer| peer.links.keys().copied());
+            for neighbour in links.filter(|&neighbour| (at, neighbour) != (self.own, to)) {
+                if !seen.contains(&neighbour) && describes(neighbour, at) {
+                    if neighbour == to {
+                        return true;
+                    }
+                    seen.insert(neighbour);
+                    next.push(neighbour);
+                }
+            }
+        }
+        false
+    }
+
     /// Forgets the peers that cannot be reached, and returns them.
     pub fn collect(&mut self) -> BTreeSet<PeerName> {
         let reached = routes::reach(&self.peers, self.own, None, false).hops;
@@ -640,6 +662,25 @@ mod tests {
         assert!(topology.collect().is_empty());
         topology.unlink(near);
         assert_eq!(topology.collect(), BTreeSet::from([near, far]));
+    }
+
+    #[test]
+    fn a_way_to_a_neighbour_leads_over_connections_that_both_ends_describe() {
+        let to = |names: &[u64]| {
+            let link = Link { address: String::new(), outbound: true, established: true };
+            let links = names.iter().map(|name| (PeerName::from_u64(*name), link.clone()));
+            Peer { version: 1, links: links.collect(), ..Peer::default() }
+        };
+        let own = OWN.as_u64();
+        let [two, three, four] = [2, 3, 4].map(PeerName::from_u64);
+        let mut topology = knowing([(two, to(&[own, 3])), (three, to(&[2, own])), (four, to(&[own]))]);
+        topology.ourselves_mut().links = to(&[2, 3, 4]).links;
+        assert!(topology.has_detour(two) && topology.has_detour(three));
+        assert!(!topology.has_detour(four), "it has nobody but us");
+        topology.peers.insert(three, to(&[2, 4, own]));
+        assert!(!topology.has_detour(four), "a third says so, and not itself");
+        topology.peers.insert(four, to(&[own, 3]));
+        assert!(topology.has_detour(four));
     }
 
     #[test]

@@ -40,7 +40,17 @@ pub struct Founding {
 impl Growth {
     /// So many hosts, not started yet, and one more.
     pub fn new(seed: u64, founders: usize) -> Growth {
+        Growth::listing(seed, founders, founders + 1)
+    }
+
+    /// The same, where all hosts list one of them.
+    pub fn behind_one(seed: u64, founders: usize) -> Growth {
+        Growth::listing(seed, founders, 1)
+    }
+
+    fn listing(seed: u64, founders: usize, listed: usize) -> Growth {
         let climate = Climate {
+            listed,
             founders,
             range: net("10.32.0.0/14"),
             two_tables: true,

@@ -20,6 +20,8 @@ pub struct Climate {
     pub hosts: usize,
     /// Those of them that found the cluster.
     pub founders: usize,
+    /// The first so many of them are listed by all.
+    pub listed: usize,
     pub range: Ipv4Net,
     pub two_tables: bool,
     pub seeded: bool,
@@ -88,6 +90,7 @@ impl Climate {
         Climate {
             hosts,
             founders: hosts,
+            listed: hosts,
             range: net("10.32.0.0/24"),
             two_tables: false,
             seeded: false,
@@ -145,6 +148,13 @@ impl Climate {
             odds: odds.to_vec(),
             ..Climate::calm(rng.random_range(3..=7))
         }
+    }
+
+    /// All hosts list one of them, which is neither terminated nor retired: nobody would find the others through it.
+    pub fn behind_one(self) -> Climate {
+        let stays = |kind: &Kind| !matches!(kind, Kind::Terminate | Kind::Retire);
+        let odds = self.odds.into_iter().filter(|(kind, _)| stays(kind)).collect();
+        Climate { listed: 1, odds, ..self }
     }
 
     /// Some trouble, of some kinds.

@@ -19,6 +19,8 @@ const SEEDS_DEFAULT: u64 = 200;
 const SEEDS_FORGETFUL: u64 = 60;
 /// Hosts in a crowd unless told otherwise.
 const CROWD_DEFAULT: u64 = 60;
+/// Hosts of which all list one.
+const LISTED_DEFAULT: u64 = 20;
 /// Failures that are shown in full.
 const SHOWN_MAX: usize = 5;
 
@@ -51,6 +53,23 @@ fn a_crowd_of_hosts_agrees_and_settles() {
         begun.elapsed().as_secs_f64()
     );
     assert_eq!(outcome.failure, None);
+}
+
+/// `WEAVERS_LISTED` says how many hosts. More than 200 have no room at the one that all list.
+#[test]
+fn all_hosts_that_list_one_of_them_found_one_cluster_and_one_more_joins_it() {
+    let hosts = number("WEAVERS_LISTED").unwrap_or(LISTED_DEFAULT);
+    let begun = Instant::now();
+    let mut growth = Growth::behind_one(1, hosts as usize);
+    let founding = growth.found().unwrap();
+    let join = growth.join().unwrap();
+    growth.idle(Duration::from_secs(60)).unwrap();
+    println!(
+        "simulation: {hosts} hosts that list one settle in {:?}, one more joins in {join:?}; {} events in {:.1} s",
+        founding.settled,
+        growth.events(),
+        begun.elapsed().as_secs_f64()
+    );
 }
 
 /// As many reading calls a minute as EC2 is asked by all hosts together, at most.
