@@ -10,7 +10,7 @@ use std::{
 
 use super::{Allocator, Ring, allocator::Memory, excess::way_out, paxos::Claims, requests::inner};
 use crate::{
-    addr::{Range, join},
+    addr::{Address, Range, join},
     peer::PeerName,
 };
 
@@ -38,6 +38,11 @@ impl Allocator {
     /// What was taken over and rests: nobody is to use it yet.
     pub fn resting(&self) -> &[Range] {
         self.rest.ranges()
+    }
+
+    /// Whether another stands by the piece in which this address is.
+    pub fn is_disputed(&self, address: Address) -> bool {
+        self.ring.entry_of(address).is_some_and(|entry| self.disputes.concerns(entry.token))
     }
 
     /// What we own and may use, ascending.
