@@ -41,6 +41,7 @@ mod neighbour;
 pub mod netns;
 mod nft;
 mod path;
+mod raw;
 mod route;
 mod sysctl;
 mod tracking;

@@ -20,6 +20,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     fault::{Cause, fault},
+    raw::{self, BODY},
     route,
 };
 use crate::state::Fault;
@@ -144,8 +145,6 @@ enum Event {
     Lost,
 }
 
-/// Where a message begins, behind its `struct nlmsghdr`.
-const BODY: usize = 16;
 /// `RTA_OIF` and `NETCONFA_IFINDEX`.
 const OIF: u16 = 4;
 const IFINDEX: u16 = 1;
@@ -154,43 +153,25 @@ const NETCONF: [u16; 2] = [80, 81];
 
 impl Event {
     fn read(message: &[u8]) -> Event {
-        let Some(kind) = half(message, 4) else { return Event::Elsewhere };
+        let of_interface = |index: Option<[u8; 4]>| {
+            index.map_or(Event::Elsewhere, |index| Event::OfInterface(u32::from_ne_bytes(index)))
+        };
+        let Some(kind) = raw::kind(message) else { return Event::Elsewhere };
         match kind {
             libc::RTM_NEWNEIGH => Event::Nothing,
             libc::RTM_NEWLINK
             | libc::RTM_DELLINK
             | libc::RTM_NEWADDR
             | libc::RTM_DELADDR
-            | libc::RTM_DELNEIGH => word(message, BODY + 4).map_or(Event::Elsewhere, Event::OfInterface),
+            | libc::RTM_DELNEIGH => of_interface(raw::word(message, BODY + 4)),
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE if message.get(BODY + 5) == Some(&route::PROTOCOL) => {
-                attribute(message, BODY + 12, OIF).map_or(Event::Elsewhere, Event::OfInterface)
+                of_interface(raw::attribute(message, BODY + 12, OIF))
             }
-            kind if NETCONF.contains(&kind) => {
-                attribute(message, BODY + 4, IFINDEX).map_or(Event::Elsewhere, Event::OfInterface)
-            }
+            kind if NETCONF.contains(&kind) => of_interface(raw::attribute(message, BODY + 4, IFINDEX)),
             kind if kind >> 8 == libc::NFNL_SUBSYS_NFTABLES as u16 => Event::OfRules,
             _ => Event::Elsewhere,
         }
     }
-}
-
-/// The number that an attribute of this kind holds; the first one begins at `at`.
-fn attribute(message: &[u8], mut at: usize, wanted: u16) -> Option<u32> {
-    loop {
-        let (len, kind) = (half(message, at)?, half(message, at + 2)?);
-        if kind == wanted {
-            return word(message, at + 4);
-        }
-        at += usize::from(len).max(4).next_multiple_of(4);
-    }
-}
-
-fn half(message: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(message.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn word(message: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(message.get(at..at + 4)?.try_into().ok()?))
 }
 
 #[cfg(test)]
