@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Allocator, Ring, allocator::Memory, excess::way_out, paxos::Claims, requests::inner};
+use super::{
+    Allocator, Ring, allocator::Memory, excess::way_out, paxos::Claims, requests::inner, ring::Entry,
+};
 use crate::{
     addr::{Address, Range, join},
     peer::PeerName,
@@ -40,9 +42,10 @@ impl Allocator {
         self.rest.ranges()
     }
 
-    /// Whether another stands by the piece in which this address is.
-    pub fn is_disputed(&self, address: Address) -> bool {
-        self.ring.entry_of(address).is_some_and(|entry| self.disputes.concerns(entry.token))
+    /// Whether an address of ours may be another's: it rests, or another stands by the piece in which it is.
+    pub fn is_doubtful(&self, address: Address) -> bool {
+        let is_disputed = |entry: &Entry| self.disputes.concerns(entry.token);
+        self.rest.covers(address) || self.ring.entry_of(address).is_some_and(is_disputed)
     }
 
     /// What we own and may use, ascending.

@@ -145,22 +145,19 @@ impl Node {
         let Some(held) = self.canary.held else {
             let is_made = matches!(self.canary.namespace, Namespace::Made(_));
             let spare = self.ipam.spare(self.config.ipam.default_subnet, SPARE_TO_TAKE);
-            if let Some(address) = spare.filter(|spare| wanted && is_made && !self.is_doubtful(*spare)) {
+            if let Some(address) = spare.filter(|spare| wanted && is_made && !self.ipam.is_doubtful(*spare)) {
                 self.canary.held = Some(Held { address, told: false, leaving_since: None });
             }
             return;
         };
         let ours = self.ipam.ring().owner(held.address) == Some(self.identity.name);
         let inside = Range::from(self.config.ipam.default_subnet).contains(held.address);
-        if !(wanted && ours && inside && !self.is_doubtful(held.address) && self.leaves_room()) {
+        // A host whose disk was set back takes it before it hears that it may have given it away.
+        let doubtful = self.ipam.is_doubtful(held.address);
+        if !(wanted && ours && inside && !doubtful && self.leaves_room()) {
             self.give_canary_up();
         }
         self.see_canary_go();
-    }
-
-    /// Whether an address may be another host's: one whose disk was set back takes it before it hears of that.
-    fn is_doubtful(&self, address: Address) -> bool {
-        self.ipam.is_disputed(address) || self.ipam.resting().iter().any(|range| range.contains(address))
     }
 
     /// Whether containers have addresses enough beside it.
