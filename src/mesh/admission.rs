@@ -11,6 +11,7 @@ use super::{
     dial::Again,
     features::Features,
     peering::{Connection, offers},
+    topology::NICKNAME_LEN_MAX,
 };
 use crate::{
     peer::{PeerName, PeerUid},
@@ -164,8 +165,9 @@ impl Mesh {
     }
 
     fn turn_away(&mut self, now: Timestamp, remote: SocketAddr, theirs: &Features, objection: Objection) {
-        let Features { name: peer, nickname, .. } = theirs.clone();
-        self.refused.note(now, RefusedView { peer, nickname, remote, objection });
+        let Features { name: peer, mut nickname, .. } = theirs.clone();
+        nickname.truncate(nickname.floor_char_boundary(NICKNAME_LEN_MAX));
+        self.refused.note(now, peer, RefusedView { peer, nickname, remote, objection });
     }
 
     /// Of two connections to one peer both ends keep the one with the lower number.

@@ -20,15 +20,14 @@ mod admission;
 mod compare;
 mod crypto;
 mod dial;
-mod dropped;
 mod features;
 mod frame;
 mod gossip;
 mod handshake;
 mod interface;
+mod lately;
 mod message;
 mod peering;
-mod refused;
 mod relay;
 mod routes;
 mod sleeve;
@@ -47,11 +46,10 @@ use rand_chacha::ChaCha8Rng;
 
 use self::{
     dial::{Dialler, ENOUGH, Live},
-    dropped::Dropped,
     features::SHORT_ID_MAX,
     gossip::{Echoes, Surrogates},
+    lately::Lately,
     peering::Connection,
-    refused::Refused,
     routes::Routes,
     topology::{Peer, Topology},
     unsent::Unsent,
@@ -60,7 +58,6 @@ use crate::{peer::PeerName, time::Timestamp};
 
 pub use admission::{INTRODUCTIONS_MAX, INTRODUCTIONS_OF_HOST_MAX};
 pub use dial::{DISCOVERED_MAX, ENOUGH as NEIGHBOURS_ENOUGH, PAUSE_MAX, PAUSE_MIN, TargetState, Unheard};
-pub use dropped::DROPPED_MAX;
 pub use frame::{FRAME_LEN_MAX, INTRODUCTION_LEN_MAX, MESSAGE_LEN_MAX};
 pub use gossip::{ECHOES_MAX, RECENT_MAX, SURROGATES_MAX};
 pub use interface::{
@@ -68,7 +65,6 @@ pub use interface::{
     Recipients, RefusedView, Settings, TargetView, UnsentView,
 };
 pub use message::CHANNEL_LEN_MAX;
-pub use refused::REFUSED_MAX;
 pub use sleeve::DATAGRAM_LEN_MAX;
 pub use target::{Endpoint, HOSTS_OF_NAME_MAX, Hosts};
 pub use topology::{LINKS_MAX, NICKNAME_LEN_MAX, PEERS_MAX};
@@ -107,9 +103,9 @@ pub struct Mesh {
     echoes: Echoes,
     dialler: Dialler,
     live: Live,
-    refused: Refused,
+    refused: Lately<RefusedView>,
     unsent: Unsent,
-    dropped: Dropped,
+    dropped: Lately<DroppedView>,
     timers: Timers,
     wake: Option<Timestamp>,
     outputs: VecDeque<Output>,
@@ -166,9 +162,9 @@ impl Mesh {
             echoes: Echoes::default(),
             dialler: Dialler::new(settings.port),
             live: Live::default(),
-            refused: Refused::default(),
+            refused: Lately::default(),
             unsent: Unsent::default(),
-            dropped: Dropped::default(),
+            dropped: Lately::default(),
             timers: Timers::default(),
             wake: None,
             outputs: VecDeque::new(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::{
-    ConnId, Delivery, Kind, MESSAGE_LEN_MAX, Mesh, News, NoRoute, Output, Recipients, TOPOLOGY,
+    ConnId, Delivery, DroppedView, Kind, MESSAGE_LEN_MAX, Mesh, News, NoRoute, Output, Recipients, TOPOLOGY,
     compare::COMPARE,
     dial::Again,
     gossip,
@@ -143,7 +143,9 @@ impl Mesh {
         match garbage {
             Garbage::Own(why) => self.close(now, conn, why, Again::Later),
             Garbage::PassedOn(from, why) => {
-                self.dropped.note(now, neighbour, from, why);
+                let before = self.dropped.of(now, neighbour).map_or(0, |dropped| dropped.count);
+                let count = before.saturating_add(1);
+                self.dropped.note(now, neighbour, DroppedView { came_by: neighbour, from, count, why });
                 self.refresh(now, conn);
             }
         }
