@@ -1,0 +1,166 @@
+//! Hosts that lost their store, or whose disk was set back.
+
+use super::*;
+
+/// Two seeds; the first gave an address to the second and then lost its store.
+fn forgetful_seed() -> Network {
+    let seeds = vec![peer(1), peer(2)];
+    let mut network = Network::new((1..=2).map(|n| settings(n, Init::Seed(seeds.clone()), 2)).collect());
+    network.connect();
+    let ticket = network.claim(2, "web", "10.32.0.7/24");
+    assert_eq!(network.answer(ticket), Some(Ok("10.32.0.7/24".to_owned())));
+    network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
+    network.down.insert(peer(2));
+    network.restart(peer(1));
+    network
+}
+
+#[test]
+fn a_seed_without_a_memory_makes_no_ring_before_traces_of_an_earlier_life_were_looked_for() {
+    let mut network = forgetful_seed();
+    network.pass(60);
+    assert!(network.host(1).ring().is_empty());
+    network.host(1).prove_memory(|owned| {
+        assert_eq!(owned, [Range::from(net("10.32.0.0/25"))], "what would be its own");
+        false
+    });
+    assert_eq!(network.host(1).resting(), []);
+}
+
+#[test]
+fn a_seed_that_lost_its_store_uses_nothing_before_every_owner_has_shown_what_it_was_given() {
+    let mut network = forgetful_seed();
+    network.host(1).prove_memory(|_| true);
+    network.host(1).set_strangers(Some(BTreeSet::new()));
+    let ticket = network.claim(1, "db", "10.32.0.7/24");
+    network.pass(60);
+    assert_eq!(network.answer(ticket), None);
+    network.down.clear();
+    network.connect();
+    assert_eq!(network.host(1).resting(), []);
+    assert!(matches!(network.answer(ticket), Some(Err(_))), "it is the other's");
+    network.assert_agreed();
+    network.assert_sound();
+}
+
+/// 1 - 2 - 3, with a Weave Net router in the middle maybe: the third owns something, is far, and never says so by itself. The first
+/// lost its store, and what it gave the third meanwhile.
+#[test]
+fn a_far_owner_among_weave_net_routers_is_asked_for_its_ring_and_gives_nothing_away() {
+    let seeds = vec![peer(1), peer(2), peer(3)];
+    let mut network = Network::new((1..=3).map(|n| settings(n, Init::Seed(seeds.clone()), 3)).collect());
+    network.cut(1, 3);
+    network.connect();
+    let ticket = network.claim(3, "web", "10.32.0.7/24");
+    assert_eq!(network.answer(ticket), Some(Ok("10.32.0.7/24".to_owned())));
+    network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
+    network.restart(peer(1));
+    network.host(1).prove_memory(|_| true);
+    network.host(1).set_strangers(Some(BTreeSet::new()));
+    network.connect();
+    network.pass(60);
+    assert_ne!(network.host(1).resting(), [], "the far one has shown nothing");
+    let owned = network.host(3).owned();
+    network.host(1).set_kin(Some(BTreeSet::new()));
+    network.pass(60);
+    assert_eq!(network.host(1).resting(), []);
+    assert_eq!(network.host(3).owned(), owned);
+    network.assert_agreed();
+    network.assert_sound();
+    assert_eq!(network.host(1).next_wake(), None, "nobody is asked any more");
+}
+
+#[test]
+fn of_many_owners_among_weave_net_routers_some_are_asked_at_a_time() {
+    let seeds: Vec<PeerName> = (1..=100).map(peer).collect();
+    let mut host = Allocator::new(settings(1, Init::Seed(seeds.clone()), 3), Saved::default()).unwrap();
+    host.set_kin(Some(BTreeSet::new()));
+    host.set_reachable(Timestamp::ZERO, seeds.iter().copied().collect());
+    host.prove_memory(|_| true);
+    let mut asked: Vec<PeerName> = Vec::new();
+    let mut now = Timestamp::ZERO;
+    for round in 1..=4 {
+        now = host.next_wake().unwrap().max(now);
+        host.wake(now);
+        let effects = std::iter::from_fn(|| host.next_effect());
+        asked.extend(effects.filter_map(|effect| match effect {
+            Effect::Unicast(to, payload) => {
+                assert!(matches!(message::Unicast::decode(&payload), Ok(message::Unicast::Request(_))));
+                Some(to)
+            }
+            _ => None,
+        }));
+        assert!(asked.len() <= 32 * round);
+    }
+    assert_eq!(asked.iter().copied().collect::<BTreeSet<PeerName>>().len(), 99, "{asked:?}");
+}
+
+#[test]
+fn what_is_heard_to_be_its_own_rests_until_a_host_without_a_memory_is_known_to_be_new() {
+    let seeds = vec![peer(1), peer(2)];
+    let mut network = Network::new((1..=3).map(|n| settings(n, Init::Seed(seeds.clone()), 2)).collect());
+    network.down.insert(peer(3));
+    network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
+    network.restart(peer(1));
+    network.connect();
+    assert_eq!(network.host(1).resting(), [Range::from(net("10.32.0.0/25"))]);
+    network.host(1).prove_memory(|_| false);
+    assert_eq!(network.host(1).resting(), []);
+}
+
+/// Three hosts; the disk of the second is one that was copied before it gave two addresses to the first, which is down. The third
+/// heard of one gift, not of the other.
+fn set_back(heard: &str, unheard: &str) -> Network {
+    let mut network = Network::of(3);
+    let copy = network.hosts[&peer(2)].saved.clone();
+    let ticket = network.claim(1, "heard", heard);
+    assert!(matches!(network.answer(ticket), Some(Ok(_))));
+    network.cut(1, 3);
+    network.cut(2, 3);
+    let ticket = network.claim(1, "unheard", unheard);
+    assert!(matches!(network.answer(ticket), Some(Ok(_))));
+    network.stop(1);
+    network.hosts.get_mut(&peer(2)).unwrap().saved = copy;
+    network.restart(peer(2));
+    network.cut.clear();
+    network.connect();
+    network
+}
+
+#[test]
+fn a_host_whose_disk_was_set_back_uses_nothing_before_every_owner_has_shown_what_it_was_given() {
+    // The second gift begins where a piece does: all that stays is a piece of which the old disk knows nothing.
+    for heard in ["10.32.0.140/24", "10.32.0.128/24"] {
+        let mut network = set_back(heard, "10.32.0.150/24");
+        network.host(2).set_strangers(Some(BTreeSet::new()));
+        let claimed = network.claim(2, "db", "10.32.0.150/24");
+        network.pass(60);
+        assert_eq!(network.answer(claimed), None, "{heard}: it may have given it away since");
+        network.down.clear();
+        network.connect();
+        network.host(2).set_strangers(Some(BTreeSet::new()));
+        assert_eq!(network.host(2).resting(), [], "{heard}");
+        assert!(matches!(network.answer(claimed), Some(Err(_))), "{heard}: it is the other's");
+        network.assert_agreed();
+        network.assert_sound();
+    }
+}
+
+#[test]
+fn a_gift_leaves_a_trace_in_what_the_giver_keeps() {
+    let mut network = Network::of(3);
+    // A piece of one address is left of what was before this, and is given away as it is.
+    for address in ["10.32.0.131/24", "10.32.0.129/24"] {
+        network.claim(1, address, address);
+    }
+    let copy = network.hosts[&peer(2)].saved.clone();
+    let before = network.host(2).owned();
+    let ticket = network.claim(1, "last", "10.32.0.130/24");
+    assert!(matches!(network.answer(ticket), Some(Ok(_))));
+    network.run();
+    assert_ne!(network.host(2).owned(), before);
+    network.hosts.get_mut(&peer(2)).unwrap().saved = copy;
+    network.restart(peer(2));
+    network.connect();
+    assert!(!network.host(2).resting().is_empty());
+}
