@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use weavers::state::link_name;
 
-use super::stage::{Checks, at_work, eventually, holds, passes, report, shell};
+use super::stage::{Checks, NOT_CONVERGED, at_work, eventually, holds, passes, report, shell};
 use crate::{lab::Lab, report::Report};
 
 /// The kernel tells of all of this.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// A way that is shut gives no answer for so long.
 const SILENT_S: u32 = 1;
-/// `status --check` of a host that is not converged.
-const PROBLEM: i32 = 3;
 
 /// One after the other, on the first host.
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
@@ -100,7 +98,7 @@ async fn unfenced(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     let refused = lab.ran(0, &["attach", &path, "--timeout", "3s"]).await?;
     checks.add("without rules nothing is connected", holds(refused.code != 0, || refused.stdout));
     let named = lab.ran(0, &["status", "--check"]).await?;
-    checks.add("status says why", named.says(PROBLEM, &["nft"]));
+    checks.add("status says why", named.says(NOT_CONVERGED, &["nft"]));
     let after = shell(lab, "ip -o link show | cut -d' ' -f2").await?;
     checks.add("no link is left of it", holds(links == after, || format!("{links}{after}")));
     shell(lab, "umount \"$(command -v nft)\"").await?;

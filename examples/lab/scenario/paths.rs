@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 use tokio::time::sleep;
 use weavers::{addr::Address, state::link_name};
 
-use super::stage::{Checks, at_work, eventually, holds, passes, report, shell, unchanged};
+use super::stage::{Checks, NOT_CONVERGED, at_work, eventually, holds, passes, report, shell, unchanged};
 use crate::{host::ROUTER, lab::Lab, report::Report};
 
 /// The kernel tells of all of this.
@@ -16,8 +16,6 @@ const STARTED_WITHIN: Duration = Duration::from_secs(10);
 /// So long a daemon is watched, which has then nothing to do, and so often it may wake up.
 const WATCHED: Duration = Duration::from_secs(2);
 const WAKES_MAX: u64 = 600;
-/// `status --check` of a host that is not converged.
-const NOT_CONVERGED: i32 = 3;
 
 /// One after the other, on the first host.
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {

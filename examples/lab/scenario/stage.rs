@@ -19,6 +19,8 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// The exit code of a command that reaches no daemon.
 const UNREACHABLE: i32 = 4;
+/// The exit code of `status --check` on a host that is not converged.
+pub const NOT_CONVERGED: i32 = 3;
 
 /// What came of a command.
 #[derive(Clone, Debug)]
