@@ -6,7 +6,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::PathBuf,
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
 };
 
 use ipnet::Ipv4Net;
@@ -21,6 +22,7 @@ use crate::{
 };
 
 mod paths;
+mod shared;
 
 /// What should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,12 +34,12 @@ pub struct Desired {
 }
 
 /// What is, as far as it could be read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Actual {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Actual<'a> {
     /// On this host.
-    pub host: Option<Host>,
+    pub host: Option<&'a Host>,
     /// In the VPC.
-    pub vpc: Option<Vpc>,
+    pub vpc: Option<&'a Vpc>,
 }
 
 // ===== the host =====
@@ -47,6 +49,8 @@ pub struct Actual {
 pub enum Scope {
     /// All of it, whatever was seen before.
     Whole,
+    /// All of the host, and a part of what is in the containers if the kernel tells of changes there.
+    Routine,
     /// What the kernel has told of since the look before. What it tells nobody of is as it was then.
     Changed,
 }
@@ -177,14 +181,21 @@ pub enum Forward {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Netns {
     /// The kernel's boot id.
-    pub boot: String,
+    #[serde(serialize_with = "shared::as_it_is", deserialize_with = "shared::text")]
+    pub boot: Arc<str>,
     /// The kernel's cookie of the namespace (`SO_NETNS_COOKIE`), never used twice in a boot.
     pub cookie: u64,
     /// Where it was last found: a bind mount or `/proc/PID/ns/net`.
-    pub path: PathBuf,
+    #[serde(serialize_with = "shared::as_it_is", deserialize_with = "shared::path")]
+    pub path: Arc<FilePath>,
 }
 
 impl Netns {
+    /// The namespace of this cookie in this boot, found there.
+    pub fn new(boot: &str, cookie: u64, path: impl AsRef<FilePath>) -> Netns {
+        Netns { boot: boot.into(), cookie, path: path.as_ref().into() }
+    }
+
     /// Where the namespace of a target is to be found: a pid's, or what a path leads to.
     pub fn path_of(target: &str) -> PathBuf {
         target.parse::<u32>().map_or_else(|_| target.into(), |pid| format!("/proc/{pid}/ns/net").into())

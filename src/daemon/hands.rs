@@ -1,21 +1,25 @@
-//! The hands at work beside the loop: the host one job at a time, EC2 one job for each table.
+//! The hands at work beside the loop: the host one job at a time, and several links at once; links that go; EC2 one job for
+//! each table.
 
 use std::{
     collections::BTreeSet,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use futures_util::StreamExt;
 use ipnet::Ipv4Net;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::Event;
 use crate::{
+    addr::Address,
     api::Answer,
     config::Config,
-    kernel::Kernel,
+    kernel::{Kernel, removal::Remover},
     node::{
         identity::Metadata,
         request::{Refusal, RefusalKind, Response},
@@ -26,8 +30,8 @@ use crate::{
     vpc::Ec2,
 };
 
-/// Jobs that may wait for the host: one look and one action.
-const JOBS_MAX: usize = 16;
+/// Jobs that may wait for the host: one look, and actions on as many links as are worked on at once.
+const JOBS_MAX: usize = 64;
 
 enum Job {
     Observe(Box<Host>, Scope),
@@ -37,6 +41,7 @@ enum Job {
 /// What the loop tells to do.
 pub(super) struct Hands {
     host: mpsc::Sender<Job>,
+    removals: mpsc::Sender<Address>,
     ec2: Arc<Ec2Hand>,
     events: mpsc::Sender<Event>,
 }
@@ -48,10 +53,12 @@ impl Hands {
         config: &Config,
         events: mpsc::Sender<Event>,
     ) -> Hands {
+        let (removals, going) = mpsc::channel(JOBS_MAX);
+        tokio::spawn(remove_links(kernel.remover(), going, events.clone()));
         let (host, jobs) = mpsc::channel(JOBS_MAX);
         tokio::spawn(work_on_host(kernel, jobs, events.clone()));
         let ec2 = Ec2Hand::new(ec2.map(Arc::new), config.clone(), events.clone());
-        Hands { host, ec2: Arc::new(ec2), events }
+        Hands { host, removals, ec2: Arc::new(ec2), events }
     }
 
     /// EC2 is asked so from now on: there, and for the interface that is an uplink by this configuration.
@@ -123,16 +130,23 @@ impl Hands {
     }
 
     pub(super) fn apply(&self, action: Action) {
-        match Plane::of(&action) {
-            Plane::Host => self.on_host(Job::Apply(action)),
-            Plane::Interface | Plane::Table(_) => self.on_ec2(action),
+        match (Plane::of(&action), &action) {
+            (Plane::Removal, Action::DeleteLink(address)) => self.on_link(*address),
+            (Plane::Host | Plane::Removal, _) => self.on_host(Job::Apply(action)),
+            (Plane::Interface | Plane::Table(_), _) => self.on_ec2(action),
         }
     }
 
-    /// The node has at most one look and one action under way, so that a place is always free.
+    /// The node has at most one look and so many actions under way that a place is always free.
     fn on_host(&self, job: Job) {
         if self.host.try_send(job).is_err() {
             tracing::error!("the hand that works on the host is gone");
+        }
+    }
+
+    fn on_link(&self, going: Address) {
+        if self.removals.try_send(going).is_err() {
+            tracing::error!("the hand that removes links is gone");
         }
     }
 
@@ -147,16 +161,61 @@ impl Hands {
 }
 
 async fn work_on_host(mut kernel: Kernel, mut jobs: mpsc::Receiver<Job>, events: mpsc::Sender<Event>) {
-    while let Some(job) = jobs.recv().await {
-        let event = match job {
-            Job::Observe(wanted, scope) => Event::HostSeen(kernel.observe(&wanted, scope).await),
-            Job::Apply(action) => {
-                let outcome = kernel.apply(&action).await.map(|()| None);
-                Event::Applied(action, outcome)
+    let mut held = None;
+    while let Some(job) = next(&mut held, &mut jobs).await {
+        let action = match job {
+            Job::Observe(wanted, scope) => {
+                // The loop is gone only when the daemon stops.
+                let _ = events.send(Event::HostSeen(kernel.observe(&wanted, scope).await)).await;
+                continue;
             }
+            Job::Apply(action) => action,
         };
-        if events.send(event).await.is_err() {
-            return;
+        if is_on_link(&action) {
+            let actions = with_others(action, &mut held, &mut jobs);
+            let mut ended = pin!(kernel.apply_to_links(actions).await);
+            while let Some((action, outcome)) = ended.next().await {
+                let _ = events.send(Event::Applied(action, outcome.map(|()| None))).await;
+            }
+        } else {
+            let outcome = kernel.apply(&action).await;
+            let _ = events.send(Event::Applied(action, outcome.map(|()| None))).await;
+        }
+    }
+}
+
+/// The actions on links that wait, too.
+fn with_others(first: Action, held: &mut Option<Job>, jobs: &mut mpsc::Receiver<Job>) -> Vec<Action> {
+    let mut actions = vec![first];
+    while let Ok(job) = jobs.try_recv() {
+        match job {
+            Job::Apply(action) if is_on_link(&action) => actions.push(action),
+            other => {
+                *held = Some(other);
+                break;
+            }
+        }
+    }
+    actions
+}
+
+async fn next(held: &mut Option<Job>, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    match held.take() {
+        Some(job) => Some(job),
+        None => jobs.recv().await,
+    }
+}
+
+fn is_on_link(action: &Action) -> bool {
+    matches!(action, Action::CreateLink { .. } | Action::MendLink { .. })
+}
+
+/// Removes links: those that are waiting together.
+async fn remove_links(remover: Remover, mut going: mpsc::Receiver<Address>, events: mpsc::Sender<Event>) {
+    let mut addresses = Vec::new();
+    while going.recv_many(&mut addresses, JOBS_MAX).await > 0 {
+        for (address, outcome) in remover.remove(addresses.drain(..).collect()).await {
+            let _ = events.send(Event::Applied(Action::DeleteLink(address), outcome.map(|()| None))).await;
         }
     }
 }

@@ -40,7 +40,11 @@ use self::{file::ConfigFile, hands::Hands, systemd::Systemd};
 use crate::{
     api::{Answer, ApiRequest, server},
     config::OnChange,
-    kernel::{Kernel, canary::Canary, netns},
+    kernel::{
+        Kernel,
+        canary::Canary,
+        netns::{self, Found},
+    },
     mesh,
     node::{
         Input, Node, Output,
@@ -101,6 +105,8 @@ enum Event {
     CanaryMade(Result<Arc<Canary>, Fault>),
     Probed(SocketAddrV4, Bytes),
     Cancelled(RequestId),
+    /// It is known where the target of a request leads.
+    Found(Result<Request, Refusal>, oneshot::Sender<Answer>),
     /// The names in an edited file were resolved; or it cannot be adopted because of what they stand for.
     Resolved(Box<file::Candidate>, Adoption, Option<Refusal>),
 }
@@ -356,6 +362,8 @@ impl Daemon {
                 self.asking.remove(&id);
                 Input::Cancelled(id)
             }
+            Event::Found(Ok(request), reply) => return self.ask(request, reply),
+            Event::Found(Err(refusal), reply) => return drop(reply.send(Err(refusal))),
             Event::Resolved(candidate, adoption, objection) => {
                 return self.on_resolved(*candidate, adoption, objection);
             }
@@ -386,25 +394,38 @@ impl Daemon {
                 self.hands.permissions(range, self.node.first_table(), call.reply);
             }
             ApiRequest::Reload => self.reload(Some(call.reply)),
-            ApiRequest::AttachTarget { target, name, subnet } => match netns::of_target(&target) {
-                Ok(netns) => {
-                    let link = netns::link_into(&netns);
-                    self.ask(Request::Attach { netns, link, name, subnet }, call.reply);
-                }
-                Err(fault) => {
-                    let refusal =
-                        Refusal { hint: fault.hint, ..Refusal::new(RefusalKind::Invalid, fault.message) };
-                    drop(call.reply.send(Err(refusal)));
-                }
-            },
-            ApiRequest::DetachTarget { target } => {
-                let container = match netns::of_target(&target) {
-                    Ok(netns) => Container::Netns { link: netns::link_into(&netns), netns },
+            ApiRequest::AttachTarget { target, name, subnet } => {
+                self.find(target, call.reply, |_, found| {
+                    let (netns, link) = found.map_err(|fault| Refusal {
+                        hint: fault.hint,
+                        ..Refusal::new(RefusalKind::Invalid, fault.message)
+                    })?;
+                    Ok(Request::Attach { netns, link, name, subnet })
+                });
+            }
+            ApiRequest::DetachTarget { target } => self.find(target, call.reply, |target, found| {
+                let container = match found {
+                    Ok((netns, link)) => Container::Netns { netns, link },
                     Err(_) => Container::Name(target),
                 };
-                self.ask(Request::Detach { target: container }, call.reply);
-            }
+                Ok(Request::Detach { target: container })
+            }),
         }
+    }
+
+    /// Looks where a target leads, beside the loop: its path may lie where nobody answers.
+    fn find(
+        &self,
+        target: String,
+        reply: oneshot::Sender<Answer>,
+        request: impl FnOnce(String, Result<Found, Fault>) -> Result<Request, Refusal> + Send + 'static,
+    ) {
+        let (events, by_link) = (self.events.clone(), self.node.knows_by_link());
+        tokio::spawn(async move {
+            let found = netns::find(target.clone(), by_link).await;
+            // The loop is gone only when the daemon stops.
+            let _ = events.send(Event::Found(request(target, found), reply)).await;
+        });
     }
 
     fn ask(&mut self, request: Request, reply: oneshot::Sender<Answer>) {

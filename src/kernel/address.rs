@@ -23,6 +23,14 @@ pub async fn all(handle: &Handle) -> Result<Vec<AddressMessage>, Fault> {
     dump.try_collect().await.map_err(|error| fault("reading the addresses", &error))
 }
 
+/// All addresses of one interface of the host, by a handle that checks strictly.
+pub async fn of(handle: &Handle, index: u32) -> Result<Vec<AddressMessage>, Fault> {
+    let mut question = handle.address().get().set_link_index_filter(index);
+    question.message_mut().header.index = index;
+    let dump = question.execute();
+    dump.try_collect().await.map_err(|error| fault("reading the addresses of an interface", &error))
+}
+
 /// The IPv4 addresses of one interface of a container, by a handle that checks strictly.
 pub async fn inside(handle: &Handle, index: u32) -> Result<Vec<AddressMessage>, Fault> {
     let mut question = handle.address().get().set_link_index_filter(index);

@@ -5,7 +5,6 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-    path::PathBuf,
     sync::mpsc,
     thread,
 };
@@ -64,8 +63,8 @@ impl Canary {
         thread::Builder::new().name("canary".into()).spawn(life).map_err(|error| cannot(&error))?;
         let made = made.await.unwrap_or(Err(Errno::ECANCELED));
         let (thread, cookie, socket) = made.map_err(|cause| cannot(&cause))?;
-        let path = PathBuf::from(format!("/proc/{}/task/{thread}/ns/net", std::process::id()));
-        let netns = Netns { boot: netns::boot_id().to_owned(), cookie, path };
+        let path = format!("/proc/{}/task/{thread}/ns/net", std::process::id());
+        let netns = Netns::new(netns::boot_id(), cookie, path);
         let socket = UdpSocket::from_std(socket).map_err(|error| cannot(&error))?;
         Ok(Canary { netns, socket, ask })
     }

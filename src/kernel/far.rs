@@ -13,9 +13,9 @@ use super::{
     fault::{already_there, fault},
     link::{self, End, FAR_NAME, HOST_MAC, Wanted, far_mac, mac_text},
     neighbour::{self, Neighbour},
-    netns::Inside,
     route::{self, Entry, Table},
     sysctl::{self, Protocol},
+    visit::Inside,
 };
 use crate::state::Fault;
 
@@ -23,37 +23,38 @@ use crate::state::Fault;
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 /// A container may have another interface by which it answers the world; what comes in here is welcome all the same.
-const RP_FILTER: &str = "2";
+const RP_FILTER: i32 = 2;
 
 /// What is wrong with the far end of `near`, which is in this namespace; `Err` says why it cannot be looked at. Things are
 /// asked for by name: what else is in there, and how much, is not ours.
 pub async fn faults(inside: &Inside, near: &End, wanted: &Wanted<'_>) -> Result<Vec<String>, Fault> {
     let handle = &inside.handle;
     let mut faults = Vec::new();
-    let mut check = |right: bool, wrong: String| {
+    let mut check = |right: bool, wrong: &dyn Fn() -> String| {
         if !right {
-            faults.push(wrong);
+            faults.push(wrong());
         }
     };
-    check(link::find(handle, "lo").await?.is_some_and(|lo| lo.up), "lo down".into());
+    check(link::find(handle, "lo").await?.is_some_and(|lo| lo.up), &|| "lo down".into());
     let Some(far) = link::find(handle, FAR_NAME).await?.filter(|far| far.is_other_end_of(near)) else {
         faults.push("far end missing".into());
         return Ok(faults);
     };
     let mac = far_mac(wanted.address);
-    check(far.mtu == wanted.mtu, format!("mtu of the far end is {}", far.mtu));
-    check(far.up, "far end down".into());
-    let rp_filter = inside.rp_filter.as_deref().unwrap_or("absent");
-    check(rp_filter == RP_FILTER, format!("rp_filter of the far end is {rp_filter}"));
-    check(far.mac == mac, format!("mac of the far end is {}", mac_text(&far.mac)));
+    check(far.mtu == wanted.mtu, &|| format!("mtu of the far end is {}", far.mtu));
+    check(far.up, &|| "far end down".into());
+    let rp_filter = far.settings.rp_filter;
+    let now = || rp_filter.map_or_else(|| "absent".into(), |value| value.to_string());
+    check(rp_filter == Some(RP_FILTER), &|| format!("rp_filter of the far end is {}", now()));
+    check(far.mac == mac, &|| format!("mac of the far end is {}", mac_text(&far.mac)));
     let addresses = address::inside(handle, far.index).await?;
-    check(addresses.iter().any(|held| is_wanted(held, wanted)), "address missing".into());
+    check(addresses.iter().any(|held| is_wanted(held, wanted)), &|| "address missing".into());
     let gateway = neighbour::is_there(handle, &gateway(&far)).await?;
-    check(gateway, "neighbour of the far end missing".into());
+    check(gateway, &|| "neighbour of the far end missing".into());
     let ours = Table::ours_by(handle, far.index).await?;
-    check(ours.holds(&range_route(&far, wanted)), "range route missing".into());
+    check(ours.holds(&range_route(&far, wanted)), &|| "range route missing".into());
     let way_out = Table::begin(handle).await?.entries().any(Entry::is_default);
-    check(way_out, "default route missing".into());
+    check(way_out, &|| "default route missing".into());
     for stale in stale_routes(&ours, &far, wanted) {
         faults.push(format!("route {} of the far end is stale", stale.destination));
     }
@@ -63,8 +64,9 @@ pub async fn faults(inside: &Inside, near: &End, wanted: &Wanted<'_>) -> Result<
 /// Makes the far end be whole.
 pub async fn mend(inside: &Inside, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let handle = &inside.handle;
-    if inside.rp_filter.as_deref() != Some(RP_FILTER) {
-        inside.set(sysctl::of_interface(Protocol::Ipv4, FAR_NAME, "rp_filter"), RP_FILTER).await?;
+    if far.settings.rp_filter != Some(RP_FILTER) {
+        let setting = sysctl::of_interface(Protocol::Ipv4, FAR_NAME, "rp_filter");
+        inside.set(&setting, &RP_FILTER.to_string())?;
     }
     if let Some(lo) = link::find(handle, "lo").await?.filter(|lo| !lo.up) {
         let up = handle.link().set(LinkUnspec::new_with_index(lo.index).up().build());

@@ -1,5 +1,6 @@
 //! What was found of each link, until something may have changed: a look asks anew only about what the kernel has told of since,
-//! so that one container costs one container. A whole look forgets it all first.
+//! so that one container costs one container. A whole look forgets it all first; one that comes by itself forgets a part of it, so
+//! that each container is entered now and then even if nothing is told of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +10,11 @@ use super::{
 };
 use crate::{
     addr::Address,
-    state::{Link, Netns, Packet, Path, Scope},
+    state::{Action, Link, Netns, Packet, Path, Scope},
 };
+
+/// Looks that come by themselves until each container was entered, where the kernel tells of changes inside.
+const ROUNDS: u32 = 10;
 
 /// Found by the look before.
 #[derive(Debug, Default)]
@@ -25,6 +29,10 @@ pub(super) struct Known {
     ours: BTreeMap<u32, Address>,
     /// How packets reach the containers.
     paths: BTreeMap<Address, Vec<Path>>,
+    /// Something in a container may have changed that was not told.
+    deaf: bool,
+    /// Looks that came by themselves.
+    round: u32,
 }
 
 /// A link that was looked into, and what it was compared with.
@@ -40,16 +48,28 @@ impl Known {
     pub fn forget(&mut self, scope: Scope, told: &Told, seen: &Seen) {
         let ours: BTreeMap<u32, Address> =
             seen.ours().iter().map(|(address, end)| (end.index, *address)).collect();
-        if scope == Scope::Whole || told.lost {
-            (self.sound, self.paths) = Default::default();
+        self.deaf |= told.deaf;
+        let (deaf, round) = (self.deaf, self.round);
+        match scope {
+            Scope::Whole => self.sound.clear(),
+            Scope::Routine => {
+                self.sound.retain(|address, _| !deaf && address.0 % ROUNDS != round % ROUNDS);
+                (self.deaf, self.round) = (false, round.wrapping_add(1));
+            }
+            Scope::Changed => {}
         }
+        if told.lost {
+            self.sound.clear();
+        }
+        let is_told = |sound: &Sound| sound.end.namespace.is_some_and(|one| told.namespaces.contains(&one));
+        self.sound.retain(|_, sound| !is_told(sound));
         let mut elsewhere = told.elsewhere;
         for index in &told.interfaces {
             let of_index = [self.ours.get(index), ours.get(index)].into_iter().flatten();
             elsewhere |= of_index.clone().count() == 0;
             of_index.for_each(|address| drop(self.sound.remove(address)));
         }
-        if elsewhere {
+        if elsewhere || scope == Scope::Whole || told.lost {
             self.paths.clear();
         }
         self.ours = ours;
@@ -61,9 +81,11 @@ impl Known {
     }
 
     /// A link is about to be changed by ours.
-    pub fn act_on(&mut self, address: Address) {
-        self.forget_link(address);
-        self.acted_on.insert(address);
+    pub fn act_on(&mut self, action: &Action) {
+        if let Action::CreateLink { address, .. } | Action::MendLink { address, .. } = action {
+            self.forget_link(*address);
+            self.acted_on.insert(*address);
+        }
     }
 
     /// What was changed by ours since the look before: the links, and the interfaces that they had then.

@@ -23,19 +23,20 @@ use rtnetlink::{
     packet_route::{
         address::AddressMessage,
         link::{
-            InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute,
+            LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
         },
     },
 };
-use tokio::{runtime, task, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     address, far,
-    fault::{Cause, already_gone, already_there, fault, found},
+    fault::{Cause, already_there, fault, found},
     neighbour::{self, Neighbour},
-    netns::{self, Inside},
-    route,
+    removal, route,
     sysctl::{self, Protocol},
+    visit::{Inside, Visitor},
 };
 use crate::{
     addr::Address,
@@ -51,12 +52,49 @@ pub const FAR_NAME: &str = "ethwe";
 /// What a host end is set to: a forged source is dropped, anything else of IPv4 is passed on, and of IPv6 nothing is
 /// taken in, router advertisements above all. Who allows IPv6 on all interfaces allows it on these, and then they are
 /// still not listened to.
-const SETTINGS: [(Protocol, &str, &str); 4] = [
-    (Protocol::Ipv4, "rp_filter", "1"),
-    (Protocol::Ipv4, "forwarding", "1"),
-    (Protocol::Ipv6, "accept_ra", "0"),
-    (Protocol::Ipv6, "disable_ipv6", "1"),
+const HOST_END: [Setting; 4] = [
+    Setting { protocol: Protocol::Ipv4, key: "rp_filter", value: 1, of: |settings| settings.rp_filter },
+    Setting { protocol: Protocol::Ipv4, key: "forwarding", value: 1, of: |settings| settings.forwarding },
+    Setting { protocol: Protocol::Ipv6, key: "accept_ra", value: 0, of: |settings| settings.accept_ra },
+    Setting { protocol: Protocol::Ipv6, key: "disable_ipv6", value: 1, of: |settings| settings.disable_ipv6 },
 ];
+
+/// A setting as it should be.
+struct Setting {
+    protocol: Protocol,
+    key: &'static str,
+    value: i32,
+    of: fn(&Settings) -> Option<i32>,
+}
+
+/// Settings of an interface, as they come with it; `None` where its protocol is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Settings {
+    pub rp_filter: Option<i32>,
+    forwarding: Option<i32>,
+    accept_ra: Option<i32>,
+    disable_ipv6: Option<i32>,
+}
+
+impl Settings {
+    fn read(&mut self, of_protocols: &[AfSpecUnspec]) {
+        for of_protocol in of_protocols {
+            match of_protocol {
+                AfSpecUnspec::Inet(inet) => inet.iter().for_each(|one| {
+                    if let AfSpecInet::DevConf(conf) = one {
+                        (self.rp_filter, self.forwarding) = (Some(conf.rp_filter), Some(conf.forwarding));
+                    }
+                }),
+                AfSpecUnspec::Inet6(inet6) => inet6.iter().for_each(|one| {
+                    if let AfSpecInet6::DevConf(conf) = one {
+                        (self.accept_ra, self.disable_ipv6) = (Some(conf.accept_ra), Some(conf.disable_ipv6));
+                    }
+                }),
+                _ => {}
+            }
+        }
+    }
+}
 
 /// MAC of the far end, from its address.
 pub fn far_mac(address: Address) -> [u8; 6] {
@@ -91,6 +129,9 @@ pub struct End {
     pub peer: Option<u32>,
     /// What it was once named for. A host end is known by it under another name.
     pub alias: String,
+    /// The number that the host has for the namespace of the other end.
+    pub namespace: Option<i32>,
+    pub settings: Settings,
 }
 
 impl End {
@@ -107,6 +148,8 @@ impl End {
                 && !message.header.flags.intersects(LinkFlags::Noarp | LinkFlags::Pointopoint),
             peer: None,
             alias: String::new(),
+            namespace: None,
+            settings: Settings::default(),
         };
         for attribute in &message.attributes {
             match attribute {
@@ -115,6 +158,8 @@ impl End {
                 LinkAttribute::Address(mac) => end.mac.clone_from(mac),
                 LinkAttribute::Link(index) => end.peer = Some(*index),
                 LinkAttribute::IfAlias(alias) => end.alias.clone_from(alias),
+                LinkAttribute::LinkNetNsId(number) => end.namespace = Some(*number),
+                LinkAttribute::AfSpecUnspec(of_protocols) => end.settings.read(of_protocols),
                 LinkAttribute::LinkInfo(info) => end.veth = info.contains(&LinkInfo::Kind(InfoKind::Veth)),
                 _ => {}
             }
@@ -125,6 +170,16 @@ impl End {
     /// Whether `self` and `other`, which is in another namespace, are the two ends of one veth.
     pub fn is_other_end_of(&self, other: &End) -> bool {
         self.veth && other.veth && self.peer == Some(other.index) && other.peer == Some(self.index)
+    }
+
+    /// What a host end is not set to as it should be, and what to instead. Where there is no IPv6, nothing of it can be wrong.
+    fn wrong_settings(&self) -> impl Iterator<Item = (&'static Setting, String)> {
+        HOST_END.iter().filter_map(|setting| match ((setting.of)(&self.settings), setting.protocol) {
+            (Some(now), _) if now == setting.value => None,
+            (Some(now), _) => Some((setting, now.to_string())),
+            (None, Protocol::Ipv4) => Some((setting, "absent".into())),
+            (None, Protocol::Ipv6) => None,
+        })
     }
 
     /// The address that it is the host end for, whatever its name is by now.
@@ -141,7 +196,7 @@ pub fn served_by(name: &str) -> Option<Address> {
 
 /// All interfaces, by their index.
 pub async fn all(handle: &Handle) -> Result<Vec<End>, Fault> {
-    let mut dump = Box::pin(handle.link().get().execute());
+    let mut dump = Box::pin(without_counters(handle.link().get()).execute());
     let mut ends = Vec::new();
     while let Some(message) = dump.try_next().await.map_err(|error| fault("reading the links", &error))? {
         ends.push(End::read(&message));
@@ -155,13 +210,28 @@ pub async fn find(handle: &Handle, name: &str) -> Result<Option<End>, Fault> {
     one(handle.link().get().match_name(name), name).await
 }
 
+/// The host end of the link of an address, also under another name.
+pub async fn host_end(host: &Handle, address: Address) -> Result<Option<End>, Fault> {
+    match find(host, &link_name(address)).await? {
+        None => Ok(all(host).await?.into_iter().find(|end| end.serves() == Some(address))),
+        found => Ok(found),
+    }
+}
+
 /// The interface of that index.
 async fn numbered(handle: &Handle, index: u32) -> Result<Option<End>, Fault> {
     one(handle.link().get().match_index(index), index).await
 }
 
+/// Counters are half of what the kernel says of an interface.
+fn without_counters(mut question: LinkGetRequest) -> LinkGetRequest {
+    let attributes = &mut question.message_mut().attributes;
+    attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    question
+}
+
 async fn one(question: LinkGetRequest, which: impl fmt::Display) -> Result<Option<End>, Fault> {
-    match Box::pin(question.execute()).try_next().await {
+    match Box::pin(without_counters(question).execute()).try_next().await {
         Ok(message) => Ok(message.as_ref().map(End::read)),
         Err(error) if error.errno() == Errno::ENODEV => Ok(None),
         Err(error) => Err(fault(format_args!("reading link {which}"), &error)),
@@ -230,9 +300,9 @@ impl Seen {
         place.ok().map(|place| &self.links[place])
     }
 
-    /// The names of all links by their index, fit to be shown.
-    pub fn names(&self) -> BTreeMap<u32, String> {
-        self.links.iter().map(|end| (end.index, end.name.escape_default().to_string())).collect()
+    /// The name of a link, fit to be shown.
+    pub fn name(&self, index: u32) -> Option<String> {
+        self.interface(index).map(|end| end.name.escape_default().to_string())
     }
 
     /// Host ends of ours, by the address that each is for. One that has its name goes before one that had it.
@@ -242,49 +312,41 @@ impl Seen {
         renamed.into_iter().chain(named).filter_map(|end| Some((end.serves()?, end))).collect()
     }
 
-    /// What is wrong with a host end, but for its settings.
+    /// What is wrong with a host end.
     pub fn faults(&self, end: &End, wanted: &Wanted) -> Vec<String> {
         let address = Ipv4Addr::from(wanted.address);
         let mut faults = Vec::new();
-        let mut check = |right: bool, wrong: String| {
+        let mut check = |right: bool, wrong: &dyn Fn() -> String| {
             if !right {
-                faults.push(wrong);
+                faults.push(wrong());
             }
         };
         let name = link_name(wanted.address);
-        check(end.name == name, format!("host end is named {}", end.name.escape_default()));
-        check(end.alias == name, "alias of the host end missing".into());
-        check(end.veth, "host end is not a veth".into());
-        check(end.mtu == wanted.mtu, format!("mtu of the host end is {}", end.mtu));
-        check(end.up, "host end down".into());
-        check(end.mac == HOST_MAC, format!("mac of the host end is {}", mac_text(&end.mac)));
-        check(
-            self.routes.holds(&route::Entry::to_container(address, end.index)),
-            "host route missing".into(),
-        );
-        check(
-            self.neighbours.contains(&(end.index, address, far_mac(wanted.address).into())),
-            "host neighbour missing".into(),
-        );
+        check(end.name == name, &|| format!("host end is named {}", end.name.escape_default()));
+        check(end.alias == name, &|| "alias of the host end missing".into());
+        check(end.veth, &|| "host end is not a veth".into());
+        check(end.mtu == wanted.mtu, &|| format!("mtu of the host end is {}", end.mtu));
+        check(end.up, &|| "host end down".into());
+        check(end.mac == HOST_MAC, &|| format!("mac of the host end is {}", mac_text(&end.mac)));
+        check(self.routes.holds(&route::Entry::to_container(address, end.index)), &|| {
+            "host route missing".into()
+        });
+        check(self.neighbours.contains(&(end.index, address, far_mac(wanted.address).into())), &|| {
+            "host neighbour missing".into()
+        });
+        for (setting, now) in end.wrong_settings() {
+            faults.push(format!("{} is {now}", setting.key));
+        }
         for held in self.addresses.iter().filter(|held| held.header.index == end.index) {
-            check(false, format!("address {} on the host end, which is to have none", address::text(held)));
+            faults.push(format!("address {} on the host end, which is to have none", address::text(held)));
         }
         faults
     }
 }
 
-/// What a host end is not set to as it should be.
-pub fn wrong_settings(end: &End) -> Result<Vec<String>, Fault> {
-    let wrong = SETTINGS.into_iter().map(|(protocol, key, value)| {
-        let now = wrong_setting(protocol, &end.name, key, value)?;
-        Ok(now.map(|now| format!("{key} is {now}")))
-    });
-    wrong.filter_map(Result::transpose).collect()
-}
-
 /// Makes a link be whole, whatever is there of it.
-pub async fn ensure(host: &Handle, wanted: &Wanted<'_>) -> Result<(), Fault> {
-    let inside = netns::enter(wanted.netns).await?;
+pub(super) async fn ensure(visitor: &Visitor, wanted: &Wanted<'_>) -> Result<(), Fault> {
+    let (host, inside) = (&visitor.host, visitor.enter(wanted.netns)?);
     let (near, far) = match pair(host, &inside, wanted).await? {
         Some(pair) => pair,
         None => {
@@ -303,37 +365,6 @@ pub async fn ensure(host: &Handle, wanted: &Wanted<'_>) -> Result<(), Fault> {
     settle(host, &near, &inside.handle, &far).await
 }
 
-/// Removes a link, both ends.
-pub async fn delete(host: &Handle, address: Address) -> Result<(), Fault> {
-    let name = link_name(address);
-    let mut end = find(host, &name).await?;
-    if end.is_none() {
-        end = all(host).await?.into_iter().find(|end| end.serves() == Some(address));
-    }
-    let Some(end) = end else {
-        return Ok(());
-    };
-    // From here on no packet passes.
-    let down = host.link().set(LinkUnspec::new_with_index(end.index).down().build()).execute().await;
-    already_gone(down).map_err(|error| fault(format_args!("setting link {name} down"), &error))?;
-    let destroyed = task::spawn_blocking(move || destroy(end.index)).await;
-    destroyed
-        .unwrap_or(Err(Errno::ECANCELED))
-        .map_err(|cause| fault(format_args!("removing link {name}"), &cause))
-}
-
-/// The kernel lets go of a device within the call that asks for it, and that takes 15 ms and more: too long
-/// for a thread that has other things to do.
-fn destroy(index: u32) -> Result<(), Errno> {
-    let runtime =
-        runtime::Builder::new_current_thread().enable_io().build().map_err(|error| error.errno())?;
-    runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| error.errno())?;
-        tokio::spawn(connection);
-        already_gone(handle.link().del(index).execute().await).map_err(|error| error.errno())
-    })
-}
-
 /// Both ends, if both are there and belong together. What is in the way of ours goes, if it is ours.
 async fn pair(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<Option<(End, End)>, Fault> {
     let near = find(host, &link_name(wanted.address)).await?;
@@ -347,7 +378,7 @@ async fn pair(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<Opt
                 None => Err(in_the_way(host, near, &far, wanted).await?),
             }
         }
-        (Some(_), None) => delete(host, wanted.address).await.map(|()| None),
+        (Some(near), None) => removal::remove_one(host, wanted.address, near.index).await.map(|()| None),
         (None, None) => Ok(None),
     }
 }
@@ -411,13 +442,11 @@ async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(
 
 async fn mend(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let name = link_name(wanted.address);
-    for (protocol, key, value) in SETTINGS {
-        if wrong_setting(protocol, &near.name, key, value)?.is_some() {
-            sysctl::set(&sysctl::of_interface(protocol, &near.name, key), value)?;
-        }
+    for (Setting { protocol, key, value, .. }, _) in near.wrong_settings() {
+        sysctl::set(&sysctl::of_interface(*protocol, &near.name, key), &value.to_string())?;
     }
-    for held in address::all(host).await?.iter().filter(|held| held.header.index == near.index) {
-        address::remove(host, held).await?;
+    for held in address::of(host, near.index).await? {
+        address::remove(host, &held).await?;
     }
     if near.alias != name {
         let aliased = LinkUnspec::new_with_index(near.index).alias(&*name).build();
@@ -428,16 +457,6 @@ async fn mend(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Faul
     let address = Ipv4Addr::from(wanted.address);
     neighbour::ensure(host, &(near.index, address, far_mac(wanted.address).into())).await?;
     route::ensure(host, &route::Entry::to_container(address, near.index)).await
-}
-
-/// What a setting of a host end is instead. Where there is no IPv6, nothing of it can be wrong.
-fn wrong_setting(protocol: Protocol, end: &str, key: &str, value: &str) -> Result<Option<String>, Fault> {
-    let now = sysctl::get(&sysctl::of_interface(protocol, end, key))?;
-    Ok(match (now, protocol) {
-        (Some(now), _) => (now != value).then_some(now),
-        (None, Protocol::Ipv4) => Some("absent".into()),
-        (None, Protocol::Ipv6) => None,
-    })
 }
 
 /// Waits until both ends send. After an end comes up the kernel starts it in its own time, and until then

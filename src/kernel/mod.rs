@@ -16,9 +16,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    pin::pin,
 };
 
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
 use ipnet::Ipv4Net;
 use rtnetlink::Handle;
 
@@ -30,6 +31,7 @@ use crate::{
 mod address;
 mod bound;
 pub mod canary;
+mod event;
 mod far;
 mod fault;
 mod forward;
@@ -42,16 +44,20 @@ pub mod netns;
 mod nft;
 mod path;
 mod raw;
+pub mod removal;
 mod route;
 mod sysctl;
 mod tracking;
 pub mod uplink;
+mod visit;
 pub mod watch;
 mod ways;
 
 use fault::{fault, found};
 use known::Known;
 use link::{End, Seen, Wanted};
+use removal::Remover;
+use visit::Visitor;
 use watch::{Changes, Told};
 
 /// The host's network, seen and changed from the namespace in which it was made.
@@ -95,9 +101,10 @@ impl Kernel {
         told.interfaces.extend(self.acted_on(&mut known).await?);
         let seen = self.look(scope, &told, known.seen()).await?;
         known.forget(scope, &told, &seen);
+        self.changes.care_for(seen.ours().values().filter_map(|end| end.namespace).collect());
         let rules = self.nft.observe(wanted.rules.as_ref()).await?;
         let forward = self.forward.observe(&uplinks_of(wanted)).await?;
-        let links = observe_links(&seen, wanted, &mut known).await?;
+        let links = observe_links(&seen, wanted, &mut known, scope).await?;
         let path::Paths { paths, uplinks } =
             path::observe(&self.handle, &seen, wanted, &links, &known).await?;
         known.keep_paths(&paths);
@@ -143,12 +150,6 @@ impl Kernel {
     /// Carries out one action. What is already there, or already gone, is success.
     pub async fn apply(&mut self, action: &Action) -> Result<(), Fault> {
         let host = &self.handle;
-        if let Action::CreateLink { address, .. }
-        | Action::MendLink { address, .. }
-        | Action::DeleteLink(address) = action
-        {
-            self.known.act_on(*address);
-        }
         if let Action::AddBlock(_) | Action::DeleteBlock(_) = action {
             drop(self.known.seen());
         }
@@ -160,43 +161,116 @@ impl Kernel {
             }
             Action::OpenForward { uplinks } => forward::open(uplinks).await,
             Action::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
-            Action::CreateLink { address, netns, mtu, range }
-            | Action::MendLink { address, netns, mtu, range } => {
-                if matches!(action, Action::CreateLink { .. }) {
-                    self.nft.expect_unchanged().await?;
-                }
-                let wanted = Wanted { address: *address, netns, mtu: *mtu, range: *range };
-                let what = format!("making link {}", link_name(*address));
-                bound::within(bound::CHANGE, &what, link::ensure(host, &wanted)).await
+            Action::CreateLink { .. } | Action::MendLink { .. } => {
+                let ended = pin!(self.apply_to_links(vec![action.clone()]).await).next().await;
+                ended.map_or(Ok(()), |(_, result)| result)
             }
-            Action::DeleteLink(address) => link::delete(host, *address).await,
+            Action::DeleteLink(address) => {
+                let mut results = self.remover().remove(BTreeSet::from([*address])).await;
+                results.remove(address).unwrap_or(Ok(()))
+            }
             Action::DeleteBlock(cidr) => route::remove(host, &route::Entry::block(*cidr)).await,
             Action::CloseForward => forward::close().await,
             Action::DeleteRules => self.nft.delete().await,
             Action::DisableCheck { .. }
             | Action::ReplaceRoute { .. }
             | Action::CreateRoute { .. }
-            | Action::DeleteRoute { .. } => {
-                Err(found(FaultKind::Invalid, format!("not an action on the host: {action:?}")))
-            }
+            | Action::DeleteRoute { .. } => Err(not_here(action)),
         }
+    }
+
+    /// Makes and mends links side by side, and tells of each as it ends.
+    pub async fn apply_to_links(
+        &mut self,
+        actions: Vec<Action>,
+    ) -> impl Stream<Item = (Action, Result<(), Fault>)> + Send + use<> {
+        let creates = |action: &Action| matches!(action, Action::CreateLink { .. });
+        let fenced = match actions.iter().any(creates) {
+            true => self.nft.expect_unchanged().await,
+            false => Ok(()),
+        };
+        actions.iter().for_each(|action| self.known.act_on(action));
+        let work = actions.into_iter().map(|action| {
+            let fenced = if creates(&action) { fenced.clone() } else { Ok(()) };
+            async move {
+                let result = match fenced {
+                    Ok(()) => link_action(&action).await,
+                    Err(fault) => Err(fault),
+                };
+                (action, result)
+            }
+        });
+        work.collect::<FuturesUnordered<_>>()
+    }
+
+    /// Removes links, also while a look is under way.
+    pub fn remover(&self) -> Remover {
+        Remover { changes: self.changes.clone() }
     }
 }
 
-/// The links of ours. Containers are looked into side by side, so that one that does not answer holds up no other.
+/// Makes or mends a link, on a thread of its own.
+async fn link_action(action: &Action) -> Result<(), Fault> {
+    let (Action::CreateLink { address, netns, mtu, range } | Action::MendLink { address, netns, mtu, range }) =
+        action.clone()
+    else {
+        return Err(not_here(action));
+    };
+    let what = format!("making link {}", link_name(address));
+    let work = async move |visitor: visit::Visitor| {
+        link::ensure(&visitor, &Wanted { address, netns: &netns, mtu, range }).await
+    };
+    visit::apart(&what, bound::CHANGE, work).await
+}
+
+fn not_here(action: &Action) -> Fault {
+    found(FaultKind::Invalid, format!("not an action of this kind: {action:?}"))
+}
+
+/// The links of ours. Containers are looked into where something may have changed.
 async fn observe_links(
     seen: &Seen,
     wanted: &Host,
     known: &mut Known,
+    scope: Scope,
 ) -> Result<BTreeMap<Address, Link>, Fault> {
-    let (ours, before) = (seen.ours(), &*known);
-    let looks = ours.iter().map(|(&address, &end)| {
-        let wanted = wanted.links.get(&address);
-        async move { Ok::<_, Fault>((address, observe_link(seen, end, address, wanted, before).await?)) }
-    });
-    let looks: Vec<_> = looks.collect();
-    let links: BTreeMap<Address, Link> =
-        stream::iter(looks).buffer_unordered(bound::VISITS_MAX).try_collect().await?;
+    let ours = seen.ours();
+    let (mut links, mut visits) = (BTreeMap::new(), Vec::new());
+    for (&address, &end) in &ours {
+        let mut link = Link { netns: None, mtu: end.mtu, range: Ipv4Net::default(), faults: Vec::new() };
+        if let Some(wanted) = wanted.links.get(&address)
+            && let Some(netns) = &wanted.netns
+        {
+            let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range };
+            link.range = wanted.range;
+            link.netns = known.netns(address, end, wanted).cloned();
+            if link.netns.is_none() || scope != Scope::Changed {
+                link.faults = seen.faults(end, &right);
+            }
+            if link.netns.is_none() {
+                visits.push(Visit {
+                    address,
+                    end: end.clone(),
+                    wanted: wanted.clone(),
+                    netns: netns.clone(),
+                });
+            }
+        }
+        links.insert(address, link);
+    }
+    let addresses: Vec<Address> = visits.iter().map(|visit| visit.address).collect();
+    let found = visit::each(visits, |visitor, visit| Box::pin(look_inside(visitor, visit))).await?;
+    for (address, found) in addresses.into_iter().zip(found) {
+        let Some(link) = links.get_mut(&address) else { continue };
+        match found {
+            Ok((netns, faults)) => {
+                link.netns = Some(netns);
+                link.faults.extend(faults);
+            }
+            Err(fault) => link.faults.push(fault.message),
+        }
+        link.faults = bound::faults(std::mem::take(&mut link.faults));
+    }
     for (address, link) in &links {
         match (&link.netns, wanted.links.get(address)) {
             (Some(netns), Some(wanted)) if link.faults.is_empty() => {
@@ -208,41 +282,21 @@ async fn observe_links(
     Ok(links)
 }
 
-/// A link by its host end. A namespace that cannot be looked into is a fault of its link, not of the look.
-async fn observe_link(
-    seen: &Seen,
-    end: &End,
+/// A link that is to be looked at from inside its container.
+struct Visit {
     address: Address,
-    wanted: Option<&Link>,
-    known: &Known,
-) -> Result<Link, Fault> {
-    let mut link = Link { netns: None, mtu: end.mtu, range: Ipv4Net::default(), faults: Vec::new() };
-    let Some((wanted, netns)) = wanted.and_then(|wanted| Some((wanted, wanted.netns.as_ref()?))) else {
-        return Ok(link);
-    };
-    let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range };
-    link.range = wanted.range;
-    link.faults = seen.faults(end, &right);
-    if let Some(netns) = known.netns(address, end, wanted) {
-        link.netns = Some(netns.clone());
-        return Ok(link);
-    }
-    link.faults.extend(link::wrong_settings(end)?);
-    match bound::within(bound::VISIT, "a look into the container", look_inside(end, &right)).await {
-        Ok((netns, faults)) => {
-            link.netns = Some(netns);
-            link.faults.extend(faults);
-        }
-        Err(fault) => link.faults.push(fault.message),
-    }
-    link.faults = bound::faults(link.faults);
-    Ok(link)
+    end: End,
+    wanted: Link,
+    netns: Netns,
 }
 
-/// The namespace of a link where it was found, and what is wrong with the far end.
-async fn look_inside(end: &End, right: &Wanted<'_>) -> Result<(Netns, Vec<String>), Fault> {
-    let inside = netns::enter(right.netns).await?;
-    let faults = far::faults(&inside, end, right).await?;
+/// The namespace of a link where it was found, and what is wrong with the far end. A namespace that cannot be looked into
+/// is a fault of its link, not of the look.
+async fn look_inside(visitor: &Visitor, visit: &Visit) -> Result<(Netns, Vec<String>), Fault> {
+    let Visit { address, end, wanted, netns } = visit;
+    let right = Wanted { address: *address, netns, mtu: wanted.mtu, range: wanted.range };
+    let inside = visitor.enter(netns)?;
+    let faults = far::faults(&inside, end, &right).await?;
     Ok((inside.netns, faults))
 }
 
@@ -281,5 +335,5 @@ fn foreign(seen: &Seen, wanted: &Host) -> BTreeMap<Ipv4Net, String> {
     };
     let ours: BTreeSet<u32> =
         seen.links.iter().filter(|end| end.serves().is_some()).map(|end| end.index).collect();
-    seen.routes.foreign(range, &ours, &seen.names())
+    seen.routes.foreign(range, &ours, &|index| seen.name(index))
 }

@@ -1,17 +1,13 @@
-//! Network namespaces: how one is known, and how to look into it.
+//! Network namespaces: how one is known, and what leads to it.
 //!
-//! A thread that is to enter a namespace is made for it and thrown away after, so there is nothing
-//! to restore and nothing that can be restored wrongly. What stays is a socket, which belongs to the
-//! namespace in which it was made. A socket also keeps its namespace alive, so none is kept for later.
+//! A thread that is to enter a namespace here is made for it and thrown away after, so there is nothing
+//! to restore and nothing that can be restored wrongly.
 
 use std::{
     fs::{self, File, OpenOptions},
     io,
     net::IpAddr,
-    os::{
-        fd::{AsFd, AsRawFd, RawFd},
-        unix::fs::OpenOptionsExt,
-    },
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::Path,
     sync::OnceLock,
     thread,
@@ -24,15 +20,14 @@ use nix::{
     sys::socket::{AddressFamily, GetSockOpt, SockFlag, SockType, socket},
 };
 use rtnetlink::new_connection_with_strict_check;
-use tokio::{runtime, sync::oneshot, task::JoinHandle, time::timeout};
+use tokio::{runtime, time::timeout};
 
 use super::{
     address,
     bound::VISIT,
     fault::{Cause, fault, found},
     link::{self, FAR_NAME, far_mac},
-    sysctl::{self, Protocol},
-    ways,
+    visit, ways,
 };
 use crate::{
     addr::Address,
@@ -53,6 +48,20 @@ nix::getsockopt_impl!(
     nix::sys::socket::sockopt::GetStruct<u64>
 );
 
+/// A namespace, and the address of the link of ours that leads into it where that was asked for and there is one.
+pub type Found = (Netns, Option<Address>);
+
+/// The namespace that a target leads to; waits for it no longer than for any look into a container.
+pub async fn find(target: String, by_link: bool) -> Result<Found, Fault> {
+    let what = format!("looking for the network namespace of {target}");
+    let work = async move |_| {
+        let netns = of_target(&target)?;
+        let link = if by_link { link_into(&netns) } else { None };
+        Ok((netns, link))
+    };
+    visit::apart(&what, VISIT, work).await
+}
+
 /// The namespace of a process, by pid, or the one that a path leads to.
 pub fn of_target(target: &str) -> Result<Netns, Fault> {
     let path = Netns::path_of(target);
@@ -68,12 +77,12 @@ pub fn of_target(target: &str) -> Result<Netns, Fault> {
             format!("{} is the host's own network namespace", path.display()),
         ));
     }
-    Ok(Netns { boot: boot_id().to_owned(), cookie, path })
+    Ok(Netns::new(boot_id(), cookie, path))
 }
 
 /// The address of the link of ours that leads into `netns`, if one does: that of its far end, provided
 /// that it bears the MAC that we derive from it.
-pub fn link_into(netns: &Netns) -> Option<Address> {
+fn link_into(netns: &Netns) -> Option<Address> {
     let thread = inside(open(&netns.path).ok()?, |entered| entered.ok().and_then(|()| far_address()));
     thread.ok()?.join().ok()?
 }
@@ -107,7 +116,7 @@ pub fn boot_id() -> &'static str {
 
 /// Whether the path of `netns` still leads to it.
 pub fn verify(netns: &Netns) -> bool {
-    netns.boot == boot_id() && cookie_of(&netns.path) == Ok(netns.cookie)
+    *netns.boot == *boot_id() && cookie_of(&netns.path) == Ok(netns.cookie)
 }
 
 /// Whether neither the path of `netns` nor any other that is known leads to it, for certain. What cannot be told is not
@@ -118,100 +127,7 @@ pub fn is_gone(netns: &Netns) -> bool {
         // Nothing is there, or a file on which the namespace was mounted once.
         Err(cause) => [Errno::ENOENT, Errno::ENOTDIR, Errno::ESRCH, Errno::EINVAL].contains(&cause),
     };
-    netns.boot != boot_id() || path_is_over() && ways::to(netns).is_none()
-}
-
-/// A namespace that was entered: it can be spoken to, and named to the kernel.
-pub(super) struct Inside {
-    /// Speaks rtnetlink inside, and is answered what was asked for only.
-    pub handle: rtnetlink::Handle,
-    /// `rp_filter` of the far end as it was; `None` if there is none.
-    pub rp_filter: Option<String>,
-    /// The namespace, by the path it was found at.
-    pub netns: Netns,
-    file: File,
-    /// Ends with this value, whatever the kernel has still to say.
-    _connection: Connection,
-}
-
-/// The task that carries what is said.
-struct Connection(JoinHandle<()>);
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Inside {
-    /// The namespace as a file descriptor, good for as long as `self` is.
-    pub fn fd(&self) -> RawFd {
-        self.file.as_raw_fd()
-    }
-
-    /// Sets a kernel setting inside.
-    pub async fn set(&self, name: String, value: &'static str) -> Result<(), Fault> {
-        let cannot = |error: io::Error| fault(format_args!("setting {name} in a container"), &error);
-        let file = self.file.try_clone().map_err(cannot)?;
-        let (done, result) = oneshot::channel();
-        let setting = name.clone();
-        let work = move |entered: Result<(), Errno>| {
-            let set = match entered {
-                Ok(()) => sysctl::set(&setting, value),
-                Err(cause) => Err(fault(format_args!("setting {setting} in a container"), &cause)),
-            };
-            // Nobody waits any more.
-            let _ = done.send(set);
-        };
-        inside(file, work).map_err(cannot)?;
-        let died =
-            || found(FaultKind::Unreachable, format!("setting {name} in a container: its thread died"));
-        result.await.map_err(|_| died())?
-    }
-}
-
-/// Enters `netns` by its path, or by another way where its path no longer leads to it: the process that it was found by
-/// may have ended, and others live on in it.
-pub(super) async fn enter(netns: &Netns) -> Result<Inside, Fault> {
-    match enter_by_path(netns).await {
-        Err(fault) if fault.kind == FaultKind::Outdated && netns.boot == boot_id() => match ways::to(netns) {
-            Some(path) => enter_by_path(&Netns { path, ..netns.clone() }).await,
-            None => Err(fault),
-        },
-        entered => entered,
-    }
-}
-
-async fn enter_by_path(netns: &Netns) -> Result<Inside, Fault> {
-    let path = &netns.path;
-    if netns.boot != boot_id() {
-        return Err(gone(path, "it was of an earlier boot"));
-    }
-    let file = open(path).map_err(|cause| refused(path, &cause))?;
-    let kept = file.try_clone().map_err(|error| refused(path, &error))?;
-    let runtime = runtime::Handle::current();
-    let (done, result) = oneshot::channel();
-    inside(file, move |entered| {
-        let _runtime = runtime.enter();
-        let made = entered.and_then(|()| {
-            let cookie = cookie()?;
-            let connection = new_connection_with_strict_check().map_err(|error| error.errno())?;
-            // What cannot be read is set anew.
-            let rp_filter =
-                sysctl::get(&sysctl::of_interface(Protocol::Ipv4, FAR_NAME, "rp_filter")).unwrap_or_default();
-            Ok((cookie, rp_filter, connection))
-        });
-        // Nobody waits any more: the socket closes.
-        let _ = done.send(made);
-    })
-    .map_err(|error| refused(path, &error))?;
-    let made = result.await.map_err(|_| panicked(path))?;
-    let (cookie, rp_filter, (connection, handle, _)) = made.map_err(|cause| refused(path, &cause))?;
-    if cookie != netns.cookie {
-        return Err(gone(path, "its path leads to another one now"));
-    }
-    let _connection = Connection(tokio::spawn(connection));
-    Ok(Inside { handle, rp_filter, netns: netns.clone(), file: kept, _connection })
+    *netns.boot != *boot_id() || path_is_over() && ways::to(netns).is_none()
 }
 
 /// The cookie of the namespace that a path leads to.
@@ -230,7 +146,7 @@ fn inside<T: Send + 'static>(
 }
 
 /// Opening must not wait, whatever the path leads to.
-fn open(path: &Path) -> Result<File, Errno> {
+pub(super) fn open(path: &Path) -> Result<File, Errno> {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     opened.map_err(|error| error.errno())
 }
@@ -248,22 +164,18 @@ fn cookie_here() -> Result<u64, Fault> {
     })
 }
 
-fn refused(path: &Path, cause: &impl Cause) -> Fault {
+pub(super) fn refused(path: &Path, cause: &impl Cause) -> Fault {
     match cause.errno() {
         Errno::ENOENT | Errno::ESRCH => gone(path, "nothing is there"),
         _ => fault(format_args!("entering network namespace {}", path.display()), cause),
     }
 }
 
-fn gone(path: &Path, why: &str) -> Fault {
+pub(super) fn gone(path: &Path, why: &str) -> Fault {
     Fault {
         hint: Some("if its container lives, attach it again by a path or pid that leads to it".into()),
         ..found(FaultKind::Outdated, format!("network namespace {} is gone: {why}", path.display()))
     }
-}
-
-fn panicked(path: &Path) -> Fault {
-    found(FaultKind::Unreachable, format!("entering network namespace {}: its thread died", path.display()))
 }
 
 #[cfg(test)]

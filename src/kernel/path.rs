@@ -57,7 +57,7 @@ pub async fn observe(
     links: &BTreeMap<Address, Link>,
     known: &Known,
 ) -> Result<Paths, Fault> {
-    let asker = Asker { handle, seen, names: seen.names() };
+    let asker = Asker { handle, seen };
     // Of one that is broken in itself its faults are told.
     let sound = links.iter().filter(|(_, link)| link.netns.is_some() && link.faults.is_empty());
     let sound: Vec<Address> = sound.map(|(address, _)| *address).collect();
@@ -158,7 +158,6 @@ struct Source {
 struct Asker<'a> {
     handle: &'a Handle,
     seen: &'a Seen,
-    names: BTreeMap<u32, String>,
 }
 
 /// What the kernel would do, and by which route.
@@ -231,7 +230,7 @@ impl Asker<'_> {
         let (mut interface, mut gateway, mut table) = (None, None, u32::from(message.header.table));
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Oif(index) => interface = self.names.get(index),
+                RouteAttribute::Oif(index) => interface = self.seen.name(*index),
                 RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
                 RouteAttribute::Table(number) => table = *number,
                 _ => {}
@@ -239,8 +238,8 @@ impl Asker<'_> {
         }
         match (message.header.kind, interface) {
             (RouteType::Unicast, Some(interface)) => {
-                let route = self.seen.routes.matched(to, RouteType::Unicast, Some(table), &self.names);
-                Answer { fate: Fate::Leaves { interface: interface.clone(), gateway }, route }
+                let route = self.matched(to, RouteType::Unicast, Some(table));
+                Answer { fate: Fate::Leaves { interface, gateway }, route }
             }
             (RouteType::Unicast, None) => self.lost(to, Loss::NoRoute),
             (RouteType::Unreachable, _) => self.lost(to, Loss::Unreachable),
@@ -250,6 +249,10 @@ impl Asker<'_> {
         }
     }
 
+    fn matched(&self, to: Ipv4Addr, kind: RouteType, table: Option<u32>) -> Option<String> {
+        self.seen.routes.matched(to, kind, table, &|index| self.seen.name(index))
+    }
+
     fn lost(&self, to: Ipv4Addr, loss: Loss) -> Answer {
         let kind = match &loss {
             Loss::Unreachable => Some(RouteType::Unreachable),
@@ -257,7 +260,7 @@ impl Asker<'_> {
             Loss::Blackhole => Some(RouteType::BlackHole),
             Loss::NoRoute | Loss::NotForwarded(_) | Loss::ReversePath(_) | Loss::Other(_) => None,
         };
-        let route = kind.and_then(|kind| self.seen.routes.matched(to, kind, None, &self.names));
+        let route = kind.and_then(|kind| self.matched(to, kind, None));
         Answer { fate: Fate::Lost(loss), route }
     }
 }

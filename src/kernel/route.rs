@@ -189,6 +189,9 @@ impl fmt::Display for Entry {
     }
 }
 
+/// Tells what the interface of an index is called.
+pub type Names<'a> = &'a dyn Fn(u32) -> Option<String>;
+
 /// A route and what does not make it another.
 #[derive(Debug)]
 struct Row {
@@ -207,8 +210,8 @@ impl Row {
     }
 
     /// ` dev eth0`, or ` nhid 1` where no interface is named; ` table 100` unless it is the main one.
-    fn place(&self, names: &BTreeMap<u32, String>) -> String {
-        let devices = self.interfaces.iter().filter_map(|index| names.get(index));
+    fn place(&self, names: Names<'_>) -> String {
+        let devices = self.interfaces.iter().filter_map(|index| names(*index));
         let devices: String = devices.map(|name| format!(" dev {name}")).collect();
         let nexthop = self.nexthop.filter(|_| devices.is_empty()).map(|id| format!(" nhid {id}"));
         let table = (!self.is_main()).then(|| format!(" table {}", self.table));
@@ -226,7 +229,9 @@ pub struct Table {
 impl Table {
     /// Reads it.
     pub async fn read(handle: &Handle) -> Result<Table, Fault> {
-        let mut dump = Box::pin(handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute());
+        let mut question = RouteMessage::default();
+        question.header.address_family = AddressFamily::Inet;
+        let mut dump = Box::pin(handle.route().get(question).execute());
         let mut rows = Vec::new();
         while let Some(message) =
             dump.try_next().await.map_err(|error| fault("reading the routes", &error))?
@@ -337,7 +342,7 @@ impl Table {
         to: Ipv4Addr,
         kind: RouteType,
         table: Option<u32>,
-        names: &BTreeMap<u32, String>,
+        names: Names<'_>,
     ) -> Option<String> {
         let in_table = |row: &&Row| table.is_none_or(|table| table == row.table);
         let covers = |row: &&Row| row.entry.kind == kind && row.entry.destination.contains(&to);
@@ -362,7 +367,7 @@ impl Table {
         &self,
         range: Ipv4Net,
         ours: &BTreeSet<u32>,
-        names: &BTreeMap<u32, String>,
+        names: Names<'_>,
     ) -> BTreeMap<Ipv4Net, String> {
         let way_out = |entry: &Entry| entry.destination == range.trunc() && entry.gateway.is_some();
         let inside = |entry: &Entry| range.contains(&entry.destination) && !way_out(entry);

@@ -1,28 +1,31 @@
 //! Somebody changed links, addresses, routes, policy rules, neighbours, settings of interfaces or nftables: time
 //! to look again.
 //!
-//! Of an event no more is read than which interface it is about: that one is looked at, see [`Changes`]. The kernel removes
-//! routes without a word when their interface goes down, and drops events when they come too fast.
+//! Of an event no more is read than which interface it is about, or which namespace of a container: that one is looked at, see
+//! [`Changes`]. The kernel removes routes without a word when their interface goes down, and drops events when they come too
+//! fast.
 
 use std::{
     collections::BTreeSet,
-    io,
+    io::{self, IoSliceMut},
+    os::fd::AsRawFd,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use nix::{errno::Errno, libc};
+use nix::{
+    cmsg_space,
+    errno::Errno,
+    libc,
+    sys::socket::{ControlMessageOwned, MsgFlags, SetSockOpt, recvmsg},
+};
 use rtnetlink::sys::{
-    AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket,
+    Socket, SocketAddr,
     protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{io::unix::AsyncFd, sync::mpsc, time::sleep};
 
-use super::{
-    fault::{Cause, fault},
-    raw::{self, BODY},
-    route,
-};
+use super::{event::Event, fault::fault, raw};
 use crate::state::Fault;
 
 /// How long events gather before they count as one.
@@ -32,7 +35,8 @@ const GATHER: Duration = Duration::from_millis(20);
 /// gives it an address), `_IPV4_NETCONF` (forwarding and reverse paths), `_NEXTHOP`: group n is bit n - 1. What has no
 /// group is seen by looking: `rp_filter` of all links at once.
 const ROUTE_GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 23 | 1 << 31;
-
+/// Of these what concerns the far end of a link.
+const INSIDE_GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 23;
 /// `NFNLGRP_NFTABLES` is group 7.
 const NFTABLES_GROUP: u32 = 1 << 6;
 
@@ -40,136 +44,228 @@ const NFTABLES_GROUP: u32 = 1 << 6;
 const INTERFACES_MAX: usize = 4096;
 /// Bytes of an event that are read: its head, and where a route or a setting names its interface.
 const HEAD_LEN: usize = 256;
+/// Events that are read at one time. Where there are more, some count as lost.
+const EVENTS_MAX: usize = 1 << 16;
 
-/// What the kernel has told of since it was last taken.
+#[derive(Clone, Copy)]
+struct ListenAllNsid;
+
+nix::setsockopt_impl!(
+    ListenAllNsid,
+    libc::SOL_NETLINK,
+    libc::NETLINK_LISTEN_ALL_NSID,
+    bool,
+    nix::sys::socket::sockopt::SetBool
+);
+
+/// What the kernel has told of since it was last taken; nothing where nobody watches.
 #[derive(Clone, Debug, Default)]
-pub struct Changes(Arc<Mutex<Told>>);
+pub struct Changes(Arc<Watched>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    sources: Vec<Source>,
+    told: Mutex<Told>,
+    /// The namespaces that links of ours lead into.
+    ours: Mutex<BTreeSet<i32>>,
+}
 
 /// What has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
     /// These interfaces, in some way.
     pub interfaces: BTreeSet<u32>,
+    /// Something in these namespaces, by the numbers that the host has for them.
+    pub namespaces: BTreeSet<i32>,
     /// Routes, rules, or whatever is of no one interface.
     pub elsewhere: bool,
     /// Events were dropped: anything.
     pub lost: bool,
+    /// Nobody tells of what is changed in containers, or it was more than could be heard.
+    pub deaf: bool,
+}
+
+/// Where events come from.
+#[derive(Debug)]
+struct Source {
+    socket: AsyncFd<Socket>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The host's own.
+    Host,
+    /// Those of all namespaces that the host has a number for, as it has for the other end of each veth.
+    Containers,
 }
 
 impl Changes {
-    /// What has changed since the last call.
+    /// What has changed until now.
     pub(super) fn take(&self) -> Told {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        self.drain();
+        let hears = self.0.sources.iter().any(|source| source.kind == Kind::Containers);
+        let mut told = std::mem::take(&mut *self.0.lock());
+        told.deaf |= !hears;
+        told
     }
 
-    fn note(&self, event: &Event) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Notes interfaces that were changed by ours.
+    pub(super) fn tell(&self, interfaces: impl IntoIterator<Item = u32>) {
+        let mut told = self.0.lock();
+        interfaces.into_iter().for_each(|index| told.note(Event::OfInterface(index)));
+    }
+
+    /// Of containers, only changes in these namespaces are told from now on.
+    pub(super) fn care_for(&self, namespaces: BTreeSet<i32>) {
+        *self.0.ours.lock().unwrap_or_else(PoisonError::into_inner) = namespaces;
+    }
+
+    /// Reads what has come. Whether any of it matters.
+    fn drain(&self) -> bool {
+        let ours = self.0.ours.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.0.lock();
+        let mut matters = false;
+        for source in &self.0.sources {
+            let mut events = std::iter::from_fn(|| source.next());
+            for event in events.by_ref().take(EVENTS_MAX) {
+                let concerns_us = match event {
+                    Event::Nothing => false,
+                    Event::Inside(number) => ours.contains(&number),
+                    Event::OfInterface(_) | Event::Elsewhere | Event::OfRules => true,
+                    Event::Lost | Event::Deaf => true,
+                };
+                if concerns_us {
+                    told.note(event);
+                    matters = true;
+                }
+            }
+            if events.next().is_some() {
+                told.note(source.overflow());
+            }
+        }
+        matters
+    }
+}
+
+impl Watched {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    fn note(&mut self, event: Event) {
         match event {
             Event::OfInterface(index) => {
-                told.interfaces.insert(*index);
-                told.lost |= told.interfaces.len() > INTERFACES_MAX;
+                self.interfaces.insert(index);
+                self.lost |= self.interfaces.len() > INTERFACES_MAX;
             }
-            Event::Elsewhere => told.elsewhere = true,
-            Event::Lost => told.lost = true,
+            Event::Inside(number) => {
+                self.namespaces.insert(number);
+                self.deaf |= self.namespaces.len() > INTERFACES_MAX;
+            }
+            Event::Elsewhere => self.elsewhere = true,
+            Event::Lost => self.lost = true,
+            Event::Deaf => self.deaf = true,
             // Rules have a number that tells, see `generation`; a neighbour that ages matters to nobody.
             Event::OfRules | Event::Nothing => {}
         }
     }
 }
 
+impl Source {
+    fn new(protocol: isize, groups: u32, kind: Kind) -> io::Result<Source> {
+        let mut socket = Socket::new(protocol)?;
+        socket.set_non_blocking(true)?;
+        if kind == Kind::Containers {
+            ListenAllNsid.set(&socket, &true)?;
+        }
+        socket.bind(&SocketAddr::new(0, groups))?;
+        #[expect(deprecated, reason = "the socket owns its descriptor for as long as it lives")]
+        Ok(Source { socket: AsyncFd::new(socket)?, kind })
+    }
+
+    /// The next event that has come.
+    fn next(&self) -> Option<Event> {
+        let mut head = [0; HEAD_LEN];
+        let mut room = cmsg_space!(i32);
+        let mut parts = [IoSliceMut::new(&mut head)];
+        let socket = self.socket.get_ref().as_raw_fd();
+        let (len, number) = match recvmsg::<()>(socket, &mut parts, Some(&mut room), MsgFlags::MSG_DONTWAIT) {
+            Ok(message) => (message.bytes, message.cmsgs().into_iter().flatten().find_map(number)),
+            Err(Errno::ENOBUFS) => return Some(self.overflow()),
+            Err(Errno::EINTR) => return Some(Event::Nothing),
+            Err(_) => return None,
+        };
+        Some(match (self.kind, number) {
+            (Kind::Host, _) => Event::read(&head[..len]),
+            // The host's own come by the other socket.
+            (Kind::Containers, None) => Event::Nothing,
+            (Kind::Containers, Some(number)) => Event::read(&head[..len]).inside(number),
+        })
+    }
+
+    fn overflow(&self) -> Event {
+        match self.kind {
+            Kind::Host => Event::Lost,
+            Kind::Containers => Event::Deaf,
+        }
+    }
+}
+
+/// The number of the namespace that an event comes from.
+fn number(control: ControlMessageOwned) -> Option<i32> {
+    let ControlMessageOwned::Unknown(unknown) = control else { return None };
+    let head = unknown.cmsg_header;
+    let is_it = head.cmsg_level == libc::SOL_NETLINK && head.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID;
+    raw::word(&unknown.data_bytes, 0).filter(|_| is_it).map(i32::from_ne_bytes)
+}
+
 /// One value for every burst of changes, whoever made them, and what they were. Ends when the receiver is dropped.
 pub fn disturbances() -> Result<(mpsc::Receiver<()>, Changes), Fault> {
     let (wake, woken) = mpsc::channel(1);
-    let changes = Changes::default();
+    let mut sources = Vec::new();
     for (protocol, groups) in [(NETLINK_ROUTE, ROUTE_GROUPS), (NETLINK_NETFILTER, NFTABLES_GROUP)] {
-        let socket = subscribe(protocol, groups).map_err(|error| {
+        sources.push(Source::new(protocol, groups, Kind::Host).map_err(|error| {
             fault(format_args!("watching netlink {protocol}, groups {groups:#x}"), &error)
-        })?;
-        tokio::spawn(watch(socket, wake.clone(), changes.clone()));
+        })?);
+    }
+    match Source::new(NETLINK_ROUTE, INSIDE_GROUPS, Kind::Containers) {
+        Ok(source) => sources.push(source),
+        Err(error) => tracing::info!(
+            %error, "changes inside containers are found by looking only; CAP_NET_BROADCAST would let the kernel tell of them"
+        ),
+    }
+    let count = sources.len();
+    let changes = Changes(Arc::new(Watched { sources, ..Watched::default() }));
+    for at in 0..count {
+        tokio::spawn(watch(changes.clone(), at, wake.clone()));
     }
     Ok((woken, changes))
 }
 
-fn subscribe(protocol: isize, groups: u32) -> io::Result<TokioSocket> {
-    let mut socket = TokioSocket::new(protocol)?;
-    socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
-    Ok(socket)
-}
-
-async fn watch(socket: TokioSocket, wake: mpsc::Sender<()>, changes: Changes) {
+async fn watch(changes: Changes, at: usize, wake: mpsc::Sender<()>) {
     loop {
-        tokio::select! {
-            disturbed = disturbed(&socket, &changes) => if let Err(error) = disturbed {
+        let readable = tokio::select! {
+            readable = changes.0.sources[at].socket.readable() => readable,
+            () = wake.closed() => return,
+        };
+        let mut readable = match readable {
+            Ok(readable) => readable,
+            Err(error) => {
                 tracing::warn!(%error, "the kernel's changes are no longer watched");
                 return;
-            },
-            () = wake.closed() => return,
-        }
-        // The rest of the burst, until none of it comes or it has lasted long enough.
-        let burst = async { while disturbed(&socket, &changes).await.is_ok() {} };
-        let _ = timeout(GATHER, burst).await;
-        // A full channel holds a waking that nobody has answered yet; it stands for this one, too.
-        let _ = wake.try_send(());
-    }
-}
-
-/// Waits for an event that matters, and notes all of them.
-async fn disturbed(socket: &TokioSocket, changes: &Changes) -> io::Result<()> {
-    let mut head = Vec::with_capacity(HEAD_LEN);
-    loop {
-        head.clear();
-        let event = match socket.recv(&mut head).await {
-            Ok(()) => Event::read(&head),
-            Err(error) if error.errno() == Errno::ENOBUFS => Event::Lost,
-            Err(error) => return Err(error),
-        };
-        changes.note(&event);
-        if event != Event::Nothing {
-            return Ok(());
-        }
-    }
-}
-
-/// What an event is about.
-#[derive(Debug, PartialEq, Eq)]
-enum Event {
-    /// An interface, its addresses, settings or neighbours, or a route of ours by it.
-    OfInterface(u32),
-    /// Other routes, policy rules, nexthops.
-    Elsewhere,
-    /// nftables.
-    OfRules,
-    /// Neighbours on the uplinks come and age all the time; only that one is deleted may concern us.
-    Nothing,
-    /// Some were dropped.
-    Lost,
-}
-
-/// `RTA_OIF` and `NETCONFA_IFINDEX`.
-const OIF: u16 = 4;
-const IFINDEX: u16 = 1;
-/// `RTM_NEWNETCONF`, `RTM_DELNETCONF`.
-const NETCONF: [u16; 2] = [80, 81];
-
-impl Event {
-    fn read(message: &[u8]) -> Event {
-        let of_interface = |index: Option<[u8; 4]>| {
-            index.map_or(Event::Elsewhere, |index| Event::OfInterface(u32::from_ne_bytes(index)))
-        };
-        let Some(kind) = raw::kind(message) else { return Event::Elsewhere };
-        match kind {
-            libc::RTM_NEWNEIGH => Event::Nothing,
-            libc::RTM_NEWLINK
-            | libc::RTM_DELLINK
-            | libc::RTM_NEWADDR
-            | libc::RTM_DELADDR
-            | libc::RTM_DELNEIGH => of_interface(raw::word(message, BODY + 4)),
-            libc::RTM_NEWROUTE | libc::RTM_DELROUTE if message.get(BODY + 5) == Some(&route::PROTOCOL) => {
-                of_interface(raw::attribute(message, BODY + 12, OIF))
             }
-            kind if NETCONF.contains(&kind) => of_interface(raw::attribute(message, BODY + 4, IFINDEX)),
-            kind if kind >> 8 == libc::NFNL_SUBSYS_NFTABLES as u16 => Event::OfRules,
-            _ => Event::Elsewhere,
+        };
+        let matters = changes.drain();
+        readable.clear_ready();
+        if matters {
+            // The rest of the burst.
+            sleep(GATHER).await;
+            changes.drain();
+            // A full channel holds a waking that nobody has answered yet; it stands for this one, too.
+            let _ = wake.try_send(());
         }
     }
 }
@@ -178,45 +274,11 @@ impl Event {
 mod tests {
     use super::*;
 
-    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
-        let head = [&[0; 4][..], &kind.to_ne_bytes(), &[0; 10]].concat();
-        [&head[..], body].concat()
-    }
-
-    #[test]
-    fn a_neighbour_that_ages_disturbs_nobody() {
-        assert_eq!(Event::read(&message(libc::RTM_NEWNEIGH, &[0; 12])), Event::Nothing);
-    }
-
-    #[test]
-    fn an_event_names_the_interface_that_it_is_about() {
-        let of_seven = [0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0];
-        for kind in [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWADDR, libc::RTM_DELNEIGH] {
-            assert_eq!(Event::read(&message(kind, &of_seven)), Event::OfInterface(7));
-        }
-        let by_seven = [8, 0, 4, 0, 7, 0, 0, 0];
-        let route = |protocol| {
-            [&[2, 32, 0, 0, 254, protocol, 0, 0, 0, 0, 0, 0][..], &[5, 0, 9, 0, 1, 0, 0, 0], &by_seven]
-                .concat()
-        };
-        assert_eq!(Event::read(&message(libc::RTM_DELROUTE, &route(67))), Event::OfInterface(7));
-        assert_eq!(Event::read(&message(libc::RTM_DELROUTE, &route(4))), Event::Elsewhere);
-        let setting = [2, 0, 0, 0, 8, 0, 1, 0, 7, 0, 0, 0];
-        assert_eq!(Event::read(&message(80, &setting)), Event::OfInterface(7));
-    }
-
-    #[test]
-    fn an_event_that_cannot_be_read_may_be_about_anything() {
-        assert_eq!(Event::read(&[]), Event::Elsewhere);
-        assert_eq!(Event::read(&message(libc::RTM_NEWLINK, &[0; 4])), Event::Elsewhere);
-        assert_eq!(Event::read(&message(libc::RTM_NEWRULE, &[0; 12])), Event::Elsewhere);
-    }
-
     #[test]
     fn more_interfaces_than_are_told_apart_are_all_of_them() {
         let changes = Changes::default();
-        (0..=INTERFACES_MAX as u32).for_each(|index| changes.note(&Event::OfInterface(index)));
+        changes.tell(0..=INTERFACES_MAX as u32);
         assert!(changes.take().lost);
-        assert_eq!(changes.take(), Told::default());
+        assert!(!changes.take().lost);
     }
 }

@@ -77,7 +77,8 @@ impl Containers {
     /// The container that was last found by this pid or path, which leads to no namespace any more.
     fn of_dead_path(&self, target: &str) -> Option<&Attached> {
         let path = Netns::path_of(target);
-        let known = |one: &&Attached| !one.leaving && one.netns.as_ref().is_some_and(|own| own.path == path);
+        let known =
+            |one: &&Attached| !one.leaving && one.netns.as_ref().is_some_and(|own| *own.path == *path);
         self.all.values().find(known)
     }
 
@@ -120,12 +121,17 @@ impl Attached {
 }
 
 impl Node {
+    /// Whether there may be containers of which only the link is known.
+    pub fn knows_by_link(&self) -> bool {
+        self.containers.forgetful || self.containers.all.values().any(|one| one.netns.is_none())
+    }
+
     /// Takes up what was attached before the restart. The namespaces of an earlier boot are gone; an
     /// address that was filed under a name of the caller's choice is kept for whoever comes under it.
     pub(super) fn resume_attachments(&mut self, boot: &str) {
         for attached in self.containers.all.values().cloned().collect::<Vec<_>>() {
             // One that was found by its link alone is known to be gone when the link is.
-            let rebooted = attached.netns.as_ref().is_some_and(|netns| netns.boot != boot);
+            let rebooted = attached.netns.as_ref().is_some_and(|netns| *netns.boot != *boot);
             match (rebooted, attached.named && !attached.leaving, attached.address) {
                 (true, true, _) => self.forget(&attached.ident),
                 (true, false, _) => self.release(&attached),
@@ -319,7 +325,7 @@ impl Node {
         };
         let staying = self.containers.all.values().filter(|one| !one.leaving);
         let is_kept = |one: &Attached| self.ledger.is_kept(&Write::key_of_attached(&one.ident));
-        staying.filter(|one| is_kept(one) || is_linked(one)).collect()
+        staying.filter(|one| is_linked(one) || is_kept(one)).collect()
     }
 
     fn forget(&mut self, ident: &str) {
@@ -330,8 +336,10 @@ impl Node {
     /// After a look at the host: containers whose namespace is gone are released, and what a lost
     /// store forgot is learned from the links that are there.
     pub(super) fn tend_containers(&mut self) {
-        let Some(host) = self.converge.host.seen().cloned() else { return };
+        let Some(host) = self.converge.host.seen() else { return };
+        let (parted, moved) = (self.containers.parted(host), self.containers.moved(host));
         if std::mem::take(&mut self.containers.forgetful) {
+            let host = host.clone();
             self.learn_from_links(&host);
             self.ledger.write(Write::links_known());
             self.ipam.set_avoided(self.avoided());
@@ -339,10 +347,10 @@ impl Node {
                 self.ipam.ask(self.now, ticket, ask);
             }
         }
-        for ident in self.containers.parted(&host) {
+        for ident in parted {
             self.discard(&ident);
         }
-        for attached in self.containers.moved(&host) {
+        for attached in moved {
             self.remember(attached);
         }
     }

@@ -191,7 +191,7 @@ impl Node {
     /// The canary as the peers are to know it: once its link was seen as it should be.
     fn told_canary(&mut self) -> Option<Canary> {
         let (address, netns) = self.canary.link()?;
-        let mtu = self.ground().mtu();
+        let mtu = self.link_mtu();
         let link = self.converge.host.seen().and_then(|host| host.links.get(&address));
         let sound = link.is_some_and(|link| {
             link.faults.is_empty() && link.netns.as_ref().is_some_and(|found| found.is_same(&netns))

@@ -2,10 +2,12 @@
 //! and how each step ended.
 //!
 //! A view is looked at, compared, changed step by step, and looked at again until nothing is left.
-//! Each plane has one action in flight. A step that fails is tried again after a growing pause and
-//! never stops the others; one that is denied waits longer, or until somebody asks again.
+//! Each plane has one action in flight, or several that are each about a link of its own. A step that
+//! fails is tried again after a growing pause and never stops the others; one that is denied waits
+//! longer, or until somebody asks again.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
@@ -17,6 +19,7 @@ use super::{
     view::{PAUSE_DENIED, View, doubled, pause},
 };
 use crate::{
+    addr::Address,
     plan::{Change, Plan, Plane},
     state::{Action, Fault, FaultKind, Host, InterfaceId, Route, RouteState, TableId, Target, Vpc},
     time::Timestamp,
@@ -30,6 +33,8 @@ const DENIALS: u8 = 2;
 const SETTLES: Duration = Duration::from_secs(5);
 /// Steps kept for `status`, of the host and of EC2 each.
 const STEPS_MAX: usize = 100;
+/// Links that are worked on at once.
+const LINKS_AT_ONCE_MAX: usize = 16;
 
 /// What was written to a route table and not seen there yet.
 #[derive(Debug)]
@@ -48,6 +53,15 @@ struct Attempt {
     looks: u64,
     not_before: Timestamp,
     fault: Option<Fault>,
+}
+
+/// The plan that a plane works on.
+#[derive(Debug, Default)]
+struct Work {
+    queue: VecDeque<Change>,
+    in_flight: Vec<Change>,
+    /// What failed or was put off.
+    failed: Vec<Action>,
 }
 
 /// How a step ended.
@@ -69,10 +83,7 @@ pub struct Converge {
     /// The VPC as it was read; see [`Converge::believed`].
     pub vpc: View<Vpc>,
     beliefs: BTreeMap<(TableId, Ipv4Net), Belief>,
-    queues: BTreeMap<Plane, VecDeque<Change>>,
-    in_flight: BTreeMap<Plane, Change>,
-    /// Of the plan that each plane works on, what failed or was put off.
-    failed: BTreeMap<Plane, Vec<Action>>,
+    work: BTreeMap<Plane, Work>,
     attempts: BTreeMap<Action, Attempt>,
     /// What others change of what is ours.
     pub drift: Drift,
@@ -94,9 +105,7 @@ impl Converge {
             host: View::default(),
             vpc: View::default(),
             beliefs: BTreeMap::new(),
-            queues: BTreeMap::new(),
-            in_flight: BTreeMap::new(),
-            failed: BTreeMap::new(),
+            work: BTreeMap::new(),
             attempts: BTreeMap::new(),
             drift: Drift::default(),
             pause_denied: PAUSE_DENIED,
@@ -104,9 +113,9 @@ impl Converge {
         }
     }
 
-    /// Whether to look at the host now; if so the look counts as begun.
+    /// Whether to look at the host now; if so the look counts as begun. Links that go take their time, and hold up no look.
     pub fn begin_host(&mut self, now: Timestamp) -> bool {
-        !self.is_busy(is_host) && self.host.begin(now)
+        !self.is_busy(|plane| *plane == Plane::Host) && self.host.begin(now)
     }
 
     /// Whether to look at the VPC now; if so the look counts as begun.
@@ -132,8 +141,12 @@ impl Converge {
     }
 
     /// The VPC with what was written to it and not yet shown or denied by reads.
-    pub fn believed(&self) -> Option<Vpc> {
-        let mut vpc = self.vpc.seen().cloned()?;
+    pub fn believed(&self) -> Option<Cow<'_, Vpc>> {
+        let seen = self.vpc.seen()?;
+        if self.beliefs.is_empty() {
+            return Some(Cow::Borrowed(seen));
+        }
+        let mut vpc = seen.clone();
         for ((table, cidr), belief) in &self.beliefs {
             let Some(table) = vpc.tables.get_mut(table) else { continue };
             match &belief.target {
@@ -148,7 +161,7 @@ impl Converge {
                 }
             }
         }
-        Some(vpc)
+        Some(Cow::Owned(vpc))
     }
 
     /// Whether every write was seen by a later read.
@@ -156,17 +169,17 @@ impl Converge {
         self.beliefs.is_empty()
     }
 
-    /// Takes in a new plan and returns the steps to take now, at most one for each idle plane.
+    /// Takes in a new plan and returns the steps to take now.
     ///
     /// A plane that is at work goes on with the plan that it has, unless that is outdated.
     pub fn take(&mut self, now: Timestamp, plan: &Plan) -> Vec<Action> {
         self.forget_attempts(plan);
         self.drop_outdated(plan);
-        let idle: Vec<Plane> = self.idle_planes(plan);
-        for plane in idle {
+        self.forget_idle(plan);
+        for plane in self.idle_planes(plan) {
             let steps = plan.changes.iter().filter(|change| Plane::of(&change.action) == plane);
-            self.queues.insert(plane.clone(), steps.cloned().collect());
-            self.failed.remove(&plane);
+            let queue = steps.cloned().collect();
+            self.work.insert(plane, Work { queue, ..Work::default() });
         }
         self.next_steps(now)
     }
@@ -175,12 +188,12 @@ impl Converge {
     /// believed the plan does not have it, and yet the next look may say that it must be done again.
     fn forget_attempts(&mut self, plan: &Plan) {
         let (host, vpc) = (self.host.seen_look(), self.vpc.seen_look());
-        let (beliefs, in_flight) = (&self.beliefs, &self.in_flight);
+        let (beliefs, work) = (&self.beliefs, &self.work);
         self.attempts.retain(|action, attempt| {
             let plane = Plane::of(action);
             let seen = if is_host(&plane) { host } else { vpc };
             let believed = written(action).is_some_and(|(key, _)| beliefs.contains_key(&key));
-            in_flight.get(&plane).is_some_and(|change| change.action == *action)
+            work.get(&plane).is_some_and(|work| work.is_in_flight(action))
                 || plan.changes.iter().any(|change| change.action == *action)
                 || believed
                 || seen <= attempt.looks
@@ -191,19 +204,22 @@ impl Converge {
     /// wants something built that is neither done nor under way: the order of steps was made for
     /// another state, and a range may be another peer's by now.
     fn drop_outdated(&mut self, plan: &Plan) {
-        for (plane, queue) in self.queues.iter_mut().filter(|(_, queue)| !queue.is_empty()) {
+        for (plane, work) in self.work.iter_mut().filter(|(_, work)| !work.queue.is_empty()) {
             let steps = || plan.changes.iter().map(|change| &change.action);
-            let waits = |action: &Action| queue.iter().any(|change| change.action == *action);
-            let begun = |action: &Action| {
-                self.attempts.contains_key(action)
-                    || self.in_flight.get(plane).is_some_and(|change| change.action == *action)
-            };
+            let waits = |action: &Action| work.queue.iter().any(|change| change.action == *action);
+            let begun = |action: &Action| self.attempts.contains_key(action) || work.is_in_flight(action);
             let mut new = steps().filter(|action| Plane::of(action) == *plane && !is_removal(action));
-            let unwanted = queue.iter().any(|change| steps().all(|action| *action != change.action));
+            let unwanted = work.queue.iter().any(|change| steps().all(|action| *action != change.action));
             if unwanted || new.any(|action| !waits(action) && !begun(action)) {
-                queue.clear();
+                work.queue.clear();
             }
         }
+    }
+
+    /// What failed on a plane that has nothing to do any more holds up nobody.
+    fn forget_idle(&mut self, plan: &Plan) {
+        let has_steps = |plane: &Plane| plan.changes.iter().any(|change| Plane::of(&change.action) == *plane);
+        self.work.retain(|plane, work| work.is_busy() || has_steps(plane));
     }
 
     /// Planes with something to do, nothing in flight, and a view that is current.
@@ -213,38 +229,62 @@ impl Converge {
         planes.dedup();
         planes.retain(|plane| {
             let current = if is_host(plane) { self.host.is_current() } else { self.vpc.is_current() };
-            let at_work = self.in_flight.contains_key(plane)
-                || self.queues.get(plane).is_some_and(|queue| !queue.is_empty());
-            current && !at_work
+            current && !self.is_busy(|busy| busy == plane)
         });
         planes
     }
 
-    /// The next step of each plane that has none in flight.
+    /// The next steps of all planes.
     fn next_steps(&mut self, now: Timestamp) -> Vec<Action> {
-        let planes: Vec<Plane> = self.queues.keys().cloned().collect();
-        planes.iter().filter_map(|plane| self.next_step(now, plane)).collect()
+        let planes: Vec<Plane> = self.work.keys().cloned().collect();
+        let mut steps = Vec::new();
+        for plane in planes {
+            while let Some(step) = self.next_step(now, &plane) {
+                steps.push(step);
+            }
+        }
+        steps
     }
 
     fn next_step(&mut self, now: Timestamp, plane: &Plane) -> Option<Action> {
-        if self.in_flight.contains_key(plane) {
-            return None;
-        }
-        while let Some(change) = self.queues.get_mut(plane)?.pop_front() {
+        while let Some(change) = self.work.get_mut(plane)?.queue.pop_front() {
+            if !self.may_begin(plane, &change.action) {
+                self.work.get_mut(plane)?.queue.push_front(change);
+                return None;
+            }
             let too_early = self.not_before(&change.action).is_some_and(|earliest| earliest > now);
-            let failed = self.failed.entry(plane.clone()).or_default();
-            let unsafe_now = failed.iter().any(|earlier| rests_on(&change.action, earlier));
+            let before = self.work.iter().filter(|(other, _)| stands_before(other, plane));
+            let mut failed = before.flat_map(|(_, work)| &work.failed);
+            let unsafe_now = failed.any(|earlier| rests_on(&change.action, earlier));
+            let work = self.work.get_mut(plane)?;
             if !too_early && !unsafe_now {
                 let action = change.action.clone();
-                self.in_flight.insert(plane.clone(), change);
+                work.in_flight.push(change);
                 return Some(action);
             }
             // A step that is put off is as good as failed to whatever rests on it.
             if !is_removal(&change.action) {
-                failed.push(change.action);
+                work.failed.push(change.action);
             }
         }
         None
+    }
+
+    /// Whether a step may be taken beside those that are in flight: of those about links several at once, one a link. What
+    /// guards links goes after the last of them.
+    fn may_begin(&self, plane: &Plane, action: &Action) -> bool {
+        let Some(link) = link_of(action) else {
+            let last = matches!(action, Action::DeleteBlock(_) | Action::CloseForward | Action::DeleteRules);
+            let removing = last && self.is_busy(|busy| *busy == Plane::Removal);
+            return !removing && self.work.get(plane).is_none_or(|work| work.in_flight.is_empty());
+        };
+        let links_only = |work: &Work| {
+            let links = work.in_flight.iter().all(|change| link_of(&change.action).is_some());
+            links && work.in_flight.len() < LINKS_AT_ONCE_MAX
+        };
+        let mut in_flight = self.work.values().flat_map(|work| &work.in_flight);
+        self.work.get(plane).is_none_or(links_only)
+            && in_flight.all(|change| link_of(&change.action) != Some(link))
     }
 
     /// When a step may be taken that was taken before, by us or against us.
@@ -255,8 +295,8 @@ impl Converge {
 
     /// Why a step that is under way was taken.
     pub fn cause(&self, action: &Action) -> Option<&str> {
-        let change = self.in_flight.get(&Plane::of(action))?;
-        (change.action == *action).then_some(&change.cause)
+        let work = self.work.get(&Plane::of(action))?;
+        work.in_flight.iter().find(|change| change.action == *action).map(|change| change.cause.as_str())
     }
 
     /// A step has ended. Returns the next steps to take.
@@ -267,18 +307,22 @@ impl Converge {
         outcome: Result<Option<String>, Fault>,
     ) -> Vec<Action> {
         let plane = Plane::of(action);
-        let Some(change) = self.in_flight.remove(&plane) else { return Vec::new() };
+        let Some(work) = self.work.get_mut(&plane) else { return Vec::new() };
+        let Some(at) = work.in_flight.iter().position(|change| change.action == *action) else {
+            return Vec::new();
+        };
+        let change = work.in_flight.remove(at);
         if outcome.is_ok() {
             self.believe(now, action);
             self.drift.wrote(now, &change);
         } else {
-            self.failed.entry(plane.clone()).or_default().push(action.clone());
+            work.failed.push(action.clone());
         }
         self.count(now, action, outcome.as_ref().err());
         self.steps.push_back(Step { change, at: now, outcome });
         self.forget_steps(is_host(&plane));
         let next = self.next_steps(now);
-        if !self.in_flight.contains_key(&plane) {
+        if self.work.get(&plane).is_none_or(|work| work.in_flight.is_empty()) {
             if is_host(&plane) { self.host.look_at_changes_by(now) } else { self.vpc.look_by(now) }
         }
         next
@@ -342,8 +386,7 @@ impl Converge {
     }
 
     fn is_busy(&self, on: impl Fn(&Plane) -> bool) -> bool {
-        self.in_flight.keys().any(&on)
-            || self.queues.iter().any(|(plane, queue)| on(plane) && !queue.is_empty())
+        self.work.iter().any(|(plane, work)| on(plane) && work.is_busy())
     }
 
     /// Why this step cannot be taken: it was denied, or is bound to fail again.
@@ -360,7 +403,8 @@ impl Converge {
     pub fn held_up(&self, action: &Action, plan: &Plan) -> Option<&Fault> {
         let plane = Plane::of(action);
         let steps = plan.changes.iter().map(|change| &change.action);
-        let mut before = steps.take_while(|other| *other != action).filter(|other| Plane::of(other) == plane);
+        let earlier = steps.take_while(|other| *other != action);
+        let mut before = earlier.filter(|other| stands_before(&Plane::of(other), &plane));
         before.find_map(|other| self.failure(other).filter(|_| rests_on(action, other)))
     }
 
@@ -377,15 +421,26 @@ impl Converge {
     /// When something is due after `now`: a look, or a step that paused.
     pub fn next_wake(&self, now: Timestamp, plan: &Plan) -> Option<Timestamp> {
         let looks = [
-            self.host.next_look().filter(|_| !self.is_busy(is_host)),
+            self.host.next_look().filter(|_| !self.is_busy(|plane| *plane == Plane::Host)),
             self.vpc.next_look().filter(|_| !self.is_busy(|plane| !is_host(plane))),
         ];
         let pauses = plan.changes.iter().filter_map(|change| {
             let not_before = self.not_before(&change.action)?;
-            let at_work = self.in_flight.contains_key(&Plane::of(&change.action));
+            let plane = Plane::of(&change.action);
+            let at_work = self.work.get(&plane).is_some_and(|work| !work.in_flight.is_empty());
             (!at_work && not_before > now).then_some(not_before)
         });
         looks.into_iter().flatten().chain(pauses).min()
+    }
+}
+
+impl Work {
+    fn is_busy(&self) -> bool {
+        !self.queue.is_empty() || !self.in_flight.is_empty()
+    }
+
+    fn is_in_flight(&self, action: &Action) -> bool {
+        self.in_flight.iter().any(|change| change.action == *action)
     }
 }
 
@@ -426,11 +481,36 @@ fn written(action: &Action) -> Option<((TableId, Ipv4Net), Option<&InterfaceId>)
     }
 }
 
+/// The link that a step is about.
+fn link_of(action: &Action) -> Option<Address> {
+    match action {
+        Action::CreateLink { address, .. }
+        | Action::MendLink { address, .. }
+        | Action::DeleteLink(address) => Some(*address),
+        Action::SetSysctl { .. }
+        | Action::LoadRules(_)
+        | Action::OpenForward { .. }
+        | Action::AddBlock(_)
+        | Action::DeleteBlock(_)
+        | Action::CloseForward
+        | Action::DeleteRules
+        | Action::DisableCheck { .. }
+        | Action::ReplaceRoute { .. }
+        | Action::CreateRoute { .. }
+        | Action::DeleteRoute { .. } => None,
+    }
+}
+
 fn is_host(plane: &Plane) -> bool {
     match plane {
-        Plane::Host => true,
+        Plane::Host | Plane::Removal => true,
         Plane::Interface | Plane::Table(_) => false,
     }
+}
+
+/// Whether what failed on one plane may concern another.
+fn stands_before(other: &Plane, plane: &Plane) -> bool {
+    other == plane || is_host(other) && is_host(plane)
 }
 
 /// Whether a step must not be taken where an earlier one failed: removals rest on all that was built before them, and
@@ -673,20 +753,72 @@ mod tests {
         let (load, block) = (Action::LoadRules(rules()), add_block("10.32.0.0/13"));
         let (create, mend, delete) = (link("10.32.0.1", false), link("10.32.0.2", true), delete_link());
         let wanted = plan([load.clone(), block.clone(), create.clone(), mend.clone(), delete.clone()]);
-        assert_eq!(converge.take(at(1), &wanted), std::slice::from_ref(&load));
-        let next = converge.applied(at(2), &load, Err(fault(FaultKind::Invalid)));
+        assert_eq!(converge.take(at(1), &wanted), [load.clone(), delete.clone()]);
+        assert_eq!(converge.applied(at(2), &delete, Ok(None)), []);
+        let next = converge.applied(at(3), &load, Err(fault(FaultKind::Invalid)));
         assert_eq!(next, std::slice::from_ref(&block), "what needs no rules goes on");
-        let next = converge.applied(at(3), &block, Ok(None));
-        assert_eq!(next, std::slice::from_ref(&delete), "and nobody is connected");
-        assert_eq!(converge.applied(at(4), &delete, Ok(None)), []);
+        assert_eq!(converge.applied(at(4), &block, Ok(None)), [], "and nobody is connected");
 
         look_at_host(&mut converge, at(5));
         let still = plan([load.clone(), create.clone(), mend.clone()]);
         assert_eq!(converge.take(at(6), &still), [], "nor while the rules wait for their next try");
         look_at_host(&mut converge, at(60_000));
         assert_eq!(converge.take(at(60_000), &still), std::slice::from_ref(&load));
-        assert_eq!(converge.applied(at(60_001), &load, Ok(None)), std::slice::from_ref(&create));
-        assert_eq!(converge.applied(at(60_002), &create, Ok(None)), [mend]);
+        assert_eq!(converge.applied(at(60_001), &load, Ok(None)), [create, mend]);
+    }
+
+    fn links(count: usize) -> Vec<Action> {
+        (0..count).map(|number| link(&format!("10.32.1.{number}"), false)).collect()
+    }
+
+    #[test]
+    fn several_links_are_worked_on_at_once_and_another_as_soon_as_one_is_done() {
+        let mut converge = ready(at(0));
+        let wanted = links(LINKS_AT_ONCE_MAX + 2);
+        let taken = converge.take(at(1), &plan(wanted.clone()));
+        assert_eq!(taken, wanted[..LINKS_AT_ONCE_MAX]);
+        assert_eq!(converge.applied(at(2), &wanted[3], Ok(None)), wanted[LINKS_AT_ONCE_MAX..][..1]);
+        assert_eq!(converge.take(at(3), &plan(wanted)), [], "none of them twice");
+    }
+
+    #[test]
+    fn what_is_done_for_all_links_is_done_alone() {
+        let mut converge = ready(at(0));
+        let (block, link) = (add_block("10.32.0.0/13"), link("10.32.0.1", false));
+        let wanted = plan([block.clone(), link.clone()]);
+        assert_eq!(converge.take(at(1), &wanted), std::slice::from_ref(&block));
+        assert_eq!(converge.applied(at(2), &block, Ok(None)), [link]);
+    }
+
+    #[test]
+    fn a_link_that_goes_holds_up_neither_another_that_comes_nor_a_look() {
+        let mut converge = ready(at(0));
+        let (delete, create) = (delete_link(), link("10.32.0.1", false));
+        assert_eq!(converge.take(at(1), &plan([delete.clone()])), std::slice::from_ref(&delete));
+        converge.host.look_by(at(2));
+        assert!(converge.begin_host(at(2)));
+        converge.host_seen(at(3), Ok(Host::default()), INTERVAL);
+        let wanted = plan([create.clone(), delete]);
+        assert_eq!(converge.take(at(3), &wanted), [create], "and it is not asked for twice");
+    }
+
+    #[test]
+    fn a_link_comes_once_the_former_one_of_its_address_is_gone() {
+        let mut converge = ready(at(0));
+        let (delete, create) = (delete_link(), link("10.32.0.3", false));
+        assert_eq!(converge.take(at(1), &plan([delete.clone()])), std::slice::from_ref(&delete));
+        look_at_host(&mut converge, at(2));
+        assert_eq!(converge.take(at(2), &plan([create.clone()])), []);
+        assert_eq!(converge.applied(at(3), &delete, Ok(None)), [create]);
+    }
+
+    #[test]
+    fn what_guards_links_goes_after_the_last_of_them() {
+        let mut converge = ready(at(0));
+        let (delete, rules) = (delete_link(), Action::DeleteRules);
+        let wanted = plan([delete.clone(), rules.clone()]);
+        assert_eq!(converge.take(at(1), &wanted), std::slice::from_ref(&delete));
+        assert_eq!(converge.applied(at(2), &delete, Ok(None)), [rules]);
     }
 
     fn rules() -> Rules {
@@ -701,7 +833,7 @@ mod tests {
 
     fn link(address: &str, is_there: bool) -> Action {
         let address = address.parse().unwrap();
-        let netns = Netns { boot: "boot".into(), cookie: 1, path: "/run/netns/a".into() };
+        let netns = Netns::new("boot", 1, "/run/netns/a");
         let (mtu, range) = (1500, cidr("10.32.0.0/12"));
         match is_there {
             true => Action::MendLink { address, netns, mtu, range },

@@ -77,19 +77,10 @@ impl Ground<'_> {
         if self.leaving { Host::default() } else { self.host() }
     }
 
-    /// MTU of the links. While no uplink carries anything they stay as they are.
-    pub fn mtu(&self) -> u32 {
-        let uplinks = self.uplink_names();
-        let of_uplinks = self.uplinks().filter(|(name, _)| uplinks.contains(*name)).map(|(_, mtu)| *mtu);
-        let of_links = || self.seen.into_iter().flat_map(|host| host.links.values()).map(|link| link.mtu);
-        let follows = || of_uplinks.min().or_else(|| of_links().max()).unwrap_or(MTU_SAFE);
-        self.config.network.mtu.unwrap_or_else(follows)
-    }
-
     fn host(&self) -> Host {
         Host {
             sysctls: self.sysctls(),
-            rules: self.rules(),
+            rules: rules(self.config, self.seen),
             blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
             links: self.links(),
             ..Host::default()
@@ -98,7 +89,7 @@ impl Ground<'_> {
 
     /// What comes in by an uplink is passed on only if that one may, whatever holds for all.
     fn sysctls(&self) -> BTreeMap<String, String> {
-        let uplinks = self.uplink_names().into_iter();
+        let uplinks = uplink_names(self.config, self.seen).into_iter();
         let of_uplinks = uplinks.map(|name| format!("net.ipv4.conf.{name}.forwarding"));
         of_uplinks.chain(["net.ipv4.ip_forward".to_owned()]).map(|name| (name, "1".to_owned())).collect()
     }
@@ -119,35 +110,10 @@ impl Ground<'_> {
         }
     }
 
-    /// While no uplink is known, rules are left as they are: they would guard nothing.
-    fn rules(&self) -> Option<Rules> {
-        let uplinks = self.uplink_names();
-        if uplinks.is_empty() {
-            return self.seen.and_then(|host| host.rules.clone());
-        }
-        Some(Rules {
-            range: self.config.ipam.range,
-            uplinks,
-            mesh_port: self.config.mesh.listen.port(),
-            block_metadata: self.config.network.block_metadata,
-            isolation: self.config.ipam.isolation.clone(),
-        })
-    }
-
-    /// Those that are configured, or else those that carry the traffic.
-    pub fn uplink_names(&self) -> BTreeSet<String> {
-        let configured = self.config.network.uplinks.clone();
-        configured.unwrap_or_else(|| self.uplinks().map(|(name, _)| name.clone()).collect())
-    }
-
-    fn uplinks(&self) -> impl Iterator<Item = (&String, &u32)> {
-        self.seen.into_iter().flat_map(|host| &host.uplinks)
-    }
-
     fn links(&self) -> BTreeMap<Address, Link> {
         let of = |attached: &&Attached| Some((attached.link_address()?, attached.netns.clone()));
         let canary = self.canary.clone().map(|(address, netns)| (address, Some(netns)));
-        let (mtu, range) = (self.mtu(), self.config.ipam.range);
+        let (mtu, range) = (link_mtu(self.config, self.seen), self.config.ipam.range);
         let link = |netns| Link { netns, mtu, range, faults: Vec::new() };
         let all = self.linked.iter().filter_map(of).chain(canary);
         all.map(|(address, netns)| (address, link(netns))).collect()
@@ -169,7 +135,56 @@ impl Ground<'_> {
     }
 }
 
+/// MTU of the links of a host that looks so. While no uplink carries anything they stay as they are.
+pub fn link_mtu(config: &Config, seen: Option<&Host>) -> u32 {
+    let names = uplink_names(config, seen);
+    let uplinks = seen.into_iter().flat_map(|host| &host.uplinks);
+    let of_uplinks = uplinks.filter(|(name, _)| names.contains(*name)).map(|(_, mtu)| *mtu);
+    let of_links = || seen.into_iter().flat_map(|host| host.links.values()).map(|link| link.mtu);
+    let follows = || of_uplinks.min().or_else(|| of_links().max()).unwrap_or(MTU_SAFE);
+    config.network.mtu.unwrap_or_else(follows)
+}
+
+/// While no uplink is known, rules are left as they are: they would guard nothing.
+fn rules(config: &Config, seen: Option<&Host>) -> Option<Rules> {
+    let uplinks = uplink_names(config, seen);
+    if uplinks.is_empty() {
+        return seen.and_then(|host| host.rules.clone());
+    }
+    Some(Rules {
+        range: config.ipam.range,
+        uplinks,
+        mesh_port: config.mesh.listen.port(),
+        block_metadata: config.network.block_metadata,
+        isolation: config.ipam.isolation.clone(),
+    })
+}
+
+/// Those that are configured, or else those that carry the traffic.
+fn uplink_names(config: &Config, seen: Option<&Host>) -> BTreeSet<String> {
+    let seen = || seen.into_iter().flat_map(|host| host.uplinks.keys().cloned()).collect();
+    config.network.uplinks.clone().unwrap_or_else(seen)
+}
+
 impl Node {
+    /// MTU of the links of this host.
+    pub(super) fn link_mtu(&self) -> u32 {
+        link_mtu(&self.config, self.converge.host.seen())
+    }
+
+    /// The interfaces that carry the traffic of this host.
+    pub(super) fn uplink_names(&self) -> BTreeSet<String> {
+        uplink_names(&self.config, self.converge.host.seen())
+    }
+
+    /// The rules that a look at this host compares with.
+    pub(super) fn rules_to_look_for(&self) -> Option<Rules> {
+        match self.leave {
+            Leave::No => rules(&self.config, self.converge.host.seen()),
+            Leave::HandingOver | Leave::Withdrawing => None,
+        }
+    }
+
     pub(super) fn ground(&self) -> Ground<'_> {
         self.ground_of(&self.config)
     }

@@ -30,7 +30,7 @@ impl Node {
         let vpc = self.converge.believed();
         let canary = self.canary.address();
         for change in &mut plan.changes {
-            concerned(change, &containers, vpc.as_ref());
+            concerned(change, &containers, vpc.as_deref());
             if linked(&change.action).is_some_and(|address| Some(address) == canary) {
                 change.containers = vec![CANARY.to_owned()];
             }

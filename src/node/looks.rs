@@ -24,19 +24,18 @@ const SPREAD_MAX: f64 = 4.0;
 
 impl Node {
     pub(super) fn look(&mut self) {
-        let wanted = self.ground().looked_for();
         self.look_at_names();
         self.look_for_peers();
         self.look_for_instances();
         self.look_for_strangers();
         self.look_for_places();
-        if self.looked_for != wanted.rules {
+        if self.looked_for != self.rules_to_look_for() {
             self.converge.host.look_by(self.now);
         }
         if self.converge.begin_host(self.now) {
             self.containers.look_begins();
+            let wanted = Host { others: self.others_to_ask_for(), ..self.ground().looked_for() };
             self.looked_for = wanted.rules.clone();
-            let wanted = Host { others: self.others_to_ask_for(), ..wanted };
             let scope = self.converge.host.scope();
             self.outputs.push_back(Output::ObserveHost(Box::new(wanted), scope));
         }

@@ -497,8 +497,9 @@ impl Node {
     }
 
     fn plan_for(&self, config: &Config, desired: &Desired) -> Plan {
-        let actual = Actual { host: self.converge.host.seen().cloned(), vpc: self.converge.believed() };
-        let mut plan = Plan::new(desired, &actual);
+        let vpc = self.converge.believed();
+        let actual = Actual { host: self.converge.host.seen(), vpc: vpc.as_deref() };
+        let mut plan = Plan::new(desired, actual);
         self.converge.drift.explain(&mut plan);
         if !self.has_ring() && self.leave == Leave::No {
             plan.notes.push("routes follow agreement: there is no ring yet".into());

@@ -125,12 +125,12 @@ impl Node {
 
     fn astray(&self) -> Vec<(&Path, Astray)> {
         let Some(host) = self.converge.host.seen() else { return Vec::new() };
-        let uplinks = self.ground().uplink_names();
+        let uplinks = self.uplink_names();
         host.paths.iter().filter_map(|path| Some((path, astray(path, host, &uplinks)?))).collect()
     }
 
     fn lost_at(&self, place: &Place, addresses: &[Address]) -> Note {
-        let uplinks = self.ground().uplink_names();
+        let uplinks = self.uplink_names();
         let uplinks = uplinks.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         let some = some_of(addresses);
         let range = self.config.ipam.range;

@@ -220,7 +220,7 @@ impl Node {
         let what = match size {
             Size::Small => format!("packets of containers {way} have been lost for {lasts}"),
             Size::Large => {
-                let mtu = self.ground().mtu();
+                let mtu = self.link_mtu();
                 format!("packets of {mtu} bytes {way} have been lost for {lasts}, small ones arrive")
             }
         };

@@ -514,7 +514,7 @@ fn target(view: TargetView) -> TargetStatus {
 /// A step that is needed and cannot be taken.
 pub(super) fn refused_step(refused: &Change) -> Note {
     let hint = match Plane::of(&refused.action) {
-        Plane::Host => {
+        Plane::Host | Plane::Removal => {
             "add a default route, or name the interface that leads to the other hosts: [network] uplinks"
                 .into()
         }

@@ -150,8 +150,12 @@ impl<T> View<T> {
         }
         self.looks += 1;
         self.changed = None;
-        let scope = if self.whole_due() > now { Scope::Changed } else { Scope::Whole };
-        if scope == Scope::Whole {
+        let scope = match self.urgent {
+            Some(urgent) if urgent <= now => Scope::Whole,
+            _ if self.routine <= now => Scope::Routine,
+            _ => Scope::Changed,
+        };
+        if scope != Scope::Changed {
             self.hold();
         }
         self.looking = Some((now, scope));
@@ -170,7 +174,7 @@ impl<T> View<T> {
             Ok(seen) => {
                 (self.seen, self.fault, self.failures) = (Some(seen), None, 0);
                 (self.seen_at, self.seen_look) = (Some(begun), self.looks);
-                if scope == Scope::Whole {
+                if scope != Scope::Changed {
                     self.routine = now + interval;
                 }
             }
@@ -267,7 +271,7 @@ mod tests {
     fn looks_at_what_has_changed_put_off_no_look_at_all_of_it() {
         let mut view = View::default();
         assert!(view.begin(at(0)));
-        assert_eq!(view.scope(), Scope::Whole);
+        assert_eq!(view.scope(), Scope::Routine);
         view.end(at(10), Ok(()), INTERVAL);
         for second in 1..30 {
             view.look_at_changes_by(at(1_000 * second));
@@ -278,7 +282,7 @@ mod tests {
         assert_eq!(view.due(), at(30_010));
         view.look_at_changes_by(at(30_010));
         assert!(view.begin(at(30_010)));
-        assert_eq!(view.scope(), Scope::Whole, "and it is that of the change as well");
+        assert_eq!(view.scope(), Scope::Routine, "and it is that of the change as well");
         assert_eq!(view.next_look(), None);
     }
 

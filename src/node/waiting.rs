@@ -1,6 +1,6 @@
 //! Who waits for what, and until when.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     Leave, Node, Output,
@@ -73,7 +73,7 @@ pub enum Purpose {
 /// Everybody who waits.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    waiters: BTreeMap<RequestId, (Timestamp, Waiter)>,
+    waiters: BTreeMap<RequestId, (Timestamp, Arc<Waiter>)>,
     tickets: BTreeMap<Ticket, Purpose>,
     last_ticket: u64,
 }
@@ -86,7 +86,7 @@ impl Waiting {
 
     /// Somebody waits from `now` on.
     pub fn add(&mut self, now: Timestamp, id: RequestId, waiter: Waiter) {
-        self.waiters.insert(id, (now, waiter));
+        self.waiters.insert(id, (now, Arc::new(waiter)));
     }
 
     /// A new ticket for a question to the address manager.
@@ -131,7 +131,7 @@ impl Waiting {
 
     /// Peers that somebody wants to be taken over from.
     pub fn forgetting(&self) -> impl Iterator<Item = PeerName> {
-        self.waiters.values().filter_map(|(_, waiter)| match waiter {
+        self.waiters.values().filter_map(|(_, waiter)| match &**waiter {
             Waiter::Forget { peer, .. } => Some(*peer),
             _ => None,
         })
@@ -139,7 +139,7 @@ impl Waiting {
 
     /// Addresses that somebody wants to know all of.
     pub fn explained(&self) -> impl Iterator<Item = Address> {
-        self.waiters.values().filter_map(|(_, waiter)| match waiter {
+        self.waiters.values().filter_map(|(_, waiter)| match &**waiter {
             Waiter::Looks(Sight::Address(address)) => Some(*address),
             _ => None,
         })
@@ -149,7 +149,7 @@ impl Waiting {
     pub fn count(&mut self, action: &Action, plan: &Plan) {
         let Some(change) = plan.changes.iter().find(|change| change.action == *action) else { return };
         for (_, waiter) in self.waiters.values_mut() {
-            if let Waiter::Converged(changes) = waiter {
+            if let Waiter::Converged(changes) = Arc::make_mut(waiter) {
                 changes.push(change.clone());
             }
         }
@@ -182,7 +182,7 @@ impl Node {
             let late = waiter.deadline(since).is_some_and(|deadline| deadline <= self.now);
             let Some(result) = self.result(since, &waiter, late) else { continue };
             self.waiting.waiters.remove(&id);
-            let finished = waiter == Waiter::Reset && result.is_ok();
+            let finished = *waiter == Waiter::Reset && result.is_ok();
             self.answer(id, result);
             if finished {
                 self.let_out(super::Effect::Finish);
@@ -321,7 +321,7 @@ impl Node {
         }
         let hopeless = self.hopeless_link(attached);
         match (self.missing(attached), attached.address) {
-            (None, Some(address)) => Some(Ok(Response::Attached { address, mtu: self.ground().mtu() })),
+            (None, Some(address)) => Some(Ok(Response::Attached { address, mtu: self.link_mtu() })),
             (Some(missing), _) if late || hopeless.is_some() => {
                 let message =
                     format!("`{ident}` is attached, but packets cannot flow yet: missing {missing}");

@@ -71,12 +71,12 @@ pub struct Conflict {
 
 impl Plan {
     /// What has to change for `actual` to become `desired`.
-    pub fn new(desired: &Desired, actual: &Actual) -> Plan {
+    pub fn new(desired: &Desired, actual: Actual<'_>) -> Plan {
         let mut plan = Plan::default();
-        if let Some(actual) = &actual.host {
+        if let Some(actual) = actual.host {
             host::compare(&desired.host, actual, &mut plan);
         }
-        if let (Some(desired), Some(actual)) = (&desired.vpc, &actual.vpc) {
+        if let (Some(desired), Some(actual)) = (&desired.vpc, actual.vpc) {
             vpc::compare(desired, actual, &mut plan);
         }
         plan.changes.sort_by_key(|change| step(&change.action));
@@ -105,12 +105,14 @@ impl Change {
     }
 }
 
-/// Where an action is carried out. Each plane has one action in flight, so that a slow EC2 never
-/// holds up a repair on the host.
+/// Where an action is carried out. None waits for another, so that a slow EC2 never holds up a repair on the host, nor the
+/// end of a link the making of one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Plane {
     /// The host's network.
     Host,
+    /// Links that go. The kernel takes its time for each.
+    Removal,
     /// Our network interface of EC2.
     Interface,
     /// A route table.
@@ -131,10 +133,10 @@ impl Plane {
             | Action::AddBlock(_)
             | Action::CreateLink { .. }
             | Action::MendLink { .. }
-            | Action::DeleteLink(_)
             | Action::DeleteBlock(_)
             | Action::CloseForward
             | Action::DeleteRules => Plane::Host,
+            Action::DeleteLink(_) => Plane::Removal,
         }
     }
 }

@@ -181,7 +181,7 @@ impl Kernel {
     /// A container starts.
     pub fn make_namespace(&mut self, cookie: u64) -> Netns {
         self.namespaces.insert(cookie);
-        Netns { boot: self.boot(), cookie, path: PathBuf::from(format!("/run/netns/c{cookie}")) }
+        Netns::new(&self.boot(), cookie, format!("/run/netns/c{cookie}"))
     }
 
     /// A container ends, and its link with it.
@@ -232,6 +232,6 @@ impl Kernel {
     }
 
     fn holds(&self, netns: &Netns) -> bool {
-        netns.boot == self.boot() && self.namespaces.contains(&netns.cookie)
+        *netns.boot == *self.boot() && self.namespaces.contains(&netns.cookie)
     }
 }

@@ -565,7 +565,7 @@ impl World {
 
     fn apply(&mut self, host: usize, life: u32, action: Action) {
         match Plane::of(&action) {
-            Plane::Host => {
+            Plane::Host | Plane::Removal => {
                 let after = self.random(Duration::from_micros(200), self.climate.kernel_max);
                 self.schedule(after, Event::HostAct(host, life, action));
             }

@@ -58,7 +58,8 @@ fn main() {
 /// A host that owns every other of 2,000 ranges, and another that owns the rest.
 struct World {
     desired: Desired,
-    actual: Actual,
+    host: Host,
+    vpc: Vpc,
 }
 
 impl World {
@@ -92,15 +93,11 @@ impl World {
         };
         let host = host();
         World {
-            actual: Actual {
-                host: Some(host.clone()),
-                vpc: Some(Vpc {
-                    interface: interface(0),
-                    source_dest_check: Some(false),
-                    tables: (0..tables)
-                        .map(|number| (TableId(format!("rtb-{number}")), table.clone()))
-                        .collect(),
-                }),
+            host: host.clone(),
+            vpc: Vpc {
+                interface: interface(0),
+                source_dest_check: Some(false),
+                tables: (0..tables).map(|number| (TableId(format!("rtb-{number}")), table.clone())).collect(),
             },
             desired: Desired { host, vpc: Some(vpc) },
         }
@@ -109,7 +106,8 @@ impl World {
     fn measure(&self) -> (Duration, usize) {
         let runs = (0..RUNS).map(|_| {
             let begun = Instant::now();
-            let plan = Plan::new(&self.desired, &self.actual);
+            let actual = Actual { host: Some(&self.host), vpc: Some(&self.vpc) };
+            let plan = Plan::new(&self.desired, actual);
             let took = begun.elapsed();
             assert!(plan.changes.iter().all(|change| matches!(change.action, Action::CreateRoute { .. })));
             (took, plan.changes.len())
@@ -121,11 +119,11 @@ impl World {
 fn host() -> Host {
     let range: Ipv4Net = "10.32.0.0/12".parse().expect("it is written as a network");
     let link = |number: u32| {
-        let netns = Netns {
-            boot: "b6f7f6a0-7d3c-4a57-9a55-0d8f6b1c6a11".to_owned(),
-            cookie: u64::from(number),
-            path: format!("/run/docker/netns/{number:012x}").into(),
-        };
+        let netns = Netns::new(
+            "b6f7f6a0-7d3c-4a57-9a55-0d8f6b1c6a11",
+            u64::from(number),
+            format!("/run/docker/netns/{number:012x}"),
+        );
         let link = Link { netns: Some(netns), mtu: 9001, range, faults: Vec::new() };
         (Address(FIRST + (number / BLOCK) * 2 * BLOCK + number % BLOCK), link)
     };

@@ -161,8 +161,8 @@ impl Life {
                 }
                 Output::MakeCanary => {
                     self.namespaces += 1;
-                    let path = "/proc/1/task/2/ns/net".into();
-                    Input::CanaryMade(Ok(Netns { boot: "boot".to_owned(), cookie: 7, path }))
+                    let path = "/proc/1/task/2/ns/net";
+                    Input::CanaryMade(Ok(Netns::new("boot", 7, path)))
                 }
                 Output::DropCanary => {
                     self.namespaces -= 1;

@@ -354,7 +354,7 @@ impl Host {
         for (address, link) in &mut links {
             let wanted = wanted.links.get(address).and_then(|wanted| wanted.netns.as_ref());
             if let (Some(own), Some(wanted)) = (&mut link.netns, wanted) {
-                own.path = self.found_at.clone().unwrap_or_else(|| wanted.path.clone());
+                own.path = self.found_at.as_deref().map_or_else(|| wanted.path.clone(), Into::into);
             }
         }
         state::Host { links, uplinks: [("eth0".to_owned(), 9001)].into(), ..wanted }

@@ -176,7 +176,7 @@ fn vpc() -> Vpc {
 }
 
 fn netns(number: u64) -> Netns {
-    Netns { boot: "boot".into(), cookie: number, path: format!("/run/netns/{number}").into() }
+    Netns::new("boot", number, format!("/run/netns/{number}"))
 }
 
 /// A fault whose way out is as plain as can be.

@@ -21,7 +21,7 @@ fn attach(path: &str) -> Request {
 }
 
 fn netns(path: &str) -> Netns {
-    Netns { boot: "boot".to_owned(), cookie: 7, path: PathBuf::from(path) }
+    Netns::new("boot", 7, path)
 }
 
 #[test]

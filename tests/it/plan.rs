@@ -340,7 +340,7 @@ fn route(text: &str) -> Route {
 }
 
 fn netns(cookie: u64) -> Netns {
-    Netns { boot: BOOT.to_owned(), cookie, path: format!("/run/netns/{cookie}").into() }
+    Netns::new(BOOT, cookie, format!("/run/netns/{cookie}"))
 }
 
 fn peer(name: &str) -> PeerName {

@@ -67,7 +67,7 @@ impl World {
 
     fn whole_plan(&self, me: usize, tables: &Tables) -> Plan {
         let vpc = Vpc { interface: interface(me), source_dest_check: Some(false), tables: tables.clone() };
-        Plan::new(&self.desired(me), &Actual { host: None, vpc: Some(vpc) })
+        Plan::new(&self.desired(me), Actual { host: None, vpc: Some(&vpc) })
     }
 
     /// What EC2 does. A refusal changes nothing.
@@ -327,7 +327,7 @@ proptest! {
         let mut desired = world.desired(me);
         desired.vpc.as_mut().unwrap().withdraw = true;
         let vpc = Vpc { interface: interface(me), source_dest_check: None, tables: world.tables.clone() };
-        let plan = Plan::new(&desired, &Actual { host: None, vpc: Some(vpc) });
+        let plan = Plan::new(&desired, Actual { host: None, vpc: Some(&vpc) });
         let planned: BTreeSet<_> = plan.changes.iter().map(|change| {
             assert!(matches!(change.action, Action::DeleteRoute { .. }), "{}", change.action);
             let (table, cidr, _) = route_of(&change.action);

@@ -86,7 +86,7 @@ fn what_a_schema_does_not_describe_is_found() {
 pub fn node_with_something_of_everything() -> Node {
     let identity = Identity { name: PeerName::from_u64(1), acceptor: PeerUid(1), instance: None };
     let birth = born(identity);
-    let netns = Netns { boot: "boot".to_owned(), cookie: 1, path: "/run/netns/web".into() };
+    let netns = Netns::new("boot", 1, "/run/netns/web");
     let web = Attached {
         ident: "web".to_owned(),
         named: true,

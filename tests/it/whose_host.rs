@@ -396,7 +396,7 @@ impl Host {
     }
 
     fn attach(&mut self) {
-        let netns = Netns { boot: self.boot.to_owned(), cookie: 1, path: "/run/netns/web".into() };
+        let netns = Netns::new(self.boot, 1, "/run/netns/web");
         self.tell(Input::Asked(
             RequestId(1),
             Request::Attach { netns, link: None, name: Some("web".to_owned()), subnet: None },

@@ -21,7 +21,8 @@ stories![
     a_burst_is_heard_of_once_or_twice,
     looking_disturbs_nobody,
     a_look_at_what_has_changed_shows_what_a_whole_one_shows,
-    a_container_of_which_nothing_is_told_is_entered_by_a_whole_look_only,
+    what_changes_in_a_container_is_told_and_seen_at_once,
+    a_container_of_which_nothing_is_told_is_entered_by_a_look_that_comes_by_itself,
 ];
 
 async fn woken(wakings: &mut Receiver<()>) -> bool {
@@ -115,6 +116,17 @@ const CHANGES: [&str; 18] = [
     "ip link set eth0 down",
 ];
 
+/// The same, done inside of one container.
+const INSIDE: [&str; 7] = [
+    "ip link set ethwe mtu 1400",
+    "ip neigh del 169.254.1.1 dev ethwe",
+    "ip route flush proto 67",
+    "ip addr flush dev ethwe",
+    "echo 0 > /proc/sys/net/ipv4/conf/ethwe/rp_filter",
+    "ip link set lo down",
+    "ip link set ethwe down",
+];
+
 async fn a_look_at_what_has_changed_shows_what_a_whole_one_shows(mut world: World) {
     let (mut wakings, changes) = disturbances().unwrap();
     world.kernel = Kernel::new(changes).unwrap();
@@ -125,11 +137,12 @@ async fn a_look_at_what_has_changed_shows_what_a_whole_one_shows(mut world: Worl
     for (container, address) in containers.iter().zip(["10.32.1.2", "10.32.1.3", "10.32.1.4"]) {
         world.attach(container, address, 1500).await;
     }
-    let far_end = || containers[1].sh("ip link set ethwe down");
     world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
     let mut before = String::new();
-    for change in CHANGES.iter().copied().chain(["the far end goes down"]) {
-        let _ = if change.starts_with("the ") { far_end() } else { sh(change) };
+    for (change, inside) in
+        CHANGES.iter().map(|change| (*change, false)).chain(INSIDE.map(|change| (change, true)))
+    {
+        let _ = if inside { containers[1].sh(change) } else { sh(change) };
         assert!(woken(&mut wakings).await, "{change}");
         while woken(&mut wakings).await {}
         let narrow = world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
@@ -142,9 +155,23 @@ async fn a_look_at_what_has_changed_shows_what_a_whole_one_shows(mut world: Worl
     }
 }
 
-async fn a_container_of_which_nothing_is_told_is_entered_by_a_whole_look_only(mut world: World) {
-    let (_wakings, changes) = disturbances().unwrap();
+async fn what_changes_in_a_container_is_told_and_seen_at_once(mut world: World) {
+    let (mut wakings, changes) = disturbances().unwrap();
     world.kernel = Kernel::new(changes).unwrap();
+    let (ours, others) = (Container::new(), Container::new());
+    world.attach(&ours, "10.32.1.2", 1500).await;
+    sh(&format!("ip link add d0 type veth peer name d1 netns {}; ip link set d0 up", others.task()));
+    world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    while woken(&mut wakings).await {}
+    others.sh("ip link set d1 mtu 1400; ip addr add 192.0.2.1/24 dev d1");
+    assert!(!woken(&mut wakings).await, "a namespace that no link of ours leads into");
+    ours.sh("ip route del default");
+    assert!(woken(&mut wakings).await);
+    let seen = world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    assert_eq!(seen.links[&at("10.32.1.2")].faults, ["default route missing"]);
+}
+
+async fn a_container_of_which_nothing_is_told_is_entered_by_a_look_that_comes_by_itself(mut world: World) {
     let (quiet, other) = (Container::new(), Container::new());
     world.attach(&quiet, "10.32.1.2", 1500).await;
     let faults = async |world: &mut World, scope| {
@@ -155,7 +182,7 @@ async fn a_container_of_which_nothing_is_told_is_entered_by_a_whole_look_only(mu
     quiet.sh("ip route del default");
     world.attach(&other, "10.32.1.3", 1500).await;
     assert_eq!(faults(&mut world, Scope::Changed).await, [""; 0]);
-    assert_eq!(faults(&mut world, Scope::Whole).await, ["default route missing"]);
+    assert_eq!(faults(&mut world, Scope::Routine).await, ["default route missing"]);
     assert_eq!(
         faults(&mut world, Scope::Changed).await,
         ["default route missing"],
