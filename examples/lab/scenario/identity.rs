@@ -68,10 +68,16 @@ async fn copied(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
         Ok(holds(log.contains("set aside"), || "the store is not set aside".to_owned()))
     });
     checks.timed("the next start sets the copy aside", begun.await?);
+    // One that is told to stop before it listens ends as the signal has it.
+    lab.ran_when_up(LATE, &["status"]).await?;
     lab.stop_host(LATE).await?;
     std::fs::rename(own, lab.hosts[LATE].store())?;
     lab.start_host(LATE)?;
-    lab.await_ready(LATE).await
+    lab.await_ready(LATE).await?;
+    // Here all hosts are of one boot, so the copy took the links of this host for its own.
+    let whole = lab.settled(LATE).await?;
+    checks.timed("with its own store its containers are connected again", whole);
+    Ok(())
 }
 
 async fn silence(lab: &Lab, silent: bool) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use crate::{lab::Lab, report::Report};
 
 mod basic;
 mod disk;
+mod cost;
 mod doctor;
 mod doors;
 mod explain;
@@ -14,6 +15,7 @@ mod refusal;
 mod reload;
 mod repair;
 mod start;
+mod churn;
 mod crash;
 mod leave;
 mod hand_over;
@@ -87,6 +89,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "bad-requests", hosts: 3, interval: "2s", run: |lab| Box::pin(refusal::requests(lab)) },
     Scenario { name: "restart", hosts: 4, interval: "2s", run: |lab| Box::pin(restart::run(lab)) },
     Scenario { name: "crash", hosts: 3, interval: "2s", run: |lab| Box::pin(crash::run(lab)) },
+    Scenario { name: "churn", hosts: 2, interval: "2s", run: |lab| Box::pin(churn::run(lab)) },
     Scenario { name: "leave", hosts: 4, interval: "2s", run: |lab| Box::pin(leave::run(lab)) },
     Scenario { name: "hand-over", hosts: 4, interval: "30s", run: |lab| Box::pin(hand_over::run(lab)) },
     Scenario { name: "terminate", hosts: 4, interval: "2s", run: |lab| Box::pin(terminate::run(lab)) },
@@ -110,15 +113,20 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "partition", hosts: 3, interval: "2s", run: |lab| Box::pin(partition::run(lab)) },
 ];
 
+/// What is measured rather than tried; played when it is asked for by name.
+pub const MEASURES: &[Scenario] =
+    &[Scenario { name: "cost", hosts: 3, interval: "30s", run: |lab| Box::pin(cost::run(lab)) }];
+
 /// What `--scenario` calls all of them, one after another, each in a lab of its own.
 pub const EVERY: &str = "all";
 
 /// What `--scenario` accepts.
 pub fn names() -> Vec<&'static str> {
-    ALL.iter().map(|scenario| scenario.name).chain([EVERY]).collect()
+    ALL.iter().chain(MEASURES).map(|scenario| scenario.name).chain([EVERY]).collect()
 }
 
 /// The scenario of this name.
 pub fn find(name: &str) -> anyhow::Result<&'static Scenario> {
-    ALL.iter().find(|scenario| scenario.name == name).with_context(|| format!("there is no scenario {name}"))
+    let mut all = ALL.iter().chain(MEASURES);
+    all.find(|scenario| scenario.name == name).with_context(|| format!("there is no scenario {name}"))
 }
