@@ -22,6 +22,8 @@ pub mod addr;
 pub mod peer;
 /// A short name of what was written, to be compared with that of another.
 pub mod digest;
+/// Numbers that only go up, and how far that of somebody else is believed.
+pub mod counter;
 /// The part of Go's `encoding/gob` that the mesh protocol puts on the wire.
 pub mod gob;
 

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::peer::PeerName;
+use crate::{counter::Believed, peer::PeerName};
 
 /// Nodes kept in mind; claims of further ones are not heard.
 pub const NODES_MAX: usize = 4096;
@@ -34,9 +34,6 @@ pub const NODES_MAX: usize = 4096;
 pub const LIVES_MAX: usize = 16;
 /// Names in one value: more peers than a mesh has.
 pub const VALUE_NAMES_MAX: usize = 1024;
-
-/// Rounds that are believed. A higher one would leave none to go on with.
-const ROUND_MAX: u64 = u64::MAX / 2;
 
 /// An acceptor: a peer, and which of its lives or stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -113,6 +110,8 @@ pub struct Paxos<V = Vec<PeerName>> {
     me: NodeId,
     quorum: usize,
     knows: Claims<V>,
+    /// How far rounds are believed.
+    believed: Believed,
     /// Claims beyond all bounds that were not taken in.
     passed_over: usize,
 }
@@ -132,23 +131,20 @@ impl ProposalId {
 }
 
 impl<V: Choice> NodeClaims<V> {
-    /// Whether they are within bounds, wherever they stand.
-    pub fn is_believable(&self) -> bool {
-        self.promise.round <= ROUND_MAX
-            && self.accepted.round <= ROUND_MAX
-            && self.value.value.names() <= VALUE_NAMES_MAX
+    fn round(&self) -> u64 {
+        self.promise.round.max(self.accepted.round)
     }
 }
 
 impl<V: Choice> Paxos<V> {
     /// A node that votes, bound by what it said in earlier lives.
     pub fn elector(me: NodeId, quorum: usize, saved: NodeClaims<V>) -> Paxos<V> {
-        Paxos { me, quorum, knows: BTreeMap::from([(me, saved)]), passed_over: 0 }
+        Paxos { knows: BTreeMap::from([(me, saved)]), ..Paxos::observer(me, quorum) }
     }
 
     /// A node that only passes on what it hears.
     pub fn observer(me: NodeId, quorum: usize) -> Paxos<V> {
-        Paxos { me, quorum, knows: BTreeMap::new(), passed_over: 0 }
+        Paxos { me, quorum, knows: BTreeMap::new(), believed: Believed::default(), passed_over: 0 }
     }
 
     /// Who this node is.
@@ -186,15 +182,38 @@ impl<V: Choice> Paxos<V> {
         self.knows.values().any(|claims| claims.promise.exists() || claims.accepted.exists())
     }
 
+    /// Takes in what this node knew before it was bound by something else.
+    pub fn go_on_from(&mut self, before: &Paxos<V>) {
+        self.believed = before.believed;
+        self.believed.reach(before.highest_round());
+        self.update(&before.knows);
+    }
+
+    /// Whether somebody may have promised and accepted this. A round that left none to go on with would end all agreement.
+    pub fn believes(&self, claims: &NodeClaims<V>) -> bool {
+        claims.round() <= self.believed.up_to(self.highest_round())
+            && claims.value.value.names() <= VALUE_NAMES_MAX
+    }
+
+    fn highest_round(&self) -> u64 {
+        self.knows.values().map(NodeClaims::round).max().unwrap_or(0)
+    }
+
     /// Takes in what another node knows. Returns whether something was new. Nobody else's word on
     /// what we promised counts.
     pub fn update(&mut self, received: &Claims<V>) -> bool {
         let mut changed = false;
+        let highest = self.highest_round();
+        let up_to = self.believed.up_to(highest);
+        if received.values().any(|theirs| theirs.round() > up_to) {
+            self.believed.refuse(highest);
+        }
         let mut names: usize = self.knows.values().map(|claims| claims.value.value.names()).sum();
         for (&node, theirs) in received.iter().filter(|(node, _)| **node != self.me) {
             let names_before = self.knows.get(&node).map_or(0, |claims| claims.value.value.names());
             let names_after = names - names_before + theirs.value.value.names();
-            if !theirs.is_believable() || !self.has_room_for(node) || names_after > V::NAMES_MAX {
+            let is_believed = theirs.round() <= up_to && theirs.value.value.names() <= VALUE_NAMES_MAX;
+            if !is_believed || !self.has_room_for(node) || names_after > V::NAMES_MAX {
                 self.passed_over += 1;
                 continue;
             }
@@ -229,9 +248,9 @@ impl<V: Choice> Paxos<V> {
     /// Begins a round above all that are known, with our own promise. The value is made of `ground`
     /// if a majority promises and no other value is under way. Does nothing if we do not vote.
     pub fn propose(&mut self, ground: &V::Ground) {
-        let highest = self.knows.values().map(|claims| claims.promise.round.max(claims.accepted.round)).max();
+        let round = self.highest_round().saturating_add(1);
         let Some(ours) = self.knows.get_mut(&self.me) else { return };
-        ours.promise = ProposalId { round: highest.unwrap_or(0) + 1, proposer: self.me };
+        ours.promise = ProposalId { round, proposer: self.me };
         self.think(ground);
     }
 
@@ -308,6 +327,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::counter::{HONEST_MAX, STEP_MAX};
 
     #[derive(Deserialize)]
     struct Vectors {
@@ -465,7 +485,7 @@ mod tests {
         use crate::{ipam::message::State, mesh::MESSAGE_LEN_MAX};
         let names =
             |count: usize| (0..count as u64).map(|name| PeerName::from_u64((1 << 47) + name)).collect();
-        let proposal = ProposalId { round: ROUND_MAX, proposer: NodeId { uid: u64::MAX, ..node(1) } };
+        let proposal = ProposalId { round: HONEST_MAX, proposer: NodeId { uid: u64::MAX, ..node(1) } };
         let said = |count| {
             let value = AcceptedValue { value: names(count), origin: proposal };
             NodeClaims { promise: proposal, accepted: proposal, value }
@@ -486,6 +506,30 @@ mod tests {
             (0..4096).map(|name| (PeerName::from_u64((1 << 46) + name), "x".repeat(255))).collect();
         let state = State { nicknames, paxos: Some(paxos.knows().clone()), ..State::default() };
         assert!(state.encode().len() < MESSAGE_LEN_MAX - 1000);
+    }
+
+    /// Somebody claims a promise in a round as high as is believed, or higher. One elector never hears of it.
+    #[test]
+    fn a_false_round_ends_no_agreement() {
+        let believed = HONEST_MAX + STEP_MAX;
+        for round in [HONEST_MAX, HONEST_MAX + 1, believed, believed + 1, u64::MAX] {
+            let liar = node(7);
+            let promise = ProposalId { round, proposer: liar };
+            let lie = Claims::from([(liar, NodeClaims { promise, ..NodeClaims::default() })]);
+            let mut nodes = [1, 2, 3].map(|number| elector(number, 2));
+            nodes[..2].iter_mut().for_each(|node| _ = node.update(&lie));
+            nodes[0].propose(&BTreeSet::new());
+            let told = |nodes: &mut [Paxos; 3], from: usize, to: usize| {
+                let said = Claims::from([(nodes[from].me, nodes[from].ours().unwrap().clone())]);
+                // What is refused is told again.
+                (0..2).for_each(|_| _ = nodes[to].update(&said));
+                nodes[to].think(&BTreeSet::new());
+            };
+            for (from, to) in [(0, 2), (2, 0), (0, 2)] {
+                told(&mut nodes, from, to);
+            }
+            assert!(nodes[2].chosen().is_some(), "after a promise in round {round}");
+        }
     }
 
     #[test]

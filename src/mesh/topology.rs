@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::{features::SHORT_ID_MAX, routes};
 use crate::{
+    counter::Believed,
     digest::Digest,
     gob::{Decoder, Encoder, GobError, Schema, Value},
     peer::{PeerName, PeerUid},
@@ -26,11 +27,6 @@ pub const PEERS_MAX: usize = 1024;
 pub const LINKS_MAX: usize = 512;
 /// Connections of all peers together that are kept, so that what we know fits into one message.
 pub const ALL_LINKS_MAX: usize = 1 << 17;
-/// No honest history reaches a higher version. A description at the last of all would silence its peer for ever.
-const VERSION_MAX: u64 = u64::MAX / 2;
-/// Above it versions are believed in steps, one for each message: a peer that was described falsely goes above that, and has
-/// room for it, whoever heard the false description and whoever did not.
-const VERSION_STEP_MAX: u64 = 1 << 32;
 
 /// Longest nickname; longer ones are cut.
 pub const NICKNAME_LEN_MAX: usize = 255;
@@ -109,8 +105,8 @@ pub enum TopologyError {
 pub struct Topology {
     own: PeerName,
     peers: BTreeMap<PeerName, Peer>,
-    /// How far versions of a peer were believed when a higher one came.
-    refused: BTreeMap<PeerName, u64>,
+    /// Of whom a version was refused.
+    refused: BTreeMap<PeerName, Believed>,
     written: Written,
 }
 
@@ -209,16 +205,20 @@ impl Topology {
             }
         }
         refused.retain(|name| self.peers.contains_key(name));
-        let refused: Vec<_> = refused.into_iter().map(|name| (name, self.believed(name))).collect();
-        self.refused.extend(refused);
+        for name in refused {
+            let known = self.version(name);
+            self.refused.entry(name).or_default().refuse(known);
+        }
         merge
     }
 
     /// The highest version at which a peer is believed to be.
     fn believed(&self, name: PeerName) -> u64 {
-        let known = self.peers.get(&name).map_or(0, |known| known.version);
-        let refused = self.refused.get(&name).copied().unwrap_or(0);
-        known.max(refused).max(VERSION_MAX).saturating_add(VERSION_STEP_MAX)
+        self.refused.get(&name).copied().unwrap_or_default().up_to(self.version(name))
+    }
+
+    fn version(&self, name: PeerName) -> u64 {
+        self.peers.get(&name).map_or(0, |known| known.version)
     }
 
     fn hear_of_ourselves(&mut self, described: &Peer) -> bool {
@@ -445,7 +445,10 @@ mod tests {
     use serde_json::Value as Json;
 
     use super::*;
-    use crate::mesh::{MESSAGE_LEN_MAX, vectors::group};
+    use crate::{
+        counter::{HONEST_MAX, STEP_MAX},
+        mesh::{MESSAGE_LEN_MAX, vectors::group},
+    };
 
     const OWN: PeerName = PeerName::from_u64(0x0100_0000_00a0);
 
@@ -599,8 +602,8 @@ mod tests {
     /// what it answers.
     #[test]
     fn a_false_description_at_a_high_version_silences_nobody() {
-        let believed = VERSION_MAX + VERSION_STEP_MAX;
-        for version in [VERSION_MAX, VERSION_MAX + 1, believed, believed + 1, u64::MAX - 1, u64::MAX] {
+        let believed = HONEST_MAX + STEP_MAX;
+        for version in [HONEST_MAX, HONEST_MAX + 1, believed, believed + 1, u64::MAX - 1, u64::MAX] {
             let described = |nickname: &str, version| Peer {
                 uid: PeerUid(1),
                 version,
@@ -629,7 +632,7 @@ mod tests {
         let last = Peer { version: u64::MAX, ..Peer::default() };
         for step in 1..100 {
             topology.merge(vec![(PeerName::from_u64(2), last.clone()); 50]);
-            assert_eq!(topology.believed(PeerName::from_u64(2)), VERSION_MAX + (step + 1) * VERSION_STEP_MAX);
+            assert_eq!(topology.believed(PeerName::from_u64(2)), HONEST_MAX + (step + 1) * STEP_MAX);
         }
         topology.merge((1000..9000).map(|number| (PeerName::from_u64(number), last.clone())).collect());
         assert_eq!(topology.refused.len(), 1, "who is not known takes no room");
@@ -637,7 +640,7 @@ mod tests {
 
     #[test]
     fn whoever_is_described_by_another_has_the_last_word() {
-        for (uid, version) in [(1, 50), (9, 50), (1, VERSION_MAX), (9, VERSION_MAX)] {
+        for (uid, version) in [(1, 50), (9, 50), (1, HONEST_MAX), (9, HONEST_MAX)] {
             let (mut ours, mut theirs) = (knowing([]), knowing([]));
             let made_up =
                 Peer { uid: PeerUid(uid), version, nickname: "made up".to_owned(), ..Peer::default() };
@@ -722,7 +725,7 @@ mod tests {
                 (1..=LINKS_MAX as u64).map(|number| (PeerName::from_u64(number << 32), link())).collect();
             let nickname = "x".repeat(NICKNAME_LEN_MAX);
             let peer =
-                Peer { uid: PeerUid(u64::MAX), version: VERSION_MAX, nickname, short_id: Some(4095), links };
+                Peer { uid: PeerUid(u64::MAX), version: HONEST_MAX, nickname, short_id: Some(4095), links };
             topology.merge(vec![(PeerName::from_u64(name), peer)]);
         }
         let links: usize = topology.peers.values().map(|peer| peer.links.len()).sum();

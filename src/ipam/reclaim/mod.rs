@@ -45,7 +45,7 @@ use super::{
     excess::Excess,
     paxos::{Claims, NodeClaims, NodeId, Paxos},
 };
-use crate::{digest::Digest, peer::PeerName, probe::Canary, time::Timestamp};
+use crate::{counter::Believed, digest::Digest, peer::PeerName, probe::Canary, time::Timestamp};
 
 pub use self::{
     log::{Decision, Log},
@@ -147,6 +147,8 @@ pub struct Coming {
 pub struct Reclaim {
     me: NodeId,
     log: Option<Log>,
+    /// How far others are believed to have come.
+    believed: Believed,
     ballot: Ballot,
     paxos: Paxos<Decision>,
     ours: Word,
@@ -188,6 +190,7 @@ impl Reclaim {
         let mut reclaim = Reclaim {
             me,
             log: None,
+            believed: Believed::default(),
             ballot: Ballot::default(),
             paxos: Paxos::observer(me, usize::MAX),
             ours: Word { number: 1, store: me.uid, instance, ..Word::default() },
@@ -428,9 +431,8 @@ impl Reclaim {
         let claims = said.claims();
         let decided = said.log.is_some_and(|theirs| self.hear_log(now, from, theirs, &claims));
         self.excess.note(now, from, "promises about the dead", self.paxos.take_passed_over());
-        let passed_over = said.words.values().filter(|word| !word.is_believable()).count();
-        self.excess.note(now, from, "words about the dead", passed_over);
         let words = self.hear_words(said.words);
+        self.excess.note(now, from, "words about the dead", self.words.take_passed_over());
         let told = fitting(words.iter()).map(|(peer, word)| (*peer, word.clone()));
         Ok((decided || !words.is_empty()).then(|| self.said(told.collect())))
     }
@@ -443,7 +445,11 @@ impl Reclaim {
     /// Returns whether there was news.
     fn hear_log(&mut self, now: Timestamp, from: PeerName, theirs: Log, claims: &Claims<Decision>) -> bool {
         let Some(log) = self.log.as_ref() else { return false };
-        if !theirs.is_believable(log) {
+        let reaches = theirs.next() <= self.believed.up_to(log.next());
+        if !reaches {
+            self.believed.refuse(log.next());
+        }
+        if !reaches || !theirs.is_believable(log) {
             self.excess.note(now, from, "decisions about the dead, of another cluster maybe,", 1);
             return false;
         }
@@ -475,8 +481,9 @@ impl Reclaim {
         for (peer, word) in words {
             if peer == self.me.name {
                 self.has_forgotten |= ![NOT_SAID, self.ours.store].contains(&word.store);
+                let is_believed = self.words.believes(peer, self.ours.number, &word);
                 // A word of a former life that is still passed on: ours goes above it.
-                if word.number >= self.ours.number && word != self.ours && word.is_believable() {
+                if word.number >= self.ours.number && word != self.ours && is_believed {
                     self.ours.number = word.number;
                     self.speak();
                 }
@@ -553,7 +560,7 @@ impl Reclaim {
 
     /// Somebody else knows of the same decision to come, and of promises about it.
     fn find_out_whether_we_vote(&mut self, now: Timestamp, from: PeerName, claims: &Claims<Decision>) {
-        if let Some(told) = claims.get(&self.me).filter(|told| told.is_believable()) {
+        if let Some(told) = claims.get(&self.me).filter(|told| self.paxos.believes(told)) {
             let ours = self.paxos.ours();
             let is_new = |ours: &NodeClaims<_>| told.promise > ours.promise || told.accepted > ours.accepted;
             if ours.is_some_and(is_new) {
@@ -581,9 +588,9 @@ impl Reclaim {
 
     /// Goes on with the same decision, bound by this.
     fn open_again(&mut self, bound: NodeClaims<Decision>) {
-        let (heard, at) = (self.paxos.knows().clone(), self.last_progress);
+        let (before, at) = (self.paxos.clone(), self.last_progress);
         self.open_next(bound);
-        self.paxos.update(&heard);
+        self.paxos.go_on_from(&before);
         self.last_progress = at;
         self.save();
     }
@@ -601,7 +608,7 @@ impl Reclaim {
 
     /// Makes our word the latest, and tells it.
     fn speak(&mut self) {
-        self.ours.number += 1;
+        self.ours.number = self.ours.number.saturating_add(1);
         self.tell();
     }
 

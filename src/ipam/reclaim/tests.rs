@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::{
+    counter::{HONEST_MAX, STEP_MAX},
     ipam::paxos::{AcceptedValue, LIVES_MAX, ProposalId, VALUE_NAMES_MAX},
     mesh::MESSAGE_LEN_MAX,
 };
@@ -635,6 +636,25 @@ fn an_elector_keeps_its_promises_across_a_restart_and_one_without_a_store_has_no
     assert!(!votes(&network));
     network.pass(32);
     assert!(votes(&network));
+}
+
+/// A log as far as is believed, or further, that one elector hears of and the others do not.
+#[test]
+fn where_somebody_says_that_it_came_to_the_last_decision_of_all_there_is_one_more() {
+    let believed = HONEST_MAX + STEP_MAX;
+    for next in [HONEST_MAX, HONEST_MAX + 1, believed, believed + 1, u64::MAX] {
+        let mut network = Network::of(5, 5);
+        network.pass(1);
+        let ours = network.hosts.get_mut(&peer(5)).unwrap().reclaim.all_known();
+        let theirs = String::from_utf8(ours).unwrap().replace("\"next\":0", &format!("\"next\":{next}"));
+        network.wires.push_back((peer(5), peer(1), theirs.into_bytes()));
+        network.terminate(5);
+        network.turn();
+        network.ask(2, 5);
+        network.pass(90);
+        assert_eq!(network.heirs(5), [2].into(), "after a log of {next}");
+        network.assert_agreed();
+    }
 }
 
 #[test]

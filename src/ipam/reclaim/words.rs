@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{peer::PeerName, probe::Canary};
+use crate::{counter::Believed, peer::PeerName, probe::Canary};
 
 /// Peers whose word is kept.
 const WORDS_MAX: usize = 4096;
@@ -18,8 +18,6 @@ const WORD_LEN: usize = 512;
 const NAME_LEN: usize = 20;
 /// The store in a word that is remembered from a former life, or was passed on by one that knows of none.
 pub const NOT_SAID: u64 = 0;
-/// Words numbered higher are not believed: none could follow them.
-const NUMBER_MAX: u64 = u64::MAX / 2;
 
 /// The word of one peer. Only it makes another, with a higher number; of two the higher one counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,12 +48,10 @@ pub struct Word {
 }
 
 impl Word {
-    /// Whether it is within bounds.
+    /// Whether it is within bounds, whatever its number.
     pub fn is_believable(&self) -> bool {
         let named = [&self.gone, &self.asks, &self.seconds, &self.awaits];
-        self.number <= NUMBER_MAX
-            && self.instance.as_deref().is_none_or(is_instance)
-            && named.iter().all(|names| names.len() <= NAMED_MAX)
+        self.instance.as_deref().is_none_or(is_instance) && named.iter().all(|names| names.len() <= NAMED_MAX)
     }
 
     /// Bytes that it takes in a message, at most.
@@ -83,60 +79,88 @@ fn is_instance(id: &str) -> bool {
 
 /// The last word of every peer but ourselves.
 #[derive(Clone, Debug, Default)]
-pub struct Words(BTreeMap<PeerName, Word>);
+pub struct Words {
+    last: BTreeMap<PeerName, Word>,
+    /// Of whom the number of a word was refused, ourselves included.
+    refused: BTreeMap<PeerName, Believed>,
+    /// Words beyond all bounds that were not taken in.
+    passed_over: usize,
+}
 
 impl Words {
     /// What is left of a former life: on which instance each peer ran.
     pub fn remembered(instances: BTreeMap<PeerName, String>) -> Words {
         let word = |instance| Word { instance: Some(instance), ..Word::default() };
-        Words(instances.into_iter().map(|(peer, instance)| (peer, word(instance))).collect())
+        let last = instances.into_iter().map(|(peer, instance)| (peer, word(instance))).collect();
+        Words { last, ..Words::default() }
     }
 
     /// Takes in a peer's word. Returns whether it is news. The words of the dead are kept while there is room, or they
     /// would be news again and again.
     pub fn hear(&mut self, peer: PeerName, word: Word) -> bool {
-        let known = self.0.get(&peer);
-        let is_news = known.is_none_or(|known| word.number > known.number);
-        let fits = known.is_some() || self.0.len() < WORDS_MAX;
-        let takes = is_news && fits && word.is_believable();
+        let known = self.last.get(&peer).map(|known| known.number);
+        let is_news = known.is_none_or(|known| word.number > known);
+        let fits = known.is_some() || self.last.len() < WORDS_MAX;
+        let takes = self.believes(peer, known.unwrap_or(0), &word) && is_news && fits;
         if takes {
-            self.0.insert(peer, word);
+            self.last.insert(peer, word);
         }
         takes
     }
 
+    /// Whether this can be a word of a peer of which one with the number `known` was the last.
+    pub fn believes(&mut self, peer: PeerName, known: u64, word: &Word) -> bool {
+        let up_to = self.refused.get(&peer).copied().unwrap_or_default().up_to(known);
+        let has_room = self.refused.contains_key(&peer) || self.refused.len() < WORDS_MAX;
+        if word.number > up_to && has_room {
+            self.refused.entry(peer).or_default().refuse(known);
+        }
+        let believes = word.number <= up_to && word.is_believable();
+        self.passed_over += usize::from(!believes);
+        believes
+    }
+
+    /// How many words were beyond all bounds and not taken in, since this was last asked.
+    pub fn take_passed_over(&mut self) -> usize {
+        std::mem::take(&mut self.passed_over)
+    }
+
     /// Makes room for new peers once there are many: keeps the words of those that still matter. Returns whose it dropped.
     pub fn make_room(&mut self, matters: impl Fn(&PeerName) -> bool) -> Vec<PeerName> {
-        if self.0.len() <= CROWDED {
+        if self.refused.len() > CROWDED {
+            self.refused.retain(|peer, _| matters(peer));
+        }
+        if self.last.len() <= CROWDED {
             return Vec::new();
         }
-        self.0.extract_if(.., |peer, _| !matters(peer)).map(|(peer, _)| peer).collect()
+        self.last.extract_if(.., |peer, _| !matters(peer)).map(|(peer, _)| peer).collect()
     }
 
     /// All of them.
     pub fn all(&self) -> &BTreeMap<PeerName, Word> {
-        &self.0
+        &self.last
     }
 
     /// Whether a peer has said anything in our life: it speaks as we do.
     pub fn has_spoken(&self, peer: PeerName) -> bool {
-        self.0.get(&peer).is_some_and(|word| word.number > 0)
+        self.last.get(&peer).is_some_and(|word| word.number > 0)
     }
 
     /// The canary of each peer that has said so.
     pub fn canaries(&self) -> impl Iterator<Item = (PeerName, Canary)> {
-        self.0.iter().filter_map(|(peer, word)| Some((*peer, word.canary?)))
+        self.last.iter().filter_map(|(peer, word)| Some((*peer, word.canary?)))
     }
 
     /// The instance that a peer runs on, by its own word.
     pub fn instance(&self, peer: PeerName) -> Option<&str> {
-        self.0.get(&peer)?.instance.as_deref()
+        self.last.get(&peer)?.instance.as_deref()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counter::{HONEST_MAX, STEP_MAX};
 
     const PEER: PeerName = PeerName::from_u64(7);
 
@@ -173,6 +197,26 @@ mod tests {
             words.hear(PeerName::from_u64(number), numbered(1));
         }
         assert_eq!(words.all().len(), WORDS_MAX);
+    }
+
+    /// Somebody ascribes a word to a peer that goes as high as is believed, or higher; some hear it, and some do not.
+    #[test]
+    fn a_false_word_at_a_high_number_silences_nobody() {
+        let believed = HONEST_MAX + STEP_MAX;
+        for number in [HONEST_MAX, HONEST_MAX + 1, believed, believed + 1, u64::MAX - 1, u64::MAX] {
+            let (mut deceived, mut other, mut own) = (Words::default(), Words::default(), Words::default());
+            [&mut deceived, &mut other].into_iter().for_each(|words| _ = words.hear(PEER, numbered(7)));
+            let made_up = numbered(number);
+            deceived.hear(PEER, made_up.clone());
+            let ours = match own.believes(PEER, 7, &made_up) {
+                true => number + 1,
+                false => 8,
+            };
+            for words in [&mut deceived, &mut other] {
+                // What is refused is told again.
+                assert!((0..2).any(|_| words.hear(PEER, numbered(ours))), "{ours} after {number}");
+            }
+        }
     }
 
     #[test]
