@@ -399,7 +399,7 @@ impl Allocator {
             return;
         }
         let may_give = !self.leaving && !self.ring.is_full();
-        let donation = self.space.gift(range).filter(|_| may_give);
+        let donation = self.space.gift(range, &self.ring.unmovable()).filter(|_| may_give);
         match donation.map(|donation| self.ring.grant(donation, from)) {
             Some(Ok(())) => {
                 self.ring.leave_trace();

@@ -284,6 +284,12 @@ impl Ring {
         moved
     }
 
+    /// Pieces of ours that cannot change hands any more.
+    pub fn unmovable(&self) -> Vec<Range> {
+        let ours = self.pieces().filter(|(_, entry)| entry.owner == self.holder && entry.is_fixed());
+        ours.map(|(piece, _)| piece).collect()
+    }
+
     /// Addresses of each peer that cannot change hands any more: no version is left that would outbid theirs.
     pub fn fixed(&self) -> BTreeMap<PeerName, u64> {
         let mut fixed = BTreeMap::new();

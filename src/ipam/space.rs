@@ -135,12 +135,17 @@ impl Space {
         self.free.insert(start, end);
     }
 
-    /// What to give a peer that asks for space in this range: the largest aligned block that is free,
+    /// What to give a peer that asks for space in this range: the largest aligned block that is free and not to be `kept`,
     /// or its upper half where it is more than half of all that is free (space.go: Donate).
-    fn donation(&self, range: Range) -> Option<Range> {
-        let free = self.free_in(range);
-        let biggest = self
-            .chunks(range)
+    fn donation(&self, range: Range, kept: &[Range]) -> Option<Range> {
+        let mut chunks: Vec<Range> = self.chunks(range).collect();
+        for piece in kept {
+            let parts = chunks.into_iter().flat_map(|chunk| chunk.without(*piece));
+            chunks = parts.filter(|part| !part.is_empty()).collect();
+        }
+        let free = chunks.iter().map(|chunk| chunk.len()).sum::<u32>() + self.recent.count(range);
+        let biggest = chunks
+            .into_iter()
             .filter_map(Range::biggest_cidr)
             .map(Range::from)
             .max_by_key(|block| block.len())?;
@@ -152,25 +157,26 @@ impl Space {
     }
 
     /// What to give a peer that looks for an address in this subnet, or for a single address: never just
-    /// the first or the last of a subnet, which nobody can use.
-    pub fn gift(&mut self, subnet: Range) -> Option<Range> {
-        self.settled_gift(subnet).or_else(|| {
+    /// the first or the last of a subnet, which nobody can use, and nothing of what is to be `kept`.
+    pub fn gift(&mut self, subnet: Range, kept: &[Range]) -> Option<Range> {
+        self.settled_gift(subnet, kept).or_else(|| {
             // Better one that was freed lately than none.
             while let Some(address) = self.recent.oldest(subnet) {
                 self.recent.take(address);
                 self.put_back(address);
             }
-            self.settled_gift(subnet)
+            self.settled_gift(subnet, kept)
         })
     }
 
-    fn settled_gift(&self, subnet: Range) -> Option<Range> {
+    fn settled_gift(&self, subnet: Range, kept: &[Range]) -> Option<Range> {
         let usable = if subnet.len() < 4 {
             subnet
         } else {
             Range::new(Address(subnet.start.0 + 1), Address(subnet.end.0 - 1))
         };
-        self.donation(subnet).filter(|gift| gift.overlaps(usable)).or_else(|| self.donation(usable))
+        let whole = self.donation(subnet, kept).filter(|gift| gift.overlaps(usable));
+        whole.or_else(|| self.donation(usable, kept))
     }
 
     /// What is free in this range, ascending.
@@ -319,10 +325,10 @@ mod tests {
         let subnet = range(0, 16);
         let mut space = space(subnet);
         (1..15).for_each(|address| assert!(space.claim(Address(address))));
-        assert_eq!(space.gift(subnet), None);
+        assert_eq!(space.gift(subnet, &[]), None);
         space.free(NOW, Address(14));
-        assert_eq!(space.gift(subnet), Some(range(14, 15)));
-        assert_eq!(space.gift(range(15, 16)), Some(range(15, 16)), "asked for by name");
+        assert_eq!(space.gift(subnet, &[]), Some(range(14, 15)));
+        assert_eq!(space.gift(range(15, 16), &[]), Some(range(15, 16)), "asked for by name");
     }
 
     #[test]
@@ -334,7 +340,7 @@ mod tests {
             }
             let mut owned = vec![Range::from(case.owned)];
             for step in case.donations {
-                let donation = space.donation(case.request.into());
+                let donation = space.donation(case.request.into(), &[]);
                 let expected = step.ok.then(|| range(step.start, step.end));
                 assert_eq!(donation, expected, "{}", case.desc);
                 let Some(given) = donation else { continue };
@@ -416,8 +422,8 @@ mod tests {
         space.set_avoided([range(0, 8), range(12, 20)]);
         assert_eq!(space.free_in(range(0, 16)), 4);
         assert_eq!(space.allocate(NOW, range(0, 16)), Some(Address(8)));
-        assert_eq!(space.donation(range(0, 16)), Some(range(11, 12)));
-        assert_eq!(space.donation(range(0, 8)), None);
+        assert_eq!(space.donation(range(0, 16), &[]), Some(range(11, 12)));
+        assert_eq!(space.donation(range(0, 8), &[]), None);
     }
 
     #[test]

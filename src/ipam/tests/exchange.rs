@@ -86,3 +86,28 @@ fn a_request_is_always_answered_with_a_ring_after_a_denial_if_there_is_one() {
         assert!(saved <= told, "what is given is saved before it is told");
     }
 }
+
+#[test]
+fn of_two_pieces_that_are_free_the_one_is_given_that_can_change_hands() {
+    let piece = |token, owner, version, free| ring::Entry {
+        token: address(token),
+        owner: peer(owner),
+        version,
+        free,
+    };
+    let entries = vec![
+        piece("10.32.0.0", 1, ring::VERSION_MAX, 128),
+        piece("10.32.0.128", 2, 1, 64),
+        piece("10.32.0.192", 1, 5, 64),
+    ];
+    let universe = net(UNIVERSE).into();
+    let ring = Ring::from_parts(peer(1), universe, entries, vec![peer(1), peer(2)]).unwrap();
+    let saved = Saved { ring: Some(ring), ..Saved::default() };
+    let mut host = Allocator::new(settings(1, Init::Consensus, 2), saved).unwrap();
+    let asked = message::Unicast::Request(universe).encode();
+    for _ in 0..10 {
+        host.receive(Timestamp::ZERO, Source::Unicast { from: peer(2) }, &asked).unwrap();
+    }
+    let others = host.ring().owned_by(peer(2));
+    assert_eq!(others, [Range::from(net("10.32.0.128/25"))], "all of it, bit by bit, and nothing else");
+}
