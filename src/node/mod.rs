@@ -182,7 +182,7 @@ impl Node {
             Allocator::new(settings::of_ipam(&birth, &config), memory.ipam).map_err(not_resumable)?;
         // A router may tell its ring before anybody is known.
         ipam.set_kin(config.mesh.weave_peers.then(BTreeSet::new));
-        let dead = Dead::new(&birth.identity, memory.reclaim, &config);
+        let dead = Dead::new(&birth.identity, &birth.boot, memory.reclaim, &config);
         let probes = Probes::new(birth.identity.name, ChaCha8Rng::seed_from_u64(rng.next_u64()));
         let boot = birth.boot;
         let mut node = Node {

@@ -48,12 +48,14 @@ pub(super) struct Dead {
 }
 
 impl Dead {
-    pub(super) fn new(identity: &Identity, saved: reclaim::Saved, config: &Config) -> Dead {
+    pub(super) fn new(identity: &Identity, boot: &str, saved: reclaim::Saved, config: &Config) -> Dead {
         let me = NodeId { name: identity.name, uid: identity.acceptor.0 };
         let alone = config.mesh.weave_peers;
+        let mut reclaim = Reclaim::new(me, identity.instance.clone(), saved);
+        reclaim.set_boot(boot);
         Dead {
             channels: if alone { &[CHANNEL] } else { &[CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL] },
-            reclaim: Reclaim::new(me, identity.instance.clone(), saved),
+            reclaim,
             look: View::default(),
             looked_for: BTreeSet::new(),
             wanted: BTreeSet::new(),

@@ -132,13 +132,11 @@ impl World {
         broken.into_iter().for_each(|broken| self.violate(broken));
     }
 
-    /// Whoever knows of as many decisions knows of the same electors. An elector whose disk was set back may vote twice before anybody
-    /// can tell it; two logs may come of that, until they meet.
+    /// Whoever knows of as many decisions knows of the same electors, also where an elector's disk was set back.
     fn check_decisions(&mut self) {
         let mut electors: BTreeMap<u64, &BTreeSet<PeerName>> = BTreeMap::new();
         let mut broken = None;
-        let aware = self.nodes().filter(|(host, _)| self.machines[*host].unaware_until <= self.now);
-        for (host, log) in aware.filter_map(|(host, node)| Some((host, node.decided()?))) {
+        for (host, log) in self.nodes().filter_map(|(host, node)| Some((host, node.decided()?))) {
             let first = electors.entry(log.next()).or_insert(log.electors());
             if *first != log.electors() {
                 broken = Some(format!(

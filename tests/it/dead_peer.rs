@@ -30,6 +30,8 @@ const NEWCOMER: PeerName = PeerName::from_u64(3);
 /// Their instances.
 const OURS: &str = "i-1";
 const THEIRS: &str = "i-2";
+/// Each of them was up all the time.
+const BOOT: &str = "boot";
 /// A host that is listed by name.
 const NAME: &str = "worker.internal";
 
@@ -360,6 +362,7 @@ impl Host {
         let decided = json!({
             "log": { "cluster": 7, "next": 0, "electors": [US], "recent": [] },
             "votes_from": 0,
+            "boot": BOOT,
             "claims": { "promise": nobody(), "accepted": nobody(), "value": { "value": nothing, "origin": nobody() } },
         });
         let mut disk = BTreeMap::from([("decided".to_owned(), decided.to_string().into_bytes())]);
@@ -398,7 +401,7 @@ impl Host {
             uid: PeerUid(me.as_u64()),
             nickname: instance,
             password: None,
-            boot: "boot".to_owned(),
+            boot: BOOT.to_owned(),
             seed: me.as_u64(),
         };
         let memory = Memory::read(&disk).unwrap();

@@ -55,7 +55,7 @@ impl Reclaim {
         self.gone.retain(|peer| unheard.contains_key(peer));
         self.running.retain(|peer, _| unheard.contains_key(peer));
         self.decided.retain(|_, at| now.since(*at) < HEIR_PATIENCE);
-        if let Some(bound) = self.ballot.wake(now, log.next()) {
+        if let Some(bound) = self.ballot.wake(now, log.next(), self.paxos.ours()) {
             self.open_again(bound);
         }
     }
@@ -84,7 +84,7 @@ impl Reclaim {
 
     /// Whom we, as an elector, agree to take for dead.
     fn seconds(&self, now: Timestamp, view: View) -> BTreeSet<PeerName> {
-        if self.paxos.ours().is_none() {
+        if !self.may_vote() {
             return BTreeSet::new();
         }
         let said = self.said_by_those_there(view);
@@ -150,6 +150,8 @@ impl Reclaim {
         let decision = Decision { dead, heir, joins, leaves };
         if let Some(log) = &mut self.log {
             log.force(heir, decision.clone());
+            // Nobody has promised anything about the next one.
+            self.ballot.begin_at(log.next());
         }
         self.go_on();
         self.follow(now, decision);
@@ -158,8 +160,16 @@ impl Reclaim {
 
     // ===== Paxos =====
 
+    /// Whether we are an elector, and are sure of what we promised.
+    fn may_vote(&self) -> bool {
+        self.paxos.ours().is_some() && !self.ballot.waits()
+    }
+
     /// Votes on what was heard, and tells it.
     fn vote(&mut self, now: Timestamp, view: View) {
+        if !self.may_vote() {
+            return;
+        }
         let ground = self.ground(now, view).unwrap_or_default();
         if self.paxos.think(&ground) {
             self.last_progress = Some(now);
@@ -199,7 +209,7 @@ impl Reclaim {
 
     /// What there is to propose: about the lowest peer that a majority takes for dead, or to fill seats.
     fn ground(&self, now: Timestamp, view: View) -> Option<Decision> {
-        let log = self.log.as_ref().filter(|_| self.paxos.ours().is_some())?;
+        let log = self.log.as_ref().filter(|_| self.may_vote())?;
         let agreed = |dead: &PeerName| self.seconders(view, *dead).len() >= log.majority();
         let Some(dead) = self.ours.seconds.iter().copied().find(agreed) else {
             return self.more_electors(now, view);
@@ -280,9 +290,7 @@ impl Reclaim {
     }
 
     fn go_on(&mut self) {
-        let Some(log) = &self.log else { return };
-        // Nobody has promised anything about the next one.
-        self.ballot.begin_at(log.next());
+        self.ballot.go_on();
         self.open_next(NodeClaims::default());
         self.save();
     }

@@ -78,6 +78,9 @@ pub struct Kept {
     log: Log,
     votes_from: Option<u64>,
     claims: NodeClaims<Decision>,
+    /// The boot of the host in which it was sure that this is no old disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<String>,
 }
 
 /// What was on disk at the start.
@@ -146,6 +149,7 @@ pub struct Coming {
 #[derive(Clone, Debug)]
 pub struct Reclaim {
     me: NodeId,
+    boot: Option<String>,
     log: Option<Log>,
     /// How far others are believed to have come.
     believed: Believed,
@@ -189,6 +193,7 @@ impl Reclaim {
     pub fn new(me: NodeId, instance: Option<String>, saved: Saved) -> Reclaim {
         let mut reclaim = Reclaim {
             me,
+            boot: None,
             log: None,
             believed: Believed::default(),
             ballot: Ballot::default(),
@@ -213,9 +218,9 @@ impl Reclaim {
             wake: None,
             effects: VecDeque::new(),
         };
-        if let Some(Kept { log, votes_from, claims }) = saved.kept {
-            reclaim.log = Some(log);
-            reclaim.ballot = Ballot::from(votes_from);
+        if let Some(Kept { log, votes_from, claims, boot }) = saved.kept {
+            (reclaim.log, reclaim.boot) = (Some(log), boot);
+            reclaim.ballot = Ballot::from_disk(votes_from);
             reclaim.open_next(claims);
         }
         reclaim
@@ -232,6 +237,14 @@ impl Reclaim {
         self.open_next(NodeClaims::default());
         self.save();
         self.speak();
+    }
+
+    /// In which boot of the host we run. To be said before anything is heard.
+    pub fn set_boot(&mut self, boot: &str) {
+        if self.boot.as_deref() == Some(boot) {
+            self.ballot.trust();
+        }
+        self.boot = Some(boot.to_owned());
     }
 
     /// It turned out on which instance we run, and all are told.
@@ -467,8 +480,7 @@ impl Reclaim {
         if is_ahead {
             self.learn(now, theirs);
         }
-        self.find_out_whether_we_vote(now, from, claims);
-        let progress = self.paxos.update(claims);
+        let progress = self.find_out_whether_we_vote(now, from, claims);
         if progress {
             self.last_progress = Some(now);
         }
@@ -559,7 +571,12 @@ impl Reclaim {
     }
 
     /// Somebody else knows of the same decision to come, and of promises about it.
-    fn find_out_whether_we_vote(&mut self, now: Timestamp, from: PeerName, claims: &Claims<Decision>) {
+    fn find_out_whether_we_vote(
+        &mut self,
+        now: Timestamp,
+        from: PeerName,
+        claims: &Claims<Decision>,
+    ) -> bool {
         if let Some(told) = claims.get(&self.me).filter(|told| self.paxos.believes(told)) {
             let ours = self.paxos.ours();
             let is_new = |ours: &NodeClaims<_>| told.promise > ours.promise || told.accepted > ours.accepted;
@@ -569,11 +586,15 @@ impl Reclaim {
             }
             self.ballot.remind(told);
         }
+        // What they promised binds us before we vote.
+        let progress = self.paxos.update(claims);
         let is_clear = claims.is_empty() && !self.paxos.is_under_way();
-        let Some(log) = &self.log else { return };
+        let Some(log) = &self.log else { return progress };
         if self.ballot.hear(now, (self.me.name, from), log, is_clear) {
-            self.open_again(NodeClaims::default());
+            let bound = self.paxos.ours().cloned().unwrap_or_default();
+            self.open_again(bound);
         }
+        progress
     }
 
     /// Our store was set back: we do not remember all that we promised.
@@ -602,7 +623,9 @@ impl Reclaim {
     fn save(&mut self) {
         if let Some(log) = self.log.clone() {
             let claims = self.paxos.ours().cloned().unwrap_or_default();
-            self.effects.push_back(Effect::Save(Kept { log, votes_from: self.ballot.known_from(), claims }));
+            let boot = self.boot.clone().filter(|_| self.ballot.is_settled());
+            let kept = Kept { log, votes_from: self.ballot.known_from(), claims, boot };
+            self.effects.push_back(Effect::Save(kept));
         }
     }
 
@@ -650,6 +673,9 @@ impl Reclaim {
 
     /// A neighbour knows just what we know, as [`Reclaim::digest`] says.
     pub fn hear_same(&mut self, now: Timestamp, from: PeerName) {
+        if self.ballot.is_settled() {
+            return;
+        }
         let claims = self.paxos.knows().clone();
         self.find_out_whether_we_vote(now, from, &claims);
     }

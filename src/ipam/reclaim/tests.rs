@@ -27,6 +27,7 @@ struct Host {
     reclaim: Reclaim,
     saved: Saved,
     uid: u64,
+    boots: u32,
 }
 
 struct Network {
@@ -80,8 +81,9 @@ impl Network {
 
     fn install(&mut self, name: PeerName, uid: u64) {
         let me = NodeId { name, uid };
-        let reclaim = Reclaim::new(me, Some(instance(name)), Saved::default());
-        self.hosts.insert(name, Host { reclaim, saved: Saved::default(), uid });
+        let mut reclaim = Reclaim::new(me, Some(instance(name)), Saved::default());
+        reclaim.set_boot("boot 0");
+        self.hosts.insert(name, Host { reclaim, saved: Saved::default(), uid, boots: 0 });
     }
 
     fn reachable(&self, of: PeerName) -> BTreeSet<PeerName> {
@@ -148,6 +150,12 @@ impl Network {
         let host = self.hosts.get_mut(&me).unwrap();
         let id = NodeId { name: me, uid: host.uid };
         host.reclaim = Reclaim::new(id, Some(instance(me)), host.saved.clone());
+        host.reclaim.set_boot(&format!("boot {}", host.boots));
+    }
+
+    fn boot(&mut self, number: u64) {
+        self.hosts.get_mut(&peer(number)).unwrap().boots += 1;
+        self.restart(peer(number));
     }
 
     fn lose_store(&mut self, number: u64) {
@@ -638,6 +646,74 @@ fn an_elector_keeps_its_promises_across_a_restart_and_one_without_a_store_has_no
     assert!(votes(&network));
 }
 
+/// Of three electors the first and the second decide, and the third does not hear of it.
+fn after_a_decision_that_one_of_three_electors_missed() -> (Network, Saved) {
+    let mut network = Network::of(4, 3);
+    network.pass(1);
+    let before = network.hosts[&peer(1)].saved.clone();
+    network.isolate(3);
+    network.terminate(4);
+    network.ask(1, 4);
+    assert_eq!(network.heirs(4), [1].into());
+    network.hosts.get_mut(&peer(1)).unwrap().reclaim.unask(peer(4));
+    // Neither the third nor an old disk of the first knows of it.
+    network.owners.insert(peer(4), 96);
+    (network, before)
+}
+
+#[test]
+fn an_elector_whose_disk_was_set_back_does_not_vote_again_with_one_that_missed_its_vote() {
+    let (mut network, before) = after_a_decision_that_one_of_three_electors_missed();
+    network.cut = BTreeSet::from([(peer(1), peer(2)), (peer(2), peer(3))]);
+    network.hosts.get_mut(&peer(1)).unwrap().saved = before;
+    network.boot(1);
+    network.ask(3, 4);
+    network.pass(50);
+    assert_eq!(network.hosts[&peer(3)].reclaim.log().unwrap().next(), 0, "they cannot know");
+    network.cut.clear();
+    network.pass(60);
+    network.assert_agreed();
+    assert!(network.hosts[&peer(3)].reclaim.log().unwrap().next() > 0);
+}
+
+#[test]
+fn an_elector_that_was_only_booted_votes_as_soon_as_enough_others_have_shown_what_they_know() {
+    let mut network = Network::of(6, 5);
+    network.pass(1);
+    network.terminate(5);
+    network.boot(1);
+    network.gossip();
+    network.turn();
+    network.terminate(4);
+    network.ask(2, 4);
+    network.pass(2);
+    assert_eq!(network.heirs(4), [2].into(), "three of five had to agree");
+}
+
+#[test]
+fn where_one_of_three_electors_is_dead_another_that_was_booted_votes_after_a_while() {
+    let mut network = Network::of(3, 3);
+    network.pass(1);
+    network.terminate(3);
+    network.boot(1);
+    network.ask(2, 3);
+    network.pass(58);
+    assert!(network.decisions.is_empty());
+    network.pass(20);
+    assert_eq!(network.heirs(3), [2].into());
+}
+
+#[test]
+fn where_one_of_three_electors_is_dead_another_votes_at_once_that_was_started_again_without_a_boot() {
+    let mut network = Network::of(3, 3);
+    network.pass(1);
+    network.terminate(3);
+    network.restart(peer(1));
+    network.ask(2, 3);
+    network.pass(2);
+    assert_eq!(network.heirs(3), [2].into());
+}
+
 /// A log as far as is believed, or further, that one elector hears of and the others do not.
 #[test]
 fn where_somebody_says_that_it_came_to_the_last_decision_of_all_there_is_one_more() {
@@ -743,7 +819,8 @@ fn bytes_that_are_no_message_are_an_error_and_change_nothing() {
 fn disturb(network: &mut Network, hosts: u64) {
     let number = 1 + network.rng.random_range(0..hosts);
     match network.rng.random_range(0..9) {
-        0 => network.restart(peer(number)),
+        0 if network.rng.random() => network.restart(peer(number)),
+        0 => network.boot(number),
         1 => {
             let other = 1 + network.rng.random_range(0..hosts);
             if number != other {
