@@ -81,6 +81,11 @@ impl Disputes {
         self.0.contains_key(&token)
     }
 
+    /// Whether a peer stands against us somewhere.
+    pub fn are_with(&self, peer: PeerName) -> bool {
+        self.0.values().any(|dispute| dispute.with == peer)
+    }
+
     /// The pieces that we no longer stand up for.
     pub fn yielded(&self, ring: &Ring) -> Vec<Range> {
         if self.0.is_empty() {

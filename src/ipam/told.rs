@@ -35,7 +35,8 @@ impl Allocator {
     /// A neighbour knows just what we know, as [`Allocator::digest`] says.
     pub fn hear_same(&mut self, now: Timestamp, from: PeerName) -> Result<(), ReceiveError> {
         self.now = now;
-        if !self.ring.is_empty() {
+        // That it knows the same matters only where it was not known yet what it knows.
+        if self.rest.awaited().contains(&from) || self.disputes.are_with(from) {
             self.merge(&self.ring.held_by(from))?;
             self.advance();
         }

@@ -23,7 +23,9 @@ impl Node {
         }
         if channel == DEAD_CHANNEL {
             self.dead.reclaim.hear_same(self.now, from);
-            self.dead.touch();
+            if self.dead.reclaim.has_effects() {
+                self.dead.touch();
+            }
         } else if let Err(error) = self.ipam.hear_same(self.now, from) {
             self.mesh.refuse(self.now, conn, channel, Kind::Gossip { from }, error.to_string());
         }
