@@ -22,6 +22,7 @@ pub mod allocator;
 mod disputes;
 pub mod election;
 pub mod excess;
+mod inquiry;
 mod leave;
 pub mod merge;
 pub mod message;

@@ -5,18 +5,13 @@
 //! is there and every stranger, a host that EC2 says runs and that was not heard yet, has shown a ring in
 //! which the range is ours: had it been given a part, that part would not be ours by then.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use super::{Allocator, Effect, message::Unicast, ring::Ring};
+use super::{inquiry::Inquiry, ring::Ring};
 use crate::{
     addr::{Address, Range, join},
     peer::PeerName,
-    time::Timestamp,
 };
-
-/// How often peers are asked for their rings where they do not show them by themselves, and how many at once.
-const ASK_EVERY: Duration = Duration::from_secs(30);
-const ASKED_AT_ONCE: usize = 32;
 
 /// What rests here.
 #[derive(Clone, Debug, Default)]
@@ -28,11 +23,8 @@ pub struct Rest {
     shown: BTreeSet<PeerName>,
     /// `None`: it is not known yet which there are.
     strangers: Option<BTreeSet<Ipv4Addr>>,
-    /// Where somebody has to be asked: when next, and who was asked last.
-    ask_at: Timestamp,
-    asked: Option<PeerName>,
-    /// Who had nothing to give, of course, and is about to show its ring.
-    denied: BTreeSet<PeerName>,
+    /// Where somebody has to be asked.
+    pub(super) inquiry: Inquiry,
 }
 
 impl Rest {
@@ -133,68 +125,6 @@ impl Rest {
     /// There was no reason for it.
     pub fn end(&mut self) {
         *self = Rest { number: self.number, ..Rest::default() };
-    }
-
-    /// Whom to ask next, in turns.
-    fn take_turn(&mut self, now: Timestamp, reachable: &BTreeSet<PeerName>) -> Vec<PeerName> {
-        if now < self.ask_at {
-            return Vec::new();
-        }
-        self.ask_at = now + ASK_EVERY;
-        let mut all: Vec<PeerName> = self.awaited.intersection(reachable).copied().collect();
-        all.sort_by_key(|peer| (self.asked.is_some_and(|last| *peer <= last), *peer));
-        all.truncate(ASKED_AT_ONCE);
-        self.asked = all.last().copied().or(self.asked);
-        all
-    }
-}
-
-/// Where Weave Net routers share the cluster nobody says whom it awaits, and a router tells its ring to neighbours alone. But it
-/// answers whoever asks it for space, whether it had some to give or not. So each is asked for an address that lies outside the
-/// range, of which nobody has anything to give.
-impl Allocator {
-    /// Asks those whose rings are awaited, if it is time.
-    pub(super) fn ask_the_awaited(&mut self) {
-        if !self.has_to_ask() {
-            return;
-        }
-        for peer in self.rest.take_turn(self.now, &self.reachable) {
-            let nothing = Unicast::Request(self.nothing());
-            self.push(Effect::Unicast(peer, nothing.encode()));
-        }
-    }
-
-    /// When it is time.
-    pub(super) fn next_ask(&self) -> Option<Timestamp> {
-        let reached = || self.rest.awaited.intersection(&self.reachable).next().is_some();
-        (self.has_to_ask() && reached()).then_some(self.rest.ask_at)
-    }
-
-    fn has_to_ask(&self) -> bool {
-        self.has_routers() && !self.is_unproven() && self.rest.number().is_some()
-    }
-
-    /// One address outside the range.
-    fn nothing(&self) -> Range {
-        let Range { start, end } = self.settings.universe;
-        match start.0.checked_sub(1) {
-            Some(before) => Range::new(Address(before), start),
-            None => Range::new(end, Address(end.0.saturating_add(1))),
-        }
-    }
-
-    /// A peer had nothing to give. Returns whether that was what we asked for.
-    pub(super) fn is_nothing(&mut self, from: PeerName, range: Range) -> bool {
-        let is_it = range == self.nothing();
-        if is_it && self.rest.awaited.contains(&from) {
-            self.rest.denied.insert(from);
-        }
-        is_it
-    }
-
-    /// Whether this answer is to what we asked for.
-    pub(super) fn shows_its_ring(&mut self, from: PeerName) -> bool {
-        self.rest.denied.remove(&from)
     }
 }
 
