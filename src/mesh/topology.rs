@@ -70,6 +70,27 @@ pub struct Peer {
     pub links: BTreeMap<PeerName, Link>,
 }
 
+/// Which description of a peer somebody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Whose it is.
+    pub name: PeerName,
+    /// Of which life.
+    pub uid: PeerUid,
+    /// Its number.
+    pub version: u64,
+    /// Whether it says the short id.
+    pub has_short_id: bool,
+}
+
+impl Known {
+    /// As much of the description as decides which of two is the later one.
+    fn as_peer(&self) -> Peer {
+        let Known { uid, version, has_short_id, .. } = *self;
+        Peer { uid, version, short_id: has_short_id.then_some(0), ..Peer::default() }
+    }
+}
+
 /// A connection, as the peer at one end describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -280,14 +301,40 @@ impl Topology {
         true
     }
 
-    /// A digest of what makes one description another: whose it is, of which life, and its number.
-    pub fn digest(&self) -> Digest {
+    /// What makes each description that we have another: whose it is, of which life, and its number.
+    pub fn known(&self) -> Vec<Known> {
         let described = self.peers.iter().filter(|(_, peer)| peer.version > 0);
-        let numbers = described.flat_map(|(name, peer)| {
-            [name.as_u64(), peer.uid.0, peer.version, u64::from(peer.short_id.is_some())]
-                .map(u64::to_be_bytes)
+        let known = described.map(|(&name, peer)| Known {
+            name,
+            uid: peer.uid,
+            version: peer.version,
+            has_short_id: peer.short_id.is_some(),
+        });
+        known.collect()
+    }
+
+    /// A digest of that.
+    pub fn digest(&self) -> Digest {
+        let numbers = self.known().into_iter().flat_map(|Known { name, uid, version, has_short_id }| {
+            [name.as_u64(), uid.0, version, u64::from(has_short_id)].map(u64::to_be_bytes)
         });
         Digest::of(&numbers.flatten().collect::<Vec<u8>>())
+    }
+
+    /// The peers of which we have a later description than somebody else.
+    pub fn later_than(&self, theirs: &[Known]) -> Vec<PeerName> {
+        let theirs: BTreeMap<PeerName, Peer> = theirs.iter().map(|one| (one.name, one.as_peer())).collect();
+        let is_later =
+            |name: &PeerName, ours: &Peer| theirs.get(name).is_none_or(|theirs| ours.supersedes(theirs));
+        let described = self.peers.iter().filter(|(_, peer)| peer.version > 0);
+        described.filter(|(name, ours)| is_later(name, ours)).map(|(name, _)| *name).collect()
+    }
+
+    /// Whether somebody else has a later description of a peer than we.
+    pub fn is_behind(&self, theirs: &[Known]) -> bool {
+        let is_later =
+            |one: &Known| self.peers.get(&one.name).is_none_or(|ours| one.as_peer().supersedes(ours));
+        theirs.iter().any(is_later)
     }
 
     /// The descriptions of these peers, as a payload of the channel `topology`.
@@ -651,6 +698,26 @@ mod tests {
             assert!(theirs.merge(answer).news.contains(&OWN), "at version {version}");
             assert_eq!(theirs.peers[&OWN].nickname, "");
         }
+    }
+
+    #[test]
+    fn of_two_topologies_each_has_what_the_other_lacks_and_the_rest_need_not_be_told() {
+        let described =
+            |number: u64, version| (PeerName::from_u64(number), Peer { version, ..Peer::default() });
+        let all = (2..100).map(|number| described(number, 1));
+        let (mut ours, mut theirs) = (knowing(all.clone()), knowing(all));
+        ours.ourselves_mut().version = 1;
+        theirs.ourselves_mut().version = 1;
+        assert_eq!((ours.later_than(&theirs.known()), ours.is_behind(&theirs.known())), (vec![], false));
+        ours.merge(vec![described(5, 2), described(200, 1)]);
+        assert!(!ours.is_behind(&theirs.known()));
+        theirs.merge(vec![described(6, 2)]);
+        let lacks = [5, 200].map(PeerName::from_u64);
+        assert_eq!(
+            (ours.later_than(&theirs.known()), ours.is_behind(&theirs.known())),
+            (lacks.to_vec(), true)
+        );
+        assert_eq!(theirs.later_than(&ours.known()), [PeerName::from_u64(6)]);
     }
 
     #[test]
