@@ -26,7 +26,7 @@ const STEPS_MAX: usize = 4 * 3600;
 fn main() {
     let sizes: Vec<u64> = std::env::args().skip(1).filter_map(|text| text.parse().ok()).collect();
     let sizes = if sizes.is_empty() { vec![500] } else { sizes };
-    println!("hosts   lost  considered   simulated      CPU of one elector");
+    println!("hosts   lost  considered   simulated    time in one elector");
     for hosts in sizes {
         measure(hosts);
     }
@@ -36,7 +36,7 @@ fn measure(hosts: u64) {
     let mut cluster = Cluster::of(hosts);
     cluster.settle();
     let lost = cluster.lose_the_upper_half(hosts);
-    (cluster.considered, cluster.cpu) = (0, Duration::ZERO);
+    (cluster.considered, cluster.spent) = (0, Duration::ZERO);
     let begun = cluster.now;
     cluster.run_until_all_have_heirs(&lost);
     println!(
@@ -44,7 +44,7 @@ fn measure(hosts: u64) {
         lost.len(),
         cluster.considered,
         cluster.now.since(begun).as_secs_f64(),
-        cluster.cpu.as_secs_f64(),
+        cluster.spent.as_secs_f64(),
     );
 }
 
@@ -57,7 +57,7 @@ struct Cluster {
     now: Timestamp,
     /// Of the first elector.
     considered: u64,
-    cpu: Duration,
+    spent: Duration,
 }
 
 fn peer(number: u64) -> PeerName {
@@ -93,7 +93,7 @@ impl Cluster {
             reachable,
             now: Timestamp::ZERO,
             considered: 0,
-            cpu: Duration::ZERO,
+            spent: Duration::ZERO,
         }
     }
 
@@ -146,7 +146,7 @@ impl Cluster {
         }
         reclaim.consider(self.now, view);
         if is_first {
-            self.cpu += begun.elapsed();
+            self.spent += begun.elapsed();
             self.considered += 1;
         }
         self.carry_out(me);
