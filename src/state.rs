@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::Ipv4Addr,
     path::PathBuf,
 };
 
@@ -60,6 +61,9 @@ pub struct Host {
     pub rules: Option<Rules>,
     /// Whether other programs' forward chains let our packets through (Docker's drop policy).
     pub forward: Forward,
+    /// Whether the host has [`GATEWAY`] on `lo`, so that it answers containers that ask for its MAC address.
+    #[serde(default)]
+    pub gateway: bool,
     /// CIDRs with an `unreachable` route: what we own, so that a free address answers at once.
     pub blocks: BTreeSet<Ipv4Net>,
     /// Container links by the address they serve. Observed: every link named as ours.
@@ -195,6 +199,9 @@ impl Netns {
         self.cookie == other.cookie && self.boot == other.boot
     }
 }
+
+/// The way out of every container. Each host has it for its own containers, and nobody routes it.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 /// A routed veth: the host's end and the container's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -377,6 +384,8 @@ pub enum Action {
     DisableCheck { interface: InterfaceId },
     /// Add the `unreachable` route of an owned CIDR.
     AddBlock(Ipv4Net),
+    /// Give the host [`GATEWAY`].
+    AddGateway,
     /// Make a container's link, both ends.
     CreateLink { address: Address, netns: Netns, mtu: u32, range: Ipv4Net },
     /// Mend a container's link that is there.
@@ -389,6 +398,8 @@ pub enum Action {
     DeleteRoute { table: TableId, destination: Ipv4Net },
     /// Remove a container's link.
     DeleteLink(Address),
+    /// Take [`GATEWAY`] from the host.
+    DeleteGateway,
     /// Remove the `unreachable` route of a CIDR.
     DeleteBlock(Ipv4Net),
     /// Remove what `OpenForward` added.
@@ -442,6 +453,7 @@ impl fmt::Display for Action {
                 write!(f, "turn off the source/destination check of {interface}")
             }
             Action::AddBlock(cidr) => write!(f, "add host route unreachable {cidr}"),
+            Action::AddGateway => write!(f, "add address {GATEWAY} to lo"),
             Action::CreateLink { address, .. } => write!(f, "create link {}", link_name(*address)),
             Action::MendLink { address, .. } => write!(f, "mend link {}", link_name(*address)),
             Action::ReplaceRoute { table, destination, interface } => {
@@ -452,6 +464,7 @@ impl fmt::Display for Action {
             }
             Action::DeleteRoute { table, destination } => write!(f, "delete {table} {destination}"),
             Action::DeleteLink(address) => write!(f, "delete link {}", link_name(*address)),
+            Action::DeleteGateway => write!(f, "delete address {GATEWAY} from lo"),
             Action::DeleteBlock(cidr) => write!(f, "delete host route unreachable {cidr}"),
             Action::CloseForward => write!(f, "take our rules out of the forward chain"),
             Action::DeleteRules => write!(f, "delete nftables table inet weave"),

@@ -11,23 +11,26 @@ use rtnetlink::{
 use super::{
     address,
     fault::{already_there, fault},
-    link::{self, End, FAR_NAME, HOST_MAC, Wanted, far_mac, mac_text},
+    link::{self, End, FAR_NAME, HOST_MAC, Wanted, mac_text},
     neighbour::{self, Neighbour},
     netns::Inside,
     route::{self, Entry, Table},
     sysctl::{self, Protocol},
 };
-use crate::state::Fault;
+use crate::state::{Fault, GATEWAY};
 
-/// The way out of every container: an address that nobody has and that stands for the host end.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-
-/// A container may have another interface by which it answers the world; what comes in here is welcome all the same.
-const RP_FILTER: &str = "2";
+/// What the far end is set to when it is made. A container may have another interface by which it answers the world: what
+/// comes in here is welcome all the same. And it says so when its MAC address is another, or when it is up again.
+const SETTINGS: [(&str, &str); 2] = [("rp_filter", "2"), ("arp_notify", "1")];
 
 /// What is wrong with the far end of `near`, which is in this namespace; `Err` says why it cannot be looked at. Things are
-/// asked for by name: what else is in there, and how much, is not ours.
-pub async fn faults(inside: &Inside, near: &End, wanted: &Wanted<'_>) -> Result<Vec<String>, Fault> {
+/// asked for by name: what else is in there, and how much, is not ours. `mac` is where the host finds it.
+pub async fn faults(
+    inside: &Inside,
+    near: &End,
+    wanted: &Wanted<'_>,
+    mac: Option<&[u8]>,
+) -> Result<Vec<String>, Fault> {
     let handle = &inside.handle;
     let mut faults = Vec::new();
     let mut check = |right: bool, wrong: String| {
@@ -40,15 +43,13 @@ pub async fn faults(inside: &Inside, near: &End, wanted: &Wanted<'_>) -> Result<
         faults.push("far end missing".into());
         return Ok(faults);
     };
-    let mac = far_mac(wanted.address);
-    check(far.mtu == wanted.mtu, format!("mtu of the far end is {}", far.mtu));
+    check(wanted_mtu(near, &far, wanted).is_none(), format!("mtu of the far end is {}", far.mtu));
     check(far.up, "far end down".into());
-    let rp_filter = inside.rp_filter.as_deref().unwrap_or("absent");
-    check(rp_filter == RP_FILTER, format!("rp_filter of the far end is {rp_filter}"));
-    check(far.mac == mac, format!("mac of the far end is {}", mac_text(&far.mac)));
+    let found = mac.is_none_or(|mac| mac == far.mac);
+    check(found, format!("mac of the far end is {}, which the host does not know", mac_text(&far.mac)));
     let addresses = address::inside(handle, far.index).await?;
     check(addresses.iter().any(|held| is_wanted(held, wanted)), "address missing".into());
-    let gateway = neighbour::is_there(handle, &gateway(&far)).await?;
+    let gateway = neighbour::is_permanent(handle, &gateway(&far)).await?;
     check(gateway, "neighbour of the far end missing".into());
     let ours = Table::ours_by(handle, far.index).await?;
     check(ours.holds(&range_route(&far, wanted)), "range route missing".into());
@@ -61,18 +62,25 @@ pub async fn faults(inside: &Inside, near: &End, wanted: &Wanted<'_>) -> Result<
 }
 
 /// Makes the far end be whole.
-pub async fn mend(inside: &Inside, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
+pub async fn mend(inside: &Inside, near: &End, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let handle = &inside.handle;
-    if inside.rp_filter.as_deref() != Some(RP_FILTER) {
-        inside.set(sysctl::of_interface(Protocol::Ipv4, FAR_NAME, "rp_filter"), RP_FILTER).await?;
+    if !near.is_finished(wanted) {
+        let settings =
+            SETTINGS.map(|(key, value)| (sysctl::of_interface(Protocol::Ipv4, FAR_NAME, key), value));
+        inside.set(settings.into()).await?;
     }
     if let Some(lo) = link::find(handle, "lo").await?.filter(|lo| !lo.up) {
         let up = handle.link().set(LinkUnspec::new_with_index(lo.index).up().build());
         up.execute().await.map_err(|error| fault("setting lo up", &error))?;
     }
-    link::set_up(handle, far, wanted.mtu, far_mac(wanted.address)).await?;
+    let mtu = wanted_mtu(near, far, wanted);
+    if !far.up || mtu.is_some() {
+        let set = LinkUnspec::new_with_index(far.index).mtu(mtu.unwrap_or(far.mtu)).up().build();
+        let done = handle.link().set(set).execute().await;
+        done.map_err(|error| fault(format_args!("setting {FAR_NAME} up"), &error))?;
+    }
     ensure_address(handle, far, wanted).await?;
-    neighbour::ensure(handle, &gateway(far)).await?;
+    neighbour::ensure_permanent(handle, &gateway(far)).await?;
     Table::ours_by(handle, far.index).await?.ensure(handle, &range_route(far, wanted)).await?;
     let ours = Table::ours_by(handle, far.index).await?;
     for stale in stale_routes(&ours, far, wanted) {
@@ -83,6 +91,13 @@ pub async fn mend(inside: &Inside, far: &End, wanted: &Wanted<'_>) -> Result<(),
         return Ok(());
     }
     ours.ensure(handle, &default_route(far, wanted)).await
+}
+
+/// The MTU that the far end is to be given: that of the host end, which shows what it was given last. A smaller one since then
+/// is somebody's choice; with a larger one packets would be lost.
+fn wanted_mtu(near: &End, far: &End, wanted: &Wanted<'_>) -> Option<u32> {
+    let chosen = near.mtu == wanted.mtu && far.mtu < wanted.mtu;
+    (far.mtu != wanted.mtu && !chosen).then_some(wanted.mtu)
 }
 
 /// Makes the address be there in the one form that adds no route of its own.

@@ -3,10 +3,12 @@
 //! ```text
 //!  host namespace                                container's namespace
 //!  A/32 ─► wvXXXXXXXX 02:67:a9:fe:01:01 ═══ 02:67:<A> ethwe ◄─ range, default via 169.254.1.1
-//!          neighbour A permanent                      neighbour 169.254.1.1 permanent
+//!          neighbour A                                neighbour 169.254.1.1 permanent
 //! ```
 //!
-//! Neither side ever asks for a MAC address, so nothing goes stale when an address moves.
+//! Both sides know each other's MAC address from the start. Where the far end's is set, or the link goes down, the kernel drops
+//! what is known there, permanent or not: then the container asks, and the host, which has the gateway's address, answers.
+//! What others choose for the far end is theirs: its MAC address, and an MTU that is smaller.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -127,6 +129,11 @@ impl End {
         self.veth && other.veth && self.peer == Some(other.index) && other.peer == Some(self.index)
     }
 
+    /// Whether it was once made whole, and the far end with it.
+    pub fn is_finished(&self, wanted: &Wanted<'_>) -> bool {
+        self.alias == link_name(wanted.address)
+    }
+
     /// The address that it is the host end for, whatever its name is by now.
     pub fn serves(&self) -> Option<Address> {
         served_by(&self.name).or_else(|| served_by(&self.alias).filter(|_| self.veth))
@@ -208,10 +215,7 @@ impl Seen {
             self.routes.renew(strict, index).await?;
             self.neighbours.retain(|(interface, ..)| *interface != index);
             if let Some(address) = end.as_ref().and_then(End::serves) {
-                let wanted = (index, address.into(), far_mac(address).into());
-                if neighbour::is_there(handle, &wanted).await? {
-                    self.neighbours.insert(wanted);
-                }
+                self.neighbours.extend(neighbour::find(handle, index, address.into()).await?);
             }
             match (place, end) {
                 (Ok(place), Some(end)) => self.links[place] = end,
@@ -242,6 +246,14 @@ impl Seen {
         renamed.into_iter().chain(named).filter_map(|end| Some((end.serves()?, end))).collect()
     }
 
+    /// The MAC address at which the host finds a container.
+    pub fn mac_of(&self, end: &End, address: Address) -> Option<&[u8]> {
+        let from = (end.index, Ipv4Addr::from(address), Vec::new());
+        let found = self.neighbours.range(from..).next();
+        let (_, _, mac) = found.filter(|(index, of, _)| (*index, *of) == (end.index, address.into()))?;
+        Some(mac)
+    }
+
     /// What is wrong with a host end, but for its settings.
     pub fn faults(&self, end: &End, wanted: &Wanted) -> Vec<String> {
         let address = Ipv4Addr::from(wanted.address);
@@ -262,10 +274,7 @@ impl Seen {
             self.routes.holds(&route::Entry::to_container(address, end.index)),
             "host route missing".into(),
         );
-        check(
-            self.neighbours.contains(&(end.index, address, far_mac(wanted.address).into())),
-            "host neighbour missing".into(),
-        );
+        check(self.mac_of(end, wanted.address).is_some(), "host neighbour missing".into());
         for held in self.addresses.iter().filter(|held| held.header.index == end.index) {
             check(false, format!("address {} on the host end, which is to have none", address::text(held)));
         }
@@ -298,8 +307,9 @@ pub async fn ensure(host: &Handle, wanted: &Wanted<'_>) -> Result<(), Fault> {
         }
     };
     // What keeps the container within bounds comes first: nothing in there can hold it up.
-    mend(host, &near, wanted).await?;
-    far::mend(&inside, &far, wanted).await?;
+    mend(host, &near, &far, wanted).await?;
+    far::mend(&inside, &near, &far, wanted).await?;
+    finish(host, &near, wanted).await?;
     settle(host, &near, &inside.handle, &far).await
 }
 
@@ -409,8 +419,7 @@ async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(
     made.map_err(|error| fault(format_args!("making link {name}"), &error))
 }
 
-async fn mend(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
-    let name = link_name(wanted.address);
+async fn mend(host: &Handle, near: &End, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
     for (protocol, key, value) in SETTINGS {
         if wrong_setting(protocol, &near.name, key, value)?.is_some() {
             sysctl::set(&sysctl::of_interface(protocol, &near.name, key), value)?;
@@ -419,15 +428,26 @@ async fn mend(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Faul
     for held in address::all(host).await?.iter().filter(|held| held.header.index == near.index) {
         address::remove(host, held).await?;
     }
-    if near.alias != name {
-        let aliased = LinkUnspec::new_with_index(near.index).alias(&*name).build();
-        let done = host.link().set(aliased).execute().await;
-        done.map_err(|error| fault(format_args!("giving link {name} its alias"), &error))?;
+    if !near.up || near.mac != HOST_MAC {
+        let set = LinkUnspec::new_with_index(near.index).address(HOST_MAC.into()).up().build();
+        let done = host.link().set(set).execute().await;
+        done.map_err(|error| fault(format_args!("setting link {} up", near.name), &error))?;
     }
-    set_up(host, near, wanted.mtu, HOST_MAC).await?;
     let address = Ipv4Addr::from(wanted.address);
-    neighbour::ensure(host, &(near.index, address, far_mac(wanted.address).into())).await?;
+    neighbour::ensure_learning(host, &(near.index, address, far.mac.clone())).await?;
     route::ensure(host, &route::Entry::to_container(address, near.index)).await
+}
+
+/// What says that all is done comes last: the MTU, which the far end is given with it, and the alias, with which it is set
+/// up once.
+async fn finish(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
+    let name = link_name(wanted.address);
+    if near.is_finished(wanted) && near.mtu == wanted.mtu {
+        return Ok(());
+    }
+    let set = LinkUnspec::new_with_index(near.index).mtu(wanted.mtu).alias(&*name).build();
+    let done = host.link().set(set).execute().await;
+    done.map_err(|error| fault(format_args!("giving link {name} its alias and mtu {}", wanted.mtu), &error))
 }
 
 /// What a setting of a host end is instead. Where there is no IPv6, nothing of it can be wrong.
@@ -452,16 +472,6 @@ async fn settle(host: &Handle, near: &End, inside: &Handle, far: &End) -> Result
         sleep(Duration::from_millis(2)).await;
     }
     Err(found(FaultKind::Outdated, format!("link {} is up and sends nothing", near.name)))
-}
-
-/// Gives one end its MTU and MAC and brings it up.
-pub async fn set_up(handle: &Handle, end: &End, mtu: u32, mac: [u8; 6]) -> Result<(), Fault> {
-    if end.up && end.mtu == mtu && end.mac == mac {
-        return Ok(());
-    }
-    let set = LinkUnspec::new_with_index(end.index).mtu(mtu).address(mac.into()).up().build();
-    let done = handle.link().set(set).execute().await;
-    done.map_err(|error| fault(format_args!("setting link {} up with mtu {mtu}", end.name), &error))
 }
 
 /// A MAC as it is usually written.

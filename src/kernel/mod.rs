@@ -105,6 +105,7 @@ impl Kernel {
             sysctls: sysctl::observe(wanted.sysctls.keys())?,
             rules,
             forward,
+            gateway: seen.addresses.iter().any(address::is_gateway),
             blocks: seen.routes.blocks(),
             gone: gone(wanted, &links),
             links,
@@ -160,6 +161,7 @@ impl Kernel {
             }
             Action::OpenForward { uplinks } => forward::open(uplinks).await,
             Action::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
+            Action::AddGateway => address::add_gateway(host).await,
             Action::CreateLink { address, netns, mtu, range }
             | Action::MendLink { address, netns, mtu, range } => {
                 if matches!(action, Action::CreateLink { .. }) {
@@ -170,6 +172,7 @@ impl Kernel {
                 bound::within(bound::CHANGE, &what, link::ensure(host, &wanted)).await
             }
             Action::DeleteLink(address) => link::delete(host, *address).await,
+            Action::DeleteGateway => address::remove_gateway(host).await,
             Action::DeleteBlock(cidr) => route::remove(host, &route::Entry::block(*cidr)).await,
             Action::CloseForward => forward::close().await,
             Action::DeleteRules => self.nft.delete().await,
@@ -228,7 +231,8 @@ async fn observe_link(
         return Ok(link);
     }
     link.faults.extend(link::wrong_settings(end)?);
-    match bound::within(bound::VISIT, "a look into the container", look_inside(end, &right)).await {
+    let mac = seen.mac_of(end, address);
+    match bound::within(bound::VISIT, "a look into the container", look_inside(end, &right, mac)).await {
         Ok((netns, faults)) => {
             link.netns = Some(netns);
             link.faults.extend(faults);
@@ -239,10 +243,14 @@ async fn observe_link(
     Ok(link)
 }
 
-/// The namespace of a link where it was found, and what is wrong with the far end.
-async fn look_inside(end: &End, right: &Wanted<'_>) -> Result<(Netns, Vec<String>), Fault> {
+/// The namespace of a link where it was found, and what is wrong with the far end, to which the host sends by this MAC.
+async fn look_inside(
+    end: &End,
+    right: &Wanted<'_>,
+    mac: Option<&[u8]>,
+) -> Result<(Netns, Vec<String>), Fault> {
     let inside = netns::enter(right.netns).await?;
-    let faults = far::faults(&inside, end, right).await?;
+    let faults = far::faults(&inside, end, right, mac).await?;
     Ok((inside.netns, faults))
 }
 

@@ -31,8 +31,7 @@ use super::{
     bound::VISIT,
     fault::{Cause, fault, found},
     link::{self, FAR_NAME, far_mac},
-    sysctl::{self, Protocol},
-    ways,
+    sysctl, ways,
 };
 use crate::{
     addr::Address,
@@ -125,8 +124,6 @@ pub fn is_gone(netns: &Netns) -> bool {
 pub(super) struct Inside {
     /// Speaks rtnetlink inside, and is answered what was asked for only.
     pub handle: rtnetlink::Handle,
-    /// `rp_filter` of the far end as it was; `None` if there is none.
-    pub rp_filter: Option<String>,
     /// The namespace, by the path it was found at.
     pub netns: Netns,
     file: File,
@@ -149,23 +146,22 @@ impl Inside {
         self.file.as_raw_fd()
     }
 
-    /// Sets a kernel setting inside.
-    pub async fn set(&self, name: String, value: &'static str) -> Result<(), Fault> {
-        let cannot = |error: io::Error| fault(format_args!("setting {name} in a container"), &error);
+    /// Sets kernel settings inside.
+    pub async fn set(&self, settings: Vec<(String, &'static str)>) -> Result<(), Fault> {
+        let what = "setting the far end in a container";
+        let cannot = |error: io::Error| fault(what, &error);
         let file = self.file.try_clone().map_err(cannot)?;
         let (done, result) = oneshot::channel();
-        let setting = name.clone();
         let work = move |entered: Result<(), Errno>| {
             let set = match entered {
-                Ok(()) => sysctl::set(&setting, value),
-                Err(cause) => Err(fault(format_args!("setting {setting} in a container"), &cause)),
+                Ok(()) => settings.iter().try_for_each(|(name, value)| sysctl::set(name, value)),
+                Err(cause) => Err(fault(what, &cause)),
             };
             // Nobody waits any more.
             let _ = done.send(set);
         };
         inside(file, work).map_err(cannot)?;
-        let died =
-            || found(FaultKind::Unreachable, format!("setting {name} in a container: its thread died"));
+        let died = || found(FaultKind::Unreachable, format!("{what}: its thread died"));
         result.await.map_err(|_| died())?
     }
 }
@@ -196,22 +192,19 @@ async fn enter_by_path(netns: &Netns) -> Result<Inside, Fault> {
         let made = entered.and_then(|()| {
             let cookie = cookie()?;
             let connection = new_connection_with_strict_check().map_err(|error| error.errno())?;
-            // What cannot be read is set anew.
-            let rp_filter =
-                sysctl::get(&sysctl::of_interface(Protocol::Ipv4, FAR_NAME, "rp_filter")).unwrap_or_default();
-            Ok((cookie, rp_filter, connection))
+            Ok((cookie, connection))
         });
         // Nobody waits any more: the socket closes.
         let _ = done.send(made);
     })
     .map_err(|error| refused(path, &error))?;
     let made = result.await.map_err(|_| panicked(path))?;
-    let (cookie, rp_filter, (connection, handle, _)) = made.map_err(|cause| refused(path, &cause))?;
+    let (cookie, (connection, handle, _)) = made.map_err(|cause| refused(path, &cause))?;
     if cookie != netns.cookie {
         return Err(gone(path, "its path leads to another one now"));
     }
     let _connection = Connection(tokio::spawn(connection));
-    Ok(Inside { handle, rp_filter, netns: netns.clone(), file: kept, _connection })
+    Ok(Inside { handle, netns: netns.clone(), file: kept, _connection })
 }
 
 /// The cookie of the namespace that a path leads to.

@@ -417,9 +417,11 @@ fn written(action: &Action) -> Option<((TableId, Ipv4Net), Option<&InterfaceId>)
         | Action::OpenForward { .. }
         | Action::DisableCheck { .. }
         | Action::AddBlock(_)
+        | Action::AddGateway
         | Action::CreateLink { .. }
         | Action::MendLink { .. }
         | Action::DeleteLink(_)
+        | Action::DeleteGateway
         | Action::DeleteBlock(_)
         | Action::CloseForward
         | Action::DeleteRules => None,
@@ -449,11 +451,13 @@ fn is_removal(action: &Action) -> bool {
         | Action::OpenForward { .. }
         | Action::DisableCheck { .. }
         | Action::AddBlock(_)
+        | Action::AddGateway
         | Action::CreateLink { .. }
         | Action::MendLink { .. }
         | Action::ReplaceRoute { .. }
         | Action::CreateRoute { .. }
         | Action::DeleteLink(_)
+        | Action::DeleteGateway
         | Action::CloseForward
         | Action::DeleteRules => false,
     }

@@ -90,6 +90,7 @@ impl Ground<'_> {
         Host {
             sysctls: self.sysctls(),
             rules: self.rules(),
+            gateway: true,
             blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
             links: self.links(),
             ..Host::default()
@@ -114,7 +115,7 @@ impl Ground<'_> {
         let links = wanted.links.into_iter().filter(|(address, _)| seen.links.contains_key(address));
         let blocks = seen.blocks.iter().filter(|block| !takes(block)).copied().collect();
         match seen.links.is_empty() {
-            true => Host { rules: seen.rules.clone(), blocks, ..Host::default() },
+            true => Host { rules: seen.rules.clone(), gateway: seen.gateway, blocks, ..Host::default() },
             false => Host { links: links.collect(), blocks, ..wanted },
         }
     }

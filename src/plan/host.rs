@@ -14,6 +14,7 @@ pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
     rules(desired, actual, plan);
     forward(desired, actual, plan);
     blocks(desired, actual, plan);
+    gateway(desired, actual, plan);
     links(desired, actual, plan);
     plan.conflicts.extend(actual.foreign.iter().map(|(&destination, target)| Conflict {
         place: "host".into(),
@@ -67,6 +68,14 @@ fn blocks(desired: &Host, actual: &Host, plan: &mut Plan) {
     }
     for &block in actual.blocks.difference(&desired.blocks) {
         plan.push(Action::DeleteBlock(block), "unreachable", "no longer owned as this CIDR");
+    }
+}
+
+fn gateway(desired: &Host, actual: &Host, plan: &mut Plan) {
+    match (desired.gateway, actual.gateway) {
+        (true, false) => plan.push(Action::AddGateway, "", "containers ask for its MAC address"),
+        (false, true) => plan.push(Action::DeleteGateway, "lo", "no longer wanted"),
+        (true, true) | (false, false) => {}
     }
 }
 

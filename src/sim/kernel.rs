@@ -29,6 +29,7 @@ pub struct Kernel {
     sysctls: BTreeMap<String, String>,
     rules: Option<Rules>,
     forward: Forward,
+    gateway: bool,
     blocks: BTreeSet<Ipv4Net>,
     links: BTreeMap<Address, Veth>,
 }
@@ -51,6 +52,7 @@ impl Kernel {
             sysctls: BTreeMap::new(),
             rules: None,
             forward: Forward::Open,
+            gateway: false,
             blocks: BTreeSet::new(),
             links: BTreeMap::new(),
         }
@@ -90,6 +92,7 @@ impl Kernel {
                 None => self.rules.clone(),
             },
             forward: self.forward.clone(),
+            gateway: self.gateway,
             blocks: self.blocks.clone(),
             gone: gone.map(|(address, _)| *address).collect(),
             links: links.collect(),
@@ -146,6 +149,7 @@ impl Kernel {
             Action::LoadRules(rules) => self.rules = Some(rules.clone()),
             Action::OpenForward { .. } => self.forward = Forward::Opened("DOCKER-USER".to_owned()),
             Action::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
+            Action::AddGateway => self.gateway = true,
             Action::CreateLink { address, netns, mtu, range }
             | Action::MendLink { address, netns, mtu, range } => {
                 if !self.holds(netns) {
@@ -160,6 +164,7 @@ impl Kernel {
                 self.links.insert(*address, veth);
             }
             Action::DeleteLink(address) => drop(self.links.remove(address)),
+            Action::DeleteGateway => self.gateway = false,
             Action::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),
             Action::CloseForward => self.forward = Forward::Open,
             Action::DeleteRules => self.rules = None,
@@ -222,6 +227,7 @@ impl Kernel {
     /// Somebody flushes the rules, the routes and the settings.
     pub fn flush(&mut self) {
         self.rules = None;
+        self.gateway = false;
         self.blocks.clear();
         self.sysctls.clear();
     }

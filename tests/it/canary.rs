@@ -190,6 +190,7 @@ impl Life {
                 self.host.links.insert(*address, link);
             }
             Action::DeleteLink(address) => drop(self.host.links.remove(address)),
+            Action::AddGateway => self.host.gateway = true,
             Action::AddBlock(cidr) => drop(self.host.blocks.insert(*cidr)),
             _ => {}
         }

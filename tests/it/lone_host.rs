@@ -150,6 +150,7 @@ impl Host {
             Action::SetSysctl { name, value } => {
                 self.kernel.sysctls.insert(name.clone(), value.clone());
             }
+            Action::AddGateway => self.kernel.gateway = true,
             Action::AddBlock(cidr) => drop(self.kernel.blocks.insert(*cidr)),
             &Action::CreateLink { address, ref netns, mtu, range } => {
                 self.connect(address, Link { netns: Some(netns.clone()), mtu, range, faults: Vec::new() });

@@ -74,6 +74,9 @@ struct SeenHost {
     rules: Option<BTreeSet<String>>,
     /// The chain that drops our packets, and that we may amend.
     closed_by: Option<String>,
+    /// Whether it lacks the gateway's address.
+    #[serde(default)]
+    no_gateway: bool,
     #[serde(default)]
     blocks: BTreeSet<Ipv4Net>,
     #[serde(default)]
@@ -279,6 +282,7 @@ impl Case {
                 isolation: self.config.ipam.isolation.clone(),
             }),
             forward: seen.closed_by.clone().map_or(Forward::Open, Forward::Closed),
+            gateway: !seen.no_gateway,
             blocks: seen.blocks.clone(),
             links: seen.links.iter().map(|(address, seen)| (*address, link(seen))).collect(),
             gone: seen.gone.clone(),

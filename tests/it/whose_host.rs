@@ -454,6 +454,7 @@ impl Host {
                     let seen = Network {
                         sysctls: wanted.sysctls.keys().map(|key| (key.clone(), "1".to_owned())).collect(),
                         rules: self.rules.clone(),
+                        gateway: wanted.gateway,
                         blocks: self.blocks.clone(),
                         links: self.links.clone(),
                         uplinks: [("eth0".to_owned(), 9001)].into(),
