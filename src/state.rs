@@ -14,13 +14,17 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::paths::{Fate, Loss, Packet, Path};
+pub use self::{
+    attachment::{Far, HOST_MAC, Key, Kind, Mac},
+    paths::{Fate, Loss, Packet, Path},
+};
 pub use crate::ipam::reclaim::InstanceState;
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
 };
 
+pub mod attachment;
 mod paths;
 
 /// What should be.
@@ -204,7 +208,7 @@ impl Netns {
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 /// A routed veth: the host's end and the container's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// The namespace of the container's end. Observed: `None` where it could not be entered.
     pub netns: Option<Netns>,
@@ -212,6 +216,9 @@ pub struct Link {
     pub mtu: u32,
     /// The whole container range, which the container reaches by the link.
     pub range: Ipv4Net,
+    /// The container's end, as it is made. Observed: as it is wanted.
+    #[serde(default)]
+    pub far: Far,
     /// Observed: what is not as it should be, in words (`mtu of the far end is 1376`, `host route missing`).
     /// Desired: empty.
     pub faults: Vec<String>,
@@ -387,9 +394,23 @@ pub enum Action {
     /// Give the host [`GATEWAY`].
     AddGateway,
     /// Make a container's link, both ends.
-    CreateLink { address: Address, netns: Netns, mtu: u32, range: Ipv4Net },
+    CreateLink {
+        address: Address,
+        netns: Netns,
+        mtu: u32,
+        range: Ipv4Net,
+        #[serde(default)]
+        far: Far,
+    },
     /// Mend a container's link that is there.
-    MendLink { address: Address, netns: Netns, mtu: u32, range: Ipv4Net },
+    MendLink {
+        address: Address,
+        netns: Netns,
+        mtu: u32,
+        range: Ipv4Net,
+        #[serde(default)]
+        far: Far,
+    },
     /// Point an existing route at our interface, in place.
     ReplaceRoute { table: TableId, destination: Ipv4Net, interface: InterfaceId },
     /// Add a route to our interface.

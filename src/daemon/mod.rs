@@ -12,10 +12,12 @@
 //! stops, the data path stays as it is.
 
 mod birth;
+mod calls;
 mod canary;
 mod file;
 mod hands;
 mod offline;
+mod runtimes;
 mod systemd;
 
 use std::{
@@ -36,18 +38,18 @@ use tokio::{
 use tracing::{info, trace, warn};
 
 pub use self::birth::read_password;
-use self::{file::ConfigFile, hands::Hands, systemd::Systemd};
+use self::{file::ConfigFile, hands::Hands, runtimes::Conflists, systemd::Systemd};
 use crate::{
-    api::{Answer, ApiRequest, server},
-    config::OnChange,
-    kernel::{Kernel, canary::Canary, netns},
+    api::{Answer, server},
+    config::{Cni, OnChange},
+    kernel::{Kernel, canary::Canary},
     mesh,
     node::{
         Input, Node, Output,
         adopt::Order,
         identity::Metadata,
         ledger::{SaveFault, SaveId},
-        request::{Container, Refusal, RefusalKind, Request, RequestId, Response, SavedPlan},
+        request::{Refusal, Request, RequestId, Response, SavedPlan},
         status::{ConfigStatus, PathState, PathStatus},
     },
     plan::Plan,
@@ -162,6 +164,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         reloading: BTreeMap::new(),
         last_request: 0,
         systemd: Systemd::new(),
+        socket: options.socket.clone(),
+        conflists: Conflists::default(),
         end: None,
     };
     let inlets = Inlets {
@@ -225,6 +229,9 @@ struct Daemon {
     reloading: BTreeMap<RequestId, file::Candidate>,
     last_request: u64,
     systemd: Systemd,
+    /// The control socket.
+    socket: PathBuf,
+    conflists: Conflists,
     end: Option<End>,
 }
 
@@ -232,6 +239,9 @@ impl Daemon {
     /// Goes on until it is told to stop, or has to.
     async fn run(mut self, mut inlets: Inlets) -> End {
         self.carry_out();
+        for key in runtimes::deleted(&self.socket) {
+            self.delete_noted(key);
+        }
         self.systemd.ready();
         let mut report = tokio::time::interval(STATUS_EVERY.min(self.systemd.watchdog()));
         while self.end.is_none() {
@@ -250,12 +260,24 @@ impl Daemon {
                 _ = inlets.terminate.recv() => break,
                 _ = inlets.interrupt.recv() => break,
                 () = sleep_until(wake), if wake_is_set(wake, self.clock) => self.handle(Input::Woken),
-                _ = report.tick() => self.systemd.report(&self.node),
+                _ = report.tick() => self.report(),
             }
         }
         self.systemd.stopping();
+        if matches!(self.end, Some(End::Left)) {
+            self.conflists.keep(&Cni::default(), &self.socket);
+        }
         self.saver.finish();
         self.end.unwrap_or(End::Told)
+    }
+
+    /// Tells systemd how it is, and runtimes that they can be served. That file stays where they cannot for a while: without it they
+    /// would delete nothing either.
+    fn report(&mut self) {
+        self.systemd.report(&self.node);
+        if self.node.is_ready() {
+            self.conflists.keep(&self.file.config().cni, &self.socket);
+        }
     }
 
     fn now(&self) -> Timestamp {
@@ -371,41 +393,6 @@ impl Daemon {
     }
 
     // ===== questions =====
-
-    fn on_call(&mut self, call: server::Call) {
-        match call.request {
-            ApiRequest::Node(Request::Apply) => self.apply(None, None, call.reply),
-            ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms } => {
-                let patience = confirm_timeout_ms.map(Duration::from_millis);
-                self.apply(plan.map(|plan| *plan), patience, call.reply);
-            }
-            ApiRequest::Node(request) => self.ask(request, call.reply),
-            ApiRequest::Preview { config } => self.preview(&config, call.reply),
-            ApiRequest::Permissions => {
-                let range = self.file.config().ipam.range;
-                self.hands.permissions(range, self.node.first_table(), call.reply);
-            }
-            ApiRequest::Reload => self.reload(Some(call.reply)),
-            ApiRequest::AttachTarget { target, name, subnet } => match netns::of_target(&target) {
-                Ok(netns) => {
-                    let link = netns::link_into(&netns);
-                    self.ask(Request::Attach { netns, link, name, subnet }, call.reply);
-                }
-                Err(fault) => {
-                    let refusal =
-                        Refusal { hint: fault.hint, ..Refusal::new(RefusalKind::Invalid, fault.message) };
-                    drop(call.reply.send(Err(refusal)));
-                }
-            },
-            ApiRequest::DetachTarget { target } => {
-                let container = match netns::of_target(&target) {
-                    Ok(netns) => Container::Netns { link: netns::link_into(&netns), netns },
-                    Err(_) => Container::Name(target),
-                };
-                self.ask(Request::Detach { target: container }, call.reply);
-            }
-        }
-    }
 
     fn ask(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
         let id = self.await_answer(reply);

@@ -11,13 +11,14 @@ use rtnetlink::{
 use super::{
     address,
     fault::{already_there, fault},
-    link::{self, End, FAR_NAME, HOST_MAC, Wanted, mac_text},
+    link::{self, End, Wanted, mac_text},
     neighbour::{self, Neighbour},
     netns::Inside,
     route::{self, Entry, Table},
+    source,
     sysctl::{self, Protocol},
 };
-use crate::state::{Fault, GATEWAY};
+use crate::state::{Far, Fault, GATEWAY, HOST_MAC};
 
 /// What the far end is set to when it is made. A container may have another interface by which it answers the world: what
 /// comes in here is welcome all the same. And it says so when its MAC address is another, or when it is up again.
@@ -39,7 +40,8 @@ pub async fn faults(
         }
     };
     check(link::find(handle, "lo").await?.is_some_and(|lo| lo.up), "lo down".into());
-    let Some(far) = link::find(handle, FAR_NAME).await?.filter(|far| far.is_other_end_of(near)) else {
+    let Some(far) = link::find(handle, &wanted.far.name).await?.filter(|far| far.is_other_end_of(near))
+    else {
         faults.push("far end missing".into());
         return Ok(faults);
     };
@@ -55,6 +57,11 @@ pub async fn faults(
     check(ours.holds(&range_route(&far, wanted)), "range route missing".into());
     let way_out = Table::begin(handle).await?.entries().any(Entry::is_default);
     check(way_out, "default route missing".into());
+    let sent = !is_second(handle, &far, wanted).await?
+        || source::is_right(handle, &default_route(&far, wanted)).await?;
+    if !sent {
+        faults.push("what it sends by this link goes by another".into());
+    }
     for stale in stale_routes(&ours, &far, wanted) {
         faults.push(format!("route {} of the far end is stale", stale.destination));
     }
@@ -66,7 +73,7 @@ pub async fn mend(inside: &Inside, near: &End, far: &End, wanted: &Wanted<'_>) -
     let handle = &inside.handle;
     if !near.is_finished(wanted) {
         let settings =
-            SETTINGS.map(|(key, value)| (sysctl::of_interface(Protocol::Ipv4, FAR_NAME, key), value));
+            SETTINGS.map(|(key, value)| (sysctl::of_interface(Protocol::Ipv4, &far.name, key), value));
         inside.set(settings.into()).await?;
     }
     if let Some(lo) = link::find(handle, "lo").await?.filter(|lo| !lo.up) {
@@ -77,7 +84,7 @@ pub async fn mend(inside: &Inside, near: &End, far: &End, wanted: &Wanted<'_>) -
     if !far.up || mtu.is_some() {
         let set = LinkUnspec::new_with_index(far.index).mtu(mtu.unwrap_or(far.mtu)).up().build();
         let done = handle.link().set(set).execute().await;
-        done.map_err(|error| fault(format_args!("setting {FAR_NAME} up"), &error))?;
+        done.map_err(|error| fault(format_args!("setting {} up", far.name), &error))?;
     }
     ensure_address(handle, far, wanted).await?;
     neighbour::ensure_permanent(handle, &gateway(far)).await?;
@@ -85,6 +92,9 @@ pub async fn mend(inside: &Inside, near: &End, far: &End, wanted: &Wanted<'_>) -
     let ours = Table::ours_by(handle, far.index).await?;
     for stale in stale_routes(&ours, far, wanted) {
         route::remove(handle, stale).await?;
+    }
+    if is_second(handle, far, wanted).await? {
+        source::ensure(handle, &default_route(far, wanted)).await?;
     }
     let others = |entry: &Entry| entry.is_default() && entry.interface != Some(far.index);
     if Table::begin(handle).await?.entries().any(others) {
@@ -107,7 +117,7 @@ async fn ensure_address(handle: &Handle, far: &End, wanted: &Wanted<'_>) -> Resu
         return Ok(());
     }
     let address = Ipv4Addr::from(wanted.address);
-    let what = |error| fault(format_args!("giving {FAR_NAME} address {address}"), &error);
+    let what = |error| fault(format_args!("giving {} address {address}", far.name), &error);
     for other_form in held.iter().filter(|message| address::ip(message) == Some(IpAddr::V4(address))) {
         address::remove(handle, other_form).await?;
     }
@@ -127,15 +137,31 @@ fn is_wanted(message: &AddressMessage, wanted: &Wanted) -> bool {
 }
 
 fn gateway(far: &End) -> Neighbour {
-    (far.index, GATEWAY, HOST_MAC.into())
+    (far.index, GATEWAY, HOST_MAC.0.into())
 }
 
 fn range_route(far: &End, wanted: &Wanted) -> Entry {
-    Entry::out(wanted.range.trunc(), far.index, GATEWAY, wanted.address.into())
+    route_out(wanted.range.trunc(), far, wanted)
 }
 
 fn default_route(far: &End, wanted: &Wanted) -> Entry {
-    Entry::out(Ipv4Net::default(), far.index, GATEWAY, wanted.address.into())
+    route_out(Ipv4Net::default(), far, wanted)
+}
+
+/// A container may have several links of ours, which come one after the other.
+fn route_out(destination: Ipv4Net, far: &End, wanted: &Wanted) -> Entry {
+    let metric = if wanted.far.name == Far::NAME { 0 } else { far.index };
+    Entry { metric, ..Entry::out(destination, far.index, GATEWAY, wanted.address.into()) }
+}
+
+/// Whether another link of ours is preferred to this one.
+async fn is_second(handle: &Handle, far: &End, wanted: &Wanted<'_>) -> Result<bool, Fault> {
+    let own = range_route(far, wanted);
+    if own.metric == 0 {
+        return Ok(false);
+    }
+    let goes_before = |entry: &Entry| entry.destination == own.destination && entry.metric < own.metric;
+    Ok(Table::ours(handle).await?.entries().any(goes_before))
 }
 
 /// Routes that we made for another range or another address.

@@ -41,14 +41,8 @@ use super::{
 };
 use crate::{
     addr::Address,
-    state::{Fault, FaultKind, Netns, link_name},
+    state::{Far, Fault, FaultKind, HOST_MAC, Netns, link_name},
 };
-
-/// MAC of every host end. A container has one link, so that it sees this one only.
-pub const HOST_MAC: [u8; 6] = [0x02, 0x67, 0xa9, 0xfe, 0x01, 0x01];
-
-/// Name of the far end.
-pub const FAR_NAME: &str = "ethwe";
 
 /// What a host end is set to: a forged source is dropped, anything else of IPv4 is passed on, and of IPv6 nothing is
 /// taken in, router advertisements above all. Who allows IPv6 on all interfaces allows it on these, and then they are
@@ -60,12 +54,6 @@ const SETTINGS: [(Protocol, &str, &str); 4] = [
     (Protocol::Ipv6, "disable_ipv6", "1"),
 ];
 
-/// MAC of the far end, from its address.
-pub fn far_mac(address: Address) -> [u8; 6] {
-    let [a, b, c, d] = address.0.to_be_bytes();
-    [0x02, 0x67, a, b, c, d]
-}
-
 /// What a link should be.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
@@ -73,6 +61,7 @@ pub struct Wanted<'a> {
     pub netns: &'a Netns,
     pub mtu: u32,
     pub range: Ipv4Net,
+    pub far: &'a Far,
 }
 
 /// One end of a link, or any interface.
@@ -269,7 +258,7 @@ impl Seen {
         check(end.veth, "host end is not a veth".into());
         check(end.mtu == wanted.mtu, format!("mtu of the host end is {}", end.mtu));
         check(end.up, "host end down".into());
-        check(end.mac == HOST_MAC, format!("mac of the host end is {}", mac_text(&end.mac)));
+        check(end.mac == HOST_MAC.0, format!("mac of the host end is {}", mac_text(&end.mac)));
         check(
             self.routes.holds(&route::Entry::to_container(address, end.index)),
             "host route missing".into(),
@@ -347,12 +336,12 @@ fn destroy(index: u32) -> Result<(), Errno> {
 /// Both ends, if both are there and belong together. What is in the way of ours goes, if it is ours.
 async fn pair(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<Option<(End, End)>, Fault> {
     let near = find(host, &link_name(wanted.address)).await?;
-    let far = find(&inside.handle, FAR_NAME).await?;
+    let far = find(&inside.handle, &wanted.far.name).await?;
     match (near, far) {
         (Some(near), Some(far)) if near.is_other_end_of(&far) => Ok(Some((near, far))),
         (near, Some(far)) => {
             let other = all(host).await?.into_iter().find(|end| end.is_other_end_of(&far));
-            match other.filter(|end| near.is_none() && is_renamed(end, &far, wanted.address)) {
+            match other.filter(|end| near.is_none() && is_renamed(end, &far, wanted)) {
                 Some(end) => Ok(Some((named_back(host, &end, wanted.address).await?, far))),
                 None => Err(in_the_way(host, near, &far, wanted).await?),
             }
@@ -362,10 +351,10 @@ async fn pair(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<Opt
     }
 }
 
-/// Whether both are the link of `address`, and the host end has lost its name only.
-fn is_renamed(near: &End, far: &End, address: Address) -> bool {
-    let ours = near.mac == HOST_MAC && far.mac == far_mac(address);
-    served_by(&near.name).is_none() && (ours || near.serves() == Some(address))
+/// Whether both are the link that is wanted, and the host end has lost its name only.
+fn is_renamed(near: &End, far: &End, wanted: &Wanted<'_>) -> bool {
+    let ours = near.mac == HOST_MAC.0 && far.mac == wanted.far.mac(wanted.address).0;
+    served_by(&near.name).is_none() && (ours || near.serves() == Some(wanted.address))
 }
 
 /// Gives a host end its name back. Only one that is down can be renamed by every kernel.
@@ -379,23 +368,23 @@ async fn named_back(host: &Handle, end: &End, address: Address) -> Result<End, F
     Ok(End { name, up: false, running: false, ..end.clone() })
 }
 
-/// Why the `ethwe` that is there cannot be the far end.
+/// Why the interface that has its name cannot be the far end.
 async fn in_the_way(
     host: &Handle,
     near: Option<End>,
     far: &End,
     wanted: &Wanted<'_>,
 ) -> Result<Fault, Fault> {
-    let path = wanted.netns.path.display();
+    let (path, name) = (wanted.netns.path.display(), &wanted.far.name);
     let served = |end: &End| end.serves().filter(|_| end.is_other_end_of(far));
     let other = all(host).await?.iter().find_map(served);
     if let Some(other) = other {
-        return Ok(found(FaultKind::Outdated, format!("{FAR_NAME} in {path} is still the link of {other}")));
+        return Ok(found(FaultKind::Outdated, format!("{name} in {path} is still the link of {other}")));
     }
     let elsewhere = if near.is_some() { " (the link of that address is elsewhere)" } else { "" };
     Ok(Fault {
-        hint: Some(format!("remove or rename {FAR_NAME} there, then attach again")),
-        ..found(FaultKind::Invalid, format!("{FAR_NAME} in {path} exists and is not ours{elsewhere}"))
+        hint: Some(format!("remove or rename {name} there, then attach again")),
+        ..found(FaultKind::Invalid, format!("{name} in {path} exists and is not ours{elsewhere}"))
     })
 }
 
@@ -404,15 +393,15 @@ async fn in_the_way(
 async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let name = link_name(wanted.address);
     let far = LinkMessageBuilder::<LinkUnspec>::new()
-        .name(FAR_NAME)
+        .name(&*wanted.far.name)
         .mtu(wanted.mtu)
-        .address(far_mac(wanted.address).into())
+        .address(wanted.far.mac(wanted.address).0.into())
         .setns_by_fd(inside.fd())
         .build();
     let near = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(&*name)
         .mtu(wanted.mtu)
-        .address(HOST_MAC.into())
+        .address(HOST_MAC.0.into())
         .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
         .build();
     let made = already_there(host.link().add(near).execute().await);
@@ -428,8 +417,8 @@ async fn mend(host: &Handle, near: &End, far: &End, wanted: &Wanted<'_>) -> Resu
     for held in address::all(host).await?.iter().filter(|held| held.header.index == near.index) {
         address::remove(host, held).await?;
     }
-    if !near.up || near.mac != HOST_MAC {
-        let set = LinkUnspec::new_with_index(near.index).address(HOST_MAC.into()).up().build();
+    if !near.up || near.mac != HOST_MAC.0 {
+        let set = LinkUnspec::new_with_index(near.index).address(HOST_MAC.0.into()).up().build();
         let done = host.link().set(set).execute().await;
         done.map_err(|error| fault(format_args!("setting link {} up", near.name), &error))?;
     }
@@ -490,10 +479,5 @@ mod tests {
         for name in ["wv0a2001", "wv0A200102", "wv+a200102", "wvlan0", "eth0", "wv"] {
             assert_eq!(served_by(name), None, "{name}");
         }
-    }
-
-    #[test]
-    fn the_far_end_s_mac_follows_from_the_address() {
-        assert_eq!(mac_text(&far_mac("10.32.1.2".parse().unwrap())), "02:67:0a:20:01:02");
     }
 }

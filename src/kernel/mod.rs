@@ -43,6 +43,7 @@ mod nft;
 mod path;
 mod raw;
 mod route;
+mod source;
 mod sysctl;
 mod tracking;
 pub mod uplink;
@@ -162,12 +163,12 @@ impl Kernel {
             Action::OpenForward { uplinks } => forward::open(uplinks).await,
             Action::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
             Action::AddGateway => address::add_gateway(host).await,
-            Action::CreateLink { address, netns, mtu, range }
-            | Action::MendLink { address, netns, mtu, range } => {
+            Action::CreateLink { address, netns, mtu, range, far }
+            | Action::MendLink { address, netns, mtu, range, far } => {
                 if matches!(action, Action::CreateLink { .. }) {
                     self.nft.expect_unchanged().await?;
                 }
-                let wanted = Wanted { address: *address, netns, mtu: *mtu, range: *range };
+                let wanted = Wanted { address: *address, netns, mtu: *mtu, range: *range, far };
                 let what = format!("making link {}", link_name(*address));
                 bound::within(bound::CHANGE, &what, link::ensure(host, &wanted)).await
             }
@@ -219,12 +220,12 @@ async fn observe_link(
     wanted: Option<&Link>,
     known: &Known,
 ) -> Result<Link, Fault> {
-    let mut link = Link { netns: None, mtu: end.mtu, range: Ipv4Net::default(), faults: Vec::new() };
+    let mut link = Link { mtu: end.mtu, ..Link::default() };
     let Some((wanted, netns)) = wanted.and_then(|wanted| Some((wanted, wanted.netns.as_ref()?))) else {
         return Ok(link);
     };
-    let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range };
-    link.range = wanted.range;
+    let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range, far: &wanted.far };
+    (link.range, link.far) = (wanted.range, wanted.far.clone());
     link.faults = seen.faults(end, &right);
     if let Some(netns) = known.netns(address, end, wanted) {
         link.netns = Some(netns.clone());

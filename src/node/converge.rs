@@ -469,7 +469,7 @@ mod tests {
         super::view::{PAUSE_MAX, PAUSE_MIN},
         *,
     };
-    use crate::state::{Forward, Isolation, Netns, Rules};
+    use crate::state::{Far, Forward, Isolation, Netns, Rules};
 
     const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -708,8 +708,8 @@ mod tests {
         let netns = Netns { boot: "boot".into(), cookie: 1, path: "/run/netns/a".into() };
         let (mtu, range) = (1500, cidr("10.32.0.0/12"));
         match is_there {
-            true => Action::MendLink { address, netns, mtu, range },
-            false => Action::CreateLink { address, netns, mtu, range },
+            true => Action::MendLink { address, netns, mtu, range, far: Far::default() },
+            false => Action::CreateLink { address, netns, mtu, range, far: Far::default() },
         }
     }
 

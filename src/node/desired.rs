@@ -9,7 +9,7 @@ use crate::{
     addr::{Address, Range, join},
     config::{Config, SourceDestCheck},
     peer::PeerName,
-    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Netns, Rules, TableId},
+    state::{Desired, DesiredVpc, Far, Host, InterfaceId, Link, Netns, Rules, TableId},
 };
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
@@ -146,12 +146,14 @@ impl Ground<'_> {
     }
 
     fn links(&self) -> BTreeMap<Address, Link> {
-        let of = |attached: &&Attached| Some((attached.link_address()?, attached.netns.clone()));
-        let canary = self.canary.clone().map(|(address, netns)| (address, Some(netns)));
         let (mtu, range) = (self.mtu(), self.config.ipam.range);
-        let link = |netns| Link { netns, mtu, range, faults: Vec::new() };
-        let all = self.linked.iter().filter_map(of).chain(canary);
-        all.map(|(address, netns)| (address, link(netns))).collect()
+        let usual = |netns| Link { netns, mtu, range, far: Far::default(), faults: Vec::new() };
+        let of = |attached: &&Attached| {
+            let (mtu, far) = (attached.mtu.unwrap_or(mtu), attached.far.clone());
+            Some((attached.link_address()?, Link { mtu, far, ..usual(attached.netns.clone()) }))
+        };
+        let canary = self.canary.clone().map(|(address, netns)| (address, usual(Some(netns))));
+        self.linked.iter().filter_map(of).chain(canary).collect()
     }
 
     fn vpc(&self) -> Option<DesiredVpc> {

@@ -97,8 +97,8 @@ fn links(desired: &Host, actual: &Host, plan: &mut Plan) {
 
 fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change> {
     let netns = wanted.netns.clone()?;
-    let (mtu, range) = (wanted.mtu, wanted.range);
-    let create = Action::CreateLink { address, netns: netns.clone(), mtu, range };
+    let (mtu, range, far) = (wanted.mtu, wanted.range, wanted.far.clone());
+    let create = Action::CreateLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
     match found {
         None => Some(Change::new(create, "", "attached")),
         Some(Link { netns: Some(other), .. }) if !other.is_same(&netns) => {
@@ -109,7 +109,7 @@ fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change>
             if found.mtu != mtu {
                 faults.insert(0, format!("mtu {} -> {mtu}", found.mtu));
             }
-            let mend = Action::MendLink { address, netns, mtu, range };
+            let mend = Action::MendLink { address, netns, mtu, range, far };
             (!faults.is_empty()).then(|| Change::new(mend, "link", faults.join(", ")))
         }
     }

@@ -127,10 +127,10 @@ impl Kernel {
     }
 
     fn observe_link(&self, veth: &Veth, wanted: Option<&Link>) -> Link {
-        let mut link = Link { netns: None, mtu: veth.mtu, range: veth.range, faults: Vec::new() };
+        let mut link = Link { mtu: veth.mtu, range: veth.range, ..Link::default() };
         let wanted = wanted.and_then(|wanted| Some((wanted, wanted.netns.as_ref()?)));
         let Some((wanted, netns)) = wanted else { return link };
-        link.range = wanted.range;
+        (link.range, link.far) = (wanted.range, wanted.far.clone());
         if !self.holds(netns) {
             link.faults.push("its namespace cannot be entered".to_owned());
             return link;
@@ -150,8 +150,8 @@ impl Kernel {
             Action::OpenForward { .. } => self.forward = Forward::Opened("DOCKER-USER".to_owned()),
             Action::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
             Action::AddGateway => self.gateway = true,
-            Action::CreateLink { address, netns, mtu, range }
-            | Action::MendLink { address, netns, mtu, range } => {
+            Action::CreateLink { address, netns, mtu, range, .. }
+            | Action::MendLink { address, netns, mtu, range, .. } => {
                 if !self.holds(netns) {
                     return Err(Fault {
                         kind: FaultKind::Outdated,

@@ -126,7 +126,7 @@ fn host() -> Host {
             cookie: u64::from(number),
             path: format!("/run/docker/netns/{number:012x}").into(),
         };
-        let link = Link { netns: Some(netns), mtu: 9001, range, faults: Vec::new() };
+        let link = Link { netns: Some(netns), mtu: 9001, range, ..Link::default() };
         (Address(FIRST + (number / BLOCK) * 2 * BLOCK + number % BLOCK), link)
     };
     let blocks = (0..ROUTES / 2).map(|number| {

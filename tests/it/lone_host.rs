@@ -38,7 +38,7 @@ pub struct Host {
     pub holds_links: bool,
     /// Why a look at the host fails, if it does.
     pub unreadable: Option<Fault>,
-    asked: u64,
+    pub asked: u64,
     pub answers: Vec<Result<Response, Refusal>>,
 }
 
@@ -96,7 +96,7 @@ impl Host {
         self.ask(Request::Detach { target: Container::Netns { netns: netns(number), link: None } });
     }
 
-    fn ask(&mut self, request: Request) {
+    pub fn ask(&mut self, request: Request) {
         self.asked += 1;
         self.tell(Input::Asked(RequestId(self.asked), request));
     }
@@ -152,8 +152,9 @@ impl Host {
             }
             Action::AddGateway => self.kernel.gateway = true,
             Action::AddBlock(cidr) => drop(self.kernel.blocks.insert(*cidr)),
-            &Action::CreateLink { address, ref netns, mtu, range } => {
-                self.connect(address, Link { netns: Some(netns.clone()), mtu, range, faults: Vec::new() });
+            &Action::CreateLink { address, ref netns, mtu, range, ref far } => {
+                let (netns, far) = (Some(netns.clone()), far.clone());
+                self.connect(address, Link { netns, mtu, range, far, faults: Vec::new() });
             }
             Action::DeleteLink(_) if self.holds_links => return Err(fault("it is busy")),
             Action::DeleteLink(address) => drop(self.kernel.links.remove(address)),
@@ -176,7 +177,7 @@ fn vpc() -> Vpc {
     Vpc { interface, source_dest_check: Some(false), tables: [(TableId("rtb-1".to_owned()), table)].into() }
 }
 
-fn netns(number: u64) -> Netns {
+pub fn netns(number: u64) -> Netns {
     Netns { boot: "boot".into(), cookie: number, path: format!("/run/netns/{number}").into() }
 }
 

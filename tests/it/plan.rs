@@ -254,7 +254,7 @@ impl Case {
             let address = Some(self.with_length(container.address));
             (
                 ident.clone(),
-                Attached { ident: ident.clone(), named: true, netns, subnet: None, address, leaving: false },
+                Attached { ident: ident.clone(), named: true, netns, address, ..Attached::default() },
             )
         };
         self.facts.attached.iter().map(attached).collect()
@@ -271,6 +271,7 @@ impl Case {
             mtu: link.mtu,
             range,
             faults: link.faults.clone(),
+            ..Link::default()
         };
         Host {
             sysctls: [("net.ipv4.ip_forward".to_owned(), seen.ip_forward.clone())].into(),

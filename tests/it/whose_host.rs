@@ -520,8 +520,14 @@ impl Host {
             Action::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
             Action::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),
             Action::LoadRules(rules) => self.rules = Some(rules.clone()),
-            Action::CreateLink { address, netns, mtu, range } => {
-                let link = Link { netns: Some(netns.clone()), mtu: *mtu, range: *range, faults: Vec::new() };
+            Action::CreateLink { address, netns, mtu, range, far } => {
+                let link = Link {
+                    netns: Some(netns.clone()),
+                    mtu: *mtu,
+                    range: *range,
+                    far: far.clone(),
+                    faults: Vec::new(),
+                };
                 self.links.insert(*address, link);
             }
             Action::DeleteLink(address) => drop(self.links.remove(address)),

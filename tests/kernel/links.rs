@@ -9,12 +9,12 @@ use std::{
 
 use weavers::{
     kernel::netns,
-    state::{Action, FaultKind, Link, Netns},
+    state::{Action, Far, FaultKind, Link, Netns},
 };
 
 use crate::{
     stories,
-    world::{Container, PATIENCE, World, at, create, crosses, mend, range, sh, udp},
+    world::{Container, PATIENCE, World, at, create, create_as, crosses, mend, range, sh, udp},
 };
 
 stories![
@@ -26,6 +26,8 @@ stories![
     a_container_whose_mac_is_set_goes_on_at_once,
     a_container_whose_link_goes_down_and_up_goes_on_once_its_routes_are_back,
     the_gateway_s_address_comes_and_goes,
+    a_far_end_has_the_name_and_the_mac_that_are_asked_for,
+    a_container_with_two_links_of_ours_is_reached_by_both,
     a_free_address_of_ours_answers_at_once,
     a_block_of_one_address_leaves_room_for_its_container,
     a_forged_source_goes_nowhere,
@@ -193,6 +195,35 @@ async fn a_container_whose_link_goes_down_and_up_goes_on_once_its_routes_are_bac
     world.apply(mend(&container, A, 9000)).await;
     assert_eq!(world.observe().await.links, world.wanted.links);
     assert!(crosses(&inside, &host, 9000) && crosses(&host, &inside, 9000));
+}
+
+async fn a_far_end_has_the_name_and_the_mac_that_are_asked_for(mut world: World) {
+    let container = Container::new();
+    let far = Far { name: "eth0".to_owned(), mac: Some("02:00:00:00:00:07".parse().unwrap()) };
+    world.want(&container, A, 9000);
+    world.wanted.links.get_mut(&at(A)).unwrap().far = far.clone();
+    world.apply(create_as(&far, &container, A, 9000)).await;
+    assert_eq!(world.observe().await.links, world.wanted.links);
+    assert!(container.sh("ip link show dev eth0").contains("02:00:00:00:00:07"));
+    assert!(crosses(&udp("10.0.1.11"), &container.udp(A), 9000), "the host finds it by that");
+    assert_eq!(netns::link_into(&container.netns, "ethwe"), None);
+}
+
+async fn a_container_with_two_links_of_ours_is_reached_by_both(mut world: World) {
+    let container = Container::new();
+    for (address, name) in [(A, "eth0"), (B, "net1")] {
+        let far = Far { name: name.to_owned(), mac: None };
+        world.want(&container, address, 9000);
+        world.wanted.links.get_mut(&at(address)).unwrap().far = far.clone();
+        world.apply(create_as(&far, &container, address, 9000)).await;
+        assert_eq!(netns::link_into(&container.netns, name), Some(at(address)));
+    }
+    assert_eq!(world.observe().await.links, world.wanted.links);
+    for address in [A, B] {
+        let (host, inside) = (udp("10.0.1.11"), container.udp(address));
+        assert!(crosses(&host, &inside, 9000), "{address} is reached");
+        assert!(crosses(&inside, &host, 9000), "{address} answers");
+    }
 }
 
 async fn the_gateway_s_address_comes_and_goes(mut world: World) {
@@ -437,13 +468,14 @@ async fn a_container_whose_first_process_has_ended_is_found_by_another(mut world
     let (mut first, mut second) = (sleeper(), sleeper());
     let of = |process: &Child| netns::of_target(&process.id().to_string()).unwrap();
     let known = of(&first);
-    let link = Link { netns: Some(known.clone()), mtu: 1500, range: range(), faults: Vec::new() };
+    let link = Link { netns: Some(known.clone()), mtu: 1500, range: range(), ..Link::default() };
     world.wanted.links.insert(at(A), link);
     let create = |netns: &Netns| Action::CreateLink {
         address: at(A),
         netns: netns.clone(),
         mtu: 1500,
         range: range(),
+        far: Far::default(),
     };
     world.apply(create(&known)).await;
     first.kill().unwrap();
