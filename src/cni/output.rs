@@ -1,20 +1,20 @@
 //! From the daemon's answer to what a runtime is told.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{Code, Failure, Network, Verb, Version};
 use crate::{
-    node::request::{Refusal, RefusalKind, Response},
+    node::request::{Connected, Refusal, RefusalKind, Response},
     state::{GATEWAY, HOST_MAC},
 };
 
 /// What goes to stdout: nothing where the specification wants nothing.
 pub fn answer(network: &Network, verb: &Verb, response: &Response) -> Result<Option<Value>, Failure> {
     match (verb, response) {
-        (Verb::Add { netns, wish }, Response::Connected { .. }) => {
-            Ok(Some(result(network, netns, &wish.key.interface, response)))
+        (Verb::Add { netns, wish }, Response::Connected(made)) => {
+            Ok(Some(result(network, netns, &wish.key.interface, made)))
         }
-        (Verb::Check { addresses, key, .. }, Response::Connected { address, .. }) => {
+        (Verb::Check { addresses, key, .. }, Response::Connected(Connected { address, .. })) => {
             if addresses.contains(&address.to_string()) {
                 return Ok(None);
             }
@@ -27,28 +27,22 @@ pub fn answer(network: &Network, verb: &Verb, response: &Response) -> Result<Opt
     }
 }
 
-/// The result of ADD.
-fn result(network: &Network, netns: &str, interface: &str, response: &Response) -> Value {
-    let Response::Connected { address, mac, mtu, link } = response else { return Value::Null };
-    let host = json!({ "name": link, "mac": HOST_MAC });
-    let container = json!({ "name": interface, "mac": mac, "sandbox": netns });
-    let ip = json!({ "address": format!("{address}/32"), "gateway": GATEWAY, "interface": 1 });
-    let with = |value: Value, key: &str, more: Value| {
-        let Value::Object(mut object) = value else { return value };
-        object.insert(key.to_owned(), more);
-        Value::Object(object)
-    };
-    let interfaces = [host, container].map(|end| match network.version >= Version::V1_1_0 {
-        true => with(end, "mtu", json!(mtu)),
-        false => end,
-    });
-    let ip = match network.version < Version::V1_0_0 {
-        true => with(ip, "version", json!("4")),
-        false => ip,
-    };
+/// The result of ADD. Each version has a little more, or less, than the one before.
+fn result(network: &Network, netns: &str, interface: &str, made: &Connected) -> Value {
+    let Connected { address, mac, mtu, link } = made;
+    let mut host = json!({ "name": link, "mac": HOST_MAC });
+    let mut container = json!({ "name": interface, "mac": mac, "sandbox": netns });
+    let mut ip = json!({ "address": format!("{address}/32"), "gateway": GATEWAY, "interface": 1 });
+    if network.version < Version::V1_0_0 {
+        ip["version"] = json!("4");
+    }
+    if network.version >= Version::V1_1_0 {
+        host["mtu"] = json!(mtu);
+        container["mtu"] = json!(mtu);
+    }
     json!({
         "cniVersion": network.version.text(),
-        "interfaces": interfaces,
+        "interfaces": [host, container],
         "ips": [ip],
         "routes": [{ "dst": "0.0.0.0/0", "gw": GATEWAY }],
         "dns": network.dns,
@@ -57,11 +51,7 @@ fn result(network: &Network, netns: &str, interface: &str, response: &Response) 
 
 /// The versions that are spoken, in an answer of this one.
 pub fn versions(version: &str) -> Value {
-    let all = Version::ALL.map(Version::text);
-    Value::Object(Map::from_iter([
-        ("cniVersion".to_owned(), json!(version)),
-        ("supportedVersions".to_owned(), json!(all)),
-    ]))
+    json!({ "cniVersion": version, "supportedVersions": Version::ALL.map(Version::text) })
 }
 
 /// The daemon said no.

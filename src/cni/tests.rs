@@ -8,7 +8,7 @@ use super::{
     input::{Environment, parse},
     output,
 };
-use crate::node::request::{Refusal, RefusalKind, Response};
+use crate::node::request::{Connected, Refusal, RefusalKind, Response};
 
 fn environment(command: &str, args: &str) -> Environment {
     Environment {
@@ -40,6 +40,11 @@ fn added(args: &str, more: Value) -> Result<crate::node::request::Wish, super::F
         Verb::Add { wish, .. } => Ok(wish),
         other => panic!("{other:?}"),
     }
+}
+
+fn connected() -> Response {
+    let (address, mac) = ("10.32.0.5".parse().unwrap(), "02:67:0a:20:00:05".parse().unwrap());
+    Response::Connected(Connected { address, mac, mtu: 9001, link: "wv0a200005".to_owned() })
 }
 
 #[test]
@@ -156,12 +161,7 @@ fn versions_are_told_to_whoever_asks_and_others_refused() {
 
 #[test]
 fn a_result_says_in_each_version_what_that_has() {
-    let response = Response::Connected {
-        address: "10.32.0.5".parse().unwrap(),
-        mac: "02:67:0a:20:00:05".parse().unwrap(),
-        mtu: 9001,
-        link: "wv0a200005".to_owned(),
-    };
+    let response = connected();
     for version in Version::ALL {
         let dns = json!({ "nameservers": ["10.9.9.9"] });
         let (network, verb) = ordered("ADD", "", &config(version.text(), json!({ "dns": dns }))).unwrap();
@@ -189,12 +189,7 @@ fn a_result_says_in_each_version_what_that_has() {
 
 #[test]
 fn a_check_compares_what_is_ours_and_nothing_else() {
-    let response = Response::Connected {
-        address: "10.32.0.5".parse().unwrap(),
-        mac: "02:67:0a:20:00:05".parse().unwrap(),
-        mtu: 9001,
-        link: "wv0a200005".to_owned(),
-    };
+    let response = connected();
     // As `bandwidth` and `tuning` leave it: an interface more, another MAC address.
     let after = |address: &str| {
         json!({ "prevResult": {

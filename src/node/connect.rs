@@ -7,7 +7,7 @@ use super::{
     Node,
     attach::elsewhere,
     memory::Attached,
-    request::{Refusal, RefusalKind, RequestId, Response, Wish},
+    request::{Connected, Refusal, RefusalKind, RequestId, Response, Wish},
     waiting::Waiter,
 };
 use crate::{
@@ -131,7 +131,8 @@ impl Node {
             (Response::Attached { address, mtu }, Some(attached)) => {
                 let address = Address::from(address.addr());
                 let mtu = attached.mtu.unwrap_or(mtu);
-                Response::Connected { address, mac: attached.far.mac(address), mtu, link: link_name(address) }
+                let mac = attached.far.mac(address);
+                Response::Connected(Connected { address, mac, mtu, link: link_name(address) })
             }
             (other, _) => other,
         }))

@@ -541,7 +541,7 @@ fn promises(answer: &Result<Response, Refusal>) -> bool {
         Ok(Response::Explanation(_) | Response::Permissions(_)) | Err(_) => false,
         Ok(
             Response::Attached { .. }
-            | Response::Connected { .. }
+            | Response::Connected(_)
             | Response::Addresses(_)
             | Response::Moved { .. },
         ) => true,

@@ -131,8 +131,8 @@ pub enum Response {
     Plan(Box<Plan>),
     /// To `Attach`: the address, with the length of the container range.
     Attached { address: Ipv4Net, mtu: u32 },
-    /// To `Connect`: the address, the MAC address of the container's end and its MTU, and the name of the host's end.
-    Connected { address: Address, mac: Mac, mtu: u32, link: String },
+    /// To `Connect` and `Check`.
+    Connected(Connected),
     /// To `ShowRing`: pieces in ascending order.
     Ring(Vec<Piece>),
     /// To `Explain`.
@@ -147,6 +147,19 @@ pub enum Response {
     Absent,
     /// To the rest.
     Done,
+}
+
+/// An interface that a runtime asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connected {
+    /// Its address.
+    pub address: Address,
+    /// The MAC address that it was made with.
+    pub mac: Mac,
+    /// The MTU of its link.
+    pub mtu: u32,
+    /// The host's end of its link.
+    pub link: String,
 }
 
 /// A piece of the ring.

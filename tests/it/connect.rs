@@ -4,7 +4,7 @@ use weavers::{
     addr::Address,
     node::{
         Input,
-        request::{Container, Refusal, RefusalKind, Request, RequestId, Response, Wish},
+        request::{Connected, Container, Refusal, RefusalKind, Request, RequestId, Response, Wish},
     },
     state::{Key, Kind, Mac},
 };
@@ -46,7 +46,7 @@ fn attached(host: &Host) -> Vec<String> {
 fn the_same_key_has_the_same_answer_and_another_name_for_its_interface() {
     let mut host = Host::new();
     let first = connect(&mut host, 1, wish("a", "eth0")).unwrap();
-    let Response::Connected { address, mac, mtu, link } = &first else { panic!("{first:?}") };
+    let Response::Connected(Connected { address, mac, mtu, link }) = &first else { panic!("{first:?}") };
     assert_eq!((*mac, *mtu), (Mac::of(*address), 1376));
     assert_eq!(*link, format!("wv{:08x}", address.0));
     assert_eq!(host.kernel.links[address].far.name, "eth0");
@@ -66,7 +66,7 @@ fn what_is_asked_for_is_given_or_refused_and_never_something_else() {
     let asked = Wish { address: Some(address), mac: Some(mac), mtu: Some(1400), ..wish("a", "eth0") };
     let answer = connect(&mut host, 1, asked.clone()).unwrap();
     let link = "wv0a200707".to_owned();
-    assert_eq!(answer, Response::Connected { address, mac, mtu: 1400, link });
+    assert_eq!(answer, Response::Connected(Connected { address, mac, mtu: 1400, link }));
     assert_eq!((host.kernel.links[&address].mtu, host.kernel.links[&address].far.mac), (1400, Some(mac)));
 
     let other = Wish { key: wish("b", "eth0").key, ..asked.clone() };
@@ -103,7 +103,7 @@ fn a_container_that_was_made_anew_is_connected_anew() {
     let mut host = Host::new();
     connect(&mut host, 1, wish("a", "eth0")).unwrap();
     let again = connect(&mut host, 2, wish("a", "eth0")).unwrap();
-    let Response::Connected { address, .. } = again else { panic!("{again:?}") };
+    let Response::Connected(Connected { address, .. }) = again else { panic!("{again:?}") };
     assert_eq!(host.kernel.links.len(), 1, "the link of before is gone");
     assert_eq!(host.kernel.links[&address].netns, Some(netns(2)));
 }
@@ -135,7 +135,7 @@ fn whoever_asks_whether_all_is_well_is_told_by_a_look_begun_then() {
         host.pass(PATIENCE_MS);
         host.answers.pop().expect("a runtime is answered")
     };
-    assert!(matches!(check(&mut host, 1, "a"), Ok(Response::Connected { .. })));
+    assert!(matches!(check(&mut host, 1, "a"), Ok(Response::Connected(_))));
     assert_eq!(check(&mut host, 1, "b").unwrap_err().kind, RefusalKind::NotFound);
     assert_eq!(check(&mut host, 2, "a").unwrap_err().kind, RefusalKind::Invalid);
     host.kernel.links.values_mut().for_each(|link| link.faults.push("range route missing".to_owned()));
