@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  weave.toml ──► config::Config ─┐
-//!  attach ──────► attachments ────┼─► state::Desired ─┐
+//!  attach, CNI ─► attachments ────┼─► state::Desired ─┐
 //!  peers ─► mesh ─► ipam::Ring ───┘                   ├─► plan::Plan ─► Action, one at a time ─► kernel, vpc
 //!  kernel::observe, vpc::observe ───► state::Actual ──┘                                             │
 //!                                          ▲──────────── observe again until the plan is empty ─────┘
@@ -44,6 +44,8 @@ pub mod config;
 pub mod plan;
 /// One peer, whole: inputs in, outputs out.
 pub mod node;
+/// The container network interface: what a runtime says, and what it is answered.
+pub mod cni;
 /// Many nodes, one clock, and the wires, kernels, disks and VPC between them.
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -66,6 +68,8 @@ pub mod vpc;
 pub mod watch;
 /// The control socket: HTTP with JSON bodies.
 pub mod api;
+/// What was deleted while no daemon was there to hear it.
+pub mod spool;
 /// The loop: event, input, node, output, hands.
 pub mod daemon;
 /// What is wrong with this host, why it matters, and what to type.
@@ -73,5 +77,7 @@ pub mod daemon;
 pub mod doctor;
 
 // Faces.
+/// The CNI plugin.
+pub mod plugin;
 /// The command line.
 pub mod cli;

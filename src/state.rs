@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::Ipv4Addr,
     path::{Path as FilePath, PathBuf},
     sync::Arc,
 };
@@ -14,13 +15,17 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::paths::{Fate, Loss, Packet, Path};
+pub use self::{
+    attachment::{Far, HOST_MAC, Key, Kind, Mac},
+    paths::{Fate, Loss, Packet, Path},
+};
 pub use crate::ipam::reclaim::InstanceState;
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
 };
 
+pub mod attachment;
 mod paths;
 mod shared;
 
@@ -64,6 +69,9 @@ pub struct Host {
     pub rules: Option<Rules>,
     /// Whether other programs' forward chains let our packets through (Docker's drop policy).
     pub forward: Forward,
+    /// Whether the host has [`GATEWAY`] on `lo`, so that it answers containers that ask for its MAC address.
+    #[serde(default)]
+    pub gateway: bool,
     /// CIDRs with an `unreachable` route: what we own, so that a free address answers at once.
     pub blocks: BTreeSet<Ipv4Net>,
     /// Container links by the address they serve. Observed: every link named as ours.
@@ -207,8 +215,11 @@ impl Netns {
     }
 }
 
+/// The way out of every container. Each host has it for its own containers, and nobody routes it.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
 /// A routed veth: the host's end and the container's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// The namespace of the container's end. Observed: `None` where it could not be entered.
     pub netns: Option<Netns>,
@@ -216,6 +227,9 @@ pub struct Link {
     pub mtu: u32,
     /// The whole container range, which the container reaches by the link.
     pub range: Ipv4Net,
+    /// The container's end, as it is made. Observed: as it is wanted.
+    #[serde(default)]
+    pub far: Far,
     /// Observed: what is not as it should be, in words (`mtu of the far end is 1376`, `host route missing`).
     /// Desired: empty.
     pub faults: Vec<String>,
@@ -388,10 +402,26 @@ pub enum Action {
     DisableCheck { interface: InterfaceId },
     /// Add the `unreachable` route of an owned CIDR.
     AddBlock(Ipv4Net),
+    /// Give the host [`GATEWAY`].
+    AddGateway,
     /// Make a container's link, both ends.
-    CreateLink { address: Address, netns: Netns, mtu: u32, range: Ipv4Net },
+    CreateLink {
+        address: Address,
+        netns: Netns,
+        mtu: u32,
+        range: Ipv4Net,
+        #[serde(default)]
+        far: Far,
+    },
     /// Mend a container's link that is there.
-    MendLink { address: Address, netns: Netns, mtu: u32, range: Ipv4Net },
+    MendLink {
+        address: Address,
+        netns: Netns,
+        mtu: u32,
+        range: Ipv4Net,
+        #[serde(default)]
+        far: Far,
+    },
     /// Point an existing route at our interface, in place.
     ReplaceRoute { table: TableId, destination: Ipv4Net, interface: InterfaceId },
     /// Add a route to our interface.
@@ -400,6 +430,8 @@ pub enum Action {
     DeleteRoute { table: TableId, destination: Ipv4Net },
     /// Remove a container's link.
     DeleteLink(Address),
+    /// Take [`GATEWAY`] from the host.
+    DeleteGateway,
     /// Remove the `unreachable` route of a CIDR.
     DeleteBlock(Ipv4Net),
     /// Remove what `OpenForward` added.
@@ -453,6 +485,7 @@ impl fmt::Display for Action {
                 write!(f, "turn off the source/destination check of {interface}")
             }
             Action::AddBlock(cidr) => write!(f, "add host route unreachable {cidr}"),
+            Action::AddGateway => write!(f, "add address {GATEWAY} to lo"),
             Action::CreateLink { address, .. } => write!(f, "create link {}", link_name(*address)),
             Action::MendLink { address, .. } => write!(f, "mend link {}", link_name(*address)),
             Action::ReplaceRoute { table, destination, interface } => {
@@ -463,6 +496,7 @@ impl fmt::Display for Action {
             }
             Action::DeleteRoute { table, destination } => write!(f, "delete {table} {destination}"),
             Action::DeleteLink(address) => write!(f, "delete link {}", link_name(*address)),
+            Action::DeleteGateway => write!(f, "delete address {GATEWAY} from lo"),
             Action::DeleteBlock(cidr) => write!(f, "delete host route unreachable {cidr}"),
             Action::CloseForward => write!(f, "take our rules out of the forward chain"),
             Action::DeleteRules => write!(f, "delete nftables table inet weave"),

@@ -17,9 +17,15 @@ unshare -V && nsenter -V                            : util-linux
 hostname -V                                         : hostname
 links_a_program                                     : gcc libc6-dev
 '
-test_needs="$lab_needs"'
-git --version                                       : git
+# Scenarios that play a container runtime.
+cni_needs='
 go version                                          : golang-go
+[ -d /usr/share/gocode/src/github.com/containernetworking/cni/libcni ] : golang-github-appc-cni-dev
+[ -x /usr/lib/cni/portmap ]                         : containernetworking-plugins
+iptables -V                                         : iptables
+'
+test_needs="$lab_needs$cni_needs"'
+git --version                                       : git
 [ -d /usr/share/gocode/src/github.com/weaveworks/mesh ] : golang-github-weaveworks-mesh-dev
 python3 -c "import ensurepip, venv"                 : python3 python3-venv
 '

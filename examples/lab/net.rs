@@ -64,6 +64,16 @@ pub fn sysctl(name: &str, value: &str) -> anyhow::Result<()> {
 pub async fn tcp_echo(from: &Path, to: &Path, address: Ipv4Addr) -> anyhow::Result<()> {
     let listener = inside(to, move || Ok(TcpListener::bind((address, 0))?)).await?;
     let port = listener.local_addr()?.port();
+    echo(from, listener, (address, port)).await
+}
+
+/// The same to this port of it, by an address and a port of another that lead there.
+pub async fn tcp_echo_by(from: &Path, to: &Path, port: u16, by: (Ipv4Addr, u16)) -> anyhow::Result<()> {
+    let listener = inside(to, move || Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?)).await?;
+    echo(from, listener, by).await
+}
+
+async fn echo(from: &Path, listener: TcpListener, to: (Ipv4Addr, u16)) -> anyhow::Result<()> {
     let server = spawn(move || {
         let (mut stream, _) = listener.accept()?;
         limit(&stream)?;
@@ -72,7 +82,7 @@ pub async fn tcp_echo(from: &Path, to: &Path, address: Ipv4Addr) -> anyhow::Resu
         Ok(stream.write_all(&received)?)
     });
     let client = inside(from, move || {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), TCP_TIMEOUT)?;
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::from(to), TCP_TIMEOUT)?;
         limit(&stream)?;
         let sent: Vec<u8> = (0..TCP_PAYLOAD_LEN).map(|n| (n % 251) as u8).collect();
         stream.write_all(&sent)?;

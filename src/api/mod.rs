@@ -16,6 +16,10 @@
 //! | `GET /v1/permissions` | | `permissions`: what EC2 would carry out |
 //! | `POST /v1/reload` | | `done`, once the file is adopted |
 //! | `POST /v1/attach` | `target`, `name`?, `subnet`? | `attached` |
+//! | `POST /v1/connect` | `target`, `key`, `address`?, `mac`?, `mtu`?, `subnet`? | `connected` |
+//! | `POST /v1/check` | `target`, `key` | `connected`, if it is as it was made |
+//! | `GET /v1/can_connect` | | `done`, or why not, at once |
+//! | `POST /v1/collect` | | `done`, once containers that are gone were looked for |
 //! | `POST /v1/detach` | `target` | `done`, or `absent` if nothing was attached |
 //! | `POST /v1/allocate` | `ident`, `subnet`? | `addresses` |
 //! | `POST /v1/claim` | `ident`, `address` | `addresses` |
@@ -30,8 +34,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::request::{Pool, Refusal, Request, Response, SavedPlan};
+use crate::{
+    node::request::{Pool, Refusal, Request, Response, SavedPlan, Wish},
+    state::Key,
+};
 
+pub mod blocking;
 pub mod client;
 pub mod server;
 mod socket;
@@ -44,7 +52,7 @@ pub const FORMAT_VERSION: &str = "1.0";
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The fields say what they are.
 pub enum ApiRequest {
-    /// What its node answers. `Attach` and `Detach` are not asked this way but by target.
+    /// What its node answers. `Attach`, `Detach`, `Connect` and `Check` are not asked this way but by target.
     Node(Request),
     /// What would change under this text of a `weave.toml`. Nothing is adopted.
     Preview { config: String },
@@ -58,6 +66,10 @@ pub enum ApiRequest {
     /// Connect a network namespace: a pid, or the path of the namespace. The daemon looks it up,
     /// since whoever asks may not be allowed to.
     AttachTarget { target: String, name: Option<String>, subnet: Option<Pool> },
+    /// Connect an interface in the network namespace at this path, as a runtime asks for it.
+    ConnectTarget { target: String, wish: Wish },
+    /// Whether that is as it was made.
+    CheckTarget { target: String, key: Key },
     /// Disconnect it: a pid, a path, or the name it was attached under.
     DetachTarget { target: String },
 }
@@ -70,6 +82,7 @@ impl ApiRequest {
             ApiRequest::Node(request) => match request {
                 Request::Status
                 | Request::ShowRing
+                | Request::CanConnect
                 | Request::Confirm
                 | Request::Free { .. }
                 | Request::Lookup { .. } => false,
@@ -79,6 +92,9 @@ impl ApiRequest {
                 | Request::Plan
                 | Request::Explain { .. }
                 | Request::Attach { .. }
+                | Request::Connect { .. }
+                | Request::Check { .. }
+                | Request::Collect
                 | Request::Detach { .. }
                 | Request::Allocate { .. }
                 | Request::Claim { .. }
@@ -91,6 +107,8 @@ impl ApiRequest {
             | ApiRequest::ApplyOnTerms { .. }
             | ApiRequest::Permissions
             | ApiRequest::AttachTarget { .. }
+            | ApiRequest::ConnectTarget { .. }
+            | ApiRequest::CheckTarget { .. }
             | ApiRequest::DetachTarget { .. } => true,
         }
     }

@@ -98,7 +98,7 @@ fn reply(answer: Answer) -> HttpResponse {
         Ok(_) => StatusCode::OK,
         Err(RefusalKind::Invalid | RefusalKind::Config) => StatusCode::BAD_REQUEST,
         Err(RefusalKind::NotFound) => StatusCode::NOT_FOUND,
-        Err(RefusalKind::Unsafe | RefusalKind::Untimely) => StatusCode::CONFLICT,
+        Err(RefusalKind::Unsafe | RefusalKind::Untimely | RefusalKind::Taken) => StatusCode::CONFLICT,
         Err(RefusalKind::Failed) => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, Json(Document::from(answer))).into_response()

@@ -5,10 +5,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ApiRequest;
-use crate::node::request::{Pool, Refusal, RefusalKind, Request, SavedPlan};
+use crate::{
+    node::request::{Pool, Refusal, RefusalKind, Request, SavedPlan, Wish},
+    state::Key,
+};
 
 /// Calls without a body that change nothing.
-const READS: [&str; 5] = ["status", "plan", "await_ready", "show_ring", "permissions"];
+const READS: [&str; 6] = ["status", "plan", "await_ready", "show_ring", "permissions", "can_connect"];
 
 /// A call as it goes over the socket.
 #[derive(Debug, PartialEq)]
@@ -26,6 +29,19 @@ struct AttachBody {
     name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     subnet: Option<Pool>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ConnectBody {
+    target: String,
+    #[serde(flatten)]
+    wish: Wish,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CheckBody {
+    target: String,
+    key: Key,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -62,12 +78,20 @@ pub(super) fn encode(request: &ApiRequest) -> Result<Wire, Refusal> {
             let (target, name, subnet) = (target.clone(), name.clone(), subnet.clone());
             Ok(Wire::new("attach", to_json(&AttachBody { target, name, subnet })))
         }
+        ApiRequest::ConnectTarget { target, wish } => {
+            let (target, wish) = (target.clone(), wish.clone());
+            Ok(Wire::new("connect", to_json(&ConnectBody { target, wish })))
+        }
+        ApiRequest::CheckTarget { target, key } => {
+            let (target, key) = (target.clone(), key.clone());
+            Ok(Wire::new("check", to_json(&CheckBody { target, key })))
+        }
         ApiRequest::DetachTarget { target } => {
             Ok(Wire::new("detach", to_json(&DetachBody { target: target.clone() })))
         }
-        ApiRequest::Node(Request::Attach { .. } | Request::Detach { .. }) => {
-            Err(invalid("a network namespace is named by its target on the control socket"))
-        }
+        ApiRequest::Node(
+            Request::Attach { .. } | Request::Detach { .. } | Request::Connect { .. } | Request::Check { .. },
+        ) => Err(invalid("a network namespace is named by its target on the control socket")),
         ApiRequest::Node(request) => Ok(match to_json(request) {
             Value::String(name) => Wire::new(&name, Value::Null),
             Value::Object(fields) => {
@@ -102,6 +126,10 @@ pub(super) fn decode(method: &Method, name: &str, body: &[u8]) -> Result<ApiRequ
         "reload" => Ok(ApiRequest::Reload),
         "attach" => serde_json::from_value(body)
             .map(|AttachBody { target, name, subnet }| ApiRequest::AttachTarget { target, name, subnet }),
+        "connect" => serde_json::from_value(body)
+            .map(|ConnectBody { target, wish }| ApiRequest::ConnectTarget { target, wish }),
+        "check" => serde_json::from_value(body)
+            .map(|CheckBody { target, key }| ApiRequest::CheckTarget { target, key }),
         "detach" => {
             serde_json::from_value(body).map(|DetachBody { target }| ApiRequest::DetachTarget { target })
         }
@@ -139,6 +167,12 @@ impl Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Kind;
+
+    fn key() -> Key {
+        let [network, id, interface] = ["weavers", "a1", "eth0"].map(str::to_owned);
+        Key { kind: Kind::Cni, network, id, interface }
+    }
 
     fn all() -> Vec<ApiRequest> {
         let ident = "web".to_owned();
@@ -149,6 +183,8 @@ mod tests {
             Request::Apply,
             Request::AwaitReady,
             Request::ShowRing,
+            Request::CanConnect,
+            Request::Collect,
             Request::Explain { address },
             Request::Confirm,
             Request::Allocate { ident: ident.clone(), subnet: Some("10.32.0.0/24".into()) },
@@ -170,6 +206,17 @@ mod tests {
                 name: Some("web".to_owned()),
                 subnet: Some("db".into()),
             },
+            ApiRequest::ConnectTarget {
+                target: "/run/netns/a".to_owned(),
+                wish: Wish {
+                    key: key(),
+                    address: Some(address),
+                    mac: Some("02:00:00:00:00:07".parse().unwrap()),
+                    mtu: Some(1400),
+                    subnet: Some("db".into()),
+                },
+            },
+            ApiRequest::CheckTarget { target: "/run/netns/a".to_owned(), key: key() },
             ApiRequest::DetachTarget { target: "/run/netns/a".to_owned() },
         ])
         .collect()

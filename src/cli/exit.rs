@@ -141,6 +141,7 @@ impl From<Refusal> for Failure {
             RefusalKind::Unsafe => (Exit::Unsafe, "unsafe"),
             RefusalKind::Untimely => (Exit::Unsafe, "untimely"),
             RefusalKind::Config => (Exit::Config, "config"),
+            RefusalKind::Taken => (Exit::Failure, "taken"),
             RefusalKind::Failed => (Exit::Failure, "failed"),
         };
         Failure { hint, ..Failure::new(exit, kind, message) }

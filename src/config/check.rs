@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use ipnet::Ipv4Net;
 
 use super::{
-    Config, Init, Ipam, Mesh, Network, OnChange, Probe, Problem, Problems, Reconcile, RouteTables,
+    Cni, Config, Init, Ipam, Mesh, Network, OnChange, Probe, Problem, Problems, Reconcile, RouteTables,
     SourceDestCheck, Vpc,
     reader::{Found, Reader, syntax},
     subnets,
@@ -34,6 +34,7 @@ pub(super) fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
         ec2_tag,
         vpc: vpc(&mut reader, mesh.weave_peers),
         mesh,
+        cni: cni(&mut reader),
         probe: Probe { enable: value_of(reader.flag("probe.enable")).unwrap_or(true) },
         reconcile: reconcile(&mut reader),
     };
@@ -49,6 +50,18 @@ fn peers(reader: &mut Reader) -> Vec<String> {
         }
     }
     peers
+}
+
+fn cni(reader: &mut Reader) -> Cni {
+    let plugins = match reader.has("cni.plugins") {
+        true => values(reader.list("cni.plugins", value::plugin)),
+        false => vec!["portmap".to_owned()],
+    };
+    Cni {
+        conf_dir: value_of(reader.read("cni.conf_dir", value::path)),
+        nomad_conf_dir: value_of(reader.read("cni.nomad_conf_dir", value::path)),
+        plugins,
+    }
 }
 
 fn network(reader: &mut Reader) -> Network {

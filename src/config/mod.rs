@@ -55,6 +55,8 @@ pub struct Config {
     pub vpc: Vpc,
     /// `[probe]`
     pub probe: Probe,
+    /// `[cni]`
+    pub cni: Cni,
     /// `[reconcile]`
     pub reconcile: Reconcile,
 }
@@ -169,6 +171,17 @@ pub enum SourceDestCheck {
 pub struct Probe {
     /// Whether this host has a canary and probes those of others.
     pub enable: bool,
+}
+
+/// `[cni]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cni {
+    /// Where runtimes look for their networks; `None`: no file is written for them.
+    pub conf_dir: Option<PathBuf>,
+    /// Where Nomad does.
+    pub nomad_conf_dir: Option<PathBuf>,
+    /// Plugins that come after ours, in this order.
+    pub plugins: Vec<String>,
 }
 
 /// `[reconcile]`

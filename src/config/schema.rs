@@ -49,6 +49,9 @@ pub const KEYS: &[Key] = &[
     live("vpc.region", Default("\"auto\"")),
     live("vpc.endpoint", Default("\"\"")),
     live("probe.enable", Default("true")),
+    live("cni.conf_dir", Example("\"/etc/cni/net.d\"")),
+    live("cni.nomad_conf_dir", Example("\"/opt/cni/config\"")),
+    live("cni.plugins", Default("[\"portmap\"]")),
     live("reconcile.interval", Default("\"30s\"")),
     live("reconcile.on_change", Default("\"notice\"")),
 ];

@@ -175,6 +175,18 @@ pub(super) fn path(text: &str) -> Result<PathBuf, Wrong> {
     Ok(PathBuf::from(text))
 }
 
+/// A plugin of CNI, by the name of its program.
+pub(super) fn plugin(text: &str) -> Result<String, Wrong> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if text.is_empty() || text.starts_with('.') || !text.chars().all(plain) {
+        return Err(Wrong::new(format!("{text:?} is not the name of a plugin")).hint("as \"portmap\""));
+    }
+    if text == "weavers" {
+        return Err(Wrong::new("weavers comes first by itself").hint("list the plugins that come after"));
+    }
+    Ok(text.to_owned())
+}
+
 /// A network interface of this host.
 pub(super) fn interface(text: &str) -> Result<String, Wrong> {
     if !is_interface_name(text) {

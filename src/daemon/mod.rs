@@ -12,10 +12,12 @@
 //! stops, the data path stays as it is.
 
 mod birth;
+mod calls;
 mod canary;
 mod file;
 mod hands;
 mod offline;
+mod runtimes;
 mod systemd;
 
 use std::{
@@ -36,22 +38,18 @@ use tokio::{
 use tracing::{info, trace, warn};
 
 pub use self::birth::read_password;
-use self::{file::ConfigFile, hands::Hands, systemd::Systemd};
+use self::{file::ConfigFile, hands::Hands, runtimes::Conflists, systemd::Systemd};
 use crate::{
-    api::{Answer, ApiRequest, server},
-    config::OnChange,
-    kernel::{
-        Kernel,
-        canary::Canary,
-        netns::{self, Found},
-    },
+    api::{Answer, server},
+    config::{Cni, OnChange},
+    kernel::{Kernel, canary::Canary},
     mesh,
     node::{
         Input, Node, Output,
         adopt::Order,
         identity::Metadata,
         ledger::{SaveFault, SaveId},
-        request::{Container, Refusal, RefusalKind, Request, RequestId, Response, SavedPlan},
+        request::{Refusal, Request, RequestId, Response, SavedPlan},
         status::{ConfigStatus, PathState, PathStatus},
     },
     plan::Plan,
@@ -168,6 +166,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         reloading: BTreeMap::new(),
         last_request: 0,
         systemd: Systemd::new(),
+        socket: options.socket.clone(),
+        conflists: Conflists::default(),
         end: None,
     };
     let inlets = Inlets {
@@ -231,6 +231,9 @@ struct Daemon {
     reloading: BTreeMap<RequestId, file::Candidate>,
     last_request: u64,
     systemd: Systemd,
+    /// The control socket.
+    socket: PathBuf,
+    conflists: Conflists,
     end: Option<End>,
 }
 
@@ -238,6 +241,9 @@ impl Daemon {
     /// Goes on until it is told to stop, or has to.
     async fn run(mut self, mut inlets: Inlets) -> End {
         self.carry_out();
+        for key in runtimes::deleted(&self.socket) {
+            self.delete_noted(key);
+        }
         self.systemd.ready();
         let mut report = tokio::time::interval(STATUS_EVERY.min(self.systemd.watchdog()));
         while self.end.is_none() {
@@ -256,12 +262,24 @@ impl Daemon {
                 _ = inlets.terminate.recv() => break,
                 _ = inlets.interrupt.recv() => break,
                 () = sleep_until(wake), if wake_is_set(wake, self.clock) => self.handle(Input::Woken),
-                _ = report.tick() => self.systemd.report(&self.node),
+                _ = report.tick() => self.report(),
             }
         }
         self.systemd.stopping();
+        if matches!(self.end, Some(End::Left)) {
+            self.conflists.keep(&Cni::default(), &self.socket);
+        }
         self.saver.finish();
         self.end.unwrap_or(End::Told)
+    }
+
+    /// Tells systemd how it is, and runtimes that they can be served. That file stays where they cannot for a while: without it they
+    /// would delete nothing either.
+    fn report(&mut self) {
+        self.systemd.report(&self.node);
+        if self.node.is_ready() {
+            self.conflists.keep(&self.file.config().cni, &self.socket);
+        }
     }
 
     fn now(&self) -> Timestamp {
@@ -379,54 +397,6 @@ impl Daemon {
     }
 
     // ===== questions =====
-
-    fn on_call(&mut self, call: server::Call) {
-        match call.request {
-            ApiRequest::Node(Request::Apply) => self.apply(None, None, call.reply),
-            ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms } => {
-                let patience = confirm_timeout_ms.map(Duration::from_millis);
-                self.apply(plan.map(|plan| *plan), patience, call.reply);
-            }
-            ApiRequest::Node(request) => self.ask(request, call.reply),
-            ApiRequest::Preview { config } => self.preview(&config, call.reply),
-            ApiRequest::Permissions => {
-                let range = self.file.config().ipam.range;
-                self.hands.permissions(range, self.node.first_table(), call.reply);
-            }
-            ApiRequest::Reload => self.reload(Some(call.reply)),
-            ApiRequest::AttachTarget { target, name, subnet } => {
-                self.find(target, call.reply, |_, found| {
-                    let (netns, link) = found.map_err(|fault| Refusal {
-                        hint: fault.hint,
-                        ..Refusal::new(RefusalKind::Invalid, fault.message)
-                    })?;
-                    Ok(Request::Attach { netns, link, name, subnet })
-                });
-            }
-            ApiRequest::DetachTarget { target } => self.find(target, call.reply, |target, found| {
-                let container = match found {
-                    Ok((netns, link)) => Container::Netns { netns, link },
-                    Err(_) => Container::Name(target),
-                };
-                Ok(Request::Detach { target: container })
-            }),
-        }
-    }
-
-    /// Looks where a target leads, beside the loop: its path may lie where nobody answers.
-    fn find(
-        &self,
-        target: String,
-        reply: oneshot::Sender<Answer>,
-        request: impl FnOnce(String, Result<Found, Fault>) -> Result<Request, Refusal> + Send + 'static,
-    ) {
-        let (events, by_link) = (self.events.clone(), self.node.knows_by_link());
-        tokio::spawn(async move {
-            let found = netns::find(target.clone(), by_link).await;
-            // The loop is gone only when the daemon stops.
-            let _ = events.send(Event::Found(request(target, found), reply)).await;
-        });
-    }
 
     fn ask(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
         let id = self.await_answer(reply);

@@ -7,15 +7,39 @@ use rtnetlink::{
     Handle,
     packet_route::{
         AddressFamily,
-        address::{AddressAttribute, AddressMessage},
+        address::{AddressAttribute, AddressMessage, AddressScope},
     },
 };
 
 use super::{
     bound::{self, READ_MAX},
-    fault::{already_gone, fault},
+    fault::{already_gone, already_there, fault},
 };
-use crate::state::Fault;
+use crate::state::{Fault, GATEWAY};
+
+/// Index of `lo` in every namespace.
+const LOOPBACK: u32 = 1;
+
+/// Gives the host [`GATEWAY`], of a scope in which it is nobody's source.
+pub async fn add_gateway(handle: &Handle) -> Result<(), Fault> {
+    let mut add = handle.address().add(LOOPBACK, GATEWAY.into(), 32);
+    add.message_mut().header.scope = AddressScope::Link;
+    let added = already_there(add.execute().await);
+    added.map_err(|error| fault(format_args!("adding address {GATEWAY} to lo"), &error))
+}
+
+/// Takes it off again.
+pub async fn remove_gateway(handle: &Handle) -> Result<(), Fault> {
+    for held in all(handle).await?.iter().filter(|held| is_gateway(held)) {
+        remove(handle, held).await?;
+    }
+    Ok(())
+}
+
+/// Whether it is that one.
+pub fn is_gateway(message: &AddressMessage) -> bool {
+    message.header.index == LOOPBACK && ip(message) == Some(IpAddr::V4(GATEWAY))
+}
 
 /// All addresses of all interfaces, of both kinds.
 pub async fn all(handle: &Handle) -> Result<Vec<AddressMessage>, Fault> {

@@ -11,23 +11,27 @@ use rtnetlink::{
 use super::{
     address,
     fault::{already_there, fault},
-    link::{self, End, FAR_NAME, HOST_MAC, Wanted, far_mac, mac_text},
+    link::{self, End, Wanted, mac_text},
     neighbour::{self, Neighbour},
     route::{self, Entry, Table},
+    source,
     sysctl::{self, Protocol},
     visit::Inside,
 };
-use crate::state::Fault;
+use crate::state::{Far, Fault, GATEWAY, HOST_MAC};
 
-/// The way out of every container: an address that nobody has and that stands for the host end.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-
-/// A container may have another interface by which it answers the world; what comes in here is welcome all the same.
-const RP_FILTER: i32 = 2;
+/// What the far end is set to when it is made. A container may have another interface by which it answers the world: what
+/// comes in here is welcome all the same. And it says so when its MAC address is another, or when it is up again.
+const SETTINGS: [(&str, &str); 2] = [("rp_filter", "2"), ("arp_notify", "1")];
 
 /// What is wrong with the far end of `near`, which is in this namespace; `Err` says why it cannot be looked at. Things are
-/// asked for by name: what else is in there, and how much, is not ours.
-pub async fn faults(inside: &Inside, near: &End, wanted: &Wanted<'_>) -> Result<Vec<String>, Fault> {
+/// asked for by name: what else is in there, and how much, is not ours. `mac` is where the host finds it.
+pub async fn faults(
+    inside: &Inside,
+    near: &End,
+    wanted: &Wanted<'_>,
+    mac: Option<&[u8]>,
+) -> Result<Vec<String>, Fault> {
     let handle = &inside.handle;
     let mut faults = Vec::new();
     let mut check = |right: bool, wrong: &dyn Fn() -> String| {
@@ -36,25 +40,28 @@ pub async fn faults(inside: &Inside, near: &End, wanted: &Wanted<'_>) -> Result<
         }
     };
     check(link::find(handle, "lo").await?.is_some_and(|lo| lo.up), &|| "lo down".into());
-    let Some(far) = link::find(handle, FAR_NAME).await?.filter(|far| far.is_other_end_of(near)) else {
+    let Some(far) = link::find(handle, &wanted.far.name).await?.filter(|far| far.is_other_end_of(near))
+    else {
         faults.push("far end missing".into());
         return Ok(faults);
     };
-    let mac = far_mac(wanted.address);
-    check(far.mtu == wanted.mtu, &|| format!("mtu of the far end is {}", far.mtu));
+    check(wanted_mtu(near, &far, wanted).is_none(), &|| format!("mtu of the far end is {}", far.mtu));
     check(far.up, &|| "far end down".into());
-    let rp_filter = far.settings.rp_filter;
-    let now = || rp_filter.map_or_else(|| "absent".into(), |value| value.to_string());
-    check(rp_filter == Some(RP_FILTER), &|| format!("rp_filter of the far end is {}", now()));
-    check(far.mac == mac, &|| format!("mac of the far end is {}", mac_text(&far.mac)));
+    let found = mac.is_none_or(|mac| mac == far.mac);
+    check(found, &|| format!("mac of the far end is {}, which the host does not know", mac_text(&far.mac)));
     let addresses = address::inside(handle, far.index).await?;
     check(addresses.iter().any(|held| is_wanted(held, wanted)), &|| "address missing".into());
-    let gateway = neighbour::is_there(handle, &gateway(&far)).await?;
+    let gateway = neighbour::is_permanent(handle, &gateway(&far)).await?;
     check(gateway, &|| "neighbour of the far end missing".into());
     let ours = Table::ours_by(handle, far.index).await?;
     check(ours.holds(&range_route(&far, wanted)), &|| "range route missing".into());
     let way_out = Table::begin(handle).await?.entries().any(Entry::is_default);
     check(way_out, &|| "default route missing".into());
+    let sent = !is_second(handle, &far, wanted).await?
+        || source::is_right(handle, &default_route(&far, wanted)).await?;
+    if !sent {
+        faults.push("what it sends by this link goes by another".into());
+    }
     for stale in stale_routes(&ours, &far, wanted) {
         faults.push(format!("route {} of the far end is stale", stale.destination));
     }
@@ -62,29 +69,45 @@ pub async fn faults(inside: &Inside, near: &End, wanted: &Wanted<'_>) -> Result<
 }
 
 /// Makes the far end be whole.
-pub async fn mend(inside: &Inside, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
+pub async fn mend(inside: &Inside, near: &End, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let handle = &inside.handle;
-    if far.settings.rp_filter != Some(RP_FILTER) {
-        let setting = sysctl::of_interface(Protocol::Ipv4, FAR_NAME, "rp_filter");
-        inside.set(&setting, &RP_FILTER.to_string())?;
+    if !near.is_finished(wanted) {
+        for (key, value) in SETTINGS {
+            inside.set(&sysctl::of_interface(Protocol::Ipv4, &far.name, key), value)?;
+        }
     }
     if let Some(lo) = link::find(handle, "lo").await?.filter(|lo| !lo.up) {
         let up = handle.link().set(LinkUnspec::new_with_index(lo.index).up().build());
         up.execute().await.map_err(|error| fault("setting lo up", &error))?;
     }
-    link::set_up(handle, far, wanted.mtu, far_mac(wanted.address)).await?;
+    let mtu = wanted_mtu(near, far, wanted);
+    if !far.up || mtu.is_some() {
+        let set = LinkUnspec::new_with_index(far.index).mtu(mtu.unwrap_or(far.mtu)).up().build();
+        let done = handle.link().set(set).execute().await;
+        done.map_err(|error| fault(format_args!("setting {} up", far.name), &error))?;
+    }
     ensure_address(handle, far, wanted).await?;
-    neighbour::ensure(handle, &gateway(far)).await?;
+    neighbour::ensure_permanent(handle, &gateway(far)).await?;
     Table::ours_by(handle, far.index).await?.ensure(handle, &range_route(far, wanted)).await?;
     let ours = Table::ours_by(handle, far.index).await?;
     for stale in stale_routes(&ours, far, wanted) {
         route::remove(handle, stale).await?;
+    }
+    if is_second(handle, far, wanted).await? {
+        source::ensure(handle, &default_route(far, wanted)).await?;
     }
     let others = |entry: &Entry| entry.is_default() && entry.interface != Some(far.index);
     if Table::begin(handle).await?.entries().any(others) {
         return Ok(());
     }
     ours.ensure(handle, &default_route(far, wanted)).await
+}
+
+/// The MTU that the far end is to be given: that of the host end, which shows what it was given last. A smaller one since then
+/// is somebody's choice; with a larger one packets would be lost.
+fn wanted_mtu(near: &End, far: &End, wanted: &Wanted<'_>) -> Option<u32> {
+    let chosen = near.mtu == wanted.mtu && far.mtu < wanted.mtu;
+    (far.mtu != wanted.mtu && !chosen).then_some(wanted.mtu)
 }
 
 /// Makes the address be there in the one form that adds no route of its own.
@@ -94,7 +117,7 @@ async fn ensure_address(handle: &Handle, far: &End, wanted: &Wanted<'_>) -> Resu
         return Ok(());
     }
     let address = Ipv4Addr::from(wanted.address);
-    let what = |error| fault(format_args!("giving {FAR_NAME} address {address}"), &error);
+    let what = |error| fault(format_args!("giving {} address {address}", far.name), &error);
     for other_form in held.iter().filter(|message| address::ip(message) == Some(IpAddr::V4(address))) {
         address::remove(handle, other_form).await?;
     }
@@ -114,15 +137,31 @@ fn is_wanted(message: &AddressMessage, wanted: &Wanted) -> bool {
 }
 
 fn gateway(far: &End) -> Neighbour {
-    (far.index, GATEWAY, HOST_MAC.into())
+    (far.index, GATEWAY, HOST_MAC.0.into())
 }
 
 fn range_route(far: &End, wanted: &Wanted) -> Entry {
-    Entry::out(wanted.range.trunc(), far.index, GATEWAY, wanted.address.into())
+    route_out(wanted.range.trunc(), far, wanted)
 }
 
 fn default_route(far: &End, wanted: &Wanted) -> Entry {
-    Entry::out(Ipv4Net::default(), far.index, GATEWAY, wanted.address.into())
+    route_out(Ipv4Net::default(), far, wanted)
+}
+
+/// A container may have several links of ours, which come one after the other.
+fn route_out(destination: Ipv4Net, far: &End, wanted: &Wanted) -> Entry {
+    let metric = if wanted.far.name == Far::NAME { 0 } else { far.index };
+    Entry { metric, ..Entry::out(destination, far.index, GATEWAY, wanted.address.into()) }
+}
+
+/// Whether another link of ours is preferred to this one.
+async fn is_second(handle: &Handle, far: &End, wanted: &Wanted<'_>) -> Result<bool, Fault> {
+    let own = range_route(far, wanted);
+    if own.metric == 0 {
+        return Ok(false);
+    }
+    let goes_before = |entry: &Entry| entry.destination == own.destination && entry.metric < own.metric;
+    Ok(Table::ours(handle).await?.entries().any(goes_before))
 }
 
 /// Routes that we made for another range or another address.

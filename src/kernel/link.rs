@@ -3,10 +3,12 @@
 //! ```text
 //!  host namespace                                container's namespace
 //!  A/32 ─► wvXXXXXXXX 02:67:a9:fe:01:01 ═══ 02:67:<A> ethwe ◄─ range, default via 169.254.1.1
-//!          neighbour A permanent                      neighbour 169.254.1.1 permanent
+//!          neighbour A                                neighbour 169.254.1.1 permanent
 //! ```
 //!
-//! Neither side ever asks for a MAC address, so nothing goes stale when an address moves.
+//! Both sides know each other's MAC address from the start. Where the far end's is set, or the link goes down, the kernel drops
+//! what is known there, permanent or not: then the container asks, and the host, which has the gateway's address, answers.
+//! What others choose for the far end is theirs: its MAC address, and an MTU that is smaller.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,14 +42,8 @@ use super::{
 };
 use crate::{
     addr::Address,
-    state::{Fault, FaultKind, Netns, link_name},
+    state::{Far, Fault, FaultKind, HOST_MAC, Netns, link_name},
 };
-
-/// MAC of every host end. A container has one link, so that it sees this one only.
-pub const HOST_MAC: [u8; 6] = [0x02, 0x67, 0xa9, 0xfe, 0x01, 0x01];
-
-/// Name of the far end.
-pub const FAR_NAME: &str = "ethwe";
 
 /// What a host end is set to: a forged source is dropped, anything else of IPv4 is passed on, and of IPv6 nothing is
 /// taken in, router advertisements above all. Who allows IPv6 on all interfaces allows it on these, and then they are
@@ -70,7 +66,7 @@ struct Setting {
 /// Settings of an interface, as they come with it; `None` where its protocol is not there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Settings {
-    pub rp_filter: Option<i32>,
+    rp_filter: Option<i32>,
     forwarding: Option<i32>,
     accept_ra: Option<i32>,
     disable_ipv6: Option<i32>,
@@ -96,12 +92,6 @@ impl Settings {
     }
 }
 
-/// MAC of the far end, from its address.
-pub fn far_mac(address: Address) -> [u8; 6] {
-    let [a, b, c, d] = address.0.to_be_bytes();
-    [0x02, 0x67, a, b, c, d]
-}
-
 /// What a link should be.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
@@ -109,6 +99,7 @@ pub struct Wanted<'a> {
     pub netns: &'a Netns,
     pub mtu: u32,
     pub range: Ipv4Net,
+    pub far: &'a Far,
 }
 
 /// One end of a link, or any interface.
@@ -180,6 +171,11 @@ impl End {
             (None, Protocol::Ipv4) => Some((setting, "absent".into())),
             (None, Protocol::Ipv6) => None,
         })
+    }
+
+    /// Whether it was once made whole, and the far end with it.
+    pub fn is_finished(&self, wanted: &Wanted<'_>) -> bool {
+        self.alias == link_name(wanted.address)
     }
 
     /// The address that it is the host end for, whatever its name is by now.
@@ -278,10 +274,7 @@ impl Seen {
             self.routes.renew(strict, index).await?;
             self.neighbours.retain(|(interface, ..)| *interface != index);
             if let Some(address) = end.as_ref().and_then(End::serves) {
-                let wanted = (index, address.into(), far_mac(address).into());
-                if neighbour::is_there(handle, &wanted).await? {
-                    self.neighbours.insert(wanted);
-                }
+                self.neighbours.extend(neighbour::find(handle, index, address.into()).await?);
             }
             match (place, end) {
                 (Ok(place), Some(end)) => self.links[place] = end,
@@ -312,6 +305,14 @@ impl Seen {
         renamed.into_iter().chain(named).filter_map(|end| Some((end.serves()?, end))).collect()
     }
 
+    /// The MAC address at which the host finds a container.
+    pub fn mac_of(&self, end: &End, address: Address) -> Option<&[u8]> {
+        let from = (end.index, Ipv4Addr::from(address), Vec::new());
+        let found = self.neighbours.range(from..).next();
+        let (_, _, mac) = found.filter(|(index, of, _)| (*index, *of) == (end.index, address.into()))?;
+        Some(mac)
+    }
+
     /// What is wrong with a host end.
     pub fn faults(&self, end: &End, wanted: &Wanted) -> Vec<String> {
         let address = Ipv4Addr::from(wanted.address);
@@ -327,13 +328,11 @@ impl Seen {
         check(end.veth, &|| "host end is not a veth".into());
         check(end.mtu == wanted.mtu, &|| format!("mtu of the host end is {}", end.mtu));
         check(end.up, &|| "host end down".into());
-        check(end.mac == HOST_MAC, &|| format!("mac of the host end is {}", mac_text(&end.mac)));
+        check(end.mac == HOST_MAC.0, &|| format!("mac of the host end is {}", mac_text(&end.mac)));
         check(self.routes.holds(&route::Entry::to_container(address, end.index)), &|| {
             "host route missing".into()
         });
-        check(self.neighbours.contains(&(end.index, address, far_mac(wanted.address).into())), &|| {
-            "host neighbour missing".into()
-        });
+        check(self.mac_of(end, wanted.address).is_some(), &|| "host neighbour missing".into());
         for (setting, now) in end.wrong_settings() {
             faults.push(format!("{} is {now}", setting.key));
         }
@@ -360,20 +359,21 @@ pub(super) async fn ensure(visitor: &Visitor, wanted: &Wanted<'_>) -> Result<(),
         }
     };
     // What keeps the container within bounds comes first: nothing in there can hold it up.
-    mend(host, &near, wanted).await?;
-    far::mend(&inside, &far, wanted).await?;
+    mend(host, &near, &far, wanted).await?;
+    far::mend(&inside, &near, &far, wanted).await?;
+    finish(host, &near, wanted).await?;
     settle(host, &near, &inside.handle, &far).await
 }
 
 /// Both ends, if both are there and belong together. What is in the way of ours goes, if it is ours.
 async fn pair(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<Option<(End, End)>, Fault> {
     let near = find(host, &link_name(wanted.address)).await?;
-    let far = find(&inside.handle, FAR_NAME).await?;
+    let far = find(&inside.handle, &wanted.far.name).await?;
     match (near, far) {
         (Some(near), Some(far)) if near.is_other_end_of(&far) => Ok(Some((near, far))),
         (near, Some(far)) => {
             let other = all(host).await?.into_iter().find(|end| end.is_other_end_of(&far));
-            match other.filter(|end| near.is_none() && is_renamed(end, &far, wanted.address)) {
+            match other.filter(|end| near.is_none() && is_renamed(end, &far, wanted)) {
                 Some(end) => Ok(Some((named_back(host, &end, wanted.address).await?, far))),
                 None => Err(in_the_way(host, near, &far, wanted).await?),
             }
@@ -383,10 +383,10 @@ async fn pair(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<Opt
     }
 }
 
-/// Whether both are the link of `address`, and the host end has lost its name only.
-fn is_renamed(near: &End, far: &End, address: Address) -> bool {
-    let ours = near.mac == HOST_MAC && far.mac == far_mac(address);
-    served_by(&near.name).is_none() && (ours || near.serves() == Some(address))
+/// Whether both are the link that is wanted, and the host end has lost its name only.
+fn is_renamed(near: &End, far: &End, wanted: &Wanted<'_>) -> bool {
+    let ours = near.mac == HOST_MAC.0 && far.mac == wanted.far.mac(wanted.address).0;
+    served_by(&near.name).is_none() && (ours || near.serves() == Some(wanted.address))
 }
 
 /// Gives a host end its name back. Only one that is down can be renamed by every kernel.
@@ -400,23 +400,23 @@ async fn named_back(host: &Handle, end: &End, address: Address) -> Result<End, F
     Ok(End { name, up: false, running: false, ..end.clone() })
 }
 
-/// Why the `ethwe` that is there cannot be the far end.
+/// Why the interface that has its name cannot be the far end.
 async fn in_the_way(
     host: &Handle,
     near: Option<End>,
     far: &End,
     wanted: &Wanted<'_>,
 ) -> Result<Fault, Fault> {
-    let path = wanted.netns.path.display();
+    let (path, name) = (wanted.netns.path.display(), &wanted.far.name);
     let served = |end: &End| end.serves().filter(|_| end.is_other_end_of(far));
     let other = all(host).await?.iter().find_map(served);
     if let Some(other) = other {
-        return Ok(found(FaultKind::Outdated, format!("{FAR_NAME} in {path} is still the link of {other}")));
+        return Ok(found(FaultKind::Outdated, format!("{name} in {path} is still the link of {other}")));
     }
     let elsewhere = if near.is_some() { " (the link of that address is elsewhere)" } else { "" };
     Ok(Fault {
-        hint: Some(format!("remove or rename {FAR_NAME} there, then attach again")),
-        ..found(FaultKind::Invalid, format!("{FAR_NAME} in {path} exists and is not ours{elsewhere}"))
+        hint: Some(format!("remove or rename {name} there, then attach again")),
+        ..found(FaultKind::Invalid, format!("{name} in {path} exists and is not ours{elsewhere}"))
     })
 }
 
@@ -425,38 +425,48 @@ async fn in_the_way(
 async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let name = link_name(wanted.address);
     let far = LinkMessageBuilder::<LinkUnspec>::new()
-        .name(FAR_NAME)
+        .name(&*wanted.far.name)
         .mtu(wanted.mtu)
-        .address(far_mac(wanted.address).into())
+        .address(wanted.far.mac(wanted.address).0.into())
         .setns_by_fd(inside.fd())
         .build();
     let near = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(&*name)
         .mtu(wanted.mtu)
-        .address(HOST_MAC.into())
+        .address(HOST_MAC.0.into())
         .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
         .build();
     let made = already_there(host.link().add(near).execute().await);
     made.map_err(|error| fault(format_args!("making link {name}"), &error))
 }
 
-async fn mend(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
-    let name = link_name(wanted.address);
+async fn mend(host: &Handle, near: &End, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
     for (Setting { protocol, key, value, .. }, _) in near.wrong_settings() {
         sysctl::set(&sysctl::of_interface(*protocol, &near.name, key), &value.to_string())?;
     }
     for held in address::of(host, near.index).await? {
         address::remove(host, &held).await?;
     }
-    if near.alias != name {
-        let aliased = LinkUnspec::new_with_index(near.index).alias(&*name).build();
-        let done = host.link().set(aliased).execute().await;
-        done.map_err(|error| fault(format_args!("giving link {name} its alias"), &error))?;
+    if !near.up || near.mac != HOST_MAC.0 {
+        let set = LinkUnspec::new_with_index(near.index).address(HOST_MAC.0.into()).up().build();
+        let done = host.link().set(set).execute().await;
+        done.map_err(|error| fault(format_args!("setting link {} up", near.name), &error))?;
     }
-    set_up(host, near, wanted.mtu, HOST_MAC).await?;
     let address = Ipv4Addr::from(wanted.address);
-    neighbour::ensure(host, &(near.index, address, far_mac(wanted.address).into())).await?;
+    neighbour::ensure_learning(host, &(near.index, address, far.mac.clone())).await?;
     route::ensure(host, &route::Entry::to_container(address, near.index)).await
+}
+
+/// What says that all is done comes last: the MTU, which the far end is given with it, and the alias, with which it is set
+/// up once.
+async fn finish(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
+    let name = link_name(wanted.address);
+    if near.is_finished(wanted) && near.mtu == wanted.mtu {
+        return Ok(());
+    }
+    let set = LinkUnspec::new_with_index(near.index).mtu(wanted.mtu).alias(&*name).build();
+    let done = host.link().set(set).execute().await;
+    done.map_err(|error| fault(format_args!("giving link {name} its alias and mtu {}", wanted.mtu), &error))
 }
 
 /// Waits until both ends send. After an end comes up the kernel starts it in its own time, and until then
@@ -471,16 +481,6 @@ async fn settle(host: &Handle, near: &End, inside: &Handle, far: &End) -> Result
         sleep(Duration::from_millis(2)).await;
     }
     Err(found(FaultKind::Outdated, format!("link {} is up and sends nothing", near.name)))
-}
-
-/// Gives one end its MTU and MAC and brings it up.
-pub async fn set_up(handle: &Handle, end: &End, mtu: u32, mac: [u8; 6]) -> Result<(), Fault> {
-    if end.up && end.mtu == mtu && end.mac == mac {
-        return Ok(());
-    }
-    let set = LinkUnspec::new_with_index(end.index).mtu(mtu).address(mac.into()).up().build();
-    let done = handle.link().set(set).execute().await;
-    done.map_err(|error| fault(format_args!("setting link {} up with mtu {mtu}", end.name), &error))
 }
 
 /// A MAC as it is usually written.
@@ -499,10 +499,5 @@ mod tests {
         for name in ["wv0a2001", "wv0A200102", "wv+a200102", "wvlan0", "eth0", "wv"] {
             assert_eq!(served_by(name), None, "{name}");
         }
-    }
-
-    #[test]
-    fn the_far_end_s_mac_follows_from_the_address() {
-        assert_eq!(mac_text(&far_mac("10.32.1.2".parse().unwrap())), "02:67:0a:20:01:02");
     }
 }

@@ -46,6 +46,7 @@ mod path;
 mod raw;
 pub mod removal;
 mod route;
+mod source;
 mod sysctl;
 mod tracking;
 pub mod uplink;
@@ -112,6 +113,7 @@ impl Kernel {
             sysctls: sysctl::observe(wanted.sysctls.keys())?,
             rules,
             forward,
+            gateway: seen.addresses.iter().any(address::is_gateway),
             blocks: seen.routes.blocks(),
             gone: gone(wanted, &links),
             links,
@@ -161,6 +163,7 @@ impl Kernel {
             }
             Action::OpenForward { uplinks } => forward::open(uplinks).await,
             Action::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
+            Action::AddGateway => address::add_gateway(host).await,
             Action::CreateLink { .. } | Action::MendLink { .. } => {
                 let ended = pin!(self.apply_to_links(vec![action.clone()]).await).next().await;
                 ended.map_or(Ok(()), |(_, result)| result)
@@ -169,6 +172,7 @@ impl Kernel {
                 let mut results = self.remover().remove(BTreeSet::from([*address])).await;
                 results.remove(address).unwrap_or(Ok(()))
             }
+            Action::DeleteGateway => address::remove_gateway(host).await,
             Action::DeleteBlock(cidr) => route::remove(host, &route::Entry::block(*cidr)).await,
             Action::CloseForward => forward::close().await,
             Action::DeleteRules => self.nft.delete().await,
@@ -211,14 +215,14 @@ impl Kernel {
 
 /// Makes or mends a link, on a thread of its own.
 async fn link_action(action: &Action) -> Result<(), Fault> {
-    let (Action::CreateLink { address, netns, mtu, range } | Action::MendLink { address, netns, mtu, range }) =
-        action.clone()
+    let (Action::CreateLink { address, netns, mtu, range, far }
+    | Action::MendLink { address, netns, mtu, range, far }) = action.clone()
     else {
         return Err(not_here(action));
     };
     let what = format!("making link {}", link_name(address));
     let work = async move |visitor: visit::Visitor| {
-        link::ensure(&visitor, &Wanted { address, netns: &netns, mtu, range }).await
+        link::ensure(&visitor, &Wanted { address, netns: &netns, mtu, range, far: &far }).await
     };
     visit::apart(&what, bound::CHANGE, work).await
 }
@@ -237,23 +241,20 @@ async fn observe_links(
     let ours = seen.ours();
     let (mut links, mut visits) = (BTreeMap::new(), Vec::new());
     for (&address, &end) in &ours {
-        let mut link = Link { netns: None, mtu: end.mtu, range: Ipv4Net::default(), faults: Vec::new() };
+        let mut link = Link { mtu: end.mtu, ..Link::default() };
         if let Some(wanted) = wanted.links.get(&address)
             && let Some(netns) = &wanted.netns
         {
-            let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range };
-            link.range = wanted.range;
+            let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range, far: &wanted.far };
+            (link.range, link.far) = (wanted.range, wanted.far.clone());
             link.netns = known.netns(address, end, wanted).cloned();
             if link.netns.is_none() || scope != Scope::Changed {
                 link.faults = seen.faults(end, &right);
             }
             if link.netns.is_none() {
-                visits.push(Visit {
-                    address,
-                    end: end.clone(),
-                    wanted: wanted.clone(),
-                    netns: netns.clone(),
-                });
+                let mac = seen.mac_of(end, address).map(Into::into);
+                let (end, wanted, netns) = (end.clone(), wanted.clone(), netns.clone());
+                visits.push(Visit { address, end, wanted, netns, mac });
             }
         }
         links.insert(address, link);
@@ -288,15 +289,17 @@ struct Visit {
     end: End,
     wanted: Link,
     netns: Netns,
+    /// Where the host finds the container.
+    mac: Option<Vec<u8>>,
 }
 
 /// The namespace of a link where it was found, and what is wrong with the far end. A namespace that cannot be looked into
 /// is a fault of its link, not of the look.
 async fn look_inside(visitor: &Visitor, visit: &Visit) -> Result<(Netns, Vec<String>), Fault> {
-    let Visit { address, end, wanted, netns } = visit;
-    let right = Wanted { address: *address, netns, mtu: wanted.mtu, range: wanted.range };
+    let Visit { address, end, wanted, netns, mac } = visit;
+    let right = Wanted { address: *address, netns, mtu: wanted.mtu, range: wanted.range, far: &wanted.far };
     let inside = visitor.enter(netns)?;
-    let faults = far::faults(&inside, end, &right).await?;
+    let faults = far::faults(&inside, end, &right, mac.as_deref()).await?;
     Ok((inside.netns, faults))
 }
 

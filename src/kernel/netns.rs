@@ -26,12 +26,11 @@ use super::{
     address,
     bound::VISIT,
     fault::{Cause, fault, found},
-    link::{self, FAR_NAME, far_mac},
-    visit, ways,
+    link, visit, ways,
 };
 use crate::{
     addr::Address,
-    state::{Fault, FaultKind, Netns},
+    state::{Fault, FaultKind, Mac, Netns},
 };
 
 /// `SO_NETNS_COOKIE`: the same on every architecture that EC2 offers.
@@ -48,15 +47,16 @@ nix::getsockopt_impl!(
     nix::sys::socket::sockopt::GetStruct<u64>
 );
 
-/// A namespace, and the address of the link of ours that leads into it where that was asked for and there is one.
+/// A namespace, and the address of the link of ours that leads into it and ends in an interface, where that was asked for and there
+/// is one.
 pub type Found = (Netns, Option<Address>);
 
 /// The namespace that a target leads to; waits for it no longer than for any look into a container.
-pub async fn find(target: String, by_link: bool) -> Result<Found, Fault> {
+pub async fn find(target: String, interface: Option<String>) -> Result<Found, Fault> {
     let what = format!("looking for the network namespace of {target}");
     let work = async move |_| {
         let netns = of_target(&target)?;
-        let link = if by_link { link_into(&netns) } else { None };
+        let link = interface.and_then(|interface| link_into(&netns, &interface));
         Ok((netns, link))
     };
     visit::apart(&what, VISIT, work).await
@@ -80,22 +80,24 @@ pub fn of_target(target: &str) -> Result<Netns, Fault> {
     Ok(Netns::new(boot_id(), cookie, path))
 }
 
-/// The address of the link of ours that leads into `netns`, if one does: that of its far end, provided
+/// The address of the link of ours that leads into `netns` and ends in this interface, if one does: that of its far end, provided
 /// that it bears the MAC that we derive from it.
-fn link_into(netns: &Netns) -> Option<Address> {
-    let thread = inside(open(&netns.path).ok()?, |entered| entered.ok().and_then(|()| far_address()));
+fn link_into(netns: &Netns, interface: &str) -> Option<Address> {
+    let name = interface.to_owned();
+    let thread =
+        inside(open(&netns.path).ok()?, move |entered| entered.ok().and_then(|()| far_address(&name)));
     thread.ok()?.join().ok()?
 }
 
 /// The address of the far end in the calling thread's namespace.
-fn far_address() -> Option<Address> {
+fn far_address(name: &str) -> Option<Address> {
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build().ok()?;
     let look = async {
         let (connection, handle, _) = new_connection_with_strict_check().ok()?;
         tokio::spawn(connection);
-        let far = link::find(&handle, FAR_NAME).await.ok()??;
+        let far = link::find(&handle, name).await.ok()??;
         let held = address::inside(&handle, far.index).await.ok()?;
-        let ours = |address: &Address| far_mac(*address) == far.mac[..];
+        let ours = |address: &Address| Mac::of(*address).0 == far.mac[..];
         held.iter().filter_map(address::ip).find_map(|ip| match ip {
             IpAddr::V4(ip) => Some(Address::from(ip)).filter(ours),
             IpAddr::V6(_) => None,

@@ -153,7 +153,13 @@ impl Entry {
         (table != LOCAL && !cloned).then_some(Row { entry, interfaces, nexthop, table })
     }
 
-    fn message(&self) -> RouteMessage {
+    /// The route in a message of the kernel's, whatever its table.
+    pub fn read_of(message: &RouteMessage) -> Option<Entry> {
+        Entry::read(message).map(|row| row.entry)
+    }
+
+    /// As the kernel is told of it, in the main table.
+    pub fn message(&self) -> RouteMessage {
         let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(self.destination.network(), self.destination.prefix_len())
             .kind(self.kind)
@@ -270,6 +276,15 @@ impl Table {
         question.attributes.push(RouteAttribute::Oif(interface));
         let dump = handle.route().get(question).execute();
         Ok(Table::of(bound::all(dump, "routes", READ_MAX).await?))
+    }
+
+    /// Our routes in the main table of a container, by such a handle.
+    pub async fn ours(handle: &Handle) -> Result<Table, Fault> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = AddressFamily::Inet;
+        question.header.table = RouteHeader::RT_TABLE_MAIN;
+        question.header.protocol = PROTOCOL.into();
+        Ok(Table::of(bound::all(handle.route().get(question).execute(), "routes", READ_MAX).await?))
     }
 
     /// Where the main table of a container begins, by such a handle: with its default routes. The rest of it may still

@@ -21,6 +21,10 @@ impl Node {
         match request {
             Request::Status => self.answer(id, Ok(Response::Status(Box::new(self.status())))),
             Request::Confirm => self.on_confirm(id),
+            Request::CanConnect => {
+                let answer = self.can_connect();
+                self.answer(id, answer);
+            }
             Request::ShowRing => self.answer(id, Ok(Response::Ring(self.pieces()))),
             Request::Free { ident, address } => self.on_free(id, &ident, address),
             Request::Lookup { ident } => {
@@ -31,7 +35,10 @@ impl Node {
             _ if self.waiting.is_full() => self.answer(id, Err(busy())),
             Request::Apply => self.on_apply(id),
             Request::AwaitReady => self.waiting.add(self.now, id, Waiter::Ready),
-            Request::Attach { .. } | Request::Allocate { .. } | Request::Claim { .. }
+            Request::Attach { .. }
+            | Request::Connect { .. }
+            | Request::Allocate { .. }
+            | Request::Claim { .. }
                 if self.leave != Leave::No =>
             {
                 self.answer(id, Err(leaving()));
@@ -40,6 +47,13 @@ impl Node {
                 Ok(subnet) => self.on_attach(id, netns, link, name, subnet),
                 Err(refusal) => self.answer(id, Err(refusal)),
             },
+            Request::Connect { netns, link, wish } => self.on_connect(id, netns, link, wish),
+            Request::Check { key, netns } => self.on_check(id, &key, &netns),
+            Request::Collect => {
+                self.converge.host.look_by(self.now);
+                self.waiting.add(self.now, id, Waiter::Looked);
+                self.disturbed = true;
+            }
             Request::Detach { target } => self.on_detach(id, &target),
             Request::Examine => self.tell_anew(id, Sight::Status),
             Request::Plan => self.tell_anew(id, Sight::Plan),
@@ -64,13 +78,16 @@ impl Node {
 
     pub(super) fn on_cancelled(&mut self, id: RequestId) {
         self.withdraw_order(id);
+        if let Some(waiter) = self.waiting.take(id) {
+            self.undo_connect(&waiter);
+        }
         for ticket in self.waiting.cancel(id) {
             self.take_back(ticket);
         }
     }
 
     /// The addresses of what a caller names, if it names any.
-    fn named_subnet(&self, pool: Option<Pool>) -> Result<Option<Ipv4Net>, Refusal> {
+    pub(super) fn named_subnet(&self, pool: Option<Pool>) -> Result<Option<Ipv4Net>, Refusal> {
         let name = match pool {
             None => return Ok(None),
             Some(Pool::Cidr(cidr)) => return Ok(Some(cidr)),
@@ -235,14 +252,13 @@ pub(super) fn refused(refused: &Refused) -> Refusal {
         Refused::NothingHeld { .. } | Refused::NotHeld { .. } | Refused::UnknownPeer { .. } => {
             RefusalKind::NotFound
         }
+        Refused::InUse { .. } | Refused::OwnedByPeer { .. } => RefusalKind::Taken,
         Refused::OutOfRange { .. }
         | Refused::TooSmall { .. }
         | Refused::Reserved { .. }
         | Refused::Myself { .. } => RefusalKind::Invalid,
         Refused::Leaving
         | Refused::Exhausted { .. }
-        | Refused::InUse { .. }
-        | Refused::OwnedByPeer { .. }
         | Refused::Avoided { .. }
         | Refused::NoRing
         | Refused::Busy { .. } => RefusalKind::Failed,

@@ -15,7 +15,7 @@ use crate::{
     addr::{Address, Range},
     ipam::{Ask, Refused, Ticket},
     plan::{Change, Plane, leads_to},
-    state::{Action, Fault, Host, Netns, link_name},
+    state::{Action, Far, Fault, Host, Netns, link_name},
 };
 
 /// The containers of this host, by the name their address is filed under.
@@ -59,11 +59,17 @@ impl Containers {
         self.parting = self.all.values().filter(|one| one.leaving).map(|one| one.ident.clone()).collect();
     }
 
-    /// The container in this namespace. One that was found by its link alone is known by the link that
+    /// The container in this namespace that is connected by this interface. One that was found by its link alone is known by the link that
     /// leads into the namespace.
-    fn of_netns(&self, netns: &Netns, link: Option<Address>) -> Option<&Attached> {
+    pub(super) fn of_netns(
+        &self,
+        netns: &Netns,
+        interface: &str,
+        link: Option<Address>,
+    ) -> Option<&Attached> {
         let staying = || self.all.values().filter(|attached| !attached.leaving);
-        let known = staying().find(|one| one.netns.as_ref().is_some_and(|own| own.is_same(netns)));
+        let is_there = |one: &&Attached| one.is_in(netns) && one.far.name == interface;
+        let known = staying().find(is_there);
         known.or_else(|| {
             staying().find(|one| one.netns.is_none() && link.is_some() && one.link_address() == link)
         })
@@ -71,7 +77,7 @@ impl Containers {
 
     /// The container in this namespace that waits for its name to become free.
     fn coming(&self, netns: &Netns) -> Option<&Attached> {
-        self.successors.values().find(|one| one.netns.as_ref().is_some_and(|own| own.is_same(netns)))
+        self.successors.values().find(|one| one.is_in(netns) && one.key.is_none())
     }
 
     /// The container that was last found by this pid or path, which leads to no namespace any more.
@@ -114,6 +120,11 @@ impl Containers {
 }
 
 impl Attached {
+    /// Whether it is in this namespace.
+    pub fn is_in(&self, netns: &Netns) -> bool {
+        self.netns.as_ref().is_some_and(|own| own.is_same(netns))
+    }
+
     /// The address that its link is made for.
     pub fn link_address(&self) -> Option<Address> {
         self.address.map(|address| address.addr().into())
@@ -149,7 +160,7 @@ impl Node {
         name: Option<String>,
         subnet: Option<Ipv4Net>,
     ) {
-        let ident = match self.containers.of_netns(&netns, link).cloned() {
+        let ident = match self.containers.of_netns(&netns, Far::NAME, link).cloned() {
             Some(attached) => {
                 if let Some(refusal) = elsewhere(&attached, subnet) {
                     return self.answer(id, Err(refusal));
@@ -197,20 +208,18 @@ impl Node {
             return Err(Refusal::new(RefusalKind::Invalid, message)
                 .hint(format!("choose another --name, or run `weavers detach {ident}`")));
         }
-        let new = Attached {
-            ident: ident.clone(),
-            named,
-            netns: Some(netns),
-            subnet,
-            address: None,
-            leaving: false,
-        };
-        if leaving.is_some() {
-            self.containers.successors.insert(ident.clone(), new);
+        let new = Attached { ident: ident.clone(), named, netns: Some(netns), subnet, ..Attached::default() };
+        self.let_in(new);
+        Ok(ident)
+    }
+
+    /// Connects a container, or lets it wait until nobody has its name any more.
+    pub(super) fn let_in(&mut self, new: Attached) {
+        if self.containers.all.contains_key(&new.ident) {
+            self.containers.successors.insert(new.ident.clone(), new);
         } else {
             self.take_in(new);
         }
-        Ok(ident)
     }
 
     fn take_in(&mut self, new: Attached) {
@@ -218,10 +227,15 @@ impl Node {
         self.ask_for_address(new);
     }
 
-    fn ask_for_address(&mut self, Attached { ident, subnet, .. }: Attached) {
+    fn ask_for_address(&mut self, Attached { ident, subnet, wanted, .. }: Attached) {
         let ticket = self.waiting.ticket(Purpose::Attach(ident.clone()));
         let subnet = subnet.unwrap_or(self.config.ipam.default_subnet);
-        self.put(ticket, Ask::Allocate { ident, subnet });
+        let claim = |address: Address| Ipv4Net::new_assert(address.into(), subnet.prefix_len());
+        let ask = match wanted {
+            Some(address) => Ask::Claim { address: claim(address), ident },
+            None => Ask::Allocate { ident, subnet },
+        };
+        self.put(ticket, ask);
     }
 
     /// Puts a question to the address manager, as soon as it is known which addresses the links of this
@@ -251,10 +265,8 @@ impl Node {
             }
             Err(refused) => {
                 self.forget(&ident);
-                let waiters = self.waiting.take_where(|w| *w == Waiter::Attach { ident: ident.clone() });
-                for id in waiters {
-                    let refusal = super::asked::refused(&refused);
-                    self.answer(id, Err(refusal));
+                for id in self.waiting.take_where(|waiter| waiter.is_attaching(&ident)) {
+                    self.answer(id, Err(super::asked::refused(&refused)));
                 }
             }
         }
@@ -263,7 +275,7 @@ impl Node {
 
     pub(super) fn on_detach(&mut self, id: RequestId, target: &Container) {
         let attached = match target {
-            Container::Netns { netns, link } => self.containers.of_netns(netns, *link),
+            Container::Netns { netns, link } => self.containers.of_netns(netns, Far::NAME, *link),
             Container::Name(name) => {
                 self.containers.all.get(name).or_else(|| self.containers.of_dead_path(name))
             }
@@ -309,7 +321,7 @@ impl Node {
         }
     }
 
-    fn remember(&mut self, attached: Attached) {
+    pub(super) fn remember(&mut self, attached: Attached) {
         self.ledger.write(Write::attached(&attached.ident, Some(&attached)));
         self.containers.all.insert(attached.ident.clone(), attached);
         self.let_out(Effect::ContainerKept);
@@ -362,8 +374,7 @@ impl Node {
             let cidr = Ipv4Net::new_assert(address.into(), range.prefix_len());
             let ident = format!("found-{}", link_name(address));
             self.ipam.adopt(&ident, cidr);
-            let (named, netns, subnet, leaving) = (false, None, None, false);
-            self.remember(Attached { ident, named, netns, subnet, address: Some(cidr), leaving });
+            self.remember(Attached { ident, address: Some(cidr), ..Attached::default() });
         }
     }
 
@@ -475,7 +486,7 @@ fn is_on_link(change: &Change, address: Address) -> bool {
 }
 
 /// Why a container that is attached does not do where an address of `subnet` is asked for.
-fn elsewhere(attached: &Attached, subnet: Option<Ipv4Net>) -> Option<Refusal> {
+pub(super) fn elsewhere(attached: &Attached, subnet: Option<Ipv4Net>) -> Option<Refusal> {
     let (address, subnet) = (attached.address?.addr(), subnet?);
     if subnet.contains(&address) {
         return None;

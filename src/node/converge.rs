@@ -274,7 +274,10 @@ impl Converge {
     /// guards links goes after the last of them.
     fn may_begin(&self, plane: &Plane, action: &Action) -> bool {
         let Some(link) = link_of(action) else {
-            let last = matches!(action, Action::DeleteBlock(_) | Action::CloseForward | Action::DeleteRules);
+            let last = matches!(
+                action,
+                Action::DeleteGateway | Action::DeleteBlock(_) | Action::CloseForward | Action::DeleteRules
+            );
             let removing = last && self.is_busy(|busy| *busy == Plane::Removal);
             return !removing && self.work.get(plane).is_none_or(|work| work.in_flight.is_empty());
         };
@@ -472,9 +475,11 @@ fn written(action: &Action) -> Option<((TableId, Ipv4Net), Option<&InterfaceId>)
         | Action::OpenForward { .. }
         | Action::DisableCheck { .. }
         | Action::AddBlock(_)
+        | Action::AddGateway
         | Action::CreateLink { .. }
         | Action::MendLink { .. }
         | Action::DeleteLink(_)
+        | Action::DeleteGateway
         | Action::DeleteBlock(_)
         | Action::CloseForward
         | Action::DeleteRules => None,
@@ -491,6 +496,8 @@ fn link_of(action: &Action) -> Option<Address> {
         | Action::LoadRules(_)
         | Action::OpenForward { .. }
         | Action::AddBlock(_)
+        | Action::AddGateway
+        | Action::DeleteGateway
         | Action::DeleteBlock(_)
         | Action::CloseForward
         | Action::DeleteRules
@@ -529,11 +536,13 @@ fn is_removal(action: &Action) -> bool {
         | Action::OpenForward { .. }
         | Action::DisableCheck { .. }
         | Action::AddBlock(_)
+        | Action::AddGateway
         | Action::CreateLink { .. }
         | Action::MendLink { .. }
         | Action::ReplaceRoute { .. }
         | Action::CreateRoute { .. }
         | Action::DeleteLink(_)
+        | Action::DeleteGateway
         | Action::CloseForward
         | Action::DeleteRules => false,
     }
@@ -545,7 +554,7 @@ mod tests {
         super::view::{PAUSE_MAX, PAUSE_MIN},
         *,
     };
-    use crate::state::{Forward, Isolation, Netns, Rules};
+    use crate::state::{Far, Forward, Isolation, Netns, Rules};
 
     const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -836,8 +845,8 @@ mod tests {
         let netns = Netns::new("boot", 1, "/run/netns/a");
         let (mtu, range) = (1500, cidr("10.32.0.0/12"));
         match is_there {
-            true => Action::MendLink { address, netns, mtu, range },
-            false => Action::CreateLink { address, netns, mtu, range },
+            true => Action::MendLink { address, netns, mtu, range, far: Far::default() },
+            false => Action::CreateLink { address, netns, mtu, range, far: Far::default() },
         }
     }
 

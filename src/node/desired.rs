@@ -9,7 +9,7 @@ use crate::{
     addr::{Address, Range, join},
     config::{Config, SourceDestCheck},
     peer::PeerName,
-    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Netns, Rules, TableId},
+    state::{Desired, DesiredVpc, Far, Host, InterfaceId, Link, Netns, Rules, TableId},
 };
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
@@ -81,6 +81,7 @@ impl Ground<'_> {
         Host {
             sysctls: self.sysctls(),
             rules: rules(self.config, self.seen),
+            gateway: true,
             blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
             links: self.links(),
             ..Host::default()
@@ -105,18 +106,20 @@ impl Ground<'_> {
         let links = wanted.links.into_iter().filter(|(address, _)| seen.links.contains_key(address));
         let blocks = seen.blocks.iter().filter(|block| !takes(block)).copied().collect();
         match seen.links.is_empty() {
-            true => Host { rules: seen.rules.clone(), blocks, ..Host::default() },
+            true => Host { rules: seen.rules.clone(), gateway: seen.gateway, blocks, ..Host::default() },
             false => Host { links: links.collect(), blocks, ..wanted },
         }
     }
 
     fn links(&self) -> BTreeMap<Address, Link> {
-        let of = |attached: &&Attached| Some((attached.link_address()?, attached.netns.clone()));
-        let canary = self.canary.clone().map(|(address, netns)| (address, Some(netns)));
         let (mtu, range) = (link_mtu(self.config, self.seen), self.config.ipam.range);
-        let link = |netns| Link { netns, mtu, range, faults: Vec::new() };
-        let all = self.linked.iter().filter_map(of).chain(canary);
-        all.map(|(address, netns)| (address, link(netns))).collect()
+        let usual = |netns| Link { netns, mtu, range, far: Far::default(), faults: Vec::new() };
+        let of = |attached: &&Attached| {
+            let (mtu, far) = (attached.mtu.unwrap_or(mtu), attached.far.clone());
+            Some((attached.link_address()?, Link { mtu, far, ..usual(attached.netns.clone()) }))
+        };
+        let canary = self.canary.clone().map(|(address, netns)| (address, usual(Some(netns))));
+        self.linked.iter().filter_map(of).chain(canary).collect()
     }
 
     fn vpc(&self) -> Option<DesiredVpc> {

@@ -185,9 +185,11 @@ fn key(action: &Action) -> Option<Key> {
         | Action::OpenForward { .. }
         | Action::DisableCheck { .. }
         | Action::AddBlock(_)
+        | Action::AddGateway
         | Action::CreateLink { .. }
         | Action::MendLink { .. }
         | Action::DeleteLink(_)
+        | Action::DeleteGateway
         | Action::DeleteBlock(_)
         | Action::CloseForward
         | Action::DeleteRules => None,

@@ -49,6 +49,8 @@ fn linked(action: &Action) -> Option<Address> {
         | Action::CreateRoute { .. }
         | Action::DeleteRoute { .. }
         | Action::AddBlock(_)
+        | Action::AddGateway
+        | Action::DeleteGateway
         | Action::DeleteBlock(_)
         | Action::SetSysctl { .. }
         | Action::LoadRules(_)
@@ -74,6 +76,8 @@ fn concerned(change: &mut Change, containers: &ByAddress<'_>, vpc: Option<&Vpc>)
         | Action::LoadRules(_)
         | Action::OpenForward { .. }
         | Action::DisableCheck { .. }
+        | Action::AddGateway
+        | Action::DeleteGateway
         | Action::CloseForward
         | Action::DeleteRules => names(containers.values().collect()),
     };

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use crate::{
+    addr::Address,
     ipam::{self, Record, reclaim},
     peer::{PeerName, PeerUid},
-    state::{InterfaceId, Netns, TableId},
+    state::{Far, InterfaceId, Key, Netns, TableId},
 };
 
 /// One change of the store. All changes of one save are made together or not at all.
@@ -33,7 +34,7 @@ pub struct Identity {
 }
 
 /// A container that was attached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attached {
     /// The name its address is filed under.
     pub ident: String,
@@ -49,6 +50,18 @@ pub struct Attached {
     /// It was detached, or is gone: its address is free once its link was seen gone.
     #[serde(default)]
     pub leaving: bool,
+    /// What its runtime knows it by.
+    #[serde(default)]
+    pub key: Option<Key>,
+    /// The one address that it is to have.
+    #[serde(default)]
+    pub wanted: Option<Address>,
+    /// Its end of the link.
+    #[serde(default)]
+    pub far: Far,
+    /// MTU of its link, if not that of all.
+    #[serde(default)]
+    pub mtu: Option<u32>,
 }
 
 /// What the last look at the route tables showed of this host's own routes: enough to know, before the next look succeeds, for which

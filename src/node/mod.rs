@@ -13,7 +13,8 @@ mod asked;
 mod attach;
 mod canary;
 mod compare;
-pub mod converge;
+pub mod connect;
+mod converge;
 mod desired;
 mod discovery;
 mod drift;
@@ -539,7 +540,12 @@ fn promises(answer: &Result<Response, Refusal>) -> bool {
     match answer {
         Ok(Response::Status(_) | Response::Plan(_) | Response::Ring(_)) => false,
         Ok(Response::Explanation(_) | Response::Permissions(_)) | Err(_) => false,
-        Ok(Response::Attached { .. } | Response::Addresses(_) | Response::Moved { .. }) => true,
+        Ok(
+            Response::Attached { .. }
+            | Response::Connected(_)
+            | Response::Addresses(_)
+            | Response::Moved { .. },
+        ) => true,
         Ok(Response::Absent | Response::Done) => true,
     }
 }

@@ -7,7 +7,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{explain::Explanation, status::Status};
-use crate::{addr::Address, peer::PeerName, plan::Plan, state::Netns};
+use crate::{
+    addr::Address,
+    peer::PeerName,
+    plan::Plan,
+    state::{Key, Mac, Netns},
+};
 
 /// Names one question, so that its answer finds the way back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,6 +36,15 @@ pub enum Request {
     /// Connect a network namespace; answered when packets can flow. `link` is the address of the link of
     /// ours that leads into it already, if one does.
     Attach { netns: Netns, link: Option<Address>, name: Option<String>, subnet: Option<Pool> },
+    /// Connect an interface that a runtime asks for, as [`Wish`] says; answered when packets can flow. Where they cannot, or nobody
+    /// waits any more, nothing is left. `link` is the address of the link of ours that ends in it already, if one does.
+    Connect { netns: Netns, link: Option<Address>, wish: Wish },
+    /// Whether the interface of this key is as it was made; by a look begun now.
+    Check { key: Key, netns: Netns },
+    /// Whether a container that is connected now would be reached, from what is known.
+    CanConnect,
+    /// Look for containers whose namespace is gone, and let go of them.
+    Collect,
     /// Disconnect a network namespace, by itself or by the name it was attached under.
     Detach { target: Container },
     /// Who owns what.
@@ -58,6 +72,25 @@ pub enum Request {
     Drain,
     /// Undo everything on this host, and give all ranges away.
     Reset,
+}
+
+/// What a runtime asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// What it will know it by. The interface is to be named so.
+    pub key: Key,
+    /// The one address that it is to have; otherwise any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
+    /// The MAC address that it is to have; otherwise one that follows from the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// The MTU of its link; otherwise that of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Where its address is to come from; otherwise the default subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Pool>,
 }
 
 /// Where an address is to come from.
@@ -98,6 +131,8 @@ pub enum Response {
     Plan(Box<Plan>),
     /// To `Attach`: the address, with the length of the container range.
     Attached { address: Ipv4Net, mtu: u32 },
+    /// To `Connect` and `Check`.
+    Connected(Connected),
     /// To `ShowRing`: pieces in ascending order.
     Ring(Vec<Piece>),
     /// To `Explain`.
@@ -112,6 +147,19 @@ pub enum Response {
     Absent,
     /// To the rest.
     Done,
+}
+
+/// An interface that a runtime asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connected {
+    /// Its address.
+    pub address: Address,
+    /// The MAC address that it was made with.
+    pub mac: Mac,
+    /// The MTU of its link.
+    pub mtu: u32,
+    /// The host's end of its link.
+    pub link: String,
 }
 
 /// A piece of the ring.
@@ -198,6 +246,8 @@ pub enum RefusalKind {
     Untimely,
     /// The configuration file cannot be adopted (exit code 78).
     Config,
+    /// What it asks for is somebody else's: the address, the interface.
+    Taken,
     /// It could not be done.
     Failed,
 }

@@ -24,6 +24,8 @@ const LOOKS: Duration = Duration::from_secs(3);
 const HAND_OVER: Duration = Duration::from_secs(10);
 /// Time between the looks that show how far it is.
 const HAND_OVER_LOOKS: Duration = Duration::from_secs(1);
+/// How long a runtime's question may take: it gives up after 30 s, and is to hear why before.
+const PATIENCE_OF_RUNTIMES: Duration = Duration::from_secs(25);
 /// How many may wait at once.
 const WAITERS_MAX: usize = 10_000;
 
@@ -38,6 +40,13 @@ pub enum Waiter {
     Looks(Sight),
     /// That packets of this container flow.
     Attach { ident: String },
+    /// That packets of this container, which a runtime asked for, flow. One that was made for that is not to be left where they
+    /// cannot.
+    Connect { ident: String, made: bool },
+    /// The same of one that was connected before, by a look begun now.
+    Check { ident: String },
+    /// That a look at the host begun now has ended.
+    Looked,
     /// That the link of this address is gone.
     Detach { address: Address },
     /// That the peers have agreed, in a decision not before `since`, who takes over what this peer owned.
@@ -116,6 +125,11 @@ impl Waiting {
         self.drop_tickets(|purpose| *purpose == Purpose::Request(id))
     }
 
+    /// Forgets who asked, and says for what they waited.
+    pub fn take(&mut self, id: RequestId) -> Option<Waiter> {
+        self.waiters.remove(&id).map(|(_, waiter)| Arc::unwrap_or_clone(waiter))
+    }
+
     /// Whether this one waits for an answer.
     pub fn is_waiting(&self, id: RequestId) -> bool {
         self.waiters.contains_key(&id)
@@ -163,11 +177,20 @@ impl Waiting {
 }
 
 impl Waiter {
+    /// Whether it waits for this container to be connected.
+    pub fn is_attaching(&self, of: &str) -> bool {
+        match self {
+            Waiter::Attach { ident } | Waiter::Connect { ident, .. } | Waiter::Check { ident } => ident == of,
+            _ => false,
+        }
+    }
+
     fn deadline(&self, since: Timestamp) -> Option<Timestamp> {
         match self {
             Waiter::Converged(_) | Waiter::Ready => None,
             Waiter::Attach { .. } | Waiter::Detach { .. } | Waiter::Forget { .. } => Some(since + PATIENCE),
-            Waiter::Looks(_) => Some(since + LOOKS),
+            Waiter::Connect { .. } | Waiter::Check { .. } => Some(since + PATIENCE_OF_RUNTIMES),
+            Waiter::Looks(_) | Waiter::Looked => Some(since + LOOKS),
             Waiter::Drain { .. } | Waiter::Reset => Some(since + HAND_OVER),
         }
     }
@@ -183,6 +206,9 @@ impl Node {
             let Some(result) = self.result(since, &waiter, late) else { continue };
             self.waiting.waiters.remove(&id);
             let finished = *waiter == Waiter::Reset && result.is_ok();
+            if result.is_err() {
+                self.undo_connect(&waiter);
+            }
             self.answer(id, result);
             if finished {
                 self.let_out(super::Effect::Finish);
@@ -202,6 +228,14 @@ impl Node {
                 (late || (unseen.is_empty() && probed)).then(|| Ok(self.told(sight, &unseen)))
             }
             Waiter::Attach { ident } => self.attached(ident, late),
+            Waiter::Connect { ident, .. } => self.connected(ident, late),
+            Waiter::Check { ident } => {
+                let looked = late || self.converge.host.has_ended_since(since);
+                looked.then(|| self.connected(ident, late)).flatten()
+            }
+            Waiter::Looked => {
+                (late || self.converge.host.has_ended_since(since)).then_some(Ok(Response::Done))
+            }
             Waiter::Detach { address } => {
                 let host = self.converge.host.seen();
                 let gone = host.is_some_and(|host| !host.links.contains_key(address))
@@ -311,7 +345,7 @@ impl Node {
         None
     }
 
-    fn attached(&self, ident: &str, late: bool) -> Option<Result<Response, Refusal>> {
+    pub(super) fn attached(&self, ident: &str, late: bool) -> Option<Result<Response, Refusal>> {
         let Some(attached) = self.containers.all().get(ident) else {
             let message = format!("`{ident}` was detached before it was connected");
             return Some(Err(Refusal::new(RefusalKind::Failed, message)));

@@ -14,6 +14,7 @@ pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
     rules(desired, actual, plan);
     forward(desired, actual, plan);
     blocks(desired, actual, plan);
+    gateway(desired, actual, plan);
     links(desired, actual, plan);
     plan.conflicts.extend(actual.foreign.iter().map(|(&destination, target)| Conflict {
         place: "host".into(),
@@ -70,6 +71,14 @@ fn blocks(desired: &Host, actual: &Host, plan: &mut Plan) {
     }
 }
 
+fn gateway(desired: &Host, actual: &Host, plan: &mut Plan) {
+    match (desired.gateway, actual.gateway) {
+        (true, false) => plan.push(Action::AddGateway, "", "containers ask for its MAC address"),
+        (false, true) => plan.push(Action::DeleteGateway, "lo", "no longer wanted"),
+        (true, true) | (false, false) => {}
+    }
+}
+
 fn links(desired: &Host, actual: &Host, plan: &mut Plan) {
     // Rules that name no uplink fence nothing.
     let fenced = desired.rules.as_ref().is_some_and(|rules| !rules.uplinks.is_empty());
@@ -88,8 +97,8 @@ fn links(desired: &Host, actual: &Host, plan: &mut Plan) {
 
 fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change> {
     let netns = wanted.netns.clone()?;
-    let (mtu, range) = (wanted.mtu, wanted.range);
-    let create = Action::CreateLink { address, netns: netns.clone(), mtu, range };
+    let (mtu, range, far) = (wanted.mtu, wanted.range, wanted.far.clone());
+    let create = Action::CreateLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
     match found {
         None => Some(Change::new(create, "", "attached")),
         Some(Link { netns: Some(other), .. }) if !other.is_same(&netns) => {
@@ -100,7 +109,7 @@ fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change>
             if found.mtu != mtu {
                 faults.insert(0, format!("mtu {} -> {mtu}", found.mtu));
             }
-            let mend = Action::MendLink { address, netns, mtu, range };
+            let mend = Action::MendLink { address, netns, mtu, range, far };
             (!faults.is_empty()).then(|| Change::new(mend, "link", faults.join(", ")))
         }
     }

@@ -131,8 +131,10 @@ impl Plane {
             | Action::LoadRules(_)
             | Action::OpenForward { .. }
             | Action::AddBlock(_)
+            | Action::AddGateway
             | Action::CreateLink { .. }
             | Action::MendLink { .. }
+            | Action::DeleteGateway
             | Action::DeleteBlock(_)
             | Action::CloseForward
             | Action::DeleteRules => Plane::Host,
@@ -150,12 +152,14 @@ fn step(action: &Action) -> u8 {
         Action::OpenForward { .. } => 2,
         Action::DisableCheck { .. } => 3,
         Action::AddBlock(_) => 4,
-        Action::CreateLink { .. } => 5,
-        Action::MendLink { .. } => 6,
-        Action::ReplaceRoute { .. } | Action::CreateRoute { .. } | Action::DeleteRoute { .. } => 7,
-        Action::DeleteLink(_) => 8,
-        Action::DeleteBlock(_) => 9,
-        Action::CloseForward => 10,
-        Action::DeleteRules => 11,
+        Action::AddGateway => 5,
+        Action::CreateLink { .. } => 6,
+        Action::MendLink { .. } => 7,
+        Action::ReplaceRoute { .. } | Action::CreateRoute { .. } | Action::DeleteRoute { .. } => 8,
+        Action::DeleteLink(_) => 9,
+        Action::DeleteGateway => 10,
+        Action::DeleteBlock(_) => 11,
+        Action::CloseForward => 12,
+        Action::DeleteRules => 13,
     }
 }

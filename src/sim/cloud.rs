@@ -116,9 +116,11 @@ impl Cloud {
             | Action::LoadRules(_)
             | Action::OpenForward { .. }
             | Action::AddBlock(_)
+            | Action::AddGateway
             | Action::CreateLink { .. }
             | Action::MendLink { .. }
             | Action::DeleteLink(_)
+            | Action::DeleteGateway
             | Action::DeleteBlock(_)
             | Action::CloseForward
             | Action::DeleteRules => return Err(fault(FaultKind::Invalid, "not an action of the VPC")),

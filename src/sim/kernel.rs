@@ -1,9 +1,6 @@
 //! One host's network: what `kernel` observes and changes on a real one.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
@@ -29,6 +26,7 @@ pub struct Kernel {
     sysctls: BTreeMap<String, String>,
     rules: Option<Rules>,
     forward: Forward,
+    gateway: bool,
     blocks: BTreeSet<Ipv4Net>,
     links: BTreeMap<Address, Veth>,
 }
@@ -51,6 +49,7 @@ impl Kernel {
             sysctls: BTreeMap::new(),
             rules: None,
             forward: Forward::Open,
+            gateway: false,
             blocks: BTreeSet::new(),
             links: BTreeMap::new(),
         }
@@ -90,6 +89,7 @@ impl Kernel {
                 None => self.rules.clone(),
             },
             forward: self.forward.clone(),
+            gateway: self.gateway,
             blocks: self.blocks.clone(),
             gone: gone.map(|(address, _)| *address).collect(),
             links: links.collect(),
@@ -124,10 +124,10 @@ impl Kernel {
     }
 
     fn observe_link(&self, veth: &Veth, wanted: Option<&Link>) -> Link {
-        let mut link = Link { netns: None, mtu: veth.mtu, range: veth.range, faults: Vec::new() };
+        let mut link = Link { mtu: veth.mtu, range: veth.range, ..Link::default() };
         let wanted = wanted.and_then(|wanted| Some((wanted, wanted.netns.as_ref()?)));
         let Some((wanted, netns)) = wanted else { return link };
-        link.range = wanted.range;
+        (link.range, link.far) = (wanted.range, wanted.far.clone());
         if !self.holds(netns) {
             link.faults.push("its namespace cannot be entered".to_owned());
             return link;
@@ -146,8 +146,9 @@ impl Kernel {
             Action::LoadRules(rules) => self.rules = Some(rules.clone()),
             Action::OpenForward { .. } => self.forward = Forward::Opened("DOCKER-USER".to_owned()),
             Action::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
-            Action::CreateLink { address, netns, mtu, range }
-            | Action::MendLink { address, netns, mtu, range } => {
+            Action::AddGateway => self.gateway = true,
+            Action::CreateLink { address, netns, mtu, range, .. }
+            | Action::MendLink { address, netns, mtu, range, .. } => {
                 if !self.holds(netns) {
                     return Err(Fault {
                         kind: FaultKind::Outdated,
@@ -160,6 +161,7 @@ impl Kernel {
                 self.links.insert(*address, veth);
             }
             Action::DeleteLink(address) => drop(self.links.remove(address)),
+            Action::DeleteGateway => self.gateway = false,
             Action::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),
             Action::CloseForward => self.forward = Forward::Open,
             Action::DeleteRules => self.rules = None,
@@ -222,6 +224,7 @@ impl Kernel {
     /// Somebody flushes the rules, the routes and the settings.
     pub fn flush(&mut self) {
         self.rules = None;
+        self.gateway = false;
         self.blocks.clear();
         self.sysctls.clear();
     }

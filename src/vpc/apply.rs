@@ -27,9 +27,11 @@ impl Ec2 {
             | Action::LoadRules(_)
             | Action::OpenForward { .. }
             | Action::AddBlock(_)
+            | Action::AddGateway
             | Action::CreateLink { .. }
             | Action::MendLink { .. }
             | Action::DeleteLink(_)
+            | Action::DeleteGateway
             | Action::DeleteBlock(_)
             | Action::CloseForward
             | Action::DeleteRules => return Err(not_ours(action)),

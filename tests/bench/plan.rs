@@ -124,7 +124,7 @@ fn host() -> Host {
             u64::from(number),
             format!("/run/docker/netns/{number:012x}"),
         );
-        let link = Link { netns: Some(netns), mtu: 9001, range, faults: Vec::new() };
+        let link = Link { netns: Some(netns), mtu: 9001, range, ..Link::default() };
         (Address(FIRST + (number / BLOCK) * 2 * BLOCK + number % BLOCK), link)
     };
     let blocks = (0..ROUTES / 2).map(|number| {

@@ -185,11 +185,18 @@ impl Life {
 
     fn apply(&mut self, action: &Action) {
         match action {
-            Action::CreateLink { address, netns, mtu, range } => {
-                let link = Link { netns: Some(netns.clone()), mtu: *mtu, range: *range, faults: Vec::new() };
+            Action::CreateLink { address, netns, mtu, range, far } => {
+                let link = Link {
+                    netns: Some(netns.clone()),
+                    mtu: *mtu,
+                    range: *range,
+                    far: far.clone(),
+                    faults: Vec::new(),
+                };
                 self.host.links.insert(*address, link);
             }
             Action::DeleteLink(address) => drop(self.host.links.remove(address)),
+            Action::AddGateway => self.host.gateway = true,
             Action::AddBlock(cidr) => drop(self.host.blocks.insert(*cidr)),
             _ => {}
         }

@@ -362,11 +362,17 @@ impl Host {
 
     fn apply(&mut self, action: &Action) -> Result<(), Fault> {
         match action {
-            Action::CreateLink { address, netns, mtu, range } => {
+            Action::CreateLink { address, netns, mtu, range, far } => {
                 if let Some(fault) = &self.refuses {
                     return Err(fault.clone());
                 }
-                let link = Link { netns: Some(netns.clone()), mtu: *mtu, range: *range, faults: Vec::new() };
+                let link = Link {
+                    netns: Some(netns.clone()),
+                    mtu: *mtu,
+                    range: *range,
+                    far: far.clone(),
+                    faults: Vec::new(),
+                };
                 self.links.insert(*address, link);
             }
             Action::DeleteLink(address) => drop(self.links.remove(address)),

@@ -1,6 +1,6 @@
 //! A host alone, with its kernel, and a VPC in which all is as it should be.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use weavers::{
@@ -10,7 +10,7 @@ use weavers::{
     node::{
         Input, Node, Output,
         ledger::SaveId,
-        memory::{Identity, Memory},
+        memory::{Attached, Identity, Memory},
         request::{Container, Refusal, Request, RequestId, Response},
     },
     peer::{PeerName, PeerUid},
@@ -38,23 +38,30 @@ pub struct Host {
     pub holds_links: bool,
     /// Why a look at the host fails, if it does.
     pub unreadable: Option<Fault>,
-    asked: u64,
+    pub asked: u64,
     pub answers: Vec<Result<Response, Refusal>>,
 }
 
 impl Host {
     pub fn new() -> Host {
+        Host::remembering(Vec::new())
+    }
+
+    /// One whose store holds these containers, all with an address.
+    pub fn remembering(containers: Vec<Attached>) -> Host {
         let text = "[ipam]\nrange = '10.32.0.0/12'\n[vpc]\nroute_tables = 'rtb-1'\n";
         let identity = Identity { name: US, acceptor: PeerUid(1), instance: Some("i-1".to_owned()) };
         let birth = born(identity.clone());
         let config = config::parse(text).unwrap();
         let entries = vec![Entry { token: "10.32.0.0".parse().unwrap(), owner: US, version: 1, free: 9 }];
         let ring = Ring::from_parts(US, config.ipam.range.into(), entries, vec![US]).unwrap();
+        let address = |one: &Attached| (one.ident.clone(), one.address.into_iter().collect());
+        let allocations = containers.iter().map(address).collect();
         let memory = Memory {
             identity: Some(identity),
-            ipam: Saved { ring: Some(ring), paxos: None, allocations: BTreeMap::new(), rest: Vec::new() },
+            ipam: Saved { ring: Some(ring), paxos: None, allocations, rest: Vec::new() },
             reclaim: Default::default(),
-            attached: BTreeMap::new(),
+            attached: containers.into_iter().map(|one| (one.ident.clone(), one)).collect(),
             links_known: true,
             trial: None,
             ..Memory::default()
@@ -96,7 +103,7 @@ impl Host {
         self.ask(Request::Detach { target: Container::Netns { netns: netns(number), link: None } });
     }
 
-    fn ask(&mut self, request: Request) {
+    pub fn ask(&mut self, request: Request) {
         self.asked += 1;
         self.tell(Input::Asked(RequestId(self.asked), request));
     }
@@ -150,9 +157,11 @@ impl Host {
             Action::SetSysctl { name, value } => {
                 self.kernel.sysctls.insert(name.clone(), value.clone());
             }
+            Action::AddGateway => self.kernel.gateway = true,
             Action::AddBlock(cidr) => drop(self.kernel.blocks.insert(*cidr)),
-            &Action::CreateLink { address, ref netns, mtu, range } => {
-                self.connect(address, Link { netns: Some(netns.clone()), mtu, range, faults: Vec::new() });
+            &Action::CreateLink { address, ref netns, mtu, range, ref far } => {
+                let (netns, far) = (Some(netns.clone()), far.clone());
+                self.connect(address, Link { netns, mtu, range, far, faults: Vec::new() });
             }
             Action::DeleteLink(_) if self.holds_links => return Err(fault("it is busy")),
             Action::DeleteLink(address) => drop(self.kernel.links.remove(address)),
@@ -175,7 +184,7 @@ fn vpc() -> Vpc {
     Vpc { interface, source_dest_check: Some(false), tables: [(TableId("rtb-1".to_owned()), table)].into() }
 }
 
-fn netns(number: u64) -> Netns {
+pub fn netns(number: u64) -> Netns {
     Netns::new("boot", number, format!("/run/netns/{number}"))
 }
 

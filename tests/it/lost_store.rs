@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use ipnet::Ipv4Net;
 use weavers::{
     addr::Address,
     config::{self, Config},
@@ -133,6 +132,6 @@ fn allocate() -> Request {
 
 fn host_with_a_link() -> Host {
     let address = Address::from(IN_USE.parse::<std::net::Ipv4Addr>().unwrap());
-    let link = Link { netns: None, mtu: 9000, range: Ipv4Net::default(), faults: Vec::new() };
+    let link = Link { mtu: 9000, ..Link::default() };
     Host { links: BTreeMap::from([(address, link)]), ..Host::default() }
 }

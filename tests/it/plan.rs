@@ -74,6 +74,9 @@ struct SeenHost {
     rules: Option<BTreeSet<String>>,
     /// The chain that drops our packets, and that we may amend.
     closed_by: Option<String>,
+    /// Whether it lacks the gateway's address.
+    #[serde(default)]
+    no_gateway: bool,
     #[serde(default)]
     blocks: BTreeSet<Ipv4Net>,
     #[serde(default)]
@@ -251,7 +254,7 @@ impl Case {
             let address = Some(self.with_length(container.address));
             (
                 ident.clone(),
-                Attached { ident: ident.clone(), named: true, netns, subnet: None, address, leaving: false },
+                Attached { ident: ident.clone(), named: true, netns, address, ..Attached::default() },
             )
         };
         self.facts.attached.iter().map(attached).collect()
@@ -268,6 +271,7 @@ impl Case {
             mtu: link.mtu,
             range,
             faults: link.faults.clone(),
+            ..Link::default()
         };
         Host {
             sysctls: [("net.ipv4.ip_forward".to_owned(), seen.ip_forward.clone())].into(),
@@ -279,6 +283,7 @@ impl Case {
                 isolation: self.config.ipam.isolation.clone(),
             }),
             forward: seen.closed_by.clone().map_or(Forward::Open, Forward::Closed),
+            gateway: !seen.no_gateway,
             blocks: seen.blocks.clone(),
             links: seen.links.iter().map(|(address, seen)| (*address, link(seen))).collect(),
             gone: seen.gone.clone(),

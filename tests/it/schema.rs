@@ -91,9 +91,8 @@ pub fn node_with_something_of_everything() -> Node {
         ident: "web".to_owned(),
         named: true,
         netns: Some(netns),
-        subnet: None,
         address: Some("10.32.0.1/12".parse().unwrap()),
-        leaving: false,
+        ..Attached::default()
     };
     let memory = Memory { attached: [("web".to_owned(), web)].into(), ..Memory::default() };
     let config: Config = config::parse("peers = ['10.0.0.2']").unwrap();

@@ -454,6 +454,7 @@ impl Host {
                     let seen = Network {
                         sysctls: wanted.sysctls.keys().map(|key| (key.clone(), "1".to_owned())).collect(),
                         rules: self.rules.clone(),
+                        gateway: wanted.gateway,
                         blocks: self.blocks.clone(),
                         links: self.links.clone(),
                         uplinks: [("eth0".to_owned(), 9001)].into(),
@@ -519,8 +520,14 @@ impl Host {
             Action::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
             Action::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),
             Action::LoadRules(rules) => self.rules = Some(rules.clone()),
-            Action::CreateLink { address, netns, mtu, range } => {
-                let link = Link { netns: Some(netns.clone()), mtu: *mtu, range: *range, faults: Vec::new() };
+            Action::CreateLink { address, netns, mtu, range, far } => {
+                let link = Link {
+                    netns: Some(netns.clone()),
+                    mtu: *mtu,
+                    range: *range,
+                    far: far.clone(),
+                    faults: Vec::new(),
+                };
                 self.links.insert(*address, link);
             }
             Action::DeleteLink(address) => drop(self.links.remove(address)),

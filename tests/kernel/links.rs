@@ -9,12 +9,12 @@ use std::{
 
 use weavers::{
     kernel::netns,
-    state::{Action, FaultKind, Link, Netns},
+    state::{Action, Far, FaultKind, Link, Netns},
 };
 
 use crate::{
     stories,
-    world::{Container, PATIENCE, World, at, create, crosses, mend, range, sh, udp},
+    world::{Container, PATIENCE, World, at, create, create_as, crosses, mend, range, sh, udp},
 };
 
 stories![
@@ -22,6 +22,12 @@ stories![
     a_fresh_link_has_no_fault_and_making_it_again_changes_nothing,
     every_broken_piece_is_named_and_mended,
     a_changed_mtu_is_applied_to_both_ends_in_place,
+    what_others_set_on_the_far_end_is_theirs,
+    a_container_whose_mac_is_set_goes_on_at_once,
+    a_container_whose_link_goes_down_and_up_goes_on_once_its_routes_are_back,
+    the_gateway_s_address_comes_and_goes,
+    a_far_end_has_the_name_and_the_mac_that_are_asked_for,
+    a_container_with_two_links_of_ours_is_reached_by_both,
     a_free_address_of_ours_answers_at_once,
     a_block_of_one_address_leaves_room_for_its_container,
     a_forged_source_goes_nowhere,
@@ -79,7 +85,10 @@ async fn every_broken_piece_is_named_and_mended(mut world: World) {
         ("ip link set wv0a200102 address 02:00:00:00:00:01", "mac of the host end is 02:00:00:00:00:01"),
         ("ip route del 10.32.1.2", "host route missing"),
         ("ip neigh del 10.32.1.2 dev wv0a200102", "host neighbour missing"),
-        ("ip neigh replace 10.32.1.2 lladdr 02:00:00:00:00:01 dev wv0a200102", "host neighbour missing"),
+        (
+            "ip neigh replace 10.32.1.2 lladdr 02:00:00:00:00:01 dev wv0a200102",
+            "mac of the far end is 02:67:0a:20:01:02, which the host does not know",
+        ),
         ("echo 0 > /proc/sys/net/ipv4/conf/wv0a200102/rp_filter", "rp_filter is 0"),
         ("echo 0 > /proc/sys/net/ipv4/conf/wv0a200102/forwarding", "forwarding is 0"),
         (
@@ -89,11 +98,9 @@ async fn every_broken_piece_is_named_and_mended(mut world: World) {
         ("ip link set wv0a200102 alias ''", "alias of the host end missing"),
     ];
     let inside = [
-        ("ip link set ethwe mtu 1376", "mtu of the far end is 1376"),
+        ("ip link set ethwe mtu 9100", "mtu of the far end is 9100"),
         ("ip link set ethwe down", "far end down"),
-        ("ip link set ethwe address 02:00:00:00:00:01", "mac of the far end is 02:00:00:00:00:01"),
         ("ip link set lo down", "lo down"),
-        ("echo 1 > /proc/sys/net/ipv4/conf/ethwe/rp_filter", "rp_filter of the far end is 1"),
         ("ip addr flush dev ethwe", "address missing"),
         ("ip addr del 10.32.1.2/12 dev ethwe; ip addr add 10.32.1.2/12 dev ethwe", "address missing"),
         ("ip addr del 10.32.1.2/12 dev ethwe; ip addr add 10.32.1.2/24 dev ethwe", "address missing"),
@@ -135,6 +142,103 @@ async fn a_changed_mtu_is_applied_to_both_ends_in_place(mut world: World) {
     world.apply(mend(&container, A, 9000)).await;
     assert_eq!(world.observe().await.links, world.wanted.links);
     assert!(crosses(&udp("10.0.1.11"), &held, 9000), "a socket of before the change goes on");
+}
+
+async fn what_others_set_on_the_far_end_is_theirs(mut world: World) {
+    let container = Container::new();
+    world.attach(&container, A, 9000).await;
+    container.sh("ip link set ethwe mtu 1400 address 02:00:00:00:00:01; echo 1 > /proc/sys/net/ipv4/conf/ethwe/rp_filter");
+    assert_eq!(world.faults(A).await, ["neighbour of the far end missing"], "the kernel dropped it");
+    world.apply(mend(&container, A, 9000)).await;
+    let link = container.sh("ip link show dev ethwe; cat /proc/sys/net/ipv4/conf/ethwe/rp_filter");
+    assert!(
+        link.contains("mtu 1400") && link.contains("02:00:00:00:00:01") && link.ends_with("\n1\n"),
+        "{link}"
+    );
+    assert!(crosses(&udp("10.0.1.11"), &container.udp(A), 1400));
+}
+
+async fn a_container_whose_mac_is_set_goes_on_at_once(mut world: World) {
+    let container = Container::new();
+    world.apply(Action::AddGateway).await;
+    world.attach(&container, A, 9000).await;
+    let (host, inside) = (udp("10.0.1.11"), container.udp(A));
+    assert!(crosses(&host, &inside, 9000));
+    // The very one that it has, another, and the first again. Each time the kernel forgets what is permanent.
+    for set in [
+        "ip link set ethwe address 02:67:0a:20:01:02",
+        "ip link set ethwe address 02:00:00:00:00:01",
+        "ip link set ethwe address 02:67:0a:20:01:02",
+    ] {
+        container.sh(set);
+        assert_eq!(container.sh("ip neigh show nud permanent"), "", "{set}");
+        assert!(crosses(&host, &inside, 9000), "{set}: it is reached");
+        assert!(crosses(&inside, &host, 9000), "{set}: it reaches");
+    }
+    world.apply(mend(&container, A, 9000)).await;
+    assert_ne!(container.sh("ip neigh show nud permanent"), "", "nobody need ask any more");
+}
+
+async fn a_container_whose_link_goes_down_and_up_goes_on_once_its_routes_are_back(mut world: World) {
+    let container = Container::new();
+    world.apply(Action::AddGateway).await;
+    world.attach(&container, A, 9000).await;
+    let (host, inside) = (udp("10.0.1.11"), container.udp(A));
+    container.sh("ip link set ethwe down; ip link set ethwe up");
+    assert!(!crosses(&inside, &host, 9000), "its routes are gone");
+    container.sh("ip route add default via 169.254.1.1 dev ethwe onlink");
+    tokio::time::sleep(PATIENCE).await;
+    assert!(crosses(&inside, &host, 9000), "whoever puts them back, it asks for the gateway and is answered");
+    assert!(crosses(&host, &inside, 9000));
+    container.sh("ip route del default; ip link set ethwe down; ip link set ethwe up");
+    assert!(world.faults(A).await.contains(&"range route missing".to_owned()));
+    world.apply(mend(&container, A, 9000)).await;
+    assert_eq!(world.observe().await.links, world.wanted.links);
+    assert!(crosses(&inside, &host, 9000) && crosses(&host, &inside, 9000));
+}
+
+async fn a_far_end_has_the_name_and_the_mac_that_are_asked_for(mut world: World) {
+    let container = Container::new();
+    let far = Far { name: "eth0".to_owned(), mac: Some("02:00:00:00:00:07".parse().unwrap()) };
+    world.want(&container, A, 9000);
+    world.wanted.links.get_mut(&at(A)).unwrap().far = far.clone();
+    world.apply(create_as(&far, &container, A, 9000)).await;
+    assert_eq!(world.observe().await.links, world.wanted.links);
+    assert!(container.sh("ip link show dev eth0").contains("02:00:00:00:00:07"));
+    assert!(crosses(&udp("10.0.1.11"), &container.udp(A), 9000), "the host finds it by that");
+    assert_eq!(netns::link_into(&container.netns, "ethwe"), None);
+}
+
+async fn a_container_with_two_links_of_ours_is_reached_by_both(mut world: World) {
+    let container = Container::new();
+    for (address, name) in [(A, "eth0"), (B, "net1")] {
+        let far = Far { name: name.to_owned(), mac: None };
+        world.want(&container, address, 9000);
+        world.wanted.links.get_mut(&at(address)).unwrap().far = far.clone();
+        world.apply(create_as(&far, &container, address, 9000)).await;
+        assert_eq!(netns::link_into(&container.netns, name), Some(at(address)));
+    }
+    assert_eq!(world.observe().await.links, world.wanted.links);
+    for address in [A, B] {
+        let (host, inside) = (udp("10.0.1.11"), container.udp(address));
+        assert!(crosses(&host, &inside, 9000), "{address} is reached");
+        assert!(crosses(&inside, &host, 9000), "{address} answers");
+    }
+}
+
+async fn the_gateway_s_address_comes_and_goes(mut world: World) {
+    let source = "ip -o route get 192.0.2.1 | grep -o 'src [0-9.]*'";
+    sh(
+        "ip link add eth0 type veth peer name vpc; ip link set eth0 up; ip link set vpc up; ip route add default dev eth0",
+    );
+    let before = sh(source);
+    for there in [true, false] {
+        for _ in 0..2 {
+            world.apply(if there { Action::AddGateway } else { Action::DeleteGateway }).await;
+        }
+        assert_eq!(world.observe().await.gateway, there);
+        assert_eq!(sh(source), before, "nothing leaves this host under it");
+    }
 }
 
 async fn a_free_address_of_ours_answers_at_once(mut world: World) {
@@ -364,13 +468,14 @@ async fn a_container_whose_first_process_has_ended_is_found_by_another(mut world
     let (mut first, mut second) = (sleeper(), sleeper());
     let of = |process: &Child| netns::of_target(&process.id().to_string()).unwrap();
     let known = of(&first);
-    let link = Link { netns: Some(known.clone()), mtu: 1500, range: range(), faults: Vec::new() };
+    let link = Link { netns: Some(known.clone()), mtu: 1500, range: range(), ..Link::default() };
     world.wanted.links.insert(at(A), link);
     let create = |netns: &Netns| Action::CreateLink {
         address: at(A),
         netns: netns.clone(),
         mtu: 1500,
         range: range(),
+        far: Far::default(),
     };
     world.apply(create(&known)).await;
     first.kill().unwrap();

@@ -20,7 +20,7 @@ use nix::{
 use weavers::{
     addr::Address,
     kernel::{Kernel, netns, watch::Changes},
-    state::{Action, Fault, Host, Isolation, Link, Netns, Rules, Scope},
+    state::{Action, Far, Fault, Host, Isolation, Link, Netns, Rules, Scope},
 };
 
 /// Where no answer is the answer, waiting for it takes this long.
@@ -195,7 +195,7 @@ impl World {
     }
 
     pub fn want(&mut self, container: &Container, address: &str, mtu: u32) {
-        let link = Link { netns: Some(container.netns.clone()), mtu, range: range(), faults: vec![] };
+        let link = Link { netns: Some(container.netns.clone()), mtu, range: range(), ..Link::default() };
         self.wanted.links.insert(at(address), link);
     }
 
@@ -212,11 +212,18 @@ impl World {
 }
 
 pub fn create(container: &Container, address: &str, mtu: u32) -> Action {
-    Action::CreateLink { address: at(address), netns: container.netns.clone(), mtu, range: range() }
+    create_as(&Far::default(), container, address, mtu)
+}
+
+/// Makes a link whose far end is of this kind.
+pub fn create_as(far: &Far, container: &Container, address: &str, mtu: u32) -> Action {
+    let (netns, far) = (container.netns.clone(), far.clone());
+    Action::CreateLink { address: at(address), netns, mtu, range: range(), far }
 }
 
 pub fn mend(container: &Container, address: &str, mtu: u32) -> Action {
-    Action::MendLink { address: at(address), netns: container.netns.clone(), mtu, range: range() }
+    let (netns, far) = (container.netns.clone(), Far::default());
+    Action::MendLink { address: at(address), netns, mtu, range: range(), far }
 }
 
 pub fn range() -> Ipv4Net {

@@ -6,6 +6,7 @@ use futures_util::future::LocalBoxFuture;
 use crate::{lab::Lab, report::Report};
 
 mod basic;
+mod cni;
 mod disk;
 mod cost;
 mod doctor;
@@ -30,6 +31,7 @@ mod faults;
 mod isolation;
 mod mtu;
 mod restart;
+mod runtime;
 mod space;
 mod store;
 mod fight;
@@ -110,6 +112,8 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "paths", hosts: 2, interval: "30s", run: |lab| Box::pin(paths::run(lab)) },
     Scenario { name: "quota", hosts: 2, interval: "2s", run: |lab| Box::pin(quota::run(lab)) },
     Scenario { name: "fight", hosts: 3, interval: "2s", run: |lab| Box::pin(fight::run(lab)) },
+    Scenario { name: "cni", hosts: 3, interval: "4s", run: |lab| Box::pin(cni::run(lab)) },
+    Scenario { name: "cni-chain", hosts: 3, interval: "4s", run: |lab| Box::pin(cni::chain(lab)) },
     Scenario { name: "partition", hosts: 3, interval: "2s", run: |lab| Box::pin(partition::run(lab)) },
 ];
 

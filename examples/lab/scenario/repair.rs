@@ -97,7 +97,7 @@ async fn breakages(lab: &Lab) -> anyhow::Result<Vec<(&'static str, bool, String)
         ("a container's link set down is up", true, format!("ip link set {link} down")),
         ("the MTU of a link changed on the host is right", true, format!("ip link set {link} mtu 1400")),
         ("a container's neighbour entry deleted is back", true, format!("ip neigh del {address} dev {link}")),
-        ("the MTU of a link changed inside is right", false, format!("ip -n {name} link set ethwe mtu 1400")),
+        ("the MTU of a link raised inside is right", false, format!("ip -n {name} link set ethwe mtu 9500")),
         ("the default route inside deleted is back", false, format!("ip -n {name} route del default")),
         ("the address inside deleted is back", false, format!("ip -n {name} addr flush dev ethwe")),
         ("the nftables table flushed is full", true, "nft flush table inet weave".to_owned()),

@@ -10,7 +10,7 @@ use super::{columns, count, paint, printable};
 use crate::{
     api::FORMAT_VERSION,
     plan::{Change, Conflict, Plan, Plane},
-    state::{Action, TableId, link_name},
+    state::{Action, GATEWAY, TableId, link_name},
 };
 
 /// Containers named behind a change; the document names all.
@@ -171,6 +171,7 @@ pub(super) fn row(change: &Change) -> Row {
             (Verb::Replace, interface.to_string(), "source_dest_check".to_owned(), "off".to_owned())
         }
         Action::AddBlock(cidr) => host(Verb::Create, cidr.to_string(), "unreachable".to_owned()),
+        Action::AddGateway => host(Verb::Create, GATEWAY.to_string(), "lo".to_owned()),
         Action::CreateLink { address, .. } => host(Verb::Create, address.to_string(), link_name(*address)),
         Action::MendLink { address, .. } => host(Verb::Replace, address.to_string(), link_name(*address)),
         Action::ReplaceRoute { table, destination, interface } => {
@@ -183,6 +184,7 @@ pub(super) fn row(change: &Change) -> Row {
             (Verb::Delete, table.to_string(), destination.to_string(), String::new())
         }
         Action::DeleteLink(address) => host(Verb::Delete, address.to_string(), String::new()),
+        Action::DeleteGateway => host(Verb::Delete, GATEWAY.to_string(), String::new()),
         Action::DeleteBlock(cidr) => host(Verb::Delete, cidr.to_string(), String::new()),
         Action::CloseForward => host(Verb::Delete, "forward".to_owned(), String::new()),
         Action::DeleteRules => host(Verb::Delete, "nftables".to_owned(), String::new()),

@@ -1,0 +1,96 @@
+//! What is asked on the control socket, and what was left there for us.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Daemon, Event, runtimes};
+use crate::{
+    api::{Answer, ApiRequest, server::Call},
+    kernel::netns::{self, Found},
+    node::request::{Container, Refusal, RefusalKind, Request},
+    state::{Far, Fault, Key},
+};
+
+impl Daemon {
+    pub(super) fn on_call(&mut self, call: Call) {
+        match call.request {
+            ApiRequest::Node(Request::Apply) => self.apply(None, None, call.reply),
+            ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms } => {
+                let patience = confirm_timeout_ms.map(Duration::from_millis);
+                self.apply(plan.map(|plan| *plan), patience, call.reply);
+            }
+            ApiRequest::Node(request) => self.ask(request, call.reply),
+            ApiRequest::Preview { config } => self.preview(&config, call.reply),
+            ApiRequest::Permissions => {
+                let range = self.file.config().ipam.range;
+                self.hands.permissions(range, self.node.first_table(), call.reply);
+            }
+            ApiRequest::Reload => self.reload(Some(call.reply)),
+            ApiRequest::AttachTarget { target, name, subnet } => {
+                self.find(target, Far::NAME, call.reply, move |_, found| {
+                    let (netns, link) = found.map_err(no_target)?;
+                    Ok(Request::Attach { netns, link, name, subnet })
+                });
+            }
+            ApiRequest::ConnectTarget { target, wish } => {
+                // What was deleted before is not meant any more.
+                runtimes::forget_note(&self.socket, &wish.key);
+                let interface = wish.key.interface.clone();
+                self.find(target, &interface, call.reply, move |_, found| {
+                    let (netns, link) = found.map_err(no_target)?;
+                    Ok(Request::Connect { netns, link, wish })
+                });
+            }
+            ApiRequest::CheckTarget { target, key } => {
+                self.find(target, Far::NAME, call.reply, move |_, found| {
+                    let (netns, _) = found.map_err(no_target)?;
+                    Ok(Request::Check { key, netns })
+                });
+            }
+            ApiRequest::DetachTarget { target } => {
+                self.find(target, Far::NAME, call.reply, |target, found| {
+                    let container = match found {
+                        Ok((netns, link)) => Container::Netns { netns, link },
+                        Err(_) => Container::Name(target),
+                    };
+                    Ok(Request::Detach { target: container })
+                });
+            }
+        }
+    }
+
+    /// Looks where a target leads, beside the loop: its path may lie where nobody answers. Where containers may be known by their
+    /// link alone, the one that ends in `interface` is looked for, too.
+    fn find(
+        &self,
+        target: String,
+        interface: &str,
+        reply: oneshot::Sender<Answer>,
+        request: impl FnOnce(String, Result<Found, Fault>) -> Result<Request, Refusal> + Send + 'static,
+    ) {
+        let events = self.events.clone();
+        let interface = self.node.knows_by_link().then(|| interface.to_owned());
+        tokio::spawn(async move {
+            let found = netns::find(target.clone(), interface).await;
+            // The loop is gone only when the daemon stops.
+            let _ = events.send(Event::Found(request(target, found), reply)).await;
+        });
+    }
+
+    /// What was deleted while no daemon was there. The note goes once that is done.
+    pub(super) fn delete_noted(&mut self, key: Key) {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Detach { target: Container::Name(key.ident()) }, reply);
+        let socket = self.socket.clone();
+        tokio::spawn(async move {
+            if let Ok(Ok(_)) = answer.await {
+                runtimes::forget_note(&socket, &key);
+            }
+        });
+    }
+}
+
+fn no_target(Fault { message, hint, .. }: Fault) -> Refusal {
+    Refusal { hint, ..Refusal::new(RefusalKind::Invalid, message) }
+}
