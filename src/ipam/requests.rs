@@ -13,7 +13,9 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{Allocator, Ask, Effect, Init, Refused, Ticket, message::Unicast, space::Space};
+use super::{
+    Allocator, Ask, Effect, Init, Refused, Ticket, allocator::Memory, message::Unicast, space::Space,
+};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
@@ -276,7 +278,7 @@ impl Allocator {
         let universe = self.settings.universe;
         let whole = Range::from(subnet);
         if let Some(&net) = self.lookup(ident).iter().find(|net| subnet.contains(&net.addr())) {
-            return Outcome::Answer(Ok(net));
+            return self.held(net);
         }
         if !whole.overlaps(universe) {
             return Outcome::Answer(Err(Refused::OutOfRange { subnet, range: universe }));
@@ -309,11 +311,18 @@ impl Allocator {
         Outcome::Ask(whole, self.only_reachable(donors))
     }
 
+    /// What is held already. A disk that was set back remembers addresses that were given back and are another's by now.
+    fn held(&self, net: Ipv4Net) -> Outcome {
+        let doubtful = self.memory == Memory::SetBack && self.is_doubtful(net.addr().into());
+        if doubtful { Outcome::Wait } else { Outcome::Answer(Ok(net)) }
+    }
+
     fn attempt_claim(&mut self, ident: &str, net: Ipv4Net) -> Outcome {
         let (address, subnet) = (Address::from(net.addr()), net.trunc());
         if let Some(holder) = self.holder(address).map(str::to_owned) {
             let found = self.lookup(ident).iter().find(|held| held.addr() == net.addr()).copied();
-            return Outcome::Answer(found.ok_or(Refused::InUse { address, holder }));
+            return found
+                .map_or(Outcome::Answer(Err(Refused::InUse { address, holder })), |net| self.held(net));
         }
         let edge = net.addr() == subnet.network() || net.addr() == subnet.broadcast();
         if subnet.prefix_len() <= 30 && edge {

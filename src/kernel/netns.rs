@@ -82,7 +82,7 @@ pub fn of_target(target: &str) -> Result<Netns, Fault> {
 
 /// The address of the link of ours that leads into `netns` and ends in this interface, if one does: that of its far end, provided
 /// that it bears the MAC that we derive from it.
-fn link_into(netns: &Netns, interface: &str) -> Option<Address> {
+pub fn link_into(netns: &Netns, interface: &str) -> Option<Address> {
     let name = interface.to_owned();
     let thread =
         inside(open(&netns.path).ok()?, move |entered| entered.ok().and_then(|()| far_address(&name)));

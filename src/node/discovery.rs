@@ -52,6 +52,7 @@ impl Node {
     }
 
     pub(super) fn dial_targets(&mut self) {
+        self.names.list(&self.config.peers);
         self.mesh.set_targets(self.now, self.targets());
         self.strangers.touch();
     }

@@ -16,6 +16,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pub(super) look: View<()>,
+    /// The names among `peers`.
+    listed: Vec<String>,
     /// The hosts of each name, as last resolved.
     known: BTreeMap<String, Hosts>,
     /// Why the last try failed.
@@ -23,6 +25,12 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// These are `peers` from now on. It is asked after every message whether there are names among them.
+    pub(super) fn list(&mut self, peers: &[String]) {
+        let is_name = |peer: &&String| Endpoint::parse(peer).is_ok_and(|endpoint| endpoint.is_name());
+        self.listed = peers.iter().filter(is_name).cloned().collect();
+    }
+
     /// Whom to dial for this peer.
     pub(super) fn targets_of(&self, peer: &str) -> BTreeSet<String> {
         match (self.known.get(peer).filter(|hosts| hosts.are_several()), Endpoint::parse(peer)) {
@@ -55,20 +63,13 @@ impl Names {
 }
 
 impl Node {
-    /// Peers that are listed by name.
-    fn listed_names(&self) -> impl Iterator<Item = &String> {
-        let is_name = |peer: &&String| Endpoint::parse(peer).is_ok_and(|endpoint| endpoint.is_name());
-        self.config.peers.iter().filter(is_name)
-    }
-
     pub(super) fn next_look_at_names(&self) -> Option<crate::time::Timestamp> {
-        self.listed_names().next().and_then(|_| self.names.look.next_look())
+        self.names.look.next_look().filter(|_| !self.names.listed.is_empty())
     }
 
     pub(super) fn look_at_names(&mut self) {
         if self.next_look_at_names().is_some() && self.names.look.begin(self.now) {
-            let names = self.listed_names().cloned().collect();
-            self.outputs.push_back(Output::ObserveNames(names));
+            self.outputs.push_back(Output::ObserveNames(self.names.listed.iter().cloned().collect()));
         }
     }
 

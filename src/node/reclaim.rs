@@ -497,8 +497,15 @@ impl Node {
             self.named(peer),
             if missing.is_empty() { "some".to_owned() } else { missing.join(", ") }
         );
-        Refusal::new(RefusalKind::Failed, message)
-            .hint("bring enough of them back; if most electors are gone for good, `weavers forget --alone`")
+        let hint = match self.dead.reclaim.abstains() {
+            true => {
+                "this host does not vote yet, as others have to show first what it may have forgotten: try again in a minute"
+            }
+            false => {
+                "bring enough of them back; if most electors are gone for good, `weavers forget --alone`"
+            }
+        };
+        Refusal::new(RefusalKind::Failed, message).hint(hint)
     }
 
     /// Nobody waits any more for a peer to be taken over from.

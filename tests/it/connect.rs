@@ -149,7 +149,7 @@ fn whoever_asks_whether_all_is_well_is_told_by_a_look_begun_then() {
 fn after_a_reboot_what_runtimes_had_connected_is_free_and_what_lives_on_is_kept() {
     let remembered = |id: &str, boot: &str, address: &str| {
         let Wish { key, .. } = wish(id, "eth0");
-        let netns = Some(Netns { boot: boot.to_owned(), ..netns(1) });
+        let netns = Some(Netns { boot: boot.into(), ..netns(1) });
         let address = Some(address.parse().unwrap());
         Attached { ident: key.ident(), key: Some(key), netns, address, ..Attached::default() }
     };

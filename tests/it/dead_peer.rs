@@ -54,6 +54,23 @@ fn nobody_is_given_up_before_ec2_was_asked_about_its_instance() {
 }
 
 #[test]
+fn a_host_that_was_booted_where_nobody_else_is_left_gives_the_dead_up_after_a_minute_and_says_so_before() {
+    let mut disk = Host::disk_of(US);
+    let before = String::from_utf8(disk["decided"].clone()).unwrap();
+    let before = before.replace(&format!("\"boot\":\"{BOOT}\""), "\"boot\":\"the last one\"");
+    disk.insert("decided".to_owned(), before.into_bytes());
+    let mut host = Host::new(US, &Host::init(), disk, US.as_u64());
+    host.tell(Input::Asked(RequestId(1), forget()));
+    host.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
+    host.pass(40);
+    let [Err(refusal)] = host.answers.as_slice() else { panic!("{:?}", host.answers) };
+    assert!(refusal.hint.as_ref().unwrap().contains("try again in a minute"), "{refusal:?}");
+    assert!(host.owners().contains(&OTHER));
+    host.pass(25);
+    assert_eq!(host.owners(), [US].into());
+}
+
+#[test]
 fn one_that_is_not_heard_and_of_whose_instance_nobody_knows_is_named_with_the_way_out() {
     let mut host = Host::of_two(OTHER);
     let names_it = |host: &Host| {

@@ -17,8 +17,9 @@ use weavers::sim::{Outcome, World, growth::Growth};
 const SEEDS_DEFAULT: u64 = 200;
 /// The same of those in which hosts forget, which last longer.
 const SEEDS_FORGETFUL: u64 = 60;
-/// Worlds in which something was wrong once: an elector that voted twice, and a canary at an address that its host had given away.
-const FORGETFUL_KEPT: [u64; 2] = [54, 309];
+/// Worlds in which something was wrong once: an elector that voted twice, a canary at an address that its host had given away, and a
+/// user who was told again of such an address.
+const FORGETFUL_KEPT: [u64; 3] = [54, 309, 2022];
 /// Hosts in a crowd unless told otherwise.
 const CROWD_DEFAULT: u64 = 60;
 /// Hosts of which all list one.

@@ -117,12 +117,11 @@ const CHANGES: [&str; 18] = [
 ];
 
 /// The same, done inside of one container.
-const INSIDE: [&str; 7] = [
-    "ip link set ethwe mtu 1400",
+const INSIDE: [&str; 6] = [
+    "ip link set ethwe mtu 1600",
     "ip neigh del 169.254.1.1 dev ethwe",
     "ip route flush proto 67",
     "ip addr flush dev ethwe",
-    "echo 0 > /proc/sys/net/ipv4/conf/ethwe/rp_filter",
     "ip link set lo down",
     "ip link set ethwe down",
 ];

@@ -57,7 +57,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     let callers = namespaces.chunks(NAMESPACES_EACH).map(|own| come_and_go(&socket, own, &left));
     let (_, kills) = tokio::try_join!(try_join_all(callers), trouble(lab, &left))?;
     checks.timed(
-        &format!("{ROUNDS} containers came and went, {kills} deaths of the daemon"),
+        format!("{ROUNDS} containers came and went, {kills} deaths of the daemon"),
         Ok(begun.elapsed()),
     );
 

@@ -58,10 +58,10 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     if sizes.is_empty() {
         sizes = SIZES.to_vec();
     }
-    let mut text = format!(
+    let mut text =
         "containers there   attach: socket     CLI    CNI   ratio   eight at once: socket    CNI  ratio   \
-         detach: socket    CNI  ratio   idle CPU   memory\n"
-    );
+                    detach: socket    CNI  ratio   idle CPU   memory\n"
+            .to_owned();
     let mut there = 0;
     for size in sizes {
         for by in [By::Socket, By::Plugins] {

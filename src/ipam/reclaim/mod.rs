@@ -390,6 +390,11 @@ impl Reclaim {
         words.filter(|(peer, word)| word.asks.contains(*peer)).map(|(peer, _)| *peer).collect()
     }
 
+    /// Whether we are an elector that does not vote yet: it is not sure what it promised.
+    pub fn abstains(&self) -> bool {
+        self.is_elector() && !self.ballot.is_settled()
+    }
+
     /// Whether we wait for others to agree that we leave.
     pub fn is_resigning(&self, reachable: &BTreeSet<PeerName>) -> bool {
         let me = self.me.name;

@@ -111,8 +111,12 @@ fn what_is_heard_to_be_its_own_rests_until_a_host_without_a_memory_is_known_to_b
 /// Three hosts; the disk of the second is one that was copied before it gave two addresses to the first, which is down. The third
 /// heard of one gift, not of the other.
 fn set_back(heard: &str, unheard: &str) -> Network {
-    let mut network = Network::of(3);
+    let network = Network::of(3);
     let copy = network.hosts[&peer(2)].saved.clone();
+    set_back_to(network, copy, heard, unheard)
+}
+
+fn set_back_to(mut network: Network, copy: Saved, heard: &str, unheard: &str) -> Network {
     let ticket = network.claim(1, "heard", heard);
     assert!(matches!(network.answer(ticket), Some(Ok(_))));
     network.cut(1, 3);
@@ -143,6 +147,22 @@ fn a_host_whose_disk_was_set_back_uses_nothing_before_every_owner_has_shown_what
         assert!(matches!(network.answer(claimed), Some(Err(_))), "{heard}: it is the other's");
         network.assert_agreed();
         network.assert_sound();
+    }
+}
+
+#[test]
+fn a_host_whose_disk_was_set_back_does_not_promise_again_what_it_gave_back_since() {
+    let mut network = Network::of(3);
+    let held = network.claim(2, "old", "10.32.0.150/24");
+    assert!(matches!(network.answer(held), Some(Ok(_))));
+    let copy = network.hosts[&peer(2)].saved.clone();
+    network.host(2).free("old", None).unwrap();
+    network.act(peer(2));
+    let mut network = set_back_to(network, copy, "10.32.0.140/24", "10.32.0.150/24");
+    network.host(2).set_strangers(Some(BTreeSet::new()));
+    for again in [network.claim(2, "old", "10.32.0.150/24"), network.allocate(2, "old")] {
+        network.pass(60);
+        assert_eq!(network.answer(again), None);
     }
 }
 
