@@ -3,7 +3,7 @@
 //! ```text
 //!  weave.toml ──► config::Config ─┐
 //!  attach, CNI ─► attachments ────┼─► state::Desired ─┐
-//!  peers ─► mesh ─► ipam::Ring ───┘                   ├─► plan::Plan ─► Action, one at a time ─► kernel, vpc
+//!  peers ─► mesh ─► ipam::Ring ───┘                   ├─► plan::Plan ─► Action, in safe order ─► kernel, vpc
 //!  kernel::observe, vpc::observe ───► state::Actual ──┘                                             │
 //!                                          ▲──────────── observe again until the plan is empty ─────┘
 //! ```

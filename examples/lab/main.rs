@@ -47,7 +47,7 @@ pub struct Options {
     /// What to play
     #[arg(long, default_value = "basic", overrides_with = "scenario", value_parser = scenario::names())]
     scenario: String,
-    /// How many containers are there when `--scenario cost` measures what another one costs: 0, 100 and 1,000
+    /// How many containers are there when `--scenario cost` measures what another one costs: 0, 100, 300 and 800
     #[arg(long, value_delimiter = ',', value_name = "COUNT,...")]
     containers: Vec<usize>,
     /// How often to play a scenario that fails, with `--scenario all`; one that passes later is named at the end

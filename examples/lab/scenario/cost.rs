@@ -18,8 +18,8 @@ use weavers::api::{ApiRequest, client};
 
 use crate::{lab::Lab, net, report::Report};
 
-/// Containers that are there already, where nothing else is asked for.
-const SIZES: [usize; 3] = [0, 100, 1000];
+/// Containers that are there already, where nothing else is asked for. A bridge has 1,023 ports, and those that are measured need some.
+const SIZES: [usize; 4] = [0, 100, 300, 800];
 /// Calls one after the other, of which the median is told.
 const CALLS: usize = 50;
 /// Calls by several callers at once, of which the rate is told.
