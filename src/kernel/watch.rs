@@ -32,9 +32,9 @@ use crate::state::Fault;
 const GATHER: Duration = Duration::from_millis(20);
 
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR` (who allows IPv6 on a host end
-/// gives it an address), `_IPV4_NETCONF` (forwarding and reverse paths), `_NEXTHOP`: group n is bit n - 1. What has no
-/// group is seen by looking: `rp_filter` of all links at once.
-const ROUTE_GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 23 | 1 << 31;
+/// gives it an address) and `_IPV6_IFINFO` (which comes a second before that), `_IPV4_NETCONF` (forwarding and reverse paths),
+/// `_NEXTHOP`: group n is bit n - 1. What has no group is seen by looking: `rp_filter` of all links at once.
+const ROUTE_GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 23 | 1 << 31;
 /// Of these what concerns the far end of a link.
 const INSIDE_GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 23;
 /// `NFNLGRP_NFTABLES` is group 7.
