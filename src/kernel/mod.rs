@@ -260,7 +260,7 @@ async fn observe_links(
         links.insert(address, link);
     }
     let addresses: Vec<Address> = visits.iter().map(|visit| visit.address).collect();
-    let found = visit::each(visits, |visitor, visit| Box::pin(look_inside(visitor, visit))).await?;
+    let found = visit::each(visits, |visitor, visit| Box::pin(look_inside(visitor, visit))).await;
     for (address, found) in addresses.into_iter().zip(found) {
         let Some(link) = links.get_mut(&address) else { continue };
         match found {

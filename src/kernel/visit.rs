@@ -198,18 +198,19 @@ pub(super) async fn each<V, T>(
     + Copy
     + Send
     + 'static,
-) -> Result<Vec<Result<T, Fault>>, Fault>
+) -> Vec<Result<T, Fault>>
 where
     V: Send + 'static,
     T: Send + 'static,
 {
     const WHAT: &str = "a look into the container";
     let count = visits.len();
+    let mut why = found(FaultKind::Unreachable, format!("{WHAT} does not end"));
     let queue = Arc::new(Mutex::new(visits.into_iter().enumerate()));
     let (bring, mut brought) = mpsc::unbounded_channel();
     for _ in 0..count.min(VISITS_MAX) {
         let (queue, bring) = (queue.clone(), bring.clone());
-        spawn(WHAT, async move |visitor| {
+        let visiting = spawn(WHAT, async move |visitor| {
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some((place, visit)) = next else { return Ok(()) };
@@ -218,14 +219,18 @@ where
                     return Ok(());
                 }
             }
-        })?;
+        });
+        // Where no more threads may be, those that are there do it all.
+        if let Err(fault) = visiting {
+            why = fault;
+            break;
+        }
     }
     drop(bring);
-    let late = || Err(found(FaultKind::Unreachable, format!("{WHAT} does not end")));
-    let mut all: Vec<Result<T, Fault>> = (0..count).map(|_| late()).collect();
+    let mut all: Vec<Result<T, Fault>> = (0..count).map(|_| Err(why.clone())).collect();
     // Where nothing comes for so long, no thread goes on.
     while let Ok(Some((place, found))) = timeout(VISIT + GRACE, brought.recv()).await {
         all[place] = found;
     }
-    Ok(all)
+    all
 }
