@@ -16,6 +16,7 @@ use super::{
     disputes::Disputes,
     election::Election,
     excess::Excess,
+    memory::Memory,
     message::{self, State, Unicast},
     paxos::Claims,
     requests::Requests,
@@ -43,21 +44,6 @@ const UNBELIEVABLE_MAX: usize = 16;
 /// Nicknames kept, and their length.
 const NICKNAMES_MAX: usize = 4096;
 const NICKNAME_LEN_MAX: usize = 255;
-
-/// Whether what a host knows of its own grants is all there is to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Memory {
-    /// Its ring was on disk.
-    Whole,
-    /// Nothing was, and nobody has looked yet for traces of an earlier life. What rests for that reason has this number.
-    Unproven(Option<u64>),
-    /// Nothing was, and it left no trace: it is new, as far as is known.
-    New,
-    /// It lived before. What it gave away last, before the store was lost, may have been heard by few.
-    Lost,
-    /// It lived on after what was on disk. What it gave away since may have been heard by few.
-    SetBack,
-}
 
 /// The address manager of one host.
 #[derive(Clone, Debug)]

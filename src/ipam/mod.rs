@@ -24,6 +24,7 @@ pub mod election;
 pub mod excess;
 mod inquiry;
 mod leave;
+mod memory;
 pub mod merge;
 pub mod message;
 pub mod paxos;

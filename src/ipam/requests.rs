@@ -13,9 +13,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{
-    Allocator, Ask, Effect, Init, Refused, Ticket, allocator::Memory, message::Unicast, space::Space,
-};
+use super::{Allocator, Ask, Effect, Init, Refused, Ticket, memory::Memory, message::Unicast, space::Space};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,

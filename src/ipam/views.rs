@@ -8,9 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Allocator, Ring, allocator::Memory, excess::way_out, paxos::Claims, requests::inner, ring::Entry,
-};
+use super::{Allocator, Ring, excess::way_out, memory::Memory, paxos::Claims, requests::inner, ring::Entry};
 use crate::{
     addr::{Address, Range, join},
     peer::PeerName,
@@ -199,7 +197,7 @@ impl Allocator {
     fn rest_wait(&self) -> Option<(String, Option<String>)> {
         self.rest.number()?;
         let resting: u32 = self.rest.ranges().iter().map(|range| range.len()).sum();
-        let addresses = format!("the {resting} addresses that rest here");
+        let addresses = format!("{resting} quarantined addresses");
         let awaited: Vec<String> = self.rest.awaited().iter().map(|&peer| self.named(peer)).collect();
         let silent = self.rest.awaited().iter().find(|peer| !self.reachable.contains(peer));
         let strangers: Vec<String> =
@@ -209,7 +207,7 @@ impl Allocator {
                 "{peer} cannot be reached: bring it back, or, if it is dead, `weavers forget {peer}`"
             )),
             (None, Some(host)) => Some(format!(
-                "the instance at {host} runs and is not heard: start weavers there, or list and tag it no more"
+                "the instance at {host} is running but has not contacted us: start weavers there, or remove it from `peers` and the tag"
             )),
             (None, None) => None,
         };
@@ -221,8 +219,8 @@ impl Allocator {
             names += &format!(" and {more} more");
         }
         let what = match all.is_empty() {
-            true => format!("EC2 to say which hosts run that may own some of {addresses}"),
-            false => format!("{names} to show which of {addresses} are theirs"),
+            true => format!("EC2 to say which running instances may own some of {addresses}"),
+            false => format!("confirmation from {names} which of {addresses} they own"),
         };
         Some((what, hint))
     }

@@ -8,10 +8,9 @@ use std::{
 
 use super::{
     ConnId, Mesh, Objection, RefusedView,
+    connection::Connection,
     dial::Again,
-    features::Features,
-    peering::{Connection, offers},
-    topology::NICKNAME_LEN_MAX,
+    features::{Features, NICKNAME_LEN_MAX},
 };
 use crate::{
     peer::{PeerName, PeerUid},
@@ -154,7 +153,7 @@ impl Mesh {
     ) -> Result<(), Refusal> {
         let Some(offered) = &theirs.overlays else { return Ok(()) };
         let ours = &self.settings.overlays;
-        if ours.is_empty() || ours.iter().any(|name| offers(theirs, name)) {
+        if ours.is_empty() || ours.iter().any(|name| theirs.offers(name)) {
             return Ok(());
         }
         let ours = ours.join(" ");

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{
+    description,
     features::Features,
     frame::{Reader, Version},
     message::Message,
-    topology,
     vectors::group,
 };
 
@@ -31,7 +31,7 @@ fn described(messages: &[Message]) -> usize {
         Message::Gossip { channel, data, .. } if channel == "topology" => Some(data),
         _ => None,
     });
-    payloads.map(|payload| topology::decode(payload).unwrap().len()).sum()
+    payloads.map(|payload| description::decode(payload).unwrap().len()).sum()
 }
 
 #[test]

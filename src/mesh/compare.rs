@@ -13,12 +13,9 @@
 //! have    2, and for each peer its name (8), the UID (8) and the version (8) of its description, and 1 if that says the short id (1)
 //! ```
 
-use std::collections::BTreeSet;
-
 use super::{
-    CHANNEL_LEN_MAX, ConnId, Mesh, Offer, Output, Recipients, TOPOLOGY,
-    peering::Connection,
-    topology::{Known, PEERS_MAX},
+    CHANNEL_LEN_MAX, ConnId, Mesh, Offer, Output, Recipients, TOPOLOGY, connection::Connection,
+    description::Known, topology::PEERS_MAX,
 };
 use crate::{
     digest::Digest,
@@ -222,9 +219,6 @@ impl Mesh {
         self.connections.get(&conn).is_some_and(|connection| connection.compares())
     }
 }
-
-/// What was offered to a neighbour and not yet told.
-pub(super) type Offered = BTreeSet<&'static str>;
 
 #[cfg(test)]
 mod tests {

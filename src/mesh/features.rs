@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{frame::Version, topology::NICKNAME_LEN_MAX};
+use super::frame::Version;
 use crate::{
     gob::{GobError, Schema, Value},
     peer::{PeerName, PeerUid},
@@ -11,6 +11,8 @@ use crate::{
 
 /// A `map[string]string`.
 pub const FEATURES: Schema = Schema::Map { name: "", key: &Schema::Str, elem: &Schema::Str };
+/// Longest nickname; longer ones are cut.
+pub const NICKNAME_LEN_MAX: usize = 255;
 /// Short ids are 12 bits.
 pub const SHORT_ID_MAX: u16 = 4095;
 
@@ -62,6 +64,11 @@ pub enum FeatureError {
 }
 
 impl Features {
+    /// Whether it can do with this overlay.
+    pub fn offers(&self, overlay: &str) -> bool {
+        self.overlays.iter().any(|offered| offered.split(' ').any(|name| name == overlay))
+    }
+
     /// As sent in this version.
     pub fn to_value(&self, version: Version) -> Value {
         let mut entries = vec![

@@ -18,7 +18,9 @@
 
 mod admission;
 mod compare;
+mod connection;
 mod crypto;
+mod description;
 mod dial;
 mod features;
 mod frame;
@@ -45,19 +47,22 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use self::{
+    connection::Connection,
+    description::Peer,
     dial::{Dialler, ENOUGH, Live},
     features::SHORT_ID_MAX,
     gossip::{Echoes, Surrogates},
     lately::Lately,
-    peering::Connection,
     routes::Routes,
-    topology::{Peer, Topology},
+    topology::Topology,
     unsent::Unsent,
 };
 use crate::{peer::PeerName, time::Timestamp};
 
 pub use admission::{INTRODUCTIONS_MAX, INTRODUCTIONS_OF_HOST_MAX};
+pub use description::LINKS_MAX;
 pub use dial::{DISCOVERED_MAX, ENOUGH as NEIGHBOURS_ENOUGH, PAUSE_MAX, PAUSE_MIN, TargetState, Unheard};
+pub use features::NICKNAME_LEN_MAX;
 pub use frame::{FRAME_LEN_MAX, INTRODUCTION_LEN_MAX, MESSAGE_LEN_MAX};
 pub use gossip::{ECHOES_MAX, RECENT_MAX, SURROGATES_MAX};
 pub use interface::{
@@ -67,7 +72,7 @@ pub use interface::{
 pub use message::CHANNEL_LEN_MAX;
 pub use sleeve::DATAGRAM_LEN_MAX;
 pub use target::{Endpoint, HOSTS_OF_NAME_MAX, Hosts};
-pub use topology::{LINKS_MAX, NICKNAME_LEN_MAX, PEERS_MAX};
+pub use topology::PEERS_MAX;
 
 /// The overlay of our own: packets go by the routes of the VPC.
 pub const OVERLAY: &str = "weavers";
@@ -291,16 +296,18 @@ impl Mesh {
             .collect()
     }
 
+    /// The hosts of all peers that can be reached, also of those that only others are connected to.
+    pub fn hosts(&self) -> BTreeSet<IpAddr> {
+        let there = self.reachable();
+        let links = self.topology.peers().values().flat_map(|peer| &peer.links);
+        let of_these = links.filter(|(name, _)| there.contains(*name));
+        of_these.filter_map(|(_, link)| Some(link.address.parse::<SocketAddr>().ok()?.ip())).collect()
+    }
+
     /// Configured targets of whom nothing is heard: neither by a connection nor through others. `named` says for which hosts a
     /// name stands, as far as it was resolved.
     pub fn unheard(&self, named: impl Fn(&str) -> Option<Hosts>) -> Unheard {
-        let there = self.reachable();
-        let links = self.topology.peers().values().flat_map(|peer| &peer.links);
-        let far = links.filter(|(name, _)| there.contains(*name));
-        let hosts: BTreeSet<IpAddr> = far
-            .filter_map(|(_, link)| link.address.parse().ok())
-            .map(|address: SocketAddr| address.ip())
-            .collect();
+        let (there, hosts) = (self.reachable(), self.hosts());
         let heard = |peer, host| there.contains(&peer) || hosts.contains(&host);
         self.dialler.unheard(&self.live, heard, named)
     }

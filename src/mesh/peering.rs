@@ -2,21 +2,20 @@
 
 use std::{error::Error, net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
 use rand::RngExt;
 
 use super::{
     ConnId, Mesh, OVERLAY, Output, Recipients, SLEEVE,
     admission::Refusal,
-    compare::Offered,
+    connection::{Connection, Neighbour, Phase},
     crypto::KeyPair,
+    description::{Link, Peer},
     dial::Again,
     features::Features,
-    frame::{Reader, Version, Writer},
+    frame::Version,
     handshake::{Handshake, Introduced, Secret},
     message,
     sleeve::{self, Sleeve, Terms},
-    topology::{Link, Peer},
 };
 use crate::{peer::PeerName, time::Timestamp};
 
@@ -32,129 +31,6 @@ const AT_ONCE: Duration = Duration::from_millis(1500);
 const INTRODUCTION_WITHIN: Duration = Duration::from_secs(10);
 /// In version 1 a router of Weave Net may have nothing to say before its next heartbeat, which comes within thirty seconds.
 const PROOF_WITHIN: Duration = Duration::from_secs(40);
-const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
-const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// Between two of our own kind, so that a silent cut is noticed soon.
-const OWN_HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
-const OWN_SILENCE_MAX: Duration = Duration::from_secs(9);
-
-/// One connection.
-pub struct Connection {
-    /// The other end.
-    pub remote: SocketAddr,
-    /// What we dialled; `None` if we were dialled.
-    pub target: Option<String>,
-    /// When it is closed unless something comes.
-    deadline: Timestamp,
-    phase: Phase,
-}
-
-enum Phase {
-    Introducing(Box<Handshake>, u64),
-    Introduced(Box<Neighbour>),
-}
-
-/// The other end, once introduced.
-pub struct Neighbour {
-    /// Who it is.
-    pub name: PeerName,
-    /// What comes from it.
-    pub reader: Reader,
-    /// What goes to it.
-    pub writer: Writer,
-    /// Of the connection: both ends arrive at the same.
-    pub uid: u64,
-    /// Of the program, if it says so.
-    program: Option<String>,
-    compares: bool,
-    /// What it may still ask for.
-    pub offered: Offered,
-    own_kind: bool,
-    encrypted: bool,
-    /// Why it closes the connection, if it said so.
-    farewell: Option<String>,
-    heartbeat: Timestamp,
-    since: Timestamp,
-    heartbeat_every: Duration,
-    silence_max: Duration,
-    /// With a Weave Net router.
-    sleeve: Option<Sleeve>,
-}
-
-impl Connection {
-    /// Whether it dialled us and is not introduced yet.
-    pub fn is_stranger(&self) -> bool {
-        self.target.is_none() && self.peer().is_none()
-    }
-
-    /// Who is there, once introduced.
-    pub fn peer(&self) -> Option<PeerName> {
-        match &self.phase {
-            Phase::Introducing(..) => None,
-            Phase::Introduced(neighbour) => Some(neighbour.name),
-        }
-    }
-
-    /// Whether somebody of our own kind is there.
-    pub fn is_kin(&self) -> bool {
-        match &self.phase {
-            Phase::Introducing(..) => false,
-            Phase::Introduced(neighbour) => neighbour.own_kind,
-        }
-    }
-
-    /// The version of the program there, if it says so.
-    pub fn program(&self) -> Option<&str> {
-        match &self.phase {
-            Phase::Introducing(..) => None,
-            Phase::Introduced(neighbour) => neighbour.program.as_deref(),
-        }
-    }
-
-    /// Whether what is known may be compared there before it is told.
-    pub fn compares(&self) -> bool {
-        match &self.phase {
-            Phase::Introducing(..) => false,
-            Phase::Introduced(neighbour) => neighbour.compares,
-        }
-    }
-
-    /// Whether everything is encrypted; while it is being introduced, whether it will be.
-    pub fn encrypted(&self) -> bool {
-        match &self.phase {
-            Phase::Introducing(handshake, _) => handshake.encrypts(),
-            Phase::Introduced(neighbour) => neighbour.encrypted,
-        }
-    }
-
-    /// Whether both ends are content with it.
-    pub fn is_established(&self) -> bool {
-        match &self.phase {
-            Phase::Introducing(..) => false,
-            Phase::Introduced(neighbour) => neighbour.sleeve.as_ref().is_none_or(Sleeve::is_established),
-        }
-    }
-
-    /// When something is due.
-    pub fn next_wake(&self) -> Timestamp {
-        match &self.phase {
-            Phase::Introducing(..) => self.deadline,
-            Phase::Introduced(neighbour) => {
-                let sleeve = neighbour.sleeve.as_ref().and_then(Sleeve::next_wake);
-                sleeve.into_iter().fold(self.deadline.min(neighbour.heartbeat), Timestamp::min)
-            }
-        }
-    }
-
-    /// The other end, once introduced.
-    pub fn neighbour(&mut self) -> Option<&mut Neighbour> {
-        match &mut self.phase {
-            Phase::Introducing(..) => None,
-            Phase::Introduced(neighbour) => Some(neighbour),
-        }
-    }
-}
-
 impl Mesh {
     /// There is a connection. Both sides begin with the header.
     pub(super) fn open(&mut self, now: Timestamp, conn: ConnId, remote: SocketAddr, target: Option<String>) {
@@ -263,7 +139,7 @@ impl Mesh {
         let sleeve = self.sleeve(now, &introduced, uid, Some(remote).filter(|_| outbound));
         // Routers are to send no packets of containers this way.
         let established = sleeve.is_none();
-        let neighbour = neighbour(now, uid, self.is_own_kind(&theirs), introduced, sleeve);
+        let neighbour = Neighbour::new(now, uid, self.is_own_kind(&theirs), introduced, sleeve);
         let deadline = now + neighbour.silence_max;
         let phase = Phase::Introduced(Box::new(neighbour));
         self.connections.insert(conn, Connection { remote, target, deadline, phase });
@@ -295,7 +171,7 @@ impl Mesh {
     ) -> Option<Sleeve> {
         let theirs = &introduced.theirs;
         let bare = theirs.overlays.is_none();
-        let wanted = !self.is_own_kind(theirs) && (bare || offers(theirs, SLEEVE));
+        let wanted = !self.is_own_kind(theirs) && (bare || theirs.offers(SLEEVE));
         let terms = Terms {
             own: self.settings.name,
             theirs: theirs.name,
@@ -352,7 +228,7 @@ impl Mesh {
     }
 
     fn is_own_kind(&self, theirs: &Features) -> bool {
-        offers(theirs, OVERLAY) && self.settings.overlays.iter().any(|our| our == OVERLAY)
+        theirs.offers(OVERLAY) && self.settings.overlays.iter().any(|our| our == OVERLAY)
     }
 
     fn add(&mut self, now: Timestamp, conn: ConnId, theirs: &Features, link: Link) {
@@ -473,50 +349,6 @@ impl Mesh {
     }
 }
 
-impl Neighbour {
-    /// What is due soon goes with what is due now, so that many neighbours do not wake us one by one.
-    fn heartbeat(&mut self, now: Timestamp) -> Option<Bytes> {
-        if now + self.heartbeat_every / 8 < self.heartbeat {
-            return None;
-        }
-        self.heartbeat = now + self.heartbeat_every;
-        Some(self.writer.message(&message::heartbeat()))
-    }
-}
-
-pub(super) fn offers(theirs: &Features, overlay: &str) -> bool {
-    theirs.overlays.iter().any(|offered| offered.split(' ').any(|name| name == overlay))
-}
-
-fn neighbour(
-    now: Timestamp,
-    uid: u64,
-    own_kind: bool,
-    introduced: Introduced,
-    sleeve: Option<Sleeve>,
-) -> Neighbour {
-    let (heartbeat_every, silence_max) =
-        if own_kind { (OWN_HEARTBEAT_EVERY, OWN_SILENCE_MAX) } else { (HEARTBEAT_EVERY, SILENCE_MAX) };
-    let Introduced { theirs, reader, writer, key, trusted: _ } = introduced;
-    Neighbour {
-        name: theirs.name,
-        reader,
-        writer,
-        uid,
-        program: theirs.program,
-        compares: theirs.compares,
-        offered: Offered::new(),
-        own_kind,
-        encrypted: key.is_some(),
-        farewell: None,
-        since: now,
-        heartbeat: now + heartbeat_every,
-        heartbeat_every,
-        silence_max,
-        sleeve,
-    }
-}
-
 /// An error and what it came from, in one line.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
@@ -537,6 +369,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::mesh::frame::Writer;
     use crate::{
         mesh::{Settings, features::FEATURES, frame::Version},
         peer::PeerUid,

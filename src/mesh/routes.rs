@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::topology::Peer;
+use super::description::Peer;
 use crate::peer::PeerName;
 
 /// The neighbour to go by for each destination; none for ourselves.
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::{
         mesh::{
-            topology::{self, Link},
+            description::{self, Link},
             vectors::group,
         },
         peer::PeerName,
@@ -137,7 +137,7 @@ mod tests {
 
     /// The topology that a vector describes, and who we are in it.
     fn view(inputs: &Json, payload: &[u8]) -> (PeerName, BTreeMap<PeerName, Peer>) {
-        let mut peers: BTreeMap<_, _> = topology::decode(payload).unwrap().into_iter().collect();
+        let mut peers: BTreeMap<_, _> = description::decode(payload).unwrap().into_iter().collect();
         let mut ourselves = Peer::default();
         for link in inputs["self_connections"].as_array().unwrap() {
             let link_to = Link {

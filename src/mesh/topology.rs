@@ -3,104 +3,22 @@
 //! Each peer describes itself and counts its descriptions; the higher count wins. A peer that restarts
 //! counts from zero under a new UID, so when it hears a description of its former life it goes on counting from there.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use thiserror::Error;
 
-use super::{features::SHORT_ID_MAX, routes};
-use crate::{
-    counter::Believed,
-    digest::Digest,
-    gob::{Decoder, Encoder, GobError, Schema, Value},
-    peer::{PeerName, PeerUid},
-    text,
+use super::{
+    description::{self, Known, LINKS, Link, Peer, SUMMARY, TopologyError},
+    features::SHORT_ID_MAX,
+    routes,
 };
+use crate::{counter::Believed, digest::Digest, gob::Encoder, peer::PeerName};
 
 /// Peers that are kept. Further ones are not heard of.
 pub const PEERS_MAX: usize = 1024;
-/// Connections of one peer that are kept.
-pub const LINKS_MAX: usize = 512;
 /// Connections of all peers together that are kept, so that what we know fits into one message.
 pub const ALL_LINKS_MAX: usize = 1 << 17;
-
-/// Longest nickname; longer ones are cut.
-pub const NICKNAME_LEN_MAX: usize = 255;
-/// Longest address, which is one of IPv6 with its port; longer texts are dropped.
-const ADDRESS_LEN_MAX: usize = 48;
-
-const SUMMARY: Schema = Schema::Struct {
-    name: "peerSummary",
-    fields: &[
-        ("NameByte", Schema::Bytes),
-        ("NickName", Schema::Str),
-        ("UID", Schema::Uint),
-        ("Version", Schema::Uint),
-        ("ShortID", Schema::Uint),
-        ("HasShortID", Schema::Bool),
-    ],
-};
-const LINK: Schema = Schema::Struct {
-    name: "connectionSummary",
-    fields: &[
-        ("NameByte", Schema::Bytes),
-        ("RemoteTCPAddr", Schema::Str),
-        ("Outbound", Schema::Bool),
-        ("Established", Schema::Bool),
-    ],
-};
-const LINKS: Schema = Schema::Slice { name: "", elem: &LINK };
-
-/// What is known of a peer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Peer {
-    /// Zero: it was only mentioned.
-    pub uid: PeerUid,
-    /// Counts its descriptions.
-    pub version: u64,
-    /// For people.
-    pub nickname: String,
-    /// If it has one.
-    pub short_id: Option<u16>,
-    /// Its connections, by neighbour.
-    pub links: BTreeMap<PeerName, Link>,
-}
-
-/// Which description of a peer somebody has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// Whose it is.
-    pub name: PeerName,
-    /// Of which life.
-    pub uid: PeerUid,
-    /// Its number.
-    pub version: u64,
-    /// Whether it says the short id.
-    pub has_short_id: bool,
-}
-
-impl Known {
-    /// As much of the description as decides which of two is the later one.
-    fn as_peer(&self) -> Peer {
-        let Known { uid, version, has_short_id, .. } = *self;
-        Peer { uid, version, short_id: has_short_id.then_some(0), ..Peer::default() }
-    }
-}
-
-/// A connection, as the peer at one end describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Of the other end.
-    pub address: String,
-    /// The peer that describes it dialled.
-    pub outbound: bool,
-    /// Packets can be carried.
-    pub established: bool,
-}
 
 /// What a description changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,16 +27,6 @@ pub struct Merge {
     pub news: BTreeSet<PeerName>,
     /// A former life of ours was described: we count on from it and must say so.
     pub ourselves: bool,
-}
-
-/// Why a description is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[allow(missing_docs)] // The messages say what they are.
-pub enum TopologyError {
-    #[error("a description of peers cannot be read")]
-    Gob(#[from] GobError),
-    #[error("a description of peers has a peer without a name")]
-    Nameless,
 }
 
 /// All that is known, ourselves included.
@@ -164,7 +72,7 @@ impl Topology {
 
     /// A peer introduced itself. Whoever is known already is described by gossip alone.
     pub fn introduce(&mut self, name: PeerName, peer: Peer) {
-        self.peers.entry(name).or_insert(Peer { nickname: cut(&peer.nickname), ..peer });
+        self.peers.entry(name).or_insert(Peer { nickname: description::cut(&peer.nickname), ..peer });
     }
 
     /// We are connected to a peer.
@@ -191,7 +99,7 @@ impl Topology {
             let known = self.peers.get(&name);
             known.is_none_or(|known| peer.supersedes(known) || name == self.own && peer.uid != known.uid)
         };
-        read(payload, is_news)
+        description::read(payload, is_news)
     }
 
     /// Takes what is newer than what we know.
@@ -370,122 +278,6 @@ impl Written {
     }
 }
 
-impl Peer {
-    /// Whether this description is to be taken in place of what is known.
-    fn supersedes(&self, known: &Peer) -> bool {
-        match (self.version.cmp(&known.version), self.uid.cmp(&known.uid)) {
-            (std::cmp::Ordering::Less, _) => false,
-            (std::cmp::Ordering::Greater, _) => true,
-            (std::cmp::Ordering::Equal, std::cmp::Ordering::Less) => false,
-            (std::cmp::Ordering::Equal, std::cmp::Ordering::Greater) => true,
-            (std::cmp::Ordering::Equal, std::cmp::Ordering::Equal) => {
-                self.short_id.is_some() && known.short_id.is_none()
-            }
-        }
-    }
-
-    fn encode(&self, name: PeerName, encoder: &mut Encoder) -> [Vec<u8>; 2] {
-        let summary = Value::fields([
-            ("NameByte", name_bytes(name)),
-            ("NickName", Value::text(&self.nickname)),
-            ("UID", Value::Uint(self.uid.0)),
-            ("Version", Value::Uint(self.version)),
-            ("ShortID", Value::Uint(self.short_id.unwrap_or(0).into())),
-            ("HasShortID", Value::Bool(self.short_id.is_some())),
-        ]);
-        // There are many: they share the names of their fields.
-        let fields: [Arc<str>; 4] = ["NameByte", "RemoteTCPAddr", "Outbound", "Established"].map(Arc::from);
-        let links = self.links.iter().map(|(name, link)| {
-            let values = [
-                name_bytes(*name),
-                Value::text(&link.address),
-                Value::Bool(link.outbound),
-                Value::Bool(link.established),
-            ];
-            Value::Struct(fields.iter().cloned().zip(values).collect())
-        });
-        [encoder.encode(&SUMMARY, &summary), encoder.encode(&LINKS, &Value::Slice(links.collect()))]
-    }
-
-    /// A peer without its links.
-    fn decode(summary: &Value) -> Result<(PeerName, Peer), TopologyError> {
-        let short_id = summary.narrow_at("ShortID")?;
-        let peer = Peer {
-            uid: PeerUid(summary.uint_at("UID")?),
-            version: summary.uint_at("Version")?,
-            nickname: cut(summary.str_at("NickName")?),
-            short_id: summary.bool_at("HasShortID")?.then_some(short_id),
-            links: BTreeMap::new(),
-        };
-        Ok((name_of(summary)?, peer))
-    }
-
-    fn decode_links(&mut self, links: &Value) -> Result<(), TopologyError> {
-        for link in links.as_slice()? {
-            let (name, link) = (name_of(link)?, Link::decode(link)?);
-            if self.links.len() < LINKS_MAX {
-                self.links.insert(name, link);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Link {
-    fn decode(link: &Value) -> Result<Link, TopologyError> {
-        let address = link.str_at("RemoteTCPAddr")?;
-        let address = if address.len() > ADDRESS_LEN_MAX { "" } else { address };
-        Ok(Link {
-            address: text::printable(address),
-            outbound: link.bool_at("Outbound")?,
-            established: link.bool_at("Established")?,
-        })
-    }
-}
-
-/// The peers that a payload of the channel `topology` describes. The links of those that are no news are passed over: most of
-/// what is gossiped is known already.
-fn read(
-    mut payload: &[u8],
-    is_news: impl Fn(PeerName, &Peer) -> bool,
-) -> Result<Vec<(PeerName, Peer)>, TopologyError> {
-    let mut decoder = Decoder::new();
-    let mut described = Vec::new();
-    // What ends behind a summary loses that one peer, as it does in Go.
-    while let Some(summary) = decoder.next(&mut payload)? {
-        let (name, mut peer) = Peer::decode(&summary)?;
-        if !is_news(name, &peer) {
-            decoder.skip(&mut payload)?;
-        } else if let Some(links) = decoder.next(&mut payload)? {
-            peer.decode_links(&links)?;
-            described.push((name, peer));
-        }
-    }
-    Ok(described)
-}
-
-/// All peers that a payload describes.
-#[cfg(test)]
-pub fn decode(payload: &[u8]) -> Result<Vec<(PeerName, Peer)>, TopologyError> {
-    read(payload, |_, _| true)
-}
-
-fn name_bytes(name: PeerName) -> Value {
-    Value::Bytes(name.as_u64().to_be_bytes()[2..].to_vec())
-}
-
-/// Bytes of any number are folded into the name.
-fn name_of(described: &Value) -> Result<PeerName, TopologyError> {
-    let bytes = described.bytes_at("NameByte")?;
-    let name = PeerName::from_u64(bytes.iter().fold(0, |name, &byte| name << 8 | u64::from(byte)));
-    if name == PeerName::UNKNOWN { Err(TopologyError::Nameless) } else { Ok(name) }
-}
-
-/// A nickname as it is kept, shown and passed on. Who a peer is does not hang on it.
-fn cut(nickname: &str) -> String {
-    text::short(nickname, NICKNAME_LEN_MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
@@ -494,7 +286,13 @@ mod tests {
     use super::*;
     use crate::{
         counter::{HONEST_MAX, STEP_MAX},
-        mesh::{MESSAGE_LEN_MAX, vectors::group},
+        mesh::{
+            MESSAGE_LEN_MAX,
+            description::{ADDRESS_LEN_MAX, LINKS_MAX, decode},
+            features::NICKNAME_LEN_MAX,
+            vectors::group,
+        },
+        peer::PeerUid,
     };
 
     const OWN: PeerName = PeerName::from_u64(0x0100_0000_00a0);

@@ -12,9 +12,11 @@ use tracing::warn;
 use super::{
     Ec2,
     fault::{Call, refused},
-    observe::SELDOM,
 };
 use crate::state::{Fault, FaultKind};
+
+/// Looks between two looks at what seldom changes.
+pub(super) const SELDOM: u64 = 10;
 
 /// Entries on one page: as many as EC2 gives.
 const PAGE_LEN: i32 = 100;

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::{
     Ec2,
     fault::{Call, Refused, refused},
+    lists::SELDOM,
     table::{id, read_table, serving, usable},
 };
 use crate::state::{Fault, FaultKind, SubnetId, TableId, Tables, Vpc};
@@ -22,8 +23,6 @@ use crate::state::{Fault, FaultKind, SubnetId, TableId, Tables, Vpc};
 const PAGE_LEN: i32 = 100;
 /// Pages of one answer. A VPC holds 200 tables unless somebody asked for more.
 const PAGES_MAX: usize = 50;
-/// Looks between two looks at what seldom changes.
-pub(super) const SELDOM: u64 = 10;
 
 impl Ec2 {
     /// Reads the selected tables. A named table that does not exist is left out and logged; if none is left, that is the fault.

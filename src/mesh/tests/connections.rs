@@ -47,12 +47,24 @@ fn a_peer_that_others_mention_is_dialled() {
 }
 
 #[test]
+fn it_is_known_where_a_peer_is_that_only_others_are_connected_to() {
+    let world = line();
+    assert!(!world.established(0, 2));
+    let far =
+        world.peers[1].connections().find(|view| view.peer == Some(name(2))).map(|view| view.remote.ip());
+    assert!(far.is_some_and(|far| world.peers[0].hosts().contains(&far)), "{:?}", world.peers[0].hosts());
+}
+
+#[test]
 fn a_name_that_others_mention_is_never_dialled() {
     let mut world = World::new(2);
     world.connect(0, &[1]);
     world.run(400);
-    let link =
-        |address: &str, outbound| topology::Link { address: address.to_owned(), outbound, established: true };
+    let link = |address: &str, outbound| description::Link {
+        address: address.to_owned(),
+        outbound,
+        established: true,
+    };
     for address in ["evil.example:6783", "10.0.0.9:6783"] {
         world.peers[1].topology.link(PeerName::from_u64(99), link(address, true));
         world.peers[1].announce_soon(world.now);
@@ -69,7 +81,7 @@ fn a_peer_that_restarts_is_heard_again() {
     for _ in 0..20 {
         world.peers[0].topology.link(
             PeerName::from_u64(77),
-            topology::Link { address: String::new(), outbound: false, established: false },
+            description::Link { address: String::new(), outbound: false, established: false },
         );
         world.peers[0].announce_soon(world.now);
         world.input(0, Input::Woken);
