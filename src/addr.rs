@@ -92,6 +92,14 @@ impl Range {
     }
 }
 
+/// What is left of ranges without all of the others.
+pub fn without_all(ranges: &[Range], others: &[Range]) -> Vec<Range> {
+    let less = |left: Vec<Range>, other: &Range| -> Vec<Range> {
+        left.into_iter().flat_map(|range| range.without(*other)).filter(|rest| !rest.is_empty()).collect()
+    };
+    others.iter().fold(ranges.to_vec(), less)
+}
+
 /// Joins ranges that overlap or touch. The result is ascending.
 pub fn join(ranges: impl IntoIterator<Item = Range>) -> Vec<Range> {
     let mut sorted: Vec<Range> = ranges.into_iter().filter(|range| !range.is_empty()).collect();

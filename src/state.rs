@@ -61,7 +61,7 @@ pub enum Scope {
 }
 
 /// All that is ours on the host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// Kernel settings by dotted name (`net.ipv4.ip_forward`). Observed: those that were asked for.
     pub sysctls: BTreeMap<String, String>,
@@ -70,12 +70,11 @@ pub struct Host {
     /// Whether other programs' forward chains let our packets through (Docker's drop policy).
     pub forward: Forward,
     /// Whether the host has [`GATEWAY`] on `lo`, so that it answers containers that ask for its MAC address.
-    #[serde(default)]
     pub gateway: bool,
     /// CIDRs with an `unreachable` route: what we own, so that a free address answers at once.
     pub blocks: BTreeSet<Ipv4Net>,
     /// Container links by the address they serve. Observed: every link named as ours.
-    pub links: BTreeMap<Address, Link>,
+    pub links: Arc<BTreeMap<Address, Link>>,
     /// Observed only: wanted links whose namespace is gone for good.
     pub gone: BTreeSet<Address>,
     /// Observed only: routes inside the range that are not ours, as text. Reported, never touched.
@@ -85,10 +84,16 @@ pub struct Host {
     /// Asked only: addresses of other hosts to which the kernel is asked the way.
     pub others: BTreeSet<Address>,
     /// Observed only: what the kernel would do with packets of containers.
-    pub paths: Vec<Path>,
+    pub paths: Vec<Arc<Path>>,
     /// Observed only: the table of tracked connections, where it is full.
-    #[serde(default)]
     pub tracking: Option<Tracking>,
+}
+
+impl Host {
+    /// Its links, to be changed. Whoever shares them keeps them as they are.
+    pub fn links_mut(&mut self) -> &mut BTreeMap<Address, Link> {
+        Arc::make_mut(&mut self.links)
+    }
 }
 
 /// A table of tracked connections that has no room. What finds none is dropped, of containers and of the host.
@@ -238,6 +243,13 @@ pub struct Link {
 /// Name of the host's end of the link of `address`: `wv` and the address in hexadecimal.
 pub fn link_name(address: Address) -> String {
     format!("wv{:08x}", address.0)
+}
+
+/// The address whose link's host end is named so.
+pub fn address_of_link(name: &str) -> Option<Address> {
+    let digits = name.strip_prefix("wv").filter(|digits| digits.len() == 8)?;
+    let written = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    u32::from_str_radix(digits, 16).ok().filter(|_| written).map(Address)
 }
 
 /// Whether the kernel takes `name` as that of an interface, and nft as a name and nothing more: no wildcard, no quote.

@@ -66,7 +66,7 @@ struct Global {
     /// Configuration file
     #[arg(long, global = true, value_name = "FILE", default_value = CONFIG)]
     config: PathBuf,
-    /// Directory of what must survive a restart
+    /// State directory
     #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/weave")]
     state: PathBuf,
     /// Control socket of the daemon
@@ -81,7 +81,7 @@ struct Global {
     /// When to use colour
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: Colour,
-    /// Say more; twice for everything
+    /// More log output (-vv: trace)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 }
@@ -99,7 +99,7 @@ enum Command {
     Run,
     /// Check a configuration file, offline
     Validate(validate::Validate),
-    /// Look, and show what the file as it is now would change, and why; change nothing
+    /// Show what the configuration file would change, and why, without applying it
     Plan(plan::Plan),
     /// Adopt the configuration, converge now and wait until nothing is left to do
     Apply(apply::Apply),
@@ -107,7 +107,7 @@ enum Command {
     Confirm,
     /// Adopt the configuration, as SIGHUP does, and say whether it was accepted
     Reload,
-    /// Show who, what, how far, and what each wait is waiting for
+    /// Show peers, addresses, routes and containers of this host, and what it is waiting for
     Status(status::Status),
     /// Look for what is wrong with this host: what, why it matters, what to type
     #[cfg(feature = "aws")]

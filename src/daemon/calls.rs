@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{Daemon, Event, runtimes};
 use crate::{
     api::{Answer, ApiRequest, server::Call},
-    kernel::netns::{self, Found},
+    kernel::target::{self, Found},
     node::request::{Container, Refusal, RefusalKind, Request},
     state::{Far, Fault, Key},
 };
@@ -72,7 +72,7 @@ impl Daemon {
         let events = self.events.clone();
         let interface = self.node.knows_by_link().then(|| interface.to_owned());
         tokio::spawn(async move {
-            let found = netns::find(target.clone(), interface).await;
+            let found = target::find(target.clone(), interface).await;
             // The loop is gone only when the daemon stops.
             let _ = events.send(Event::Found(request(target, found), reply)).await;
         });

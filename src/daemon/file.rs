@@ -14,9 +14,9 @@ use crate::{
     config::{self, Config, OnChange},
     node::{
         memory::Trial,
+        order::Terms,
         request::{Refusal, RefusalKind, Response, SavedPlan},
         status::ConfigStatus,
-        trial::Terms,
     },
 };
 

@@ -5,7 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 use rtnetlink::{
     Handle, LinkUnspec,
-    packet_route::address::{AddressAttribute, AddressFlags, AddressMessage},
+    packet_route::{
+        address::{AddressAttribute, AddressFlags, AddressMessage},
+        link::InetDevConf,
+    },
 };
 
 use super::{
@@ -15,14 +18,17 @@ use super::{
     neighbour::{self, Neighbour},
     route::{self, Entry, Table},
     source,
-    sysctl::{self, Protocol},
     visit::Inside,
 };
 use crate::state::{Far, Fault, GATEWAY, HOST_MAC};
 
 /// What the far end is set to when it is made. A container may have another interface by which it answers the world: what
 /// comes in here is welcome all the same. And it says so when its MAC address is another, or when it is up again.
-const SETTINGS: [(&str, &str); 2] = [("rp_filter", "2"), ("arp_notify", "1")];
+fn settings() -> InetDevConf {
+    let mut settings = InetDevConf::default();
+    (settings.rp_filter, settings.arp_notify) = (2, 1);
+    settings
+}
 
 /// What is wrong with the far end of `near`, which is in this namespace; `Err` says why it cannot be looked at. Things are
 /// asked for by name: what else is in there, and how much, is not ours. `mac` is where the host finds it.
@@ -71,18 +77,14 @@ pub async fn faults(
 /// Makes the far end be whole.
 pub async fn mend(inside: &Inside, near: &End, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let handle = &inside.handle;
-    if !near.is_finished(wanted) {
-        for (key, value) in SETTINGS {
-            inside.set(&sysctl::of_interface(Protocol::Ipv4, &far.name, key), value)?;
-        }
-    }
     if let Some(lo) = link::find(handle, "lo").await?.filter(|lo| !lo.up) {
         let up = handle.link().set(LinkUnspec::new_with_index(lo.index).up().build());
         up.execute().await.map_err(|error| fault("setting lo up", &error))?;
     }
-    let mtu = wanted_mtu(near, far, wanted);
-    if !far.up || mtu.is_some() {
-        let set = LinkUnspec::new_with_index(far.index).mtu(mtu.unwrap_or(far.mtu)).up().build();
+    let (mtu, is_new) = (wanted_mtu(near, far, wanted), !near.is_finished(wanted));
+    if !far.up || mtu.is_some() || is_new {
+        let mut set = LinkUnspec::new_with_index(far.index).mtu(mtu.unwrap_or(far.mtu)).up().build();
+        set.attributes.extend(is_new.then(|| link::with_settings(settings())));
         let done = handle.link().set(set).execute().await;
         done.map_err(|error| fault(format_args!("setting {} up", far.name), &error))?;
     }

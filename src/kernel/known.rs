@@ -2,7 +2,10 @@
 //! so that one container costs one container. A whole look forgets it all first; one that comes by itself forgets a part of it, so
 //! that each container is entered now and then even if nothing is told of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     link::{End, Seen},
@@ -10,7 +13,7 @@ use super::{
 };
 use crate::{
     addr::Address,
-    state::{Action, Link, Netns, Packet, Path, Scope},
+    state::{Action, Link, Path, Scope},
 };
 
 /// Looks that come by themselves until each container was entered, where the kernel tells of changes inside.
@@ -25,10 +28,8 @@ pub(super) struct Known {
     seen: Option<Seen>,
     /// Links that were changed by ours since.
     acted_on: BTreeSet<Address>,
-    /// All host ends of ours, by index.
-    ours: BTreeMap<u32, Address>,
     /// How packets reach the containers.
-    paths: BTreeMap<Address, Vec<Path>>,
+    paths: BTreeMap<Address, Vec<Arc<Path>>>,
     /// Something in a container may have changed that was not told.
     deaf: bool,
     /// Looks that came by themselves.
@@ -40,14 +41,12 @@ pub(super) struct Known {
 struct Sound {
     wanted: Link,
     end: End,
-    netns: Netns,
+    found: Link,
 }
 
 impl Known {
-    /// Forgets whatever may not be so any more.
-    pub fn forget(&mut self, scope: Scope, told: &Told, seen: &Seen) {
-        let ours: BTreeMap<u32, Address> =
-            seen.ours().iter().map(|(address, end)| (end.index, *address)).collect();
+    /// Forgets whatever may not be so any more. `touched` are the host ends of ours among the interfaces that were told of.
+    pub fn forget(&mut self, scope: Scope, told: &Told, touched: &BTreeSet<(u32, Address)>) {
         self.deaf |= told.deaf;
         let (deaf, round) = (self.deaf, self.round);
         match scope {
@@ -61,23 +60,24 @@ impl Known {
         if told.lost {
             self.sound.clear();
         }
-        let is_told = |sound: &Sound| sound.end.namespace.is_some_and(|one| told.namespaces.contains(&one));
-        self.sound.retain(|_, sound| !is_told(sound));
-        let mut elsewhere = told.elsewhere;
-        for index in &told.interfaces {
-            let of_index = [self.ours.get(index), ours.get(index)].into_iter().flatten();
-            elsewhere |= of_index.clone().count() == 0;
-            of_index.for_each(|address| drop(self.sound.remove(address)));
+        if !told.namespaces.is_empty() {
+            let is_told =
+                |sound: &Sound| sound.end.namespace.is_some_and(|one| told.namespaces.contains(&one));
+            self.sound.retain(|_, sound| !is_told(sound));
         }
+        touched.iter().for_each(|(_, address)| self.forget_link(*address));
+        let is_ours =
+            |index: &u32| touched.range((*index, Address(0))..).next().is_some_and(|(one, _)| one == index);
+        let elsewhere = told.elsewhere || !told.interfaces.iter().all(is_ours);
         if elsewhere || scope == Scope::Whole || told.lost {
             self.paths.clear();
         }
-        self.ours = ours;
     }
 
     /// Forgets one link.
     pub fn forget_link(&mut self, address: Address) {
         self.sound.remove(&address);
+        self.paths.remove(&address);
     }
 
     /// A link is about to be changed by ours.
@@ -91,8 +91,9 @@ impl Known {
     /// What was changed by ours since the look before: the links, and the interfaces that they had then.
     pub fn acted_on(&mut self) -> (BTreeSet<Address>, BTreeSet<u32>) {
         let links = std::mem::take(&mut self.acted_on);
-        let indices = self.ours.iter().filter(|(_, address)| links.contains(address));
-        let indices = indices.map(|(index, _)| *index).collect();
+        let ends = self.seen.iter().filter(|_| !links.is_empty()).flat_map(|seen| &seen.links);
+        let of_these = |end: &&End| end.serves().is_some_and(|address| links.contains(&address));
+        let indices = ends.filter(of_these).map(|end| end.index).collect();
         (links, indices)
     }
 
@@ -106,31 +107,25 @@ impl Known {
         self.seen = Some(seen);
     }
 
-    /// The namespace of a link that is as it was when nothing was wrong with it.
-    pub fn netns(&self, address: Address, end: &End, wanted: &Link) -> Option<&Netns> {
+    /// A link that is as it was when nothing was wrong with it.
+    pub fn link(&self, address: Address, end: &End, wanted: &Link) -> Option<&Link> {
         let sound = self.sound.get(&address)?;
-        (sound.end == *end && sound.wanted == *wanted).then_some(&sound.netns)
+        (sound.end == *end && sound.wanted == *wanted).then_some(&sound.found)
     }
 
     /// A link was looked into, and nothing was wrong.
-    pub fn keep_link(&mut self, address: Address, end: &End, wanted: &Link, netns: &Netns) {
-        let (wanted, end, netns) = (wanted.clone(), end.clone(), netns.clone());
-        self.sound.insert(address, Sound { wanted, end, netns });
+    pub fn keep_link(&mut self, address: Address, end: &End, wanted: &Link, found: &Link) {
+        let (wanted, end, found) = (wanted.clone(), end.clone(), found.clone());
+        self.sound.insert(address, Sound { wanted, end, found });
     }
 
     /// How packets reach the container of a link that has not changed.
-    pub fn paths(&self, address: Address) -> Option<&[Path]> {
-        self.sound.get(&address)?;
+    pub fn paths(&self, address: Address) -> Option<&[Arc<Path>]> {
         self.paths.get(&address).map(Vec::as_slice)
     }
 
-    /// The kernel was asked, or would have said the same.
-    pub fn keep_paths(&mut self, paths: &[Path]) {
-        self.paths.clear();
-        for path in paths {
-            if let Packet::ToContainer { address, .. } = path.packet {
-                self.paths.entry(address).or_default().push(path.clone());
-            }
-        }
+    /// The kernel was asked how packets reach the container of a sound link.
+    pub fn keep_paths(&mut self, address: Address, paths: Vec<Arc<Path>>) {
+        self.paths.insert(address, paths);
     }
 }

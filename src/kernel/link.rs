@@ -25,7 +25,7 @@ use rtnetlink::{
     packet_route::{
         address::AddressMessage,
         link::{
-            AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoVeth, LinkAttribute,
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute,
             LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
         },
     },
@@ -33,34 +33,56 @@ use rtnetlink::{
 use tokio::time::sleep;
 
 use super::{
-    address, far,
-    fault::{Cause, already_there, fault, found},
+    address,
+    fault::{Cause, already_gone, already_there, fault, found},
     neighbour::{self, Neighbour},
-    removal, route,
-    sysctl::{self, Protocol},
-    visit::{Inside, Visitor},
+    route, sysctl,
+    visit::Inside,
 };
 use crate::{
     addr::Address,
-    state::{Far, Fault, FaultKind, HOST_MAC, Netns, link_name},
+    state::{Far, Fault, FaultKind, HOST_MAC, Netns, address_of_link, link_name},
 };
 
 /// What a host end is set to: a forged source is dropped, anything else of IPv4 is passed on, and of IPv6 nothing is
 /// taken in, router advertisements above all. Who allows IPv6 on all interfaces allows it on these, and then they are
 /// still not listened to.
 const HOST_END: [Setting; 4] = [
-    Setting { protocol: Protocol::Ipv4, key: "rp_filter", value: 1, of: |settings| settings.rp_filter },
-    Setting { protocol: Protocol::Ipv4, key: "forwarding", value: 1, of: |settings| settings.forwarding },
-    Setting { protocol: Protocol::Ipv6, key: "accept_ra", value: 0, of: |settings| settings.accept_ra },
-    Setting { protocol: Protocol::Ipv6, key: "disable_ipv6", value: 1, of: |settings| settings.disable_ipv6 },
+    Setting {
+        key: "rp_filter",
+        value: 1,
+        of: |settings| settings.rp_filter,
+        set: Set::Inet(|inet| inet.rp_filter = 1),
+    },
+    Setting {
+        key: "forwarding",
+        value: 1,
+        of: |settings| settings.forwarding,
+        set: Set::Inet(|inet| inet.forwarding = 1),
+    },
+    Setting { key: "accept_ra", value: 0, of: |settings| settings.accept_ra, set: Set::Inet6("accept_ra") },
+    Setting {
+        key: "disable_ipv6",
+        value: 1,
+        of: |settings| settings.disable_ipv6,
+        set: Set::Inet6("disable_ipv6"),
+    },
 ];
 
 /// A setting as it should be.
 struct Setting {
-    protocol: Protocol,
     key: &'static str,
     value: i32,
     of: fn(&Settings) -> Option<i32>,
+    set: Set,
+}
+
+/// How a setting is set.
+enum Set {
+    /// With others in one message.
+    Inet(fn(&mut InetDevConf)),
+    /// By the file of this name.
+    Inet6(&'static str),
 }
 
 /// Settings of an interface, as they come with it; `None` where its protocol is not there.
@@ -165,11 +187,11 @@ impl End {
 
     /// What a host end is not set to as it should be, and what to instead. Where there is no IPv6, nothing of it can be wrong.
     fn wrong_settings(&self) -> impl Iterator<Item = (&'static Setting, String)> {
-        HOST_END.iter().filter_map(|setting| match ((setting.of)(&self.settings), setting.protocol) {
+        HOST_END.iter().filter_map(|setting| match ((setting.of)(&self.settings), &setting.set) {
             (Some(now), _) if now == setting.value => None,
             (Some(now), _) => Some((setting, now.to_string())),
-            (None, Protocol::Ipv4) => Some((setting, "absent".into())),
-            (None, Protocol::Ipv6) => None,
+            (None, Set::Inet(_)) => Some((setting, "absent".into())),
+            (None, Set::Inet6(_)) => None,
         })
     }
 
@@ -178,16 +200,15 @@ impl End {
         self.alias == link_name(wanted.address)
     }
 
+    /// Whether packets that come in by it are passed on.
+    pub fn forwards(&self) -> bool {
+        self.settings.forwarding.is_none_or(|value| value == 1)
+    }
+
     /// The address that it is the host end for, whatever its name is by now.
     pub fn serves(&self) -> Option<Address> {
-        served_by(&self.name).or_else(|| served_by(&self.alias).filter(|_| self.veth))
+        address_of_link(&self.name).or_else(|| address_of_link(&self.alias).filter(|_| self.veth))
     }
-}
-
-/// The address that a host end is named for.
-pub fn served_by(name: &str) -> Option<Address> {
-    let address = Address(u32::from_str_radix(name.strip_prefix("wv")?, 16).ok()?);
-    (link_name(address) == name).then_some(address)
 }
 
 /// All interfaces, by their index.
@@ -293,6 +314,12 @@ impl Seen {
         place.ok().map(|place| &self.links[place])
     }
 
+    /// The host ends of ours among these interfaces.
+    pub fn host_ends(&self, interfaces: &BTreeSet<u32>) -> BTreeSet<(u32, Address)> {
+        let end = |index: &u32| Some((*index, self.interface(*index)?.serves()?));
+        interfaces.iter().filter_map(end).collect()
+    }
+
     /// The name of a link, fit to be shown.
     pub fn name(&self, index: u32) -> Option<String> {
         self.interface(index).map(|end| end.name.escape_default().to_string())
@@ -300,7 +327,7 @@ impl Seen {
 
     /// Host ends of ours, by the address that each is for. One that has its name goes before one that had it.
     pub fn ours(&self) -> BTreeMap<Address, &End> {
-        let by_name = |end: &&End| served_by(&end.name).is_some();
+        let by_name = |end: &&End| address_of_link(&end.name).is_some();
         let (named, renamed): (Vec<&End>, Vec<&End>) = self.links.iter().partition(by_name);
         renamed.into_iter().chain(named).filter_map(|end| Some((end.serves()?, end))).collect()
     }
@@ -343,30 +370,12 @@ impl Seen {
     }
 }
 
-/// Makes a link be whole, whatever is there of it.
-pub(super) async fn ensure(visitor: &Visitor, wanted: &Wanted<'_>) -> Result<(), Fault> {
-    let (host, inside) = (&visitor.host, visitor.enter(wanted.netns)?);
-    let (near, far) = match pair(host, &inside, wanted).await? {
-        Some(pair) => pair,
-        None => {
-            create(host, &inside, wanted).await?;
-            pair(host, &inside, wanted).await?.ok_or_else(|| {
-                found(
-                    FaultKind::Outdated,
-                    format!("link {} went away while it was made", link_name(wanted.address)),
-                )
-            })?
-        }
-    };
-    // What keeps the container within bounds comes first: nothing in there can hold it up.
-    mend(host, &near, &far, wanted).await?;
-    far::mend(&inside, &near, &far, wanted).await?;
-    finish(host, &near, wanted).await?;
-    settle(host, &near, &inside.handle, &far).await
-}
-
 /// Both ends, if both are there and belong together. What is in the way of ours goes, if it is ours.
-async fn pair(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<Option<(End, End)>, Fault> {
+pub(super) async fn pair(
+    host: &Handle,
+    inside: &Inside,
+    wanted: &Wanted<'_>,
+) -> Result<Option<(End, End)>, Fault> {
     let near = find(host, &link_name(wanted.address)).await?;
     let far = find(&inside.handle, &wanted.far.name).await?;
     match (near, far) {
@@ -378,7 +387,7 @@ async fn pair(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<Opt
                 None => Err(in_the_way(host, near, &far, wanted).await?),
             }
         }
-        (Some(near), None) => removal::remove_one(host, wanted.address, near.index).await.map(|()| None),
+        (Some(near), None) => remove(host, wanted.address, near.index).await.map(|()| None),
         (None, None) => Ok(None),
     }
 }
@@ -386,7 +395,13 @@ async fn pair(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<Opt
 /// Whether both are the link that is wanted, and the host end has lost its name only.
 fn is_renamed(near: &End, far: &End, wanted: &Wanted<'_>) -> bool {
     let ours = near.mac == HOST_MAC.0 && far.mac == wanted.far.mac(wanted.address).0;
-    served_by(&near.name).is_none() && (ours || near.serves() == Some(wanted.address))
+    address_of_link(&near.name).is_none() && (ours || near.serves() == Some(wanted.address))
+}
+
+/// Removes a link by the index of its host end.
+pub(super) async fn remove(host: &Handle, address: Address, index: u32) -> Result<(), Fault> {
+    let gone = already_gone(host.link().del(index).execute().await);
+    gone.map_err(|error| fault(format_args!("removing link {}", link_name(address)), &error))
 }
 
 /// Gives a host end its name back. Only one that is down can be renamed by every kernel.
@@ -422,7 +437,7 @@ async fn in_the_way(
 
 /// One message makes both ends, with names, MTU and MACs. The far end cannot be made up, and the host end is not to be
 /// before it is set as it should be.
-async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(), Fault> {
+pub(super) async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let name = link_name(wanted.address);
     let far = LinkMessageBuilder::<LinkUnspec>::new()
         .name(&*wanted.far.name)
@@ -440,10 +455,39 @@ async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(
     made.map_err(|error| fault(format_args!("making link {name}"), &error))
 }
 
-async fn mend(host: &Handle, near: &End, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
-    for (Setting { protocol, key, value, .. }, _) in near.wrong_settings() {
-        sysctl::set(&sysctl::of_interface(*protocol, &near.name, key), &value.to_string())?;
+/// Settings of IPv4 as a link is given them by rtnetlink.
+pub(super) fn with_settings(settings: InetDevConf) -> LinkAttribute {
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(settings)])])
+}
+
+/// Those of IPv6 are files and nothing else.
+async fn set_host_end(host: &Handle, settings: &sysctl::Tree, near: &End) -> Result<(), Fault> {
+    let mut inet = InetDevConf::default();
+    for (setting, _) in near.wrong_settings() {
+        match setting.set {
+            Set::Inet(set) => set(&mut inet),
+            Set::Inet6(key) => {
+                settings.set(&format!("net.ipv6.conf.{}.{key}", near.name), &setting.value.to_string())?
+            }
+        }
     }
+    if inet == InetDevConf::default() {
+        return Ok(());
+    }
+    let mut message: LinkMessage = LinkUnspec::new_with_index(near.index).build();
+    message.attributes.push(with_settings(inet));
+    let set = host.link().set(message).execute().await;
+    set.map_err(|error| fault(format_args!("setting forwarding and rp_filter of {}", near.name), &error))
+}
+
+/// Makes the host end be as it should be.
+pub(super) async fn mend(
+    host: &Handle,
+    settings: &sysctl::Tree,
+    (near, far): (&End, &End),
+    wanted: &Wanted<'_>,
+) -> Result<(), Fault> {
+    set_host_end(host, settings, near).await?;
     for held in address::of(host, near.index).await? {
         address::remove(host, &held).await?;
     }
@@ -459,7 +503,7 @@ async fn mend(host: &Handle, near: &End, far: &End, wanted: &Wanted<'_>) -> Resu
 
 /// What says that all is done comes last: the MTU, which the far end is given with it, and the alias, with which it is set
 /// up once.
-async fn finish(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
+pub(super) async fn finish(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let name = link_name(wanted.address);
     if near.is_finished(wanted) && near.mtu == wanted.mtu {
         return Ok(());
@@ -471,7 +515,7 @@ async fn finish(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Result<(), Fa
 
 /// Waits until both ends send. After an end comes up the kernel starts it in its own time, and until then
 /// drops packets; a first SYN that is dropped costs a second.
-async fn settle(host: &Handle, near: &End, inside: &Handle, far: &End) -> Result<(), Fault> {
+pub(super) async fn settle(host: &Handle, near: &End, inside: &Handle, far: &End) -> Result<(), Fault> {
     const LOOKS_MAX: usize = 200;
     for _ in 0..LOOKS_MAX {
         let ends = [find(host, &near.name).await?, find(inside, &far.name).await?];
@@ -486,18 +530,4 @@ async fn settle(host: &Handle, near: &End, inside: &Handle, far: &End) -> Result
 /// A MAC as it is usually written.
 pub fn mac_text(mac: &[u8]) -> String {
     mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_link_is_known_by_its_name_and_by_nothing_like_it() {
-        let address: Address = "10.32.1.2".parse().unwrap();
-        assert_eq!(served_by(&link_name(address)), Some(address));
-        for name in ["wv0a2001", "wv0A200102", "wv+a200102", "wvlan0", "eth0", "wv"] {
-            assert_eq!(served_by(name), None, "{name}");
-        }
-    }
 }

@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     pin::pin,
+    sync::Arc,
 };
 
 use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
@@ -25,17 +26,19 @@ use rtnetlink::Handle;
 
 use crate::{
     addr::Address,
-    state::{Action, Fault, FaultKind, Host, Link, Netns, Scope, link_name},
+    state::{Action, Fault, FaultKind, Host, Link, Scope, link_name},
 };
 
 mod address;
 mod bound;
 pub mod canary;
+mod container_link;
 mod event;
 mod far;
 mod fault;
 mod forward;
 mod generation;
+mod inspect;
 mod known;
 mod link;
 mod listing;
@@ -48,17 +51,17 @@ pub mod removal;
 mod route;
 mod source;
 mod sysctl;
+pub mod target;
 mod tracking;
 pub mod uplink;
 mod visit;
 pub mod watch;
-mod ways;
+pub mod ways;
 
 use fault::{fault, found};
 use known::Known;
-use link::{End, Seen, Wanted};
+use link::{Seen, Wanted};
 use removal::Remover;
-use visit::Visitor;
 use watch::{Changes, Told};
 
 /// The host's network, seen and changed from the namespace in which it was made.
@@ -66,6 +69,7 @@ pub struct Kernel {
     handle: Handle,
     /// Is answered what was asked for only.
     strict: Handle,
+    settings: Arc<sysctl::Tree>,
     nft: nft::Nft,
     forward: forward::Observed,
     tracking: tracking::Watch,
@@ -85,6 +89,7 @@ impl Kernel {
         Ok(Kernel {
             handle,
             strict,
+            settings: Arc::new(sysctl::Tree::open()?),
             nft: nft::Nft::default(),
             forward: forward::Observed::default(),
             tracking: tracking::Watch::default(),
@@ -100,23 +105,27 @@ impl Kernel {
         let (mut told, mut known) = (self.changes.take(), std::mem::take(&mut self.known));
         // The kernel tells of our own changes as well, a little later.
         told.interfaces.extend(self.acted_on(&mut known).await?);
-        let seen = self.look(scope, &told, known.seen()).await?;
-        known.forget(scope, &told, &seen);
-        self.changes.care_for(seen.ours().values().filter_map(|end| end.namespace).collect());
+        let before = known.seen();
+        let mut touched =
+            before.as_ref().map(|before| before.host_ends(&told.interfaces)).unwrap_or_default();
+        let seen = self.look(scope, &told, before).await?;
+        touched.extend(seen.host_ends(&told.interfaces));
+        known.forget(scope, &told, &touched);
+        let ours = seen.ours();
+        self.changes.care_for(ours.values().filter_map(|end| end.namespace).collect());
         let rules = self.nft.observe(wanted.rules.as_ref()).await?;
         let forward = self.forward.observe(&uplinks_of(wanted)).await?;
-        let links = observe_links(&seen, wanted, &mut known, scope).await?;
+        let links = inspect::links(&seen, &ours, wanted, &mut known, scope).await;
         let path::Paths { paths, uplinks } =
-            path::observe(&self.handle, &seen, wanted, &links, &known).await?;
-        known.keep_paths(&paths);
+            path::observe(&self.handle, &seen, wanted, &links, &mut known).await?;
         let host = Host {
-            sysctls: sysctl::observe(wanted.sysctls.keys())?,
+            sysctls: self.settings.observe(wanted.sysctls.keys())?,
             rules,
             forward,
             gateway: seen.addresses.iter().any(address::is_gateway),
             blocks: seen.routes.blocks(),
             gone: gone(wanted, &links),
-            links,
+            links: Arc::new(links),
             foreign: foreign(&seen, wanted),
             uplinks,
             others: BTreeSet::new(),
@@ -156,7 +165,7 @@ impl Kernel {
             drop(self.known.seen());
         }
         match action {
-            Action::SetSysctl { name, value } => sysctl::set(name, value),
+            Action::SetSysctl { name, value } => self.settings.set(name, value),
             Action::LoadRules(rules) => {
                 expect_uplink(host, &rules.uplinks).await?;
                 self.nft.load(rules).await
@@ -196,9 +205,10 @@ impl Kernel {
         actions.iter().for_each(|action| self.known.act_on(action));
         let work = actions.into_iter().map(|action| {
             let fenced = if creates(&action) { fenced.clone() } else { Ok(()) };
+            let settings = self.settings.clone();
             async move {
                 let result = match fenced {
-                    Ok(()) => link_action(&action).await,
+                    Ok(()) => link_action(settings, &action).await,
                     Err(fault) => Err(fault),
                 };
                 (action, result)
@@ -214,7 +224,7 @@ impl Kernel {
 }
 
 /// Makes or mends a link, on a thread of its own.
-async fn link_action(action: &Action) -> Result<(), Fault> {
+async fn link_action(settings: Arc<sysctl::Tree>, action: &Action) -> Result<(), Fault> {
     let (Action::CreateLink { address, netns, mtu, range, far }
     | Action::MendLink { address, netns, mtu, range, far }) = action.clone()
     else {
@@ -222,92 +232,21 @@ async fn link_action(action: &Action) -> Result<(), Fault> {
     };
     let what = format!("making link {}", link_name(address));
     let work = async move |visitor: visit::Visitor| {
-        link::ensure(&visitor, &Wanted { address, netns: &netns, mtu, range, far: &far }).await
+        let wanted = Wanted { address, netns: &netns, mtu, range, far: &far };
+        container_link::ensure(&visitor, &settings, &wanted).await
     };
-    visit::apart(&what, bound::CHANGE, work).await
+    visit::apart(&visit::FOR_LINKS, &what, bound::CHANGE, work).await
 }
 
 fn not_here(action: &Action) -> Fault {
     found(FaultKind::Invalid, format!("not an action of this kind: {action:?}"))
 }
 
-/// The links of ours. Containers are looked into where something may have changed.
-async fn observe_links(
-    seen: &Seen,
-    wanted: &Host,
-    known: &mut Known,
-    scope: Scope,
-) -> Result<BTreeMap<Address, Link>, Fault> {
-    let ours = seen.ours();
-    let (mut links, mut visits) = (BTreeMap::new(), Vec::new());
-    for (&address, &end) in &ours {
-        let mut link = Link { mtu: end.mtu, ..Link::default() };
-        if let Some(wanted) = wanted.links.get(&address)
-            && let Some(netns) = &wanted.netns
-        {
-            let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range, far: &wanted.far };
-            (link.range, link.far) = (wanted.range, wanted.far.clone());
-            link.netns = known.netns(address, end, wanted).cloned();
-            if link.netns.is_none() || scope != Scope::Changed {
-                link.faults = seen.faults(end, &right);
-            }
-            if link.netns.is_none() {
-                let mac = seen.mac_of(end, address).map(Into::into);
-                let (end, wanted, netns) = (end.clone(), wanted.clone(), netns.clone());
-                visits.push(Visit { address, end, wanted, netns, mac });
-            }
-        }
-        links.insert(address, link);
-    }
-    let addresses: Vec<Address> = visits.iter().map(|visit| visit.address).collect();
-    let found = visit::each(visits, |visitor, visit| Box::pin(look_inside(visitor, visit))).await;
-    for (address, found) in addresses.into_iter().zip(found) {
-        let Some(link) = links.get_mut(&address) else { continue };
-        match found {
-            Ok((netns, faults)) => {
-                link.netns = Some(netns);
-                link.faults.extend(faults);
-            }
-            Err(fault) => link.faults.push(fault.message),
-        }
-        link.faults = bound::faults(std::mem::take(&mut link.faults));
-    }
-    for (address, link) in &links {
-        match (&link.netns, wanted.links.get(address)) {
-            (Some(netns), Some(wanted)) if link.faults.is_empty() => {
-                known.keep_link(*address, ours[address], wanted, netns);
-            }
-            (_, _) => known.forget_link(*address),
-        }
-    }
-    Ok(links)
-}
-
-/// A link that is to be looked at from inside its container.
-struct Visit {
-    address: Address,
-    end: End,
-    wanted: Link,
-    netns: Netns,
-    /// Where the host finds the container.
-    mac: Option<Vec<u8>>,
-}
-
-/// The namespace of a link where it was found, and what is wrong with the far end. A namespace that cannot be looked into
-/// is a fault of its link, not of the look.
-async fn look_inside(visitor: &Visitor, visit: &Visit) -> Result<(Netns, Vec<String>), Fault> {
-    let Visit { address, end, wanted, netns, mac } = visit;
-    let right = Wanted { address: *address, netns, mtu: wanted.mtu, range: wanted.range, far: &wanted.far };
-    let inside = visitor.enter(netns)?;
-    let faults = far::faults(&inside, end, &right, mac.as_deref()).await?;
-    Ok((inside.netns, faults))
-}
-
 /// Wanted links that are not there, and whose namespace is not either. Whoever holds such a link forgets it,
 /// so it has to be certain.
 fn gone(wanted: &Host, links: &BTreeMap<Address, Link>) -> BTreeSet<Address> {
     let absent = wanted.links.iter().filter(|(address, _)| !links.contains_key(address));
-    let gone = absent.filter(|(_, link)| link.netns.as_ref().is_some_and(netns::is_gone));
+    let gone = absent.filter(|(_, link)| link.netns.as_ref().is_some_and(ways::is_gone));
     gone.map(|(address, _)| *address).collect()
 }
 

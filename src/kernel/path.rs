@@ -12,6 +12,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use futures_util::TryStreamExt;
@@ -28,12 +29,11 @@ use super::{
     address,
     fault::{Cause, fault},
     known::Known,
-    link::{End, Seen, served_by},
-    sysctl::{self, Protocol},
+    link::{End, Seen},
 };
 use crate::{
     addr::Address,
-    state::{Fate, Fault, Host, Link, Loss, Packet, Path},
+    state::{Fate, Fault, Host, Link, Loss, Packet, Path, address_of_link},
 };
 
 /// Addresses that are nobody's (RFC 5737), in two networks, since one may be taken for containers.
@@ -44,7 +44,7 @@ const OWN_MAX: usize = 16;
 /// What the kernel said, and which interfaces carry traffic by it.
 #[derive(Debug, Default)]
 pub struct Paths {
-    pub paths: Vec<Path>,
+    pub paths: Vec<Arc<Path>>,
     /// Interfaces by which packets of containers get where the VPC is, by name, with their MTU.
     pub uplinks: BTreeMap<String, u32>,
 }
@@ -55,7 +55,7 @@ pub async fn observe(
     seen: &Seen,
     wanted: &Host,
     links: &BTreeMap<Address, Link>,
-    known: &Known,
+    known: &mut Known,
 ) -> Result<Paths, Fault> {
     let asker = Asker { handle, seen };
     // Of one that is broken in itself its faults are told.
@@ -68,7 +68,7 @@ pub async fn observe(
     for &other in &wanted.others {
         let answer = asker.ask(other.into(), container.as_ref()).await?;
         carriers.see(&asker, &answer, other.into());
-        paths.push(answer.path(Packet::ToOther(other)));
+        paths.push(Arc::new(answer.path(Packet::ToOther(other))));
     }
     // Where the VPC leads what comes for containers is told by the way that the host itself takes, see `uplink`.
     if let Some(other) = wanted.others.first() {
@@ -77,24 +77,28 @@ pub async fn observe(
     let outside = outside_of(wanted);
     let answer = asker.ask(outside, container.as_ref()).await?;
     carriers.see_outside(&asker, &answer, outside);
-    paths.push(answer.path(Packet::Outside));
+    paths.push(Arc::new(answer.path(Packet::Outside)));
 
     for &address in &sound {
         if let Some(known) = known.paths(address).filter(|known| carriers.are_asked_in(known)) {
             paths.extend(known.iter().cloned());
             continue;
         }
+        let mut to_container = Vec::new();
         for (uplink, from) in &carriers.by {
             let arrived = Source { address: *from, interface: Some(uplink.clone()) };
             let answer = asker.ask(address.into(), Some(&arrived)).await?;
-            paths.push(answer.path(Packet::ToContainer { address, uplink: uplink.name.clone() }));
+            let packet = Packet::ToContainer { address, uplink: uplink.name.clone() };
+            to_container.push(Arc::new(answer.path(packet)));
         }
+        paths.extend(to_container.iter().cloned());
+        known.keep_paths(address, to_container);
     }
     if let Some(&to) = sound.first() {
         for from in own_addresses(seen) {
             let own = Source { address: from, interface: None };
             let answer = asker.ask(to.into(), Some(&own)).await?;
-            paths.push(answer.path(Packet::FromHost { from, to }));
+            paths.push(Arc::new(answer.path(Packet::FromHost { from, to })));
         }
     }
     Ok(Paths { paths, uplinks: carriers.uplinks() })
@@ -128,14 +132,15 @@ impl Carriers {
     }
 
     fn add(&mut self, seen: &Seen, interface: &str, from: Ipv4Addr) {
-        let into_vpc = |end: &&End| end.name == interface && end.ethernet && served_by(&end.name).is_none();
+        let into_vpc =
+            |end: &&End| end.name == interface && end.ethernet && address_of_link(&end.name).is_none();
         if let Some(end) = seen.links.iter().find(into_vpc) {
             self.by.entry(end.clone()).or_insert(from);
         }
     }
 
     /// Whether it is by these interfaces that a container was asked about.
-    fn are_asked_in(&self, paths: &[Path]) -> bool {
+    fn are_asked_in(&self, paths: &[Arc<Path>]) -> bool {
         let asked = paths.iter().filter_map(|path| match &path.packet {
             Packet::ToContainer { uplink, .. } => Some(uplink),
             Packet::ToOther(_) | Packet::FromHost { .. } | Packet::Outside => None,
@@ -175,7 +180,7 @@ impl Answer {
 impl Asker<'_> {
     /// The container with this address.
     fn source_behind(&self, address: Address) -> Option<Source> {
-        let end = self.seen.links.iter().find(|end| served_by(&end.name) == Some(address))?;
+        let end = self.seen.links.iter().find(|end| address_of_link(&end.name) == Some(address))?;
         Some(Source { address: address.into(), interface: Some(end.clone()) })
     }
 
@@ -269,7 +274,7 @@ impl Asker<'_> {
 fn loss(errno: Errno, came_in: Option<&End>) -> Option<Loss> {
     match (errno, came_in) {
         (Errno::ENETUNREACH, _) => Some(Loss::NoRoute),
-        (Errno::EHOSTUNREACH, Some(end)) if !forwards(end) => Some(Loss::NotForwarded(end.name.clone())),
+        (Errno::EHOSTUNREACH, Some(end)) if !end.forwards() => Some(Loss::NotForwarded(end.name.clone())),
         (Errno::EHOSTUNREACH, _) => Some(Loss::Unreachable),
         (Errno::EACCES, _) => Some(Loss::Prohibited),
         (Errno::EXDEV, Some(end)) => Some(Loss::ReversePath(end.name.clone())),
@@ -278,11 +283,6 @@ fn loss(errno: Errno, came_in: Option<&End>) -> Option<Loss> {
         (Errno::ENODEV | Errno::EPERM | Errno::ENOBUFS | Errno::ECONNRESET, _) => None,
         (other, _) => Some(Loss::Other(other as i32)),
     }
-}
-
-fn forwards(end: &End) -> bool {
-    let setting = sysctl::get(&sysctl::of_interface(Protocol::Ipv4, &end.name, "forwarding"));
-    setting.ok().flatten().is_none_or(|value| value == "1")
 }
 
 /// An address of the outside.

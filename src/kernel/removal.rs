@@ -30,7 +30,7 @@ impl Remover {
     pub async fn remove(&self, addresses: BTreeSet<Address>) -> BTreeMap<Address, Result<(), Fault>> {
         let going = addresses.clone();
         let work = async move |visitor: visit::Visitor| Ok(remove(&visitor.host, &going).await);
-        match visit::apart("removing links", bound::CHANGE, work).await {
+        match visit::apart(&visit::FOR_LINKS, "removing links", bound::CHANGE, work).await {
             Ok((interfaces, results)) => {
                 self.changes.tell(interfaces);
                 results
@@ -55,19 +55,13 @@ async fn remove(host: &Handle, addresses: &BTreeSet<Address>) -> (BTreeSet<u32>,
         results.extend(remove_group(host, &going).await);
     } else {
         for (&address, &index) in &going {
-            results.insert(address, remove_one(host, address, index).await);
+            results.insert(address, link::remove(host, address, index).await);
         }
     }
     for &address in addresses {
         results.entry(address).or_insert(Ok(()));
     }
     (going.into_values().collect(), results)
-}
-
-/// Removes a link by the index of its host end.
-pub(super) async fn remove_one(host: &Handle, address: Address, index: u32) -> Result<(), Fault> {
-    let gone = already_gone(host.link().del(index).execute().await);
-    gone.map_err(|error| fault(format_args!("removing link {}", link_name(address)), &error))
 }
 
 /// Removes links as a group that nobody else knows of: its number is taken by chance, of two thousand million.

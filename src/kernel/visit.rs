@@ -11,7 +11,6 @@ use std::{
     os::fd::{AsFd, AsRawFd, RawFd},
     path::Path,
     pin::Pin,
-    rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -36,22 +35,23 @@ use super::{
     bound::{self, VISIT, VISITS_MAX},
     fault::{Cause, fault, found},
     netns::{boot_id, cookie, gone, open, refused},
-    sysctl, ways,
+    ways,
 };
 use crate::state::{Fault, FaultKind, Netns};
 
-/// Threads at one time. One that is kept waiting for ever is left behind, and so many may be.
-const THREADS_MAX: usize = 64;
 /// How much longer than its work a thread is waited for.
 const GRACE: Duration = Duration::from_secs(1);
 
-static THREADS: AtomicUsize = AtomicUsize::new(0);
+/// Threads that work on links.
+pub(super) static FOR_LINKS: Places = Places::of(64);
+/// Threads that look where a target leads. It may lead to a file system that does not answer, and holds up no link then.
+pub(super) static FOR_TARGETS: Places = Places::of(16);
 
 /// What a thread works with.
 pub(super) struct Visitor {
     /// Speaks rtnetlink on the host, and is answered what was asked for only.
     pub host: Handle,
-    home: Rc<File>,
+    home: File,
 }
 
 /// A namespace that was entered: it can be spoken to, and named to the kernel.
@@ -61,7 +61,6 @@ pub(super) struct Inside {
     /// The namespace, by the path it was found at.
     pub netns: Netns,
     file: File,
-    home: Rc<File>,
     /// Ends with this value, whatever the kernel has still to say.
     _connection: Connection,
 }
@@ -81,7 +80,7 @@ impl Visitor {
         let home = File::open("/proc/thread-self/ns/net").map_err(cannot)?;
         let (connection, host, _) = new_connection_with_strict_check().map_err(cannot)?;
         tokio::spawn(connection);
-        Ok(Visitor { host, home: Rc::new(home) })
+        Ok(Visitor { host, home })
     }
 
     /// Enters `netns` by its path, or by another way where its path no longer leads to it: the process that it was found by
@@ -112,9 +111,9 @@ impl Visitor {
         if cookie != netns.cookie {
             return Err(gone(path, "its path leads to another one now"));
         }
-        let (netns, home) = (netns.clone(), self.home.clone());
+        let netns = netns.clone();
         let _connection = Connection(tokio::spawn(connection));
-        Ok(Inside { handle, netns, file, home, _connection })
+        Ok(Inside { handle, netns, file, _connection })
     }
 }
 
@@ -122,12 +121,6 @@ impl Inside {
     /// The namespace as a file descriptor, good for as long as `self` is.
     pub fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
-    }
-
-    /// Sets a kernel setting inside.
-    pub fn set(&self, name: &str, value: &str) -> Result<(), Fault> {
-        let set = there_and_back(&self.file, &self.home, || Ok(sysctl::set(name, value)));
-        set.map_err(|cause| fault(format_args!("setting {name} in a container"), &cause))?
     }
 }
 
@@ -141,22 +134,24 @@ fn there_and_back<T>(there: &File, home: &File, work: impl FnOnce() -> Result<T,
 
 /// What comes of work on a thread of its own, unless it takes longer than `most`.
 pub(super) async fn apart<T: Send + 'static>(
+    places: &'static Places,
     what: &str,
     most: Duration,
     work: impl AsyncFnOnce(Visitor) -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
     let name = what.to_owned();
-    let ended = spawn(what, async move |visitor| bound::within(most, &name, work(visitor)).await)?;
+    let ended = spawn(places, what, async move |visitor| bound::within(most, &name, work(visitor)).await)?;
     let ended = bound::within(most + GRACE, what, async { Ok(ended.await) }).await?;
     ended.unwrap_or_else(|_| Err(found(FaultKind::Unreachable, format!("{what}: its thread died"))))
 }
 
 fn spawn<T: Send + 'static>(
+    places: &'static Places,
     what: &str,
     work: impl AsyncFnOnce(Visitor) -> Result<T, Fault> + Send + 'static,
 ) -> Result<oneshot::Receiver<Result<T, Fault>>, Fault> {
-    let place = Place::take().ok_or_else(|| {
-        found(FaultKind::Unreachable, format!("{what}: {THREADS_MAX} threads wait already"))
+    let place = places.take().ok_or_else(|| {
+        found(FaultKind::Unreachable, format!("{what}: {} threads wait already", places.most))
     })?;
     let (done, ended) = oneshot::channel();
     let live = move || {
@@ -173,20 +168,30 @@ fn spawn<T: Send + 'static>(
     spawned.map_err(|error| fault(what, &error)).map(|_| ended)
 }
 
-/// One of the threads that there may be.
-struct Place;
+/// How many threads there may be for one purpose. One that is kept waiting for ever is left behind, and so many may be.
+pub(super) struct Places {
+    most: usize,
+    taken: AtomicUsize,
+}
 
-impl Place {
-    fn take() -> Option<Place> {
-        let taken = THREADS.fetch_add(1, Ordering::Relaxed);
-        let place = Place;
-        (taken < THREADS_MAX).then_some(place)
+/// One of them.
+struct Place(&'static Places);
+
+impl Places {
+    const fn of(most: usize) -> Places {
+        Places { most, taken: AtomicUsize::new(0) }
+    }
+
+    fn take(&'static self) -> Option<Place> {
+        let taken = self.taken.fetch_add(1, Ordering::Relaxed);
+        let place = Place(self);
+        (taken < self.most).then_some(place)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        THREADS.fetch_sub(1, Ordering::Relaxed);
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -210,7 +215,7 @@ where
     let (bring, mut brought) = mpsc::unbounded_channel();
     for _ in 0..count.min(VISITS_MAX) {
         let (queue, bring) = (queue.clone(), bring.clone());
-        let visiting = spawn(WHAT, async move |visitor| {
+        let visiting = spawn(&FOR_LINKS, WHAT, async move |visitor| {
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some((place, visit)) = next else { return Ok(()) };
@@ -233,4 +238,20 @@ where
         all[place] = found;
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_never_comes_back_holds_places_of_one_purpose_only() {
+        static HANGING: Places = Places::of(2);
+        static OTHERS: Places = Places::of(1);
+        let held: Vec<Option<Place>> = (0..3).map(|_| HANGING.take()).collect();
+        assert_eq!(held.iter().flatten().count(), 2);
+        assert!(OTHERS.take().is_some());
+        drop(held);
+        assert!(HANGING.take().is_some(), "whoever comes back gives its place up");
+    }
 }

@@ -254,7 +254,7 @@ async fn watch(changes: Changes, at: usize, wake: mpsc::Sender<()>) {
         let mut readable = match readable {
             Ok(readable) => readable,
             Err(error) => {
-                tracing::warn!(%error, "the kernel's changes are no longer watched");
+                tracing::warn!(%error, "netlink subscription lost: changes on the host are found by polling");
                 return;
             }
         };

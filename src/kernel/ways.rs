@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::netns::cookie_of;
+use nix::errno::Errno;
+
+use super::netns::{boot_id, cookie_of};
 use crate::state::Netns;
 
 /// Where runtimes mount namespaces.
@@ -43,6 +45,17 @@ pub fn to(netns: &Netns) -> Option<PathBuf> {
     let found = way(&ways);
     *last = Some((Instant::now(), ways));
     found
+}
+
+/// Whether neither the path of `netns` nor any other that is known leads to it, for certain. What cannot be told is not
+/// gone.
+pub fn is_gone(netns: &Netns) -> bool {
+    let path_is_over = || match cookie_of(&netns.path) {
+        Ok(cookie) => cookie != netns.cookie,
+        // Nothing is there, or a file on which the namespace was mounted once.
+        Err(cause) => [Errno::ENOENT, Errno::ENOTDIR, Errno::ESRCH, Errno::EINVAL].contains(&cause),
+    };
+    *netns.boot != *boot_id() || path_is_over() && to(netns).is_none()
 }
 
 /// A way into every namespace that has one, by its cookie.

@@ -4,8 +4,8 @@ use ipnet::Ipv4Net;
 
 use super::{
     Node,
-    request::{Refusal, RefusalKind, RequestId, Response, SavedPlan},
-    trial::Terms,
+    order::Order,
+    request::{Refusal, RefusalKind, RequestId, Response},
     waiting::{Sight, Waiter},
 };
 use crate::{
@@ -13,24 +13,9 @@ use crate::{
     plan::{Change, Plan},
 };
 
-/// A configuration to adopt and to carry out.
-#[derive(Debug)]
-pub struct Order {
-    /// Answered when it is adopted, or why not.
-    pub adopted: RequestId,
-    /// Answered when nothing is left to do, or why not.
-    pub done: RequestId,
-    /// The configuration.
-    pub config: Config,
-    /// Only if this is what it takes.
-    pub plan: Option<SavedPlan>,
-    /// The former one comes back unless this one is confirmed.
-    pub trial: Option<Terms>,
-}
-
 impl Node {
     pub(super) fn on_previewed(&mut self, id: RequestId, config: Config) {
-        match self.objection(&config).or_else(|| self.waiting.is_full().then(super::asked::busy)) {
+        match self.objection(&config).or_else(|| self.waiting.is_full().then(Refusal::busy)) {
             Some(refusal) => self.answer(id, Err(refusal)),
             None => self.tell_anew(id, Sight::Preview(Box::new(config))),
         }
@@ -75,6 +60,7 @@ impl Node {
         }
         self.mesh.set_trusted_subnets(config.mesh.trusted_subnets.clone());
         self.config = config;
+        self.judge_paths();
         self.dead.touch();
         self.dial_targets();
         self.judge_election();
@@ -88,7 +74,7 @@ impl Node {
     pub(super) fn on_ordered(&mut self, order: Box<Order>) {
         let busy = || Refusal::new(RefusalKind::Failed, "another plan is about to be carried out");
         let objection = self.is_trying().or_else(|| self.objection(&order.config));
-        let objection = objection.or_else(|| self.waiting.is_full().then(super::asked::busy));
+        let objection = objection.or_else(|| self.waiting.is_full().then(Refusal::busy));
         match (objection, &order.plan) {
             (Some(refusal), _) => self.decline(&order, refusal),
             (None, Some(_)) if self.order.is_some() => self.decline(&order, busy().hint("try again")),
@@ -110,7 +96,7 @@ impl Node {
         let Some((since, order)) = self.order.take() else { return };
         let (host, vpc) = (&self.converge.host, &self.converge.vpc);
         if let Some(fault) = host.fault_since(since).or(vpc.fault_since(since)).cloned() {
-            return self.decline(&order, super::asked::failed(&fault));
+            return self.decline(&order, Refusal::from(&fault));
         }
         let seen = self.converge.host.is_seen_since(since) && self.converge.vpc.is_seen_since(since);
         if !seen || self.converge.is_at_work() {
@@ -131,7 +117,7 @@ impl Node {
     /// Whoever gave the order is gone.
     pub(super) fn withdraw_order(&mut self, id: RequestId) {
         if let Some((_, order)) = self.order.take_if(|(_, order)| order.done == id) {
-            self.decline(&order, Refusal::new(RefusalKind::Untimely, "whoever asked is gone"));
+            self.decline(&order, Refusal::new(RefusalKind::Untimely, "the client disconnected"));
         }
     }
 

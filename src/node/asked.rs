@@ -6,14 +6,15 @@ use ipnet::Ipv4Net;
 
 use super::{
     Leave, Node, Output,
-    request::{Piece, Pool, Refusal, RefusalKind, Request, RequestId, Response},
+    request::{Pool, Refusal, RefusalKind, Request, RequestId, Response},
+    status::Piece,
     waiting::{Purpose, Sight, Waiter},
 };
 use crate::{
     addr::{Address, Range},
     ipam::{Ask, Refused, Ticket},
     peer::PeerName,
-    state::{Fault, Target},
+    state::Target,
 };
 
 impl Node {
@@ -32,7 +33,7 @@ impl Node {
                 self.answer(id, Ok(Response::Addresses(found)));
             }
             // What is above keeps nobody waiting.
-            _ if self.waiting.is_full() => self.answer(id, Err(busy())),
+            _ if self.waiting.is_full() => self.answer(id, Err(Refusal::busy())),
             Request::Apply => self.on_apply(id),
             Request::AwaitReady => self.waiting.add(self.now, id, Waiter::Ready),
             Request::Attach { .. }
@@ -129,7 +130,7 @@ impl Node {
         match self.waiting.spend(ticket) {
             Some(Purpose::Attach(ident)) => self.on_address(ident, result),
             Some(Purpose::Request(id)) => {
-                let result = result.map(Response::Addresses).map_err(|refused_| refused(&refused_));
+                let result = result.map(Response::Addresses).map_err(|refused| Refusal::from(&refused));
                 self.answer(id, result);
             }
             None => {}
@@ -143,7 +144,7 @@ impl Node {
             return self.answer(id, Err(Refusal::new(RefusalKind::Unsafe, message).hint(hint)));
         }
         let freed = self.ipam.free(ident, address);
-        self.answer(id, freed.map(Response::Addresses).map_err(|refused_| refused(&refused_)));
+        self.answer(id, freed.map(Response::Addresses).map_err(|refused| Refusal::from(&refused)));
     }
 
     pub(super) fn find_peer(&self, text: &str) -> Result<PeerName, Refusal> {
@@ -184,7 +185,7 @@ impl Node {
                 self.resign();
                 self.waiting.add(self.now, id, Waiter::Drain { addresses, to });
             }
-            Err(refused_) => self.answer(id, Err(refused(&refused_))),
+            Err(refused) => self.answer(id, Err(Refusal::from(&refused))),
         }
     }
 
@@ -241,38 +242,6 @@ impl Node {
             })
             .collect()
     }
-}
-
-/// What the address manager refuses, as an answer.
-pub(super) fn refused(refused: &Refused) -> Refusal {
-    let kind = match refused {
-        Refused::PeerAlive { .. } | Refused::InstanceRuns { .. } | Refused::StillInUse { .. } => {
-            RefusalKind::Unsafe
-        }
-        Refused::NothingHeld { .. } | Refused::NotHeld { .. } | Refused::UnknownPeer { .. } => {
-            RefusalKind::NotFound
-        }
-        Refused::InUse { .. } | Refused::OwnedByPeer { .. } => RefusalKind::Taken,
-        Refused::OutOfRange { .. }
-        | Refused::TooSmall { .. }
-        | Refused::Reserved { .. }
-        | Refused::Myself { .. } => RefusalKind::Invalid,
-        Refused::Leaving
-        | Refused::Exhausted { .. }
-        | Refused::Avoided { .. }
-        | Refused::NoRing
-        | Refused::Busy { .. } => RefusalKind::Failed,
-    };
-    Refusal::new(kind, refused.to_string())
-}
-
-/// What a hand could not do, as an answer.
-pub(super) fn failed(fault: &Fault) -> Refusal {
-    Refusal { kind: RefusalKind::Failed, message: fault.message.clone(), hint: fault.hint.clone() }
-}
-
-pub(super) fn busy() -> Refusal {
-    Refusal::new(RefusalKind::Failed, "too many questions wait for an answer").hint("try again later")
 }
 
 fn leaving() -> Refusal {

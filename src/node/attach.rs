@@ -1,6 +1,9 @@
 //! Containers: from a namespace to packets that flow, and back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnet::Ipv4Net;
 
@@ -30,6 +33,8 @@ pub struct Containers {
     parting: BTreeSet<String>,
     /// Who comes under a name that is leaving.
     successors: BTreeMap<String, Attached>,
+    /// Goes up where links may follow from another state of them.
+    version: u64,
 }
 
 impl Containers {
@@ -41,6 +46,7 @@ impl Containers {
             early: Vec::new(),
             parting: BTreeSet::new(),
             successors: BTreeMap::new(),
+            version: 0,
         }
     }
 
@@ -52,6 +58,16 @@ impl Containers {
     /// All of them.
     pub fn all(&self) -> &BTreeMap<String, Attached> {
         &self.all
+    }
+
+    /// Another number, another state of what their links follow from.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Their links may be others by now.
+    pub(super) fn touch(&mut self) {
+        self.version += 1;
     }
 
     /// A look at the host begins: what it shows of the links of those who are leaving now can be relied on.
@@ -92,7 +108,9 @@ impl Containers {
     fn moved(&self, host: &Host) -> Vec<Attached> {
         let moved = |one: &Attached| {
             let (own, found) = (one.netns.as_ref()?, host.links.get(&one.link_address()?)?.netns.as_ref()?);
-            let has_moved = !one.leaving && own.is_same(found) && own.path != found.path;
+            // Most of them share the path with what was looked for.
+            let has_moved = !one.leaving && !Arc::ptr_eq(&own.path, &found.path) && own.path != found.path;
+            let has_moved = has_moved && own.is_same(found);
             has_moved.then(|| Attached { netns: Some(found.clone()), ..one.clone() })
         };
         self.all.values().filter_map(moved).collect()
@@ -103,12 +121,11 @@ impl Containers {
     fn parted(&mut self, host: &Host) -> Vec<String> {
         let parting = std::mem::take(&mut self.parting);
         let is_over = |one: &&Attached| {
-            let Some(address) = one.link_address() else { return false };
-            let over = match one.leaving {
+            let over = |address| match one.leaving {
                 true => parting.contains(&one.ident),
                 false => one.netns.is_none() || host.gone.contains(&address),
             };
-            over && !host.links.contains_key(&address)
+            one.link_address().is_some_and(|address| over(address) && !host.links.contains_key(&address))
         };
         self.all.values().filter(is_over).map(|one| one.ident.clone()).collect()
     }
@@ -266,7 +283,7 @@ impl Node {
             Err(refused) => {
                 self.forget(&ident);
                 for id in self.waiting.take_where(|waiter| waiter.is_attaching(&ident)) {
-                    self.answer(id, Err(super::asked::refused(&refused)));
+                    self.answer(id, Err(Refusal::from(&refused)));
                 }
             }
         }
@@ -324,25 +341,19 @@ impl Node {
     pub(super) fn remember(&mut self, attached: Attached) {
         self.ledger.write(Write::attached(&attached.ident, Some(&attached)));
         self.containers.all.insert(attached.ident.clone(), attached);
+        self.containers.touch();
         self.let_out(Effect::ContainerKept);
     }
 
-    /// Containers that are to have a link: those that are staying, once the disk has them. Otherwise a crash
-    /// could leave the link of one container at the address that the disk has for another.
-    pub(super) fn linked(&self) -> Vec<&Attached> {
-        let seen = self.converge.host.seen();
-        let is_linked = |one: &Attached| {
-            one.link_address()
-                .is_some_and(|address| seen.is_some_and(|host| host.links.contains_key(&address)))
-        };
-        let staying = self.containers.all.values().filter(|one| !one.leaving);
-        let is_kept = |one: &Attached| self.ledger.is_kept(&Write::key_of_attached(&one.ident));
-        staying.filter(|one| is_linked(one) || is_kept(one)).collect()
+    /// Containers that the disk does not have as they are.
+    pub(super) fn unkept_containers(&self) -> BTreeSet<&str> {
+        self.ledger.unkept().filter_map(Write::ident_of_attached).collect()
     }
 
     fn forget(&mut self, ident: &str) {
         self.ledger.write(Write::attached(ident, None));
         self.containers.all.remove(ident);
+        self.containers.touch();
     }
 
     /// After a look at the host: containers whose namespace is gone are released, and what a lost

@@ -8,7 +8,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -188,13 +188,13 @@ impl Converge {
     /// believed the plan does not have it, and yet the next look may say that it must be done again.
     fn forget_attempts(&mut self, plan: &Plan) {
         let (host, vpc) = (self.host.seen_look(), self.vpc.seen_look());
-        let (beliefs, work) = (&self.beliefs, &self.work);
+        let (beliefs, work, steps) = (&self.beliefs, &self.work, steps_of(plan));
         self.attempts.retain(|action, attempt| {
             let plane = Plane::of(action);
             let seen = if is_host(&plane) { host } else { vpc };
             let believed = written(action).is_some_and(|(key, _)| beliefs.contains_key(&key));
             work.get(&plane).is_some_and(|work| work.is_in_flight(action))
-                || plan.changes.iter().any(|change| change.action == *action)
+                || steps.contains(action)
                 || believed
                 || seen <= attempt.looks
         });
@@ -204,13 +204,13 @@ impl Converge {
     /// wants something built that is neither done nor under way: the order of steps was made for
     /// another state, and a range may be another peer's by now.
     fn drop_outdated(&mut self, plan: &Plan) {
+        let steps = steps_of(plan);
         for (plane, work) in self.work.iter_mut().filter(|(_, work)| !work.queue.is_empty()) {
-            let steps = || plan.changes.iter().map(|change| &change.action);
-            let waits = |action: &Action| work.queue.iter().any(|change| change.action == *action);
+            let waiting: BTreeSet<&Action> = work.queue.iter().map(|change| &change.action).collect();
             let begun = |action: &Action| self.attempts.contains_key(action) || work.is_in_flight(action);
-            let mut new = steps().filter(|action| Plane::of(action) == *plane && !is_removal(action));
-            let unwanted = work.queue.iter().any(|change| steps().all(|action| *action != change.action));
-            if unwanted || new.any(|action| !waits(action) && !begun(action)) {
+            let mut new = steps.iter().filter(|action| Plane::of(action) == *plane && !is_removal(action));
+            let unwanted = waiting.iter().any(|action| !steps.contains(action));
+            if unwanted || new.any(|action| !waiting.contains(action) && !begun(action)) {
                 work.queue.clear();
             }
         }
@@ -460,6 +460,11 @@ impl Belief {
         self.denials += u8::from(!agrees && begun >= self.at + SETTLES);
         !agrees && self.denials < DENIALS
     }
+}
+
+/// All steps of a plan.
+fn steps_of(plan: &Plan) -> BTreeSet<&Action> {
+    plan.changes.iter().map(|change| &change.action).collect()
 }
 
 /// The route that an action writes, and the interface that it leads to then; `None`: it is gone.

@@ -1,15 +1,18 @@
 //! What should be, from the configuration, the ring and the attachments.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnet::Ipv4Net;
 
-use super::{Leave, Node, memory::Attached};
+use super::{Leave, Node};
 use crate::{
     addr::{Address, Range, join},
     config::{Config, SourceDestCheck},
     peer::PeerName,
-    state::{Desired, DesiredVpc, Far, Host, InterfaceId, Link, Netns, Rules, TableId},
+    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Rules, TableId},
 };
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
@@ -36,10 +39,8 @@ pub struct Ground<'a> {
     pub owned: Vec<Range>,
     /// Who owns what, by the ring; `None` while there is none.
     pub owners: Option<Vec<(Range, PeerName)>>,
-    /// Containers that are to have a link.
-    pub linked: Vec<&'a Attached>,
-    /// The link of the canary.
-    pub canary: Option<(Address, Netns)>,
+    /// The links of containers, and that of the canary.
+    pub links: Arc<BTreeMap<Address, Link>>,
     /// The host as last seen.
     pub seen: Option<&'a Host>,
     /// Whether the range may be used.
@@ -83,7 +84,7 @@ impl Ground<'_> {
             rules: rules(self.config, self.seen),
             gateway: true,
             blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
-            links: self.links(),
+            links: self.links.clone(),
             ..Host::default()
         }
     }
@@ -103,23 +104,13 @@ impl Ground<'_> {
         let takes = |block: &Ipv4Net| {
             cidrs_of_vpc.iter().any(|cidr| Range::from(*cidr).overlaps(Range::from(*block)))
         };
-        let links = wanted.links.into_iter().filter(|(address, _)| seen.links.contains_key(address));
+        let links = wanted.links.iter().filter(|(address, _)| seen.links.contains_key(address));
+        let links = links.map(|(address, link)| (*address, link.clone()));
         let blocks = seen.blocks.iter().filter(|block| !takes(block)).copied().collect();
         match seen.links.is_empty() {
             true => Host { rules: seen.rules.clone(), gateway: seen.gateway, blocks, ..Host::default() },
-            false => Host { links: links.collect(), blocks, ..wanted },
+            false => Host { links: Arc::new(links.collect()), blocks, ..wanted.clone() },
         }
-    }
-
-    fn links(&self) -> BTreeMap<Address, Link> {
-        let (mtu, range) = (link_mtu(self.config, self.seen), self.config.ipam.range);
-        let usual = |netns| Link { netns, mtu, range, far: Far::default(), faults: Vec::new() };
-        let of = |attached: &&Attached| {
-            let (mtu, far) = (attached.mtu.unwrap_or(mtu), attached.far.clone());
-            Some((attached.link_address()?, Link { mtu, far, ..usual(attached.netns.clone()) }))
-        };
-        let canary = self.canary.clone().map(|(address, netns)| (address, usual(Some(netns))));
-        self.linked.iter().filter_map(of).chain(canary).collect()
     }
 
     fn vpc(&self) -> Option<DesiredVpc> {
@@ -200,8 +191,7 @@ impl Node {
             // A ring that a crash can still take must leave no routes: everybody would take them for those
             // of a cluster to join, and nobody would make another ring.
             owners: (self.has_ring() && self.ring_kept).then(|| self.ipam.settled_owners()),
-            linked: self.linked(),
-            canary: self.canary.link(),
+            links: self.wanted_links(config),
             seen: self.converge.host.seen(),
             verdict: self.verdict(),
             interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),

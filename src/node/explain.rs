@@ -2,83 +2,17 @@
 //! is missing.
 
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
 
 use super::{
-    Node, paths,
-    report::FORMAT_VERSION,
-    request::Piece,
-    status::{AttachmentStatus, Note},
+    Node,
+    explanation::{Carrier, Explanation, HostRoute, Standing},
+    paths,
+    status::{AttachmentStatus, FORMAT_VERSION, Note, Piece},
 };
 use crate::{
     addr::{Address, Range},
     state::{Packet, RouteState, Table, TableId, Target, link_name},
 };
-
-/// All there is to know of one address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explanation {
-    /// Version of this document: minor changes add, major ones break.
-    pub format_version: String,
-    /// The address.
-    pub address: Address,
-    /// Whose it is.
-    pub standing: Standing,
-    /// The same in words.
-    pub summary: String,
-    /// The piece of the ring that it lies in.
-    pub piece: Option<Piece>,
-    /// The name that it is handed out to on this host.
-    pub ident: Option<String>,
-    /// The container on this host that has it.
-    pub container: Option<AttachmentStatus>,
-    /// What this host does with its packets, as last seen.
-    pub host: Option<HostRoute>,
-    /// What the VPC does with them, table by table, as last read.
-    pub tables: Vec<Carrier>,
-    /// What keeps its packets from flowing, and the way out.
-    pub missing: Vec<Note>,
-}
-
-/// Whose an address is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// It lies outside the container range.
-    Outside,
-    /// There is no ring yet.
-    Unowned,
-    /// It is another peer's.
-    Peer,
-    /// It is ours, and nobody uses it.
-    Free,
-    /// It is handed out here.
-    Used,
-}
-
-/// A route of this host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostRoute {
-    /// What it covers.
-    pub destination: Ipv4Net,
-    /// Where it leads: a link, `unreachable`, or what another program made.
-    pub target: String,
-}
-
-/// The longest match in a route table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Carrier {
-    /// The table.
-    pub table: TableId,
-    /// What the route covers; `None`: there is no route.
-    pub destination: Option<Ipv4Net>,
-    /// Where it leads.
-    pub target: Option<String>,
-    /// Whether packets pass.
-    pub state: Option<RouteState>,
-    /// It leads to this host.
-    pub here: bool,
-}
 
 impl Node {
     pub(super) fn explain(&self, address: Address) -> Explanation {
@@ -254,8 +188,8 @@ impl Node {
     fn kept_back(&self, address: Address) -> Option<Note> {
         if self.rests(address) {
             return Some(Note {
-                what: "it rests: another host may have been given it".to_owned(),
-                hint: Some("`weavers status` says whose word is waited for".to_owned()),
+                what: "it is in quarantine: another host may have been given it".to_owned(),
+                hint: Some("`weavers status` names the hosts whose confirmation is awaited".to_owned()),
             });
         }
         let covers = |cidr: &Ipv4Net| Range::from(*cidr).contains(address);
@@ -308,16 +242,6 @@ impl Node {
                 let hint = fault.hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"));
                 format!("{}{hint}", fault.message)
             }
-        }
-    }
-}
-
-impl Piece {
-    /// Its owner as people know it.
-    pub fn owner(&self) -> String {
-        match &self.nickname {
-            Some(nickname) => format!("{nickname} ({})", self.peer),
-            None => self.peer.to_string(),
         }
     }
 }

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use ipnet::Ipv4Net;
 
 use super::{
-    adopt::Order,
     identity::Metadata,
     ledger::{SaveFault, SaveId},
     memory::Write,
+    order::Order,
     request::{Refusal, Request, RequestId, Response},
     status::PathStatus,
+    story::Event,
 };
 use crate::{
     config::Config,
@@ -102,6 +103,8 @@ pub enum Output {
     DropCanary,
     /// Send this datagram from the canary; see [`crate::probe::Effect::Send`].
     Probe(SocketAddrV4, Bytes),
+    /// Something happened in the cluster; for the log.
+    Told(Event),
     /// Something else is known of the path to a host; for the log.
     PathChanged(Box<PathStatus>),
     /// Change one thing.

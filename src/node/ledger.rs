@@ -89,6 +89,12 @@ impl<E> Ledger<E> {
         !on_its_way && !self.unsaved.contains_key(key)
     }
 
+    /// The keys whose last value the disk does not have.
+    pub fn unkept(&self) -> impl Iterator<Item = &str> {
+        let under_way = self.under_way.iter().flat_map(|(_, writes)| writes).map(|write| write.key.as_str());
+        under_way.chain(self.unsaved.keys().map(String::as_str))
+    }
+
     /// To be saved with the next save.
     pub fn write(&mut self, write: Write) {
         self.unsaved.insert(write.key, write.value);

@@ -80,6 +80,10 @@ impl Node {
     pub(super) fn on_host_seen(&mut self, result: Result<Host, Fault>) {
         let interval = self.jittered(self.config.reconcile.interval);
         self.converge.host_seen(self.now, result, interval);
+        if !self.unkept_containers().is_empty() {
+            self.containers.touch();
+        }
+        self.judge_paths();
         self.disturbed = true;
         if self.converge.host.fault().is_none() {
             self.tend_containers();

@@ -198,6 +198,11 @@ impl Write {
         format!("{ATTACHED}{ident}")
     }
 
+    /// The container that is remembered there, if one is.
+    pub fn ident_of_attached(key: &str) -> Option<&str> {
+        key.strip_prefix(ATTACHED)
+    }
+
     /// Remembers a container, or forgets it.
     pub fn attached(ident: &str, attached: Option<&Attached>) -> Write {
         let key = Write::key_of_attached(ident);

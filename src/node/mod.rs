@@ -19,16 +19,19 @@ mod desired;
 mod discovery;
 mod drift;
 mod election;
-pub mod explain;
+mod explain;
+pub mod explanation;
 pub mod identity;
 mod impact;
 mod io;
 mod last_read;
 pub mod ledger;
+mod links;
 mod looks;
 pub mod memory;
 mod moves;
 mod names;
+pub mod order;
 mod paths;
 pub mod places;
 mod probes;
@@ -39,6 +42,7 @@ mod report;
 pub mod request;
 mod settings;
 pub mod status;
+pub mod story;
 mod strangers;
 pub mod trial;
 mod view;
@@ -53,7 +57,6 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::{
-    adopt::Order,
     attach::Containers,
     canary::OwnCanary,
     converge::Converge,
@@ -61,14 +64,18 @@ use self::{
     identity::Metadata,
     last_read::LastReads,
     ledger::{Ledger, SaveFault, SaveId},
+    links::WantedLinks,
     memory::{Identity, Memory, Write},
     moves::Moves,
     names::Names,
+    order::Order,
+    paths::LostPaths,
     places::Places,
     probes::Probes,
     quota::Quotas,
     reclaim::Dead,
     request::{Refusal, RefusalKind, RequestId, Response},
+    story::Story,
     strangers::Strangers,
     trial::Trials,
     view::PAUSE_DENIED,
@@ -123,6 +130,9 @@ pub struct Node {
     plan: Plan,
     /// There is a ring, and the disk has it.
     ring_kept: bool,
+    wanted_links: WantedLinks,
+    lost_paths: LostPaths,
+    story: Story,
     /// The rules that the last look at the host compared with.
     looked_for: Option<Rules>,
     /// When to pass on what was heard, and who alone told us of it.
@@ -207,6 +217,9 @@ impl Node {
             probes,
             plan: Plan::default(),
             ring_kept,
+            wanted_links: WantedLinks::default(),
+            lost_paths: LostPaths::default(),
+            story: Story::default(),
             looked_for: None,
             relay: None,
             disturbed: true,
@@ -221,6 +234,7 @@ impl Node {
             rng,
             outputs: VecDeque::new(),
         };
+        node.begin_story();
         node.wake_up(fresh, &boot);
         Ok(node)
     }
@@ -327,6 +341,7 @@ impl Node {
         }
         self.answer_waiting();
         self.carry_on();
+        self.tell_story();
         self.turn_due = self.next_turn();
         if let Some((id, writes)) = self.ledger.begin(self.now) {
             self.outputs.push_back(Output::Save(id, writes));
@@ -375,6 +390,7 @@ impl Node {
         self.dead.touch();
         self.probes.touch();
         self.strangers.touch();
+        self.story.touch();
         self.ipam.set_kin(self.kin());
         let reachable = self.mesh.reachable();
         if self.ipam.reachable() != &reachable {
@@ -401,6 +417,7 @@ impl Node {
                 }
                 ipam::Effect::RingChanged => {
                     self.dead.touch();
+                    self.story.touch();
                     self.probes.touch();
                     self.converge.drift.keep(&self.ipam.owned());
                     match self.ring_kept {
@@ -462,6 +479,7 @@ impl Node {
     }
 
     fn on_stored(&mut self, id: SaveId, result: Result<(), SaveFault>) {
+        self.containers.touch();
         for effect in self.ledger.stored(self.now, id, result) {
             self.perform(effect);
         }
@@ -485,6 +503,7 @@ impl Node {
     fn turn(&mut self) {
         self.moves.see(self.now, &self.ipam.settled_owners());
         self.tend_canary();
+        self.renew_wanted_links();
         self.look();
         self.plan = self.plan_for(&self.config, &self.desired(&self.config));
         self.ipam.set_avoided(self.avoided());

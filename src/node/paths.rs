@@ -3,13 +3,16 @@
 //! What was written is one thing, what the kernel does with it another: a route of somebody else, a policy rule or a
 //! setting decides, too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{Node, status::Note};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
-    state::{Fate, Host, Loss, Packet, Path, link_name},
+    state::{Fate, Host, Loss, Packet, Path, address_of_link},
 };
 
 /// Other hosts to which the way is asked in one look; where there are more they take turns.
@@ -42,6 +45,10 @@ enum Side {
     Outside,
 }
 
+/// What would become of packets that get lost, by the last look.
+#[derive(Debug, Default)]
+pub(super) struct LostPaths(Vec<(Arc<Path>, Astray)>);
+
 impl Node {
     /// One address of each other owner, and those that somebody asks about. Where there are too many they take
     /// turns, but a way that was lost is asked for until it is found.
@@ -56,7 +63,7 @@ impl Node {
         let range = Range::from(self.config.ipam.range);
         let explained = self.waiting.explained().filter(|address| range.contains(*address));
         let is_other = |address: &Address| self.ipam.ring().owner(*address) != Some(self.identity.name);
-        let lost = self.astray().into_iter().filter_map(|(path, _)| match path.packet {
+        let lost = self.astray().iter().filter_map(|(path, _)| match path.packet {
             Packet::ToOther(address) => Some(address),
             Packet::ToContainer { .. } | Packet::FromHost { .. } | Packet::Outside => None,
         });
@@ -75,7 +82,10 @@ impl Node {
     /// theirs reach it.
     pub(super) fn is_cut_off(&self) -> bool {
         let Some(host) = self.converge.host.seen() else { return false };
-        let lost: Vec<&Packet> = self.astray().into_iter().map(|(path, _)| &path.packet).collect();
+        if self.astray().is_empty() {
+            return false;
+        }
+        let lost: Vec<&Packet> = self.astray().iter().map(|(path, _)| &path.packet).collect();
         let of = |is_it: &dyn Fn(&Packet) -> bool| {
             let asked = host.paths.iter().filter(|path| is_it(&path.packet)).count();
             (asked, lost.iter().filter(|packet| is_it(packet)).count())
@@ -118,15 +128,22 @@ impl Node {
     pub(super) fn lost_packets(&self) -> Vec<Note> {
         let mut places: BTreeMap<Place, Vec<Address>> = BTreeMap::new();
         for (path, astray) in self.astray() {
-            places.entry(place(path, astray)).or_default().extend(concerned(path));
+            places.entry(place(path, astray.clone())).or_default().extend(concerned(path));
         }
         places.iter().map(|(place, addresses)| self.lost_at(place, addresses)).collect()
     }
 
-    fn astray(&self) -> Vec<(&Path, Astray)> {
-        let Some(host) = self.converge.host.seen() else { return Vec::new() };
+    fn astray(&self) -> &[(Arc<Path>, Astray)] {
+        &self.lost_paths.0
+    }
+
+    /// Judges anew what would become of packets, after a look or under another configuration.
+    pub(super) fn judge_paths(&mut self) {
         let uplinks = self.uplink_names();
-        host.paths.iter().filter_map(|path| Some((path, astray(path, host, &uplinks)?))).collect()
+        let lost = self.converge.host.seen().into_iter().flat_map(|host| {
+            host.paths.iter().filter_map(|path| Some((path.clone(), astray(path, host, &uplinks)?)))
+        });
+        self.lost_paths = LostPaths(lost.collect());
     }
 
     fn lost_at(&self, place: &Place, addresses: &[Address]) -> Note {
@@ -201,7 +218,7 @@ fn astray(path: &Path, host: &Host, uplinks: &BTreeSet<String>) -> Option<Astray
         (
             Packet::ToContainer { address: to, .. } | Packet::FromHost { to, .. },
             Fate::Leaves { interface, .. },
-        ) => (interface, *interface == link_name(*to)),
+        ) => (interface, address_of_link(interface) == Some(*to)),
     };
     (!right).then(|| Astray::By(interface.clone()))
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
@@ -49,6 +49,11 @@ impl Places {
         self.seen.put_off(share * SELDOM * self.calls());
     }
 
+    /// Why the last look failed.
+    pub(super) fn fault(&self) -> Option<&Fault> {
+        self.seen.fault()
+    }
+
     fn calls(&self) -> u32 {
         self.asked.len().div_ceil(CALL_MAX).max(1) as u32
     }
@@ -86,7 +91,12 @@ impl Node {
             return;
         }
         let known = self.places.seen.seen().into_iter().flat_map(BTreeMap::keys).copied();
-        let asked: BTreeSet<Ipv4Addr> = self.hosts().chain(known).take(ASKED_MAX).collect();
+        let mut asked = BTreeSet::new();
+        for host in self.hosts().chain(known) {
+            if asked.len() < ASKED_MAX {
+                asked.insert(host);
+            }
+        }
         self.places.asked = asked.clone();
         match asked.is_empty() {
             true => self.on_places_seen(Ok(BTreeMap::new())),
@@ -112,24 +122,24 @@ impl Node {
         looks.into_iter().flatten().min().filter(|_| auto)
     }
 
-    /// Addresses of peers: of those we are connected to, and of those we would like to be.
+    /// Addresses of peers: of those we are connected to, of those we would like to be, and of those that others are.
     fn hosts(&self) -> impl Iterator<Item = Ipv4Addr> {
-        let connected =
-            self.mesh.connections().filter(|view| view.peer.is_some()).map(|view| view.remote.ip());
-        let connected = connected.filter_map(|ip| match ip {
-            std::net::IpAddr::V4(address) => Some(address),
-            std::net::IpAddr::V6(_) => None,
-        });
+        let inet = |ip| match ip {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        };
+        let connected = self.mesh.connections().filter(|view| view.peer.is_some());
+        let connected = connected.filter_map(move |view| inet(view.remote.ip()));
         let named = self.mesh.targets().into_iter().filter_map(|view| {
             let host = view.target.rsplit_once(':').map_or(view.target.as_str(), |(host, _)| host);
             host.parse().ok()
         });
-        connected.chain(named)
+        connected.chain(named).chain(self.mesh.hosts().into_iter().filter_map(inet))
     }
 
     /// Other tables than those that are known may need our routes.
     pub(super) fn unknown_places(&self) -> Option<Note> {
-        let fault = self.places.seen.fault().filter(|_| self.config.vpc.route_tables == RouteTables::Auto)?;
+        let fault = self.places.fault().filter(|_| self.config.vpc.route_tables == RouteTables::Auto)?;
         Some(Note {
             what: format!("the peers' subnets cannot be read, so tables of theirs may be missing: {fault}"),
             hint: fault.hint.clone().or_else(|| Some("or name the tables in `[vpc] route_tables`".into())),

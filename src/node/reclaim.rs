@@ -7,7 +7,6 @@ use std::{
 
 use super::{
     CHANNEL, DEAD_CHANNEL, Effect, Leave, Node, Output, PROBE_CHANNEL,
-    asked::refused,
     memory::{Identity, Write},
     request::{Refusal, RefusalKind, RequestId, Response},
     status::Note,
@@ -72,6 +71,11 @@ impl Dead {
     /// To be considered anew.
     pub(super) fn touch(&mut self) {
         self.touched = true;
+    }
+
+    /// Why the last look at instances failed.
+    pub(super) fn fault(&self) -> Option<&Fault> {
+        self.look.fault()
     }
 
     pub(super) fn next_wake(&self, now: Timestamp) -> Option<Timestamp> {
@@ -322,7 +326,7 @@ impl Node {
         let late = self.dead.silent.iter().filter(|(_, since)| self.now.since(**since) >= NAMED_AFTER);
         let note = |(&peer, _)| Note {
             what: format!(
-                "{} is not heard, and with mesh.weave_peers nobody takes over its {} addresses by itself",
+                "{} has not contacted us, and with mesh.weave_peers its {} addresses are not taken over automatically",
                 self.named(peer),
                 self.share(peer)
             ),
@@ -334,7 +338,7 @@ impl Node {
     fn note_on(&self, coming: &Coming, owns: bool) -> Note {
         let named = self.named(coming.peer);
         let instance = coming.instance.as_deref().unwrap_or("unknown");
-        let what = if owns { "its ranges are taken over" } else { "it is an elector no more" };
+        let what = if owns { "its ranges are taken over" } else { "it is removed from the electors" };
         let gone = format!("{named}: EC2 says that instance {instance} is gone");
         match coming.grace_left {
             None => Note {
@@ -416,7 +420,7 @@ impl Node {
         match self.ipam.check_forget(peer) {
             // It owns nothing, and is counted on still.
             Err(Refused::UnknownPeer { .. }) if self.is_elector(peer) => Ok(peer),
-            checked => checked.map(|()| peer).map_err(|refused_| refused(&refused_)),
+            checked => checked.map(|()| peer).map_err(|refused| Refusal::from(&refused)),
         }
     }
 
@@ -425,7 +429,7 @@ impl Node {
     }
 
     fn forget_at_once(&mut self, id: RequestId, peer: PeerName) {
-        let taken = self.ipam.forget(self.now, peer).map_err(|refused_| refused(&refused_));
+        let taken = self.ipam.forget(self.now, peer).map_err(|refused| Refusal::from(&refused));
         self.settle_ipam();
         self.disturbed = true;
         let to = Some(self.identity.name);
@@ -479,12 +483,12 @@ impl Node {
         }
         if self.mesh.is_reachable(peer) {
             let alive = Refused::PeerAlive { peer, nickname: self.ipam.nickname_of(peer) };
-            return Some(Err(refused(&alive)));
+            return Some(Err(Refusal::from(&alive)));
         }
         let is_asked = self.dead.wanted.contains(&peer) || self.dead.reclaim.asked().contains(&peer);
         if let Some(instance) = self.dead.reclaim.running(peer).filter(|_| !is_asked) {
             let (nickname, instance) = (self.ipam.nickname_of(peer), instance.to_owned());
-            return Some(Err(refused(&Refused::InstanceRuns { peer, nickname, instance })));
+            return Some(Err(Refusal::from(&Refused::InstanceRuns { peer, nickname, instance })));
         }
         late.then(|| Err(self.not_forgotten(peer)))
     }

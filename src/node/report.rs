@@ -10,12 +10,12 @@ use super::{
     memory::Attached,
     quota,
     status::{
-        AttachmentStatus, ConfigStatus, ConnectionStatus, IpamStatus, Note, Status, StepStatus, TargetStatus,
-        Upkeep,
+        AttachmentStatus, ConfigStatus, ConnectionStatus, FORMAT_VERSION, IpamStatus, Note, Status,
+        StepStatus, TargetStatus, Upkeep,
     },
 };
 use crate::{
-    addr::{Range, join},
+    addr::{Range, join, without_all},
     config::{RouteTables, SourceDestCheck},
     ipam::{Ring, excess::way_out, paxos::Claims, reclaim::Log, ring::ENTRIES_MAX},
     mesh::{
@@ -28,9 +28,6 @@ use crate::{
 
 /// Pieces of the ring at which their number is named.
 const PIECES_MANY: usize = ENTRIES_MAX / 8;
-
-/// Version of the status document.
-pub(super) const FORMAT_VERSION: &str = "1.0";
 
 /// What to do about a chain of iptables-legacy that cannot be read.
 pub const UNREAD_WAY_OUT: &str = "see `iptables-legacy -S FORWARD`, and let interfaces wv+ pass there; weavers reads it \
@@ -83,10 +80,7 @@ impl Node {
     fn wanted_routes(&self) -> Vec<Range> {
         let destinations = self.plan.conflicts.iter().map(|conflict| Range::from(conflict.destination));
         let idle: Vec<Range> = destinations.filter(|range| !self.ipam.uses(*range)).collect();
-        let owned = self.ipam.settled();
-        idle.into_iter().fold(owned, |wanted, idle| {
-            wanted.into_iter().flat_map(|range| range.without(idle)).filter(|rest| !rest.is_empty()).collect()
-        })
+        without_all(&self.ipam.settled(), &idle)
     }
 
     /// Who owns what, as this node has it.
@@ -484,12 +478,12 @@ fn refused(view: &RefusedView) -> Note {
     let host = remote.ip();
     match objection {
         Objection::Name => Note {
-            what: format!("{nickname} at {host} bears our name {peer}: it is turned away"),
+            what: format!("peer {nickname} at {host} uses the name {peer} of this host: connection refused"),
             hint: Some("give one of them another: [mesh] name".into()),
         },
         Objection::Overlay { theirs, ours } => Note {
             what: format!(
-                "peer {peer} ({nickname}) at {host} is turned away: no overlay in common, it offers `{theirs}`, we `{ours}`"
+                "peer {peer} ({nickname}) at {host}: connection refused: no overlay in common, it offers `{theirs}`, this host `{ours}`"
             ),
             hint: Some(match theirs.split(' ').any(|name| name == SLEEVE) {
                 true => "set [mesh] weave_peers = true where Weave Net routers share the cluster".into(),

@@ -6,12 +6,16 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{explain::Explanation, status::Status};
+use super::{
+    explanation::Explanation,
+    status::{Piece, Status},
+};
 use crate::{
     addr::Address,
+    ipam::Refused,
     peer::PeerName,
     plan::Plan,
-    state::{Key, Mac, Netns},
+    state::{Fault, Key, Mac, Netns},
 };
 
 /// Names one question, so that its answer finds the way back.
@@ -162,26 +166,6 @@ pub struct Connected {
     pub link: String,
 }
 
-/// A piece of the ring.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Piece {
-    /// What it covers: one CIDR, or `first-last`.
-    pub range: String,
-    /// Number of addresses.
-    pub size: u32,
-    /// Who owns it.
-    pub peer: PeerName,
-    /// The owner's nickname, if known.
-    pub nickname: Option<String>,
-    /// Whether the owner can be reached now; ourselves always.
-    pub reachable: bool,
-    /// Whether it is this host's.
-    #[serde(default)]
-    pub own: bool,
-    /// What is free. Of another's piece, what it told last: it tells when somebody runs short.
-    pub free: u32,
-}
-
 /// A plan that was shown, kept to be carried out as it is or not at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedPlan {
@@ -262,5 +246,42 @@ impl Refusal {
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Refusal {
         Refusal { hint: Some(hint.into()), ..self }
+    }
+
+    /// As many wait as may.
+    pub fn busy() -> Refusal {
+        Refusal::new(RefusalKind::Failed, "too many requests wait for an answer").hint("try again later")
+    }
+}
+
+/// What could not be read or changed.
+impl From<&Fault> for Refusal {
+    fn from(fault: &Fault) -> Refusal {
+        Refusal { kind: RefusalKind::Failed, message: fault.message.clone(), hint: fault.hint.clone() }
+    }
+}
+
+/// What the address manager refuses.
+impl From<&Refused> for Refusal {
+    fn from(refused: &Refused) -> Refusal {
+        let kind = match refused {
+            Refused::PeerAlive { .. } | Refused::InstanceRuns { .. } | Refused::StillInUse { .. } => {
+                RefusalKind::Unsafe
+            }
+            Refused::NothingHeld { .. } | Refused::NotHeld { .. } | Refused::UnknownPeer { .. } => {
+                RefusalKind::NotFound
+            }
+            Refused::InUse { .. } | Refused::OwnedByPeer { .. } => RefusalKind::Taken,
+            Refused::OutOfRange { .. }
+            | Refused::TooSmall { .. }
+            | Refused::Reserved { .. }
+            | Refused::Myself { .. } => RefusalKind::Invalid,
+            Refused::Leaving
+            | Refused::Exhausted { .. }
+            | Refused::Avoided { .. }
+            | Refused::NoRing
+            | Refused::Busy { .. } => RefusalKind::Failed,
+        };
+        Refusal::new(kind, refused.to_string())
     }
 }

@@ -11,6 +11,9 @@ use crate::{
     state::{InterfaceId, Table, TableId},
 };
 
+/// Version of the status document.
+pub(super) const FORMAT_VERSION: &str = "1.0";
+
 /// Who, what, how far, and what each wait is waiting for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -237,4 +240,34 @@ pub struct StepStatus {
     pub outcome: String,
     /// EC2's request id.
     pub request_id: Option<String>,
+}
+
+/// A piece of the ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// What it covers: one CIDR, or `first-last`.
+    pub range: String,
+    /// Number of addresses.
+    pub size: u32,
+    /// Who owns it.
+    pub peer: PeerName,
+    /// The owner's nickname, if known.
+    pub nickname: Option<String>,
+    /// Whether the owner can be reached now; ourselves always.
+    pub reachable: bool,
+    /// Whether it is this host's.
+    #[serde(default)]
+    pub own: bool,
+    /// What is free. Of another's piece, what it told last: it tells when somebody runs short.
+    pub free: u32,
+}
+
+impl Piece {
+    /// Its owner as people know it.
+    pub fn owner(&self) -> String {
+        match &self.nickname {
+            Some(nickname) => format!("{nickname} ({})", self.peer),
+            None => self.peer.to_string(),
+        }
+    }
 }

@@ -48,6 +48,11 @@ impl Strangers {
         self.runs.clear();
     }
 
+    /// Why the last look failed.
+    pub(super) fn fault(&self) -> Option<&Fault> {
+        self.look.fault()
+    }
+
     pub(super) fn next_look(&self) -> Option<Timestamp> {
         self.rest.filter(|_| !self.unheard.is_empty()).and_then(|_| self.look.next_look())
     }
@@ -169,7 +174,9 @@ impl Node {
     pub(super) fn unknown_strangers(&self) -> Vec<Note> {
         let fault = self.strangers.look.fault().filter(|_| self.strangers.rest.is_some());
         let unread = fault.map(|fault| Note {
-            what: format!("addresses rest here, for it cannot be read which hosts run: {fault}"),
+            what: format!(
+                "addresses stay in quarantine: it cannot be read which instances are running: {fault}"
+            ),
             hint: fault.hint.clone(),
         });
         unread.into_iter().chain(self.lost_strangers()).collect()
@@ -185,8 +192,8 @@ impl Node {
         let first = *named.first()?;
         Some(Note {
             what: format!(
-                "addresses rest here, for it is not known which hosts are {}{more}, listed in peers and not heard: EC2 cannot \
-                 be asked about a host without an address of IPv4",
+                "addresses stay in quarantine: {}{more}, listed in `peers`, has not contacted us and resolves to no IPv4 address, \
+                 so EC2 cannot be asked about it",
                 named.join(", ")
             ),
             hint: Some(format!(

@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     Effect, Node, Output,
-    adopt::Order,
-    memory::{self, Write},
+    memory::Write,
+    order::Order,
     request::{Refusal, RefusalKind, RequestId, Response},
 };
 use crate::{config::Config, peer::PeerName, time::Timestamp};
@@ -20,15 +20,6 @@ use crate::{config::Config, peer::PeerName, time::Timestamp};
 /// How long a peer may be lost: one that is started anew, by an upgrade or by whoever watches over it, is no
 /// fault of the configuration, and open connections outlast it.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// What is tried, and for how long.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// What comes back.
-    pub record: memory::Trial,
-    /// How long to wait for a confirmation.
-    pub patience: Duration,
-}
 
 /// What is being tried, if anything is.
 #[derive(Debug)]

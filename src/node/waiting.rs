@@ -324,7 +324,7 @@ impl Node {
         let (host, vpc) = (&self.converge.host, &self.converge.vpc);
         let view_fault = host.fault_since(since).or(vpc.fault_since(since));
         if let Some(fault) = view_fault.filter(|_| !self.converge.is_at_work()) {
-            return Some(Err(super::asked::failed(fault)));
+            return Some(Err(Refusal::from(fault)));
         }
         let blocked = |change: &Change| {
             let action = &change.action;
@@ -336,7 +336,7 @@ impl Node {
             && self.plan.changes.iter().all(blocked)
         {
             if let Some(first) = self.plan.changes.first() {
-                return self.converge.blocked(&first.action).map(|fault| Err(super::asked::failed(fault)));
+                return self.converge.blocked(&first.action).map(|fault| Err(fault.into()));
             }
             let refused = super::report::refused_step(self.plan.refused.first()?);
             let refusal = Refusal::new(RefusalKind::Failed, refused.what);

@@ -82,35 +82,41 @@ fn gateway(desired: &Host, actual: &Host, plan: &mut Plan) {
 fn links(desired: &Host, actual: &Host, plan: &mut Plan) {
     // Rules that name no uplink fence nothing.
     let fenced = desired.rules.as_ref().is_some_and(|rules| !rules.uplinks.is_empty());
-    for (&address, wanted) in desired.links.iter().filter(|(address, _)| !actual.gone.contains(address)) {
-        let Some(change) = link(address, wanted, actual.links.get(&address)) else { continue };
-        if fenced {
-            plan.changes.push(change);
-        } else {
-            plan.refused.push(Change { cause: UNFENCED.into(), ..change });
+    let mut found = actual.links.iter().peekable();
+    let mut unwanted = Vec::new();
+    for (&address, wanted) in desired.links.iter() {
+        while let Some((&other, _)) = found.next_if(|(other, _)| **other < address) {
+            unwanted.push(other);
+        }
+        let found = found.next_if(|(other, _)| **other == address).map(|(_, link)| link);
+        let Some(change) = link(address, wanted, found) else { continue };
+        match fenced {
+            _ if actual.gone.contains(&address) => {}
+            true => plan.changes.push(change),
+            false => plan.refused.push(Change { cause: UNFENCED.into(), ..change }),
         }
     }
-    for &address in actual.links.keys().filter(|address| !desired.links.contains_key(address)) {
+    for address in unwanted.into_iter().chain(found.map(|(&address, _)| address)) {
         plan.push(Action::DeleteLink(address), "link", "no container attached to it");
     }
 }
 
 fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change> {
-    let netns = wanted.netns.clone()?;
-    let (mtu, range, far) = (wanted.mtu, wanted.range, wanted.far.clone());
-    let create = Action::CreateLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
+    let netns = wanted.netns.as_ref()?;
+    let is_elsewhere = |found: &Link| found.netns.as_ref().is_some_and(|other| !other.is_same(netns));
+    let (mtu, range, far) = (wanted.mtu, wanted.range, &wanted.far);
+    let create = || Action::CreateLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
     match found {
-        None => Some(Change::new(create, "", "attached")),
-        Some(Link { netns: Some(other), .. }) if !other.is_same(&netns) => {
-            Some(Change::new(create, "link into another namespace", "attached"))
+        None => Some(Change::new(create(), "", "attached")),
+        Some(found) if is_elsewhere(found) => {
+            Some(Change::new(create(), "link into another namespace", "attached"))
         }
+        Some(found) if found.mtu == mtu && found.faults.is_empty() => None,
         Some(found) => {
-            let mut faults = found.faults.clone();
-            if found.mtu != mtu {
-                faults.insert(0, format!("mtu {} -> {mtu}", found.mtu));
-            }
-            let mend = Action::MendLink { address, netns, mtu, range, far };
-            (!faults.is_empty()).then(|| Change::new(mend, "link", faults.join(", ")))
+            let mtu_fault = (found.mtu != mtu).then(|| format!("mtu {} -> {mtu}", found.mtu));
+            let faults: Vec<String> = mtu_fault.into_iter().chain(found.faults.iter().cloned()).collect();
+            let mend = Action::MendLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
+            Some(Change::new(mend, "link", faults.join(", ")))
         }
     }
 }

@@ -22,6 +22,17 @@ use crate::{
 /// Looks between two looks at the source/destination check once it is off.
 const SELDOM: u64 = 10;
 
+/// A write that EC2 acknowledged and no later read has shown yet.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// What was written.
+    pub action: Action,
+    /// When it was acknowledged.
+    pub at: Timestamp,
+    /// Reads that have denied it.
+    pub denials: u8,
+}
+
 /// The hand of one host.
 #[derive(Clone, Debug)]
 pub struct Cloud {

@@ -6,9 +6,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    trouble::Climate,
+    climate::{Climate, net},
     vpc::{Action, Faults, Throttle},
-    world::{Event, World, net},
+    world::{Event, World},
 };
 use crate::{
     node::{Node, request::Request},

@@ -1,6 +1,9 @@
 //! One host's network: what `kernel` observes and changes on a real one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnet::Ipv4Net;
 
@@ -92,11 +95,11 @@ impl Kernel {
             gateway: self.gateway,
             blocks: self.blocks.clone(),
             gone: gone.map(|(address, _)| *address).collect(),
-            links: links.collect(),
+            links: Arc::new(links.collect()),
             foreign: BTreeMap::new(),
             uplinks: [(UPLINK.to_owned(), UPLINK_MTU)].into(),
             others: BTreeSet::new(),
-            paths: self.paths(wanted),
+            paths: self.paths(wanted).into_iter().map(Arc::new).collect(),
             tracking: None,
         }
     }

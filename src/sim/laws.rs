@@ -9,6 +9,7 @@ use std::{
 use ipnet::Ipv4Net;
 
 use super::{
+    cloud::Written,
     machine::Power,
     vpc::{RouteTarget, SubnetId},
     world::World,
@@ -43,14 +44,6 @@ const DENIALS: u8 = 2;
 
 /// How often a node may be woken in a second.
 const WAKES_MAX: u32 = 500;
-
-/// A write that EC2 acknowledged and no later read has shown yet.
-#[derive(Clone, Debug)]
-pub struct Written {
-    action: Action,
-    at: Timestamp,
-    denials: u8,
-}
 
 impl World {
     // ===== after each answer =====

@@ -4,7 +4,7 @@
 //!  world    the clock and its queue of events; what a node says is carried out, what comes of it is told
 //!    wire     TCP between hosts: ordered bytes, late, stalled or cut     kernel   one host's network
 //!    cloud    EC2 as one host calls it, of the one [`vpc`]               machine  node, kernel, disk, power
-//!    users    who attaches, allocates, frees; what they were promised
+//!    users    who attaches, allocates, frees              promises what they were promised
 //!    trouble  what goes wrong, and how all is made well in the end
 //!    power    what goes wrong with processes, disks and hosts
 //!    laws     what must hold after each step, and once all is quiet
@@ -13,12 +13,14 @@
 //!
 //! A world follows from its seed alone: no clock, no thread, no order but that of the queue.
 
+mod climate;
 mod cloud;
 pub mod growth;
 mod kernel;
 mod laws;
 mod machine;
 mod power;
+mod promises;
 mod trouble;
 mod users;
 pub mod vpc;

@@ -18,11 +18,10 @@ use rand_chacha::ChaCha8Rng;
 
 use self::traffic::listed;
 use super::{
-    cloud::Cloud,
-    laws::Written,
+    climate::{Climate, net},
+    cloud::{Cloud, Written},
     machine::{Machine, Power},
-    trouble::Climate,
-    users::Users,
+    promises::Users,
     vpc::Vpc,
     wire::Wires,
 };
@@ -541,6 +540,7 @@ impl World {
                 }
                 Output::DropCanary => self.machines[host].drop_canary(),
                 Output::Probe(to, bytes) => self.send_probe(host, to, bytes),
+                Output::Told(event) => self.note(|| format!("host {host}: {event}")),
                 Output::PathChanged(path) => self.note(|| format!("host {host}: {path:?}")),
                 Output::Apply(action) => self.apply(host, life, action),
                 Output::Answer(id, result) => self.answered(host, id, result),
@@ -592,8 +592,4 @@ impl World {
         }
         self.feed(host, Input::Stored(id, Ok(())));
     }
-}
-
-pub(super) fn net(text: &str) -> Ipv4Net {
-    text.parse().expect("it is written here as a CIDR")
 }

@@ -193,9 +193,9 @@ impl Life {
                     far: far.clone(),
                     faults: Vec::new(),
                 };
-                self.host.links.insert(*address, link);
+                self.host.links_mut().insert(*address, link);
             }
-            Action::DeleteLink(address) => drop(self.host.links.remove(address)),
+            Action::DeleteLink(address) => drop(self.host.links_mut().remove(address)),
             Action::AddGateway => self.host.gateway = true,
             Action::AddBlock(cidr) => drop(self.host.blocks.insert(*cidr)),
             _ => {}

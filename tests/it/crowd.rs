@@ -59,6 +59,10 @@ pub struct Host {
     /// Why no link can be made.
     pub refuses: Option<Fault>,
     pub answers: BTreeMap<RequestId, Result<Response, Refusal>>,
+    /// What its log tells.
+    pub told: Vec<String>,
+    /// Why the VPC cannot be read.
+    pub unread: Option<Fault>,
     asked: u64,
 }
 
@@ -275,7 +279,9 @@ impl Crowd {
                     Input::Stored(id, host.disk.clone())
                 }
                 Output::ObserveHost(wanted, _) => Input::HostSeen(Ok(host.seen(*wanted))),
-                Output::ObserveVpc(..) => Input::VpcSeen(Ok(seen(at, &self.routes))),
+                Output::ObserveVpc(..) => {
+                    Input::VpcSeen(host.unread.clone().map_or_else(|| Ok(seen(at, &self.routes)), Err))
+                }
                 Output::ObserveInstances(ids) => {
                     let running = ids.into_iter().map(|id| (id, InstanceState::Running));
                     Input::InstancesSeen(Ok(running.collect()))
@@ -289,6 +295,10 @@ impl Crowd {
                 }
                 Output::Answer(id, answer) => {
                     host.answers.insert(id, answer);
+                    continue;
+                }
+                Output::Told(event) => {
+                    host.told.push(event.to_string());
                     continue;
                 }
                 Output::Send(conn, bytes) => {
@@ -336,6 +346,8 @@ impl Host {
             found_at: None,
             refuses: None,
             answers: BTreeMap::new(),
+            told: Vec::new(),
+            unread: None,
             asked: 0,
         }
     }
@@ -357,7 +369,7 @@ impl Host {
                 own.path = self.found_at.as_deref().map_or_else(|| wanted.path.clone(), Into::into);
             }
         }
-        state::Host { links, uplinks: [("eth0".to_owned(), 9001)].into(), ..wanted }
+        state::Host { links: links.into(), uplinks: [("eth0".to_owned(), 9001)].into(), ..wanted }
     }
 
     fn apply(&mut self, action: &Action) -> Result<(), Fault> {

@@ -1,10 +1,11 @@
 //! The order of the modules in `src/lib.rs` is the order of dependence: a module uses only the
-//! modules above it. Those above `store` are pure, and a foreign crate that changes often has one home.
+//! modules above it. Those above `store` are pure, and a foreign crate that changes often has one home. Within a module no files use
+//! each other in a circle.
 //!
 //! This reads text, not syntax: a comment that names a forbidden thing is found too, which is a small price.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -61,6 +62,20 @@ fn modules_use_only_the_modules_above_them() {
                         .push(format!("{}: `{module}` uses `{used}`, which stands below it", file.display()));
                 }
             }
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn files_of_a_module_use_each_other_in_one_direction() {
+    let mut wrong = Vec::new();
+    for module in order() {
+        let uses = uses_of_files(&module);
+        let mut done = BTreeSet::new();
+        for file in uses.keys() {
+            let circle = circle_through(file, &uses, &mut vec![], &mut done);
+            wrong.extend(circle.map(|circle| format!("a circle: {}", circle.join(" uses "))));
         }
     }
     report(&wrong);
@@ -126,6 +141,33 @@ fn every_module_of_the_tree_is_on_the_map() {
 }
 
 #[test]
+fn a_circle_is_found_however_long_it_is() {
+    let uses = |edges: &[(&str, &str)]| {
+        let mut uses: Uses = BTreeMap::new();
+        for (from, to) in edges {
+            uses.entry((*from).to_owned()).or_default().insert((*to).to_owned());
+        }
+        uses
+    };
+    let found = |edges: &[(&str, &str)]| {
+        let (uses, mut done) = (uses(edges), BTreeSet::new());
+        uses.keys().find_map(|file| circle_through(file, &uses, &mut vec![], &mut done))
+    };
+    assert_eq!(found(&[("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")]), None);
+    assert_eq!(found(&[("a", "b"), ("b", "c"), ("c", "b")]), Some(["b", "c", "b"].map(str::to_owned).into()));
+
+    let above = |path: &str| resolved("node::ledger", path);
+    assert_eq!(above("super::memory::Write"), "node::memory::Write");
+    assert_eq!(above("super::super::plan"), "plan");
+    assert_eq!(above("self::tests"), "node::ledger::tests");
+    assert_eq!(above("crate::node::io"), "node::io");
+    let files = ["node", "node::io", "node::memory"].map(str::to_owned).into();
+    assert_eq!(file_of("node::memory::Write", &files), Some("node::memory"));
+    assert_eq!(file_of("node::Node", &files), Some("node"));
+    assert_eq!(file_of("plan::Plan", &files), None);
+}
+
+#[test]
 fn what_the_rules_look_for_is_found() {
     let text =
         "use crate::{addr::{Address, Range}, node::request,\n    plan};\nlet x = crate::vpc::observe();";
@@ -170,6 +212,78 @@ fn sources(module: &str) -> Vec<(PathBuf, String)> {
     }
     assert!(!files.is_empty(), "no file of module `{module}`");
     files
+}
+
+/// Which files of a module use which others of it, by their paths as modules; what a file takes from those that it is a part of
+/// is not counted.
+type Uses = BTreeMap<String, BTreeSet<String>>;
+
+fn uses_of_files(module: &str) -> Uses {
+    let sources = sources(module).into_iter().filter(|(file, _)| !is_of_tests(file));
+    let texts: BTreeMap<String, String> =
+        sources.map(|(file, text)| (module_path(&file), without_tests(&text))).collect();
+    let files: BTreeSet<String> = texts.keys().cloned().collect();
+    let uses = |own: &String, text: &String| {
+        let used = ["crate", "super", "self"].into_iter().flat_map(|root| paths(text, root));
+        let used = used.filter_map(|path| file_of(&resolved(own, &path), &files).map(str::to_owned));
+        used.filter(|used| used != own && !own.starts_with(&format!("{used}::"))).collect()
+    };
+    texts.iter().map(|(own, text)| (own.clone(), uses(own, text))).collect()
+}
+
+fn is_of_tests(file: &Path) -> bool {
+    file.iter().any(|part| part == "tests" || part == "tests.rs")
+}
+
+fn without_tests(text: &str) -> String {
+    let lines = text.lines().take_while(|line| *line != "#[cfg(test)]");
+    lines.filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
+}
+
+/// `node::ledger` of `src/node/ledger.rs`, `node` of `src/node/mod.rs`.
+fn module_path(file: &Path) -> String {
+    let path = file.strip_prefix(root().join("src")).unwrap().with_extension("");
+    let parts = path.iter().map(|part| part.to_str().unwrap()).filter(|part| *part != "mod");
+    parts.collect::<Vec<_>>().join("::")
+}
+
+/// A path as it reads from the root of the crate, where `own` uses it.
+fn resolved(own: &str, path: &str) -> String {
+    let (root, mut rest) = path.split_once("::").unwrap_or((path, ""));
+    let mut base: Vec<&str> = if root == "crate" { vec![] } else { own.split("::").collect() };
+    if root == "super" {
+        base.pop();
+    }
+    while let Some(further) = rest.strip_prefix("super::") {
+        base.pop();
+        rest = further;
+    }
+    base.into_iter().chain([rest]).collect::<Vec<_>>().join("::")
+}
+
+/// The file that a path leads into.
+fn file_of<'a>(path: &str, files: &'a BTreeSet<String>) -> Option<&'a str> {
+    let leads_into = |file: &&String| path == *file || path.starts_with(&format!("{file}::"));
+    files.iter().filter(leads_into).max_by_key(|file| file.len()).map(String::as_str)
+}
+
+/// A way from a file back to a file on the way.
+fn circle_through(
+    file: &str,
+    uses: &Uses,
+    way: &mut Vec<String>,
+    done: &mut BTreeSet<String>,
+) -> Option<Vec<String>> {
+    if let Some(start) = way.iter().position(|before| before == file) {
+        return Some(way[start..].iter().cloned().chain([file.to_owned()]).collect());
+    }
+    if !done.insert(file.to_owned()) {
+        return None;
+    }
+    way.push(file.to_owned());
+    let circle = uses.get(file).into_iter().flatten().find_map(|used| circle_through(used, uses, way, done));
+    way.pop();
+    circle
 }
 
 fn impure_words(text: &str) -> Vec<&'static str> {

@@ -164,14 +164,14 @@ impl Host {
                 self.connect(address, Link { netns, mtu, range, far, faults: Vec::new() });
             }
             Action::DeleteLink(_) if self.holds_links => return Err(fault("it is busy")),
-            Action::DeleteLink(address) => drop(self.kernel.links.remove(address)),
+            Action::DeleteLink(address) => drop(self.kernel.links_mut().remove(address)),
             _ => {}
         }
         Ok(())
     }
 
     fn connect(&mut self, address: Address, link: Link) {
-        self.kernel.links.insert(address, link);
+        self.kernel.links_mut().insert(address, link);
     }
 }
 

@@ -30,6 +30,7 @@ mod plan_laws;
 mod printed;
 mod schema;
 mod sim;
+mod story;
 mod taken_name;
 mod trial;
 mod unfenced;

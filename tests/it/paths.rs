@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -125,9 +126,9 @@ fn lost(loss: Loss) -> Fate {
     Fate::Lost(loss)
 }
 
-fn ways(wanted: &Host, fate: impl Fn(Address) -> Fate) -> Vec<Path> {
+fn ways(wanted: &Host, fate: impl Fn(Address) -> Fate) -> Vec<Arc<Path>> {
     let out = wanted.others.iter().map(|&other| (Packet::ToOther(other), fate(other)));
-    out.map(|(packet, fate)| Path { packet, fate, route: None }).collect()
+    out.map(|(packet, fate)| Arc::new(Path { packet, fate, route: None })).collect()
 }
 
 /// All is as it should be.
@@ -216,7 +217,7 @@ impl Life {
                     let mut seen = (self.kernel)(&wanted);
                     for path in &mut seen.paths {
                         if self.lost.is_some_and(|lost| path.packet == Packet::ToOther(lost)) {
-                            path.fate = lost(Loss::Prohibited);
+                            Arc::make_mut(path).fate = lost(Loss::Prohibited);
                         }
                     }
                     (self.looked_for, self.looks) = (*wanted, self.looks + 1);

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -285,7 +286,7 @@ impl Case {
             forward: seen.closed_by.clone().map_or(Forward::Open, Forward::Closed),
             gateway: !seen.no_gateway,
             blocks: seen.blocks.clone(),
-            links: seen.links.iter().map(|(address, seen)| (*address, link(seen))).collect(),
+            links: Arc::new(seen.links.iter().map(|(address, seen)| (*address, link(seen))).collect()),
             gone: seen.gone.clone(),
             foreign: seen.foreign.clone(),
             uplinks: seen.uplinks.clone(),

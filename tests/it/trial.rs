@@ -6,10 +6,9 @@ use weavers::{
     config::{self, Config},
     node::{
         Input,
-        adopt::Order,
         memory::Trial,
+        order::{Order, Terms},
         request::{RefusalKind, RequestId},
-        trial::Terms,
     },
 };
 

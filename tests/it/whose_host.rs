@@ -456,7 +456,7 @@ impl Host {
                         rules: self.rules.clone(),
                         gateway: wanted.gateway,
                         blocks: self.blocks.clone(),
-                        links: self.links.clone(),
+                        links: self.links.clone().into(),
                         uplinks: [("eth0".to_owned(), 9001)].into(),
                         ..Network::default()
                     };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use weavers::{
-    kernel::netns,
+    kernel::{netns, target, ways},
     state::{Action, Far, FaultKind, Link, Netns},
 };
 
@@ -201,12 +201,12 @@ async fn a_far_end_has_the_name_and_the_mac_that_are_asked_for(mut world: World)
     let container = Container::new();
     let far = Far { name: "eth0".to_owned(), mac: Some("02:00:00:00:00:07".parse().unwrap()) };
     world.want(&container, A, 9000);
-    world.wanted.links.get_mut(&at(A)).unwrap().far = far.clone();
+    world.wanted.links_mut().get_mut(&at(A)).unwrap().far = far.clone();
     world.apply(create_as(&far, &container, A, 9000)).await;
     assert_eq!(world.observe().await.links, world.wanted.links);
     assert!(container.sh("ip link show dev eth0").contains("02:00:00:00:00:07"));
     assert!(crosses(&udp("10.0.1.11"), &container.udp(A), 9000), "the host finds it by that");
-    assert_eq!(netns::link_into(&container.netns, "ethwe"), None);
+    assert_eq!(target::link_into(&container.netns, "ethwe"), None);
 }
 
 async fn a_container_with_two_links_of_ours_is_reached_by_both(mut world: World) {
@@ -214,9 +214,9 @@ async fn a_container_with_two_links_of_ours_is_reached_by_both(mut world: World)
     for (address, name) in [(A, "eth0"), (B, "net1")] {
         let far = Far { name: name.to_owned(), mac: None };
         world.want(&container, address, 9000);
-        world.wanted.links.get_mut(&at(address)).unwrap().far = far.clone();
+        world.wanted.links_mut().get_mut(&at(address)).unwrap().far = far.clone();
         world.apply(create_as(&far, &container, address, 9000)).await;
-        assert_eq!(netns::link_into(&container.netns, name), Some(at(address)));
+        assert_eq!(target::link_into(&container.netns, name), Some(at(address)));
     }
     assert_eq!(world.observe().await.links, world.wanted.links);
     for address in [A, B] {
@@ -395,16 +395,16 @@ async fn a_path_that_leads_elsewhere_is_not_followed(mut world: World) {
     let container = Container::new();
     world.attach(&container, A, 9000).await;
     let other = Netns { cookie: container.netns.cookie + 1, ..container.netns.clone() };
-    assert!(!netns::verify(&other) && netns::is_gone(&other));
-    assert!(!netns::is_gone(&container.netns));
-    world.wanted.links.get_mut(&at(A)).unwrap().netns = Some(other);
-    let link = world.observe().await.links.remove(&at(A)).unwrap();
+    assert!(!netns::verify(&other) && ways::is_gone(&other));
+    assert!(!ways::is_gone(&container.netns));
+    world.wanted.links_mut().get_mut(&at(A)).unwrap().netns = Some(other);
+    let link = world.observe().await.links_mut().remove(&at(A)).unwrap();
     assert_eq!(link.netns, None);
     assert!(link.faults[0].contains("leads to another"), "{:?}", link.faults);
 
     let earlier = Netns { boot: "of yesterday".into(), ..container.netns.clone() };
     assert!(!netns::verify(&earlier));
-    let fault = netns::of_target("/proc/thread-self/ns/net").unwrap_err();
+    let fault = target::of_target("/proc/thread-self/ns/net").unwrap_err();
     assert!(fault.message.contains("host's own"), "{fault}");
 }
 
@@ -413,14 +413,14 @@ async fn a_namespace_is_found_by_its_bind_mount(mut world: World) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().to_str().unwrap();
     sh(&format!("mount --bind {} {path}", container.netns.path.display()));
-    let by_mount = netns::of_target(path).unwrap();
+    let by_mount = target::of_target(path).unwrap();
     assert_eq!(by_mount.cookie, container.netns.cookie);
     assert_eq!(by_mount.path.to_str(), Some(path));
     container.netns = by_mount;
     world.attach(&container, A, 9000).await;
     assert_eq!(world.observe().await.links, world.wanted.links);
     sh(&format!("umount {path}"));
-    assert!(netns::is_gone(&container.netns), "a file that is left is no namespace");
+    assert!(ways::is_gone(&container.netns), "a file that is left is no namespace");
     // The namespace lives on, and so does its link: nobody is to forget it.
     assert!(world.observe().await.gone.is_empty());
 }
@@ -439,7 +439,7 @@ async fn a_link_that_is_not_wanted_is_seen(mut world: World) {
     let container = Container::new();
     world.attach(&container, A, 9000).await;
     sh("ip link add wvelse type veth peer name wvother");
-    world.wanted.links.clear();
+    world.wanted.links_mut().clear();
     let links = world.observe().await.links;
     assert_eq!(links.keys().collect::<Vec<_>>(), [&at(A)]);
     assert_eq!(links[&at(A)].netns, None);
@@ -466,10 +466,10 @@ async fn a_container_whose_first_process_has_ended_is_found_by_another(mut world
     let container = Container::new();
     let sleeper = || container.run(|| Command::new("sleep").arg("60").spawn().unwrap());
     let (mut first, mut second) = (sleeper(), sleeper());
-    let of = |process: &Child| netns::of_target(&process.id().to_string()).unwrap();
+    let of = |process: &Child| target::of_target(&process.id().to_string()).unwrap();
     let known = of(&first);
     let link = Link { netns: Some(known.clone()), mtu: 1500, range: range(), ..Link::default() };
-    world.wanted.links.insert(at(A), link);
+    world.wanted.links_mut().insert(at(A), link);
     let create = |netns: &Netns| Action::CreateLink {
         address: at(A),
         netns: netns.clone(),

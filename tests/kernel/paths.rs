@@ -76,7 +76,7 @@ async fn packets_for_other_hosts_go_by_the_router_and_come_in_by_it(mut world: W
     assert_eq!(fate(&seen, &answers), by("wv0a200102", ""));
     assert_eq!(uplinks(&seen), [("eth0", 9001)]);
     // Before there is a container the host itself is asked.
-    world.wanted.links.clear();
+    world.wanted.links_mut().clear();
     assert_eq!(fate(&world.observe().await, &out()), by("eth0", "10.0.1.1"));
 }
 
@@ -143,7 +143,7 @@ async fn an_unreachable_route_that_covers_the_range_loses_its_packets(mut world:
         let seen = world.observe().await;
         assert_eq!(fate(&seen, &out()), Fate::Lost(loss.clone()), "{kind}");
         assert_eq!(route(&seen, &out()), format!("{kind} 10.0.0.0/8"));
-        world.wanted.links.clear();
+        world.wanted.links_mut().clear();
         assert_eq!(fate(&world.observe().await, &out()), Fate::Lost(loss), "{kind}, asked as the host's own");
         let container = Container::new();
         world.attach(&container, A, 1500).await;

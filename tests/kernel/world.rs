@@ -19,7 +19,7 @@ use nix::{
 };
 use weavers::{
     addr::Address,
-    kernel::{Kernel, netns, watch::Changes},
+    kernel::{Kernel, target, watch::Changes},
     state::{Action, Far, Fault, Host, Isolation, Link, Netns, Rules, Scope},
 };
 
@@ -92,7 +92,7 @@ impl Container {
             tell.send(format!("/proc/{}/task/{}/ns/net", getpid(), gettid())).unwrap();
             orders.into_iter().for_each(|work| work());
         });
-        let netns = netns::of_target(&told.recv().unwrap()).unwrap();
+        let netns = target::of_target(&told.recv().unwrap()).unwrap();
         Container { work: Some(work), thread: Some(thread), netns }
     }
 
@@ -196,7 +196,7 @@ impl World {
 
     pub fn want(&mut self, container: &Container, address: &str, mtu: u32) {
         let link = Link { netns: Some(container.netns.clone()), mtu, range: range(), ..Link::default() };
-        self.wanted.links.insert(at(address), link);
+        self.wanted.links_mut().insert(at(address), link);
     }
 
     /// Wants rules and puts them in force, for uplinks that are there.

@@ -65,7 +65,7 @@ async fn forgets(lab: &mut Lab, checks: &mut Checks, theirs: &Container, own: Ip
     checks.timed("what it owns rests for two hosts", awaits(lab, LOSES, &[CUT_OFF, NEWCOMER]).await?);
     let (status, address) = (lab.status(CUT_OFF).await?, lab.hosts[NEWCOMER].address.to_string());
     let name = status["name"].as_str().unwrap_or_default();
-    let words = [name, &address, "to show which of", "cannot be reached: bring it back"];
+    let words = [name, &address, "confirmation from", "cannot be reached: bring it back"];
     checks.add("status names them and the way out", lab.ran(LOSES, &["status"]).await?.says(0, &words));
     unused(lab, checks, LOSES, theirs.address, own).await?;
     checks.add("nothing was written to EC2", same(&writes, &lab.writes()));

@@ -64,7 +64,10 @@ async fn rests(lab: &mut Lab, checks: &mut Checks, theirs: &Container, left: Ipv
     let all = [NEWCOMER, TERMINATED, UNLISTED];
     checks.timed("what was taken over rests for three strangers", awaits(lab, HEIR, &all).await?);
     let address = lab.hosts[NEWCOMER].address.to_string();
-    let words = [&address, "runs and is not heard: start weavers there, or list and tag it no more"];
+    let words = [
+        &address,
+        "is running but has not contacted us: start weavers there, or remove it from `peers` and the tag",
+    ];
     checks.add("status names the way out", lab.ran(HEIR, &["status"]).await?.says(0, &words));
     let explained = lab.ran(HEIR, &["explain", &theirs.address.to_string()]).await?;
     checks.add("explain says that it rests", explained.says(0, &["another host may have been given it"]));
@@ -139,7 +142,7 @@ pub(super) async fn awaits(
         let status = lab.status(host).await?;
         let waits = status["waits"].as_array().map(Vec::as_slice).unwrap_or_default();
         let mut texts = waits.iter().filter_map(|wait| wait["what"].as_str());
-        let named = texts.find(|text| text.contains("that rest here")).map(|text| {
+        let named = texts.find(|text| text.contains("quarantined addresses")).map(|text| {
             let is_named = |other: &usize| names(*other).iter().any(|name| text.contains(name));
             (0..lab.hosts.len()).filter(is_named).collect::<BTreeSet<usize>>()
         });

@@ -2,7 +2,7 @@
 
 use super::{columns, printable};
 use crate::{
-    node::explain::{Carrier, Explanation, Standing},
+    node::explanation::{Carrier, Explanation, Standing},
     state::RouteState,
 };
 
@@ -74,8 +74,8 @@ mod tests {
     use super::*;
     use crate::{
         node::{
-            explain::HostRoute,
-            request::Piece,
+            explanation::HostRoute,
+            status::Piece,
             status::{AttachmentStatus, Note},
         },
         peer::PeerName,

@@ -4,9 +4,8 @@ use clap::builder::styling::AnsiColor;
 
 use super::{bold, columns, count, paint, printable};
 use crate::{
-    node::{
-        request::Piece,
-        status::{ConnectionStatus, IpamStatus, Note, PathState, PathStatus, ProbeStatus, Status, Upkeep},
+    node::status::{
+        ConnectionStatus, IpamStatus, Note, PathState, PathStatus, Piece, ProbeStatus, Status, Upkeep,
     },
     state::{Route, RouteState, TableId},
 };

@@ -132,7 +132,7 @@ impl Log {
     }
 
     /// The decisions with this number or a higher one, if they are remembered, oldest first.
-    fn since(&self, number: u64) -> impl Iterator<Item = &Decision> {
+    pub fn since(&self, number: u64) -> impl Iterator<Item = &Decision> {
         self.recent.iter().filter(move |taken| taken.number >= number).map(|taken| &taken.decision)
     }
 

@@ -333,6 +333,7 @@ impl Party for Whole {
                 | Output::MakeCanary
                 | Output::DropCanary
                 | Output::Probe(..)
+                | Output::Told(_)
                 | Output::PathChanged(_)
                 | Output::Finished => {}
             }

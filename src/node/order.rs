@@ -1,0 +1,33 @@
+//! What is to be carried out, and on which terms.
+
+use std::time::Duration;
+
+use super::{
+    memory,
+    request::{RequestId, SavedPlan},
+};
+use crate::config::Config;
+
+/// A configuration to adopt and to carry out.
+#[derive(Debug)]
+pub struct Order {
+    /// Answered when it is adopted, or why not.
+    pub adopted: RequestId,
+    /// Answered when nothing is left to do, or why not.
+    pub done: RequestId,
+    /// The configuration.
+    pub config: Config,
+    /// Only if this is what it takes.
+    pub plan: Option<SavedPlan>,
+    /// The former one comes back unless this one is confirmed.
+    pub trial: Option<Terms>,
+}
+
+/// What is tried, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// What comes back.
+    pub record: memory::Trial,
+    /// How long to wait for a confirmation.
+    pub patience: Duration,
+}

@@ -1,0 +1,46 @@
+//! What the log tells of a cluster.
+
+use weavers::{
+    node::request::Request,
+    state::{Fault, FaultKind},
+};
+
+use crate::crowd::Crowd;
+
+fn has(told: &[String], words: &[&str]) -> bool {
+    told.iter().any(|line| words.iter().all(|word| line.contains(word)))
+}
+
+#[test]
+fn a_host_that_joins_tells_who_is_there_and_what_it_owns() {
+    let crowd = Crowd::of(2);
+    let other = crowd.hosts[1].name.to_string();
+    let told = &crowd.hosts[0].told;
+    assert!(has(told, &["peer", &other, "is connected to the cluster"]), "{told:#?}");
+    assert!(has(told, &["the first ring was agreed on", &other]), "{told:#?}");
+    assert!(has(told, &["range 10.32.0.0", "received"]), "{told:#?}");
+}
+
+#[test]
+fn ranges_that_change_hands_are_told_by_both() {
+    let mut crowd = Crowd::of(2);
+    crowd.hosts.iter_mut().for_each(|host| host.told.clear());
+    crowd.ask(0, Request::Drain, 30).expect("it is answered").expect("the other takes it all");
+    let (giver, heir) = (&crowd.hosts[0], &crowd.hosts[1]);
+    assert!(has(&giver.told, &["range", "given to", &heir.name.to_string()]), "{:#?}", giver.told);
+    assert!(has(&heir.told, &["range", "received from", &giver.name.to_string()]), "{:#?}", heir.told);
+}
+
+#[test]
+fn reads_that_fail_are_told_once_with_the_reason_and_once_when_they_work_again() {
+    let mut crowd = Crowd::of(2);
+    crowd.hosts[0].told.clear();
+    let message = "DescribeRouteTables: UnauthorizedOperation".to_owned();
+    crowd.hosts[0].unread = Some(Fault { kind: FaultKind::Denied, message, hint: None, request_id: None });
+    crowd.pass(300);
+    let told = std::mem::take(&mut crowd.hosts[0].told);
+    assert_eq!(told, ["the VPC cannot be read: DescribeRouteTables: UnauthorizedOperation"]);
+    crowd.hosts[0].unread = None;
+    crowd.pass(300);
+    assert_eq!(crowd.hosts[0].told, ["the VPC can be read again"]);
+}
