@@ -54,7 +54,8 @@ pub struct Actual<'a> {
 pub enum Scope {
     /// All of it, whatever was seen before.
     Whole,
-    /// All of the host, and a part of what is in the containers if the kernel tells of changes there.
+    /// What the kernel has told of, and in turns the rest: the host's side every few times, a part of the containers each time.
+    /// Where it does not tell of changes, all of it.
     Routine,
     /// What the kernel has told of since the look before. What it tells nobody of is as it was then.
     Changed,

@@ -1,6 +1,6 @@
 //! What was found of each link, until something may have changed: a look asks anew only about what the kernel has told of since,
 //! so that one container costs one container. A whole look forgets it all first; one that comes by itself forgets a part of it, so
-//! that each container is entered now and then even if nothing is told of it.
+//! that the host's side is read and each container is entered now and then even if nothing is told of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,9 @@ use crate::{
 };
 
 /// Looks that come by themselves until each container was entered, where the kernel tells of changes inside.
-const ROUNDS: u32 = 10;
+const ROUNDS: u32 = 40;
+/// The same until the host's side was read as a whole, where the kernel tells of changes there.
+const HOST_ROUNDS: u32 = 4;
 
 /// Found by the look before.
 #[derive(Debug, Default)]
@@ -72,6 +74,11 @@ impl Known {
         if elsewhere || scope == Scope::Whole || told.lost {
             self.paths.clear();
         }
+    }
+
+    /// Whether a look that comes by itself need not read the host's side as a whole.
+    pub fn is_between_rounds(&self) -> bool {
+        !self.round.is_multiple_of(HOST_ROUNDS)
     }
 
     /// Forgets one link.

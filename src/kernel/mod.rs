@@ -108,7 +108,12 @@ impl Kernel {
         let before = known.seen();
         let mut touched =
             before.as_ref().map(|before| before.host_ends(&told.interfaces)).unwrap_or_default();
-        let seen = self.look(scope, &told, before).await?;
+        let is_narrow = match scope {
+            Scope::Whole => false,
+            Scope::Routine => told.hears_host && known.is_between_rounds(),
+            Scope::Changed => true,
+        };
+        let seen = self.look(is_narrow, &told, before).await?;
         touched.extend(seen.host_ends(&told.interfaces));
         known.forget(scope, &told, &touched);
         let ours = seen.ours();
@@ -148,9 +153,9 @@ impl Kernel {
     }
 
     /// The host's side. Where only links of ours have changed, only they are read.
-    async fn look(&self, scope: Scope, told: &Told, before: Option<Seen>) -> Result<Seen, Fault> {
-        let narrow = scope == Scope::Changed && !told.lost && !told.elsewhere;
-        if let Some(before) = before.filter(|_| narrow)
+    async fn look(&self, is_narrow: bool, told: &Told, before: Option<Seen>) -> Result<Seen, Fault> {
+        let is_narrow = is_narrow && !told.lost && !told.elsewhere;
+        if let Some(before) = before.filter(|_| is_narrow)
             && let Some(seen) = before.renewed(&self.handle, &self.strict, &told.interfaces).await?
         {
             return Ok(seen);

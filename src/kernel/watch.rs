@@ -83,6 +83,8 @@ pub(super) struct Told {
     pub lost: bool,
     /// Nobody tells of what is changed in containers, or it was more than could be heard.
     pub deaf: bool,
+    /// Somebody tells of what is changed on the host.
+    pub hears_host: bool,
 }
 
 /// Where events come from.
@@ -104,9 +106,10 @@ impl Changes {
     /// What has changed until now.
     pub(super) fn take(&self) -> Told {
         self.drain();
-        let hears = self.0.sources.iter().any(|source| source.kind == Kind::Containers);
+        let hears = |kind| self.0.sources.iter().any(|source| source.kind == kind);
         let mut told = std::mem::take(&mut *self.0.lock());
-        told.deaf |= !hears;
+        told.deaf |= !hears(Kind::Containers);
+        told.hears_host = hears(Kind::Host);
         told
     }
 
