@@ -19,7 +19,7 @@ pub use self::{
     attachment::{Far, HOST_MAC, Key, Kind, Mac},
     paths::{Fate, Loss, Packet, Path},
 };
-pub use crate::ipam::reclaim::InstanceState;
+pub use crate::ipam::takeover::InstanceState;
 use crate::{
     addr::{Address, Range},
     peer::PeerName,

@@ -19,8 +19,8 @@ use super::{
     memory::Memory,
     message::{self, State, Unicast},
     paxos::Claims,
+    quarantine::Quarantine,
     requests::Requests,
-    rest::Rest,
     ring::Entry,
     space::Space,
     told::Told,
@@ -55,7 +55,7 @@ pub struct Allocator {
     pub(super) election: Election,
     pub(super) requests: Requests,
     pub(super) disputes: Disputes,
-    pub(super) rest: Rest,
+    pub(super) quarantine: Quarantine,
     pub(super) memory: Memory,
     kin: Option<BTreeSet<PeerName>>,
     pub(super) nicknames: BTreeMap<PeerName, String>,
@@ -90,7 +90,7 @@ impl Allocator {
             election,
             requests: Requests::default(),
             disputes: Disputes::default(),
-            rest: Rest::default(),
+            quarantine: Quarantine::default(),
             memory: if fresh { Memory::Unproven(None) } else { Memory::Whole },
             kin: None,
             nicknames: BTreeMap::from([(settings.me, settings.nickname.clone())]),
@@ -109,7 +109,7 @@ impl Allocator {
         allocator.requests.want(allocator.allocations.values().flatten().map(|net| net.addr().into()));
         let others = allocator.ring.entries().iter().map(|entry| entry.owner);
         let others = others.filter(|owner| *owner != allocator.settings.me).collect();
-        allocator.rest.begin(saved.rest, others);
+        allocator.quarantine.begin(saved.rest, others);
         allocator.note_unbelievable(&unbelievable);
         allocator.settle();
         Ok(allocator)
@@ -158,7 +158,7 @@ impl Allocator {
         self.now = now;
         self.reachable = peers;
         self.reachable.remove(&self.settings.me);
-        self.reachable.iter().for_each(|&peer| self.rest.meet(peer));
+        self.reachable.iter().for_each(|&peer| self.quarantine.meet(peer));
         self.rest_on();
         self.elect();
         self.advance();
@@ -297,9 +297,9 @@ impl Allocator {
         }
         self.memory = if has_traces(&self.owned()) { Memory::Lost } else { Memory::New };
         match (self.memory, rest) {
-            (Memory::Lost, None) => self.rest_what_is_owned(),
-            (Memory::New, Some(_)) if rest == self.rest.number() => {
-                self.rest.end();
+            (Memory::Lost, None) => self.quarantine_what_is_owned(),
+            (Memory::New, Some(_)) if rest == self.quarantine.number() => {
+                self.quarantine.end();
                 self.end_rest();
             }
             _ => {}
@@ -311,7 +311,7 @@ impl Allocator {
     pub fn doubt_memory(&mut self) {
         match std::mem::replace(&mut self.memory, Memory::Lost) {
             Memory::Whole => self.memory = Memory::Whole,
-            Memory::New | Memory::Unproven(None) => self.rest_what_is_owned(),
+            Memory::New | Memory::Unproven(None) => self.quarantine_what_is_owned(),
             Memory::Unproven(Some(_)) | Memory::Lost => {}
             Memory::SetBack => self.memory = Memory::SetBack,
         }
@@ -320,7 +320,7 @@ impl Allocator {
     /// Our store was set back: what we gave away since is not known here. All that we own rests, as if the store were lost.
     pub fn set_back(&mut self) {
         self.memory = Memory::SetBack;
-        self.rest_what_is_owned();
+        self.quarantine_what_is_owned();
     }
 
     pub(super) fn is_unproven(&self) -> bool {
@@ -343,10 +343,10 @@ impl Allocator {
         }
         let kin = self.kin.as_ref();
         let yields = |peer| kin.is_some_and(|kin| !kin.contains(&peer));
-        let rest = &self.rest;
+        let rest = &self.quarantine;
         let rests = |token| rest.covers(token);
         reissued |= self.disputes.on_merge(&mut self.ring, theirs, &merged, yields, rests);
-        if self.rest.leave_out(&self.disputes.yielded(&self.ring)) {
+        if self.quarantine.leave_out(&self.disputes.yielded(&self.ring)) {
             self.end_rest();
         }
         if merged.must_save || reissued {
@@ -355,10 +355,10 @@ impl Allocator {
             self.push(Effect::RingChanged);
         }
         if knew_none && (matches!(self.memory, Memory::Lost | Memory::SetBack) || self.is_unproven()) {
-            self.rest_what_is_owned();
+            self.quarantine_what_is_owned();
         }
         if let (true, Memory::Unproven(rest)) = (knew_none, &mut self.memory) {
-            *rest = self.rest.number();
+            *rest = self.quarantine.number();
         }
         self.hear_on_rest(theirs, merged.must_save);
         self.avoid();
@@ -479,7 +479,7 @@ impl Allocator {
     /// of what rests.
     pub(super) fn avoid(&mut self) {
         let yielded = self.disputes.yielded(&self.ring);
-        let resting = self.rest.ranges().iter().copied();
+        let resting = self.quarantine.ranges().iter().copied();
         self.space.set_avoided(self.avoided.iter().copied().chain(yielded).chain(resting));
     }
 

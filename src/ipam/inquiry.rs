@@ -48,8 +48,8 @@ impl Allocator {
         if !self.has_to_ask() {
             return;
         }
-        let reached = self.rest.awaited().intersection(&self.reachable).copied().collect();
-        for peer in self.rest.inquiry.take_turn(self.now, reached) {
+        let reached = self.quarantine.awaited().intersection(&self.reachable).copied().collect();
+        for peer in self.quarantine.inquiry.take_turn(self.now, reached) {
             let nothing = Unicast::Request(self.nothing());
             self.push(Effect::Unicast(peer, nothing.encode()));
         }
@@ -57,12 +57,12 @@ impl Allocator {
 
     /// When it is time.
     pub(super) fn next_ask(&self) -> Option<Timestamp> {
-        let reached = || self.rest.awaited().intersection(&self.reachable).next().is_some();
-        (self.has_to_ask() && reached()).then_some(self.rest.inquiry.due)
+        let reached = || self.quarantine.awaited().intersection(&self.reachable).next().is_some();
+        (self.has_to_ask() && reached()).then_some(self.quarantine.inquiry.due)
     }
 
     fn has_to_ask(&self) -> bool {
-        self.has_routers() && !self.is_unproven() && self.rest.number().is_some()
+        self.has_routers() && !self.is_unproven() && self.quarantine.number().is_some()
     }
 
     /// One address outside the range.
@@ -77,14 +77,14 @@ impl Allocator {
     /// A peer had nothing to give. Returns whether that was what we asked for.
     pub(super) fn is_nothing(&mut self, from: PeerName, range: Range) -> bool {
         let is_it = range == self.nothing();
-        if is_it && self.rest.awaited().contains(&from) {
-            self.rest.inquiry.denied.insert(from);
+        if is_it && self.quarantine.awaited().contains(&from) {
+            self.quarantine.inquiry.denied.insert(from);
         }
         is_it
     }
 
     /// Whether this answer is to what we asked for.
     pub(super) fn shows_its_ring(&mut self, from: PeerName) -> bool {
-        self.rest.inquiry.denied.remove(&from)
+        self.quarantine.inquiry.denied.remove(&from)
     }
 }

@@ -69,8 +69,8 @@ impl Allocator {
     }
 
     /// What we own rests if we do not remember what we gave away.
-    pub(super) fn rest_what_is_owned(&mut self) {
-        let rests = |range: &Range| self.rest.ranges().iter().any(|resting| resting.covers(*range));
+    pub(super) fn quarantine_what_is_owned(&mut self) {
+        let rests = |range: &Range| self.quarantine.ranges().iter().any(|resting| resting.covers(*range));
         if !self.owned().iter().all(rests) {
             self.begin_rest(self.settings.me);
             self.avoid();
@@ -83,7 +83,7 @@ impl Allocator {
         let owners = self.ring.entries().iter().map(|entry| entry.owner);
         let mut awaited: BTreeSet<PeerName> = owners.chain(self.reachable.iter().copied()).collect();
         awaited.retain(|peer| *peer != owner && *peer != self.settings.me);
-        self.rest.begin(self.ring.owned_by(owner), awaited);
+        self.quarantine.begin(self.ring.owned_by(owner), awaited);
         self.save_rest();
     }
 
@@ -103,17 +103,17 @@ impl Allocator {
     /// Who is to be asked for its word on what rests; nobody while a look at EC2 may show that nothing need rest.
     pub fn awaited(&self) -> &BTreeSet<PeerName> {
         const NOBODY: &BTreeSet<PeerName> = &BTreeSet::new();
-        if self.is_unproven() { NOBODY } else { self.rest.awaited() }
+        if self.is_unproven() { NOBODY } else { self.quarantine.awaited() }
     }
 
-    /// Which rest it is, if anything rests: another number, other hosts may be strangers.
-    pub fn rest_number(&self) -> Option<u64> {
-        self.rest.number()
+    /// Which rest it is, if anything rests: another number, other hosts may be unconfirmed.
+    pub fn quarantine_number(&self) -> Option<u64> {
+        self.quarantine.number()
     }
 
     /// While something rests: these hosts run and are not heard; `None` if that is not known.
-    pub fn set_strangers(&mut self, strangers: Option<BTreeSet<Ipv4Addr>>) {
-        if self.rest.number().is_some() && self.rest.set_strangers(strangers) {
+    pub fn set_unconfirmed(&mut self, unconfirmed: Option<BTreeSet<Ipv4Addr>>) {
+        if self.quarantine.number().is_some() && self.quarantine.set_unconfirmed(unconfirmed) {
             self.end_rest();
             self.advance();
         }
@@ -130,7 +130,7 @@ impl Allocator {
     pub(super) fn rest_on(&mut self) {
         let (ring, reachable) = (&self.ring, &self.reachable);
         let owns = |peer: PeerName| ring.entries().iter().any(|entry| entry.owner == peer);
-        if self.rest.keep_only(|peer| reachable.contains(&peer) || owns(peer)) {
+        if self.quarantine.keep_only(|peer| reachable.contains(&peer) || owns(peer)) {
             self.end_rest();
         }
     }
@@ -140,9 +140,9 @@ impl Allocator {
         if has_news {
             let (ring, me) = (&self.ring, self.settings.me);
             let others = ring.entries().iter().map(|entry| entry.owner).filter(|owner| *owner != me);
-            others.for_each(|owner| self.rest.meet(owner));
+            others.for_each(|owner| self.quarantine.meet(owner));
         }
-        if self.rest.hear(&self.ring, theirs) {
+        if self.quarantine.hear(&self.ring, theirs) {
             self.end_rest();
         }
         if has_news {
@@ -159,7 +159,7 @@ impl Allocator {
     }
 
     fn save_rest(&mut self) {
-        self.push(Effect::Save(Record::Rest(self.rest.ranges().to_vec())));
+        self.push(Effect::Save(Record::Quarantine(self.quarantine.ranges().to_vec())));
     }
 
     /// These peers have given all away, or are about to: nobody leaves anything to them.

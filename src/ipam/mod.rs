@@ -8,10 +8,10 @@
 //!  allocator   what comes in, what goes out; composes
 //!    election    when to propose          requests   questions, and space asked of others
 //!    disputes    pieces claimed twice     leave      take over, give away
-//!    rest        what was taken over, until everybody knows
+//!    quarantine  what was taken over, until everybody knows
 //!    excess      what peers said beyond all bounds       told     what others are told
 //!
-//!  reclaim     who takes over from the dead, by agreement
+//!  takeover    who takes over from the dead, by agreement
 //! ```
 //!
 //! [`Allocator`] is driven like the rest of the core: time comes in with each input, what is to be
@@ -29,9 +29,9 @@ pub mod merge;
 pub mod message;
 pub mod paxos;
 mod recent;
-pub mod reclaim;
+pub mod takeover;
 mod requests;
-mod rest;
+mod quarantine;
 pub mod ring;
 pub mod space;
 #[cfg(test)]
@@ -115,7 +115,7 @@ pub enum Record {
         addresses: Vec<Ipv4Net>,
     },
     /// Ranges that were taken over and rest.
-    Rest(Vec<Range>),
+    Quarantine(Vec<Range>),
 }
 
 /// How a message came.

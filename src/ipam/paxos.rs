@@ -1,5 +1,5 @@
 //! One value, agreed on by a majority, carried by gossip: which peers make the first ring, and later
-//! who takes over from the dead ([`super::reclaim`]).
+//! who takes over from the dead ([`super::takeover`]).
 //!
 //! Every node is proposer, acceptor and learner at once, and gossips all it knows: of each acceptor
 //! its highest promise and what it accepted last. It is Paxos in the form of Weave Net's

@@ -299,7 +299,7 @@ impl Allocator {
             donors.retain(|donor| !request.denied.contains(donor));
         }
         if donors.is_empty() {
-            if !self.rest.ranges().iter().any(|range| range.overlaps(whole)) {
+            if !self.quarantine.ranges().iter().any(|range| range.overlaps(whole)) {
                 return Outcome::Answer(Err(Refused::Exhausted { subnet }));
             }
             barren.insert(whole);

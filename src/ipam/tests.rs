@@ -313,6 +313,6 @@ fn save(saved: &mut Saved, record: Record) {
         Record::Allocation { ident, addresses } => {
             saved.allocations.insert(ident, addresses);
         }
-        Record::Rest(ranges) => saved.rest = ranges,
+        Record::Quarantine(ranges) => saved.rest = ranges,
     }
 }

@@ -36,7 +36,7 @@ impl Allocator {
     pub fn hear_same(&mut self, now: Timestamp, from: PeerName) -> Result<(), ReceiveError> {
         self.now = now;
         // That it knows the same matters only where it was not known yet what it knows.
-        if self.rest.awaited().contains(&from) || self.disputes.are_with(from) {
+        if self.quarantine.awaited().contains(&from) || self.disputes.are_with(from) {
             self.merge(&self.ring.held_by(from))?;
             self.advance();
         }

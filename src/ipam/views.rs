@@ -36,14 +36,14 @@ impl Allocator {
     }
 
     /// What was taken over and rests: nobody is to use it yet.
-    pub fn resting(&self) -> &[Range] {
-        self.rest.ranges()
+    pub fn quarantined(&self) -> &[Range] {
+        self.quarantine.ranges()
     }
 
     /// Whether an address of ours may be another's: it rests, or another stands by the piece in which it is.
     pub fn is_doubtful(&self, address: Address) -> bool {
         let is_disputed = |entry: &Entry| self.disputes.concerns(entry.token);
-        self.rest.covers(address) || self.ring.entry_of(address).is_some_and(is_disputed)
+        self.quarantine.covers(address) || self.ring.entry_of(address).is_some_and(is_disputed)
     }
 
     /// What we own and may use, ascending.
@@ -66,7 +66,7 @@ impl Allocator {
 
     fn settled_pieces(&self) -> impl Iterator<Item = (Range, PeerName)> {
         self.ring.pieces().map(|(piece, entry)| {
-            let rests = self.rest.ranges().iter().any(|range| range.overlaps(piece));
+            let rests = self.quarantine.ranges().iter().any(|range| range.overlaps(piece));
             (piece, if rests && entry.owner == self.settings.me { PeerName::UNKNOWN } else { entry.owner })
         })
     }
@@ -154,7 +154,7 @@ impl Allocator {
         let excess = self.excess.recent(self.now);
         let excess =
             excess.map(|(what, peer)| (format!("{what}, the last by {}", self.named(peer)), way_out(peer)));
-        let set_back = (self.memory == Memory::SetBack && self.rest.number().is_some()).then(|| {
+        let set_back = (self.memory == Memory::SetBack && self.quarantine.number().is_some()).then(|| {
             (
                 "the store of this host is older than what it told its peers: its disk was set back, or a copy of it is in \
                  use elsewhere"
@@ -189,20 +189,20 @@ impl Allocator {
             );
             waits.push((what, Some(hint)));
         }
-        waits.extend(self.rest_wait());
+        waits.extend(self.quarantine_wait());
         waits.extend(self.request_waits());
         waits
     }
 
-    fn rest_wait(&self) -> Option<(String, Option<String>)> {
-        self.rest.number()?;
-        let resting: u32 = self.rest.ranges().iter().map(|range| range.len()).sum();
+    fn quarantine_wait(&self) -> Option<(String, Option<String>)> {
+        self.quarantine.number()?;
+        let resting: u32 = self.quarantine.ranges().iter().map(|range| range.len()).sum();
         let addresses = format!("{resting} quarantined addresses");
-        let awaited: Vec<String> = self.rest.awaited().iter().map(|&peer| self.named(peer)).collect();
-        let silent = self.rest.awaited().iter().find(|peer| !self.reachable.contains(peer));
-        let strangers: Vec<String> =
-            self.rest.strangers().into_iter().flatten().map(Ipv4Addr::to_string).collect();
-        let hint = match (silent, strangers.first()) {
+        let awaited: Vec<String> = self.quarantine.awaited().iter().map(|&peer| self.named(peer)).collect();
+        let silent = self.quarantine.awaited().iter().find(|peer| !self.reachable.contains(peer));
+        let unconfirmed: Vec<String> =
+            self.quarantine.unconfirmed().into_iter().flatten().map(Ipv4Addr::to_string).collect();
+        let hint = match (silent, unconfirmed.first()) {
             (Some(peer), _) => Some(format!(
                 "{peer} cannot be reached: bring it back, or, if it is dead, `weavers forget {peer}`"
             )),
@@ -211,7 +211,7 @@ impl Allocator {
             )),
             (None, None) => None,
         };
-        let mut all = [awaited, strangers].concat();
+        let mut all = [awaited, unconfirmed].concat();
         let more = all.len().saturating_sub(NAMED_MAX);
         all.truncate(NAMED_MAX);
         let mut names = all.join(", ");

@@ -149,7 +149,7 @@ impl Node {
 
     pub(super) fn find_peer(&self, text: &str) -> Result<PeerName, Refusal> {
         let owners = self.ipam.owners();
-        let electors = self.dead.reclaim.log().into_iter().flat_map(|log| log.electors());
+        let electors = self.dead.takeover.log().into_iter().flat_map(|log| log.electors());
         let names: BTreeSet<PeerName> =
             owners.iter().map(|(_, owner)| owner).chain(electors).copied().collect();
         let by_nickname: Vec<PeerName> =

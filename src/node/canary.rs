@@ -98,7 +98,7 @@ impl Node {
         self.tend_namespace(wanted);
         self.tend_address(wanted);
         let canary = self.told_canary();
-        self.dead.reclaim.set_canary(canary);
+        self.dead.takeover.set_canary(canary);
         self.probes.prober.set_canary(self.now, canary);
     }
 

@@ -22,8 +22,8 @@ impl Node {
             return self.mesh.want(conn, channel);
         }
         if channel == DEAD_CHANNEL {
-            self.dead.reclaim.hear_same(self.now, from);
-            if self.dead.reclaim.has_effects() {
+            self.dead.takeover.hear_same(self.now, from);
+            if self.dead.takeover.has_effects() {
                 self.dead.touch();
             }
         } else if let Err(error) = self.ipam.hear_same(self.now, from) {
@@ -48,7 +48,7 @@ impl Node {
                 self.settle_ipam();
                 Some(digest)
             }
-            DEAD_CHANNEL if self.dead.agrees() => Some(self.dead.reclaim.digest()),
+            DEAD_CHANNEL if self.dead.agrees() => Some(self.dead.takeover.digest()),
             _ => None,
         }
     }

@@ -35,7 +35,7 @@ impl Node {
         if self.targets() != before {
             self.dial_targets();
         }
-        self.strangers.touch();
+        self.unconfirmed.touch();
         self.judge_election();
     }
 
@@ -54,6 +54,6 @@ impl Node {
     pub(super) fn dial_targets(&mut self) {
         self.names.list(&self.config.peers);
         self.mesh.set_targets(self.now, self.targets());
-        self.strangers.touch();
+        self.unconfirmed.touch();
     }
 }

@@ -181,7 +181,7 @@ impl Node {
     }
 
     fn rests(&self, address: Address) -> bool {
-        self.ipam.resting().iter().any(|range| range.contains(address))
+        self.ipam.quarantined().iter().any(|range| range.contains(address))
     }
 
     /// Why a free address is not handed out.

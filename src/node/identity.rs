@@ -38,9 +38,9 @@ impl Node {
     fn complete_identity(&mut self, instance: String) {
         self.identity.instance = Some(instance.clone());
         self.ledger.write(Write::identity(&self.identity));
-        self.dead.reclaim.set_instance(instance);
+        self.dead.takeover.set_instance(instance);
         self.dead.touch();
-        self.strangers.touch();
+        self.unconfirmed.touch();
     }
 
     /// A host that may be another than it remembers.

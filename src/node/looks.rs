@@ -27,7 +27,7 @@ impl Node {
         self.look_at_names();
         self.look_for_peers();
         self.look_for_instances();
-        self.look_for_strangers();
+        self.look_for_unconfirmed();
         self.look_for_places();
         if self.looked_for != self.rules_to_look_for() {
             self.converge.host.look_by(self.now);

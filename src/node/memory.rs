@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::{
     addr::Address,
-    ipam::{self, Record, reclaim},
+    ipam::{self, Record, takeover},
     peer::{PeerName, PeerUid},
     state::{Far, InterfaceId, Key, Netns, TableId},
 };
@@ -99,7 +99,7 @@ pub struct Memory {
     /// The address manager's part.
     pub ipam: ipam::Saved,
     /// What was decided about dead peers, and what is known of all.
-    pub reclaim: reclaim::Saved,
+    pub takeover: takeover::Saved,
     /// Containers, by `ident`.
     pub attached: BTreeMap<String, Attached>,
     /// The links that were there before the store have been learned from.
@@ -163,9 +163,9 @@ impl Memory {
             } else if key == REST {
                 memory.ipam.rest = parse(key, value)?;
             } else if key == DECIDED {
-                memory.reclaim.kept = Some(parse(key, value)?);
+                memory.takeover.kept = Some(parse(key, value)?);
             } else if let Some(peer) = key.strip_prefix(INSTANCE).and_then(|peer| peer.parse().ok()) {
-                memory.reclaim.instances.insert(peer, parse(key, value)?);
+                memory.takeover.instances.insert(peer, parse(key, value)?);
             } else if key == LINKS_KNOWN {
                 memory.links_known = parse(key, value)?;
             } else if key == TRIAL {
@@ -218,7 +218,7 @@ impl Write {
     }
 
     /// Remembers what was decided about dead peers, and what was promised about the next decision.
-    pub fn decided(kept: &reclaim::Kept) -> Write {
+    pub fn decided(kept: &takeover::Kept) -> Write {
         put(DECIDED.to_owned(), kept)
     }
 
@@ -249,7 +249,7 @@ impl Write {
         match record {
             Record::Ring(ring) => put(RING.to_owned(), ring),
             Record::Paxos(claims) => put(PAXOS.to_owned(), claims),
-            Record::Rest(ranges) => put(REST.to_owned(), ranges),
+            Record::Quarantine(ranges) => put(REST.to_owned(), ranges),
             Record::Allocation { ident, addresses } if addresses.is_empty() => {
                 Write { key: format!("{ALLOCATION}{ident}"), value: None }
             }

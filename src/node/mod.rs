@@ -36,14 +36,14 @@ mod paths;
 pub mod places;
 mod probes;
 mod quota;
-mod reclaim;
+mod takeover;
 mod relay;
 mod report;
 pub mod request;
 mod settings;
 pub mod status;
 pub mod story;
-mod strangers;
+mod unconfirmed;
 pub mod trial;
 mod view;
 mod waiting;
@@ -73,11 +73,11 @@ use self::{
     places::Places,
     probes::Probes,
     quota::Quotas,
-    reclaim::Dead,
     request::{Refusal, RefusalKind, RequestId, Response},
     story::Story,
-    strangers::Strangers,
+    takeover::Dead,
     trial::Trials,
+    unconfirmed::Unconfirmed,
     view::PAUSE_DENIED,
     waiting::Waiting,
 };
@@ -123,7 +123,7 @@ pub struct Node {
     discovery: Discovery,
     names: Names,
     dead: Dead,
-    strangers: Strangers,
+    unconfirmed: Unconfirmed,
     places: Places,
     canary: OwnCanary,
     probes: Probes,
@@ -193,7 +193,7 @@ impl Node {
             Allocator::new(settings::of_ipam(&birth, &config), memory.ipam).map_err(not_resumable)?;
         // A router may tell its ring before anybody is known.
         ipam.set_kin(config.mesh.weave_peers.then(BTreeSet::new));
-        let dead = Dead::new(&birth.identity, &birth.boot, memory.reclaim, &config);
+        let dead = Dead::new(&birth.identity, &birth.boot, memory.takeover, &config);
         let probes = Probes::new(birth.identity.name, ChaCha8Rng::seed_from_u64(rng.next_u64()));
         let boot = birth.boot;
         let mut node = Node {
@@ -211,7 +211,7 @@ impl Node {
             discovery: Discovery::default(),
             names: Names::default(),
             dead,
-            strangers: Strangers::default(),
+            unconfirmed: Unconfirmed::default(),
             places: Places::default(),
             canary: OwnCanary::default(),
             probes,
@@ -322,7 +322,7 @@ impl Node {
             self.next_look_at_names(),
             self.next_look_for_places(),
             self.dead.next_wake(self.now),
-            self.strangers.next_look(),
+            self.unconfirmed.next_look(),
             self.canary.next_wake(),
         ];
         wakes.into_iter().flatten().min()
@@ -352,7 +352,7 @@ impl Node {
         while self.settle_mesh()
             | self.settle_ipam()
             | self.settle_dead()
-            | self.settle_strangers()
+            | self.settle_unconfirmed()
             | self.settle_probes()
         {}
     }
@@ -389,7 +389,7 @@ impl Node {
         self.places.doubt(self.now);
         self.dead.touch();
         self.probes.touch();
-        self.strangers.touch();
+        self.unconfirmed.touch();
         self.story.touch();
         self.ipam.set_kin(self.kin());
         let reachable = self.mesh.reachable();
@@ -412,7 +412,7 @@ impl Node {
                 ipam::Effect::Unicast(to, message) => self.let_out(Effect::Unicast(CHANNEL, to, message)),
                 ipam::Effect::Answer(ticket, result) => self.on_ipam_answer(ticket, result),
                 ipam::Effect::SetBack => {
-                    self.dead.reclaim.doubt();
+                    self.dead.takeover.doubt();
                     self.dead.touch();
                 }
                 ipam::Effect::RingChanged => {

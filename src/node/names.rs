@@ -82,7 +82,7 @@ impl Node {
             self.dial_targets();
         }
         // It may be known now where a host is that is not heard.
-        self.strangers.touch();
+        self.unconfirmed.touch();
     }
 
     /// Names whose hosts may be others by now.

@@ -87,7 +87,7 @@ impl Node {
                 && MTUS.contains(&canary.mtu)
                 && self.ipam.ring().owner(canary.address.into()) == Some(*peer)
         };
-        self.dead.reclaim.canaries().filter(believable).collect()
+        self.dead.takeover.canaries().filter(believable).collect()
     }
 
     /// A peer says something about probes.
@@ -297,7 +297,7 @@ impl Node {
     }
 
     fn canary_of(&self, peer: PeerName) -> Option<Address> {
-        let mut others = self.dead.reclaim.canaries();
+        let mut others = self.dead.takeover.canaries();
         others.find(|(other, _)| *other == peer).map(|(_, canary)| canary.address.into())
     }
 

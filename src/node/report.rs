@@ -17,7 +17,7 @@ use super::{
 use crate::{
     addr::{Range, join, without_all},
     config::{RouteTables, SourceDestCheck},
-    ipam::{Ring, excess::way_out, paxos::Claims, reclaim::Log, ring::ENTRIES_MAX},
+    ipam::{Ring, excess::way_out, paxos::Claims, ring::ENTRIES_MAX, takeover::Log},
     mesh::{
         ConnectionView, DroppedView, Objection, RefusedView, SLEEVE, TargetState, TargetView, UnsentView,
     },
@@ -89,13 +89,13 @@ impl Node {
     }
 
     /// What this node took over from the dead and does not use yet.
-    pub fn resting(&self) -> &[Range] {
-        self.ipam.resting()
+    pub fn quarantined(&self) -> &[Range] {
+        self.ipam.quarantined()
     }
 
     /// What was decided about the dead, as far as this node knows.
     pub fn decided(&self) -> Option<&Log> {
-        self.dead.reclaim.log()
+        self.dead.takeover.log()
     }
 
     /// What this node knows of everybody's promises in the election of the first ring.
@@ -110,7 +110,7 @@ impl Node {
 
     /// The instance of another peer, if it has said.
     pub fn instance_of(&self, peer: PeerName) -> Option<&str> {
-        self.dead.reclaim.instance(peer)
+        self.dead.takeover.instance(peer)
     }
 
     /// Addresses in use on this host, by whom.
@@ -248,14 +248,14 @@ impl Node {
         problems.extend(self.plan.tables.iter().filter_map(|(table, usage)| quota::warning(table, usage)));
         problems.extend(self.converge.drift.fights(self.now));
         problems.extend(self.unknown_places());
-        problems.extend(self.unknown_strangers());
+        problems.extend(self.unknown_unconfirmed());
         if let Some(fault) = self.ledger.fault() {
             let what = format!("the state cannot be saved, so nothing new is promised: {}", fault.message);
             problems.push(Note { what, hint: fault.hint.clone() });
         }
         let of_ring = self.ipam.problems().into_iter();
         problems.extend(of_ring.map(|(what, hint)| Note { what, hint: Some(hint) }));
-        let excess = self.dead.reclaim.excess().recent(self.now);
+        let excess = self.dead.takeover.excess().recent(self.now);
         problems.extend(excess.map(|(what, peer)| Note {
             what: format!("{what}, the last by {}", self.named(peer)),
             hint: Some(way_out(peer)),

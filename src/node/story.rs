@@ -94,7 +94,7 @@ impl Node {
     /// What was resumed is no news.
     pub(super) fn begin_story(&mut self) {
         self.story.owners = self.ipam.ring().owners();
-        self.story.quarantine = self.ipam.rest_number();
+        self.story.quarantine = self.ipam.quarantine_number();
         self.story.decisions = self.decisions();
     }
 
@@ -154,13 +154,13 @@ impl Node {
     }
 
     fn decisions(&self) -> Option<u64> {
-        self.dead.reclaim.log().map(|log| log.next())
+        self.dead.takeover.log().map(|log| log.next())
     }
 
     fn tell_of_take_overs(&mut self) {
         let now = self.decisions();
         let before = std::mem::replace(&mut self.story.decisions, now);
-        let (Some(before), Some(log)) = (before.filter(|_| before < now), self.dead.reclaim.log()) else {
+        let (Some(before), Some(log)) = (before.filter(|_| before < now), self.dead.takeover.log()) else {
             return;
         };
         let is_take_over = |dead: PeerName, heir: PeerName| ![dead, heir].contains(&PeerName::UNKNOWN);
@@ -171,9 +171,9 @@ impl Node {
     }
 
     fn tell_of_quarantine(&mut self) {
-        let now = self.ipam.rest_number();
+        let now = self.ipam.quarantine_number();
         if now != std::mem::replace(&mut self.story.quarantine, now) {
-            let ranges = self.ipam.resting().len();
+            let ranges = self.ipam.quarantined().len();
             let begun = now.map(|_| Event::QuarantineBegun { ranges });
             self.tell(vec![begun.unwrap_or(Event::QuarantineEnded)]);
         }
@@ -186,7 +186,7 @@ impl Node {
             ("the tagged instances", self.discovery.found.fault()),
             ("the subnets of the peers", self.places.fault()),
             ("the state of instances", self.dead.fault()),
-            ("the running instances", self.strangers.fault()),
+            ("the running instances", self.unconfirmed.fault()),
         ];
         let mut events = Vec::new();
         for (what, fault) in reads {

@@ -91,7 +91,7 @@ impl World {
                 continue;
             }
             // What was taken over rests until everybody else was heard on it.
-            let rests = |piece: Range| node.resting().iter().any(|range| range.overlaps(piece));
+            let rests = |piece: Range| node.quarantined().iter().any(|range| range.overlaps(piece));
             let pieces = ring.pieces().filter(|(_, entry)| entry.owner == self.machines[host].name);
             owned.extend(pieces.filter(|(piece, _)| !rests(*piece)).map(|(piece, _)| (piece, host)));
         }
@@ -377,8 +377,8 @@ impl World {
             let dead = (dead, self.machines[dead].name);
             return Some(format!("{dead:?} is dead and nobody has taken over from it: {known:?}"));
         }
-        if let Some((host, node)) = self.nodes().find(|(_, node)| !node.resting().is_empty()) {
-            let (resting, waits) = (node.resting(), node.status().waits);
+        if let Some((host, node)) = self.nodes().find(|(_, node)| !node.quarantined().is_empty()) {
+            let (resting, waits) = (node.quarantined(), node.status().waits);
             return Some(format!("host {host} does not use yet what it took over: {resting:?}: {waits:?}"));
         }
         self.unheard(&hosts)

@@ -12,7 +12,7 @@ use std::{
 use weavers::{
     ipam::{
         NodeId,
-        reclaim::{Effect, InstanceState, Reclaim, Saved, View},
+        takeover::{Effect, InstanceState, Saved, TakeOver, View},
     },
     peer::PeerName,
     time::Timestamp,
@@ -50,7 +50,7 @@ fn measure(hosts: u64) {
 
 /// The electors; of the other hosts only what they said of themselves.
 struct Cluster {
-    electors: BTreeMap<PeerName, Reclaim>,
+    electors: BTreeMap<PeerName, TakeOver>,
     wires: VecDeque<(PeerName, PeerName, Vec<u8>)>,
     owners: BTreeMap<PeerName, u64>,
     reachable: BTreeSet<PeerName>,
@@ -64,11 +64,11 @@ fn peer(number: u64) -> PeerName {
     PeerName::from_u64(number)
 }
 
-fn host(name: PeerName, seeds: &[PeerName]) -> Reclaim {
+fn host(name: PeerName, seeds: &[PeerName]) -> TakeOver {
     let me = NodeId { name, uid: 1_000_000 + name.as_u64() };
-    let mut reclaim = Reclaim::new(me, Some(format!("i-{}", name.as_u64())), Saved::default());
-    reclaim.begin(seeds);
-    reclaim
+    let mut takeover = TakeOver::new(me, Some(format!("i-{}", name.as_u64())), Saved::default());
+    takeover.begin(seeds);
+    takeover
 }
 
 impl Cluster {
@@ -77,11 +77,11 @@ impl Cluster {
         let mut electors = BTreeMap::new();
         let mut wires = VecDeque::new();
         for &name in &all {
-            let mut reclaim = host(name, &all);
-            let chosen: Vec<PeerName> = reclaim.log().unwrap().electors().iter().copied().collect();
-            wires.extend(chosen.iter().map(|to| (name, *to, reclaim.all_known())));
+            let mut takeover = host(name, &all);
+            let chosen: Vec<PeerName> = takeover.log().unwrap().electors().iter().copied().collect();
+            wires.extend(chosen.iter().map(|to| (name, *to, takeover.all_known())));
             if chosen.contains(&name) {
-                electors.insert(name, reclaim);
+                electors.insert(name, takeover);
             }
         }
         let owners = all.iter().map(|name| (*name, 1000 + name.as_u64())).collect();
@@ -133,18 +133,18 @@ impl Cluster {
 
     fn consider(&mut self, me: PeerName, heard: Option<(PeerName, Vec<u8>)>) {
         let is_first = self.electors.keys().next() == Some(&me);
-        let reclaim = self.electors.get_mut(&me).unwrap();
+        let takeover = self.electors.get_mut(&me).unwrap();
         let view = View { owners: &self.owners, reachable: &self.reachable, grace: Some(GRACE) };
         let begun = Instant::now();
         match heard {
-            Some((from, said)) => drop(reclaim.hear(self.now, from, &said).unwrap()),
+            Some((from, said)) => drop(takeover.hear(self.now, from, &said).unwrap()),
             None => {
-                let asked: BTreeSet<String> = reclaim.suspects(self.now).into_values().collect();
+                let asked: BTreeSet<String> = takeover.suspects(self.now).into_values().collect();
                 let found: BTreeMap<String, InstanceState> = BTreeMap::new();
-                reclaim.hear_ec2(self.now, &asked, &found);
+                takeover.hear_ec2(self.now, &asked, &found);
             }
         }
-        reclaim.consider(self.now, view);
+        takeover.consider(self.now, view);
         if is_first {
             self.spent += begun.elapsed();
             self.considered += 1;

@@ -138,7 +138,7 @@ fn what_the_dead_gave_to_a_host_that_nobody_heard_of_is_used_by_nobody_else() {
     heir.pass(30);
     heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
     assert_eq!(heir.node.ring().owner(given), Some(US), "it has not heard of the newcomer");
-    let rests = |heir: &Host| heir.node.resting().iter().any(|range| range.contains(given));
+    let rests = |heir: &Host| heir.node.quarantined().iter().any(|range| range.contains(given));
     heir.pass(600);
     assert!(rests(&heir));
     assert!(heir.node.waits().iter().any(|wait| wait.what.contains("10.0.0.3")), "{:?}", heir.node.waits());
@@ -167,10 +167,10 @@ fn what_was_taken_over_is_used_once_no_host_runs_that_was_not_heard() {
     assert_eq!(heir.owners(), [US].into());
     let listed = [address(OTHER), address(NEWCOMER)].into();
     assert_eq!(heir.asked_running, [listed]);
-    assert!(!heir.node.resting().is_empty(), "one that is listed runs");
+    assert!(!heir.node.quarantined().is_empty(), "one that is listed runs");
     heir.running.clear();
     heir.pass(120);
-    assert!(heir.node.resting().is_empty());
+    assert!(heir.node.quarantined().is_empty());
     let looks = heir.asked_running.len();
     heir.pass(600);
     assert_eq!(heir.asked_running.len(), looks, "nobody is looked for any more");
@@ -189,19 +189,19 @@ fn what_was_taken_over_rests_while_a_host_that_is_listed_by_name_was_never_met()
     heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
     assert_eq!(heir.owners(), [US].into());
     heir.pass(300);
-    assert!(!heir.node.resting().is_empty(), "nobody knows where it is");
+    assert!(!heir.node.quarantined().is_empty(), "nobody knows where it is");
     let problems = heir.node.status().problems;
     let named = problems.iter().find(|note| note.what.contains(NAME)).expect("it is named");
     assert!(named.hint.as_ref().unwrap().contains(&format!("getent ahosts {NAME}")));
     heir.names = [(NAME.to_owned(), address(NEWCOMER).into())].into();
     heir.running = [address(NEWCOMER)].into();
     heir.pass(300);
-    assert!(!heir.node.resting().is_empty(), "it runs and is not heard");
+    assert!(!heir.node.quarantined().is_empty(), "it runs and is not heard");
     assert!(!heir.node.status().problems.iter().any(|note| note.what.contains(NAME)));
     assert!(heir.node.waits().iter().any(|wait| wait.what.contains(&address(NEWCOMER).to_string())));
     heir.running.clear();
     heir.pass(300);
-    assert_eq!(heir.node.resting(), []);
+    assert_eq!(heir.node.quarantined(), []);
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn what_was_taken_over_rests_while_a_name_that_is_listed_stands_for_a_host_of_wh
     heir.pass(30);
     heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
     heir.pass(300);
-    assert!(!heir.node.resting().is_empty());
+    assert!(!heir.node.quarantined().is_empty());
     assert!(heir.node.status().problems.iter().any(|note| note.what.contains("fd00::9")));
 }
 
@@ -223,12 +223,12 @@ fn of_many_hosts_that_are_not_heard_every_single_one_is_asked_about() {
     heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
     assert_eq!(heir.owners(), [US].into());
     heir.pass(300);
-    assert!(!heir.node.resting().is_empty(), "the last one that is listed runs");
+    assert!(!heir.node.quarantined().is_empty(), "the last one that is listed runs");
     assert!(heir.asked_running.iter().all(|asked| asked.len() <= 1000));
     assert!(heir.node.waits().iter().any(|wait| wait.what.contains(&last.to_string())));
     heir.running.clear();
     heir.pass(300);
-    assert_eq!(heir.node.resting(), []);
+    assert_eq!(heir.node.quarantined(), []);
 }
 
 #[test]
@@ -238,11 +238,11 @@ fn while_ec2_says_of_nobody_whether_it_runs_all_rests_and_ec2_is_asked_seldom() 
     heir.pass(30);
     heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
     heir.pass(300);
-    assert!(!heir.node.resting().is_empty());
+    assert!(!heir.node.quarantined().is_empty());
     assert!((2..20).contains(&heir.asked_running.len()), "{}", heir.asked_running.len());
     heir.is_ec2_away = false;
     heir.pass(300);
-    assert_eq!(heir.node.resting(), []);
+    assert_eq!(heir.node.quarantined(), []);
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn what_a_host_gave_away_before_it_lost_its_store_is_not_its_own_again() {
     other.meet(&mut donor);
     other.talk(&mut donor, 5, |_| true);
     assert_eq!(donor.node.ring().owner(given), Some(OTHER), "neither has heard of the newcomer");
-    let rests = |host: &Host| host.node.resting().iter().any(|range| range.contains(given));
+    let rests = |host: &Host| host.node.quarantined().iter().any(|range| range.contains(given));
     assert!(rests(&donor) && !rests(&other));
     assert!(!donor.keeps_to_itself(given), "packets of its own containers reach it");
     other.part(&mut donor);
@@ -277,7 +277,7 @@ fn of_what_rests_at_another_host_nobody_is_told_that_it_is_in_use() {
     reborn.running = [address(NEWCOMER)].into();
     one.meet(&mut reborn);
     one.talk(&mut reborn, 5, |_| true);
-    let [rests] = reborn.node.resting() else { panic!("{:?}", reborn.node.resting()) };
+    let [rests] = reborn.node.quarantined() else { panic!("{:?}", reborn.node.quarantined()) };
     let subnet = Ipv4Net::new(rests.start.into(), 24).unwrap();
     let request = Request::Allocate { ident: "container".to_owned(), subnet: Some(Pool::Cidr(subnet)) };
     one.tell(Input::Asked(RequestId(1), request));
@@ -299,8 +299,8 @@ fn nothing_rests_on_a_host_that_is_started_again_or_that_is_new() {
     let (mut one, mut again) = (Host::again(one), Host::again(other));
     one.meet(&mut again);
     one.talk(&mut again, 5, |_| true);
-    assert_eq!(again.node.resting(), []);
-    assert_eq!(one.node.resting(), []);
+    assert_eq!(again.node.quarantined(), []);
+    assert_eq!(one.node.quarantined(), []);
 }
 
 fn forget() -> Request {

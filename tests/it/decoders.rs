@@ -15,7 +15,7 @@ use weavers::{
     ipam::{
         Allocator, Init, NodeId, Saved, Settings as IpamSettings, Source,
         message::{State, Unicast},
-        reclaim::{self, Reclaim},
+        takeover::{self, TakeOver},
     },
     mesh::{ConnId, Input, Mesh, Output, Settings},
     node::{memory::Memory, request::Request},
@@ -145,20 +145,20 @@ fn records_of_the_store_stay_within_bounds() {
 #[test]
 fn messages_about_the_dead_stay_within_bounds() {
     for input in json_inputs() {
-        let mut reclaim = of_the_dead();
+        let mut takeover = of_the_dead();
         within_bounds("about the dead", &input, |input| {
-            drop(reclaim.hear(Timestamp::ZERO, PEER, input));
-            while reclaim.next_effect().is_some() {}
+            drop(takeover.hear(Timestamp::ZERO, PEER, input));
+            while takeover.next_effect().is_some() {}
         });
     }
 }
 
-fn of_the_dead() -> Reclaim {
+fn of_the_dead() -> TakeOver {
     let me = PeerName::from_u64(0x0200_0000_0001);
-    let mut reclaim = Reclaim::new(NodeId { name: me, uid: 7 }, None, reclaim::Saved::default());
-    reclaim.begin(&[me, PEER]);
-    while reclaim.next_effect().is_some() {}
-    reclaim
+    let mut takeover = TakeOver::new(NodeId { name: me, uid: 7 }, None, takeover::Saved::default());
+    takeover.begin(&[me, PEER]);
+    while takeover.next_effect().is_some() {}
+    takeover
 }
 
 #[test]

@@ -46,7 +46,10 @@ fn a_seed_that_lost_its_store_is_shown_so_by_routes_and_touches_none_of_them() {
             .for_each(|table| drop(table.routes.insert(destination.parse().unwrap(), route(interface))));
         node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(vpc)));
         steps.take(&mut node);
-        assert!(!node.ring().is_empty() && !node.resting().is_empty(), "{destination} leads to {interface}");
+        assert!(
+            !node.ring().is_empty() && !node.quarantined().is_empty(),
+            "{destination} leads to {interface}"
+        );
         while let Some(id) = steps.saves.pop() {
             node.handle(Timestamp::ZERO, Input::Stored(id, Ok(())));
             steps.take(&mut node);
@@ -70,7 +73,7 @@ fn a_seed_makes_no_ring_while_the_routes_that_may_show_a_former_life_cannot_be_r
     );
     node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(empty_vpc())));
     assert!(!node.ring().is_empty());
-    assert_eq!(node.resting(), []);
+    assert_eq!(node.quarantined(), []);
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl Host {
         let memory = Memory {
             identity: Some(identity),
             ipam: Saved { ring: Some(ring), paxos: None, allocations: BTreeMap::new(), rest: Vec::new() },
-            reclaim: Default::default(),
+            takeover: Default::default(),
             attached: BTreeMap::new(),
             links_known: true,
             ..Memory::default()

@@ -60,7 +60,7 @@ impl Host {
         let memory = Memory {
             identity: Some(identity),
             ipam: Saved { ring: Some(ring), paxos: None, allocations, rest: Vec::new() },
-            reclaim: Default::default(),
+            takeover: Default::default(),
             attached: containers.into_iter().map(|one| (one.ident.clone(), one)).collect(),
             links_known: true,
             trial: None,

@@ -222,7 +222,7 @@ impl Case {
         let memory = Memory {
             identity: Some(identity),
             ipam: Saved { ring: self.ring(), paxos: None, allocations: self.allocations(), rest: Vec::new() },
-            reclaim: Default::default(),
+            takeover: Default::default(),
             attached: self.attached(),
             links_known: true,
             ..Memory::default()

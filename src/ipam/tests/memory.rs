@@ -24,20 +24,20 @@ fn a_seed_without_a_memory_makes_no_ring_before_traces_of_an_earlier_life_were_l
         assert_eq!(owned, [Range::from(net("10.32.0.0/25"))], "what would be its own");
         false
     });
-    assert_eq!(network.host(1).resting(), []);
+    assert_eq!(network.host(1).quarantined(), []);
 }
 
 #[test]
 fn a_seed_that_lost_its_store_uses_nothing_before_every_owner_has_shown_what_it_was_given() {
     let mut network = forgetful_seed();
     network.host(1).prove_memory(|_| true);
-    network.host(1).set_strangers(Some(BTreeSet::new()));
+    network.host(1).set_unconfirmed(Some(BTreeSet::new()));
     let ticket = network.claim(1, "db", "10.32.0.7/24");
     network.pass(60);
     assert_eq!(network.answer(ticket), None);
     network.down.clear();
     network.connect();
-    assert_eq!(network.host(1).resting(), []);
+    assert_eq!(network.host(1).quarantined(), []);
     assert!(matches!(network.answer(ticket), Some(Err(_))), "it is the other's");
     network.assert_agreed();
     network.assert_sound();
@@ -56,14 +56,14 @@ fn a_far_owner_among_weave_net_routers_is_asked_for_its_ring_and_gives_nothing_a
     network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
     network.restart(peer(1));
     network.host(1).prove_memory(|_| true);
-    network.host(1).set_strangers(Some(BTreeSet::new()));
+    network.host(1).set_unconfirmed(Some(BTreeSet::new()));
     network.connect();
     network.pass(60);
-    assert_ne!(network.host(1).resting(), [], "the far one has shown nothing");
+    assert_ne!(network.host(1).quarantined(), [], "the far one has shown nothing");
     let owned = network.host(3).owned();
     network.host(1).set_kin(Some(BTreeSet::new()));
     network.pass(60);
-    assert_eq!(network.host(1).resting(), []);
+    assert_eq!(network.host(1).quarantined(), []);
     assert_eq!(network.host(3).owned(), owned);
     network.assert_agreed();
     network.assert_sound();
@@ -103,9 +103,9 @@ fn what_is_heard_to_be_its_own_rests_until_a_host_without_a_memory_is_known_to_b
     network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
     network.restart(peer(1));
     network.connect();
-    assert_eq!(network.host(1).resting(), [Range::from(net("10.32.0.0/25"))]);
+    assert_eq!(network.host(1).quarantined(), [Range::from(net("10.32.0.0/25"))]);
     network.host(1).prove_memory(|_| false);
-    assert_eq!(network.host(1).resting(), []);
+    assert_eq!(network.host(1).quarantined(), []);
 }
 
 /// Three hosts; the disk of the second is one that was copied before it gave two addresses to the first, which is down. The third
@@ -136,14 +136,14 @@ fn a_host_whose_disk_was_set_back_uses_nothing_before_every_owner_has_shown_what
     // The second gift begins where a piece does: all that stays is a piece of which the old disk knows nothing.
     for heard in ["10.32.0.140/24", "10.32.0.128/24"] {
         let mut network = set_back(heard, "10.32.0.150/24");
-        network.host(2).set_strangers(Some(BTreeSet::new()));
+        network.host(2).set_unconfirmed(Some(BTreeSet::new()));
         let claimed = network.claim(2, "db", "10.32.0.150/24");
         network.pass(60);
         assert_eq!(network.answer(claimed), None, "{heard}: it may have given it away since");
         network.down.clear();
         network.connect();
-        network.host(2).set_strangers(Some(BTreeSet::new()));
-        assert_eq!(network.host(2).resting(), [], "{heard}");
+        network.host(2).set_unconfirmed(Some(BTreeSet::new()));
+        assert_eq!(network.host(2).quarantined(), [], "{heard}");
         assert!(matches!(network.answer(claimed), Some(Err(_))), "{heard}: it is the other's");
         network.assert_agreed();
         network.assert_sound();
@@ -159,7 +159,7 @@ fn a_host_whose_disk_was_set_back_does_not_promise_again_what_it_gave_back_since
     network.host(2).free("old", None).unwrap();
     network.act(peer(2));
     let mut network = set_back_to(network, copy, "10.32.0.140/24", "10.32.0.150/24");
-    network.host(2).set_strangers(Some(BTreeSet::new()));
+    network.host(2).set_unconfirmed(Some(BTreeSet::new()));
     for again in [network.claim(2, "old", "10.32.0.150/24"), network.allocate(2, "old")] {
         network.pass(60);
         assert_eq!(network.answer(again), None);
@@ -182,5 +182,5 @@ fn a_gift_leaves_a_trace_in_what_the_giver_keeps() {
     network.hosts.get_mut(&peer(2)).unwrap().saved = copy;
     network.restart(peer(2));
     network.connect();
-    assert!(!network.host(2).resting().is_empty());
+    assert!(!network.host(2).quarantined().is_empty());
 }

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use weavers::{
     ipam::{
         NodeId,
-        reclaim::{Reclaim, Saved, View},
+        takeover::{TakeOver, Saved, View},
     },
     peer::PeerName,
     time::Timestamp,
@@ -18,14 +18,14 @@ use weavers_fuzz::{PEER, US, pieces};
 const OTHER: PeerName = PeerName::from_u64(2);
 
 fuzz_target!(|input: &[u8]| {
-    let mut reclaim = Reclaim::new(NodeId { name: US, uid: 1 }, None, Saved::default());
-    reclaim.begin(&[US, OTHER, PEER]);
+    let mut takeover = TakeOver::new(NodeId { name: US, uid: 1 }, None, Saved::default());
+    takeover.begin(&[US, OTHER, PEER]);
     let (owners, reachable) = ([(US, 1), (OTHER, 1), (PEER, 1)].into(), BTreeSet::from([PEER]));
     let mut now = Timestamp::ZERO;
     for piece in pieces(input) {
         now += Duration::from_secs(7);
-        drop(reclaim.hear(now, PEER, piece));
-        reclaim.consider(now, View { owners: &owners, reachable: &reachable, grace: Some(Duration::from_secs(20)) });
-        while reclaim.next_effect().is_some() {}
+        drop(takeover.hear(now, PEER, piece));
+        takeover.consider(now, View { owners: &owners, reachable: &reachable, grace: Some(Duration::from_secs(20)) });
+        while takeover.next_effect().is_some() {}
     }
 });

@@ -1,7 +1,7 @@
 //! What peers say to each other about the dead, as JSON on a channel of our own.
 //!
 //! Weave Net routers pass on what they do not understand, but swallow a message identical to the last one:
-//! the number in each word makes them differ.
+//! the number in each statement makes them differ.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    log::{Decision, Log},
-    words::Word,
+    decisions::{Decision, Log},
+    statements::Statement,
 };
 use crate::{
     ipam::paxos::{Claims, NodeClaims, NodeId},
@@ -26,9 +26,9 @@ pub struct Said {
     /// What is known of promises about the next decision.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     claims: Vec<(NodeId, NodeClaims<Decision>)>,
-    /// Words, its own or those of others.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub words: BTreeMap<PeerName, Word>,
+    /// Statements, its own or those of others.
+    #[serde(default, rename = "words", skip_serializing_if = "BTreeMap::is_empty")]
+    pub statements: BTreeMap<PeerName, Statement>,
 }
 
 /// Bytes that are no such message.
@@ -38,10 +38,14 @@ pub struct Unreadable(#[from] serde_json::Error);
 
 impl Said {
     /// A message of these parts. Of electors that have promised nothing nothing is said.
-    pub fn new(log: Option<&Log>, claims: &Claims<Decision>, words: BTreeMap<PeerName, Word>) -> Said {
+    pub fn new(
+        log: Option<&Log>,
+        claims: &Claims<Decision>,
+        statements: BTreeMap<PeerName, Statement>,
+    ) -> Said {
         let claims = claims.iter().filter(|(_, claims)| claims.promise.exists() || claims.accepted.exists());
         let claims = claims.map(|(node, claims)| (*node, claims.clone())).collect();
-        Said { log: log.cloned(), claims, words }
+        Said { log: log.cloned(), claims, statements }
     }
 
     /// The bytes to send.

@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     ipam::{
         NodeId, Refused,
-        reclaim::{self, Coming, Reclaim},
+        takeover::{self, Coming, TakeOver},
     },
     mesh::{Delivery, Kind, Recipients},
     peer::PeerName,
@@ -35,7 +35,7 @@ const NAMED_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Dead {
     /// Weave Net routers do not take part in agreements: where they share the cluster there are none.
     channels: &'static [&'static str],
-    pub(super) reclaim: Reclaim,
+    pub(super) takeover: TakeOver,
     look: View<BTreeMap<String, InstanceState>>,
     looked_for: BTreeSet<String>,
     /// Peers that somebody wants to be taken over from, unless EC2 says that their instances run.
@@ -47,14 +47,14 @@ pub(super) struct Dead {
 }
 
 impl Dead {
-    pub(super) fn new(identity: &Identity, boot: &str, saved: reclaim::Saved, config: &Config) -> Dead {
+    pub(super) fn new(identity: &Identity, boot: &str, saved: takeover::Saved, config: &Config) -> Dead {
         let me = NodeId { name: identity.name, uid: identity.acceptor.0 };
         let alone = config.mesh.weave_peers;
-        let mut reclaim = Reclaim::new(me, identity.instance.clone(), saved);
-        reclaim.set_boot(boot);
+        let mut takeover = TakeOver::new(me, identity.instance.clone(), saved);
+        takeover.set_boot(boot);
         Dead {
             channels: if alone { &[CHANNEL] } else { &[CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL] },
-            reclaim,
+            takeover,
             look: View::default(),
             looked_for: BTreeSet::new(),
             wanted: BTreeSet::new(),
@@ -81,13 +81,13 @@ impl Dead {
     pub(super) fn next_wake(&self, now: Timestamp) -> Option<Timestamp> {
         let looks = !self.suspects(now).is_empty();
         let look = self.look.next_look().filter(|_| looks);
-        [look, self.reclaim.next_wake()].into_iter().flatten().min()
+        [look, self.takeover.next_wake()].into_iter().flatten().min()
     }
 
     /// Instances to ask EC2 about.
     fn suspects(&self, now: Timestamp) -> BTreeSet<String> {
-        let wanted = self.wanted.iter().filter_map(|peer| self.reclaim.instance(*peer));
-        self.reclaim.suspects(now).into_values().chain(wanted.map(str::to_owned)).collect()
+        let wanted = self.wanted.iter().filter_map(|peer| self.takeover.instance(*peer));
+        self.takeover.suspects(now).into_values().chain(wanted.map(str::to_owned)).collect()
     }
 
     pub(super) fn agrees(&self) -> bool {
@@ -103,8 +103,8 @@ struct Around {
 }
 
 impl Around {
-    fn view(&self) -> reclaim::View<'_> {
-        reclaim::View { owners: &self.owners, reachable: &self.reachable, grace: self.grace }
+    fn view(&self) -> takeover::View<'_> {
+        takeover::View { owners: &self.owners, reachable: &self.reachable, grace: self.grace }
     }
 }
 
@@ -121,50 +121,50 @@ impl Node {
             return false;
         }
         let awaited = self.ipam.awaited();
-        if *self.dead.reclaim.awaited() != *awaited {
+        if *self.dead.takeover.awaited() != *awaited {
             let awaited = awaited.clone();
-            self.dead.reclaim.set_awaited(awaited);
+            self.dead.takeover.set_awaited(awaited);
             self.dead.touched = true;
         }
         if std::mem::take(&mut self.dead.touched) {
             let seeds = self.ipam.ring().seeds().to_vec();
-            self.dead.reclaim.begin(&seeds);
+            self.dead.takeover.begin(&seeds);
             let (now, around) = (self.now, self.around());
             self.note_the_silent(&around);
             if self.ipam.is_leaving() {
                 self.shun_leavers();
             }
-            self.dead.reclaim.consider(now, around.view());
-            if self.dead.reclaim.doubts(now.before(BELIEVED), around.view()) {
+            self.dead.takeover.consider(now, around.view());
+            if self.dead.takeover.doubts(now.before(BELIEVED), around.view()) {
                 self.dead.look.look_by(now);
             }
         }
         let mut any = false;
-        while let Some(effect) = self.dead.reclaim.next_effect() {
+        while let Some(effect) = self.dead.takeover.next_effect() {
             any = true;
             self.carry_out_for_the_dead(effect);
         }
         any
     }
 
-    fn carry_out_for_the_dead(&mut self, effect: reclaim::Effect) {
+    fn carry_out_for_the_dead(&mut self, effect: takeover::Effect) {
         let me = self.identity.name;
         match effect {
-            reclaim::Effect::Save(kept) => self.ledger.write(Write::decided(&kept)),
-            reclaim::Effect::SaveInstance(peer, instance) => {
+            takeover::Effect::Save(kept) => self.ledger.write(Write::decided(&kept)),
+            takeover::Effect::SaveInstance(peer, instance) => {
                 self.ledger.write(Write::instance(peer, instance.as_deref()));
             }
-            reclaim::Effect::Broadcast(said) => self.let_out(Effect::Broadcast(DEAD_CHANNEL, me, said)),
-            reclaim::Effect::Tell(peer, said) => self.let_out(Effect::Unicast(DEAD_CHANNEL, peer, said)),
-            reclaim::Effect::Decided(decision) => {
+            takeover::Effect::Broadcast(said) => self.let_out(Effect::Broadcast(DEAD_CHANNEL, me, said)),
+            takeover::Effect::Tell(peer, said) => self.let_out(Effect::Unicast(DEAD_CHANNEL, peer, said)),
+            takeover::Effect::Decided(decision) => {
                 self.ipam.bury(self.now, decision.dead, decision.heir);
                 self.disturbed = true;
             }
-            reclaim::Effect::SetBack => {
+            takeover::Effect::SetBack => {
                 self.ipam.set_back();
                 self.disturbed = true;
             }
-            reclaim::Effect::Awaited(heir) => self.ipam.tell(heir),
+            takeover::Effect::Awaited(heir) => self.ipam.tell(heir),
         }
     }
 
@@ -196,14 +196,14 @@ impl Node {
         };
         // What the address manager has to do first.
         self.settle_ipam();
-        match self.dead.reclaim.hear(self.now, from, &delivery.payload) {
+        match self.dead.takeover.hear(self.now, from, &delivery.payload) {
             Ok(news) => {
                 // Most of what is said is known, and to consider it takes longer than to hear it.
-                if news.is_some() || self.dead.reclaim.has_effects() {
+                if news.is_some() || self.dead.takeover.has_effects() {
                     self.dead.touched = true;
                     self.probes.touch();
                 }
-                if self.dead.reclaim.has_forgotten() {
+                if self.dead.takeover.has_forgotten() {
                     self.ipam.doubt_memory();
                 }
                 self.pass_on(kind, news, delivery.payload.to_vec());
@@ -233,9 +233,9 @@ impl Node {
     pub(super) fn send_dead(&mut self, to: Recipients) {
         if self.dead.agrees() {
             let said = match to {
-                Recipients::One(_) => self.dead.reclaim.all_known(),
+                Recipients::One(_) => self.dead.takeover.all_known(),
                 Recipients::Neighbours { .. } | Recipients::Few | Recipients::Unasked => {
-                    self.dead.reclaim.summary()
+                    self.dead.takeover.summary()
                 }
             };
             self.let_out(Effect::Gossip(DEAD_CHANNEL, to, said));
@@ -261,11 +261,11 @@ impl Node {
         });
         let asked = std::mem::take(&mut self.dead.looked_for);
         if let Ok(found) = &result {
-            self.dead.reclaim.hear_ec2(self.now, &asked, found);
+            self.dead.takeover.hear_ec2(self.now, &asked, found);
         }
         for peer in std::mem::take(&mut self.dead.wanted) {
-            if self.dead.reclaim.running(peer).is_none() {
-                self.dead.reclaim.ask(peer);
+            if self.dead.takeover.running(peer).is_none() {
+                self.dead.takeover.ask(peer);
             }
         }
         let interval = self.jittered(self.config.reconcile.interval) * 2;
@@ -282,9 +282,9 @@ impl Node {
             return self.silent_owners();
         }
         let around = self.around();
-        let coming = self.dead.reclaim.coming(self.now, around.view());
+        let coming = self.dead.takeover.coming(self.now, around.view());
         let note = |coming: Coming| self.note_on(&coming, around.owners.contains_key(&coming.peer));
-        let untraceable = self.dead.reclaim.untraceable(self.now, around.view());
+        let untraceable = self.dead.takeover.untraceable(self.now, around.view());
         let unknown = untraceable.into_iter().map(|peer| Note {
             what: format!(
                 "{} is not heard, and nobody knows on which instance it runs, so EC2 cannot be asked",
@@ -303,7 +303,7 @@ impl Node {
         let is_known = |peer: PeerName| {
             founders.contains(&peer)
                 || self.ipam.nickname(peer).is_some()
-                || self.dead.reclaim.instance(peer).is_some()
+                || self.dead.takeover.instance(peer).is_some()
         };
         let unmet: Vec<PeerName> = late.map(|(peer, _)| *peer).filter(|peer| !is_known(*peer)).collect();
         let first = unmet.first()?;
@@ -383,16 +383,16 @@ impl Node {
             Err(refusal) => return self.answer(id, Err(refusal)),
         };
         let addresses = self.share(peer);
-        let log = self.dead.reclaim.log().filter(|log| addresses > 0 || log.electors().contains(&peer));
+        let log = self.dead.takeover.log().filter(|log| addresses > 0 || log.electors().contains(&peer));
         let Some(log) = log.filter(|_| self.dead.agrees()) else { return self.forget_at_once(id, peer) };
         let since = log.next();
         let can_look = self.identity.instance.is_some() && self.converge.vpc.fault().is_none();
-        if can_look && self.dead.reclaim.instance(peer).is_some() {
+        if can_look && self.dead.takeover.instance(peer).is_some() {
             self.dead.wanted.insert(peer);
             self.dead.look.look_by(self.now);
             self.disturbed = true;
         } else {
-            self.dead.reclaim.ask(peer);
+            self.dead.takeover.ask(peer);
             self.dead.touched = true;
         }
         self.waiting.add(self.now, id, Waiter::Forget { peer, addresses, since });
@@ -404,12 +404,12 @@ impl Node {
             Ok(peer) => peer,
             Err(refusal) => return self.answer(id, Err(refusal)),
         };
-        if !self.dead.agrees() || self.dead.reclaim.log().is_none() {
+        if !self.dead.agrees() || self.dead.takeover.log().is_none() {
             return self.forget_at_once(id, peer);
         }
         let addresses = self.share(peer);
         let around = self.around();
-        self.dead.reclaim.force(self.now, around.view(), peer);
+        self.dead.takeover.force(self.now, around.view(), peer);
         self.settle_dead();
         let moved = Response::Moved { addresses, to: Some(self.identity.name) };
         self.answer(id, self.kept_by(peer).map_or(Ok(moved), Err));
@@ -425,7 +425,7 @@ impl Node {
     }
 
     fn is_elector(&self, peer: PeerName) -> bool {
-        self.dead.reclaim.log().is_some_and(|log| log.electors().contains(&peer))
+        self.dead.takeover.log().is_some_and(|log| log.electors().contains(&peer))
     }
 
     fn forget_at_once(&mut self, id: RequestId, peer: PeerName) {
@@ -472,7 +472,7 @@ impl Node {
         (peer, addresses, since): (PeerName, u32, u64),
         late: bool,
     ) -> Option<Result<Response, Refusal>> {
-        let log = self.dead.reclaim.log()?;
+        let log = self.dead.takeover.log()?;
         if let Some(decision) = log.decision_on(peer, since) {
             let moved = Response::Moved { addresses, to: Some(decision.heir) };
             // What was decided is done once the ring says so.
@@ -485,8 +485,8 @@ impl Node {
             let alive = Refused::PeerAlive { peer, nickname: self.ipam.nickname_of(peer) };
             return Some(Err(Refusal::from(&alive)));
         }
-        let is_asked = self.dead.wanted.contains(&peer) || self.dead.reclaim.asked().contains(&peer);
-        if let Some(instance) = self.dead.reclaim.running(peer).filter(|_| !is_asked) {
+        let is_asked = self.dead.wanted.contains(&peer) || self.dead.takeover.asked().contains(&peer);
+        if let Some(instance) = self.dead.takeover.running(peer).filter(|_| !is_asked) {
             let (nickname, instance) = (self.ipam.nickname_of(peer), instance.to_owned());
             return Some(Err(Refusal::from(&Refused::InstanceRuns { peer, nickname, instance })));
         }
@@ -494,14 +494,14 @@ impl Node {
     }
 
     fn not_forgotten(&self, peer: PeerName) -> Refusal {
-        let missing = self.dead.reclaim.missing(self.around().view(), peer);
+        let missing = self.dead.takeover.missing(self.around().view(), peer);
         let missing: Vec<String> = missing.iter().map(|&peer| self.named(peer)).collect();
         let message = format!(
             "the peers have not agreed that {} is dead: {} did not",
             self.named(peer),
             if missing.is_empty() { "some".to_owned() } else { missing.join(", ") }
         );
-        let hint = match self.dead.reclaim.abstains() {
+        let hint = match self.dead.takeover.abstains() {
             true => {
                 "this host does not vote yet, as others have to show first what it may have forgotten: try again in a minute"
             }
@@ -517,9 +517,9 @@ impl Node {
         let wished: BTreeSet<PeerName> = self.waiting.forgetting().collect();
         let me = self.identity.name;
         self.dead.wanted.retain(|peer| wished.contains(peer));
-        for peer in self.dead.reclaim.asked().clone() {
+        for peer in self.dead.takeover.asked().clone() {
             if peer != me && !wished.contains(&peer) {
-                self.dead.reclaim.unask(peer);
+                self.dead.takeover.unask(peer);
                 self.dead.touched = true;
             }
         }
@@ -528,21 +528,21 @@ impl Node {
     /// Leaves the electors, who would wait for us otherwise, or stays away from them.
     pub(super) fn resign(&mut self) {
         if self.dead.agrees() {
-            self.dead.reclaim.ask(self.identity.name);
+            self.dead.takeover.ask(self.identity.name);
             self.dead.touched = true;
         }
     }
 
     /// What this host gives away is not to go to others that leave.
     pub(super) fn shun_leavers(&mut self) {
-        self.ipam.set_leavers(self.dead.reclaim.leavers());
+        self.ipam.set_leavers(self.dead.takeover.leavers());
     }
 
     /// Whether the electors still count on us though we leave.
     pub(super) fn is_resigning(&self) -> bool {
         self.leave != Leave::No
             && self.dead.agrees()
-            && self.dead.reclaim.is_resigning(&self.mesh.reachable())
+            && self.dead.takeover.is_resigning(&self.mesh.reachable())
     }
 }
 

@@ -1,9 +1,9 @@
-//! Hosts that EC2 says run and that are not heard, while something rests here.
+//! Hosts that run and have confirmed nothing, while something is in quarantine here.
 //!
-//! A part of it may have been given to a host of which nobody else has heard. So whoever lets it rest asks EC2 which of the hosts
-//! that are listed, or bear the tag, run: each must have been heard before the rest is over. Of many hosts some are asked about at
-//! a time, in turns; as long as nothing is known of one of them, it is not known who the strangers are. Nor is it where a name that
-//! is listed stands for no host, or for one that has no address of IPv4, by which EC2 could be asked.
+//! A part of it may have been given to a host of which nobody else has heard. So EC2 is asked which of the hosts that are listed, or bear
+//! the tag, run: each must have been heard before the quarantine is over. Of many hosts some are asked about at a time, in turns; as long
+//! as nothing is known of one of them, it is not known which have confirmed nothing. Nor is it where a name that is listed stands for no
+//! host, or for one that has no address of IPv4, by which EC2 could be asked.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,9 +18,9 @@ const NAMED_MAX: usize = 8;
 
 /// What is known of hosts that are not heard.
 #[derive(Debug, Default)]
-pub(super) struct Strangers {
-    /// Which rest it is for, and since when.
-    rest: Option<(u64, Timestamp)>,
+pub(super) struct Unconfirmed {
+    /// Which quarantine it is for, and since when.
+    quarantine: Option<(u64, Timestamp)>,
     /// Listed and not heard.
     unheard: BTreeSet<Ipv4Addr>,
     /// The same, where nobody knows where they are; as they are written.
@@ -28,21 +28,21 @@ pub(super) struct Strangers {
     look: View<()>,
     /// What the last look asks about.
     asked: BTreeSet<Ipv4Addr>,
-    /// Whether an instance runs there, by what EC2 said last since the rest began.
+    /// Whether an instance runs there, by what EC2 said last since the quarantine began.
     runs: BTreeMap<Ipv4Addr, bool>,
     /// Something changed since it was last considered.
     touched: bool,
 }
 
-impl Strangers {
+impl Unconfirmed {
     /// To be considered anew.
     pub(super) fn touch(&mut self) {
         self.touched = true;
     }
 
-    /// Nothing rests any more. A look may be under way still: it is nobody else's.
+    /// Nothing is in quarantine any more. A look may be under way still: it is nobody else's.
     fn forget(&mut self) {
-        self.rest = None;
+        self.quarantine = None;
         self.unheard.clear();
         self.lost.clear();
         self.runs.clear();
@@ -54,7 +54,7 @@ impl Strangers {
     }
 
     pub(super) fn next_look(&self) -> Option<Timestamp> {
-        self.rest.filter(|_| !self.unheard.is_empty()).and_then(|_| self.look.next_look())
+        self.quarantine.filter(|_| !self.unheard.is_empty()).and_then(|_| self.look.next_look())
     }
 
     /// Those of the unheard that run, if EC2 has said of each whether it does.
@@ -89,48 +89,48 @@ impl Strangers {
 
 impl Node {
     /// Tells the address manager whom else it waits for. Returns whether anything may have changed.
-    pub(super) fn settle_strangers(&mut self) -> bool {
-        let Some(rest) = self.ipam.rest_number() else {
-            self.strangers.forget();
+    pub(super) fn settle_unconfirmed(&mut self) -> bool {
+        let Some(number) = self.ipam.quarantine_number() else {
+            self.unconfirmed.forget();
             return false;
         };
-        let is_new = self.strangers.rest.is_none_or(|(known, _)| known != rest);
-        if !is_new && !std::mem::take(&mut self.strangers.touched) {
+        let is_new = self.unconfirmed.quarantine.is_none_or(|(known, _)| known != number);
+        if !is_new && !std::mem::take(&mut self.unconfirmed.touched) {
             return false;
         }
         if is_new {
-            self.begin_to_ask(rest);
+            self.begin_to_ask(number);
         }
-        let running = self.running_strangers();
-        self.ipam.set_strangers(running);
+        let running = self.running_unconfirmed();
+        self.ipam.set_unconfirmed(running);
         true
     }
 
-    fn begin_to_ask(&mut self, rest: u64) {
-        self.strangers.rest = Some((rest, self.now));
-        self.strangers.runs.clear();
-        self.strangers.look.look_by(self.now);
+    fn begin_to_ask(&mut self, number: u64) {
+        self.unconfirmed.quarantine = Some((number, self.now));
+        self.unconfirmed.runs.clear();
+        self.unconfirmed.look.look_by(self.now);
         if self.config.ec2_tag.is_some() {
             self.discovery.found.look_by(self.now);
         }
         self.disturbed = true;
     }
 
-    fn running_strangers(&mut self) -> Option<BTreeSet<Ipv4Addr>> {
+    fn running_unconfirmed(&mut self) -> Option<BTreeSet<Ipv4Addr>> {
         // Without EC2 nobody else is known.
         if self.identity.instance.is_none() {
             return Some(BTreeSet::new());
         }
-        let (_, since) = self.strangers.rest?;
+        let (_, since) = self.unconfirmed.quarantine?;
         let (unheard, lost) = self.unheard();
-        self.strangers.set_unheard(unheard);
-        self.strangers.lost = lost;
-        if self.strangers.wants_another_look() {
-            self.strangers.look.look_by(self.now);
+        self.unconfirmed.set_unheard(unheard);
+        self.unconfirmed.lost = lost;
+        if self.unconfirmed.wants_another_look() {
+            self.unconfirmed.look.look_by(self.now);
             self.disturbed = true;
         }
         let listed = self.config.ec2_tag.is_none() || self.discovery.found.is_seen_since(since);
-        self.strangers.running().filter(|_| listed)
+        self.unconfirmed.running().filter(|_| listed)
     }
 
     /// Where those are whom EC2 can be asked about, and the others as they are written.
@@ -152,38 +152,38 @@ impl Node {
         hosts.is_empty() && lost.is_empty()
     }
 
-    pub(super) fn look_for_strangers(&mut self) {
-        if self.strangers.next_look().is_some() && self.strangers.look.begin(self.now) {
-            self.strangers.asked = self.strangers.turn();
-            self.outputs.push_back(Output::ObserveRunning(self.strangers.asked.clone()));
+    pub(super) fn look_for_unconfirmed(&mut self) {
+        if self.unconfirmed.next_look().is_some() && self.unconfirmed.look.begin(self.now) {
+            self.unconfirmed.asked = self.unconfirmed.turn();
+            self.outputs.push_back(Output::ObserveRunning(self.unconfirmed.asked.clone()));
         }
     }
 
     pub(super) fn on_running_seen(&mut self, result: Result<BTreeSet<Ipv4Addr>, Fault>) {
         let interval = self.jittered(self.config.reconcile.interval) * 2;
-        let Strangers { rest, look, asked, runs, .. } = &mut self.strangers;
+        let Unconfirmed { quarantine, look, asked, runs, .. } = &mut self.unconfirmed;
         let running = result.as_ref().ok().cloned();
         let begun = look.end(self.now, result.map(|_| ()), interval);
-        if let Some(running) = running.filter(|_| rest.is_some_and(|(_, since)| begun >= since)) {
+        if let Some(running) = running.filter(|_| quarantine.is_some_and(|(_, since)| begun >= since)) {
             runs.extend(asked.iter().map(|address| (*address, running.contains(address))));
         }
-        self.strangers.touch();
+        self.unconfirmed.touch();
     }
 
-    /// It is not known who else may own a part of what rests.
-    pub(super) fn unknown_strangers(&self) -> Vec<Note> {
-        let fault = self.strangers.look.fault().filter(|_| self.strangers.rest.is_some());
+    /// It is not known who else may own a part of what is in quarantine.
+    pub(super) fn unknown_unconfirmed(&self) -> Vec<Note> {
+        let fault = self.unconfirmed.look.fault().filter(|_| self.unconfirmed.quarantine.is_some());
         let unread = fault.map(|fault| Note {
             what: format!(
                 "addresses stay in quarantine: it cannot be read which instances are running: {fault}"
             ),
             hint: fault.hint.clone(),
         });
-        unread.into_iter().chain(self.lost_strangers()).collect()
+        unread.into_iter().chain(self.lost_unconfirmed()).collect()
     }
 
-    fn lost_strangers(&self) -> Option<Note> {
-        let lost = &self.strangers.lost;
+    fn lost_unconfirmed(&self) -> Option<Note> {
+        let lost = &self.unconfirmed.lost;
         let named: Vec<&str> = lost.iter().take(NAMED_MAX).map(String::as_str).collect();
         let more = match lost.len() - named.len() {
             0 => String::new(),

@@ -18,7 +18,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::log::{Decision, Log};
+use super::decisions::{Decision, Log};
 use crate::{ipam::paxos::NodeClaims, peer::PeerName, time::Timestamp};
 
 /// How long a host abstains that does not know, or cannot be sure, what it promised.
@@ -32,7 +32,7 @@ pub struct Ballot {
     /// What we know of it is from a disk, and nobody has shown yet that it is not an old one.
     from_disk: bool,
     abstains_until: Option<Timestamp>,
-    /// Electors that know of the same decision, by their own word.
+    /// Electors that know of the same decision, by their own statement.
     shown: BTreeSet<PeerName>,
     /// Those of them that have promised nothing.
     clear: BTreeSet<PeerName>,

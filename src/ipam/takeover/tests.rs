@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::*;
+use super::{message::Said, statements::Statement, *};
 use crate::{
     counter::{HONEST_MAX, STEP_MAX},
     ipam::paxos::{AcceptedValue, LIVES_MAX, ProposalId, VALUE_NAMES_MAX},
@@ -24,7 +24,7 @@ fn instance(peer: PeerName) -> String {
 }
 
 struct Host {
-    reclaim: Reclaim,
+    takeover: TakeOver,
     saved: Saved,
     uid: u64,
     boots: u32,
@@ -81,9 +81,9 @@ impl Network {
 
     fn install(&mut self, name: PeerName, uid: u64) {
         let me = NodeId { name, uid };
-        let mut reclaim = Reclaim::new(me, Some(instance(name)), Saved::default());
-        reclaim.set_boot("boot 0");
-        self.hosts.insert(name, Host { reclaim, saved: Saved::default(), uid, boots: 0 });
+        let mut takeover = TakeOver::new(me, Some(instance(name)), Saved::default());
+        takeover.set_boot("boot 0");
+        self.hosts.insert(name, Host { takeover, saved: Saved::default(), uid, boots: 0 });
     }
 
     fn reachable(&self, of: PeerName) -> BTreeSet<PeerName> {
@@ -99,8 +99,8 @@ impl Network {
         let view = View { owners: &owners, reachable: &reachable, grace };
         let seeds = self.seeds.clone();
         let host = self.hosts.get_mut(&me).unwrap();
-        host.reclaim.begin(&seeds);
-        let suspects: BTreeSet<String> = host.reclaim.suspects(now).into_values().collect();
+        host.takeover.begin(&seeds);
+        let suspects: BTreeSet<String> = host.takeover.suspects(now).into_values().collect();
         if !suspects.is_empty() {
             let state = |peer: &PeerName| match self.stopped.contains(peer) {
                 true => InstanceState::Stopped,
@@ -108,15 +108,15 @@ impl Network {
             };
             let there = self.owners.keys().filter(|peer| !self.terminated.contains(peer));
             let there = there.map(|peer| (instance(*peer), state(peer))).collect();
-            host.reclaim.hear_ec2(now, &suspects, &there);
+            host.takeover.hear_ec2(now, &suspects, &there);
         }
-        host.reclaim.consider(now, view);
+        host.takeover.consider(now, view);
         self.act(me);
     }
 
     /// Carries out what a peer wants to be done, unless it crashes before the end.
     fn act(&mut self, me: PeerName) {
-        while let Some(effect) = self.hosts.get_mut(&me).and_then(|host| host.reclaim.next_effect()) {
+        while let Some(effect) = self.hosts.get_mut(&me).and_then(|host| host.takeover.next_effect()) {
             if self.rng.random_range(0..1000) < self.crash {
                 return self.restart(me);
             }
@@ -149,8 +149,8 @@ impl Network {
     fn restart(&mut self, me: PeerName) {
         let host = self.hosts.get_mut(&me).unwrap();
         let id = NodeId { name: me, uid: host.uid };
-        host.reclaim = Reclaim::new(id, Some(instance(me)), host.saved.clone());
-        host.reclaim.set_boot(&format!("boot {}", host.boots));
+        host.takeover = TakeOver::new(id, Some(instance(me)), host.saved.clone());
+        host.takeover.set_boot(&format!("boot {}", host.boots));
     }
 
     fn boot(&mut self, number: u64) {
@@ -177,7 +177,7 @@ impl Network {
                 continue;
             }
             let host = self.hosts.get_mut(&to).unwrap();
-            host.reclaim.hear(self.now, from, &said).unwrap();
+            host.takeover.hear(self.now, from, &said).unwrap();
             self.consider(to);
         }
     }
@@ -195,7 +195,7 @@ impl Network {
 
     fn gossip(&mut self) {
         for from in self.hosts.keys().copied().collect::<Vec<_>>() {
-            let said = self.hosts.get_mut(&from).unwrap().reclaim.all_known();
+            let said = self.hosts.get_mut(&from).unwrap().takeover.all_known();
             for to in self.reachable(from).into_iter().filter(|to| *to != from) {
                 self.wires.push_back((from, to, said.clone()));
             }
@@ -203,7 +203,7 @@ impl Network {
     }
 
     fn ask(&mut self, number: u64, dead: u64) {
-        self.hosts.get_mut(&peer(number)).unwrap().reclaim.ask(peer(dead));
+        self.hosts.get_mut(&peer(number)).unwrap().takeover.ask(peer(dead));
         self.turn();
     }
 
@@ -219,7 +219,7 @@ impl Network {
         let (owners, reachable) = (self.owners.clone(), self.reachable(peer(number)));
         let view = View { owners: &owners, reachable: &reachable, grace: None };
         let now = self.now;
-        self.hosts.get_mut(&peer(number)).unwrap().reclaim.force(now, view, peer(dead));
+        self.hosts.get_mut(&peer(number)).unwrap().takeover.force(now, view, peer(dead));
         self.turn();
     }
 
@@ -234,7 +234,7 @@ impl Network {
     }
 
     fn electors(&self, number: u64) -> Vec<u64> {
-        let log = self.hosts[&peer(number)].reclaim.log().unwrap();
+        let log = self.hosts[&peer(number)].takeover.log().unwrap();
         log.electors().iter().map(|peer| peer.as_u64()).collect()
     }
 
@@ -248,7 +248,7 @@ impl Network {
     fn assert_agreed(&self) {
         let mut by_number: BTreeMap<u64, &Log> = BTreeMap::new();
         for host in self.hosts.values() {
-            let Some(log) = host.reclaim.log() else { continue };
+            let Some(log) = host.takeover.log() else { continue };
             let first = by_number.entry(log.next()).or_insert(log);
             assert_eq!(first, &log);
         }
@@ -286,8 +286,8 @@ fn the_stopped_are_left_alone_and_so_are_the_terminated_where_reclaim_is_off() {
 fn two_that_ask_at_once_get_one_heir() {
     let mut network = Network::of(3, 3);
     network.terminate(3);
-    network.hosts.get_mut(&peer(1)).unwrap().reclaim.ask(peer(3));
-    network.hosts.get_mut(&peer(2)).unwrap().reclaim.ask(peer(3));
+    network.hosts.get_mut(&peer(1)).unwrap().takeover.ask(peer(3));
+    network.hosts.get_mut(&peer(2)).unwrap().takeover.ask(peer(3));
     network.turn();
     network.pass(1);
     assert_eq!(network.heirs(3).len(), 1);
@@ -329,7 +329,7 @@ fn two_promises_that_name_300_000_peers_each_do_not_end_all_take_overs() {
         (node, NodeClaims { accepted: claims.promise, ..claims })
     });
     for claims in claims {
-        let log = network.hosts[&liar].reclaim.log().cloned();
+        let log = network.hosts[&liar].takeover.log().cloned();
         let said = Said::new(log.as_ref(), &BTreeMap::from([claims]), BTreeMap::new()).encode();
         assert!(said.len() < MESSAGE_LEN_MAX);
         network.wires.extend((1..=4).map(|to| (liar, peer(to), said.clone())));
@@ -339,7 +339,7 @@ fn two_promises_that_name_300_000_peers_each_do_not_end_all_take_overs() {
     network.pass(100);
     assert_eq!(network.heirs(5), [4].into());
     let excess =
-        |host: u64| network.hosts[&peer(host)].reclaim.excess().recent(network.now).collect::<Vec<_>>();
+        |host: u64| network.hosts[&peer(host)].takeover.excess().recent(network.now).collect::<Vec<_>>();
     let named = excess(1);
     assert_eq!(named[0].1, liar);
     assert!(named[0].0.contains("promises about the dead were passed over, 2 so far"), "{named:?}");
@@ -348,25 +348,26 @@ fn two_promises_that_name_300_000_peers_each_do_not_end_all_take_overs() {
 #[test]
 fn all_that_is_known_fits_into_one_message_and_every_word_has_its_turn() {
     let mut network = Network::of(5, 5);
-    let mut log = network.hosts[&peer(1)].reclaim.log().cloned().unwrap();
+    let mut log = network.hosts[&peer(1)].takeover.log().cloned().unwrap();
     let crowd = |first: u64| (first..).take(1024).map(|number| peer((1 << 41) + number)).collect();
     for _ in 0..40 {
         log.add(Decision { leaves: crowd(0), ..Decision::default() });
     }
     let hear = |network: &mut Network, said: Said| {
         let host = network.hosts.get_mut(&peer(1)).unwrap();
-        host.reclaim.hear(network.now, peer(5), &said.encode()).unwrap();
+        host.takeover.hear(network.now, peer(5), &said.encode()).unwrap();
     };
-    let word = Word {
+    let statement = Statement {
         number: 1,
         gone: crowd(0),
         asks: crowd(0),
         seconds: crowd(0),
         awaits: crowd(0),
-        ..Word::default()
+        ..Statement::default()
     };
-    let words: BTreeMap<PeerName, Word> = (100..200).map(|speaker| (peer(speaker), word.clone())).collect();
-    hear(&mut network, Said::new(None, &BTreeMap::new(), words));
+    let statements: BTreeMap<PeerName, Statement> =
+        (100..200).map(|speaker| (peer(speaker), statement.clone())).collect();
+    hear(&mut network, Said::new(None, &BTreeMap::new(), statements));
     for elector in 2..=5 {
         let lives = (0..LIVES_MAX as u64 + 4).map(|uid| NodeId { name: peer(elector), uid });
         let claims = lives.map(|node| (node, promised(node, VALUE_NAMES_MAX as u64)));
@@ -374,14 +375,14 @@ fn all_that_is_known_fits_into_one_message_and_every_word_has_its_turn() {
         hear(&mut network, Said::new(Some(&log), &claims.collect(), BTreeMap::new()));
     }
     let host = network.hosts.get_mut(&peer(1)).unwrap();
-    assert_eq!(host.reclaim.log().unwrap().next(), 40);
+    assert_eq!(host.takeover.log().unwrap().next(), 40);
     let mut heard = BTreeSet::new();
     for _ in 0..4 {
-        let said = host.reclaim.all_known();
+        let said = host.takeover.all_known();
         assert!(said.len() < MESSAGE_LEN_MAX, "{}", said.len());
         let said = Said::decode(&said).unwrap();
-        assert!(said.words.contains_key(&peer(1)), "our own word is never left out");
-        heard.extend(said.words.into_keys());
+        assert!(said.statements.contains_key(&peer(1)), "our own statement is never left out");
+        heard.extend(said.statements.into_keys());
     }
     assert!((100..200).all(|speaker| heard.contains(&peer(speaker))), "{} of 100", heard.len());
 }
@@ -394,7 +395,7 @@ fn nobody_takes_over_from_an_instance_that_runs() {
     network.ask(1, 3);
     network.pass(30);
     assert!(network.decisions.is_empty());
-    assert_eq!(network.hosts[&peer(1)].reclaim.running(peer(3)), Some("i-3"));
+    assert_eq!(network.hosts[&peer(1)].takeover.running(peer(3)), Some("i-3"));
 }
 
 #[test]
@@ -407,7 +408,7 @@ fn a_minority_decides_nothing_and_names_who_is_missing() {
     assert!(network.decisions.is_empty());
     let reachable = network.reachable(peer(1));
     let view = View { owners: &network.owners, reachable: &reachable, grace: None };
-    assert_eq!(network.hosts[&peer(1)].reclaim.missing(view, peer(3)), [peer(3), peer(4), peer(5)]);
+    assert_eq!(network.hosts[&peer(1)].takeover.missing(view, peer(3)), [peer(3), peer(4), peer(5)]);
     network.down.remove(&peer(4));
     network.pass(40);
     assert_eq!(network.heirs(3), [1].into());
@@ -468,7 +469,7 @@ fn after_a_return() -> Network {
     network.pass(20);
     network.ask(1, 3);
     assert_eq!(network.heirs(3), [1].into());
-    network.hosts.get_mut(&peer(1)).unwrap().reclaim.unask(peer(3));
+    network.hosts.get_mut(&peer(1)).unwrap().takeover.unask(peer(3));
     network.down.clear();
     network.stopped.clear();
     network.owners.insert(peer(3), 7);
@@ -494,12 +495,12 @@ fn an_heir_that_was_cut_off_as_it_was_chosen_takes_nothing_when_it_hears_of_it_l
     network.pass(20);
     network.deaf.insert(peer(5));
     network.ask(5, 4);
-    assert_eq!(network.hosts[&peer(1)].reclaim.log().unwrap().next(), 1, "it was chosen");
+    assert_eq!(network.hosts[&peer(1)].takeover.log().unwrap().next(), 1, "it was chosen");
     network.isolate(5);
     network.deaf.clear();
     network.down.clear();
     network.stopped.clear();
-    network.hosts.get_mut(&peer(5)).unwrap().reclaim.unask(peer(4));
+    network.hosts.get_mut(&peer(5)).unwrap().takeover.unask(peer(4));
     network.pass(600);
     network.cut.retain(|(one, _)| *one == peer(4));
     network.pass(90);
@@ -511,13 +512,13 @@ fn an_heir_that_was_cut_off_as_it_was_chosen_takes_nothing_when_it_hears_of_it_l
 fn an_heir_that_hears_what_became_of_a_proposal_before_it_hears_the_votes_takes_over() {
     let mut network = Network::of(4, 3);
     network.pass(1);
-    let proposer = &mut network.hosts.get_mut(&peer(1)).unwrap().reclaim;
+    let proposer = &mut network.hosts.get_mut(&peer(1)).unwrap().takeover;
     proposer.paxos.propose(&Decision { dead: peer(3), heir: peer(4), ..Decision::default() });
     let proposed = proposer.all_known();
     let mut after = proposer.clone();
     after.log.as_mut().unwrap().add(Decision { dead: peer(3), heir: peer(4), ..Decision::default() });
     after.open_next(NodeClaims::default());
-    let heir = &mut network.hosts.get_mut(&peer(4)).unwrap().reclaim;
+    let heir = &mut network.hosts.get_mut(&peer(4)).unwrap().takeover;
     while heir.next_effect().is_some() {}
     heir.hear(network.now, peer(1), &proposed).unwrap();
     heir.hear(network.now, peer(2), &after.all_known()).unwrap();
@@ -538,7 +539,7 @@ fn two_halves_in_which_somebody_decided_alone_and_that_came_equally_far_go_on_as
     network.force(3, 5);
     // The numbers are made of the names, and these are neighbours.
     network.ask(1, 6);
-    let next = |network: &Network, number| network.hosts[&peer(number)].reclaim.log().unwrap().next();
+    let next = |network: &Network, number| network.hosts[&peer(number)].takeover.log().unwrap().next();
     assert_eq!(next(&network, 1), next(&network, 3));
     assert_ne!(network.electors(1), network.electors(3));
     network.cut.clear();
@@ -556,8 +557,8 @@ fn two_halves_in_which_somebody_decided_alone_and_that_came_equally_far_go_on_as
 fn electors_of_another_log_have_no_say_in_ours() {
     let mut network = Network::of(4, 3);
     network.pass(1);
-    let mut theirs = network.hosts[&peer(2)].reclaim.clone();
-    let ours = &mut network.hosts.get_mut(&peer(1)).unwrap().reclaim;
+    let mut theirs = network.hosts[&peer(2)].takeover.clone();
+    let ours = &mut network.hosts.get_mut(&peer(1)).unwrap().takeover;
     // As far as ours, and of two that we do not count on; it is the lesser of the two.
     theirs.log.as_mut().unwrap().add(Decision { joins: [peer(0)].into(), ..Decision::default() });
     ours.log.as_mut().unwrap().add(Decision::default());
@@ -574,7 +575,7 @@ fn where_many_are_not_heard_ec2_is_asked_about_each_in_its_turn() {
     let hosts: BTreeMap<PeerName, String> =
         (2..=260).map(|number| (peer(number), instance(peer(number)))).collect();
     let saved = Saved { kept: None, instances: hosts.clone() };
-    let mut elector = Reclaim::new(NodeId { name: peer(1), uid: 1001 }, Some("i-1".to_owned()), saved);
+    let mut elector = TakeOver::new(NodeId { name: peer(1), uid: 1001 }, Some("i-1".to_owned()), saved);
     elector.begin(&[peer(1)]);
     let owners: BTreeMap<PeerName, u64> = (1..=260).map(|number| (peer(number), 1)).collect();
     let reachable = BTreeSet::from([peer(1)]);
@@ -624,21 +625,21 @@ fn an_elector_keeps_its_promises_across_a_restart_and_one_without_a_store_has_no
     let mut network = Network::of(3, 3);
     network.pass(1);
     network.restart(peer(1));
-    assert!(network.hosts[&peer(1)].reclaim.paxos.ours().is_some());
+    assert!(network.hosts[&peer(1)].takeover.paxos.ours().is_some());
 
     network.terminate(3);
     network.cut.insert((peer(1), peer(2)));
     // Alone it proposes nothing, as nobody seconds; so it is made to.
     let ground = Decision { dead: peer(3), heir: peer(1), ..Decision::default() };
     let host = network.hosts.get_mut(&peer(1)).unwrap();
-    host.reclaim.paxos.propose(&ground);
-    host.reclaim.save();
+    host.takeover.paxos.propose(&ground);
+    host.takeover.save();
     network.act(peer(1));
     network.lose_store(2);
     network.cut.clear();
     network.gossip();
     network.turn();
-    let votes = |network: &Network| network.hosts[&peer(2)].reclaim.ballot.known_from().is_some();
+    let votes = |network: &Network| network.hosts[&peer(2)].takeover.ballot.known_from().is_some();
     assert!(!votes(&network), "somebody has proposed");
     network.pass(59);
     assert!(!votes(&network));
@@ -655,7 +656,7 @@ fn after_a_decision_that_one_of_three_electors_missed() -> (Network, Saved) {
     network.terminate(4);
     network.ask(1, 4);
     assert_eq!(network.heirs(4), [1].into());
-    network.hosts.get_mut(&peer(1)).unwrap().reclaim.unask(peer(4));
+    network.hosts.get_mut(&peer(1)).unwrap().takeover.unask(peer(4));
     // Neither the third nor an old disk of the first knows of it.
     network.owners.insert(peer(4), 96);
     (network, before)
@@ -669,11 +670,11 @@ fn an_elector_whose_disk_was_set_back_does_not_vote_again_with_one_that_missed_i
     network.boot(1);
     network.ask(3, 4);
     network.pass(50);
-    assert_eq!(network.hosts[&peer(3)].reclaim.log().unwrap().next(), 0, "they cannot know");
+    assert_eq!(network.hosts[&peer(3)].takeover.log().unwrap().next(), 0, "they cannot know");
     network.cut.clear();
     network.pass(60);
     network.assert_agreed();
-    assert!(network.hosts[&peer(3)].reclaim.log().unwrap().next() > 0);
+    assert!(network.hosts[&peer(3)].takeover.log().unwrap().next() > 0);
 }
 
 #[test]
@@ -721,7 +722,7 @@ fn where_somebody_says_that_it_came_to_the_last_decision_of_all_there_is_one_mor
     for next in [HONEST_MAX, HONEST_MAX + 1, believed, believed + 1, u64::MAX] {
         let mut network = Network::of(5, 5);
         network.pass(1);
-        let ours = network.hosts.get_mut(&peer(5)).unwrap().reclaim.all_known();
+        let ours = network.hosts.get_mut(&peer(5)).unwrap().takeover.all_known();
         let theirs = String::from_utf8(ours).unwrap().replace("\"next\":0", &format!("\"next\":{next}"));
         network.wires.push_back((peer(5), peer(1), theirs.into_bytes()));
         network.terminate(5);
@@ -740,10 +741,10 @@ fn who_missed_a_word_hears_it_from_those_who_did_not() {
     let (owners, reachable) = (network.owners.clone(), network.reachable(peer(1)));
     let view = View { owners: &owners, reachable: &reachable, grace: None };
     let id = NodeId { name: peer(200), uid: 1200 };
-    let mut late = Reclaim::new(id, None, Saved::default());
+    let mut late = TakeOver::new(id, None, Saved::default());
     late.begin(&network.seeds);
     late.consider(network.now, view);
-    let teller = &mut network.hosts.get_mut(&peer(1)).unwrap().reclaim;
+    let teller = &mut network.hosts.get_mut(&peer(1)).unwrap().takeover;
     for _ in 0..2 {
         late.hear(network.now, peer(1), &teller.summary()).unwrap();
     }
@@ -758,18 +759,18 @@ fn a_promise_is_on_disk_before_it_is_told() {
     let (owners, reachable) = (network.owners.clone(), network.reachable(peer(1)));
     let view = View { owners: &owners, reachable: &reachable, grace: None };
     let ground = Decision { dead: peer(3), heir: peer(1), ..Decision::default() };
-    let one = &mut network.hosts.get_mut(&peer(1)).unwrap().reclaim;
+    let one = &mut network.hosts.get_mut(&peer(1)).unwrap().takeover;
     one.paxos.propose(&ground);
     let (said, promised) = (one.summary(), one.paxos.ours().unwrap().promise);
 
-    let two = &mut network.hosts.get_mut(&peer(2)).unwrap().reclaim;
+    let two = &mut network.hosts.get_mut(&peer(2)).unwrap().takeover;
     two.hear(Timestamp::ZERO, peer(1), &said).unwrap();
     two.consider(Timestamp::ZERO, view);
     let effects: Vec<Effect> = std::iter::from_fn(|| two.next_effect()).collect();
     let [Effect::Save(kept), Effect::Broadcast(_)] = effects.as_slice() else { panic!("{effects:?}") };
     assert_eq!(kept.claims.promise, promised);
     let saved = Saved { kept: Some(kept.clone()), ..Saved::default() };
-    let again = Reclaim::new(NodeId { name: peer(2), uid: 1002 }, None, saved);
+    let again = TakeOver::new(NodeId { name: peer(2), uid: 1002 }, None, saved);
     assert_eq!(again.paxos.ours().unwrap().promise, promised);
 }
 
@@ -781,7 +782,7 @@ fn the_word_of_a_former_life_is_outdone() {
     network.restart(peer(2));
     network.gossip();
     network.turn();
-    let known = network.hosts[&peer(1)].reclaim.words.all()[&peer(2)].clone();
+    let known = network.hosts[&peer(1)].takeover.statements.all()[&peer(2)].clone();
     assert!(known.asks.is_empty(), "{known:?}");
 }
 
@@ -807,12 +808,12 @@ fn bytes_that_are_no_message_are_an_error_and_change_nothing() {
     let mut network = Network::of(3, 3);
     network.pass(1);
     let host = network.hosts.get_mut(&peer(1)).unwrap();
-    let before = host.reclaim.all_known();
+    let before = host.takeover.all_known();
     for bytes in [&b""[..], b"[1,2", b"\xff\xff", b"{\"log\":{\"cluster\":1}}"] {
-        assert!(host.reclaim.hear(Timestamp::ZERO, peer(2), bytes).is_err());
+        assert!(host.takeover.hear(Timestamp::ZERO, peer(2), bytes).is_err());
     }
-    assert_eq!(host.reclaim.all_known(), before);
-    assert_eq!(host.reclaim.next_effect(), None);
+    assert_eq!(host.takeover.all_known(), before);
+    assert_eq!(host.takeover.next_effect(), None);
 }
 
 /// Crashes, lost messages, cuts, deaths and returns, one after another.
@@ -856,7 +857,7 @@ fn no_two_peers_ever_know_of_different_decisions() {
             network.assert_agreed();
         }
         decisions +=
-            network.hosts.values().filter_map(|host| host.reclaim.log()).map(Log::next).max().unwrap();
+            network.hosts.values().filter_map(|host| host.takeover.log()).map(Log::next).max().unwrap();
     }
     assert!(decisions > 100, "{decisions}");
 }

@@ -1,4 +1,4 @@
-//! Ranges that were taken over from the dead, or are ours by the word of others, and rest.
+//! Addresses that nobody may use yet: ranges that were taken over from the dead, or are ours by the word of others.
 //!
 //! A peer may have given a part of what it owned to another before it died or lost its store, and nobody
 //! else has heard of it. So nothing of it is handed out or given away until every owner, every peer that
@@ -13,45 +13,45 @@ use crate::{
     peer::PeerName,
 };
 
-/// What rests here.
+/// What is in quarantine here.
 #[derive(Clone, Debug, Default)]
-pub struct Rest {
+pub struct Quarantine {
     /// Counts what was taken over.
     number: u64,
     ranges: Vec<Range>,
     awaited: BTreeSet<PeerName>,
     shown: BTreeSet<PeerName>,
     /// `None`: it is not known yet which there are.
-    strangers: Option<BTreeSet<Ipv4Addr>>,
+    unconfirmed: Option<BTreeSet<Ipv4Addr>>,
     /// Where somebody has to be asked.
     pub(super) inquiry: Inquiry,
 }
 
-impl Rest {
-    /// These ranges rest from now on, and those before as long as they do.
+impl Quarantine {
+    /// These ranges are in quarantine from now on, and those before as long as they are.
     pub fn begin(&mut self, ranges: impl IntoIterator<Item = Range>, awaited: BTreeSet<PeerName>) {
         self.number += 1;
         self.ranges = join(ranges.into_iter().chain(self.ranges.iter().copied()));
         self.awaited = awaited;
         self.shown.clear();
-        self.strangers = None;
+        self.unconfirmed = None;
         self.end_if_over();
     }
 
-    /// Which rest it is, if anything rests.
+    /// Which quarantine it is, if there is one.
     pub fn number(&self) -> Option<u64> {
         (!self.ranges.is_empty()).then_some(self.number)
     }
 
-    /// These hosts run and are not heard. Returns whether the rest is over.
-    pub fn set_strangers(&mut self, strangers: Option<BTreeSet<Ipv4Addr>>) -> bool {
-        self.strangers = strangers;
+    /// These hosts run and have confirmed nothing. Returns whether the quarantine is over.
+    pub fn set_unconfirmed(&mut self, unconfirmed: Option<BTreeSet<Ipv4Addr>>) -> bool {
+        self.unconfirmed = unconfirmed;
         self.end_if_over()
     }
 
     /// The hosts that run and are not heard, if that is known.
-    pub fn strangers(&self) -> Option<&BTreeSet<Ipv4Addr>> {
-        self.strangers.as_ref()
+    pub fn unconfirmed(&self) -> Option<&BTreeSet<Ipv4Addr>> {
+        self.unconfirmed.as_ref()
     }
 
     /// A peer is there, or owns something, that was not known before.
@@ -61,12 +61,12 @@ impl Rest {
         }
     }
 
-    /// Whether this address rests.
+    /// Whether this address is in quarantine.
     pub fn covers(&self, address: Address) -> bool {
         self.ranges.iter().any(|range| range.contains(address))
     }
 
-    /// These pieces do not rest any more: nobody uses them for another reason. Returns whether the rest is over.
+    /// These pieces are in quarantine no more: nobody uses them for another reason. Returns whether the quarantine is over.
     pub fn leave_out(&mut self, pieces: &[Range]) -> bool {
         let was = self.ranges.len();
         for piece in pieces {
@@ -76,7 +76,7 @@ impl Rest {
         was > 0 && self.end_if_over()
     }
 
-    /// What rests.
+    /// What is in quarantine.
     pub fn ranges(&self) -> &[Range] {
         &self.ranges
     }
@@ -86,7 +86,7 @@ impl Rest {
         &self.awaited
     }
 
-    /// Another peer's copy of the ring has become part of `ours`. Returns whether the rest is over.
+    /// Another peer's copy of the ring has become part of `ours`. Returns whether the quarantine is over.
     pub fn hear(&mut self, ours: &Ring, theirs: &Ring) -> bool {
         if !self.awaited.contains(&theirs.holder()) {
             return false;
@@ -105,8 +105,8 @@ impl Rest {
         self.end_if_over()
     }
 
-    /// Only these are worth waiting for: the others own nothing and are not there. Returns whether the rest
-    /// is over.
+    /// Only these are worth waiting for: the others own nothing and are not there. Returns whether the
+    /// quarantine is over.
     pub fn keep_only(&mut self, worth: impl Fn(PeerName) -> bool) -> bool {
         let before = self.awaited.len();
         self.awaited.retain(|&peer| worth(peer));
@@ -114,7 +114,7 @@ impl Rest {
     }
 
     fn end_if_over(&mut self) -> bool {
-        let nobody = self.awaited.is_empty() && self.strangers.as_ref().is_some_and(BTreeSet::is_empty);
+        let nobody = self.awaited.is_empty() && self.unconfirmed.as_ref().is_some_and(BTreeSet::is_empty);
         let over = nobody || self.ranges.is_empty();
         if over {
             self.end();
@@ -124,7 +124,7 @@ impl Rest {
 
     /// There was no reason for it.
     pub fn end(&mut self) {
-        *self = Rest { number: self.number, ..Rest::default() };
+        *self = Quarantine { number: self.number, ..Quarantine::default() };
     }
 }
 
@@ -137,63 +137,63 @@ mod tests {
 
     const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 4);
 
-    fn resting() -> Rest {
-        let mut rest = Rest::default();
-        rest.begin([range(128, 256)], [peer(2), peer(3)].into());
-        rest.set_strangers(Some(BTreeSet::new()));
-        rest
+    fn quarantined() -> Quarantine {
+        let mut quarantine = Quarantine::default();
+        quarantine.begin([range(128, 256)], [peer(2), peer(3)].into());
+        quarantine.set_unconfirmed(Some(BTreeSet::new()));
+        quarantine
     }
 
     #[test]
     fn a_range_rests_until_everybody_has_shown_that_it_is_ours() {
-        let mut rest = resting();
+        let mut quarantine = quarantined();
         let ours = ring(1, 256, vec![entry(0, 2, 0, 0), entry(128, 1, 100, 0)]);
         let before = ring(2, 256, vec![entry(0, 2, 0, 0), entry(128, 9, 0, 0)]);
-        assert!(!rest.hear(&ours, &before), "it has not heard of it yet");
-        assert_eq!(rest.awaited().len(), 2);
-        assert!(!rest.hear(&ours, &ring(2, 256, ours.entries().to_vec())));
-        assert!(rest.hear(&ours, &ring(3, 256, ours.entries().to_vec())));
-        assert!(rest.ranges().is_empty());
+        assert!(!quarantine.hear(&ours, &before), "it has not heard of it yet");
+        assert_eq!(quarantine.awaited().len(), 2);
+        assert!(!quarantine.hear(&ours, &ring(2, 256, ours.entries().to_vec())));
+        assert!(quarantine.hear(&ours, &ring(3, 256, ours.entries().to_vec())));
+        assert!(quarantine.ranges().is_empty());
     }
 
     #[test]
     fn what_turns_out_to_be_anothers_is_not_waited_for() {
-        let mut rest = resting();
+        let mut quarantine = quarantined();
         // Peer 2 was given the upper half before: by now we know.
         let ours = ring(1, 256, vec![entry(0, 2, 0, 0), entry(128, 1, 100, 0), entry(192, 2, 0, 0)]);
-        rest.hear(&ours, &ring(2, 256, ours.entries().to_vec()));
-        assert_eq!(rest.awaited(), &[peer(3)].into());
+        quarantine.hear(&ours, &ring(2, 256, ours.entries().to_vec()));
+        assert_eq!(quarantine.awaited(), &[peer(3)].into());
     }
 
     #[test]
     fn the_rest_ends_when_nobody_is_left_to_wait_for() {
-        let mut rest = resting();
-        assert!(!rest.keep_only(|other| other == peer(2)));
-        assert!(rest.keep_only(|_| false));
+        let mut quarantine = quarantined();
+        assert!(!quarantine.keep_only(|other| other == peer(2)));
+        assert!(quarantine.keep_only(|_| false));
     }
 
     #[test]
-    fn a_range_rests_until_it_is_known_whether_there_are_strangers_and_none_is_left() {
-        let mut rest = Rest::default();
-        rest.begin([range(128, 256)], BTreeSet::new());
-        assert!(!rest.set_strangers(Some([HOST].into())));
-        assert!(!rest.set_strangers(None));
-        assert!(rest.set_strangers(Some(BTreeSet::new())));
-        rest.begin([range(0, 128)], BTreeSet::new());
-        assert!(!rest.keep_only(|_| false), "it was known of what rested before");
+    fn a_quarantine_lasts_until_it_is_known_which_hosts_have_confirmed_nothing_and_none_is_left() {
+        let mut quarantine = Quarantine::default();
+        quarantine.begin([range(128, 256)], BTreeSet::new());
+        assert!(!quarantine.set_unconfirmed(Some([HOST].into())));
+        assert!(!quarantine.set_unconfirmed(None));
+        assert!(quarantine.set_unconfirmed(Some(BTreeSet::new())));
+        quarantine.begin([range(0, 128)], BTreeSet::new());
+        assert!(!quarantine.keep_only(|_| false), "it was known of what rested before");
     }
 
     #[test]
     fn whoever_is_met_meanwhile_has_to_show_its_ring_once() {
-        let mut rest = Rest::default();
-        rest.begin([range(128, 256)], BTreeSet::new());
-        rest.set_strangers(Some([HOST].into()));
-        rest.meet(peer(4));
-        assert!(!rest.set_strangers(Some(BTreeSet::new())));
+        let mut quarantine = Quarantine::default();
+        quarantine.begin([range(128, 256)], BTreeSet::new());
+        quarantine.set_unconfirmed(Some([HOST].into()));
+        quarantine.meet(peer(4));
+        assert!(!quarantine.set_unconfirmed(Some(BTreeSet::new())));
         let ours = ring(1, 256, vec![entry(0, 2, 0, 0), entry(128, 1, 100, 0)]);
-        rest.set_strangers(Some([HOST].into()));
-        assert!(!rest.hear(&ours, &ring(4, 256, ours.entries().to_vec())));
-        rest.meet(peer(4));
-        assert!(rest.set_strangers(Some(BTreeSet::new())));
+        quarantine.set_unconfirmed(Some([HOST].into()));
+        assert!(!quarantine.hear(&ours, &ring(4, 256, ours.entries().to_vec())));
+        quarantine.meet(peer(4));
+        assert!(quarantine.set_unconfirmed(Some(BTreeSet::new())));
     }
 }

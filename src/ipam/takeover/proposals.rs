@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Decision, Effect, HEIR_PATIENCE, PAUSE, PAUSE_MAX, REPEAT, Reclaim, SETTLED_AFTER, SUSPECT_AFTER, TURN,
-    View, log::SEATS,
+    Decision, Effect, HEIR_PATIENCE, PAUSE, PAUSE_MAX, REPEAT, SETTLED_AFTER, SUSPECT_AFTER, TURN, TakeOver,
+    View, decisions::SEATS,
 };
 use crate::{ipam::paxos::NodeClaims, peer::PeerName, time::Timestamp};
 
@@ -16,19 +16,19 @@ pub(super) struct Hearsay {
     pub asks: BTreeSet<PeerName>,
 }
 
-impl Reclaim {
+impl TakeOver {
     /// Draws the conclusions from all that is known.
     pub fn consider(&mut self, now: Timestamp, view: View) {
         let Some(log) = &self.log else { return };
         let before = log.next();
         self.look_around(now, view);
-        self.update_word(now, view);
+        self.update_statement(now, view);
         self.vote(now, view);
         self.propose(now, view);
         self.conclude(now);
         if self.log.as_ref().is_some_and(|log| log.next() > before) {
             // Electors may be others now, and one decision opens the next.
-            self.update_word(now, view);
+            self.update_statement(now, view);
             self.propose(now, view);
             self.conclude(now);
         }
@@ -38,48 +38,35 @@ impl Reclaim {
     /// Notes who is not heard.
     fn look_around(&mut self, now: Timestamp, view: View) {
         let Some(log) = &self.log else { return };
-        let me = self.me.name;
-        let counts = |peer: &PeerName| view.owners.contains_key(peer) || log.electors().contains(peer);
-        self.unheard.retain(|peer, _| counts(peer) && !view.reachable.contains(peer));
-        let all = view.owners.keys().chain(log.electors());
-        for &peer in all.filter(|peer| **peer != me && !view.reachable.contains(peer)) {
-            self.unheard.entry(peer).or_insert(now);
-        }
-        self.heard.retain(|peer, _| view.reachable.contains(peer));
-        for &peer in view.reachable {
-            self.heard.entry(peer).or_insert(now);
-        }
-        let (heard, unheard) = (&self.heard, &self.unheard);
-        let dropped = self.words.make_room(|peer| heard.contains_key(peer) || unheard.contains_key(peer));
+        self.liveness.look_around(now, self.me.name, log.electors(), view);
+        let liveness = &self.liveness;
+        let dropped = self.statements.make_room(|peer| liveness.knows(peer));
         self.effects.extend(dropped.into_iter().map(|peer| Effect::SaveInstance(peer, None)));
-        self.gone.retain(|peer| unheard.contains_key(peer));
-        self.running.retain(|peer, _| unheard.contains_key(peer));
-        self.decided.retain(|_, at| now.since(*at) < HEIR_PATIENCE);
         if let Some(bound) = self.ballot.wake(now, log.next(), self.paxos.ours()) {
             self.open_again(bound);
         }
     }
 
     /// Says anew what we stand for, if it is not what we said last.
-    fn update_word(&mut self, now: Timestamp, view: View) {
+    fn update_statement(&mut self, now: Timestamp, view: View) {
         let seconds = self.seconds(now, view);
         let asks = self.asked.iter().any(|peer| *peer != self.me.name || self.is_elector());
         let waits = asks || !self.awaited.is_empty();
-        let repeats = waits && self.repeat_at.is_none_or(|at| at <= now);
-        let awaits_changed = self.ours.awaits.is_empty() != self.awaited.is_empty();
-        let changed = self.ours.gone != self.gone
-            || self.ours.asks != self.asked
-            || self.ours.seconds != seconds
+        let repeats = waits && self.telling.repeat_at.is_none_or(|at| at <= now);
+        let awaits_changed = self.statements.own.awaits.is_empty() != self.awaited.is_empty();
+        let changed = self.statements.own.gone != self.liveness.gone
+            || self.statements.own.asks != self.asked
+            || self.statements.own.seconds != seconds
             || awaits_changed;
         if changed || repeats {
-            self.ours.gone.clone_from(&self.gone);
-            self.ours.asks.clone_from(&self.asked);
-            self.ours.awaits.clone_from(&self.awaited);
-            self.ours.seconds = seconds;
+            self.statements.own.gone.clone_from(&self.liveness.gone);
+            self.statements.own.asks.clone_from(&self.asked);
+            self.statements.own.awaits.clone_from(&self.awaited);
+            self.statements.own.seconds = seconds;
             self.speak();
-            self.repeat_at = Some(now + REPEAT);
+            self.telling.repeat_at = Some(now + REPEAT);
         }
-        self.repeat_at = self.repeat_at.filter(|_| waits);
+        self.telling.repeat_at = self.telling.repeat_at.filter(|_| waits);
     }
 
     /// Whom we, as an elector, agree to take for dead.
@@ -88,9 +75,9 @@ impl Reclaim {
             return BTreeSet::new();
         }
         let said = self.said_by_those_there(view);
-        let anew = |peer: &PeerName| !self.decided.contains_key(peer);
-        let dead = self.unheard.iter().filter(|(peer, since)| {
-            let asked = said.asks.contains(*peer) && !self.running.contains_key(*peer);
+        let anew = |peer: &PeerName| !self.liveness.decided.contains_key(peer);
+        let dead = self.liveness.unheard.iter().filter(|(peer, since)| {
+            let asked = said.asks.contains(*peer) && !self.liveness.running.contains_key(*peer);
             asked || view.grace.is_some_and(|grace| now.since(**since) >= grace) && said.gone.contains(*peer)
         });
         dead.map(|(peer, _)| *peer).chain(self.resigning(view)).filter(anew).collect()
@@ -104,7 +91,11 @@ impl Reclaim {
                 true => self.asked.contains(&peer),
                 false => {
                     view.reachable.contains(&peer)
-                        && self.words.all().get(&peer).is_some_and(|word| word.asks.contains(&peer))
+                        && self
+                            .statements
+                            .all()
+                            .get(&peer)
+                            .is_some_and(|statement| statement.asks.contains(&peer))
                 }
             })
             .collect()
@@ -112,10 +103,10 @@ impl Reclaim {
 
     pub(super) fn said_by_those_there(&self, view: View) -> Hearsay {
         // What we would say now, before we have said it.
-        let mut said = Hearsay { gone: self.gone.clone(), asks: self.asked.clone() };
-        for (_, word) in self.words.all().iter().filter(|(peer, _)| view.reachable.contains(peer)) {
-            said.gone.extend(&word.gone);
-            said.asks.extend(&word.asks);
+        let mut said = Hearsay { gone: self.liveness.gone.clone(), asks: self.asked.clone() };
+        for (_, statement) in self.statements.all().iter().filter(|(peer, _)| view.reachable.contains(peer)) {
+            said.gone.extend(&statement.gone);
+            said.asks.extend(&statement.asks);
         }
         said
     }
@@ -125,10 +116,14 @@ impl Reclaim {
         let electors = self.log.iter().flat_map(|log| log.electors()).copied();
         electors
             .filter(|&elector| match elector == self.me.name {
-                true => self.ours.seconds.contains(&dead),
+                true => self.statements.own.seconds.contains(&dead),
                 false => {
                     view.reachable.contains(&elector)
-                        && self.words.all().get(&elector).is_some_and(|word| word.seconds.contains(&dead))
+                        && self
+                            .statements
+                            .all()
+                            .get(&elector)
+                            .is_some_and(|statement| statement.seconds.contains(&dead))
                 }
             })
             .collect()
@@ -172,7 +167,7 @@ impl Reclaim {
         }
         let ground = self.ground(now, view).unwrap_or_default();
         if self.paxos.think(&ground) {
-            self.last_progress = Some(now);
+            self.round.last_progress = Some(now);
             self.save();
             self.tell();
         }
@@ -181,15 +176,15 @@ impl Reclaim {
     /// Proposes if there is something to propose and it is our turn.
     fn propose(&mut self, now: Timestamp, view: View) {
         let Some(ground) = self.ground(now, view) else {
-            self.ready = None;
+            self.round.ready = None;
             return;
         };
-        let since = *self.ready.get_or_insert(now);
+        let since = *self.round.ready.get_or_insert(now);
         if self.due(since, view) > now {
             return;
         }
-        self.attempts = self.attempts.saturating_add(1);
-        self.last_progress = Some(now);
+        self.round.attempts = self.round.attempts.saturating_add(1);
+        self.round.last_progress = Some(now);
         self.paxos.propose(&ground);
         self.save();
         self.tell();
@@ -200,18 +195,18 @@ impl Reclaim {
         let electors = self.log.iter().flat_map(|log| log.electors());
         let lower = electors.filter(|peer| **peer < self.me.name && view.reachable.contains(peer)).count();
         let turn = TURN.saturating_mul(lower as u32);
-        if self.attempts == 0 && !self.paxos.is_under_way() {
+        if self.round.attempts == 0 && !self.paxos.is_under_way() {
             return since + turn;
         }
-        let pause = PAUSE.saturating_mul(1 << self.attempts.min(8)).min(PAUSE_MAX);
-        self.last_progress.map_or(since, |at| at.max(since)) + pause + turn
+        let pause = PAUSE.saturating_mul(1 << self.round.attempts.min(8)).min(PAUSE_MAX);
+        self.round.last_progress.map_or(since, |at| at.max(since)) + pause + turn
     }
 
     /// What there is to propose: about the lowest peer that a majority takes for dead, or to fill seats.
     fn ground(&self, now: Timestamp, view: View) -> Option<Decision> {
         let log = self.log.as_ref().filter(|_| self.may_vote())?;
         let agreed = |dead: &PeerName| self.seconders(view, *dead).len() >= log.majority();
-        let Some(dead) = self.ours.seconds.iter().copied().find(agreed) else {
+        let Some(dead) = self.statements.own.seconds.iter().copied().find(agreed) else {
             return self.more_electors(now, view);
         };
         let resigns = view.reachable.contains(&dead) || dead == self.me.name;
@@ -224,7 +219,8 @@ impl Reclaim {
     /// Where there are few electors, peers that have been there for a while become some.
     fn more_electors(&self, now: Timestamp, view: View) -> Option<Decision> {
         let nobody = PeerName::UNKNOWN;
-        let settled = |peer| self.heard.get(&peer).is_some_and(|since| now.since(*since) >= SETTLED_AFTER);
+        let settled =
+            |peer| self.liveness.heard.get(&peer).is_some_and(|since| now.since(*since) >= SETTLED_AFTER);
         let (joins, leaves) = self.seats(view, nobody, settled);
         (!joins.is_empty()).then_some(Decision { dead: nobody, heir: nobody, joins, leaves })
     }
@@ -256,7 +252,7 @@ impl Reclaim {
     fn heir(&self, view: View, dead: PeerName) -> PeerName {
         let asks = |peer: PeerName| match peer == self.me.name {
             true => self.asked.contains(&dead),
-            false => self.words.all().get(&peer).is_some_and(|word| word.asks.contains(&dead)),
+            false => self.statements.all().get(&peer).is_some_and(|statement| statement.asks.contains(&dead)),
         };
         let owned = |peer: PeerName| view.owners.get(&peer).copied().unwrap_or(0);
         let candidates = self.candidates(view, dead);
@@ -268,9 +264,9 @@ impl Reclaim {
     fn candidates(&self, view: View, dead: PeerName) -> Vec<PeerName> {
         let stays = |peer: &PeerName| match *peer == self.me.name {
             true => !self.asked.contains(peer),
-            false => self.words.all().get(peer).is_some_and(|word| !word.asks.contains(peer)),
+            false => self.statements.all().get(peer).is_some_and(|statement| !statement.asks.contains(peer)),
         };
-        let there = view.reachable.iter().copied().filter(|&peer| self.words.has_spoken(peer));
+        let there = view.reachable.iter().copied().filter(|&peer| self.statements.has_spoken(peer));
         let all: BTreeSet<PeerName> = there.chain([self.me.name]).collect();
         all.into_iter().filter(|peer| *peer != dead && stays(peer)).collect()
     }
@@ -297,12 +293,12 @@ impl Reclaim {
 
     /// When something changes by itself: a peer becomes suspect, its grace is over, it is our turn.
     fn next_change(&self, now: Timestamp, view: View) -> Option<Timestamp> {
-        let unheard = self.unheard.values();
+        let unheard = self.liveness.unheard.values();
         let spans: BTreeSet<_> = view.grace.into_iter().chain([SUSPECT_AFTER]).collect();
         let over = unheard.flat_map(|since| spans.iter().map(|span| *since + *span));
-        let again = self.decided.values().map(|at| *at + HEIR_PATIENCE);
-        let settled = self.heard.values().map(|since| *since + SETTLED_AFTER);
-        let turn = self.ready.map(|since| self.due(since, view));
+        let again = self.liveness.decided.values().map(|at| *at + HEIR_PATIENCE);
+        let settled = self.liveness.heard.values().map(|since| *since + SETTLED_AFTER);
+        let turn = self.round.ready.map(|since| self.due(since, view));
         over.chain(again).chain(settled).chain(turn).filter(|at| *at > now).min()
     }
 }
