@@ -235,16 +235,21 @@ pub struct Link {
     pub faults: Vec<String>,
 }
 
+/// How the names of links of containers begin; the rules take whatever begins so for one.
+pub const LINKS: &str = "wv";
+
 /// Name of the host's end of the link of `address`: `wv` and the address in hexadecimal.
 pub fn link_name(address: Address) -> String {
-    format!("wv{:08x}", address.0)
+    format!("{LINKS}{:08x}", address.0)
 }
 
 /// Whether the kernel takes `name` as that of an interface, and nft as a name and nothing more: no wildcard, no quote.
 pub fn is_interface_name(name: &str) -> bool {
     const LENGTH_MAX: usize = 15;
     let plain = |c: char| c.is_ascii_graphic() && !"\"'\\/:*{};,".contains(c);
-    (1..=LENGTH_MAX).contains(&name.len()) && name.chars().all(plain) && ![".", ".."].contains(&name)
+    // The last two stand for all interfaces in /proc/sys/net.
+    let taken = [".", "..", "all", "default"].contains(&name);
+    (1..=LENGTH_MAX).contains(&name.len()) && name.chars().all(plain) && !taken
 }
 
 // ===== the VPC =====
