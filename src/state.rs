@@ -91,6 +91,14 @@ pub struct Host {
     pub tracking: Option<Tracking>,
 }
 
+impl Host {
+    /// The container range, as far as this says it. Rules that stand for whatever an earlier life left say nothing of it.
+    pub fn range(&self) -> Option<Ipv4Net> {
+        let of_rules = self.rules.as_ref().map(|rules| rules.range).filter(|range| range.prefix_len() > 0);
+        of_rules.or_else(|| self.links.values().next().map(|link| link.range))
+    }
+}
+
 /// A table of tracked connections that has no room. What finds none is dropped, of containers and of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tracking {
