@@ -95,6 +95,12 @@ impl Host {
     pub fn links_mut(&mut self) -> &mut BTreeMap<Address, Link> {
         Arc::make_mut(&mut self.links)
     }
+
+    /// The container range, as far as this says it. Rules that stand for whatever an earlier life left say nothing of it.
+    pub fn range(&self) -> Option<Ipv4Net> {
+        let of_rules = self.rules.as_ref().map(|rules| rules.range).filter(|range| range.prefix_len() > 0);
+        of_rules.or_else(|| self.links.values().next().map(|link| link.range))
+    }
 }
 
 /// A table of tracked connections that has no room. What finds none is dropped, of containers and of the host.
@@ -241,14 +247,17 @@ pub struct Link {
     pub faults: Vec<String>,
 }
 
+/// How the names of links of containers begin; the rules take whatever begins so for one.
+pub const LINKS: &str = "wv";
+
 /// Name of the host's end of the link of `address`: `wv` and the address in hexadecimal.
 pub fn link_name(address: Address) -> String {
-    format!("wv{:08x}", address.0)
+    format!("{LINKS}{:08x}", address.0)
 }
 
 /// The address whose link's host end is named so.
 pub fn address_of_link(name: &str) -> Option<Address> {
-    let digits = name.strip_prefix("wv").filter(|digits| digits.len() == 8)?;
+    let digits = name.strip_prefix(LINKS).filter(|digits| digits.len() == 8)?;
     let written = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     u32::from_str_radix(digits, 16).ok().filter(|_| written).map(Address)
 }
@@ -257,7 +266,9 @@ pub fn address_of_link(name: &str) -> Option<Address> {
 pub fn is_interface_name(name: &str) -> bool {
     const LENGTH_MAX: usize = 15;
     let plain = |c: char| c.is_ascii_graphic() && !"\"'\\/:*{};,".contains(c);
-    (1..=LENGTH_MAX).contains(&name.len()) && name.chars().all(plain) && ![".", ".."].contains(&name)
+    // The last two stand for all interfaces in /proc/sys/net.
+    let taken = [".", "..", "all", "default"].contains(&name);
+    (1..=LENGTH_MAX).contains(&name.len()) && name.chars().all(plain) && !taken
 }
 
 // ===== the VPC =====

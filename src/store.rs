@@ -8,11 +8,11 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -40,6 +40,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Saves that may wait for the disk. The node groups its writes, so that one or two are usual.
 const SAVES_MAX: usize = 256;
+/// How often it is seen that the file is still where the next start looks for it, while nothing is written.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Names that [`set_aside`] tries before it gives up.
 const ASIDE_MAX: u32 = 1000;
 
@@ -72,6 +74,12 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// Another file is in its place.
+    #[error("store {} was replaced by another file", path.display())]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+    },
     /// More saves wait for the disk than may.
     #[error("the disk is too slow: {SAVES_MAX} saves wait for it")]
     Busy,
@@ -93,6 +101,10 @@ impl StoreError {
                 path.display()
             )),
             StoreError::Io { path, source, .. } => way_out(path.parent().unwrap_or(path), source),
+            StoreError::Replaced { path } => Some(format!(
+                "move {} away, and what this host knows is written there; a copy is put back while weavers is stopped",
+                path.display()
+            )),
             StoreError::Busy | StoreError::Closed => None,
         }
     }
@@ -101,9 +113,11 @@ impl StoreError {
     pub fn in_full(&self) -> String {
         match self {
             StoreError::Io { source, .. } => format!("{self}: {source}"),
-            StoreError::InUse { .. } | StoreError::Damaged { .. } | StoreError::Busy | StoreError::Closed => {
-                self.to_string()
-            }
+            StoreError::InUse { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Replaced { .. }
+            | StoreError::Busy
+            | StoreError::Closed => self.to_string(),
         }
     }
 }
@@ -136,20 +150,27 @@ pub struct Store {
     path: PathBuf,
     /// `None` after a failed write: redb trusts nothing after an I/O error, so the file is opened
     /// (and checked) anew before the next one.
-    database: Mutex<Option<Database>>,
+    open: Mutex<Option<Open>>,
+}
+
+/// The file that is open, and what tells it from any other that may come to its path.
+#[derive(Debug)]
+struct Open {
+    database: Database,
+    identity: (u64, u64),
 }
 
 impl Store {
     /// Opens the file at `path`, which is made if it is absent, together with its directory.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
         let begun = Instant::now();
-        let database = loop {
-            match open_database(path) {
+        let open = loop {
+            match Open::make(path) {
                 Err(StoreError::InUse { .. }) if begun.elapsed() < LOCK_PATIENCE => thread::sleep(LOCK_PAUSE),
                 opened => break opened?,
             }
         };
-        Ok(Store { path: path.to_owned(), database: Mutex::new(Some(database)) })
+        Ok(Store { path: path.to_owned(), open: Mutex::new(Some(open)) })
     }
 
     /// Everything that was written and not removed.
@@ -180,41 +201,107 @@ impl Store {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Database>> {
-        // A panic in redb leaves the file as the last commit left it: there is nothing to protect.
-        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Puts the file back to its path if somebody has removed it: it is open, and would be gone with this process.
+    pub fn keep(&self) -> Result<(), StoreError> {
+        let mut guard = self.lock();
+        if guard.is_some() { self.ready(&mut guard).map(drop) } else { Ok(()) }
     }
 
-    fn ready<'a>(&self, slot: &'a mut Option<Database>) -> Result<&'a Database, StoreError> {
-        let database = match slot.take() {
-            Some(database) => database,
-            None => open_database(&self.path)?,
+    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+        // A panic in redb leaves the file as the last commit left it: there is nothing to protect.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ready<'a>(&self, slot: &'a mut Option<Open>) -> Result<&'a Database, StoreError> {
+        let path = &self.path;
+        let found = identity(path).map_err(|source| fail(path, "find", source))?;
+        let open = match (slot.take(), found) {
+            (Some(open), Some(found)) if open.identity == found => open,
+            (Some(open), Some(_)) => {
+                *slot = Some(open);
+                return Err(StoreError::Replaced { path: path.clone() });
+            }
+            (Some(open), None) => match open.copied_to(path) {
+                Ok(copy) => {
+                    warn!(path = %path.display(), "the store's file was gone and is back");
+                    copy
+                }
+                Err(error) => {
+                    *slot = Some(open);
+                    return Err(error);
+                }
+            },
+            (None, Some(_)) => Open::existing(path)?,
+            // What was in it is not known here: an empty one would be taken for all there is.
+            (None, None) => return Err(fail(path, "find", io::ErrorKind::NotFound.into())),
         };
-        Ok(slot.insert(database))
+        Ok(&slot.insert(open).database)
     }
 }
 
-fn open_database(path: &Path) -> Result<Database, StoreError> {
-    let fail = |verb, source| StoreError::Io { path: path.to_owned(), verb, source };
-    if let Some(parent) = path.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(parent)
-            .map_err(|e| fail("make the directory of", e))?;
+impl Open {
+    /// Opens the file, which is made if it is absent.
+    fn make(path: &Path) -> Result<Open, StoreError> {
+        if let Some(parent) = path.parent() {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o750)
+                .create(parent)
+                .map_err(|source| fail(path, "make the directory of", source))?;
+        }
+        // redb would make the file with the umask's permissions; it holds names, and later secrets.
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Ok(_) => sync_parent(path).map_err(|source| fail(path, "make", source))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(fail(path, "make", source)),
+        }
+        Open::existing(path)
     }
-    // redb would make the file with the umask's permissions; it holds names, and later secrets.
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => sync_parent(path).map_err(|e| fail("make", e))?,
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(fail("make", e)),
+
+    fn existing(path: &Path) -> Result<Open, StoreError> {
+        let database = redb::Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            // The file is small: reading it whole costs little, and finds what a bad disk did to it.
+            .set_check_integrity_on_open(true)
+            .create(path)
+            .map_err(|source| explain(path, "open", source))?;
+        let identity = identity(path).map_err(|source| fail(path, "find", source))?.unwrap_or_default();
+        Ok(Open { database, identity })
     }
-    redb::Builder::new()
-        .set_cache_size(CACHE_BYTES)
-        // The file is small: reading it whole costs little, and finds what a bad disk did to it.
-        .set_check_integrity_on_open(true)
-        .create(path)
-        .map_err(|source| explain(path, "open", source))
+
+    /// All that it holds in a file of its own at `path`, where there is none. It comes there whole or not at all.
+    fn copied_to(&self, path: &Path) -> Result<Open, StoreError> {
+        let all = read_all(&self.database).map_err(|source| explain(path, "read", source))?;
+        let writes: Vec<Write> =
+            all.into_iter().map(|(key, value)| Write { key, value: Some(value) }).collect();
+        let beside = path.with_extension("new");
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(fail(&beside, "remove", error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let copy = Open::make(&beside)?;
+        commit(&copy.database, &writes).map_err(|source| explain(&beside, "write", source))?;
+        renameat2(AT_FDCWD, &beside, AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE)
+            .map_err(io::Error::from)
+            .and_then(|()| sync_parent(path))
+            .map_err(|source| fail(path, "put back", source))?;
+        Ok(copy)
+    }
+}
+
+/// What tells a file from every other that is there; `None` if there is none.
+fn identity(path: &Path) -> io::Result<Option<(u64, u64)>> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some((found.dev(), found.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn fail(path: &Path, verb: &'static str, source: io::Error) -> StoreError {
+    StoreError::Io { path: path.to_owned(), verb, source }
 }
 
 fn read_all(database: &Database) -> Result<BTreeMap<String, Vec<u8>>, redb::Error> {
@@ -345,7 +432,24 @@ fn save_all(
     queue: &Receiver<(u64, Vec<Write>)>,
     reports: &mpsc::Sender<(u64, Result<(), StoreError>)>,
 ) {
-    for (id, writes) in queue {
+    let mut is_kept = true;
+    loop {
+        let (id, writes) = match queue.recv_timeout(LOOK_EVERY) {
+            Ok(save) => save,
+            Err(RecvTimeoutError::Timeout) => {
+                let kept = store.keep();
+                if let (Err(error), true) = (&kept, is_kept) {
+                    warn!(
+                        error = error.in_full(),
+                        hint = error.hint(),
+                        "the next start will not find the store"
+                    );
+                }
+                is_kept = kept.is_ok();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let result = store.write(&writes);
         if let Err(error) = &result {
             warn!(error = error.in_full(), hint = error.hint(), "save failed");
@@ -438,6 +542,39 @@ mod tests {
         OpenOptions::new().write(true).open(&path).unwrap().set_len(6000).unwrap();
         let error = Store::open(&path).unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. } | StoreError::Io { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_store_whose_file_is_removed_is_put_back_with_all_that_is_in_it() {
+        let (_dir, path) = scratch();
+        let store = Store::open(&path).unwrap();
+        store.write(&[put("ring", b"one"), put("name", b"02:aa")]).unwrap();
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        store.write(&[put("ring", b"two")]).unwrap();
+        fs::remove_file(&path).unwrap();
+        store.keep().unwrap();
+        store.write(&[put("last", b"three")]).unwrap();
+        drop(store);
+        let all = Store::open(&path).unwrap().load().unwrap();
+        let values: Vec<&[u8]> = all.values().map(Vec::as_slice).collect();
+        assert_eq!(values, [&b"three"[..], b"02:aa", b"two"]);
+    }
+
+    #[test]
+    fn a_store_in_whose_place_another_file_comes_promises_nothing_until_that_is_gone() {
+        let (_dir, path) = scratch();
+        let store = Store::open(&path).unwrap();
+        store.write(&[put("ring", b"one")]).unwrap();
+        let other = path.with_extension("other");
+        fs::write(&other, "somebody's").unwrap();
+        fs::rename(&other, &path).unwrap();
+        let refused = store.write(&[put("ring", b"two")]).unwrap_err();
+        assert!(matches!(refused, StoreError::Replaced { .. }), "{refused}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's");
+        fs::remove_file(&path).unwrap();
+        store.write(&[put("ring", b"three")]).unwrap();
+        drop(store);
+        assert_eq!(Store::open(&path).unwrap().load().unwrap()["ring"], b"three");
     }
 
     #[test]

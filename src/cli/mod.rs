@@ -19,6 +19,7 @@ mod exit;
 mod explain;
 mod forget;
 mod ipam;
+mod log;
 mod manual;
 mod permissions;
 mod plan;

@@ -1,12 +1,6 @@
 //! `weavers run`: the daemon.
 
-use std::io;
-
-use super::{
-    Exit, Failure, Global,
-    screen::{Screen, in_colour},
-    validate,
-};
+use super::{Exit, Failure, Global, log::Log, screen::Screen, validate};
 
 /// Runs until told to stop. A file that is wrong from the start is told here, with its own exit code.
 pub(super) async fn exec(global: &Global, screen: &Screen) -> Result<Exit, Failure> {
@@ -16,8 +10,12 @@ pub(super) async fn exec(global: &Global, screen: &Screen) -> Result<Exit, Failu
 }
 
 async fn daemon(global: &Global) -> Result<Exit, Failure> {
-    log(global);
-    crate::daemon::run(options(global)).await.map_err(failure)?;
+    let cannot = |error| Failure::failed(format!("the log cannot be written: {error}"));
+    let log = Log::to_stderr().map_err(cannot)?;
+    take_events(global, log.clone());
+    let ended = crate::daemon::run(options(global)).await;
+    log.flush();
+    ended.map_err(failure)?;
     Ok(Exit::Success)
 }
 
@@ -37,24 +35,8 @@ pub(super) fn failure(error: anyhow::Error) -> Failure {
     }
 }
 
-/// stderr, one line an event: what a peer or EC2 said in it cannot write another, nor steer a terminal.
-struct Lines;
-
-impl io::Write for Lines {
-    /// The whole of an event, as it is formatted.
-    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let text = String::from_utf8_lossy(event);
-        writeln!(io::stderr().lock(), "{}", in_colour(text.trim_end_matches('\n')))?;
-        Ok(event.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-/// Events to stderr. The journal keeps the time itself.
-fn log(global: &Global) {
+/// Events to the log. The journal keeps the time itself.
+fn take_events(global: &Global, log: Log) {
     use std::io::IsTerminal;
 
     use tracing_subscriber::{EnvFilter, fmt};
@@ -73,7 +55,8 @@ fn log(global: &Global) {
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         }
     };
-    let events = fmt().with_env_filter(filter).with_writer(|| Lines).with_ansi(ansi).with_target(false);
+    let events =
+        fmt().with_env_filter(filter).with_writer(move || log.clone()).with_ansi(ansi).with_target(false);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         events.without_time().init();
     } else {

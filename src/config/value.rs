@@ -1,7 +1,7 @@
 //! One value, from its text.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use super::schema;
 use crate::{
     peer::PeerName,
-    state::{TableId, is_interface_name},
+    state::{LINKS, TableId, is_interface_name},
     text::printable,
 };
 
@@ -57,6 +57,9 @@ pub(super) fn peer(text: &str) -> Result<String, Wrong> {
     }
     if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return match host.parse::<Ipv4Addr>() {
+            Ok(address) if is_no_host(address) => {
+                Err(Wrong::new(format!("{address} is the address of no host")))
+            }
             Ok(_) => Ok(text.to_owned()),
             Err(_) => Err(Wrong::new(format!("{text:?} is neither an IPv4 address nor a host name"))),
         };
@@ -163,7 +166,16 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, Wrong> {
     if address.is_ipv6() {
         return Err(Wrong::new(format!("{address} is not IPv4, which the mesh runs over")).hint(example));
     }
+    let of_no_host = |ip| matches!(ip, IpAddr::V4(ip) if is_no_host(ip));
+    if !address.ip().is_unspecified() && of_no_host(address.ip()) {
+        return Err(Wrong::new(format!("{address} is the address of no host")).hint(example));
+    }
     Ok(address)
+}
+
+/// Nobody can be reached there: this network, multicast, reserved, broadcast.
+fn is_no_host(address: Ipv4Addr) -> bool {
+    matches!(address.octets()[0], 0 | 224..)
 }
 
 /// A file by its whole path: a daemon has no directory of its own to start from.
@@ -196,10 +208,10 @@ pub(super) fn interface(text: &str) -> Result<String, Wrong> {
     if text == "lo" {
         return Err(Wrong::new("lo carries no traffic between hosts"));
     }
-    let ours =
-        text.strip_prefix("wv").is_some_and(|hex| u32::from_str_radix(hex, 16).is_ok() && hex.len() == 8);
-    if ours {
-        return Err(Wrong::new(format!("{text} is the link of a container")));
+    // The rules take all of these for links of containers.
+    if text.starts_with(LINKS) {
+        let wrong = Wrong::new(format!("{text} is named as links of containers are, {LINKS}…"));
+        return Err(wrong.hint("give the interface another name"));
     }
     Ok(text.to_owned())
 }
@@ -208,7 +220,7 @@ pub(super) fn interface(text: &str) -> Result<String, Wrong> {
 pub(super) fn table(text: &str) -> Result<TableId, Wrong> {
     const LENGTH_MAX: usize = 32;
     let id = text.strip_prefix("rtb-").unwrap_or_default();
-    let plain = id.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
+    let plain = id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if !(1..=LENGTH_MAX).contains(&id.len()) || !plain {
         let wrong = Wrong::new(format!("{text:?} is not the id of a route table"));
         return Err(wrong.hint("write it as in \"rtb-0a1b2c3d\"; \"auto\" and \"tag:key=value\" stand alone"));
@@ -299,6 +311,7 @@ mod tests {
     fn peers_are_names_or_addresses_with_or_without_a_port() {
         takes(peer, &["a", "a.b.", "ip-10-0-1-12.ec2.internal", "10.0.0.1", "10.0.0.1:1", "a:65535"]);
         refuses(peer, &["", ":6783", "a:", "a:0", "a:65536", "a:b", "10.0.0", "10.0.0.256", "a b", "::1"]);
+        refuses(peer, &["0.0.0.0", "0.1.2.3:6783", "224.0.0.5", "240.0.0.1", "255.255.255.255"]);
         refuses(peer, &["-a", "a..b", "http://a", "[::1]:6783", "1.2.3.4.5", "."]);
     }
 
@@ -317,8 +330,9 @@ mod tests {
 
     #[test]
     fn interfaces_have_the_names_that_the_kernel_and_nft_take() {
-        takes(interface, &["eth0", "ens5", "wv0", "br-1234567890ab", "eth0.100", "wg0@x"]);
-        refuses(interface, &["", "lo", "a b", "a/b", "a:b", "sixteen-letters-", ".", "..", "wv0a200001"]);
+        takes(interface, &["eth0", "ens5", "br-1234567890ab", "eth0.100", "wg0@x"]);
+        refuses(interface, &["", "lo", "a b", "a/b", "a:b", "sixteen-letters-", ".", "..", "all", "default"]);
+        refuses(interface, &["wv0a200001", "wv0", "wvlan"]);
         refuses(interface, &["ens*", "*", "a\"", "a'b", "a\\", "a;b", "{a}", "a,b", "é"]);
     }
 
@@ -332,7 +346,7 @@ mod tests {
     #[test]
     fn the_rest_is_held_to_its_form() {
         takes(table, &["rtb-0a1", "rtb-0123456789abcdef0"]);
-        refuses(table, &["rtb-", "rtb", "vpc-0a1", "rtb-0A1", "rtb-0 1"]);
+        refuses(table, &["rtb-", "rtb", "vpc-0a1", "rtb-0A1", "rtb-0 1", "rtb-xyz"]);
         takes(tag, &["weave-cluster=prod", "a=b=c", "a="]);
         refuses(tag, &["a", "=b", ""]);
         takes(endpoint, &["http://127.0.0.1:8000", "https://ec2.eu-west-1.amazonaws.com/"]);
@@ -348,8 +362,8 @@ mod tests {
         takes(nickname, &["web-1", "müller"]);
         refuses(nickname, &["", " ", "a\nb", "a\u{202e}b", "a\x1b[2J"]);
         refuses(tag, &["a\n=b", "a=\x1b"]);
-        takes(listen, &["0.0.0.0:6783"]);
-        refuses(listen, &["0.0.0.0", "6783", ":6783", "0.0.0.0:0", "[::]:6783"]);
+        takes(listen, &["0.0.0.0:6783", "10.0.1.11:6783"]);
+        refuses(listen, &["0.0.0.0", "6783", ":6783", "0.0.0.0:0", "[::]:6783", "224.0.0.1:6783"]);
         takes(path, &["/etc/weave/password"]);
         refuses(path, &["", "password"]);
         takes(subnet_name, &["web", "db-2", "a_b"]);

@@ -140,6 +140,8 @@ pub struct End {
     pub ethernet: bool,
     /// Index of the other end, in its own namespace.
     pub peer: Option<u32>,
+    /// The bridge, or whatever else takes its packets before anybody else sees them.
+    pub controller: Option<u32>,
     /// What it was once named for. A host end is known by it under another name.
     pub alias: String,
     /// The number that the host has for the namespace of the other end.
@@ -160,6 +162,7 @@ impl End {
             ethernet: message.header.link_layer_type == LinkLayerType::Ether
                 && !message.header.flags.intersects(LinkFlags::Noarp | LinkFlags::Pointopoint),
             peer: None,
+            controller: None,
             alias: String::new(),
             namespace: None,
             settings: Settings::default(),
@@ -170,6 +173,7 @@ impl End {
                 LinkAttribute::Mtu(mtu) => end.mtu = *mtu,
                 LinkAttribute::Address(mac) => end.mac.clone_from(mac),
                 LinkAttribute::Link(index) => end.peer = Some(*index),
+                LinkAttribute::Controller(index) => end.controller = Some(*index).filter(|index| *index != 0),
                 LinkAttribute::IfAlias(alias) => end.alias.clone_from(alias),
                 LinkAttribute::LinkNetNsId(number) => end.namespace = Some(*number),
                 LinkAttribute::AfSpecUnspec(of_protocols) => end.settings.read(of_protocols),
@@ -355,6 +359,10 @@ impl Seen {
         check(end.veth, &|| "host end is not a veth".into());
         check(end.mtu == wanted.mtu, &|| format!("mtu of the host end is {}", end.mtu));
         check(end.up, &|| "host end down".into());
+        check(end.controller.is_none(), &|| {
+            let taker = end.controller.and_then(|index| self.name(index)).unwrap_or_default();
+            format!("host end is a port of {taker}, which takes its packets")
+        });
         check(end.mac == HOST_MAC.0, &|| format!("mac of the host end is {}", mac_text(&end.mac)));
         check(self.routes.holds(&route::Entry::to_container(address, end.index)), &|| {
             "host route missing".into()
@@ -495,6 +503,13 @@ pub(super) async fn mend(
         let set = LinkUnspec::new_with_index(near.index).address(HOST_MAC.0.into()).up().build();
         let done = host.link().set(set).execute().await;
         done.map_err(|error| fault(format_args!("setting link {} up", near.name), &error))?;
+    }
+    if near.controller.is_some() {
+        let freed = LinkUnspec::new_with_index(near.index).nocontroller().build();
+        let done = host.link().set(freed).execute().await;
+        done.map_err(|error| {
+            fault(format_args!("taking {} out of what it is a port of", near.name), &error)
+        })?;
     }
     let address = Ipv4Addr::from(wanted.address);
     neighbour::ensure_learning(host, &(near.index, address, far.mac.clone())).await?;

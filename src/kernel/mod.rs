@@ -276,10 +276,7 @@ fn uplinks_of(wanted: &Host) -> BTreeSet<String> {
 
 /// Routes of others inside the container range. Where no range is wanted, none is judged.
 fn foreign(seen: &Seen, wanted: &Host) -> BTreeMap<Ipv4Net, String> {
-    let of_links = || wanted.links.values().next().map(|link| link.range);
-    let Some(range) = wanted.rules.as_ref().map(|rules| rules.range).or_else(of_links) else {
-        return BTreeMap::new();
-    };
+    let Some(range) = wanted.range() else { return BTreeMap::new() };
     let ours: BTreeSet<u32> =
         seen.links.iter().filter(|end| end.serves().is_some()).map(|end| end.index).collect();
     seen.routes.foreign(range, &ours, &|index| seen.name(index))

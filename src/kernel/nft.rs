@@ -131,6 +131,9 @@ fn table(rules: &Rules) -> Result<String, Fault> {
     // mesh port, forward: masquerade would show a container's call to another host's mesh port as this host's own.
     // masquerade: for whatever leaves the range, by an uplink or another interface: nobody out there knows the way back
     // to a container. What has no connection has no address to leave under.
+    // Nothing here is `notrack`, though no rule asks for connections between containers where there are no subnets: what
+    // another container offers at a published port answers from its own address, and only tracking gives that back the one
+    // that was called.
     // stray reset: where connection tracking takes a segment for invalid, it stays untranslated and comes to the host's
     // TCP, which knows nothing of the container's connection and would end it. Dropped on the way in, segments of the
     // host's own connections would go with it; `nf_conntrack_tcp_be_liberal` would weaken the firewalls of others.

@@ -287,7 +287,7 @@ fn loss(errno: Errno, came_in: Option<&End>) -> Option<Loss> {
 
 /// An address of the outside.
 fn outside_of(wanted: &Host) -> Ipv4Addr {
-    let range = wanted.rules.as_ref().map(|rules| rules.range);
+    let range = wanted.range();
     let is_outside = |address: &&Ipv4Addr| range.is_none_or(|range| !range.contains(*address));
     OUTSIDE.iter().find(is_outside).copied().unwrap_or(OUTSIDE[0])
 }

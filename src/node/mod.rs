@@ -17,6 +17,7 @@ pub mod connect;
 mod converge;
 mod desired;
 mod discovery;
+mod doubt;
 mod drift;
 mod election;
 mod explain;

@@ -8,11 +8,13 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::Ipv4Net;
+
 use super::{Node, status::Note};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
-    state::{Fate, Host, Loss, Packet, Path, address_of_link},
+    state::{Fate, Host, LINKS, Loss, Packet, Path, address_of_link},
 };
 
 /// Other hosts to which the way is asked in one look; where there are more they take turns.
@@ -172,17 +174,17 @@ impl Node {
             ),
             (Astray::By(by), Side::FromHost) => (
                 format!("{whose} leave by {by}{route}: a service there is not reached by them"),
-                format!("ip rule add to {range} lookup main suppress_prefixlength 0 priority 100"),
+                by_main(range),
             ),
             (Astray::By(by), Side::In { .. } | Side::Outside) => (
                 format!("{whose} leave by {by}{route} instead of the containers' links"),
-                "see `ip rule`, and what it leads to: `ip route show table all`".to_owned(),
+                format!("{}, before the rule that leads there: see `ip rule`", by_main(range)),
             ),
             (Astray::Stays, _) => (
                 format!("{whose} are taken for this host's own"),
                 "see `ip addr` and `ip route show table local`, and remove that address".to_owned(),
             ),
-            (Astray::Lost(loss), side) => lost_by(loss, side, &whose, &route, &format!("{range}")),
+            (Astray::Lost(loss), side) => lost_by(loss, side, &whose, &route, range),
         };
         Note { what, hint: Some(hint) }
     }
@@ -237,7 +239,7 @@ fn place(path: &Path, astray: Astray) -> Place {
     Place { side, astray, route: path.route.clone() }
 }
 
-fn lost_by(loss: &Loss, side: &Side, whose: &str, route: &str, range: &str) -> (String, String) {
+fn lost_by(loss: &Loss, side: &Side, whose: &str, route: &str, range: Ipv4Net) -> (String, String) {
     let past = match side {
         Side::Out => format!("; or lead the range past it: ip route add {range} via GATEWAY"),
         Side::In { .. } | Side::FromHost | Side::Outside => String::new(),
@@ -251,11 +253,20 @@ fn lost_by(loss: &Loss, side: &Side, whose: &str, route: &str, range: &str) -> (
         Loss::NotForwarded(by) => {
             format!("sysctl -w net.ipv4.conf.{by}.forwarding=1; the daemon keeps it so")
         }
+        // Of a container that is not found by its own link. A looser filter there would let it send under any address.
+        Loss::ReversePath(by) if by.starts_with(LINKS) => {
+            format!("{}, before the rule that leads elsewhere: see `ip rule`", by_main(range))
+        }
         Loss::ReversePath(by) => {
             format!("sysctl -w net.ipv4.conf.{by}.rp_filter=2, or have answers leave by {by}: see `ip rule`")
         }
     };
     (format!("{whose} are lost: {}{route}", word(loss)), hint)
+}
+
+/// Has what is for containers go by their links, whatever rules come later: these are all that the main table has for them.
+fn by_main(range: Ipv4Net) -> String {
+    format!("ip rule add to {range} lookup main suppress_prefixlength 0 priority 100")
 }
 
 fn word(loss: &Loss) -> String {

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     Node, Output,
+    doubt::Doubts,
     status::{Note, PathState, PathStatus, ProbeStatus},
 };
 use crate::{
@@ -20,10 +21,6 @@ use crate::{
 
 /// A canary whose link has another MTU than any link may have is not believed.
 const MTUS: std::ops::RangeInclusive<u32> = 68..=65_535;
-/// Shortest time between looks at EC2 for the sake of lost probes. In a large cluster it is a peer's share of the reading calls.
-const DOUBT_EVERY: Duration = Duration::from_secs(10);
-/// What looks have not cured is looked at more and more seldom: how often that pause doubles.
-const DOUBLINGS_MAX: u32 = 5;
 /// When all hosts of a cluster lose probes at once, their looks come this far apart.
 const DOUBT_SPREAD: Duration = Duration::from_millis(50);
 /// Paths whose loss is told in full; of more there is a number.
@@ -35,13 +32,12 @@ pub(super) struct Probes {
     pub prober: Prober,
     /// Who has a canary, or who is there, may have changed.
     touched: bool,
-    /// When a loss last led to a look at EC2, and how often before while packets went on dying.
-    doubted: Option<(Timestamp, u32)>,
+    doubts: Doubts,
 }
 
 impl Probes {
     pub fn new(me: PeerName, rng: ChaCha8Rng) -> Probes {
-        Probes { prober: Prober::new(me, rng), touched: true, doubted: None }
+        Probes { prober: Prober::new(me, rng), touched: true, doubts: Doubts::default() }
     }
 
     /// Who is to be probed is to be found out anew.
@@ -66,13 +62,10 @@ impl Node {
                 probe::Effect::Tell(peer, talk) => {
                     let _ = self.mesh.unicast(peer, super::PROBE_CHANNEL, &talk.encode());
                 }
-                probe::Effect::Doubt(_) => self.look_after_a_loss(),
+                probe::Effect::Doubt(peer) => self.look_after_a_loss(peer),
                 probe::Effect::Changed(peer, verdict) => {
                     let path = self.path_status(peer, verdict, None);
                     self.outputs.push_back(Output::PathChanged(Box::new(path)));
-                    if let (false, Some((at, _))) = (self.probes_are_lost(), self.probes.doubted) {
-                        self.probes.doubted = Some((at, 0));
-                    }
                     self.disturbed = true;
                 }
             }
@@ -100,18 +93,12 @@ impl Node {
     }
 
     /// Probes are lost: what was written may not be what is any more.
-    fn look_after_a_loss(&mut self) {
-        let times = match self.probes.doubted {
-            None => 0,
-            Some((at, times)) => {
-                let pause = DOUBT_EVERY.saturating_mul(1 << times.min(DOUBLINGS_MAX)).max(self.usual_share());
-                if self.now.since(at) < pause {
-                    return;
-                }
-                times + 1
-            }
-        };
-        self.probes.doubted = Some((self.now, times));
+    fn look_after_a_loss(&mut self, peer: PeerName) {
+        let dying = self.dying().map(|(peer, ..)| peer).collect();
+        let share = self.usual_share();
+        if !self.probes.doubts.look(self.now, peer, &dying, share) {
+            return;
+        }
         let most = DOUBT_SPREAD * self.readers();
         let after = most.mul_f64(self.rng.random_range(0.0..1.0));
         self.outputs.push_back(Output::DoubtCheck);

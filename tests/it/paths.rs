@@ -62,6 +62,19 @@ fn packets_that_leave_by_an_interface_that_is_no_uplink_are_named_with_it() {
 }
 
 #[test]
+fn a_container_that_a_policy_rule_leads_elsewhere_is_not_told_to_send_under_any_address() {
+    let mut life = Life::of(2, "", sound);
+    life.look(|wanted| {
+        let filtered = |_| lost(Loss::ReversePath("wv0a200002".into()));
+        Host { paths: ways(wanted, filtered), ..sound(wanted) }
+    });
+    let hints: Vec<String> = life.node.status().problems.into_iter().filter_map(|note| note.hint).collect();
+    let by_main = "ip rule add to 10.32.0.0/12 lookup main suppress_prefixlength 0 priority 100";
+    assert!(hints.iter().any(|hint| hint.starts_with(by_main)), "{hints:?}");
+    assert!(!hints.iter().any(|hint| hint.contains("rp_filter")), "{hints:?}");
+}
+
+#[test]
 fn an_uplink_is_kept_forwarding_and_one_that_is_not_there_is_not() {
     const SETTING: &str = "net.ipv4.conf.eth0.forwarding";
     let mut life = Life::of(2, "", sound);

@@ -28,6 +28,7 @@ stories![
     the_host_s_loopback_is_no_container_s_even_where_route_localnet_is_set,
     a_router_advertisement_from_a_container_gives_the_host_no_route,
     addresses_that_another_program_gives_to_a_host_end_are_named_and_taken_away,
+    a_host_end_that_was_made_a_port_of_a_bridge_is_named_and_freed,
     a_host_end_that_was_renamed_is_known_and_named_back,
     a_renamed_host_end_goes_with_its_container,
     a_hundred_thousand_routes_in_a_container_hold_up_nobody_else,
@@ -186,6 +187,17 @@ async fn addresses_that_another_program_gives_to_a_host_end_are_named_and_taken_
         world.apply(mend(&container, A, 9000)).await;
         assert_eq!(sh("ip route; ip addr"), before);
     }
+}
+
+async fn a_host_end_that_was_made_a_port_of_a_bridge_is_named_and_freed(mut world: World) {
+    let container = Container::new();
+    world.attach(&container, A, 9000).await;
+    sh(&format!("ip link add br9 type bridge; ip link set br9 up; ip link set {HOST_END} master br9"));
+    let named = ["host end is a port of br9, which takes its packets"];
+    assert_eq!(world.faults(A).await, named);
+    world.apply(mend(&container, A, 9000)).await;
+    assert_eq!(world.faults(A).await, [""; 0]);
+    assert!(crosses(&udp("10.0.1.11"), &container.udp(A), 9000));
 }
 
 fn rename() {

@@ -16,11 +16,13 @@ use crate::{
 stories![
     rules_are_read_back_as_they_were_loaded,
     a_daemon_knows_its_rules_where_no_protocol_has_a_name,
+    rules_of_an_earlier_life_make_no_route_of_the_host_a_conflict,
     rules_for_uplinks_that_are_not_there_shut_no_peer_out,
     a_container_reaches_the_host_but_not_its_mesh,
     containers_reach_their_own_subnet_and_those_that_it_allows,
     rules_of_many_subnets_are_read_back_as_they_were_loaded,
     what_would_go_from_uplink_to_uplink_is_dropped_and_what_leaves_is_masqueraded,
+    a_container_is_answered_by_another_that_it_called_by_a_published_port,
     docker_s_drop_is_opened_and_closed_again,
     a_flushed_forward_chain_is_opened_again,
     a_chain_that_only_its_owner_should_amend_is_named,
@@ -68,6 +70,21 @@ async fn a_daemon_knows_its_rules_where_no_protocol_has_a_name(mut world: World)
     assert_eq!(world.observe().await.rules, None);
 }
 
+/// Where no uplink is known, what is there stays, whatever it is.
+async fn rules_of_an_earlier_life_make_no_route_of_the_host_a_conflict(mut world: World) {
+    world.load_rules(rules()).await;
+    world.wanted.rules = None;
+    world.kernel = weavers::kernel::Kernel::new(weavers::kernel::watch::Changes::default()).unwrap();
+    world.wanted.rules = world.observe().await.rules;
+    assert!(world.wanted.rules.is_some());
+    sh("ip route add 172.16.0.0/12 dev lo; ip route add 10.34.0.0/16 dev lo");
+    assert_eq!(world.observe().await.foreign.len(), 0, "nobody knows the range");
+    let container = Container::new();
+    world.attach(&container, "10.32.1.2", 9000).await;
+    let foreign: Vec<_> = world.observe().await.foreign.into_keys().collect();
+    assert_eq!(foreign, ["10.34.0.0/16".parse().unwrap()]);
+}
+
 async fn rules_for_uplinks_that_are_not_there_shut_no_peer_out(mut world: World) {
     let router = Container::new();
     uplink(&router);
@@ -100,6 +117,25 @@ async fn a_container_reaches_the_host_but_not_its_mesh(mut world: World) {
     assert!(!reaches("169.254.169.254:80"));
     world.load_rules(Rules { block_metadata: false, ..rules() }).await;
     assert!(reaches("169.254.169.254:80"));
+}
+
+/// The answer goes from container to container, and has to be tracked to come from where the call went to.
+async fn a_container_is_answered_by_another_that_it_called_by_a_published_port(mut world: World) {
+    let (caller, called) = (Container::new(), Container::new());
+    world.attach(&caller, "10.32.1.2", 9000).await;
+    world.attach(&called, "10.32.1.3", 9000).await;
+    world.load_rules(rules()).await;
+    sh(
+        "nft 'table ip theirs { chain nat { type nat hook prerouting priority dstnat; ip daddr 10.0.1.11 tcp dport 8080 dnat to 10.32.1.3:80; }; }'",
+    );
+    let _service = called.run(|| TcpListener::bind("10.32.1.3:80").unwrap());
+    let calls =
+        || caller.run(|| TcpStream::connect_timeout(&"10.0.1.11:8080".parse().unwrap(), PATIENCE).is_ok());
+    assert!(calls());
+    sh(
+        "nft 'table ip untracked { chain p { type filter hook prerouting priority raw; ip saddr 10.32.0.0/12 ip daddr 10.32.0.0/12 notrack; }; }'",
+    );
+    assert!(!calls(), "this is why our table leaves no traffic untracked");
 }
 
 /// `web` reaches `db` and the rest, `db` nobody else, the rest `web`.

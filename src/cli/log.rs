@@ -1,0 +1,174 @@
+//! The daemon's log: events on their way to stderr, which may be slow, full or closed.
+//!
+//! Whoever tells something neither waits for the reader nor fails with it: a thread of its own writes, what it does not get
+//! rid of is lost, and the log says how much that was once it goes on.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::screen::in_colour;
+
+/// Lines that wait to be written.
+const LINES_MAX: usize = 4096;
+/// How long the last lines are waited for.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The way to the thread that writes.
+#[derive(Clone, Debug)]
+pub(super) struct Log {
+    orders: SyncSender<Order>,
+    lost: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Write(String),
+    /// All that came before is written.
+    Tell(SyncSender<()>),
+}
+
+impl Log {
+    /// Writes to stderr, past the lock that others print under: they are not to wait either.
+    pub(super) fn to_stderr() -> io::Result<Log> {
+        Log::to(File::from(io::stderr().as_fd().try_clone_to_owned()?))
+    }
+
+    fn to(output: impl Write + Send + 'static) -> io::Result<Log> {
+        let (orders, queue) = sync_channel(LINES_MAX);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counted = lost.clone();
+        thread::Builder::new().name("log".into()).spawn(move || write_all(output, &queue, &counted))?;
+        Ok(Log { orders, lost })
+    }
+
+    /// Waits until what was told is written, unless that takes too long.
+    pub(super) fn flush(&self) {
+        let (done, told) = sync_channel(1);
+        if self.orders.try_send(Order::Tell(done)).is_ok() {
+            // Too late, or no thread any more: there is nothing else to be done.
+            let _ = told.recv_timeout(FAREWELL);
+        }
+    }
+}
+
+/// One line an event: what a peer or EC2 said in it cannot write another, nor steer a terminal.
+impl Write for Log {
+    /// The whole of an event, as it is formatted.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let line = format!("{}\n", in_colour(text.trim_end_matches('\n')));
+        if self.orders.try_send(Order::Write(line)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_all(mut output: impl Write, queue: &Receiver<Order>, lost: &AtomicU64) {
+    for order in queue {
+        match order {
+            Order::Write(line) => {
+                let missing = lost.swap(0, Ordering::Relaxed);
+                let note = match missing {
+                    0 => String::new(),
+                    count => format!("{count} lines of the log were lost: they could not be written\n"),
+                };
+                if output.write_all(format!("{note}{line}").as_bytes()).is_err() {
+                    lost.fetch_add(missing + 1, Ordering::Relaxed);
+                }
+            }
+            // Whoever asked may have waited long enough.
+            Order::Tell(done) => drop(done.try_send(())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        sync::Mutex,
+        time::Instant,
+    };
+
+    use super::*;
+
+    const MANY: usize = 3 * LINES_MAX;
+
+    /// An event comes whole.
+    fn tell(log: &mut Log, event: &str) {
+        assert_eq!(log.write(format!("{event}\n").as_bytes()).unwrap(), event.len() + 1);
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_holds_nobody_up_and_says_later_what_was_lost() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut log = Log::to(writer).unwrap();
+        let begun = Instant::now();
+        for number in 0..MANY {
+            tell(&mut log, &format!("event {number} {}", "x".repeat(100)));
+        }
+        log.flush();
+        assert!(begun.elapsed() < FAREWELL * 3, "{:?}", begun.elapsed());
+
+        let reading = thread::spawn(move || BufReader::new(reader).lines().map_while(Result::ok).collect());
+        while log.lost.load(Ordering::Relaxed) > 0 {
+            tell(&mut log, "event after");
+            thread::sleep(Duration::from_millis(1));
+        }
+        log.flush();
+        drop(log);
+        let lines: Vec<String> = reading.join().unwrap();
+        assert!(lines[0].starts_with("event 0 ") && lines.len() > LINES_MAX);
+        assert!(
+            lines.iter().any(|line| line.ends_with("lines of the log were lost: they could not be written"))
+        );
+    }
+
+    /// A disk that is full at first.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<Mutex<(bool, String)>>);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let (has_room, text) = &mut *self.0.lock().unwrap();
+            if !*has_room {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            text.push_str(str::from_utf8(bytes).unwrap());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_whose_disk_is_full_ends_nobody_and_goes_on_when_there_is_room() {
+        let disk = Disk::default();
+        let mut log = Log::to(disk.clone()).unwrap();
+        tell(&mut log, "one");
+        tell(&mut log, "two");
+        log.flush();
+        disk.0.lock().unwrap().0 = true;
+        tell(&mut log, "three");
+        log.flush();
+        let written = "2 lines of the log were lost: they could not be written\nthree\n";
+        assert_eq!(disk.0.lock().unwrap().1, written);
+    }
+}
