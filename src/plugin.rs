@@ -97,7 +97,7 @@ fn perform(network: &Network, verb: &Verb) -> Result<Option<Value>, Failure> {
     let (request, patience) = match verb {
         Verb::Add { netns, wish } => {
             expect_namespace(network, netns)?;
-            (ApiRequest::ConnectTarget { target: netns.clone(), wish: wish.clone() }, PATIENCE)
+            (ApiRequest::ConnectTarget { target: netns.clone(), wish: (**wish).clone() }, PATIENCE)
         }
         Verb::Check { netns, key, .. } => {
             expect_namespace(network, netns)?;

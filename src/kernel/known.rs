@@ -40,7 +40,8 @@ pub(super) struct Known {
 struct Sound {
     wanted: Link,
     end: End,
-    netns: Netns,
+    /// Not that of a link whose other end a runtime has.
+    netns: Option<Netns>,
 }
 
 impl Known {
@@ -82,9 +83,9 @@ impl Known {
 
     /// A link is about to be changed by ours.
     pub fn act_on(&mut self, action: &Action) {
-        if let Action::CreateLink { address, .. } | Action::MendLink { address, .. } = action {
-            self.forget_link(*address);
-            self.acted_on.insert(*address);
+        if let Some(address) = action.makes_link() {
+            self.forget_link(address);
+            self.acted_on.insert(address);
         }
     }
 
@@ -106,15 +107,19 @@ impl Known {
         self.seen = Some(seen);
     }
 
-    /// The namespace of a link that is as it was when nothing was wrong with it.
-    pub fn netns(&self, address: Address, end: &End, wanted: &Link) -> Option<&Netns> {
-        let sound = self.sound.get(&address)?;
-        (sound.end == *end && sound.wanted == *wanted).then_some(&sound.netns)
+    /// Whether a link is as it was when nothing was wrong with it.
+    pub fn is_sound(&self, address: Address, end: &End, wanted: &Link) -> bool {
+        self.sound.get(&address).is_some_and(|sound| sound.end == *end && sound.wanted == *wanted)
+    }
+
+    /// The namespace that a link led into then.
+    pub fn netns(&self, address: Address) -> Option<&Netns> {
+        self.sound.get(&address)?.netns.as_ref()
     }
 
     /// A link was looked into, and nothing was wrong.
-    pub fn keep_link(&mut self, address: Address, end: &End, wanted: &Link, netns: &Netns) {
-        let (wanted, end, netns) = (wanted.clone(), end.clone(), netns.clone());
+    pub fn keep_link(&mut self, address: Address, end: &End, wanted: &Link, netns: Option<&Netns>) {
+        let (wanted, end, netns) = (wanted.clone(), end.clone(), netns.cloned());
         self.sound.insert(address, Sound { wanted, end, netns });
     }
 

@@ -96,7 +96,6 @@ impl Settings {
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     pub address: Address,
-    pub netns: &'a Netns,
     pub mtu: u32,
     pub range: Ipv4Net,
     pub far: &'a Far,
@@ -344,25 +343,41 @@ impl Seen {
 }
 
 /// Makes a link be whole, whatever is there of it.
-pub(super) async fn ensure(visitor: &Visitor, wanted: &Wanted<'_>) -> Result<(), Fault> {
-    let (host, inside) = (&visitor.host, visitor.enter(wanted.netns)?);
+pub(super) async fn ensure(visitor: &Visitor, netns: &Netns, wanted: &Wanted<'_>) -> Result<(), Fault> {
+    let (host, inside) = (&visitor.host, visitor.enter(netns)?);
     let (near, far) = match pair(host, &inside, wanted).await? {
         Some(pair) => pair,
         None => {
-            create(host, &inside, wanted).await?;
-            pair(host, &inside, wanted).await?.ok_or_else(|| {
-                found(
-                    FaultKind::Outdated,
-                    format!("link {} went away while it was made", link_name(wanted.address)),
-                )
-            })?
+            create(host, Some(&inside), wanted).await?;
+            pair(host, &inside, wanted).await?.ok_or_else(|| went_away(wanted))?
         }
     };
     // What keeps the container within bounds comes first: nothing in there can hold it up.
-    mend(host, &near, &far, wanted).await?;
+    mend(host, &near, far.mac.clone(), wanted).await?;
     far::mend(&inside, &near, &far, wanted).await?;
     finish(host, &near, wanted).await?;
     settle(host, &near, &inside.handle, &far).await
+}
+
+/// Makes the host's end be whole, and the other beside it where the link is not there. Where that one is by now is its runtime's
+/// affair.
+pub(super) async fn ensure_pair(visitor: &Visitor, wanted: &Wanted<'_>) -> Result<(), Fault> {
+    let host = &visitor.host;
+    let near = match host_end(host, wanted.address).await? {
+        Some(end) if served_by(&end.name).is_none() => named_back(host, &end, wanted.address).await?,
+        Some(end) => end,
+        None => {
+            create(host, None, wanted).await?;
+            find(host, &link_name(wanted.address)).await?.ok_or_else(|| went_away(wanted))?
+        }
+    };
+    mend(host, &near, wanted.far.mac(wanted.address).0.into(), wanted).await?;
+    finish(host, &near, wanted).await
+}
+
+fn went_away(wanted: &Wanted<'_>) -> Fault {
+    let message = format!("link {} went away while it was made", link_name(wanted.address));
+    found(FaultKind::Outdated, message)
 }
 
 /// Both ends, if both are there and belong together. What is in the way of ours goes, if it is ours.
@@ -375,7 +390,7 @@ async fn pair(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<Opt
             let other = all(host).await?.into_iter().find(|end| end.is_other_end_of(&far));
             match other.filter(|end| near.is_none() && is_renamed(end, &far, wanted)) {
                 Some(end) => Ok(Some((named_back(host, &end, wanted.address).await?, far))),
-                None => Err(in_the_way(host, near, &far, wanted).await?),
+                None => Err(in_the_way(host, (near, &far), &inside.netns, wanted).await?),
             }
         }
         (Some(near), None) => removal::remove_one(host, wanted.address, near.index).await.map(|()| None),
@@ -403,11 +418,11 @@ async fn named_back(host: &Handle, end: &End, address: Address) -> Result<End, F
 /// Why the interface that has its name cannot be the far end.
 async fn in_the_way(
     host: &Handle,
-    near: Option<End>,
-    far: &End,
+    (near, far): (Option<End>, &End),
+    netns: &Netns,
     wanted: &Wanted<'_>,
 ) -> Result<Fault, Fault> {
-    let (path, name) = (wanted.netns.path.display(), &wanted.far.name);
+    let (path, name) = (netns.path.display(), &wanted.far.name);
     let served = |end: &End| end.serves().filter(|_| end.is_other_end_of(far));
     let other = all(host).await?.iter().find_map(served);
     if let Some(other) = other {
@@ -422,14 +437,13 @@ async fn in_the_way(
 
 /// One message makes both ends, with names, MTU and MACs. The far end cannot be made up, and the host end is not to be
 /// before it is set as it should be.
-async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(), Fault> {
+async fn create(host: &Handle, inside: Option<&Inside>, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let name = link_name(wanted.address);
     let far = LinkMessageBuilder::<LinkUnspec>::new()
         .name(&*wanted.far.name)
         .mtu(wanted.mtu)
-        .address(wanted.far.mac(wanted.address).0.into())
-        .setns_by_fd(inside.fd())
-        .build();
+        .address(wanted.far.mac(wanted.address).0.into());
+    let far = inside.iter().fold(far, |far, inside| far.setns_by_fd(inside.fd())).build();
     let near = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(&*name)
         .mtu(wanted.mtu)
@@ -440,7 +454,8 @@ async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(
     made.map_err(|error| fault(format_args!("making link {name}"), &error))
 }
 
-async fn mend(host: &Handle, near: &End, far: &End, wanted: &Wanted<'_>) -> Result<(), Fault> {
+/// `mac` is where the host finds the container.
+async fn mend(host: &Handle, near: &End, mac: Vec<u8>, wanted: &Wanted<'_>) -> Result<(), Fault> {
     for (Setting { protocol, key, value, .. }, _) in near.wrong_settings() {
         sysctl::set(&sysctl::of_interface(*protocol, &near.name, key), &value.to_string())?;
     }
@@ -453,7 +468,12 @@ async fn mend(host: &Handle, near: &End, far: &End, wanted: &Wanted<'_>) -> Resu
         done.map_err(|error| fault(format_args!("setting link {} up", near.name), &error))?;
     }
     let address = Ipv4Addr::from(wanted.address);
-    neighbour::ensure_learning(host, &(near.index, address, far.mac.clone())).await?;
+    let neighbour = (near.index, address, mac);
+    match wanted.far.moved {
+        // It is down for a while, and the kernel would forget what it has learned.
+        true => neighbour::ensure_permanent(host, &neighbour).await?,
+        false => neighbour::ensure_learning(host, &neighbour).await?,
+    }
     route::ensure(host, &route::Entry::to_container(address, near.index)).await
 }
 

@@ -16,6 +16,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::Ipv4Addr,
     pin::pin,
 };
 
@@ -43,6 +44,7 @@ mod neighbour;
 pub mod netns;
 mod nft;
 mod path;
+mod published;
 mod raw;
 pub mod removal;
 mod route;
@@ -57,6 +59,7 @@ mod ways;
 use fault::{fault, found};
 use known::Known;
 use link::{End, Seen, Wanted};
+use published::Publisher;
 use removal::Remover;
 use visit::Visitor;
 use watch::{Changes, Told};
@@ -67,6 +70,7 @@ pub struct Kernel {
     /// Is answered what was asked for only.
     strict: Handle,
     nft: nft::Nft,
+    published: Publisher,
     forward: forward::Observed,
     tracking: tracking::Watch,
     changes: Changes,
@@ -86,6 +90,7 @@ impl Kernel {
             handle,
             strict,
             nft: nft::Nft::default(),
+            published: Publisher::default(),
             forward: forward::Observed::default(),
             tracking: tracking::Watch::default(),
             changes,
@@ -104,6 +109,7 @@ impl Kernel {
         known.forget(scope, &told, &seen);
         self.changes.care_for(seen.ours().values().filter_map(|end| end.namespace).collect());
         let rules = self.nft.observe(wanted.rules.as_ref()).await?;
+        let ports = self.published.observe(wanted.ports.as_ref()).await?;
         let forward = self.forward.observe(&uplinks_of(wanted)).await?;
         let links = observe_links(&seen, wanted, &mut known, scope).await?;
         let path::Paths { paths, uplinks } =
@@ -116,6 +122,8 @@ impl Kernel {
             gateway: seen.addresses.iter().any(address::is_gateway),
             blocks: seen.routes.blocks(),
             gone: gone(wanted, &links),
+            idle: idle(&seen, wanted),
+            ports,
             links,
             foreign: foreign(&seen, wanted),
             uplinks,
@@ -161,10 +169,11 @@ impl Kernel {
                 expect_uplink(host, &rules.uplinks).await?;
                 self.nft.load(rules).await
             }
+            Action::SetPorts(ports) => self.published.set(ports).await,
             Action::OpenForward { uplinks } => forward::open(uplinks).await,
             Action::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
             Action::AddGateway => address::add_gateway(host).await,
-            Action::CreateLink { .. } | Action::MendLink { .. } => {
+            Action::CreateLink { .. } | Action::MendLink { .. } | Action::MakePair { .. } => {
                 let ended = pin!(self.apply_to_links(vec![action.clone()]).await).next().await;
                 ended.map_or(Ok(()), |(_, result)| result)
             }
@@ -188,7 +197,7 @@ impl Kernel {
         &mut self,
         actions: Vec<Action>,
     ) -> impl Stream<Item = (Action, Result<(), Fault>)> + Send + use<> {
-        let creates = |action: &Action| matches!(action, Action::CreateLink { .. });
+        let creates = |action: &Action| matches!(action, Action::CreateLink { .. } | Action::MakePair { .. });
         let fenced = match actions.iter().any(creates) {
             true => self.nft.expect_unchanged().await,
             false => Ok(()),
@@ -215,16 +224,24 @@ impl Kernel {
 
 /// Makes or mends a link, on a thread of its own.
 async fn link_action(action: &Action) -> Result<(), Fault> {
-    let (Action::CreateLink { address, netns, mtu, range, far }
-    | Action::MendLink { address, netns, mtu, range, far }) = action.clone()
-    else {
-        return Err(not_here(action));
-    };
-    let what = format!("making link {}", link_name(address));
-    let work = async move |visitor: visit::Visitor| {
-        link::ensure(&visitor, &Wanted { address, netns: &netns, mtu, range, far: &far }).await
-    };
-    visit::apart(&what, bound::CHANGE, work).await
+    let what = |address| format!("making link {}", link_name(address));
+    match action.clone() {
+        Action::CreateLink { address, netns, mtu, range, far }
+        | Action::MendLink { address, netns, mtu, range, far } => {
+            let work = async move |visitor: visit::Visitor| {
+                link::ensure(&visitor, &netns, &Wanted { address, mtu, range, far: &far }).await
+            };
+            visit::apart(&what(address), bound::CHANGE, work).await
+        }
+        Action::MakePair { address, mtu, far } => {
+            let work = async move |visitor: visit::Visitor| {
+                let range = Ipv4Net::from(Ipv4Addr::from(address));
+                link::ensure_pair(&visitor, &Wanted { address, mtu, range, far: &far }).await
+            };
+            visit::apart(&what(address), bound::CHANGE, work).await
+        }
+        _ => Err(not_here(action)),
+    }
 }
 
 fn not_here(action: &Action) -> Fault {
@@ -243,15 +260,17 @@ async fn observe_links(
     for (&address, &end) in &ours {
         let mut link = Link { mtu: end.mtu, ..Link::default() };
         if let Some(wanted) = wanted.links.get(&address)
-            && let Some(netns) = &wanted.netns
+            && (wanted.netns.is_some() || wanted.far.moved)
         {
-            let right = Wanted { address, netns, mtu: wanted.mtu, range: wanted.range, far: &wanted.far };
+            let right = Wanted { address, mtu: wanted.mtu, range: wanted.range, far: &wanted.far };
             (link.range, link.far) = (wanted.range, wanted.far.clone());
-            link.netns = known.netns(address, end, wanted).cloned();
-            if link.netns.is_none() || scope != Scope::Changed {
+            let is_sound = known.is_sound(address, end, wanted);
+            if !is_sound || scope != Scope::Changed {
                 link.faults = seen.faults(end, &right);
             }
-            if link.netns.is_none() {
+            link.netns = known.netns(address).filter(|_| is_sound).cloned();
+            // What a runtime moved is not looked into.
+            if let Some(netns) = wanted.netns.as_ref().filter(|_| !is_sound) {
                 let mac = seen.mac_of(end, address).map(Into::into);
                 let (end, wanted, netns) = (end.clone(), wanted.clone(), netns.clone());
                 visits.push(Visit { address, end, wanted, netns, mac });
@@ -273,11 +292,11 @@ async fn observe_links(
         link.faults = bound::faults(std::mem::take(&mut link.faults));
     }
     for (address, link) in &links {
-        match (&link.netns, wanted.links.get(address)) {
-            (Some(netns), Some(wanted)) if link.faults.is_empty() => {
-                known.keep_link(*address, ours[address], wanted, netns);
+        match wanted.links.get(address) {
+            Some(wanted) if link.is_sound() => {
+                known.keep_link(*address, ours[address], wanted, link.netns.as_ref());
             }
-            (_, _) => known.forget_link(*address),
+            Some(_) | None => known.forget_link(*address),
         }
     }
     Ok(links)
@@ -297,7 +316,7 @@ struct Visit {
 /// is a fault of its link, not of the look.
 async fn look_inside(visitor: &Visitor, visit: &Visit) -> Result<(Netns, Vec<String>), Fault> {
     let Visit { address, end, wanted, netns, mac } = visit;
-    let right = Wanted { address: *address, netns, mtu: wanted.mtu, range: wanted.range, far: &wanted.far };
+    let right = Wanted { address: *address, mtu: wanted.mtu, range: wanted.range, far: &wanted.far };
     let inside = visitor.enter(netns)?;
     let faults = far::faults(&inside, end, &right, mac.as_deref()).await?;
     Ok((inside.netns, faults))
@@ -309,6 +328,13 @@ fn gone(wanted: &Host, links: &BTreeMap<Address, Link>) -> BTreeSet<Address> {
     let absent = wanted.links.iter().filter(|(address, _)| !links.contains_key(address));
     let gone = absent.filter(|(_, link)| link.netns.as_ref().is_some_and(netns::is_gone));
     gone.map(|(address, _)| *address).collect()
+}
+
+/// Links that lead to nobody who has set his end up.
+fn idle(seen: &Seen, wanted: &Host) -> BTreeSet<Address> {
+    let moved = |address: &Address| wanted.links.get(address).is_none_or(|link| link.far.moved);
+    let ours = seen.ours().into_iter();
+    ours.filter(|(address, end)| !end.running && moved(address)).map(|(address, _)| address).collect()
 }
 
 /// Rules that name no interface of this host would shut its peers out, so they are not loaded.

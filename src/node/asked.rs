@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     Leave, Node, Output,
+    memory::Attached,
     request::{Piece, Pool, Refusal, RefusalKind, Request, RequestId, Response},
     waiting::{Purpose, Sight, Waiter},
 };
@@ -25,6 +26,7 @@ impl Node {
                 let answer = self.can_connect();
                 self.answer(id, answer);
             }
+            Request::Range => self.answer(id, Ok(Response::Addresses(vec![self.config.ipam.range]))),
             Request::ShowRing => self.answer(id, Ok(Response::Ring(self.pieces()))),
             Request::Free { ident, address } => self.on_free(id, &ident, address),
             Request::Lookup { ident } => {
@@ -48,6 +50,7 @@ impl Node {
                 Err(refusal) => self.answer(id, Err(refusal)),
             },
             Request::Connect { netns, link, wish } => self.on_connect(id, netns, link, wish),
+            Request::Docker(order) => self.on_docker(id, order),
             Request::Check { key, netns } => self.on_check(id, &key, &netns),
             Request::Collect => {
                 self.converge.host.look_by(self.now);
@@ -142,8 +145,19 @@ impl Node {
             let hint = format!("run `weavers detach {ident}`");
             return self.answer(id, Err(Refusal::new(RefusalKind::Unsafe, message).hint(hint)));
         }
+        if let Some(user) = self.ipam.lookup(ident).iter().find_map(|net| self.user_of(net.addr().into())) {
+            let message = format!("an address of `{ident}` is that of {user}");
+            let refusal = Refusal::new(RefusalKind::Unsafe, message).hint("stop or detach it before");
+            return self.answer(id, Err(refusal));
+        }
         let freed = self.ipam.free(ident, address);
         self.answer(id, freed.map(Response::Addresses).map_err(|refused_| refused(&refused_)));
+    }
+
+    /// The container whose link has this address.
+    fn user_of(&self, address: Address) -> Option<String> {
+        let mut all = self.containers.all().values();
+        all.find(|one| one.link_address() == Some(address)).map(Attached::called)
     }
 
     pub(super) fn find_peer(&self, text: &str) -> Result<PeerName, Refusal> {
@@ -275,6 +289,6 @@ pub(super) fn busy() -> Refusal {
     Refusal::new(RefusalKind::Failed, "too many questions wait for an answer").hint("try again later")
 }
 
-fn leaving() -> Refusal {
+pub(super) fn leaving() -> Refusal {
     Refusal::new(RefusalKind::Failed, "this host is leaving the cluster")
 }

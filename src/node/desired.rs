@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
-use super::{Leave, Node, memory::Attached};
+use super::{Leave, Node, memory::Attached, ports::local_setting};
 use crate::{
     addr::{Address, Range, join},
     config::{Config, SourceDestCheck},
     peer::PeerName,
-    state::{Desired, DesiredVpc, Far, Host, InterfaceId, Link, Netns, Rules, TableId},
+    state::{Desired, DesiredVpc, Far, Host, InterfaceId, Link, Netns, Ports, Rules, TableId, link_name},
 };
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
@@ -84,6 +84,7 @@ impl Ground<'_> {
             gateway: true,
             blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
             links: self.links(),
+            ports: self.ports(),
             ..Host::default()
         }
     }
@@ -92,7 +93,15 @@ impl Ground<'_> {
     fn sysctls(&self) -> BTreeMap<String, String> {
         let uplinks = uplink_names(self.config, self.seen).into_iter();
         let of_uplinks = uplinks.map(|name| format!("net.ipv4.conf.{name}.forwarding"));
-        of_uplinks.chain(["net.ipv4.ip_forward".to_owned()]).map(|name| (name, "1".to_owned())).collect()
+        let publishers = self.linked.iter().filter(|one| !one.ports.is_empty());
+        let local = publishers.filter_map(|one| Some(local_setting(&link_name(one.link_address()?))));
+        let all = of_uplinks.chain(["net.ipv4.ip_forward".to_owned()]).chain(local);
+        all.map(|name| (name, "1".to_owned())).collect()
+    }
+
+    fn ports(&self) -> Option<Ports> {
+        let all: Ports = self.linked.iter().flat_map(|one| one.published()).collect();
+        (!all.is_empty()).then_some(all)
     }
 
     /// What was set up for the range stays, and nothing is added; only blocks go that take addresses of the VPC from the host. Where

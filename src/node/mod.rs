@@ -17,6 +17,7 @@ pub mod connect;
 mod converge;
 mod desired;
 mod discovery;
+pub mod docker;
 mod drift;
 mod election;
 pub mod explain;
@@ -31,6 +32,7 @@ mod moves;
 mod names;
 mod paths;
 pub mod places;
+mod ports;
 mod probes;
 mod quota;
 mod reclaim;
@@ -58,6 +60,7 @@ use self::{
     canary::OwnCanary,
     converge::Converge,
     discovery::Discovery,
+    docker::Docker,
     identity::Metadata,
     last_read::LastReads,
     ledger::{Ledger, SaveFault, SaveId},
@@ -118,6 +121,7 @@ pub struct Node {
     dead: Dead,
     strangers: Strangers,
     places: Places,
+    docker: Docker,
     canary: OwnCanary,
     probes: Probes,
     plan: Plan,
@@ -203,6 +207,7 @@ impl Node {
             dead,
             strangers: Strangers::default(),
             places: Places::default(),
+            docker: Docker::new(memory.networks),
             canary: OwnCanary::default(),
             probes,
             plan: Plan::default(),
@@ -543,6 +548,7 @@ fn promises(answer: &Result<Response, Refusal>) -> bool {
         Ok(
             Response::Attached { .. }
             | Response::Connected(_)
+            | Response::Joined(_)
             | Response::Addresses(_)
             | Response::Moved { .. },
         ) => true,

@@ -163,6 +163,16 @@ impl Host {
                 let (netns, far) = (Some(netns.clone()), far.clone());
                 self.connect(address, Link { netns, mtu, range, far, faults: Vec::new() });
             }
+            Action::MakePair { address, mtu, far } => {
+                let range = "10.32.0.0/12".parse().unwrap();
+                let link = Link { netns: None, mtu: *mtu, range, far: far.clone(), faults: Vec::new() };
+                let local = format!("net.ipv4.conf.wv{:08x}.route_localnet", address.0);
+                self.kernel.sysctls.insert(local, "0".to_owned());
+                self.connect(*address, link);
+            }
+            Action::SetPorts(ports) => {
+                self.kernel.ports = Some(ports.clone()).filter(|ports| !ports.is_empty())
+            }
             Action::DeleteLink(_) if self.holds_links => return Err(fault("it is busy")),
             Action::DeleteLink(address) => drop(self.kernel.links.remove(address)),
             _ => {}
