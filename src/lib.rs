@@ -46,6 +46,8 @@ pub mod plan;
 pub mod node;
 /// The container network interface: what a runtime says, and what it is answered.
 pub mod cni;
+/// The plugin protocol of Docker's networks: what Docker says, and what it is answered.
+pub mod docker;
 /// Many nodes, one clock, and the wires, kernels, disks and VPC between them.
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -42,6 +42,7 @@ use crate::{
 
 pub mod blocking;
 pub mod client;
+pub mod docker;
 pub mod server;
 mod socket;
 mod wire;
