@@ -48,6 +48,8 @@ pub mod node;
 pub mod cni;
 /// The plugin protocol of Docker's networks: what Docker says, and what it is answered.
 pub mod docker;
+/// Plugins of netavark, which Podman uses: what it says, and what it is answered.
+pub mod netavark;
 /// Many nodes, one clock, and the wires, kernels, disks and VPC between them.
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -79,7 +81,7 @@ pub mod daemon;
 pub mod doctor;
 
 // Faces.
-/// The CNI plugin.
+/// The plugin that runtimes run: CNI, netavark.
 pub mod plugin;
 /// The command line.
 pub mod cli;
