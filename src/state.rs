@@ -84,7 +84,7 @@ pub struct Host {
     pub links: BTreeMap<Address, Link>,
     /// Observed only: wanted links whose namespace is gone for good.
     pub gone: BTreeSet<Address>,
-    /// Observed only: links whose other end nobody has set up, of those that a runtime moves and those that are not wanted.
+    /// Observed only: links whose other end nobody has set up, of those that are not known to lead into some namespace.
     #[serde(default)]
     pub idle: BTreeSet<Address>,
     /// Observed only: routes inside the range that are not ours, as text. Reported, never touched.

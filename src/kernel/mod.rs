@@ -330,11 +330,11 @@ fn gone(wanted: &Host, links: &BTreeMap<Address, Link>) -> BTreeSet<Address> {
     gone.map(|(address, _)| *address).collect()
 }
 
-/// Links that lead to nobody who has set his end up.
+/// Links that lead to nobody who has set his end up, of those whose other end is not known to be in some namespace.
 fn idle(seen: &Seen, wanted: &Host) -> BTreeSet<Address> {
-    let moved = |address: &Address| wanted.links.get(address).is_none_or(|link| link.far.moved);
+    let strays = |address: &Address| wanted.links.get(address).is_none_or(|link| link.netns.is_none());
     let ours = seen.ours().into_iter();
-    ours.filter(|(address, end)| !end.running && moved(address)).map(|(address, _)| address).collect()
+    ours.filter(|(address, end)| !end.running && strays(address)).map(|(address, _)| address).collect()
 }
 
 /// Rules that name no interface of this host would shut its peers out, so they are not loaded.

@@ -1,9 +1,11 @@
 //! What Docker connects: by addresses that it was lent, and let go when it says so, or has forgotten.
 
+use ipnet::Ipv4Net;
 use weavers::{
     addr::Address,
     node::{
         docker::{LEASE, Network, Order, Told, ToldEndpoint},
+        memory::Attached,
         request::{Connected, Container, Refusal, RefusalKind, Request, Response},
     },
     state::{Port, Protocol, Published},
@@ -201,6 +203,42 @@ fn what_docker_has_forgotten_is_let_go_and_not_before_a_minute() {
     assert_eq!(left, ["docker/net/b/eth"], "somebody uses that link");
     assert!(!host.node.allocations().contains_key(&format!("{LEASE}c")), "{lent} was for nobody");
     assert_eq!(used(&host), 1);
+}
+
+/// A host whose store was lost, and a link that was found.
+fn with_found(address: Address) -> Host {
+    let net = Ipv4Net::new_assert(address.into(), 12);
+    let ident = format!("found-wv{:08x}", address.0);
+    let mut host = Host::remembering(vec![Attached { ident, address: Some(net), ..Attached::default() }]);
+    host.pass(31_000);
+    host
+}
+
+#[test]
+fn a_lost_store_learns_from_docker_whose_its_links_are() {
+    let address = "10.32.0.9".parse().unwrap();
+    let mut host = with_found(address);
+    tell(&mut host, told(&[("a", address)])).unwrap();
+    let left = host.node.status().attachments;
+    assert_eq!((left.len(), left[0].ident.as_str()), (1, "docker/net/a/eth"));
+    assert_eq!(left[0].name.as_deref(), Some("name-of-a"));
+    assert_eq!(tell(&mut host, end("a")), Ok(Response::Done));
+    tell(&mut host, Order::Release { address }).unwrap();
+    assert!(host.node.allocations().is_empty(), "{:?}", host.node.allocations());
+}
+
+#[test]
+fn a_link_that_a_lost_store_left_is_let_go_when_docker_releases_it_and_nobody_uses_it() {
+    let address = "10.32.0.9".parse().unwrap();
+    let mut host = with_found(address);
+    tell(&mut host, Order::Release { address }).unwrap();
+    host.pass(5_000);
+    assert_eq!(host.node.status().attachments.len(), 1, "somebody uses it");
+    host.kernel.idle = [address].into();
+    host.pass(31_000);
+    tell(&mut host, Order::Release { address }).unwrap();
+    host.pass(5_000);
+    assert_eq!(host.node.status().attachments.len(), 0);
 }
 
 #[test]

@@ -57,6 +57,10 @@ impl Host {
         let ring = Ring::from_parts(US, config.ipam.range.into(), entries, vec![US]).unwrap();
         let address = |one: &Attached| (one.ident.clone(), one.address.into_iter().collect());
         let allocations = containers.iter().map(address).collect();
+        // One that is known by its link alone has one.
+        let found = containers.iter().filter(|one| one.netns.is_none() && !one.far.moved);
+        let link = |one: &Attached| Some((one.link_address()?, Link { mtu: 1376, ..Link::default() }));
+        let links = found.filter_map(link).collect();
         let memory = Memory {
             identity: Some(identity),
             ipam: Saved { ring: Some(ring), paxos: None, allocations, rest: Vec::new() },
@@ -69,7 +73,11 @@ impl Host {
         let mut host = Host {
             node: Node::new(Timestamp::ZERO, birth, config, memory).unwrap(),
             now: Timestamp::ZERO,
-            kernel: state::Host { uplinks: [("ens5".to_owned(), 9001)].into(), ..state::Host::default() },
+            kernel: state::Host {
+                uplinks: [("ens5".to_owned(), 9001)].into(),
+                links,
+                ..state::Host::default()
+            },
             nft_fails: false,
             holds_disk: false,
             saves: Vec::new(),

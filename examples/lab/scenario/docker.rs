@@ -203,6 +203,10 @@ async fn ports(lab: &mut Lab, dockers: &Dockers, checks: &mut Checks) -> anyhow:
     let ran = dockers.ran(lab, 0, &other).await?;
     checks.add("a port leads to one container", ran.says(125, &["8080/tcp is published by"]));
     dockers.docker(lab, 0, &["rm", "-f", "other"]).await?;
+    let of_weavers = ["run", "-d", "--name", "other", "--network", NETWORK, "-p", "6783:81", dockers.image()];
+    let ran = dockers.ran(lab, 0, &of_weavers).await?;
+    checks.add("and is no program's of the host", ran.says(125, &["6783/tcp is in use by a program"]));
+    dockers.docker(lab, 0, &["rm", "-f", "other"]).await?;
     dockers.docker(lab, 0, &["rm", "-f", "ports"]).await?;
     lab.containers.remove(index);
     let gone = lab.on_host(0, &["nft", "list", "tables"]).await?;
