@@ -46,6 +46,10 @@ pub mod plan;
 pub mod node;
 /// The container network interface: what a runtime says, and what it is answered.
 pub mod cni;
+/// The plugin protocol of Docker's networks: what Docker says, and what it is answered.
+pub mod docker;
+/// Plugins of netavark, which Podman uses: what it says, and what it is answered.
+pub mod netavark;
 /// Many nodes, one clock, and the wires, kernels, disks and VPC between them.
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -77,7 +81,7 @@ pub mod daemon;
 pub mod doctor;
 
 // Faces.
-/// The CNI plugin.
+/// The plugin that runtimes run: CNI, netavark.
 pub mod plugin;
 /// The command line.
 pub mod cli;

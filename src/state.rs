@@ -18,6 +18,7 @@ use thiserror::Error;
 pub use self::{
     attachment::{Far, HOST_MAC, Key, Kind, Mac},
     paths::{Fate, Loss, Packet, Path},
+    port::{Port, Ports, Protocol, Published},
 };
 pub use crate::ipam::takeover::InstanceState;
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
 
 pub mod attachment;
 mod paths;
+mod port;
 mod shared;
 
 /// What should be.
@@ -74,10 +76,15 @@ pub struct Host {
     pub gateway: bool,
     /// CIDRs with an `unreachable` route: what we own, so that a free address answers at once.
     pub blocks: BTreeSet<Ipv4Net>,
+    /// Ports of the host that lead into containers, in a table of their own; `None` if there is none. Observed: empty if it is not
+    /// what was asked for.
+    pub ports: Option<Ports>,
     /// Container links by the address they serve. Observed: every link named as ours.
     pub links: Arc<BTreeMap<Address, Link>>,
     /// Observed only: wanted links whose namespace is gone for good.
     pub gone: BTreeSet<Address>,
+    /// Observed only: links whose other end nobody has set up, of those that are not known to lead into some namespace.
+    pub idle: BTreeSet<Address>,
     /// Observed only: routes inside the range that are not ours, as text. Reported, never touched.
     pub foreign: BTreeMap<Ipv4Net, String>,
     /// Observed only: the interfaces that carry traffic between hosts and to the outside, and their MTU.
@@ -233,7 +240,7 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// A routed veth: the host's end and the container's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// The namespace of the container's end. Observed: `None` where it could not be entered.
+    /// The namespace of the container's end. Observed: `None` where it could not be entered, or is a runtime's affair.
     pub netns: Option<Netns>,
     /// MTU of both ends. Observed: the host's end.
     pub mtu: u32,
@@ -245,6 +252,13 @@ pub struct Link {
     /// Observed: what is not as it should be, in words (`mtu of the far end is 1376`, `host route missing`).
     /// Desired: empty.
     pub faults: Vec<String>,
+}
+
+impl Link {
+    /// Whether it was found whole. Of one whose other end is a runtime's, the host's end.
+    pub fn is_sound(&self) -> bool {
+        self.faults.is_empty() && (self.netns.is_some() || self.far.moved)
+    }
 }
 
 /// How the names of links of containers begin; the rules take whatever begins so for one.
@@ -446,6 +460,10 @@ pub enum Action {
         #[serde(default)]
         far: Far,
     },
+    /// Make or mend the host's end of a link whose other end a runtime moves.
+    MakePair { address: Address, mtu: u32, far: Far },
+    /// Load the table of ports that lead into containers, whole; without any, remove it.
+    SetPorts(Ports),
     /// Point an existing route at our interface, in place.
     ReplaceRoute { table: TableId, destination: Ipv4Net, interface: InterfaceId },
     /// Add a route to our interface.
@@ -499,6 +517,18 @@ pub enum FaultKind {
     Invalid,
 }
 
+impl Action {
+    /// The address whose link it makes or mends.
+    pub fn makes_link(&self) -> Option<Address> {
+        match self {
+            Action::CreateLink { address, .. }
+            | Action::MendLink { address, .. }
+            | Action::MakePair { address, .. } => Some(*address),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -512,6 +542,13 @@ impl fmt::Display for Action {
             Action::AddGateway => write!(f, "add address {GATEWAY} to lo"),
             Action::CreateLink { address, .. } => write!(f, "create link {}", link_name(*address)),
             Action::MendLink { address, .. } => write!(f, "mend link {}", link_name(*address)),
+            Action::MakePair { address, .. } => {
+                write!(f, "make link {} for its runtime", link_name(*address))
+            }
+            Action::SetPorts(ports) if ports.is_empty() => {
+                write!(f, "delete nftables table inet weave-ports")
+            }
+            Action::SetPorts(_) => write!(f, "load nftables table inet weave-ports"),
             Action::ReplaceRoute { table, destination, interface } => {
                 write!(f, "replace {table} {destination} -> {interface}")
             }

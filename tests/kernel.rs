@@ -10,6 +10,8 @@ mod links;
 mod paths;
 #[path = "kernel/rules.rs"]
 mod rules;
+#[path = "kernel/runtimes.rs"]
+mod runtimes;
 #[path = "kernel/watching.rs"]
 mod watching;
 #[path = "kernel/world.rs"]
@@ -25,7 +27,14 @@ fn main() {
         eprintln!("the kernel tests cannot run: {need}");
         exit(1);
     }
-    let trials = [doors::trials(), links::trials(), paths::trials(), rules::trials(), watching::trials()];
+    let trials = [
+        doors::trials(),
+        links::trials(),
+        paths::trials(),
+        rules::trials(),
+        runtimes::trials(),
+        watching::trials(),
+    ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

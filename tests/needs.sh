@@ -24,7 +24,21 @@ go version                                          : golang-go
 [ -x /usr/lib/cni/portmap ]                         : containernetworking-plugins
 iptables -V                                         : iptables
 '
-test_needs="$lab_needs$cni_needs"'
+# Those with a real Docker, containerd, Podman.
+docker_needs='
+command -v dockerd && docker --version              : docker.io
+containerd --version && runc --version              : containerd runc
+busybox --list                                      : busybox-static
+iptables -V                                         : iptables
+'
+podman_needs='
+podman --version && conmon --version                : podman conmon
+runc --version                                      : runc
+[ -x /usr/lib/cni/portmap ]                         : containernetworking-plugins
+busybox --list                                      : busybox-static
+iptables -V                                         : iptables
+'
+test_needs="$lab_needs$cni_needs$docker_needs$podman_needs"'
 git --version                                       : git
 [ -d /usr/share/gocode/src/github.com/weaveworks/mesh ] : golang-github-weaveworks-mesh-dev
 python3 -c "import ensurepip, venv"                 : python3 python3-venv

@@ -218,6 +218,11 @@ impl Lab {
         &self.weavers
     }
 
+    /// Whether it is root on the machine, and not in a user namespace.
+    pub fn is_root(&self) -> bool {
+        !self.entry.user_namespace
+    }
+
     /// Where files of the lab may lie.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Request, client::conn::http1, header};
+use hyper::{Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -62,18 +62,38 @@ pub async fn call(socket: &Path, request: &ApiRequest, timeout: Duration) -> Res
     answer?.map_err(ClientError::Refused)
 }
 
+/// What a server behind a Unix socket, of ours or of others, says to a `GET`.
+pub async fn get(socket: &Path, path: &str, most: usize) -> Result<Bytes, ClientError> {
+    let message = Request::builder().uri(path).header(header::HOST, "weavers").body(Full::new(Bytes::new()));
+    let response = send(socket, message.map_err(garbled)?, most).await?;
+    match response.status.is_success() {
+        true => Ok(response.body),
+        false => Err(ClientError::Garbled(format!("it answered with {}", response.status))),
+    }
+}
+
 async fn exchange(socket: &Path, request: &ApiRequest) -> Result<Answer, ClientError> {
     let message = message(request).map_err(ClientError::Refused)?;
+    let body = send(socket, message, ANSWER_BYTES_MAX).await?.body;
+    let document: Document = serde_json::from_slice(&body).map_err(garbled)?;
+    Ok(Answer::from(document))
+}
+
+struct Said {
+    status: StatusCode,
+    body: Bytes,
+}
+
+async fn send(socket: &Path, message: Request<Full<Bytes>>, most: usize) -> Result<Said, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| ClientError::Unreachable { socket: socket.to_owned(), source })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(garbled)?;
     let talk = async {
         let response = sender.send_request(message).await.map_err(garbled)?;
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
-        let bytes = body.collect().await.map_err(garbled)?.to_bytes();
-        let document: Document = serde_json::from_slice(&bytes).map_err(garbled)?;
-        Ok(Answer::from(document))
+        let status = response.status();
+        let body = Limited::new(response.into_body(), most);
+        Ok(Said { status, body: body.collect().await.map_err(garbled)?.to_bytes() })
     };
     // The connection moves the bytes of the talk; when it ends first, the talk knows why.
     let mut talk = std::pin::pin!(talk);

@@ -9,6 +9,7 @@
 //! | `GET /v1/plan` | | `plan`: what would change, looked at anew |
 //! | `GET /v1/await_ready` | | `done`, once ready |
 //! | `GET /v1/show_ring` | | `ring` |
+//! | `GET /v1/range` | | `addresses`: the container address space |
 //! | `POST /v1/explain` | `address` | `explanation` |
 //! | `POST /v1/apply` | `plan`?, `confirm_timeout_ms`? | `plan`: what was changed, the file having been adopted |
 //! | `POST /v1/confirm` | | `done`: what was applied with a timeout is kept |
@@ -16,7 +17,7 @@
 //! | `GET /v1/permissions` | | `permissions`: what EC2 would carry out |
 //! | `POST /v1/reload` | | `done`, once the file is adopted |
 //! | `POST /v1/attach` | `target`, `name`?, `subnet`? | `attached` |
-//! | `POST /v1/connect` | `target`, `key`, `address`?, `mac`?, `mtu`?, `subnet`? | `connected` |
+//! | `POST /v1/connect` | `target`, `key`, `address`?, `mac`?, `mtu`?, `subnet`?, `name`?, `ports`? | `connected` |
 //! | `POST /v1/check` | `target`, `key` | `connected`, if it is as it was made |
 //! | `GET /v1/can_connect` | | `done`, or why not, at once |
 //! | `POST /v1/collect` | | `done`, once containers that are gone were looked for |
@@ -41,6 +42,7 @@ use crate::{
 
 pub mod blocking;
 pub mod client;
+pub mod docker;
 pub mod server;
 mod socket;
 mod wire;
@@ -82,6 +84,7 @@ impl ApiRequest {
             ApiRequest::Node(request) => match request {
                 Request::Status
                 | Request::ShowRing
+                | Request::Range
                 | Request::CanConnect
                 | Request::Confirm
                 | Request::Free { .. }
@@ -94,6 +97,7 @@ impl ApiRequest {
                 | Request::Attach { .. }
                 | Request::Connect { .. }
                 | Request::Check { .. }
+                | Request::Docker(_)
                 | Request::Collect
                 | Request::Detach { .. }
                 | Request::Allocate { .. }

@@ -82,7 +82,8 @@ async fn ask(
     }
 }
 
-async fn hand_over(calls: &mpsc::Sender<Call>, request: ApiRequest) -> Answer {
+/// Has the loop answer. Whoever gives up hangs up, which the loop notices.
+pub(crate) async fn hand_over(calls: &mpsc::Sender<Call>, request: ApiRequest) -> Answer {
     let leaving = || Refusal::new(RefusalKind::Failed, "the daemon is stopping");
     let (sender, answer) = oneshot::channel();
     calls.send(Call { request, reply: sender }).await.map_err(|_| leaving())?;

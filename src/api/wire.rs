@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// Calls without a body that change nothing.
-const READS: [&str; 6] = ["status", "plan", "await_ready", "show_ring", "permissions", "can_connect"];
+const READS: [&str; 7] =
+    ["status", "plan", "await_ready", "show_ring", "range", "permissions", "can_connect"];
 
 /// A call as it goes over the socket.
 #[derive(Debug, PartialEq)]
@@ -92,6 +93,7 @@ pub(super) fn encode(request: &ApiRequest) -> Result<Wire, Refusal> {
         ApiRequest::Node(
             Request::Attach { .. } | Request::Detach { .. } | Request::Connect { .. } | Request::Check { .. },
         ) => Err(invalid("a network namespace is named by its target on the control socket")),
+        ApiRequest::Node(Request::Docker(_)) => Err(invalid("Docker speaks on a socket of its own")),
         ApiRequest::Node(request) => Ok(match to_json(request) {
             Value::String(name) => Wire::new(&name, Value::Null),
             Value::Object(fields) => {
@@ -167,7 +169,7 @@ impl Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Kind;
+    use crate::state::{Kind, Port, Protocol};
 
     fn key() -> Key {
         let [network, id, interface] = ["weavers", "a1", "eth0"].map(str::to_owned);
@@ -183,6 +185,7 @@ mod tests {
             Request::Apply,
             Request::AwaitReady,
             Request::ShowRing,
+            Request::Range,
             Request::CanConnect,
             Request::Collect,
             Request::Explain { address },
@@ -214,6 +217,8 @@ mod tests {
                     mac: Some("02:00:00:00:00:07".parse().unwrap()),
                     mtu: Some(1400),
                     subnet: Some("db".into()),
+                    name: Some("web".to_owned()),
+                    ports: vec![Port { protocol: Protocol::Tcp, host_ip: None, host: 8080, container: 80 }],
                 },
             },
             ApiRequest::CheckTarget { target: "/run/netns/a".to_owned(), key: key() },

@@ -75,7 +75,7 @@ pub(super) fn unexpected(answer: &Response) -> Failure {
         Response::Status(_) => "a status",
         Response::Plan(_) => "a plan",
         Response::Attached { .. } => "an attachment",
-        Response::Connected(_) => "a connection",
+        Response::Joined(_) | Response::Connected(_) => "a connection",
         Response::Ring(_) => "a ring",
         Response::Explanation(_) => "an explanation",
         Response::Permissions(_) => "permissions",

@@ -28,6 +28,8 @@ const PROTOCOL: [&str; 11] = [
     "ipam",
     "dns",
 ];
+/// What is kept of a container's name.
+const NAME_LEN_MAX: usize = 128;
 /// What is repeated of a value that will not do.
 const SAID_MAX: usize = 60;
 
@@ -203,8 +205,11 @@ impl Call<'_> {
             mac: self.mac()?,
             mtu: self.mtu()?,
             subnet: self.text(self.config, "subnet")?.map(Into::into),
+            name: self.argument("K8S_POD_NAME").map(|name| short(name, NAME_LEN_MAX)),
+            // Those are the business of portmap.
+            ports: Vec::new(),
         };
-        Ok(Verb::Add { netns, wish })
+        Ok(Verb::Add { netns, wish: Box::new(wish) })
     }
 
     fn check(&self) -> Result<Verb, Failure> {

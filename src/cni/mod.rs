@@ -77,7 +77,7 @@ pub struct Network {
 pub enum Verb {
     Add {
         netns: String,
-        wish: Wish,
+        wish: Box<Wish>,
     },
     Del {
         key: Key,

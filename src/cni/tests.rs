@@ -37,7 +37,7 @@ fn ordered(command: &str, args: &str, config: &Value) -> Result<(super::Network,
 
 fn added(args: &str, more: Value) -> Result<crate::node::request::Wish, super::Failure> {
     match ordered("ADD", args, &config("1.0.0", more))?.1 {
-        Verb::Add { wish, .. } => Ok(wish),
+        Verb::Add { wish, .. } => Ok(*wish),
         other => panic!("{other:?}"),
     }
 }

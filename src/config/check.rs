@@ -6,14 +6,16 @@ use std::collections::BTreeSet;
 use ipnet::Ipv4Net;
 
 use super::{
-    Cni, Config, Init, Ipam, Mesh, Network, OnChange, Probe, Problem, Problems, Reconcile, RouteTables,
-    SourceDestCheck, Vpc,
+    Cni, Config, Docker, Init, Ipam, Mesh, Network, OnChange, Plugin, Probe, Problem, Problems, Reconcile,
+    RouteTables, SourceDestCheck, Vpc,
     reader::{Found, Reader, syntax},
     subnets,
     value::{self, Wrong},
 };
 use crate::{addr::Range, peer::PeerName};
 
+/// Docker's own socket.
+const DOCKER_SOCKET: &str = "/run/docker.sock";
 /// A file larger than this is not a configuration.
 const TEXT_BYTES_MAX: usize = 1 << 20;
 
@@ -35,6 +37,7 @@ pub(super) fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
         vpc: vpc(&mut reader, mesh.weave_peers),
         mesh,
         cni: cni(&mut reader),
+        docker: docker(&mut reader),
         probe: Probe { enable: value_of(reader.flag("probe.enable")).unwrap_or(true) },
         reconcile: reconcile(&mut reader),
     };
@@ -62,6 +65,17 @@ fn cni(reader: &mut Reader) -> Cni {
         nomad_conf_dir: value_of(reader.read("cni.nomad_conf_dir", value::path)),
         plugins,
     }
+}
+
+fn docker(reader: &mut Reader) -> Docker {
+    let word = ["auto", "off"].into_iter().find(|word| reader.is_word("docker.plugin", word));
+    let plugin = match word {
+        Some("auto") => Some(Plugin::Auto),
+        Some(_) => Some(Plugin::Off),
+        None => value_of(reader.read("docker.plugin", value::path)).map(Plugin::At),
+    };
+    let socket = value_of(reader.read("docker.socket", value::path));
+    Docker { plugin: plugin.unwrap_or(Plugin::Auto), socket: socket.unwrap_or_else(|| DOCKER_SOCKET.into()) }
 }
 
 fn network(reader: &mut Reader) -> Network {

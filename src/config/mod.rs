@@ -57,6 +57,8 @@ pub struct Config {
     pub probe: Probe,
     /// `[cni]`
     pub cni: Cni,
+    /// `[docker]`
+    pub docker: Docker,
     /// `[reconcile]`
     pub reconcile: Reconcile,
 }
@@ -184,6 +186,26 @@ pub struct Cni {
     pub plugins: Vec<String>,
 }
 
+/// `[docker]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Docker {
+    /// Where Docker finds its plugin.
+    pub plugin: Plugin,
+    /// Docker's own socket.
+    pub socket: PathBuf,
+}
+
+/// Where Docker finds its plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plugin {
+    /// At the usual place, if there is a Docker.
+    Auto,
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(PathBuf),
+}
+
 /// `[reconcile]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reconcile {
@@ -222,6 +244,8 @@ impl Config {
             ("mesh.listen", self.mesh.listen == new.mesh.listen),
             ("mesh.password_file", self.mesh.password_file == new.mesh.password_file),
             ("mesh.weave_peers", self.mesh.weave_peers == new.mesh.weave_peers),
+            ("docker.plugin", self.docker.plugin == new.docker.plugin),
+            ("docker.socket", self.docker.socket == new.docker.socket),
         ];
         same.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
     }
@@ -235,7 +259,7 @@ impl Config {
         let expected_peers = self.ipam.expected_peers.or(running.ipam.expected_peers);
         let ipam = Ipam { default_subnet, isolation, expected_peers, ..running.ipam.clone() };
         let mesh = Mesh { trusted_subnets: self.mesh.trusted_subnets.clone(), ..running.mesh.clone() };
-        Config { ipam, mesh, ..self }
+        Config { ipam, mesh, docker: running.docker.clone(), ..self }
     }
 }
 
@@ -275,6 +299,9 @@ mod tests {
             listen = "127.0.0.1:6783"
             password_file = "/etc/weave/password"
             weave_peers = true
+            [docker]
+            plugin = "off"
+            socket = "/var/run/other.sock"
         "#;
         let new = parse(text).unwrap();
         let named: BTreeSet<_> = old.needs_restart(&new).into_iter().collect();

@@ -52,6 +52,8 @@ pub const KEYS: &[Key] = &[
     live("cni.conf_dir", Example("\"/etc/cni/net.d\"")),
     live("cni.nomad_conf_dir", Example("\"/opt/cni/config\"")),
     live("cni.plugins", Default("[\"portmap\"]")),
+    fixed("docker.plugin", Default("\"auto\"")),
+    fixed("docker.socket", Default("\"/run/docker.sock\"")),
     live("reconcile.interval", Default("\"30s\"")),
     live("reconcile.on_change", Default("\"notice\"")),
 ];

@@ -8,12 +8,18 @@ use super::{Daemon, Event, runtimes};
 use crate::{
     api::{Answer, ApiRequest, server::Call},
     kernel::target::{self, Found},
-    node::request::{Container, Refusal, RefusalKind, Request},
-    state::{Far, Fault, Key},
+    node::{
+        docker::Order,
+        request::{Container, Refusal, RefusalKind, Request},
+    },
+    state::{Far, Fault, Key, Port},
 };
 
 impl Daemon {
     pub(super) fn on_call(&mut self, call: Call) {
+        if let Some(port) = ports_of(&call.request).iter().find(|port| runtimes::is_in_use(port)) {
+            return drop(call.reply.send(Err(in_use(port))));
+        }
         match call.request {
             ApiRequest::Node(Request::Apply) => self.apply(None, None, call.reply),
             ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms } => {
@@ -89,6 +95,20 @@ impl Daemon {
             }
         });
     }
+}
+
+/// The ports of this host that a call is to lead into a container.
+fn ports_of(request: &ApiRequest) -> &[Port] {
+    match request {
+        ApiRequest::ConnectTarget { wish, .. } => &wish.ports,
+        ApiRequest::Node(Request::Docker(Order::Publish { ports, .. })) => ports,
+        _ => &[],
+    }
+}
+
+fn in_use(port: &Port) -> Refusal {
+    let message = format!("port {} is in use by a program of this host", port.of_host());
+    Refusal::new(RefusalKind::Taken, message).hint("stop that program, or choose another port")
 }
 
 fn no_target(Fault { message, hint, .. }: Fault) -> Refusal {

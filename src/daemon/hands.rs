@@ -207,7 +207,7 @@ async fn next(held: &mut Option<Job>, jobs: &mut mpsc::Receiver<Job>) -> Option<
 }
 
 fn is_on_link(action: &Action) -> bool {
-    matches!(action, Action::CreateLink { .. } | Action::MendLink { .. })
+    action.makes_link().is_some()
 }
 
 /// Removes links: those that are waiting together.

@@ -14,6 +14,7 @@
 mod birth;
 mod calls;
 mod canary;
+mod docker;
 mod file;
 mod hands;
 mod offline;
@@ -135,6 +136,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (calls_in, calls) = mpsc::channel(EVENTS_MAX);
     let (moved, wire) = mpsc::channel(EVENTS_MAX);
 
+    // Docker finds its plugin before the metadata are read: it waits, and does not ask again.
+    docker::start(&file.config().docker, &calls_in);
     let born = birth::begin(&options, &file).await?;
     let socket = server::Socket::bind(&options.socket).await?;
     let listen = born.config.mesh.listen;

@@ -1,7 +1,9 @@
-//! What container runtimes find of us and leave for us: the file that names the plugin, and notes of what was deleted meanwhile.
+//! What container runtimes find of us and leave for us: the file that names the plugin, notes of what was deleted meanwhile, and ports that
+//! nobody else has.
 
 use std::{
     fs, io,
+    net::{Ipv4Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
 };
 
@@ -11,7 +13,7 @@ use crate::{
     cni::conflist::{self, Reader},
     config::Cni,
     spool,
-    state::Key,
+    state::{Key, Port, Protocol},
 };
 
 /// The files that name the plugin, as they were last written.
@@ -60,6 +62,18 @@ fn remove(path: &Path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => warn!(path = %path.display(), %error, "conflist cannot be removed"),
     }
+}
+
+/// Whether some program of this host listens there, which nobody would reach any more. What cannot be told is not.
+pub(super) fn is_in_use(port: &Port) -> bool {
+    let address = (port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port.host);
+    let bound = match port.protocol {
+        _ if port.host == 0 => return false,
+        Protocol::Tcp => TcpListener::bind(address).map(drop),
+        Protocol::Udp => UdpSocket::bind(address).map(drop),
+        Protocol::Sctp => return false,
+    };
+    bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
 /// What was deleted while no daemon was there.

@@ -1,13 +1,28 @@
 //! What systemd is told: that we serve, how far we are, that the loop turns.
 
-use std::time::Duration;
+use std::{
+    os::{fd::FromRawFd, unix::net::UnixListener as StdListener},
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
+use tokio::net::UnixListener;
+use tracing::warn;
 
 use crate::{node::Node, text::short};
 
 /// What fits on a line of `systemctl status`.
 const STATUS_LEN_MAX: usize = 400;
+
+/// The socket for Docker that the service manager has opened before this program began: whoever calls it meanwhile waits. Asked once.
+#[allow(unsafe_code)]
+pub(super) fn listener() -> Option<UnixListener> {
+    let descriptor = sd_notify::listen_fds().ok()?.next()?;
+    // SAFETY: it was opened for this process by whoever started it, and nothing else here takes it.
+    let listener = unsafe { StdListener::from_raw_fd(descriptor) };
+    let taken = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
+    taken.inspect_err(|error| warn!(%error, "the socket of the service manager cannot be served")).ok()
+}
 
 /// The connection to the service manager; does nothing where there is none.
 pub(super) struct Systemd {

@@ -33,26 +33,32 @@ pub(super) async fn links(
 ) -> BTreeMap<Address, Link> {
     let (mut links, mut visits) = (BTreeMap::new(), Vec::new());
     for (&address, &end) in ours {
-        let wanted = wanted.links.get(&address);
-        let Some((wanted, netns)) = wanted.and_then(|wanted| Some((wanted, wanted.netns.as_ref()?))) else {
+        let wanted = wanted.links.get(&address).filter(|one| one.netns.is_some() || one.far.moved);
+        let Some(wanted) = wanted else {
             links.insert(address, Link { mtu: end.mtu, ..Link::default() });
             continue;
         };
-        let link = match known.link(address, end, wanted) {
+        let sound = known.link(address, end, wanted);
+        let is_known = sound.is_some();
+        let link = match sound {
             Some(sound) if scope == Scope::Changed => sound.clone(),
             sound => {
-                let faults = bound::faults(seen.faults(end, &right(address, wanted, netns)));
+                let faults = bound::faults(seen.faults(end, &right(address, wanted)));
                 let (range, far) = (wanted.range, wanted.far.clone());
                 let netns = sound.and_then(|sound| sound.netns.clone());
                 Link { netns, mtu: end.mtu, range, far, faults }
             }
         };
-        if link.netns.is_none() {
-            let mac = seen.mac_of(end, address).map(Into::into);
-            let (end, wanted, netns) = (end.clone(), wanted.clone(), netns.clone());
-            visits.push(Visit { address, end, wanted, netns, mac });
-        } else if !link.faults.is_empty() {
-            known.forget_link(address);
+        match &wanted.netns {
+            Some(netns) if !is_known => {
+                let mac = seen.mac_of(end, address).map(Into::into);
+                let (end, wanted, netns) = (end.clone(), wanted.clone(), netns.clone());
+                visits.push(Visit { address, end, wanted, netns, mac });
+            }
+            Some(_) | None if !link.is_sound() => known.forget_link(address),
+            // What a runtime moved is not looked into.
+            None if !is_known => known.keep_link(address, end, wanted, &link),
+            Some(_) | None => {}
         }
         links.insert(address, link);
     }
@@ -80,7 +86,7 @@ async fn visit_all(
             Err(fault) => link.faults.push(fault.message),
         }
         link.faults = bound::faults(std::mem::take(&mut link.faults));
-        if link.netns.is_some() && link.faults.is_empty() {
+        if link.is_sound() {
             known.keep_link(address, ours[&address], &wanted.links[&address], link);
         } else {
             known.forget_link(address);
@@ -93,10 +99,10 @@ async fn visit_all(
 async fn look_inside(visitor: &Visitor, visit: &Visit) -> Result<(Netns, Vec<String>), Fault> {
     let Visit { address, end, wanted, netns, mac } = visit;
     let inside = visitor.enter(netns)?;
-    let faults = far::faults(&inside, end, &right(*address, wanted, netns), mac.as_deref()).await?;
+    let faults = far::faults(&inside, end, &right(*address, wanted), mac.as_deref()).await?;
     Ok((inside.netns, faults))
 }
 
-fn right<'a>(address: Address, wanted: &'a Link, netns: &'a Netns) -> Wanted<'a> {
-    Wanted { address, netns, mtu: wanted.mtu, range: wanted.range, far: &wanted.far }
+fn right(address: Address, wanted: &Link) -> Wanted<'_> {
+    Wanted { address, mtu: wanted.mtu, range: wanted.range, far: &wanted.far }
 }

@@ -89,9 +89,9 @@ impl Known {
 
     /// A link is about to be changed by ours.
     pub fn act_on(&mut self, action: &Action) {
-        if let Action::CreateLink { address, .. } | Action::MendLink { address, .. } = action {
-            self.forget_link(*address);
-            self.acted_on.insert(*address);
+        if let Some(address) = action.makes_link() {
+            self.forget_link(address);
+            self.acted_on.insert(address);
         }
     }
 

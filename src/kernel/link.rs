@@ -118,7 +118,6 @@ impl Settings {
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     pub address: Address,
-    pub netns: &'a Netns,
     pub mtu: u32,
     pub range: Ipv4Net,
     pub far: &'a Far,
@@ -392,7 +391,7 @@ pub(super) async fn pair(
             let other = all(host).await?.into_iter().find(|end| end.is_other_end_of(&far));
             match other.filter(|end| near.is_none() && is_renamed(end, &far, wanted)) {
                 Some(end) => Ok(Some((named_back(host, &end, wanted.address).await?, far))),
-                None => Err(in_the_way(host, near, &far, wanted).await?),
+                None => Err(in_the_way(host, (near, &far), &inside.netns, wanted).await?),
             }
         }
         (Some(near), None) => remove(host, wanted.address, near.index).await.map(|()| None),
@@ -413,7 +412,7 @@ pub(super) async fn remove(host: &Handle, address: Address, index: u32) -> Resul
 }
 
 /// Gives a host end its name back. Only one that is down can be renamed by every kernel.
-async fn named_back(host: &Handle, end: &End, address: Address) -> Result<End, Fault> {
+pub(super) async fn named_back(host: &Handle, end: &End, address: Address) -> Result<End, Fault> {
     let name = link_name(address);
     let what = |error: Error| fault(format_args!("renaming {} to {name}", end.name.escape_default()), &error);
     let down = LinkUnspec::new_with_index(end.index).down().build();
@@ -426,11 +425,11 @@ async fn named_back(host: &Handle, end: &End, address: Address) -> Result<End, F
 /// Why the interface that has its name cannot be the far end.
 async fn in_the_way(
     host: &Handle,
-    near: Option<End>,
-    far: &End,
+    (near, far): (Option<End>, &End),
+    netns: &Netns,
     wanted: &Wanted<'_>,
 ) -> Result<Fault, Fault> {
-    let (path, name) = (wanted.netns.path.display(), &wanted.far.name);
+    let (path, name) = (netns.path.display(), &wanted.far.name);
     let served = |end: &End| end.serves().filter(|_| end.is_other_end_of(far));
     let other = all(host).await?.iter().find_map(served);
     if let Some(other) = other {
@@ -445,14 +444,13 @@ async fn in_the_way(
 
 /// One message makes both ends, with names, MTU and MACs. The far end cannot be made up, and the host end is not to be
 /// before it is set as it should be.
-pub(super) async fn create(host: &Handle, inside: &Inside, wanted: &Wanted<'_>) -> Result<(), Fault> {
+pub(super) async fn create(host: &Handle, inside: Option<&Inside>, wanted: &Wanted<'_>) -> Result<(), Fault> {
     let name = link_name(wanted.address);
     let far = LinkMessageBuilder::<LinkUnspec>::new()
         .name(&*wanted.far.name)
         .mtu(wanted.mtu)
-        .address(wanted.far.mac(wanted.address).0.into())
-        .setns_by_fd(inside.fd())
-        .build();
+        .address(wanted.far.mac(wanted.address).0.into());
+    let far = inside.iter().fold(far, |far, inside| far.setns_by_fd(inside.fd())).build();
     let near = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(&*name)
         .mtu(wanted.mtu)
@@ -488,11 +486,11 @@ async fn set_host_end(host: &Handle, settings: &sysctl::Tree, near: &End) -> Res
     set.map_err(|error| fault(format_args!("setting forwarding and rp_filter of {}", near.name), &error))
 }
 
-/// Makes the host end be as it should be.
+/// Makes the host end be as it should be. `mac` is where the host finds the container.
 pub(super) async fn mend(
     host: &Handle,
     settings: &sysctl::Tree,
-    (near, far): (&End, &End),
+    (near, mac): (&End, Vec<u8>),
     wanted: &Wanted<'_>,
 ) -> Result<(), Fault> {
     set_host_end(host, settings, near).await?;
@@ -512,7 +510,12 @@ pub(super) async fn mend(
         })?;
     }
     let address = Ipv4Addr::from(wanted.address);
-    neighbour::ensure_learning(host, &(near.index, address, far.mac.clone())).await?;
+    let neighbour = (near.index, address, mac);
+    match wanted.far.moved {
+        // It is down for a while, and the kernel would forget what it has learned.
+        true => neighbour::ensure_permanent(host, &neighbour).await?,
+        false => neighbour::ensure_learning(host, &neighbour).await?,
+    }
     route::ensure(host, &route::Entry::to_container(address, near.index)).await
 }
 

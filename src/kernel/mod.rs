@@ -16,6 +16,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::Ipv4Addr,
     pin::pin,
     sync::Arc,
 };
@@ -46,6 +47,7 @@ mod neighbour;
 pub mod netns;
 mod nft;
 mod path;
+mod published;
 mod raw;
 pub mod removal;
 mod route;
@@ -61,6 +63,7 @@ pub mod ways;
 use fault::{fault, found};
 use known::Known;
 use link::{Seen, Wanted};
+use published::Publisher;
 use removal::Remover;
 use watch::{Changes, Told};
 
@@ -71,6 +74,7 @@ pub struct Kernel {
     strict: Handle,
     settings: Arc<sysctl::Tree>,
     nft: nft::Nft,
+    published: Publisher,
     forward: forward::Observed,
     tracking: tracking::Watch,
     changes: Changes,
@@ -91,6 +95,7 @@ impl Kernel {
             strict,
             settings: Arc::new(sysctl::Tree::open()?),
             nft: nft::Nft::default(),
+            published: Publisher::default(),
             forward: forward::Observed::default(),
             tracking: tracking::Watch::default(),
             changes,
@@ -119,6 +124,7 @@ impl Kernel {
         let ours = seen.ours();
         self.changes.care_for(ours.values().filter_map(|end| end.namespace).collect());
         let rules = self.nft.observe(wanted.rules.as_ref()).await?;
+        let ports = self.published.observe(wanted.ports.as_ref()).await?;
         let forward = self.forward.observe(&uplinks_of(wanted)).await?;
         let links = inspect::links(&seen, &ours, wanted, &mut known, scope).await;
         let path::Paths { paths, uplinks } =
@@ -130,6 +136,8 @@ impl Kernel {
             gateway: seen.addresses.iter().any(address::is_gateway),
             blocks: seen.routes.blocks(),
             gone: gone(wanted, &links),
+            idle: idle(&ours, wanted),
+            ports,
             links: Arc::new(links),
             foreign: foreign(&seen, wanted),
             uplinks,
@@ -175,10 +183,11 @@ impl Kernel {
                 expect_uplink(host, &rules.uplinks).await?;
                 self.nft.load(rules).await
             }
+            Action::SetPorts(ports) => self.published.set(ports).await,
             Action::OpenForward { uplinks } => forward::open(uplinks).await,
             Action::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
             Action::AddGateway => address::add_gateway(host).await,
-            Action::CreateLink { .. } | Action::MendLink { .. } => {
+            Action::CreateLink { .. } | Action::MendLink { .. } | Action::MakePair { .. } => {
                 let ended = pin!(self.apply_to_links(vec![action.clone()]).await).next().await;
                 ended.map_or(Ok(()), |(_, result)| result)
             }
@@ -202,7 +211,7 @@ impl Kernel {
         &mut self,
         actions: Vec<Action>,
     ) -> impl Stream<Item = (Action, Result<(), Fault>)> + Send + use<> {
-        let creates = |action: &Action| matches!(action, Action::CreateLink { .. });
+        let creates = |action: &Action| matches!(action, Action::CreateLink { .. } | Action::MakePair { .. });
         let fenced = match actions.iter().any(creates) {
             true => self.nft.expect_unchanged().await,
             false => Ok(()),
@@ -230,17 +239,26 @@ impl Kernel {
 
 /// Makes or mends a link, on a thread of its own.
 async fn link_action(settings: Arc<sysctl::Tree>, action: &Action) -> Result<(), Fault> {
-    let (Action::CreateLink { address, netns, mtu, range, far }
-    | Action::MendLink { address, netns, mtu, range, far }) = action.clone()
-    else {
-        return Err(not_here(action));
-    };
-    let what = format!("making link {}", link_name(address));
-    let work = async move |visitor: visit::Visitor| {
-        let wanted = Wanted { address, netns: &netns, mtu, range, far: &far };
-        container_link::ensure(&visitor, &settings, &wanted).await
-    };
-    visit::apart(&visit::FOR_LINKS, &what, bound::CHANGE, work).await
+    let what = |address| format!("making link {}", link_name(address));
+    match action.clone() {
+        Action::CreateLink { address, netns, mtu, range, far }
+        | Action::MendLink { address, netns, mtu, range, far } => {
+            let work = async move |visitor: visit::Visitor| {
+                let wanted = Wanted { address, mtu, range, far: &far };
+                container_link::ensure(&visitor, &settings, &netns, &wanted).await
+            };
+            visit::apart(&visit::FOR_LINKS, &what(address), bound::CHANGE, work).await
+        }
+        Action::MakePair { address, mtu, far } => {
+            let work = async move |visitor: visit::Visitor| {
+                let range = Ipv4Net::from(Ipv4Addr::from(address));
+                let wanted = Wanted { address, mtu, range, far: &far };
+                container_link::ensure_pair(&visitor, &settings, &wanted).await
+            };
+            visit::apart(&visit::FOR_LINKS, &what(address), bound::CHANGE, work).await
+        }
+        _ => Err(not_here(action)),
+    }
 }
 
 fn not_here(action: &Action) -> Fault {
@@ -253,6 +271,13 @@ fn gone(wanted: &Host, links: &BTreeMap<Address, Link>) -> BTreeSet<Address> {
     let absent = wanted.links.iter().filter(|(address, _)| !links.contains_key(address));
     let gone = absent.filter(|(_, link)| link.netns.as_ref().is_some_and(ways::is_gone));
     gone.map(|(address, _)| *address).collect()
+}
+
+/// Links that lead to nobody who has set his end up, of those whose other end is not known to be in some namespace.
+fn idle(ours: &BTreeMap<Address, &link::End>, wanted: &Host) -> BTreeSet<Address> {
+    let strays = |address: &Address| wanted.links.get(address).is_none_or(|link| link.netns.is_none());
+    let idle = ours.iter().filter(|(address, end)| !end.running && strays(address));
+    idle.map(|(address, _)| *address).collect()
 }
 
 /// Rules that name no interface of this host would shut its peers out, so they are not loaded.

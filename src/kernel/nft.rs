@@ -1,4 +1,5 @@
-//! Our nftables table, `inet weave`: written in nft's own language, loaded whole, compared by what it says.
+//! Our nftables tables, written in nft's own language, loaded whole, compared by what they say: `inet weave` guards containers,
+//! and [`super::published`] writes the one that leads ports into them.
 
 use std::{io, process::Stdio, time::Duration};
 
@@ -24,84 +25,136 @@ pub enum Said {
     NotInstalled,
 }
 
-/// Our table, and how the kernel last listed what we loaded.
-#[derive(Debug, Default)]
-pub struct Nft {
-    /// Another version of nft may list the same rules in other words.
-    listed: Option<(Rules, String)>,
-    /// What was found in force, and the number that the ruleset had then.
-    in_force: Option<(Rules, Option<u32>)>,
+/// What a table of ours does.
+pub trait Ruleset: Clone + PartialEq {
+    /// The table, with its family.
+    const TABLE: [&str; 2];
+
+    /// The table in nft's language.
+    fn text(&self) -> Result<String, Fault>;
 }
 
-impl Nft {
-    /// The rules that are in force; `None` if they are not what is wanted. Where nothing is wanted, or what is
-    /// there whatever it is, any table of ours is told by rules that stand for it.
-    pub async fn observe(&mut self, wanted: Option<&Rules>) -> Result<Option<Rules>, Fault> {
+/// A table of ours, and how the kernel last listed what we loaded.
+#[derive(Debug)]
+pub struct Table<R> {
+    /// Another version of nft may list the same rules in other words.
+    listed: Option<(R, String)>,
+    /// What was found in force, and the number that the ruleset had then; nothing, if there was no table.
+    in_force: Option<(Option<R>, Option<u32>)>,
+}
+
+impl<R> Default for Table<R> {
+    fn default() -> Table<R> {
+        Table { listed: None, in_force: None }
+    }
+}
+
+/// What is there of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing.
+    Absent,
+    /// What is wanted.
+    Right,
+    /// Something else.
+    Other,
+}
+
+/// The table that guards containers.
+pub type Nft = Table<Rules>;
+
+impl<R: Ruleset> Table<R> {
+    /// What is there, compared with what is wanted.
+    pub async fn compare(&mut self, wanted: Option<&R>) -> Result<Presence, Fault> {
         let number = generation::of_ruleset();
-        if let Some((rules, before)) = &self.in_force
+        if let Some((found, before)) = &self.in_force
             && number.is_some()
             && number == *before
-            && wanted == Some(rules)
+            && wanted == found.as_ref()
         {
-            return Ok(Some(rules.clone()));
+            return Ok(if wanted.is_some() { Presence::Right } else { Presence::Absent });
         }
-        let listed = listing().await?;
+        let listed = listing(R::TABLE).await?;
         self.in_force = None;
         let Some(text) = listed else {
-            return Ok(None);
+            self.in_force = Some((None, number));
+            return Ok(Presence::Absent);
         };
-        let Some(wanted) = wanted.filter(|wanted| **wanted != unknown()) else {
-            return Ok(Some(unknown()));
-        };
+        let Some(wanted) = wanted else { return Ok(Presence::Other) };
         let remembered =
             self.listed.as_ref().is_some_and(|(rules, listed)| rules == wanted && *listed == text);
-        let same = remembered || listing::same(&text, &table(wanted)?);
-        self.in_force = same.then(|| (wanted.clone(), number));
-        Ok(same.then(|| wanted.clone()))
+        if !remembered && !listing::same(&text, &wanted.text()?) {
+            return Ok(Presence::Other);
+        }
+        self.in_force = Some((Some(wanted.clone()), number));
+        Ok(Presence::Right)
     }
 
-    /// Fails if the rules that were last found in force are not any more: news of it takes a while, and nothing is connected
-    /// meanwhile.
-    pub async fn expect_unchanged(&mut self) -> Result<(), Fault> {
-        let Some((rules, _)) = self.in_force.clone() else { return Ok(()) };
-        if self.observe(Some(&rules)).await?.is_some() {
+    /// Puts it in force in one transaction, unless it is.
+    pub async fn load(&mut self, rules: &R) -> Result<(), Fault> {
+        if self.compare(Some(rules)).await? == Presence::Right {
             return Ok(());
         }
-        self.in_force = Some((rules, None));
-        Err(found(
-            FaultKind::Outdated,
-            "table inet weave is not as it was loaded: no container is connected without it",
-        ))
-    }
-
-    /// Puts the rules in force in one transaction, unless they are.
-    pub async fn load(&mut self, rules: &Rules) -> Result<(), Fault> {
-        if self.observe(Some(rules)).await?.is_some() {
-            return Ok(());
-        }
-        let script = format!("table inet weave\ndelete table inet weave\n{}", table(rules)?);
+        let name = R::TABLE.join(" ");
+        let script = format!("table {name}\ndelete table {name}\n{}", rules.text()?);
         match run(&["-f", "-"], &script).await? {
             Said::Text(_) => {}
             Said::Absent => {
                 return Err(found(
                     FaultKind::Outdated,
-                    "loading table inet weave: it names what is not there",
+                    format!("loading table {name}: it names what is not there"),
                 ));
             }
             Said::NotInstalled => return Err(not_installed()),
         }
         let number = generation::of_ruleset();
-        self.listed = listing().await?.map(|text| (rules.clone(), text));
-        self.in_force = Some((rules.clone(), number));
+        self.listed = listing(R::TABLE).await?.map(|text| (rules.clone(), text));
+        self.in_force = Some((Some(rules.clone()), number));
         Ok(())
     }
 
     /// Removes the table.
     pub async fn delete(&mut self) -> Result<(), Fault> {
         (self.listed, self.in_force) = (None, None);
-        match run(&["delete", "table", "inet", "weave"], "").await? {
+        let [family, name] = R::TABLE;
+        match run(&["delete", "table", family, name], "").await? {
             Said::Text(_) | Said::Absent | Said::NotInstalled => Ok(()),
         }
+    }
+}
+
+impl Ruleset for Rules {
+    const TABLE: [&str; 2] = ["inet", "weave"];
+
+    fn text(&self) -> Result<String, Fault> {
+        table(self)
+    }
+}
+
+impl Nft {
+    /// The rules that are in force; `None` if they are not what is wanted. Where nothing is wanted, or what is
+    /// there whatever it is, any table of ours is told by rules that stand for it.
+    pub async fn observe(&mut self, wanted: Option<&Rules>) -> Result<Option<Rules>, Fault> {
+        let known = wanted.filter(|wanted| **wanted != unknown());
+        Ok(match self.compare(known).await? {
+            Presence::Right => known.cloned(),
+            Presence::Other if known.is_none() => Some(unknown()),
+            Presence::Absent | Presence::Other => None,
+        })
+    }
+
+    /// Fails if the rules that were last found in force are not any more: news of it takes a while, and nothing is connected
+    /// meanwhile.
+    pub async fn expect_unchanged(&mut self) -> Result<(), Fault> {
+        let Some((Some(rules), _)) = self.in_force.clone() else { return Ok(()) };
+        if self.observe(Some(&rules)).await?.is_some() {
+            return Ok(());
+        }
+        self.in_force = Some((Some(rules), None));
+        Err(found(
+            FaultKind::Outdated,
+            "table inet weave is not as it was loaded: no container is connected without it",
+        ))
     }
 }
 
@@ -210,7 +263,7 @@ fn isolated(isolation: &Isolation) -> (String, String) {
 }
 
 /// The members of a set; one without any has no such line.
-fn elements(members: &[String]) -> String {
+pub(super) fn elements(members: &[String]) -> String {
     if members.is_empty() { String::new() } else { format!("\n\t\telements = {{ {} }}", members.join(", ")) }
 }
 
@@ -222,8 +275,8 @@ pub fn quoted(interface: &str) -> Result<String, Fault> {
     Ok(format!("\"{interface}\""))
 }
 
-async fn listing() -> Result<Option<String>, Fault> {
-    match run(&["-s", "list", "table", "inet", "weave"], "").await? {
+async fn listing([family, name]: [&str; 2]) -> Result<Option<String>, Fault> {
+    match run(&["-s", "list", "table", family, name], "").await? {
         Said::Text(listing) => Ok(Some(listing)),
         Said::Absent | Said::NotInstalled => Ok(None),
     }

@@ -59,7 +59,7 @@ pub async fn observe(
 ) -> Result<Paths, Fault> {
     let asker = Asker { handle, seen };
     // Of one that is broken in itself its faults are told.
-    let sound = links.iter().filter(|(_, link)| link.netns.is_some() && link.faults.is_empty());
+    let sound = links.iter().filter(|(_, link)| link.is_sound());
     let sound: Vec<Address> = sound.map(|(address, _)| *address).collect();
     let container = sound.first().and_then(|address| asker.source_behind(*address));
 

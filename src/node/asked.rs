@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     Leave, Node, Output,
+    memory::Attached,
     request::{Pool, Refusal, RefusalKind, Request, RequestId, Response},
     status::Piece,
     waiting::{Purpose, Sight, Waiter},
@@ -26,6 +27,7 @@ impl Node {
                 let answer = self.can_connect();
                 self.answer(id, answer);
             }
+            Request::Range => self.answer(id, Ok(Response::Addresses(vec![self.config.ipam.range]))),
             Request::ShowRing => self.answer(id, Ok(Response::Ring(self.pieces()))),
             Request::Free { ident, address } => self.on_free(id, &ident, address),
             Request::Lookup { ident } => {
@@ -49,6 +51,7 @@ impl Node {
                 Err(refusal) => self.answer(id, Err(refusal)),
             },
             Request::Connect { netns, link, wish } => self.on_connect(id, netns, link, wish),
+            Request::Docker(order) => self.on_docker(id, order),
             Request::Check { key, netns } => self.on_check(id, &key, &netns),
             Request::Collect => {
                 self.converge.host.look_by(self.now);
@@ -143,8 +146,19 @@ impl Node {
             let hint = format!("run `weavers detach {ident}`");
             return self.answer(id, Err(Refusal::new(RefusalKind::Unsafe, message).hint(hint)));
         }
+        if let Some(user) = self.ipam.lookup(ident).iter().find_map(|net| self.user_of(net.addr().into())) {
+            let message = format!("an address of `{ident}` is that of {user}");
+            let refusal = Refusal::new(RefusalKind::Unsafe, message).hint("stop or detach it before");
+            return self.answer(id, Err(refusal));
+        }
         let freed = self.ipam.free(ident, address);
         self.answer(id, freed.map(Response::Addresses).map_err(|refused| Refusal::from(&refused)));
+    }
+
+    /// The container whose link has this address.
+    fn user_of(&self, address: Address) -> Option<String> {
+        let mut all = self.containers.all().values();
+        all.find(|one| one.link_address() == Some(address)).map(Attached::called)
     }
 
     pub(super) fn find_peer(&self, text: &str) -> Result<PeerName, Refusal> {
@@ -244,6 +258,6 @@ impl Node {
     }
 }
 
-fn leaving() -> Refusal {
+pub(super) fn leaving() -> Refusal {
     Refusal::new(RefusalKind::Failed, "this host is leaving the cluster")
 }

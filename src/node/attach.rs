@@ -86,9 +86,15 @@ impl Containers {
         let staying = || self.all.values().filter(|attached| !attached.leaving);
         let is_there = |one: &&Attached| one.is_in(netns) && one.far.name == interface;
         let known = staying().find(is_there);
-        known.or_else(|| {
-            staying().find(|one| one.netns.is_none() && link.is_some() && one.link_address() == link)
-        })
+        known.or_else(|| staying().find(|one| one.is_found() && link.is_some() && one.link_address() == link))
+    }
+
+    /// The container that a person or a runtime calls so.
+    pub(super) fn named(&self, name: &str) -> Option<&Attached> {
+        let by_label = |one: &&Attached| one.label.as_deref() == Some(name) || one.short() == name;
+        let mut called = self.all.values().filter(|one| !one.leaving).filter(by_label);
+        let only = called.next().filter(|_| called.next().is_none());
+        self.all.get(name).or(only)
     }
 
     /// The container in this namespace that waits for its name to become free.
@@ -123,7 +129,7 @@ impl Containers {
         let is_over = |one: &&Attached| {
             let over = |address| match one.leaving {
                 true => parting.contains(&one.ident),
-                false => one.netns.is_none() || host.gone.contains(&address),
+                false => one.is_found() || host.gone.contains(&address),
             };
             one.link_address().is_some_and(|address| over(address) && !host.links.contains_key(&address))
         };
@@ -142,6 +148,30 @@ impl Attached {
         self.netns.as_ref().is_some_and(|own| own.is_same(netns))
     }
 
+    /// Whether nothing is known of it but its link, which a lost store left.
+    pub(super) fn is_found(&self) -> bool {
+        self.netns.is_none() && !self.far.moved
+    }
+
+    /// The name that it is filed under, with long ids shortened as runtimes do.
+    pub fn short(&self) -> String {
+        const ID_LEN: usize = 12;
+        let short =
+            |part: &str| part.get(..ID_LEN).filter(|_| part.len() >= 2 * ID_LEN).unwrap_or(part).to_owned();
+        match &self.key {
+            Some(key) => format!("{}/{}/{}/{}", key.kind, short(&key.network), short(&key.id), key.interface),
+            None => self.ident.clone(),
+        }
+    }
+
+    /// It, as it is named to people.
+    pub(super) fn called(&self) -> String {
+        match &self.label {
+            Some(label) => format!("`{label}` ({})", self.short()),
+            None => format!("`{}`", self.short()),
+        }
+    }
+
     /// The address that its link is made for.
     pub fn link_address(&self) -> Option<Address> {
         self.address.map(|address| address.addr().into())
@@ -151,7 +181,7 @@ impl Attached {
 impl Node {
     /// Whether there may be containers of which only the link is known.
     pub fn knows_by_link(&self) -> bool {
-        self.containers.forgetful || self.containers.all.values().any(|one| one.netns.is_none())
+        self.containers.forgetful || self.containers.all.values().any(Attached::is_found)
     }
 
     /// Takes up what was attached before the restart. The namespaces of an earlier boot are gone; an
@@ -294,7 +324,7 @@ impl Node {
         let attached = match target {
             Container::Netns { netns, link } => self.containers.of_netns(netns, Far::NAME, *link),
             Container::Name(name) => {
-                self.containers.all.get(name).or_else(|| self.containers.of_dead_path(name))
+                self.containers.named(name).or_else(|| self.containers.of_dead_path(name))
             }
         };
         if let (None, Container::Netns { netns, .. }) = (attached, target)
@@ -331,6 +361,9 @@ impl Node {
     pub(super) fn discard(&mut self, ident: &str) {
         // An address that the address manager does not know is as good as free.
         let _ = self.ipam.free(ident, None);
+        if let Some(owed) = self.containers.all.get(ident).and_then(|one| one.owed.clone()) {
+            let _ = self.ipam.free(&owed, None);
+        }
         self.forget(ident);
         self.disturbed = true;
         if let Some(successor) = self.containers.successors.remove(ident) {
@@ -350,7 +383,7 @@ impl Node {
         self.ledger.unkept().filter_map(Write::ident_of_attached).collect()
     }
 
-    fn forget(&mut self, ident: &str) {
+    pub(super) fn forget(&mut self, ident: &str) {
         self.ledger.write(Write::attached(ident, None));
         self.containers.all.remove(ident);
         self.containers.touch();
@@ -406,6 +439,7 @@ impl Node {
         self.missing_record(attached)
             .or_else(|| self.missing_link(attached, address))
             .or_else(|| self.missing_route(address))
+            .or_else(|| attached.missing_ports(self.converge.host.seen()))
             .or_else(way)
     }
 
@@ -428,7 +462,7 @@ impl Node {
         let Some(link) = host.links.get(&address) else { return Some(absent()) };
         let same = match (&link.netns, &attached.netns) {
             (Some(found), Some(wanted)) => found.is_same(wanted),
-            (None, _) | (_, None) => false,
+            (None, _) | (_, None) => attached.far.moved,
         };
         match link.faults.first() {
             Some(fault) => Some(format!("its link {name}: {fault}")),
@@ -490,10 +524,7 @@ fn why(fault: Option<&Fault>) -> String {
 
 /// Whether a step makes or mends the link of this address.
 fn is_on_link(change: &Change, address: Address) -> bool {
-    match &change.action {
-        Action::CreateLink { address: of, .. } | Action::MendLink { address: of, .. } => *of == address,
-        _ => false,
-    }
+    change.action.makes_link() == Some(address)
 }
 
 /// Why a container that is attached does not do where an address of `subnet` is asked for.

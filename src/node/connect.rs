@@ -67,23 +67,24 @@ impl Node {
         Ok((ident, true))
     }
 
-    fn wished(&self, netns: Netns, wish: Wish) -> Result<Attached, Refusal> {
-        let Wish { key, address, mac, mtu, subnet } = wish;
+    fn wished(&mut self, netns: Netns, wish: Wish) -> Result<Attached, Refusal> {
+        let Wish { key, address, mac, mtu, subnet, name, ports } = wish;
         let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
         key.check().map_err(|wrong| invalid(wrong.to_string()))?;
         let range = self.config.ipam.range;
         if let Some(address) = address.filter(|address| !Range::from(range).contains(*address)) {
             return Err(invalid(format!("address {address} is outside [ipam] range {range}")));
         }
-        if let Some(mtu) = mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
-            return Err(invalid(format!("mtu {mtu} is not between {MTU_MIN} and {MTU_MAX}")));
-        }
+        check_mtu(mtu)?;
+        let ports = self.chosen_ports(&key.ident(), ports)?;
         let subnet = self.named_subnet(subnet)?;
         Ok(Attached {
             ident: key.ident(),
             netns: Some(netns),
             subnet,
-            far: Far { name: key.interface.clone(), mac },
+            far: Far { name: key.interface.clone(), mac, moved: false },
+            label: name,
+            ports,
             key: Some(key),
             wanted: address,
             mtu,
@@ -151,6 +152,17 @@ impl Node {
 /// The least that IPv4 asks of a link, and the most that a veth can be given.
 const MTU_MIN: u32 = 576;
 const MTU_MAX: u32 = 65_535;
+
+/// An MTU that a link can have.
+pub(super) fn check_mtu(mtu: Option<u32>) -> Result<(), Refusal> {
+    match mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
+        None => Ok(()),
+        Some(mtu) => {
+            let message = format!("mtu {mtu} is not between {MTU_MIN} and {MTU_MAX}");
+            Err(Refusal::new(RefusalKind::Invalid, message))
+        }
+    }
+}
 
 /// Why an attachment is not what is asked for now.
 fn differs(known: &Attached, new: &Attached) -> Option<Refusal> {

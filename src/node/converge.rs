@@ -483,6 +483,8 @@ fn written(action: &Action) -> Option<((TableId, Ipv4Net), Option<&InterfaceId>)
         | Action::AddGateway
         | Action::CreateLink { .. }
         | Action::MendLink { .. }
+        | Action::MakePair { .. }
+        | Action::SetPorts(_)
         | Action::DeleteLink(_)
         | Action::DeleteGateway
         | Action::DeleteBlock(_)
@@ -496,9 +498,11 @@ fn link_of(action: &Action) -> Option<Address> {
     match action {
         Action::CreateLink { address, .. }
         | Action::MendLink { address, .. }
+        | Action::MakePair { address, .. }
         | Action::DeleteLink(address) => Some(*address),
         Action::SetSysctl { .. }
         | Action::LoadRules(_)
+        | Action::SetPorts(_)
         | Action::OpenForward { .. }
         | Action::AddBlock(_)
         | Action::AddGateway
@@ -528,7 +532,7 @@ fn stands_before(other: &Plane, plane: &Plane) -> bool {
 /// Whether a step must not be taken where an earlier one failed: removals rest on all that was built before them, and
 /// no container is connected before the rules are in force.
 fn rests_on(action: &Action, earlier: &Action) -> bool {
-    let connects = matches!(action, Action::CreateLink { .. } | Action::MendLink { .. });
+    let connects = action.makes_link().is_some();
     let fences = matches!(earlier, Action::LoadRules(_));
     is_removal(action) || connects && fences
 }
@@ -544,6 +548,8 @@ fn is_removal(action: &Action) -> bool {
         | Action::AddGateway
         | Action::CreateLink { .. }
         | Action::MendLink { .. }
+        | Action::MakePair { .. }
+        | Action::SetPorts(_)
         | Action::ReplaceRoute { .. }
         | Action::CreateRoute { .. }
         | Action::DeleteLink(_)

@@ -7,12 +7,12 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{Leave, Node};
+use super::{Leave, Node, ports::local_setting};
 use crate::{
     addr::{Address, Range, join},
     config::{Config, SourceDestCheck},
     peer::PeerName,
-    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Rules, TableId},
+    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Ports, Rules, TableId, link_name},
 };
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
@@ -29,6 +29,15 @@ pub enum Verdict {
     Refused(Vec<Ipv4Net>),
 }
 
+/// What containers that are to be connected need of the host.
+#[derive(Clone, Debug, Default)]
+pub struct Connected {
+    /// Links of containers and of the canary, by the address that each is for.
+    pub links: Arc<BTreeMap<Address, Link>>,
+    /// Ports that lead to containers.
+    pub ports: Ports,
+}
+
 /// All that the desired state follows from.
 pub struct Ground<'a> {
     /// `weave.toml`.
@@ -39,8 +48,8 @@ pub struct Ground<'a> {
     pub owned: Vec<Range>,
     /// Who owns what, by the ring; `None` while there is none.
     pub owners: Option<Vec<(Range, PeerName)>>,
-    /// The links of containers, and that of the canary.
-    pub links: Arc<BTreeMap<Address, Link>>,
+    /// What containers that are to be connected need of the host.
+    pub connected: Connected,
     /// The host as last seen.
     pub seen: Option<&'a Host>,
     /// Whether the range may be used.
@@ -84,7 +93,8 @@ impl Ground<'_> {
             rules: rules(self.config, self.seen),
             gateway: true,
             blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
-            links: self.links.clone(),
+            links: self.connected.links.clone(),
+            ports: self.ports(),
             ..Host::default()
         }
     }
@@ -93,7 +103,15 @@ impl Ground<'_> {
     fn sysctls(&self) -> BTreeMap<String, String> {
         let uplinks = uplink_names(self.config, self.seen).into_iter();
         let of_uplinks = uplinks.map(|name| format!("net.ipv4.conf.{name}.forwarding"));
-        of_uplinks.chain(["net.ipv4.ip_forward".to_owned()]).map(|name| (name, "1".to_owned())).collect()
+        let publishers: BTreeSet<Address> =
+            self.connected.ports.iter().map(|published| published.to).collect();
+        let local = publishers.into_iter().map(|address| local_setting(&link_name(address)));
+        let all = of_uplinks.chain(["net.ipv4.ip_forward".to_owned()]).chain(local);
+        all.map(|name| (name, "1".to_owned())).collect()
+    }
+
+    fn ports(&self) -> Option<Ports> {
+        (!self.connected.ports.is_empty()).then(|| self.connected.ports.clone())
     }
 
     /// What was set up for the range stays, and nothing is added; only blocks go that take addresses of the VPC from the host. Where
@@ -191,7 +209,7 @@ impl Node {
             // A ring that a crash can still take must leave no routes: everybody would take them for those
             // of a cluster to join, and nobody would make another ring.
             owners: (self.has_ring() && self.ring_kept).then(|| self.ipam.settled_owners()),
-            links: self.wanted_links(config),
+            connected: self.connected_by(config),
             seen: self.converge.host.seen(),
             verdict: self.verdict(),
             interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),

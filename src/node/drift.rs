@@ -188,6 +188,8 @@ fn key(action: &Action) -> Option<Key> {
         | Action::AddGateway
         | Action::CreateLink { .. }
         | Action::MendLink { .. }
+        | Action::MakePair { .. }
+        | Action::SetPorts(_)
         | Action::DeleteLink(_)
         | Action::DeleteGateway
         | Action::DeleteBlock(_)

@@ -48,7 +48,7 @@ impl Node {
         }
     }
 
-    fn holder(&self, address: Address) -> Option<String> {
+    pub(super) fn holder(&self, address: Address) -> Option<String> {
         let holds = |cidrs: &[Ipv4Net]| cidrs.iter().any(|cidr| Address::from(cidr.addr()) == address);
         self.ipam.allocations().iter().find(|(_, cidrs)| holds(cidrs)).map(|(ident, _)| ident.clone())
     }

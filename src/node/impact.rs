@@ -1,6 +1,6 @@
 //! Which containers of this host each change of a plan concerns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
@@ -44,6 +44,7 @@ fn linked(action: &Action) -> Option<Address> {
     match action {
         Action::CreateLink { address, .. }
         | Action::MendLink { address, .. }
+        | Action::MakePair { address, .. }
         | Action::DeleteLink(address) => Some(*address),
         Action::ReplaceRoute { .. }
         | Action::CreateRoute { .. }
@@ -54,6 +55,7 @@ fn linked(action: &Action) -> Option<Address> {
         | Action::DeleteBlock(_)
         | Action::SetSysctl { .. }
         | Action::LoadRules(_)
+        | Action::SetPorts(_)
         | Action::OpenForward { .. }
         | Action::DisableCheck { .. }
         | Action::CloseForward
@@ -66,12 +68,17 @@ fn concerned(change: &mut Change, containers: &ByAddress<'_>, vpc: Option<&Vpc>)
     change.containers = match &change.action {
         Action::CreateLink { address, .. }
         | Action::MendLink { address, .. }
+        | Action::MakePair { address, .. }
         | Action::DeleteLink(address) => names(containers.get(address).into_iter().collect()),
         Action::ReplaceRoute { table, destination, .. }
         | Action::CreateRoute { table, destination, .. }
         | Action::DeleteRoute { table, destination } => names(carried(containers, vpc, table, *destination)),
         // What answers for a free address: containers have routes of their own.
         Action::AddBlock(_) | Action::DeleteBlock(_) => Vec::new(),
+        Action::SetPorts(ports) => {
+            let led: BTreeSet<Address> = ports.iter().map(|published| published.to).collect();
+            names(led.iter().filter_map(|address| containers.get(address)).collect())
+        }
         Action::SetSysctl { .. }
         | Action::LoadRules(_)
         | Action::OpenForward { .. }

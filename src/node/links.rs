@@ -1,21 +1,22 @@
-//! The links that this host is to have. They are made up anew only where something has changed that they follow from, so that
-//! a host with a thousand containers compares two maps and copies none.
+//! What containers that are to be connected need of the host: links, and ports that lead to them. It is made up anew only where
+//! something has changed that it follows from, so that a host with a thousand containers compares two maps and copies none.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
-use super::{Node, desired::link_mtu, memory::Attached};
+use super::{
+    Node,
+    desired::{Connected, link_mtu},
+    memory::Attached,
+};
 use crate::{
     addr::Address,
     config::Config,
     state::{Far, Link, Netns},
 };
 
-/// Links by the address that each is for.
-type Links = Arc<BTreeMap<Address, Link>>;
-
-/// What they follow from.
+/// What that follows from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Basis {
     /// Which state of the containers.
@@ -25,24 +26,24 @@ struct Basis {
     range: Ipv4Net,
 }
 
-/// The links as they were made up last.
+/// What is needed, as it was made up last.
 #[derive(Debug, Default)]
-pub(super) struct WantedLinks(Option<(Basis, Links)>);
+pub(super) struct Wanted(Option<(Basis, Connected)>);
 
 impl Node {
-    /// The links that this host is to have under this configuration.
-    pub(super) fn wanted_links(&self, config: &Config) -> Links {
+    /// What containers need of the host under this configuration.
+    pub(super) fn connected_by(&self, config: &Config) -> Connected {
         let basis = self.basis_of_links(config);
-        match &self.wanted_links.0 {
-            Some((known, links)) if *known == basis => links.clone(),
-            Some(_) | None => Arc::new(self.links_by(&basis)),
+        match &self.wanted.0 {
+            Some((known, connected)) if *known == basis => connected.clone(),
+            Some(_) | None => self.make_up(&basis),
         }
     }
 
-    /// Makes them up, if they may be others by now.
-    pub(super) fn renew_wanted_links(&mut self) {
-        let links = self.wanted_links(&self.config);
-        self.wanted_links = WantedLinks(Some((self.basis_of_links(&self.config), links)));
+    /// Makes it up, if it may be something else by now.
+    pub(super) fn renew_wanted(&mut self) {
+        let connected = self.connected_by(&self.config);
+        self.wanted = Wanted(Some((self.basis_of_links(&self.config), connected)));
     }
 
     fn basis_of_links(&self, config: &Config) -> Basis {
@@ -54,7 +55,7 @@ impl Node {
         }
     }
 
-    fn links_by(&self, basis: &Basis) -> BTreeMap<Address, Link> {
+    fn make_up(&self, basis: &Basis) -> Connected {
         let &Basis { mtu, range, .. } = basis;
         let usual = |netns| Link { netns, mtu, range, far: Far::default(), faults: Vec::new() };
         let of = |attached: &Attached| {
@@ -62,7 +63,8 @@ impl Node {
             Some((attached.link_address()?, Link { mtu, far, ..usual(attached.netns.clone()) }))
         };
         let canary = basis.canary.clone().map(|(address, netns)| (address, usual(Some(netns))));
-        self.linked().filter_map(of).chain(canary).collect()
+        let links = self.linked().filter_map(of).chain(canary).collect();
+        Connected { links: Arc::new(links), ports: self.linked().flat_map(Attached::published).collect() }
     }
 
     /// Containers that are to have a link: those that are staying, once the disk has them. Otherwise a crash

@@ -6,11 +6,12 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
+use super::docker_order::Network;
 use crate::{
     addr::Address,
     ipam::{self, Record, takeover},
     peer::{PeerName, PeerUid},
-    state::{Far, InterfaceId, Key, Netns, TableId},
+    state::{Far, InterfaceId, Key, Netns, Port, TableId},
 };
 
 /// One change of the store. All changes of one save are made together or not at all.
@@ -62,6 +63,15 @@ pub struct Attached {
     /// MTU of its link, if not that of all.
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// What its runtime calls it for people.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// Ports of the host that lead to it.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+    /// The name that its address is filed under, where that is another and is over with it.
+    #[serde(default)]
+    pub owed: Option<String>,
 }
 
 /// What the last look at the route tables showed of this host's own routes: enough to know, before the next look succeeds, for which
@@ -102,6 +112,8 @@ pub struct Memory {
     pub takeover: takeover::Saved,
     /// Containers, by `ident`.
     pub attached: BTreeMap<String, Attached>,
+    /// Networks of Docker's, by id.
+    pub networks: BTreeMap<String, Network>,
     /// The links that were there before the store have been learned from.
     pub links_known: bool,
     /// A configuration that nobody has confirmed.
@@ -140,6 +152,7 @@ const DECIDED: &str = "decided";
 const INSTANCE: &str = "instance/";
 const ALLOCATION: &str = "allocation/";
 const ATTACHED: &str = "attached/";
+const NETWORK: &str = "network/";
 const LINKS_KNOWN: &str = "links_known";
 const TRIAL: &str = "trial";
 const LAST_READ: &str = "last_read";
@@ -174,6 +187,8 @@ impl Memory {
                 memory.last_read = Some(parse(key, value)?);
             } else if let Some(ident) = key.strip_prefix(ALLOCATION) {
                 memory.ipam.allocations.insert(ident.to_owned(), parse(key, value)?);
+            } else if let Some(id) = key.strip_prefix(NETWORK) {
+                memory.networks.insert(id.to_owned(), parse(key, value)?);
             } else if let Some(ident) = key.strip_prefix(ATTACHED) {
                 memory.attached.insert(ident.to_owned(), parse(key, value)?);
             }
@@ -208,6 +223,15 @@ impl Write {
         let key = Write::key_of_attached(ident);
         match attached {
             Some(attached) => put(key, attached),
+            None => Write { key, value: None },
+        }
+    }
+
+    /// Remembers a network of Docker's, or forgets it.
+    pub fn network(id: &str, network: Option<&Network>) -> Write {
+        let key = format!("{NETWORK}{id}");
+        match network {
+            Some(network) => put(key, network),
             None => Write { key, value: None },
         }
     }

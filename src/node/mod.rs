@@ -17,6 +17,8 @@ pub mod connect;
 mod converge;
 mod desired;
 mod discovery;
+pub mod docker;
+mod docker_order;
 mod doubt;
 mod drift;
 mod election;
@@ -35,6 +37,7 @@ mod names;
 pub mod order;
 mod paths;
 pub mod places;
+mod ports;
 mod probes;
 mod quota;
 mod takeover;
@@ -62,10 +65,11 @@ use self::{
     canary::OwnCanary,
     converge::Converge,
     discovery::Discovery,
+    docker::Docker,
     identity::Metadata,
     last_read::LastReads,
     ledger::{Ledger, SaveFault, SaveId},
-    links::WantedLinks,
+    links::Wanted,
     memory::{Identity, Memory, Write},
     moves::Moves,
     names::Names,
@@ -126,12 +130,13 @@ pub struct Node {
     dead: Dead,
     unconfirmed: Unconfirmed,
     places: Places,
+    docker: Docker,
     canary: OwnCanary,
     probes: Probes,
     plan: Plan,
     /// There is a ring, and the disk has it.
     ring_kept: bool,
-    wanted_links: WantedLinks,
+    wanted: Wanted,
     lost_paths: LostPaths,
     story: Story,
     /// The rules that the last look at the host compared with.
@@ -214,11 +219,12 @@ impl Node {
             dead,
             unconfirmed: Unconfirmed::default(),
             places: Places::default(),
+            docker: Docker::new(memory.networks),
             canary: OwnCanary::default(),
             probes,
             plan: Plan::default(),
             ring_kept,
-            wanted_links: WantedLinks::default(),
+            wanted: Wanted::default(),
             lost_paths: LostPaths::default(),
             story: Story::default(),
             looked_for: None,
@@ -504,7 +510,7 @@ impl Node {
     fn turn(&mut self) {
         self.moves.see(self.now, &self.ipam.settled_owners());
         self.tend_canary();
-        self.renew_wanted_links();
+        self.renew_wanted();
         self.look();
         self.plan = self.plan_for(&self.config, &self.desired(&self.config));
         self.ipam.set_avoided(self.avoided());
@@ -563,6 +569,7 @@ fn promises(answer: &Result<Response, Refusal>) -> bool {
         Ok(
             Response::Attached { .. }
             | Response::Connected(_)
+            | Response::Joined(_)
             | Response::Addresses(_)
             | Response::Moved { .. },
         ) => true,

@@ -8,6 +8,7 @@ use super::{
     Leave, Node,
     converge::Step,
     memory::Attached,
+    ports::local_setting,
     quota,
     status::{
         AttachmentStatus, ConfigStatus, ConnectionStatus, FORMAT_VERSION, IpamStatus, Note, Status,
@@ -23,7 +24,7 @@ use crate::{
     },
     peer::PeerName,
     plan::{Change, Plan, Plane, leads_to},
-    state::{Action, Fault, Forward, TableId, Tracking, Vpc},
+    state::{Action, Fault, Forward, TableId, Tracking, Vpc, link_name},
 };
 
 /// Pieces of the ring at which their number is named.
@@ -53,7 +54,10 @@ impl Node {
         let Some(host) = self.converge.host.seen() else { return false };
         let desired = self.ground().desired().host;
         let fenced = desired.rules.as_ref().is_some_and(|rules| !rules.uplinks.is_empty());
-        let is_set = |(name, value): (&String, &String)| desired.sysctls.get(name) == Some(value);
+        let of_all =
+            |name: &String| !desired.links.keys().any(|one| *name == local_setting(&link_name(*one)));
+        let is_set =
+            |(name, value): (&String, &String)| desired.sysctls.get(name) == Some(value) || !of_all(name);
         (fenced || self.leave != Leave::No)
             && host.rules == desired.rules
             && host.blocks.is_superset(&desired.blocks)
@@ -427,6 +431,8 @@ impl Node {
             ident: attached.ident.clone(),
             netns: netns.map_or_else(String::new, |netns| netns.path.display().to_string()),
             address: attached.link_address(),
+            name: attached.label.clone(),
+            ports: attached.ports.iter().map(ToString::to_string).collect(),
             missing: self.missing(attached),
         }
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
+    docker_order::Order,
     explanation::Explanation,
     status::{Piece, Status},
 };
@@ -15,7 +16,7 @@ use crate::{
     ipam::Refused,
     peer::PeerName,
     plan::Plan,
-    state::{Fault, Key, Mac, Netns},
+    state::{Fault, Key, Mac, Netns, Port},
 };
 
 /// Names one question, so that its answer finds the way back.
@@ -49,10 +50,15 @@ pub enum Request {
     CanConnect,
     /// Look for containers whose namespace is gone, and let go of them.
     Collect,
+    /// What Docker tells us. Not asked on the control socket.
+    #[serde(skip)]
+    Docker(Order),
     /// Disconnect a network namespace, by itself or by the name it was attached under.
     Detach { target: Container },
     /// Who owns what.
     ShowRing,
+    /// The container address space.
+    Range,
     /// Whose an address is, who uses it, what carries its packets, and what is missing.
     Explain { address: Address },
     /// Keep the configuration that is being tried.
@@ -95,6 +101,19 @@ pub struct Wish {
     /// Where its address is to come from; otherwise the default subnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet: Option<Pool>,
+    /// What the runtime calls the container for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Ports of the host that are to lead to it. Port 0 is one that we choose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+}
+
+impl Wish {
+    /// Nothing but what it is known by.
+    pub fn of(key: Key) -> Wish {
+        Wish { key, address: None, mac: None, mtu: None, subnet: None, name: None, ports: Vec::new() }
+    }
 }
 
 /// Where an address is to come from.
@@ -137,6 +156,8 @@ pub enum Response {
     Attached { address: Ipv4Net, mtu: u32 },
     /// To `Connect` and `Check`.
     Connected(Connected),
+    /// To Docker's `Join`.
+    Joined(Joined),
     /// To `ShowRing`: pieces in ascending order.
     Ring(Vec<Piece>),
     /// To `Explain`.
@@ -164,6 +185,17 @@ pub struct Connected {
     pub mtu: u32,
     /// The host's end of its link.
     pub link: String,
+}
+
+/// What a container needs to know whose link Docker moves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// The end that is to be moved.
+    pub interface: String,
+    /// The container address space.
+    pub range: Ipv4Net,
+    /// It has no way out of that.
+    pub internal: bool,
 }
 
 /// A plan that was shown, kept to be carried out as it is or not at all.

@@ -168,6 +168,12 @@ pub struct AttachmentStatus {
     pub netns: String,
     /// Its address, once it has one.
     pub address: Option<Address>,
+    /// What its runtime calls it, where that is known.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Ports of the host that lead to it, as `8080->80/tcp`.
+    #[serde(default)]
+    pub ports: Vec<String>,
     /// Packets can flow; otherwise what is missing.
     pub missing: Option<String>,
 }

@@ -3,7 +3,7 @@
 use super::{Change, Conflict, Plan};
 use crate::{
     addr::Address,
-    state::{Action, Forward, Host, Link},
+    state::{Action, Forward, Host, Link, Ports},
 };
 
 /// Why no container is connected where it is not known which interfaces the rules are to name.
@@ -16,6 +16,7 @@ pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
     blocks(desired, actual, plan);
     gateway(desired, actual, plan);
     links(desired, actual, plan);
+    ports(desired, actual, plan);
     plan.conflicts.extend(actual.foreign.iter().map(|(&destination, target)| Conflict {
         place: "host".into(),
         destination,
@@ -101,7 +102,40 @@ fn links(desired: &Host, actual: &Host, plan: &mut Plan) {
     }
 }
 
+/// A table that fails to load leaves the rules that guard containers as they are: it is another one.
+fn ports(desired: &Host, actual: &Host, plan: &mut Plan) {
+    match (&desired.ports, &actual.ports) {
+        (Some(ports), found) if Some(ports) != found.as_ref() => {
+            let before = if found.is_some() { "other ports" } else { "" };
+            plan.push(Action::SetPorts(ports.clone()), before, "published");
+        }
+        (None, Some(_)) => plan.push(Action::SetPorts(Ports::new()), "ports", "no longer wanted"),
+        (Some(_), _) | (None, None) => {}
+    }
+}
+
+/// The host's end alone, where a runtime has the other.
+fn pair(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change> {
+    let make = || Action::MakePair { address, mtu: wanted.mtu, far: wanted.far.clone() };
+    match found {
+        None => Some(Change::new(make(), "", "attached")),
+        Some(found) if found.mtu == wanted.mtu && found.faults.is_empty() => None,
+        Some(found) => Some(Change::new(make(), "link", faults(found, wanted).join(", "))),
+    }
+}
+
+fn faults(found: &Link, wanted: &Link) -> Vec<String> {
+    let mut faults = found.faults.clone();
+    if found.mtu != wanted.mtu {
+        faults.insert(0, format!("mtu {} -> {}", found.mtu, wanted.mtu));
+    }
+    faults
+}
+
 fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change> {
+    if wanted.far.moved {
+        return pair(address, wanted, found);
+    }
     let netns = wanted.netns.as_ref()?;
     let is_elsewhere = |found: &Link| found.netns.as_ref().is_some_and(|other| !other.is_same(netns));
     let (mtu, range, far) = (wanted.mtu, wanted.range, &wanted.far);
@@ -113,10 +147,8 @@ fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change>
         }
         Some(found) if found.mtu == mtu && found.faults.is_empty() => None,
         Some(found) => {
-            let mtu_fault = (found.mtu != mtu).then(|| format!("mtu {} -> {mtu}", found.mtu));
-            let faults: Vec<String> = mtu_fault.into_iter().chain(found.faults.iter().cloned()).collect();
             let mend = Action::MendLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
-            Some(Change::new(mend, "link", faults.join(", ")))
+            Some(Change::new(mend, "link", faults(found, wanted).join(", ")))
         }
     }
 }

@@ -134,6 +134,8 @@ impl Plane {
             | Action::AddGateway
             | Action::CreateLink { .. }
             | Action::MendLink { .. }
+            | Action::MakePair { .. }
+            | Action::SetPorts(_)
             | Action::DeleteGateway
             | Action::DeleteBlock(_)
             | Action::CloseForward
@@ -155,11 +157,13 @@ fn step(action: &Action) -> u8 {
         Action::AddGateway => 5,
         Action::CreateLink { .. } => 6,
         Action::MendLink { .. } => 7,
-        Action::ReplaceRoute { .. } | Action::CreateRoute { .. } | Action::DeleteRoute { .. } => 8,
-        Action::DeleteLink(_) => 9,
-        Action::DeleteGateway => 10,
-        Action::DeleteBlock(_) => 11,
-        Action::CloseForward => 12,
-        Action::DeleteRules => 13,
+        Action::MakePair { .. } => 8,
+        Action::SetPorts(_) => 9,
+        Action::ReplaceRoute { .. } | Action::CreateRoute { .. } | Action::DeleteRoute { .. } => 10,
+        Action::DeleteLink(_) => 11,
+        Action::DeleteGateway => 12,
+        Action::DeleteBlock(_) => 13,
+        Action::CloseForward => 14,
+        Action::DeleteRules => 15,
     }
 }

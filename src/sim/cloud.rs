@@ -130,6 +130,8 @@ impl Cloud {
             | Action::AddGateway
             | Action::CreateLink { .. }
             | Action::MendLink { .. }
+            | Action::MakePair { .. }
+            | Action::SetPorts(_)
             | Action::DeleteLink(_)
             | Action::DeleteGateway
             | Action::DeleteBlock(_)

@@ -10,7 +10,8 @@ use ipnet::Ipv4Net;
 use crate::{
     addr::Address,
     state::{
-        Action, Fate, Fault, FaultKind, Forward, Host, Link, Loss, Netns, Packet, Path, Rules, link_name,
+        Action, Fate, Fault, FaultKind, Forward, Host, Link, Loss, Netns, Packet, Path, Ports, Rules,
+        link_name,
     },
 };
 
@@ -32,11 +33,13 @@ pub struct Kernel {
     gateway: bool,
     blocks: BTreeSet<Ipv4Net>,
     links: BTreeMap<Address, Veth>,
+    ports: Option<Ports>,
 }
 
 /// A link and the namespace that its far end is in.
 #[derive(Clone, Debug)]
 struct Veth {
+    /// 0, which no namespace has, where a runtime moves the far end.
     cookie: u64,
     mtu: u32,
     range: Ipv4Net,
@@ -55,6 +58,7 @@ impl Kernel {
             gateway: false,
             blocks: BTreeSet::new(),
             links: BTreeMap::new(),
+            ports: None,
         }
     }
 
@@ -95,6 +99,8 @@ impl Kernel {
             gateway: self.gateway,
             blocks: self.blocks.clone(),
             gone: gone.map(|(address, _)| *address).collect(),
+            idle: BTreeSet::new(),
+            ports: self.ports.clone(),
             links: Arc::new(links.collect()),
             foreign: BTreeMap::new(),
             uplinks: [(UPLINK.to_owned(), UPLINK_MTU)].into(),
@@ -128,6 +134,10 @@ impl Kernel {
 
     fn observe_link(&self, veth: &Veth, wanted: Option<&Link>) -> Link {
         let mut link = Link { mtu: veth.mtu, range: veth.range, ..Link::default() };
+        if let Some(moved) = wanted.filter(|wanted| wanted.far.moved) {
+            (link.range, link.far) = (moved.range, moved.far.clone());
+            return link;
+        }
         let wanted = wanted.and_then(|wanted| Some((wanted, wanted.netns.as_ref()?)));
         let Some((wanted, netns)) = wanted else { return link };
         (link.range, link.far) = (wanted.range, wanted.far.clone());
@@ -163,6 +173,11 @@ impl Kernel {
                 let veth = Veth { cookie: netns.cookie, mtu: *mtu, range: *range, broken: false };
                 self.links.insert(*address, veth);
             }
+            Action::MakePair { address, mtu, .. } => {
+                let veth = Veth { cookie: 0, mtu: *mtu, range: Ipv4Net::default(), broken: false };
+                self.links.insert(*address, veth);
+            }
+            Action::SetPorts(ports) => self.ports = Some(ports.clone()).filter(|ports| !ports.is_empty()),
             Action::DeleteLink(address) => drop(self.links.remove(address)),
             Action::DeleteGateway => self.gateway = false,
             Action::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),

@@ -74,11 +74,19 @@ pub struct Far {
     /// Its MAC address, unless it follows from the address.
     #[serde(default)]
     pub mac: Option<Mac>,
+    /// It is made on the host; a runtime moves it into the container, names it there, and has it to itself from then on.
+    #[serde(default)]
+    pub moved: bool,
 }
 
 impl Far {
     /// Its name where nobody chooses another.
     pub const NAME: &str = "ethwe";
+
+    /// That of the link of this address which a runtime moves, as long as it is on the host: `wp` and the address in hexadecimal.
+    pub fn to_be_moved(address: Address, mac: Option<Mac>) -> Far {
+        Far { name: format!("wp{:08x}", address.0), mac, moved: true }
+    }
 
     /// Its MAC address.
     pub fn mac(&self, address: Address) -> Mac {
@@ -88,7 +96,7 @@ impl Far {
 
 impl Default for Far {
     fn default() -> Far {
-        Far { name: Far::NAME.to_owned(), mac: None }
+        Far { name: Far::NAME.to_owned(), mac: None, moved: false }
     }
 }
 
@@ -111,12 +119,18 @@ pub struct Key {
 pub enum Kind {
     /// By the container network interface.
     Cni,
+    /// By the plugins of Docker's networks.
+    Docker,
+    /// By the plugins of netavark, which Podman uses.
+    Podman,
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Kind::Cni => f.write_str("cni"),
+            Kind::Docker => f.write_str("docker"),
+            Kind::Podman => f.write_str("podman"),
         }
     }
 }

@@ -34,6 +34,8 @@ impl Ec2 {
             | Action::DeleteGateway
             | Action::DeleteBlock(_)
             | Action::CloseForward
+            | Action::MakePair { .. }
+            | Action::SetPorts(_)
             | Action::DeleteRules => return Err(not_ours(action)),
         };
         done.map_err(Fault::from)

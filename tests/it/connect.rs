@@ -22,7 +22,7 @@ fn wish(id: &str, interface: &str) -> Wish {
         id: id.to_owned(),
         interface: interface.to_owned(),
     };
-    Wish { key, address: None, mac: None, mtu: None, subnet: None }
+    Wish::of(key)
 }
 
 fn connect(host: &mut Host, number: u64, wish: Wish) -> Result<Response, Refusal> {

@@ -1,6 +1,6 @@
 //! A host alone, with its kernel, and a VPC in which all is as it should be.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ipnet::Ipv4Net;
 use weavers::{
@@ -57,6 +57,10 @@ impl Host {
         let ring = Ring::from_parts(US, config.ipam.range.into(), entries, vec![US]).unwrap();
         let address = |one: &Attached| (one.ident.clone(), one.address.into_iter().collect());
         let allocations = containers.iter().map(address).collect();
+        // One that is known by its link alone has one.
+        let found = containers.iter().filter(|one| one.netns.is_none() && !one.far.moved);
+        let link = |one: &Attached| Some((one.link_address()?, Link { mtu: 1376, ..Link::default() }));
+        let links = Arc::new(found.filter_map(link).collect());
         let memory = Memory {
             identity: Some(identity),
             ipam: Saved { ring: Some(ring), paxos: None, allocations, rest: Vec::new() },
@@ -69,7 +73,11 @@ impl Host {
         let mut host = Host {
             node: Node::new(Timestamp::ZERO, birth, config, memory).unwrap(),
             now: Timestamp::ZERO,
-            kernel: state::Host { uplinks: [("ens5".to_owned(), 9001)].into(), ..state::Host::default() },
+            kernel: state::Host {
+                uplinks: [("ens5".to_owned(), 9001)].into(),
+                links,
+                ..state::Host::default()
+            },
             nft_fails: false,
             holds_disk: false,
             saves: Vec::new(),
@@ -162,6 +170,16 @@ impl Host {
             &Action::CreateLink { address, ref netns, mtu, range, ref far } => {
                 let (netns, far) = (Some(netns.clone()), far.clone());
                 self.connect(address, Link { netns, mtu, range, far, faults: Vec::new() });
+            }
+            Action::MakePair { address, mtu, far } => {
+                let range = "10.32.0.0/12".parse().unwrap();
+                let link = Link { netns: None, mtu: *mtu, range, far: far.clone(), faults: Vec::new() };
+                let local = format!("net.ipv4.conf.wv{:08x}.route_localnet", address.0);
+                self.kernel.sysctls.insert(local, "0".to_owned());
+                self.connect(*address, link);
+            }
+            Action::SetPorts(ports) => {
+                self.kernel.ports = Some(ports.clone()).filter(|ports| !ports.is_empty())
             }
             Action::DeleteLink(_) if self.holds_links => return Err(fault("it is busy")),
             Action::DeleteLink(address) => drop(self.kernel.links_mut().remove(address)),

@@ -12,6 +12,7 @@ mod connect;
 mod crowd;
 mod dead_peer;
 mod decoders;
+mod docker;
 mod first_ring;
 mod go;
 mod go_codecs;

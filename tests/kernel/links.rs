@@ -199,7 +199,7 @@ async fn a_container_whose_link_goes_down_and_up_goes_on_once_its_routes_are_bac
 
 async fn a_far_end_has_the_name_and_the_mac_that_are_asked_for(mut world: World) {
     let container = Container::new();
-    let far = Far { name: "eth0".to_owned(), mac: Some("02:00:00:00:00:07".parse().unwrap()) };
+    let far = Far { name: "eth0".to_owned(), mac: Some("02:00:00:00:00:07".parse().unwrap()), moved: false };
     world.want(&container, A, 9000);
     world.wanted.links_mut().get_mut(&at(A)).unwrap().far = far.clone();
     world.apply(create_as(&far, &container, A, 9000)).await;
@@ -212,7 +212,7 @@ async fn a_far_end_has_the_name_and_the_mac_that_are_asked_for(mut world: World)
 async fn a_container_with_two_links_of_ours_is_reached_by_both(mut world: World) {
     let container = Container::new();
     for (address, name) in [(A, "eth0"), (B, "net1")] {
-        let far = Far { name: name.to_owned(), mac: None };
+        let far = Far { name: name.to_owned(), mac: None, moved: false };
         world.want(&container, address, 9000);
         world.wanted.links_mut().get_mut(&at(address)).unwrap().far = far.clone();
         world.apply(create_as(&far, &container, address, 9000)).await;

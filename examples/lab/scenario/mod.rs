@@ -7,7 +7,11 @@ use crate::{lab::Lab, report::Report};
 
 mod basic;
 mod cni;
+mod containerd;
 mod disk;
+mod docker;
+mod dockerd;
+mod engine;
 mod cost;
 mod doctor;
 mod doors;
@@ -26,6 +30,7 @@ mod partition;
 mod paths;
 mod probes;
 mod password;
+mod podman;
 mod drift;
 mod faults;
 mod isolation;
@@ -114,12 +119,22 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "fight", hosts: 3, interval: "2s", run: |lab| Box::pin(fight::run(lab)) },
     Scenario { name: "cni", hosts: 3, interval: "4s", run: |lab| Box::pin(cni::run(lab)) },
     Scenario { name: "cni-chain", hosts: 3, interval: "4s", run: |lab| Box::pin(cni::chain(lab)) },
+    Scenario { name: "docker", hosts: 3, interval: "4s", run: |lab| Box::pin(docker::run(lab)) },
+    Scenario { name: "podman", hosts: 3, interval: "4s", run: |lab| Box::pin(podman::run(lab)) },
+    Scenario { name: "containerd", hosts: 2, interval: "4s", run: |lab| Box::pin(containerd::run(lab)) },
     Scenario { name: "partition", hosts: 3, interval: "2s", run: |lab| Box::pin(partition::run(lab)) },
 ];
 
-/// What is measured rather than tried; played when it is asked for by name.
-pub const MEASURES: &[Scenario] =
-    &[Scenario { name: "cost", hosts: 3, interval: "30s", run: |lab| Box::pin(cost::run(lab)) }];
+/// What is measured rather than tried, or takes minutes; played when it is asked for by name.
+pub const MEASURES: &[Scenario] = &[
+    Scenario { name: "cost", hosts: 3, interval: "30s", run: |lab| Box::pin(cost::run(lab)) },
+    Scenario {
+        name: "docker-forgotten",
+        hosts: 2,
+        interval: "4s",
+        run: |lab| Box::pin(docker::forgotten(lab)),
+    },
+];
 
 /// What `--scenario` calls all of them, one after another, each in a lab of its own.
 pub const EVERY: &str = "all";

@@ -103,6 +103,8 @@ mod tests {
                 ident: "web".to_owned(),
                 netns: "/run/netns/web".to_owned(),
                 address: Some(address),
+                name: None,
+                ports: Vec::new(),
                 missing: None,
             }),
             host: Some(HostRoute {

@@ -173,6 +173,15 @@ pub(super) fn row(change: &Change) -> Row {
         Action::AddBlock(cidr) => host(Verb::Create, cidr.to_string(), "unreachable".to_owned()),
         Action::AddGateway => host(Verb::Create, GATEWAY.to_string(), "lo".to_owned()),
         Action::CreateLink { address, .. } => host(Verb::Create, address.to_string(), link_name(*address)),
+        Action::MakePair { address, .. } => {
+            let verb = if change.before.is_empty() { Verb::Create } else { Verb::Replace };
+            host(verb, address.to_string(), link_name(*address))
+        }
+        Action::SetPorts(ports) => match (ports.len(), change.before.is_empty()) {
+            (0, _) => host(Verb::Delete, "nftables".to_owned(), String::new()),
+            (_, true) => host(Verb::Create, "nftables".to_owned(), "table inet weave-ports".to_owned()),
+            (_, false) => host(Verb::Replace, "nftables".to_owned(), "table inet weave-ports".to_owned()),
+        },
         Action::MendLink { address, .. } => host(Verb::Replace, address.to_string(), link_name(*address)),
         Action::ReplaceRoute { table, destination, interface } => {
             (Verb::Replace, table.to_string(), destination.to_string(), interface.to_string())

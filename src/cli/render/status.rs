@@ -5,7 +5,8 @@ use clap::builder::styling::AnsiColor;
 use super::{bold, columns, count, paint, printable};
 use crate::{
     node::status::{
-        ConnectionStatus, IpamStatus, Note, PathState, PathStatus, Piece, ProbeStatus, Status, Upkeep,
+        AttachmentStatus, ConnectionStatus, IpamStatus, Note, PathState, PathStatus, Piece, ProbeStatus,
+        Status, Upkeep,
     },
     state::{Route, RouteState, TableId},
 };
@@ -176,14 +177,44 @@ fn containers(status: &Status) -> Vec<String> {
         .iter()
         .map(|attachment| {
             vec![
-                attachment.ident.clone(),
+                attachment.name.clone().unwrap_or_else(|| shortened(&attachment.ident)),
                 attachment.address.map_or_else(|| "no address".to_owned(), |address| address.to_string()),
-                attachment.netns.clone(),
+                whereabouts(attachment),
+                ports(&attachment.ports),
                 attachment.missing.clone().unwrap_or_else(|| "connected".to_owned()),
             ]
         })
         .collect();
     columns(&rows, &[2])
+}
+
+/// Where its namespace is; of one that a runtime has for itself, what it is filed under.
+fn whereabouts(attachment: &AttachmentStatus) -> String {
+    match attachment.netns.as_str() {
+        "" => shortened(&attachment.ident),
+        netns => netns.to_owned(),
+    }
+}
+
+/// Ids of runtimes have 64 digits, of which twelve do.
+fn shortened(ident: &str) -> String {
+    const ID_LEN: usize = 12;
+    let short =
+        |part: &str| part.get(..ID_LEN).filter(|_| part.len() >= 2 * ID_LEN).unwrap_or(part).to_owned();
+    match ident.matches('/').count() {
+        0 => ident.to_owned(),
+        _ => ident.split('/').map(short).collect::<Vec<_>>().join("/"),
+    }
+}
+
+/// The first few of the ports.
+fn ports(all: &[String]) -> String {
+    const NAMED_MAX: usize = 4;
+    let named = all.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 /// How many hosts packets reach, and each that they do not.
@@ -323,6 +354,8 @@ mod tests {
                 ident: "web".to_owned(),
                 netns: "/proc/42/ns/net".to_owned(),
                 address: Some("10.32.0.1".parse().unwrap()),
+                name: None,
+                ports: vec!["8080->80/tcp".to_owned()],
                 missing: None,
             }],
             tables: BTreeMap::from([(TableId("rtb-0a1".to_owned()), table)]),
@@ -386,7 +419,7 @@ mod tests {
           rtb-0a1  10.32.0.0/13  -> eni-self  active
 
         containers
-          web  10.32.0.1  /proc/42/ns/net  connected
+          web  10.32.0.1  /proc/42/ns/net  8080->80/tcp  connected
 
         last steps
           7s ago  create rtb-0a1 10.32.0.0/13 -> eni-self  missing  done  req-1

@@ -1,0 +1,360 @@
+//! Docker's networks and endpoints, and the addresses that it was lent.
+//!
+//! ```text
+//!  RequestAddress ─► a lease, filed under a name of its own      Allocate, Claim
+//!  CreateEndpoint ─► an attachment at that address               Endpoint
+//!  -p             ─► its ports                                   Publish
+//!  DeleteEndpoint ─► the attachment goes, once its link is gone  NoEndpoint
+//!  ReleaseAddress ─► the lease goes, not before the attachment   Release
+//! ```
+//!
+//! Docker says each of these once, and nothing where it could not reach us. What it has forgotten by its own account, given from time to
+//! time ([`Order::Told`]), is let go: not before a minute, and no link that somebody uses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use ipnet::Ipv4Net;
+
+pub use super::docker_order::{Network, Order, Told, ToldEndpoint};
+use super::{
+    Leave, Node,
+    memory::{Attached, Write},
+    request::{Joined, Pool, Refusal, RefusalKind, RequestId, Response},
+    waiting::Waiter,
+};
+use crate::{
+    addr::Address,
+    state::{Far, Key, Kind, Mac, Port},
+    time::Timestamp,
+};
+
+/// Names that leases are filed under begin so.
+pub const LEASE: &str = "docker-lease-";
+/// How long Docker must have known nothing of a thing.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// Networks of one host. Docker itself has room for fewer.
+const NETWORKS_MAX: usize = 4096;
+
+/// What is remembered of Docker.
+#[derive(Debug, Default)]
+pub(super) struct Docker {
+    pub networks: BTreeMap<String, Network>,
+    /// What Docker did not tell of, by the name it is filed under, and since when.
+    missing: BTreeMap<String, Timestamp>,
+}
+
+impl Docker {
+    pub fn new(networks: BTreeMap<String, Network>) -> Docker {
+        Docker { networks, missing: BTreeMap::new() }
+    }
+}
+
+fn key(network: &str, id: &str) -> Key {
+    let (network, id) = (network.to_owned(), id.to_owned());
+    Key { kind: Kind::Docker, network, id, interface: "eth".to_owned() }
+}
+
+fn is_dockers(attached: &Attached) -> bool {
+    attached.key.as_ref().is_some_and(|key| key.kind == Kind::Docker)
+}
+
+impl Node {
+    pub(super) fn on_docker(&mut self, id: RequestId, order: Order) {
+        let answer = match order {
+            Order::Pool { pool, part } => self.pool(pool, part),
+            Order::Network { id, network, pools, subnet } => {
+                self.expect_of_subnet(&pools, subnet).and_then(|()| self.learn_network(id, network))
+            }
+            Order::NoNetwork { id } => {
+                self.forget_network(&id);
+                Ok(Response::Done)
+            }
+            Order::Endpoint { network, id: endpoint, address, mac } => {
+                match self.begin_endpoint(&key(&network, &endpoint), address, mac) {
+                    Ok(waiter) => return self.wait_for(id, waiter),
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Order::Join { network, id } => self.join(&network, &id),
+            Order::Publish { network, id: endpoint, ports } => {
+                match self.publish(&key(&network, &endpoint), ports) {
+                    Ok(waiter) => return self.wait_for(id, waiter),
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Order::Unpublish { network, id: endpoint } => {
+                if let Some(known) = self.endpoint(&network, &endpoint).ok().cloned() {
+                    self.remember(Attached { ports: Vec::new(), ..known });
+                }
+                Ok(Response::Done)
+            }
+            Order::NoEndpoint { network, id: endpoint } => match self.end_endpoint(&network, &endpoint) {
+                Some(waiter) => return self.wait_for(id, waiter),
+                None => Ok(Response::Done),
+            },
+            Order::Release { address } => {
+                self.take_back_lease(address);
+                Ok(Response::Done)
+            }
+            Order::Pending => Ok(if self.has_of_docker() { Response::Done } else { Response::Absent }),
+            Order::Told(networks) => {
+                self.on_told(networks);
+                Ok(Response::Done)
+            }
+        };
+        self.answer(id, answer);
+    }
+
+    fn wait_for(&mut self, id: RequestId, waiter: Waiter) {
+        self.waiting.add(self.now, id, waiter);
+        self.disturbed = true;
+    }
+
+    fn has_of_docker(&self) -> bool {
+        !self.docker.networks.is_empty()
+            || self.containers.all().values().any(is_dockers)
+            || self.leases().next().is_some()
+    }
+
+    // ===== networks =====
+
+    /// Docker before version 27 asks for another pool for ever where it finds that one overlaps a route of the host, as each does.
+    fn pool(&self, pool: Option<Ipv4Net>, part: Option<Ipv4Net>) -> Result<Response, Refusal> {
+        let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
+        let range = self.config.ipam.range;
+        let way_out = format!("name the subnet: --subnet {range}");
+        let Some(pool) = pool.map(|pool| pool.trunc()) else {
+            return Err(invalid("a network of weavers has no subnet of its own".to_owned()).hint(way_out));
+        };
+        let from = part.map_or(pool, |part| part.trunc());
+        if !range.contains(&pool) || !pool.contains(&from) {
+            let wrong = if range.contains(&pool) { from } else { pool };
+            return Err(invalid(format!("{wrong} is outside [ipam] range {range}")).hint(way_out));
+        }
+        if from.prefix_len() > 30 {
+            return Err(invalid(format!("{from} has no room for containers")).hint(way_out));
+        }
+        let from = (from != range).then_some(from);
+        Ok(Response::Addresses([Some(pool), from].into_iter().flatten().collect()))
+    }
+
+    /// Addresses are lent before it is known for which network.
+    fn expect_of_subnet(&self, pools: &[Ipv4Net], subnet: Option<String>) -> Result<(), Refusal> {
+        let Some(name) = subnet else { return Ok(()) };
+        let cidr = self.named_subnet(Some(Pool::Named(name.clone())))?.unwrap_or_default();
+        match pools.iter().find(|pool| !cidr.contains(*pool)) {
+            None => Ok(()),
+            Some(pool) => {
+                let message = format!("addresses of {pool} are not those of subnet {name}");
+                Err(Refusal::new(RefusalKind::Invalid, message).hint(format!("take --subnet {cidr}")))
+            }
+        }
+    }
+
+    fn learn_network(&mut self, id: String, network: Network) -> Result<Response, Refusal> {
+        let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
+        key(&id, "endpoint").check().map_err(|wrong| invalid(wrong.to_string()))?;
+        super::connect::check_mtu(network.mtu)?;
+        let networks = &mut self.docker.networks;
+        if networks.len() >= NETWORKS_MAX && !networks.contains_key(&id) {
+            return Err(invalid(format!("there are {NETWORKS_MAX} networks already")));
+        }
+        self.ledger.write(Write::network(&id, Some(&network)));
+        networks.insert(id, network);
+        Ok(Response::Done)
+    }
+
+    fn forget_network(&mut self, id: &str) {
+        if self.docker.networks.remove(id).is_some() {
+            self.ledger.write(Write::network(id, None));
+        }
+    }
+
+    // ===== endpoints =====
+
+    /// Whoever is asked to connect an endpoint of a network that a lost store forgot does so, as of one without options.
+    fn begin_endpoint(&mut self, key: &Key, address: Address, mac: Option<Mac>) -> Result<Waiter, Refusal> {
+        let refused = |kind, message: String| Refusal::new(kind, message);
+        key.check().map_err(|wrong| refused(RefusalKind::Invalid, wrong.to_string()))?;
+        if self.leave != Leave::No {
+            return Err(super::asked::leaving());
+        }
+        let ident = key.ident();
+        if let Some(known) = self.containers.all().get(&ident).filter(|known| !known.leaving) {
+            if known.link_address() == Some(address) {
+                return Ok(Waiter::Connect { ident, made: false });
+            }
+            return Err(refused(RefusalKind::Taken, format!("endpoint {} has another address", key.id)));
+        }
+        if !self.holder(address).is_some_and(|holder| holder.starts_with(LEASE)) {
+            let message = format!("address {address} was not handed out by the IPAM driver of weavers");
+            let hint = "create the network with --ipam-driver weavers";
+            return Err(refused(RefusalKind::Invalid, message).hint(hint));
+        }
+        if let Some(other) = self.containers.all().values().find(|one| one.link_address() == Some(address)) {
+            let message = match other.leaving {
+                true => format!("the link of {address} is still being removed"),
+                false => format!("address {address} is that of `{}`", other.ident),
+            };
+            return Err(refused(RefusalKind::Taken, message));
+        }
+        let mtu = self.docker.networks.get(&key.network).and_then(|network| network.mtu);
+        self.remember(Attached {
+            ident: ident.clone(),
+            address: Some(Ipv4Net::new_assert(address.into(), self.config.ipam.range.prefix_len())),
+            key: Some(key.clone()),
+            far: Far::to_be_moved(address, mac),
+            mtu,
+            ..Attached::default()
+        });
+        Ok(Waiter::Connect { ident, made: true })
+    }
+
+    fn join(&self, network: &str, id: &str) -> Result<Response, Refusal> {
+        let attached = self.endpoint(network, id)?;
+        Ok(Response::Joined(Joined {
+            interface: attached.far.name.clone(),
+            range: self.config.ipam.range,
+            internal: self.docker.networks.get(network).is_some_and(|network| network.internal),
+        }))
+    }
+
+    fn endpoint(&self, network: &str, id: &str) -> Result<&Attached, Refusal> {
+        let known = self.containers.all().get(&key(network, id).ident()).filter(|one| !one.leaving);
+        known.ok_or_else(|| Refusal::new(RefusalKind::NotFound, format!("endpoint {id} is not known")))
+    }
+
+    fn publish(&mut self, key: &Key, ports: Vec<Port>) -> Result<Waiter, Refusal> {
+        let known = self.endpoint(&key.network, &key.id)?.clone();
+        let ports = self.chosen_ports(&known.ident, ports)?;
+        let ident = known.ident.clone();
+        if known.ports != ports {
+            self.remember(Attached { ports, ..known });
+        }
+        Ok(Waiter::Connect { ident, made: false })
+    }
+
+    /// Already gone is success.
+    fn end_endpoint(&mut self, network: &str, id: &str) -> Option<Waiter> {
+        let known = self.containers.all().get(&key(network, id).ident())?.clone();
+        let address = known.link_address()?;
+        self.release(&known);
+        Some(Waiter::Detach { address })
+    }
+
+    // ===== addresses =====
+
+    /// Addresses that Docker was lent, with the names that they are filed under.
+    fn leases(&self) -> impl Iterator<Item = (&String, Address)> {
+        let of_docker = self.ipam.allocations().range(LEASE.to_owned()..);
+        let of_docker = of_docker.take_while(|(ident, _)| ident.starts_with(LEASE));
+        of_docker.flat_map(|(ident, nets)| nets.iter().map(move |net| (ident, net.addr().into())))
+    }
+
+    /// An address that is some container's stays until its link is gone. Of one that nobody has lent nothing is taken back, but for that of a
+    /// link that a lost store left and nobody uses.
+    fn take_back_lease(&mut self, address: Address) {
+        let attached =
+            self.containers.all().values().find(|one| one.link_address() == Some(address)).cloned();
+        let lease = self.holder(address).filter(|holder| holder.starts_with(LEASE));
+        match (attached, lease) {
+            (Some(attached), Some(lease)) => self.remember(Attached { owed: Some(lease), ..attached }),
+            (Some(attached), None) if attached.is_found() && self.is_idle(address) => {
+                self.release(&attached);
+            }
+            (None, Some(lease)) => {
+                let _ = self.ipam.free(&lease, None);
+                self.disturbed = true;
+            }
+            (_, None) => {}
+        }
+    }
+
+    /// Whether nobody has the other end of this link, as far as was seen.
+    fn is_idle(&self, address: Address) -> bool {
+        let Some(host) = self.converge.host.seen() else { return false };
+        host.idle.contains(&address) || !host.links.contains_key(&address)
+    }
+
+    // ===== what Docker knows =====
+
+    fn on_told(&mut self, networks: Vec<Told>) {
+        let mut missing: BTreeSet<String> = self.docker.networks.keys().cloned().collect();
+        let mut used = BTreeSet::new();
+        let mut known = BTreeSet::new();
+        for Told { id, network, endpoints, reserved } in networks {
+            if !missing.remove(&id) {
+                // A lost store forgot it; one that cannot be is none of ours.
+                let _ = self.learn_network(id.clone(), network);
+            }
+            used.extend(reserved);
+            for endpoint in endpoints {
+                used.extend(endpoint.address);
+                known.insert(key(&id, &endpoint.id).ident());
+                self.learn_endpoint(&id, endpoint);
+            }
+        }
+        let unheard = |one: &&Attached| {
+            is_dockers(one)
+                && !one.leaving
+                && !known.contains(&one.ident)
+                && one.link_address().is_none_or(|address| self.is_idle(address))
+        };
+        let all = self.containers.all().values();
+        missing.extend(all.filter(unheard).map(|one| one.ident.clone()));
+        let attached: BTreeSet<Address> =
+            self.containers.all().values().filter_map(Attached::link_address).collect();
+        let is_used = |address: &Address| used.contains(address) || attached.contains(address);
+        missing
+            .extend(self.leases().filter(|(_, address)| !is_used(address)).map(|(ident, _)| ident.clone()));
+        self.let_go_of_forgotten(missing);
+    }
+
+    fn let_go_of_forgotten(&mut self, missing: BTreeSet<String>) {
+        let before = std::mem::take(&mut self.docker.missing);
+        for name in missing {
+            let since = before.get(&name).copied().unwrap_or(self.now);
+            if self.now.since(since) < FORGOTTEN_AFTER {
+                self.docker.missing.insert(name, since);
+            } else if let Some(attached) = self.containers.all().get(&name).cloned() {
+                let lease = attached.link_address().and_then(|address| self.holder(address));
+                let owed = lease.filter(|holder| holder.starts_with(LEASE)).or(attached.owed.clone());
+                self.release(&Attached { owed, ..attached });
+            } else if name.starts_with(LEASE) {
+                let _ = self.ipam.free(&name, None);
+                self.disturbed = true;
+            } else {
+                self.forget_network(&name);
+            }
+        }
+    }
+
+    /// Its container's name; and where a lost store left its link alone, whose that is.
+    fn learn_endpoint(&mut self, network: &str, told: ToldEndpoint) {
+        let key = key(network, &told.id);
+        if let Some(known) = self.containers.all().get(&key.ident()).cloned() {
+            if known.label.as_ref() != Some(&told.name) && !known.leaving {
+                self.remember(Attached { label: Some(told.name), ..known });
+            }
+            return;
+        }
+        let all = self.containers.all().values();
+        let at_address = |one: &&Attached| told.address.is_some() && one.link_address() == told.address;
+        let Some(found) = all.filter(|one| one.is_found()).find(at_address).cloned() else { return };
+        let (Some(address), Ok(())) = (told.address, key.check()) else { return };
+        self.forget(&found.ident);
+        self.remember(Attached {
+            ident: key.ident(),
+            address: found.address,
+            owed: Some(found.ident),
+            far: Far::to_be_moved(address, told.mac.filter(|mac| *mac != Mac::of(address))),
+            mtu: self.docker.networks.get(network).and_then(|network| network.mtu),
+            label: Some(told.name),
+            key: Some(key),
+            ..Attached::default()
+        });
+    }
+}

@@ -1,0 +1,178 @@
+//! Links whose other end a runtime moves, and ports of the host that lead into containers.
+
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use weavers::{
+    kernel::{Kernel, watch::Changes},
+    state::{Action, Far, Link, Port, Ports, Protocol, Published, link_name},
+};
+
+use crate::{
+    stories,
+    world::{Container, World, at, crosses, range, rules, sh, uplink},
+};
+
+const A: &str = "10.32.0.5";
+const B: &str = "10.32.0.6";
+
+stories![
+    a_runtime_moves_the_other_end_and_has_it_to_itself,
+    a_link_whose_other_end_is_gone_is_made_anew,
+    ports_are_read_back_as_they_were_loaded,
+    a_port_leads_to_its_container_from_everywhere,
+];
+
+fn want_pair(world: &mut World, address: &str) -> Action {
+    let far = Far::to_be_moved(at(address), None);
+    let link = Link { mtu: 9001, range: range(), far: far.clone(), ..Link::default() };
+    world.wanted.links_mut().insert(at(address), link);
+    Action::MakePair { address: at(address), mtu: 9001, far }
+}
+
+/// As libnetwork does it.
+fn move_in(container: &Container, address: &str) {
+    let (peer, task) = (Far::to_be_moved(at(address), None).name, container.task());
+    sh(&format!("ip link set {peer} netns {task}"));
+    let script = format!(
+        "ip link set lo up; ip link set {peer} name eth0; ip addr add {address}/32 dev eth0; ip link set eth0 up; \
+         ip route add 169.254.1.1 dev eth0; ip route add default via 169.254.1.1"
+    );
+    container.run(move || sh(&script));
+}
+
+async fn pair(world: &mut World, address: &str) -> Container {
+    let (make, container) = (want_pair(world, address), Container::new());
+    world.apply(make).await;
+    move_in(&container, address);
+    container
+}
+
+async fn a_runtime_moves_the_other_end_and_has_it_to_itself(mut world: World) {
+    world.apply(Action::AddGateway).await;
+    let make = want_pair(&mut world, A);
+    world.apply(make.clone()).await;
+    let seen = world.observe().await;
+    assert_eq!(seen.links[&at(A)].faults, [""; 0], "it is whole before anybody has the other end");
+    assert_eq!((seen.links[&at(A)].netns.as_ref(), seen.idle), (None, BTreeSet::from([at(A)])));
+    let container = Container::new();
+    move_in(&container, A);
+    let b = pair(&mut world, B).await;
+    let seen = world.observe().await;
+    assert_eq!((seen.links[&at(A)].faults.len(), seen.idle), (0, BTreeSet::new()));
+    let (from, to) = (container.udp(A), b.udp(B));
+    assert!(crosses(&from, &to, 9001), "with packets as large as the MTU");
+    container.sh("ip link set eth0 mtu 1400 name net7");
+    container.sh("ip addr add 192.0.2.7/32 dev net7");
+    assert_eq!(world.faults(A).await, [""; 0], "what is in there is its runtime's affair");
+    world.apply(make).await;
+    assert!(container.sh("ip link show net7").contains("mtu 1400"));
+
+    sh(&format!("ip link set {} mtu 1400 down", link_name(at(A))));
+    let faults = world.faults(A).await;
+    assert!(faults.iter().any(|fault| fault.contains("down")), "{faults:?}");
+    let again = want_pair(&mut world, A);
+    world.apply(again).await;
+    assert_eq!(world.faults(A).await, [""; 0]);
+}
+
+async fn a_link_whose_other_end_is_gone_is_made_anew(mut world: World) {
+    let container = pair(&mut world, A).await;
+    drop(container);
+    // The kernel takes its time to clean up a namespace.
+    for _ in 0..200 {
+        if !sh("ip -br link").contains(&link_name(at(A))) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    let seen = world.observe().await;
+    assert_eq!(
+        (seen.links.len(), seen.gone.len()),
+        (0, 0),
+        "only its runtime knows whether it is gone for good"
+    );
+    let make = want_pair(&mut world, A);
+    world.apply(make).await;
+    assert_eq!(world.faults(A).await, [""; 0]);
+    world.apply(Action::DeleteLink(at(A))).await;
+    assert!(!sh("ip -br link").contains("wp"), "both ends go");
+}
+
+fn ports(list: &[(Option<&str>, u16, &str, u16)]) -> Ports {
+    let published = |&(host_ip, host, to, container): &(Option<&str>, u16, &str, u16)| {
+        let host_ip = host_ip.map(|ip| ip.parse().unwrap());
+        Published { port: Port { protocol: Protocol::Tcp, host_ip, host, container }, to: at(to) }
+    };
+    list.iter().map(published).collect()
+}
+
+async fn ports_are_read_back_as_they_were_loaded(mut world: World) {
+    let many: Vec<_> = (0..300).map(|n| (None, 8000 + n, A, 80)).collect();
+    let bound = [(Some("127.0.0.1"), 1, A, 80), (Some("10.0.1.11"), 1, B, 80), (None, 2, A, 80)];
+    for wanted in [ports(&[(None, 8080, A, 80)]), ports(&bound), ports(&many)] {
+        world.wanted.ports = Some(wanted.clone());
+        world.apply(Action::SetPorts(wanted.clone())).await;
+        assert_eq!(world.observe().await.ports.as_ref(), Some(&wanted));
+        // Another life of the program, which remembers nothing, sees it too.
+        world.kernel = Kernel::new(Changes::default()).unwrap();
+        assert_eq!(world.observe().await.ports.as_ref(), Some(&wanted));
+    }
+    sh("nft add rule inet weave-ports published drop");
+    assert_eq!(world.observe().await.ports, Some(Ports::new()), "it is not what was loaded");
+    world.wanted.ports = None;
+    assert_eq!(world.observe().await.ports, Some(Ports::new()), "there is something to remove");
+    world.apply(Action::SetPorts(Ports::new())).await;
+    assert_eq!(world.observe().await.ports, None);
+    assert!(!sh("nft list tables").contains("weave-ports"));
+}
+
+/// What a server in the container, which says whom it has heard, says to a client.
+fn ask(container: &Container, client: impl FnOnce(SocketAddr) -> String, to: &str) -> String {
+    container.run(|| {
+        let listener = TcpListener::bind("0.0.0.0:80").unwrap();
+        thread::spawn(move || {
+            let (mut stream, heard) = listener.accept().unwrap();
+            stream.write_all(heard.ip().to_string().as_bytes()).unwrap();
+        });
+    });
+    client(to.parse().unwrap())
+}
+
+fn dial(to: SocketAddr) -> String {
+    let mut heard = String::new();
+    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(2));
+    stream.and_then(|mut stream| stream.read_to_string(&mut heard)).map_or_else(|e| e.to_string(), |_| heard)
+}
+
+async fn a_port_leads_to_its_container_from_everywhere(mut world: World) {
+    let router = Container::new();
+    uplink(&router);
+    world.load_rules(rules()).await;
+    world.apply(Action::AddGateway).await;
+    let (a, b) = (pair(&mut world, A).await, pair(&mut world, B).await);
+    world.sysctl(&format!("net.ipv4.conf.{}.route_localnet", link_name(at(A))), "1").await;
+    world.apply(Action::SetPorts(ports(&[(None, 8080, A, 80)]))).await;
+
+    let outside = |to| router.run(move || dial(to));
+    assert_eq!(ask(&a, outside, "10.0.1.12:8080"), "10.0.1.1", "from outside, and it sees who calls");
+    assert_eq!(ask(&a, |to| b.run(move || dial(to)), "10.0.1.12:8080"), B, "from another container");
+    let own = ask(&a, |to| a.run(move || dial(to)), "10.0.1.12:8080");
+    assert!(own.parse::<std::net::Ipv4Addr>().is_ok(), "from itself: {own}");
+    let host = ask(&a, dial, "10.0.1.12:8080");
+    assert!(host.starts_with("10.0.1."), "from the host: {host}");
+    let local = ask(&a, dial, "127.0.0.1:8080");
+    assert!(local.starts_with("10.0.1."), "from the host by 127.0.0.1: {local}");
+    assert_eq!(dial("127.0.0.1:8081".parse().unwrap()), "Connection refused (os error 111)");
+
+    world.apply(Action::SetPorts(ports(&[(Some("127.0.0.1"), 8080, A, 80)]))).await;
+    let refused = router.run(|| dial("10.0.1.12:8080".parse().unwrap()));
+    assert_eq!(refused, "Connection refused (os error 111)", "at one address it is at no other");
+    assert!(ask(&a, dial, "127.0.0.1:8080").starts_with("10.0.1."));
+    drop(b);
+}
