@@ -33,7 +33,7 @@ use rtnetlink::{
 use tokio::time::sleep;
 
 use super::{
-    address,
+    address, dump,
     fault::{Cause, already_gone, already_there, fault, found},
     neighbour::{self, Neighbour},
     route, sysctl,
@@ -214,13 +214,10 @@ impl End {
     }
 }
 
-/// All interfaces, by their index.
-pub async fn all(handle: &Handle) -> Result<Vec<End>, Fault> {
-    let mut dump = Box::pin(without_counters(handle.link().get()).execute());
+/// All interfaces of the calling thread's namespace, by their index.
+pub async fn all() -> Result<Vec<End>, Fault> {
     let mut ends = Vec::new();
-    while let Some(message) = dump.try_next().await.map_err(|error| fault("reading the links", &error))? {
-        ends.push(End::read(&message));
-    }
+    dump::links(|message| ends.push(End::read(message))).await?;
     ends.sort_by_key(|end| end.index);
     Ok(ends)
 }
@@ -233,7 +230,7 @@ pub async fn find(handle: &Handle, name: &str) -> Result<Option<End>, Fault> {
 /// The host end of the link of an address, also under another name.
 pub async fn host_end(host: &Handle, address: Address) -> Result<Option<End>, Fault> {
     match find(host, &link_name(address)).await? {
-        None => Ok(all(host).await?.into_iter().find(|end| end.serves() == Some(address))),
+        None => Ok(all().await?.into_iter().find(|end| end.serves() == Some(address))),
         found => Ok(found),
     }
 }
@@ -271,7 +268,7 @@ impl Seen {
     /// Looks. The kernel keeps track of one dump for each socket, so they follow each other.
     pub async fn look(handle: &Handle) -> Result<Seen, Fault> {
         Ok(Seen {
-            links: all(handle).await?,
+            links: all().await?,
             routes: route::Table::read(handle).await?,
             neighbours: neighbour::all(handle).await?,
             addresses: address::all(handle).await?,
@@ -388,10 +385,10 @@ pub(super) async fn pair(
     match (near, far) {
         (Some(near), Some(far)) if near.is_other_end_of(&far) => Ok(Some((near, far))),
         (near, Some(far)) => {
-            let other = all(host).await?.into_iter().find(|end| end.is_other_end_of(&far));
+            let other = all().await?.into_iter().find(|end| end.is_other_end_of(&far));
             match other.filter(|end| near.is_none() && is_renamed(end, &far, wanted)) {
                 Some(end) => Ok(Some((named_back(host, &end, wanted.address).await?, far))),
-                None => Err(in_the_way(host, (near, &far), &inside.netns, wanted).await?),
+                None => Err(in_the_way((near, &far), &inside.netns, wanted).await?),
             }
         }
         (Some(near), None) => remove(host, wanted.address, near.index).await.map(|()| None),
@@ -424,14 +421,13 @@ pub(super) async fn named_back(host: &Handle, end: &End, address: Address) -> Re
 
 /// Why the interface that has its name cannot be the far end.
 async fn in_the_way(
-    host: &Handle,
     (near, far): (Option<End>, &End),
     netns: &Netns,
     wanted: &Wanted<'_>,
 ) -> Result<Fault, Fault> {
     let (path, name) = (netns.path.display(), &wanted.far.name);
     let served = |end: &End| end.serves().filter(|_| end.is_other_end_of(far));
-    let other = all(host).await?.iter().find_map(served);
+    let other = all().await?.iter().find_map(served);
     if let Some(other) = other {
         return Ok(found(FaultKind::Outdated, format!("{name} in {path} is still the link of {other}")));
     }

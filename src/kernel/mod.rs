@@ -34,6 +34,7 @@ mod address;
 mod bound;
 pub mod canary;
 mod container_link;
+mod dump;
 mod event;
 mod far;
 mod fault;

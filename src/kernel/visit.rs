@@ -11,10 +11,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, RawFd},
     path::Path,
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -26,7 +23,7 @@ use nix::{
 use rtnetlink::{Handle, new_connection_with_strict_check};
 use tokio::{
     runtime,
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
     task::JoinHandle,
     time::timeout,
 };
@@ -140,19 +137,17 @@ pub(super) async fn apart<T: Send + 'static>(
     work: impl AsyncFnOnce(Visitor) -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
     let name = what.to_owned();
-    let ended = spawn(places, what, async move |visitor| bound::within(most, &name, work(visitor)).await)?;
+    let place = places.wait(most).await.ok_or_else(|| places.all_wait(what))?;
+    let ended = spawn(place, what, async move |visitor| bound::within(most, &name, work(visitor)).await)?;
     let ended = bound::within(most + GRACE, what, async { Ok(ended.await) }).await?;
     ended.unwrap_or_else(|_| Err(found(FaultKind::Unreachable, format!("{what}: its thread died"))))
 }
 
 fn spawn<T: Send + 'static>(
-    places: &'static Places,
+    place: Place,
     what: &str,
     work: impl AsyncFnOnce(Visitor) -> Result<T, Fault> + Send + 'static,
 ) -> Result<oneshot::Receiver<Result<T, Fault>>, Fault> {
-    let place = places.take().ok_or_else(|| {
-        found(FaultKind::Unreachable, format!("{what}: {} threads wait already", places.most))
-    })?;
     let (done, ended) = oneshot::channel();
     let live = move || {
         let _place = place;
@@ -171,27 +166,28 @@ fn spawn<T: Send + 'static>(
 /// How many threads there may be for one purpose. One that is kept waiting for ever is left behind, and so many may be.
 pub(super) struct Places {
     most: usize,
-    taken: AtomicUsize,
+    free: Semaphore,
 }
 
 /// One of them.
-struct Place(&'static Places);
+type Place = SemaphorePermit<'static>;
 
 impl Places {
     const fn of(most: usize) -> Places {
-        Places { most, taken: AtomicUsize::new(0) }
+        Places { most, free: Semaphore::const_new(most) }
     }
 
     fn take(&'static self) -> Option<Place> {
-        let taken = self.taken.fetch_add(1, Ordering::Relaxed);
-        let place = Place(self);
-        (taken < self.most).then_some(place)
+        self.free.try_acquire().ok()
     }
-}
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    /// Waits for one that comes free.
+    async fn wait(&'static self, most: Duration) -> Option<Place> {
+        timeout(most, self.free.acquire()).await.ok()?.ok()
+    }
+
+    fn all_wait(&self, what: &str) -> Fault {
+        found(FaultKind::Unreachable, format!("{what}: {} threads wait already", self.most))
     }
 }
 
@@ -215,7 +211,12 @@ where
     let (bring, mut brought) = mpsc::unbounded_channel();
     for _ in 0..count.min(VISITS_MAX) {
         let (queue, bring) = (queue.clone(), bring.clone());
-        let visiting = spawn(&FOR_LINKS, WHAT, async move |visitor| {
+        // Where no more threads may be, those that are there do it all.
+        let Some(place) = FOR_LINKS.take() else {
+            why = FOR_LINKS.all_wait(WHAT);
+            break;
+        };
+        let visiting = spawn(place, WHAT, async move |visitor| {
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some((place, visit)) = next else { return Ok(()) };
@@ -225,7 +226,6 @@ where
                 }
             }
         });
-        // Where no more threads may be, those that are there do it all.
         if let Err(fault) = visiting {
             why = fault;
             break;
