@@ -2,11 +2,15 @@
 //! what is wrong with it.
 
 use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::Context;
+use nix::libc;
 use tracing::{info, warn};
 
 use crate::{
@@ -19,6 +23,9 @@ use crate::{
         status::ConfigStatus,
     },
 };
+
+/// More than any configuration needs.
+const LEN_MAX: u64 = 1 << 20;
 
 /// A file that was read and found sound, on its way into the node.
 #[derive(Debug)]
@@ -208,6 +215,41 @@ fn refused(message: String) -> Refusal {
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path)
-        .with_context(|| format!("configuration file {} cannot be read", path.display()))
+    let name = path.display();
+    let cannot = || format!("configuration file {name} cannot be read");
+    let file = open(path).with_context(cannot)?;
+    anyhow::ensure!(file.metadata().with_context(cannot)?.is_file(), "{}: it is no regular file", cannot());
+    let mut text = String::new();
+    file.take(LEN_MAX + 1).read_to_string(&mut text).with_context(cannot)?;
+    anyhow::ensure!(text.len() as u64 <= LEN_MAX, "{}: it is larger than {LEN_MAX} bytes", cannot());
+    Ok(text)
+}
+
+/// Opens it for reading without waiting for whoever might write, as in a named pipe: the loop would wait, too.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    #[test]
+    fn what_comes_in_the_place_of_the_file_is_read_neither_for_ever_nor_whatever_its_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let [pipe, large, small] = ["pipe", "large", "small"].map(|name| dir.path().join(name));
+        mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        fs::write(&large, "#".repeat(LEN_MAX as usize + 1)).unwrap();
+        fs::write(&small, "#".repeat(LEN_MAX as usize)).unwrap();
+        let refusal = |path: &Path| read(path).unwrap_err().to_string();
+        for path in [&pipe, Path::new("/dev/zero"), dir.path()] {
+            assert!(refusal(path).ends_with("cannot be read: it is no regular file"), "{}", refusal(path));
+        }
+        assert!(refusal(&large).ends_with("it is larger than 1048576 bytes"));
+        assert!(read(&small).is_ok());
+    }
 }
