@@ -23,6 +23,8 @@ const MTU: &str = "weavers.mtu";
 const GENERIC: &str = "com.docker.network.generic";
 /// What is repeated of a value that will not do.
 const SAID_MAX: usize = 60;
+/// A path of Docker's has some forty.
+const SANDBOX_LEN_MAX: usize = 256;
 
 /// What is to be done.
 pub fn parse(path: &str, body: &[u8]) -> Result<Call, Wrong> {
@@ -44,11 +46,11 @@ pub fn parse(path: &str, body: &[u8]) -> Result<Call, Wrong> {
         }
         "NetworkDriver.CreateEndpoint" => endpoint(read(body)?),
         "NetworkDriver.Join" => {
-            let Named { network_id: network, endpoint_id: id, .. } = read(body)?;
-            Ok(Call::Join(Order::Join { network, id }))
+            let Named { network_id: network, endpoint_id: id, sandbox_key, .. } = read(body)?;
+            Ok(Call::Join(Order::Join { network, id, sandbox: short(&sandbox_key, SANDBOX_LEN_MAX) }))
         }
         "NetworkDriver.ProgramExternalConnectivity" => {
-            let Named { network_id: network, endpoint_id: id, options } = read(body)?;
+            let Named { network_id: network, endpoint_id: id, options, .. } = read(body)?;
             let ports = ports(options.unwrap_or_default().get("com.docker.network.portmap"))?;
             Ok(Call::Tell(Order::Publish { network, id, ports }))
         }
@@ -106,6 +108,8 @@ struct Named {
     network_id: String,
     #[serde(rename = "EndpointID", default)]
     endpoint_id: String,
+    #[serde(default)]
+    sandbox_key: String,
     #[serde(default)]
     options: Option<Map<String, Value>>,
 }

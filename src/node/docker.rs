@@ -78,7 +78,7 @@ impl Node {
                     Err(refusal) => Err(refusal),
                 }
             }
-            Order::Join { network, id } => self.join(&network, &id),
+            Order::Join { network, id, sandbox } => self.join(&network, &id, sandbox),
             Order::Publish { network, id: endpoint, ports } => {
                 match self.publish(&key(&network, &endpoint), ports) {
                     Ok(waiter) => return self.wait_for(id, waiter),
@@ -213,8 +213,20 @@ impl Node {
         Ok(Waiter::Connect { ident, made: true })
     }
 
-    fn join(&self, network: &str, id: &str) -> Result<Response, Refusal> {
-        let attached = self.endpoint(network, id)?;
+    /// Docker gives a container neither two routes to the range nor two to its gateway, and would say less clearly why.
+    fn join(&mut self, network: &str, id: &str, sandbox: String) -> Result<Response, Refusal> {
+        let attached = self.endpoint(network, id)?.clone();
+        let is_other = |one: &&Attached| {
+            one.sandbox.as_ref() == Some(&sandbox) && one.ident != attached.ident && !one.leaving
+        };
+        if let Some(other) = self.containers.all().values().find(is_other) {
+            let message = format!("the container is on a network of weavers already, as {}", other.called());
+            let hint = "one is enough: containers of all of them reach each other";
+            return Err(Refusal::new(RefusalKind::Invalid, message).hint(hint));
+        }
+        if attached.sandbox.as_ref() != Some(&sandbox) && !sandbox.is_empty() {
+            self.remember(Attached { sandbox: Some(sandbox), ..attached.clone() });
+        }
         Ok(Response::Joined(Joined {
             interface: attached.far.name.clone(),
             range: self.config.ipam.range,

@@ -21,8 +21,8 @@ pub enum Order {
     NoNetwork { id: String },
     /// Make a link at an address that was lent; answered when packets can flow.
     Endpoint { network: String, id: String, address: Address, mac: Option<Mac> },
-    /// What a container needs to know that is about to have it.
-    Join { network: String, id: String },
+    /// What a container needs to know that is about to have it, in this sandbox.
+    Join { network: String, id: String, sandbox: String },
     /// These ports of the host lead to it, and no others. Port 0 is one that we choose.
     Publish { network: String, id: String, ports: Vec<Port> },
     /// None of the host's ports leads to it any more.

@@ -66,6 +66,9 @@ pub struct Attached {
     /// What its runtime calls it for people.
     #[serde(default)]
     pub label: Option<String>,
+    /// Where its runtime says that its namespace is, which is that one's affair.
+    #[serde(default)]
+    pub sandbox: Option<String>,
     /// Ports of the host that lead to it.
     #[serde(default)]
     pub ports: Vec<Port>,

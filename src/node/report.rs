@@ -429,7 +429,10 @@ impl Node {
         let netns = attached.netns.as_ref();
         AttachmentStatus {
             ident: attached.ident.clone(),
-            netns: netns.map_or_else(String::new, |netns| netns.path.display().to_string()),
+            netns: netns
+                .map(|netns| netns.path.display().to_string())
+                .or(attached.sandbox.clone())
+                .unwrap_or_default(),
             address: attached.link_address(),
             name: attached.label.clone(),
             ports: attached.ports.iter().map(ToString::to_string).collect(),

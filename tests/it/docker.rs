@@ -48,6 +48,10 @@ fn endpoint(id: &str, address: Address) -> Order {
     Order::Endpoint { network: "net".to_owned(), id: id.to_owned(), address, mac: None }
 }
 
+fn join(id: &str, sandbox: &str) -> Order {
+    Order::Join { network: "net".to_owned(), id: id.to_owned(), sandbox: sandbox.to_owned() }
+}
+
 fn end(id: &str) -> Order {
     Order::NoEndpoint { network: "net".to_owned(), id: id.to_owned() }
 }
@@ -88,9 +92,7 @@ fn docker_moves_the_other_end_and_nobody_else_touches_it() {
     let made = &host.kernel.links[&address];
     assert!(made.far.moved && made.netns.is_none());
     assert_eq!(made.far.name, format!("wp{:08x}", address.0));
-    let Ok(Response::Joined(joined)) =
-        tell(&mut host, Order::Join { network: "net".to_owned(), id: "a".to_owned() })
-    else {
+    let Ok(Response::Joined(joined)) = tell(&mut host, join("a", "/var/run/docker/netns/1")) else {
         panic!()
     };
     assert_eq!((joined.interface, joined.internal), (made_name(address), false));
@@ -100,6 +102,20 @@ fn docker_moves_the_other_end_and_nobody_else_touches_it() {
 
 fn made_name(address: Address) -> String {
     format!("wp{:08x}", address.0)
+}
+
+#[test]
+fn a_container_that_is_on_a_network_of_ours_is_told_that_one_is_enough() {
+    let mut host = Host::new();
+    let (one, two) = (lend(&mut host, "a"), lend(&mut host, "b"));
+    tell(&mut host, endpoint("a", one)).unwrap();
+    tell(&mut host, endpoint("b", two)).unwrap();
+    tell(&mut host, join("a", "/var/run/docker/netns/1")).unwrap();
+    assert_eq!(host.node.status().attachments[0].netns, "/var/run/docker/netns/1");
+    let refusal = tell(&mut host, join("b", "/var/run/docker/netns/1")).unwrap_err();
+    assert!(refusal.message.contains("already"), "{refusal:?}");
+    tell(&mut host, join("a", "/var/run/docker/netns/1")).unwrap();
+    tell(&mut host, join("b", "/var/run/docker/netns/2")).unwrap();
 }
 
 #[test]

@@ -149,6 +149,11 @@ async fn wishes(lab: &mut Lab, dockers: &Dockers, checks: &mut Checks) -> anyhow
     lab.containers[index] = dockers.find(lab, 0, "wish").await?;
     let both = passes(lab, index, 2).await?.and(passes(lab, 2, index).await?);
     checks.add("one that was disconnected is connected again", both);
+    let twice =
+        ["network", "create", "-d", "weavers", "--ipam-driver", "weavers", "--subnet", "10.32.0.0/12"];
+    dockers.docker(lab, 0, &[&twice[..], &["twice"]].concat()).await?;
+    let ran = dockers.ran(lab, 0, &["network", "connect", "twice", "wish"]).await?;
+    checks.add("a container is on one network of weavers", ran.says(1, &["one is enough"]));
     let mtu = [
         "network",
         "create",
