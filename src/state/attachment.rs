@@ -5,7 +5,6 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::is_interface_name;
 use crate::addr::Address;
 
 /// MAC address of every host end. A container sees this one only.
@@ -171,6 +170,15 @@ impl Key {
         }
         Ok(())
     }
+}
+
+/// Whether the kernel takes `name` as that of an interface, and nft as a name and nothing more: no wildcard, no quote.
+pub fn is_interface_name(name: &str) -> bool {
+    const LENGTH_MAX: usize = 15;
+    let plain = |c: char| c.is_ascii_graphic() && !"\"'\\/:*{};,".contains(c);
+    // The last two stand for all interfaces in /proc/sys/net.
+    let taken = [".", "..", "all", "default"].contains(&name);
+    (1..=LENGTH_MAX).contains(&name.len()) && name.chars().all(plain) && !taken
 }
 
 #[cfg(test)]

@@ -1,0 +1,166 @@
+//! The host: what should be there of ours, and what is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::{link::Link, paths::Path, port::Ports};
+use crate::addr::Address;
+
+/// How much of the host a look is to ask about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All of it, whatever was seen before.
+    Whole,
+    /// What the kernel has told of, and in turns the rest: the host's side every few times, a part of the containers each time.
+    /// Where it does not tell of changes, all of it.
+    Routine,
+    /// What the kernel has told of since the look before. What it tells nobody of is as it was then.
+    Changed,
+}
+
+/// All that is ours on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Kernel settings by dotted name (`net.ipv4.ip_forward`). Observed: those that were asked for.
+    pub sysctls: BTreeMap<String, String>,
+    /// The nftables table `inet weave`; `None` if it is absent or is not what was asked for.
+    pub rules: Option<Rules>,
+    /// Whether other programs' forward chains let our packets through (Docker's drop policy).
+    pub forward: Forward,
+    /// Whether the host has [`GATEWAY`] on `lo`, so that it answers containers that ask for its MAC address.
+    pub gateway: bool,
+    /// CIDRs with an `unreachable` route: what we own, so that a free address answers at once.
+    pub blocks: BTreeSet<Ipv4Net>,
+    /// Ports of the host that lead into containers, in a table of their own; `None` if there is none. Observed: empty if it is not
+    /// what was asked for.
+    pub ports: Option<Ports>,
+    /// Container links by the address they serve. Observed: every link named as ours.
+    pub links: Arc<BTreeMap<Address, Link>>,
+    /// Observed only: wanted links whose namespace is gone for good.
+    pub gone: BTreeSet<Address>,
+    /// Observed only: links whose other end nobody has set up, of those that are not known to lead into some namespace.
+    pub idle: BTreeSet<Address>,
+    /// Observed only: routes inside the range that are not ours, as text. Reported, never touched.
+    pub foreign: BTreeMap<Ipv4Net, String>,
+    /// Observed only: the interfaces that carry traffic between hosts and to the outside, and their MTU.
+    pub uplinks: BTreeMap<String, u32>,
+    /// Asked only: addresses of other hosts to which the kernel is asked the way.
+    pub others: BTreeSet<Address>,
+    /// Observed only: what the kernel would do with packets of containers.
+    pub paths: Vec<Arc<Path>>,
+    /// Observed only: the table of tracked connections, where it is full.
+    pub tracking: Option<Tracking>,
+}
+
+impl Host {
+    /// Its links, to be changed. Whoever shares them keeps them as they are.
+    pub fn links_mut(&mut self) -> &mut BTreeMap<Address, Link> {
+        Arc::make_mut(&mut self.links)
+    }
+
+    /// The container range, as far as this says it. Rules that stand for whatever an earlier life left say nothing of it.
+    pub fn range(&self) -> Option<Ipv4Net> {
+        let of_rules = self.rules.as_ref().map(|rules| rules.range).filter(|range| range.prefix_len() > 0);
+        of_rules.or_else(|| self.links.values().next().map(|link| link.range))
+    }
+}
+
+/// A table of tracked connections that has no room. What finds none is dropped, of containers and of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    /// Connections in it.
+    pub used: u64,
+    /// Connections that it holds.
+    pub most: u64,
+    /// Connections that were turned away since the look before.
+    pub dropped: u64,
+}
+
+impl Tracking {
+    /// What to do about it.
+    pub const WAY_OUT: &str = "sysctl -w net.netfilter.nf_conntrack_max=N, larger and kept in /etc/sysctl.d; see who opens so many: conntrack -L, or /proc/net/nf_conntrack";
+}
+
+impl fmt::Display for Tracking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tracking { used, most, dropped } = self;
+        write!(f, "the table of tracked connections is full ({used} of {most}): new ones are dropped")?;
+        if *dropped > 0 {
+            write!(f, ", {dropped} since the look before")?;
+        }
+        Ok(())
+    }
+}
+
+/// What our nftables table does. Rendered by `kernel::nft`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rules {
+    /// The container address space.
+    pub range: Ipv4Net,
+    /// Interfaces that carry traffic between hosts.
+    pub uplinks: BTreeSet<String>,
+    /// Port of the mesh, of TCP and UDP, which containers do not reach.
+    pub mesh_port: u16,
+    /// Whether containers are kept from 169.254.169.254.
+    pub block_metadata: bool,
+    /// Which containers are kept from which.
+    #[serde(default)]
+    pub isolation: Isolation,
+}
+
+/// Which containers are kept from which. Those of a subnet reach their own subnet and the ones that it
+/// allows; the addresses outside all of them are one subnet more, the rest. Without a subnet all reach all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Isolation {
+    /// The subnets by name; no two overlap, and none is named [`REST`].
+    pub subnets: BTreeMap<String, Subnet>,
+    /// The subnets that the rest reaches besides itself.
+    pub rest: BTreeSet<String>,
+}
+
+/// A part of the container address space that is kept apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Subnet {
+    /// Its addresses.
+    pub cidr: Ipv4Net,
+    /// The subnets, by name, that its containers reach besides their own.
+    pub allow: BTreeSet<String>,
+}
+
+/// Name of the addresses that are in no subnet.
+pub const REST: &str = "rest";
+
+impl Isolation {
+    /// The subnets whose containers reach those of `name`, itself included unless it is the rest.
+    pub fn reaching(&self, name: &str) -> impl Iterator<Item = &Subnet> {
+        let reaches = move |(own, subnet): &(&String, &Subnet)| *own == name || subnet.allow.contains(name);
+        self.subnets.iter().filter(reaches).map(|(_, subnet)| subnet)
+    }
+
+    /// Whether the rest reaches the containers of `name`.
+    pub fn is_open(&self, name: &str) -> bool {
+        name == REST || self.rest.contains(name)
+    }
+}
+
+/// Whether packets from and to our links pass the forward chains of other programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forward {
+    /// They pass.
+    #[default]
+    Open,
+    /// They pass because we amended the named chain.
+    Opened(String),
+    /// They are dropped by the named chain, which we can amend (Docker's `DOCKER-USER`).
+    Closed(String),
+    /// They are dropped by the named chain, which only its owner should amend (firewalld).
+    Foreign(String),
+    /// The named chain cannot be read, so that nobody knows whether it drops them.
+    Unread(String),
+}
