@@ -47,9 +47,12 @@ pub struct Options {
     /// What to play
     #[arg(long, default_value = "basic", overrides_with = "scenario", value_parser = scenario::names())]
     scenario: String,
-    /// How many containers are there when `--scenario cost` measures what another one costs: 0, 100, 300 and 800
+    /// How many containers are there when `--scenario cost` measures what another one costs: 0, 100, 300, 800 and 1000
     #[arg(long, value_delimiter = ',', value_name = "COUNT,...")]
     containers: Vec<usize>,
+    /// Where `--scenario cost` draws a picture of what it measured
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
     /// How often to play a scenario that fails, with `--scenario all`; one that passes later is named at the end
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     tries: u8,

@@ -1,7 +1,7 @@
 //! A container's link as a whole: the host end here, the far end inside the namespace, or wherever a runtime has it.
 
 use super::{
-    far,
+    container_end,
     fault::found,
     link::{self, End, Wanted},
     sysctl,
@@ -26,7 +26,7 @@ pub(super) async fn ensure(
     };
     // What keeps the container within bounds comes first: nothing in there can hold it up.
     link::mend(host, settings, (&near, far.mac.clone()), wanted).await?;
-    far::mend(&inside, &near, &far, wanted).await?;
+    container_end::mend(&inside, &near, &far, wanted).await?;
     link::finish(host, &near, wanted).await?;
     link::settle(host, &near, &inside.handle, &far).await
 }

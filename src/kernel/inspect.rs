@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    bound, far,
+    bound, container_end,
     known::Known,
     link::{End, Seen, Wanted},
     visit::{self, Visitor},
@@ -99,7 +99,7 @@ async fn visit_all(
 async fn look_inside(visitor: &Visitor, visit: &Visit) -> Result<(Netns, Vec<String>), Fault> {
     let Visit { address, end, wanted, netns, mac } = visit;
     let inside = visitor.enter(netns)?;
-    let faults = far::faults(&inside, end, &right(*address, wanted), mac.as_deref()).await?;
+    let faults = container_end::faults(&inside, end, &right(*address, wanted), mac.as_deref()).await?;
     Ok((inside.netns, faults))
 }
 

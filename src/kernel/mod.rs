@@ -36,7 +36,7 @@ pub mod canary;
 mod container_link;
 mod dump;
 mod event;
-mod far;
+mod container_end;
 mod fault;
 mod forward;
 mod generation;

@@ -180,7 +180,7 @@ impl Node {
         let refused = |kind, message: String| Refusal::new(kind, message);
         key.check().map_err(|wrong| refused(RefusalKind::Invalid, wrong.to_string()))?;
         if self.leave != Leave::No {
-            return Err(super::asked::leaving());
+            return Err(super::dispatch::leaving());
         }
         let ident = key.ident();
         if let Some(known) = self.containers.all().get(&ident).filter(|known| !known.leaving) {

@@ -9,7 +9,7 @@
 //! answer until the disk has what it rests on. This file only routes between them.
 
 pub mod adopt;
-mod asked;
+mod dispatch;
 mod attach;
 mod canary;
 mod compare;
@@ -30,13 +30,13 @@ mod io;
 mod last_read;
 pub mod ledger;
 mod links;
-mod looks;
+mod observe;
 pub mod memory;
 mod moves;
 mod names;
 pub mod order;
 mod paths;
-pub mod places;
+pub mod peer_subnets;
 mod ports;
 mod probes;
 mod quota;
@@ -75,7 +75,7 @@ use self::{
     names::Names,
     order::Order,
     paths::LostPaths,
-    places::Places,
+    peer_subnets::Places,
     probes::Probes,
     quota::Quotas,
     request::{Refusal, RefusalKind, RequestId, Response},

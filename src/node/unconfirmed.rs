@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{Node, Output, places::ASKED_MAX, status::Note, view::View};
+use super::{Node, Output, peer_subnets::ASKED_MAX, status::Note, view::View};
 use crate::{mesh::Unheard, state::Fault, time::Timestamp};
 
 /// Hosts that one note names.

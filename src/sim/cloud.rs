@@ -14,7 +14,7 @@ use super::vpc::{
 };
 use crate::{
     addr::Range,
-    node::{identity::Metadata, places::CALL_MAX},
+    node::{identity::Metadata, peer_subnets::CALL_MAX},
     state::{Action, Fault, FaultKind, InstanceState, InterfaceId, Route, Table, Tables, Target, Vpc},
     time::Timestamp,
 };

@@ -12,7 +12,7 @@ mod metadata;
 mod observe;
 mod peers;
 mod permission;
-mod places;
+mod peer_subnets;
 mod proxy;
 mod table;
 

@@ -4,7 +4,6 @@
 
 use std::{
     collections::VecDeque,
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Stdio,
@@ -16,10 +15,16 @@ use futures_util::future::try_join_all;
 use tokio::{io::AsyncWriteExt, time::sleep};
 use weavers::api::{ApiRequest, client};
 
+use self::chart::Panel;
 use crate::{lab::Lab, net, report::Report};
 
-/// Containers that are there already, where nothing else is asked for. A bridge has 1,023 ports, and those that are measured need some.
-const SIZES: [usize; 4] = [0, 100, 300, 800];
+#[path = "../../../tests/bench/chart.rs"]
+mod chart;
+
+/// Containers that are there already, where nothing else is asked for.
+const SIZES: [usize; 5] = [0, 100, 300, 800, 1000];
+/// A bridge has 1,023 ports, and those that are measured need some: where more containers are, ours are measured alone.
+const BRIDGED_MAX: usize = 800;
 /// Calls one after the other, of which the median is told.
 const CALLS: usize = 50;
 /// Calls by several callers at once, of which the rate is told.
@@ -49,7 +54,29 @@ enum Verb {
     Del,
 }
 
-/// Measures at each size, and prints a line for each.
+/// What it costs at one size, ours and theirs.
+struct Cost {
+    size: usize,
+    ours: Times,
+    command_line: f64,
+    theirs: Option<Times>,
+    /// Percents of a core that the daemon takes while nothing happens.
+    cpu: f64,
+    /// What it keeps in memory of its own, in MB.
+    memory: f64,
+}
+
+/// Milliseconds that one call takes, the median, and calls a second where several callers have one under way each.
+#[derive(Clone, Copy)]
+struct Times {
+    add_ms: f64,
+    add_rate: f64,
+    del_rate: f64,
+}
+
+const HEAD: &str = "there   attach by the socket, by the command line, by CNI   eight at once, CNI   eight detach, CNI   idle CPU   memory";
+
+/// Measures at each size, and prints a line for each; draws a picture if it is told where.
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     ensure!(Path::new(PLUGINS).join("bridge").is_file(), "apt-get install containernetworking-plugins");
     let ready = lab.start_hosts(0..BARE).await?;
@@ -58,23 +85,73 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     if sizes.is_empty() {
         sizes = SIZES.to_vec();
     }
-    let mut text =
-        "containers there   attach: socket     CLI    CNI   ratio   eight at once: socket    CNI  ratio   \
-                    detach: socket    CNI  ratio   idle CPU   memory\n"
-            .to_owned();
-    let mut there = 0;
+    let (mut costs, mut there) = (Vec::new(), 0);
+    eprintln!("{HEAD}");
     for size in sizes {
-        for by in [By::Socket, By::Plugins] {
+        for by in [By::Socket, By::Plugins].into_iter().filter(|by| by.can_hold(size)) {
             let names = bench.namespaces(by, "base", there..size).await?;
             bench.at_once(by, Verb::Add, &names).await?;
         }
         there = there.max(size);
-        let line = bench.measure(size).await?;
-        eprint!("{line}");
-        text += &line;
+        let cost = bench.measure(size).await?;
+        eprintln!("{}", cost.line());
+        costs.push(cost);
     }
-    crate::report::print(&text);
+    let lines: Vec<String> = costs.iter().map(Cost::line).collect();
+    crate::report::print(&format!("{HEAD}\n{}\n", lines.join("\n")));
+    if let Some(path) = &lab.options.picture {
+        fs::write(path, picture(&costs)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     Ok(Report { ready, ..Report::default() })
+}
+
+impl By {
+    fn can_hold(self, size: usize) -> bool {
+        match self {
+            By::Socket | By::CommandLine => true,
+            By::Plugins => size <= BRIDGED_MAX,
+        }
+    }
+}
+
+impl Cost {
+    fn line(&self) -> String {
+        let Cost { size, ours, command_line, theirs, cpu, memory } = self;
+        let of_theirs = |value: fn(&Times) -> f64| {
+            theirs.as_ref().map_or_else(|| "-".to_owned(), |times| format!("{:.1}", value(times)))
+        };
+        format!(
+            "{size:5} {:14.1} ms {command_line:16.1} ms {:>12} ms {:14.0}/s {:>8}/s {:9.0}/s {:>8}/s {cpu:9.2} % {memory:6.1} MB",
+            ours.add_ms,
+            of_theirs(|times| times.add_ms),
+            ours.add_rate,
+            of_theirs(|times| times.add_rate),
+            ours.del_rate,
+            of_theirs(|times| times.del_rate),
+        )
+    }
+}
+
+fn picture(costs: &[Cost]) -> String {
+    let sizes: Vec<usize> = costs.iter().map(|cost| cost.size).collect();
+    let ours = |value: fn(&Times) -> f64| costs.iter().map(|cost| value(&cost.ours)).collect();
+    let theirs =
+        |value: fn(&Times) -> f64| costs.iter().filter_map(|cost| cost.theirs.as_ref()).map(value).collect();
+    let command_line = costs.iter().map(|cost| cost.command_line).collect();
+    let times = vec![
+        ("control socket", ours(|times| times.add_ms)),
+        ("bridge+host-local", theirs(|times| times.add_ms)),
+        ("command line", command_line),
+    ];
+    let rates = vec![
+        ("control socket", ours(|times| times.add_rate)),
+        ("bridge+host-local", theirs(|times| times.add_rate)),
+    ];
+    let panel = |title, unit, lines| Panel { title, unit, along: "containers there", at: &sizes, lines };
+    chart::picture(&[
+        panel("one more container", |ms| format!("{ms} ms"), times),
+        panel("eight at once", |rate| format!("{rate}/s"), rates),
+    ])
 }
 
 /// The configuration of a bridge with addresses by host-local, and nothing that costs more.
@@ -94,38 +171,32 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// One line of the table.
-    async fn measure(&self, size: usize) -> anyhow::Result<String> {
-        let mut singles = Vec::new();
-        for by in [By::Socket, By::CommandLine, By::Plugins] {
-            let names = self.namespaces(by, "one", 0..CALLS).await?;
-            singles.push(self.one_by_one(by, Verb::Add, &names).await?);
-            self.one_by_one(by, Verb::Del, &names).await?;
-            remove(&names).await?;
-        }
-        let mut rates = Vec::new();
-        for by in [By::Socket, By::Plugins] {
-            let names = self.namespaces(by, "burst", 0..BURST).await?;
-            let add = self.at_once(by, Verb::Add, &names).await?;
-            let del = self.at_once(by, Verb::Del, &names).await?;
-            rates.push((add, del));
-            remove(&names).await?;
-        }
+    async fn measure(&self, size: usize) -> anyhow::Result<Cost> {
+        let ours = self.times(By::Socket).await?;
+        let command_line = ms(self.median(By::CommandLine).await?);
+        let theirs = match By::Plugins.can_hold(size) {
+            true => Some(self.times(By::Plugins).await?),
+            false => None,
+        };
         let (cpu, memory) = self.idle().await?;
-        let [socket, cli, cni] = singles[..] else { unreachable!("three were measured") };
-        let [(add, del), (cni_add, cni_del)] = rates[..] else { unreachable!("two were measured") };
-        let mut line = String::new();
-        writeln!(
-            line,
-            "{size:16} {:13.1} ms {:4.1} ms {:3.1} ms {:6.2}   {add:20.0}/s {cni_add:4.0}/s {:5.2} {del:14.0}/s {cni_del:4.0}/s {:5.2} {cpu:9.2} % {memory:5.1} MB",
-            ms(socket),
-            ms(cli),
-            ms(cni),
-            ms(cni) / ms(socket),
-            add / cni_add,
-            del / cni_del,
-        )?;
-        Ok(line)
+        Ok(Cost { size, ours, command_line, theirs, cpu, memory })
+    }
+
+    async fn times(&self, by: By) -> anyhow::Result<Times> {
+        let add_ms = ms(self.median(by).await?);
+        let names = self.namespaces(by, "burst", 0..BURST).await?;
+        let add_rate = self.at_once(by, Verb::Add, &names).await?;
+        let del_rate = self.at_once(by, Verb::Del, &names).await?;
+        remove(&names).await?;
+        Ok(Times { add_ms, add_rate, del_rate })
+    }
+
+    async fn median(&self, by: By) -> anyhow::Result<Duration> {
+        let names = self.namespaces(by, "one", 0..CALLS).await?;
+        let took = self.one_by_one(by, Verb::Add, &names).await?;
+        self.one_by_one(by, Verb::Del, &names).await?;
+        remove(&names).await?;
+        Ok(took)
     }
 
     /// Namespaces, made and attached to nothing.
