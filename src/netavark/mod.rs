@@ -230,15 +230,15 @@ fn ports(mappings: &[Mapping]) -> Result<Vec<Port>, String> {
             let protocol = Protocol::ALL.into_iter().find(known);
             let protocol =
                 protocol.ok_or_else(|| format!("protocol `{}` has no ports", short(word, SAID_MAX)))?;
+            if ports.len() + usize::from(*range) > PORTS_MAX {
+                return Err(format!("more than {PORTS_MAX} ports are published"));
+            }
             for step in 0..(*range).max(1) {
                 let (host, container) = (host_port.checked_add(step), container_port.checked_add(step));
                 let (Some(host), Some(container)) = (host, container) else {
                     return Err(format!("{range} ports from {host_port} are more than there are"));
                 };
                 ports.push(Port { protocol, host_ip, host, container });
-            }
-            if ports.len() > PORTS_MAX {
-                return Err(format!("more than {PORTS_MAX} ports are published"));
             }
         }
     }

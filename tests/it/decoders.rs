@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use weavers::{
     addr::Range,
-    config,
+    config, docker,
     gob::{Decoder, Encoder, Schema, Value},
     ipam::{
         Allocator, Init, NodeId, Saved, Settings as IpamSettings, Source,
@@ -18,6 +18,7 @@ use weavers::{
         takeover::{self, TakeOver},
     },
     mesh::{ConnId, Input, Mesh, Output, Settings},
+    netavark,
     node::{memory::Memory, request::Request},
     peer::{PeerName, PeerUid},
     time::Timestamp,
@@ -166,6 +167,40 @@ fn bodies_of_the_control_socket_stay_within_bounds() {
     for input in json_inputs() {
         within_bounds("body", &input, |input| drop(serde_json::from_slice::<serde_json::Value>(input)));
         within_bounds("request", &input, |input| drop(serde_json::from_slice::<Request>(input)));
+    }
+}
+
+#[test]
+fn what_runtimes_say_stays_within_bounds() {
+    let endpoint = r#"{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.32.0.5/32","AddressIPv6":"","MacAddress":""},"Options":{"com.docker.network.endpoint.macaddress":"AkKsEQAH","com.docker.network.portmap":[{"Proto":6,"Port":80,"HostIP":"0.0.0.0","HostPort":8080,"HostPortEnd":8080}]}}"#;
+    let network = r#"{"NetworkID":"n","Options":{"com.docker.network.generic":{"weavers.mtu":"1400"}},"IPv4Data":[{"AddressSpace":"weavers","Pool":"10.32.0.0/12"}],"IPv6Data":[]}"#;
+    let address =
+        r#"{"PoolID":"10.32.0.0/12,default","Address":"10.32.0.5","Options":{"RequestAddressType":"x"}}"#;
+    let told = r#"{"Id":"a","Containers":{"c":{"Name":"n","EndpointID":"e","IPv4Address":"10.32.0.5/32"}}}"#;
+    let container = r#"{"container_id":"a","container_name":"n","port_mappings":[{"container_port":80,"host_port":8080,"range":65535,"protocol":"tcp,udp,sctp"}],"network":{"name":"w","options":{"mtu":"1400"}},"network_options":{"interface_name":"eth0","static_ips":["10.32.2.77"]}}"#;
+    let mut inputs = json_inputs();
+    for (seed, text) in (7..).zip([endpoint, network, address, told, container]) {
+        inputs.push(text.into());
+        inputs.extend(damaged(text.as_bytes(), seed));
+    }
+    for input in inputs {
+        for path in [
+            "NetworkDriver.CreateNetwork",
+            "NetworkDriver.CreateEndpoint",
+            "NetworkDriver.Join",
+            "NetworkDriver.ProgramExternalConnectivity",
+            "IpamDriver.RequestPool",
+            "IpamDriver.RequestAddress",
+            "IpamDriver.ReleaseAddress",
+        ] {
+            within_bounds(path, &input, |input| drop(docker::input::parse(path, input)));
+        }
+        within_bounds("networks", &input, |input| drop(docker::told::ids("weavers", input)));
+        within_bounds("network", &input, |input| drop(docker::told::network(input)));
+        within_bounds("container", &input, |input| drop(netavark::parse(input)));
+        within_bounds("create", &input, |input| {
+            drop(netavark::create(input, "10.32.0.0/12".parse().unwrap()));
+        });
     }
 }
 

@@ -138,6 +138,8 @@ fn ask(container: &Container, client: impl FnOnce(SocketAddr) -> String, to: &st
         let listener = TcpListener::bind("0.0.0.0:80").unwrap();
         thread::spawn(move || {
             let (mut stream, heard) = listener.accept().unwrap();
+            // Before the client has heard all: the next server may have its place.
+            drop(listener);
             stream.write_all(heard.ip().to_string().as_bytes()).unwrap();
         });
     });
