@@ -280,6 +280,10 @@ impl Daemon {
     /// would delete nothing either.
     fn report(&mut self) {
         self.systemd.report(&self.node);
+        self.tell_runtimes();
+    }
+
+    fn tell_runtimes(&mut self) {
         if self.node.is_ready() {
             self.conflists.keep(&self.file.config().cni, &self.socket);
         }
@@ -298,6 +302,9 @@ impl Daemon {
         trace!(?input);
         self.node.handle(self.now(), input);
         self.carry_out();
+        if self.conflists.are_due(&self.file.config().cni) {
+            self.tell_runtimes();
+        }
     }
 
     /// Carries out what the node says, in order.

@@ -21,6 +21,11 @@ use crate::{
 pub(super) struct Conflists(Vec<(PathBuf, String)>);
 
 impl Conflists {
+    /// Whether runtimes wait to be told that they can be served.
+    pub(super) fn are_due(&self, config: &Cni) -> bool {
+        self.0.is_empty() && (config.conf_dir.is_some() || config.nomad_conf_dir.is_some())
+    }
+
     /// Writes what this configuration wants and was not written; removes what it wants no more.
     pub(super) fn keep(&mut self, config: &Cni, socket: &Path) {
         let wanted = wanted(config, socket);

@@ -77,7 +77,10 @@ impl Node {
                 format!("in the space of {owner}, who alone knows who uses it")
             }
             (Standing::Free, _) => "in the space of this host, free".to_owned(),
-            (Standing::Used, Some(container)) => format!("container `{}` on this host", container.ident),
+            (Standing::Used, Some(container)) => match &container.name {
+                Some(name) => format!("container `{name}` ({}) on this host", container.ident),
+                None => format!("container `{}` on this host", container.ident),
+            },
             (Standing::Used, None) => {
                 let ident = self.holder(address).unwrap_or_default();
                 format!("handed out to `{ident}` on this host, which is no attached container")

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
-use super::Node;
+use super::{Node, memory::Attached};
 use crate::{
     addr::{Address, Range},
     plan::{Change, Plan},
@@ -14,8 +14,8 @@ use crate::{
 /// How the canary is called where its link is changed.
 const CANARY: &str = "the canary of weavers";
 
-/// Containers by their address.
-type ByAddress<'a> = BTreeMap<Address, &'a str>;
+/// Containers by their address, as people call them.
+type ByAddress = BTreeMap<Address, String>;
 
 impl Node {
     /// The plan with the containers whose packets each change touches. It is worked out for whoever asks, not
@@ -25,8 +25,9 @@ impl Node {
             return plan;
         }
         let all = self.containers.all().values();
-        let containers: ByAddress<'_> =
-            all.filter_map(|one| Some((one.link_address()?, one.ident.as_str()))).collect();
+        let name = |one: &Attached| one.label.clone().unwrap_or_else(|| one.short());
+        let containers: ByAddress =
+            all.filter_map(|one| Some((one.link_address()?, name(one)))).collect();
         let vpc = self.converge.believed();
         let canary = self.canary.address();
         for change in &mut plan.changes {
@@ -63,8 +64,8 @@ fn linked(action: &Action) -> Option<Address> {
     }
 }
 
-fn concerned(change: &mut Change, containers: &ByAddress<'_>, vpc: Option<&Vpc>) {
-    let names = |found: Vec<&&str>| found.into_iter().map(|name| (*name).to_owned()).collect();
+fn concerned(change: &mut Change, containers: &ByAddress, vpc: Option<&Vpc>) {
+    let names = |found: Vec<&String>| found.into_iter().cloned().collect();
     change.containers = match &change.action {
         Action::CreateLink { address, .. }
         | Action::MendLink { address, .. }
@@ -92,11 +93,11 @@ fn concerned(change: &mut Change, containers: &ByAddress<'_>, vpc: Option<&Vpc>)
 
 /// Those for which the route is the longest match in its table.
 fn carried<'a>(
-    containers: &'a ByAddress<'a>,
+    containers: &'a ByAddress,
     vpc: Option<&Vpc>,
     table: &TableId,
     destination: Ipv4Net,
-) -> Vec<&'a &'a str> {
+) -> Vec<&'a String> {
     let routes = vpc.and_then(|vpc| vpc.tables.get(table)).map(|table| &table.routes);
     let longer: Vec<Ipv4Net> = routes
         .into_iter()
