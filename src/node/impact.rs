@@ -26,8 +26,7 @@ impl Node {
         }
         let all = self.containers.all().values();
         let name = |one: &Attached| one.label.clone().unwrap_or_else(|| one.short());
-        let containers: ByAddress =
-            all.filter_map(|one| Some((one.link_address()?, name(one)))).collect();
+        let containers: ByAddress = all.filter_map(|one| Some((one.link_address()?, name(one)))).collect();
         let vpc = self.converge.believed();
         let canary = self.canary.address();
         for change in &mut plan.changes {
