@@ -236,7 +236,7 @@ pub async fn host_end(host: &Handle, address: Address) -> Result<Option<End>, Fa
 }
 
 /// The interface of that index.
-async fn numbered(handle: &Handle, index: u32) -> Result<Option<End>, Fault> {
+pub async fn numbered(handle: &Handle, index: u32) -> Result<Option<End>, Fault> {
     one(handle.link().get().match_index(index), index).await
 }
 
@@ -294,8 +294,10 @@ impl Seen {
             }
             self.routes.renew(strict, index).await?;
             self.neighbours.retain(|(interface, ..)| *interface != index);
+            self.addresses.retain(|held| held.header.index != index);
             if let Some(address) = end.as_ref().and_then(End::serves) {
                 self.neighbours.extend(neighbour::find(handle, index, address.into()).await?);
+                self.addresses.extend(address::of(strict, index).await?);
             }
             match (place, end) {
                 (Ok(place), Some(end)) => self.links[place] = end,
@@ -304,7 +306,6 @@ impl Seen {
                 (Err(_), None) => {}
             }
         }
-        self.addresses = address::all(handle).await?;
         Ok(Some(self))
     }
 

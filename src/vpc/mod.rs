@@ -101,7 +101,7 @@ impl Ec2 {
     /// Learns from the instance metadata who this host is, and makes ready to call EC2. Endpoint and
     /// credentials come from the settings, the environment, the profile or the instance's role.
     pub async fn connect(config: &Config) -> Result<Ec2, Fault> {
-        let (settings, uplinks) = (&config.vpc, uplink::macs(config));
+        let (settings, uplinks) = (&config.vpc, uplink::macs(config).await);
         let identity = metadata::identity(settings.region.as_deref(), &uplinks).await?;
         let sdk = credentials(&identity).await;
         Ok(Ec2::with_identity(identity, &sdk, settings.endpoint.as_deref()))
@@ -120,7 +120,7 @@ impl Ec2 {
     /// the former one no more, or if somebody has just said which carries it, otherwise once two looks agree. What
     /// cannot be told changes nothing.
     pub async fn moved(&self, config: &Config) -> Option<Ec2> {
-        let uplinks = uplink::macs(config);
+        let uplinks = uplink::macs(config).await;
         let other =
             timeout(METADATA_TIMEOUT, metadata::other_than(&self.identity, &uplinks)).await.ok()?.ok()?;
         let rival = other.as_ref().map(|other| other.identity.interface.clone());

@@ -159,8 +159,10 @@ async fn alone(lab: &mut Lab, checks: &mut Checks, others: &Others) -> anyhow::R
     await_electors(lab, checks, "those that are there decide from now on", &survivors).await?;
     let lost = lab.hosts[others.returns].name.clone();
     let rests = lab.ran(STAYS, &["status"]).await?;
-    checks
-        .add("what was taken over rests for the sake of the stopped one", rests.says(0, &[&lost, "confirmation from"]));
+    checks.add(
+        "what was taken over rests for the sake of the stopped one",
+        rests.says(0, &[&lost, "confirmation from"]),
+    );
     forgets(lab, checks, others.stays, &[&lost]).await?;
     for host in others.terminated.into_iter().chain([others.returns]) {
         no_route_to(lab, checks, host).await?;
