@@ -11,6 +11,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -131,7 +132,11 @@ fn host() -> Host {
         let start = Address(FIRST + number * 2 * BLOCK);
         Ipv4Net::new_assert(start.into(), 22)
     });
-    Host { blocks: blocks.collect(), links: (0..ATTACHMENTS).map(link).collect(), ..Host::default() }
+    Host {
+        blocks: blocks.collect(),
+        links: Arc::new((0..ATTACHMENTS).map(link).collect()),
+        ..Host::default()
+    }
 }
 
 fn interface(number: u32) -> InterfaceId {
