@@ -42,8 +42,11 @@ impl Node {
 
     /// Makes it up, if it may be something else by now.
     pub(super) fn renew_wanted(&mut self) {
-        let connected = self.connected_by(&self.config);
-        self.wanted = Wanted(Some((self.basis_of_links(&self.config), connected)));
+        let basis = self.basis_of_links(&self.config);
+        if self.wanted.0.as_ref().is_none_or(|(known, _)| *known != basis) {
+            let connected = self.make_up(&basis);
+            self.wanted = Wanted(Some((basis, connected)));
+        }
     }
 
     fn basis_of_links(&self, config: &Config) -> Basis {
