@@ -16,15 +16,15 @@ use crate::{
 impl Node {
     pub(super) fn on_previewed(&mut self, id: RequestId, config: Config) {
         match self.objection(&config).or_else(|| self.waiting.is_full().then(Refusal::busy)) {
-            Some(refusal) => self.answer(id, Err(refusal)),
+            Some(refusal) => self.out.answer(id, Err(refusal)),
             None => self.tell_anew(id, Sight::Preview(Box::new(config))),
         }
     }
 
     /// What would change under another configuration, by the last looks.
     pub(super) fn preview(&self, config: &Config) -> Plan {
-        let restart = self.config.needs_restart(config);
-        let adopted = config.clone().adopted_by(&self.config);
+        let restart = self.facts.config.needs_restart(config);
+        let adopted = config.clone().adopted_by(&self.facts.config);
         let mut plan = self.plan_for(&adopted, &self.desired(&adopted));
         plan.notes
             .extend(restart.iter().map(|key| format!("{key} takes effect with a restart of the daemon")));
@@ -32,40 +32,40 @@ impl Node {
     }
 
     fn objection(&self, config: &Config) -> Option<Refusal> {
-        let changed = config.ipam.range != self.config.ipam.range && !self.ipam.owned().is_empty();
-        changed.then(|| another_range(config, self.config.ipam.range))
+        let changed = config.ipam.range != self.facts.config.ipam.range && !self.peers.ipam.owned().is_empty();
+        changed.then(|| another_range(config, self.facts.config.ipam.range))
     }
 
     pub(super) fn on_configured(&mut self, id: RequestId, config: Config) {
         if let Some(refusal) = self.is_trying().or_else(|| self.objection(&config)) {
-            return self.answer(id, Err(refusal));
+            return self.out.answer(id, Err(refusal));
         }
         self.forget_trial();
-        self.adopt(config.adopted_by(&self.config));
-        self.answer(id, Ok(Response::Done));
+        self.adopt(config.adopted_by(&self.facts.config));
+        self.out.answer(id, Ok(Response::Done));
     }
 
     pub(super) fn adopt(&mut self, config: Config) {
-        if config == self.config {
+        if config == self.facts.config {
             return;
         }
-        if config.ec2_tag != self.config.ec2_tag {
+        if config.ec2_tag != self.facts.config.ec2_tag {
             self.forget_found();
         }
-        if config.peers != self.config.peers {
-            self.names.look.look_by(self.now);
+        if config.peers != self.facts.config.peers {
+            self.sight.names.look.look_by(self.facts.now);
         }
         if let Some(expected) = config.ipam.expected_peers {
-            self.ipam.set_expected_peers(expected);
+            self.peers.ipam.set_expected_peers(expected);
         }
-        self.mesh.set_trusted_subnets(config.mesh.trusted_subnets.clone());
-        self.config = config;
+        self.peers.mesh.set_trusted_subnets(config.mesh.trusted_subnets.clone());
+        self.facts.config = config;
         self.judge_paths();
-        self.dead.touch();
+        self.peers.dead.touch();
         self.dial_targets();
         self.judge_election();
         self.hurry();
-        self.disturbed = true;
+        self.out.disturbed = true;
     }
 
     // ===== on terms =====
@@ -77,15 +77,15 @@ impl Node {
         let objection = objection.or_else(|| self.waiting.is_full().then(Refusal::busy));
         match (objection, &order.plan) {
             (Some(refusal), _) => self.decline(&order, refusal),
-            (None, Some(_)) if self.order.is_some() => self.decline(&order, busy().hint("try again")),
-            (None, Some(saved)) if saved.node != self.identity.name => {
-                let message = format!("the plan is {}'s, and this is {}", saved.node, self.identity.name);
+            (None, Some(_)) if self.change.order.is_some() => self.decline(&order, busy().hint("try again")),
+            (None, Some(saved)) if saved.node != self.facts.identity.name => {
+                let message = format!("the plan is {}'s, and this is {}", saved.node, self.facts.identity.name);
                 self.decline(&order, untimely(message));
             }
             (None, Some(_)) => {
                 self.hurry();
-                self.order = Some((self.now, order));
-                self.disturbed = true;
+                self.change.order = Some((self.facts.now, order));
+                self.out.disturbed = true;
             }
             (None, None) => self.begin(order),
         }
@@ -93,20 +93,20 @@ impl Node {
 
     /// The looks that an order waits for have ended: its plan is what it takes still, or it is declined.
     pub(super) fn judge_order(&mut self) {
-        let Some((since, order)) = self.order.take() else { return };
-        let (host, vpc) = (&self.converge.host, &self.converge.vpc);
+        let Some((since, order)) = self.change.order.take() else { return };
+        let (host, vpc) = (&self.work.converge.host, &self.work.converge.vpc);
         if let Some(fault) = host.fault_since(since).or(vpc.fault_since(since)).cloned() {
             return self.decline(&order, Refusal::from(&fault));
         }
-        let seen = self.converge.host.is_seen_since(since) && self.converge.vpc.is_seen_since(since);
-        if !seen || self.converge.is_at_work() {
-            self.order = Some((since, order));
+        let seen = self.work.converge.host.is_seen_since(since) && self.work.converge.vpc.is_seen_since(since);
+        if !seen || self.work.converge.is_at_work() {
+            self.change.order = Some((since, order));
             return;
         }
         if let Some(refusal) = self.is_trying() {
             return self.decline(&order, refusal);
         }
-        let adopted = order.config.clone().adopted_by(&self.config);
+        let adopted = order.config.clone().adopted_by(&self.facts.config);
         let now = self.plan_for(&adopted, &self.desired(&adopted));
         match order.plan.as_ref().and_then(|saved| difference(&saved.plan, &now)) {
             Some(difference) => self.decline(&order, untimely(difference)),
@@ -116,7 +116,7 @@ impl Node {
 
     /// Whoever gave the order is gone.
     pub(super) fn withdraw_order(&mut self, id: RequestId) {
-        if let Some((_, order)) = self.order.take_if(|(_, order)| order.done == id) {
+        if let Some((_, order)) = self.change.order.take_if(|(_, order)| order.done == id) {
             self.decline(&order, Refusal::new(RefusalKind::Untimely, "the client disconnected"));
         }
     }
@@ -132,16 +132,16 @@ impl Node {
     }
 
     pub(super) fn carry_out(&mut self, order: Order) {
-        self.adopt(order.config.adopted_by(&self.config));
-        self.answer(order.adopted, Ok(Response::Done));
+        self.adopt(order.config.adopted_by(&self.facts.config));
+        self.out.answer(order.adopted, Ok(Response::Done));
         self.hurry();
-        self.waiting.add(self.now, order.done, Waiter::Converged(Vec::new()));
-        self.disturbed = true;
+        self.waiting.add(self.facts.now, order.done, Waiter::Converged(Vec::new()));
+        self.out.disturbed = true;
     }
 
     fn decline(&mut self, order: &Order, refusal: Refusal) {
-        self.answer(order.adopted, Err(refusal.clone()));
-        self.answer(order.done, Err(refusal));
+        self.out.answer(order.adopted, Err(refusal.clone()));
+        self.out.answer(order.done, Err(refusal));
     }
 }
 

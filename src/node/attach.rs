@@ -181,13 +181,13 @@ impl Attached {
 impl Node {
     /// Whether there may be containers of which only the link is known.
     pub fn knows_by_link(&self) -> bool {
-        self.containers.forgetful || self.containers.all.values().any(Attached::is_found)
+        self.local.containers.forgetful || self.local.containers.all.values().any(Attached::is_found)
     }
 
     /// Takes up what was attached before the restart. The namespaces of an earlier boot are gone; an
     /// address that was filed under a name of the caller's choice is kept for whoever comes under it.
     pub(super) fn resume_attachments(&mut self, boot: &str) {
-        for attached in self.containers.all.values().cloned().collect::<Vec<_>>() {
+        for attached in self.local.containers.all.values().cloned().collect::<Vec<_>>() {
             // One that was found by its link alone is known to be gone when the link is.
             let rebooted = attached.netns.as_ref().is_some_and(|netns| *netns.boot != *boot);
             match (rebooted, attached.named && !attached.leaving, attached.address) {
@@ -207,14 +207,14 @@ impl Node {
         name: Option<String>,
         subnet: Option<Ipv4Net>,
     ) {
-        let ident = match self.containers.of_netns(&netns, Far::NAME, link).cloned() {
+        let ident = match self.local.containers.of_netns(&netns, Far::NAME, link).cloned() {
             Some(attached) => {
                 if let Some(refusal) = elsewhere(&attached, subnet) {
-                    return self.answer(id, Err(refusal));
+                    return self.out.answer(id, Err(refusal));
                 }
                 if self.hopeless_link(&attached).is_some() {
                     // Whoever asks again may have done something about it.
-                    self.converge.hurry_host(self.now);
+                    self.work.converge.hurry_host(self.facts.now);
                 }
                 let ident = attached.ident.clone();
                 // The path by which it was known may lead nowhere by now, or not for long.
@@ -225,11 +225,11 @@ impl Node {
             }
             None => match self.begin_attach(netns, name, subnet) {
                 Ok(ident) => ident,
-                Err(refusal) => return self.answer(id, Err(refusal)),
+                Err(refusal) => return self.out.answer(id, Err(refusal)),
             },
         };
-        self.waiting.add(self.now, id, Waiter::Attach { ident });
-        self.disturbed = true;
+        self.waiting.add(self.facts.now, id, Waiter::Attach { ident });
+        self.out.disturbed = true;
     }
 
     fn begin_attach(
@@ -238,15 +238,15 @@ impl Node {
         name: Option<String>,
         subnet: Option<Ipv4Net>,
     ) -> Result<String, Refusal> {
-        if let Some(coming) = self.containers.coming(&netns) {
+        if let Some(coming) = self.local.containers.coming(&netns) {
             return elsewhere(coming, subnet).map_or_else(|| Ok(coming.ident.clone()), Err);
         }
         let named = name.is_some();
         let ident = name.unwrap_or_else(|| format!("netns-{:x}", netns.cookie));
-        let leaving = self.containers.all.get(&ident).map(|other| other.leaving);
+        let leaving = self.local.containers.all.get(&ident).map(|other| other.leaving);
         let bearer = match leaving {
-            Some(true) => self.containers.successors.get(&ident),
-            Some(false) | None => self.containers.all.get(&ident),
+            Some(true) => self.local.containers.successors.get(&ident),
+            Some(false) | None => self.local.containers.all.get(&ident),
         };
         if let Some(other) = bearer {
             let path =
@@ -262,8 +262,8 @@ impl Node {
 
     /// Connects a container, or lets it wait until nobody has its name any more.
     pub(super) fn let_in(&mut self, new: Attached) {
-        if self.containers.all.contains_key(&new.ident) {
-            self.containers.successors.insert(new.ident.clone(), new);
+        if self.local.containers.all.contains_key(&new.ident) {
+            self.local.containers.successors.insert(new.ident.clone(), new);
         } else {
             self.take_in(new);
         }
@@ -276,7 +276,7 @@ impl Node {
 
     fn ask_for_address(&mut self, Attached { ident, subnet, wanted, .. }: Attached) {
         let ticket = self.waiting.ticket(Purpose::Attach(ident.clone()));
-        let subnet = subnet.unwrap_or(self.config.ipam.default_subnet);
+        let subnet = subnet.unwrap_or(self.facts.config.ipam.default_subnet);
         let claim = |address: Address| Ipv4Net::new_assert(address.into(), subnet.prefix_len());
         let ask = match wanted {
             Some(address) => Ask::Claim { address: claim(address), ident },
@@ -288,58 +288,58 @@ impl Node {
     /// Puts a question to the address manager, as soon as it is known which addresses the links of this
     /// host use.
     pub(super) fn put(&mut self, ticket: Ticket, ask: Ask) {
-        if self.containers.forgetful {
-            self.containers.early.push((ticket, ask));
+        if self.local.containers.forgetful {
+            self.local.containers.early.push((ticket, ask));
         } else if let Some((ticket, ask)) = self.make_way(ticket, ask) {
-            self.ipam.ask(self.now, ticket, ask);
+            self.peers.ipam.ask(self.facts.now, ticket, ask);
         }
     }
 
     /// Takes a question back.
     pub(super) fn take_back(&mut self, ticket: Ticket) {
-        self.containers.early.retain(|(early, _)| *early != ticket);
-        self.ipam.cancel(ticket);
+        self.local.containers.early.retain(|(early, _)| *early != ticket);
+        self.peers.ipam.cancel(ticket);
     }
 
     /// The address manager has answered for a container. Its link is made once the disk has it.
     pub(super) fn on_address(&mut self, ident: String, result: Result<Vec<Ipv4Net>, Refused>) {
-        let Some(attached) = self.containers.all.get(&ident).cloned() else { return };
+        let Some(attached) = self.local.containers.all.get(&ident).cloned() else { return };
         match result {
             Ok(addresses) => {
-                let length = self.config.ipam.range.prefix_len();
+                let length = self.facts.config.ipam.range.prefix_len();
                 let address = addresses.first().map(|address| Ipv4Net::new_assert(address.addr(), length));
                 self.remember(Attached { address, ..attached });
             }
             Err(refused) => {
                 self.forget(&ident);
                 for id in self.waiting.take_where(|waiter| waiter.is_attaching(&ident)) {
-                    self.answer(id, Err(Refusal::from(&refused)));
+                    self.out.answer(id, Err(Refusal::from(&refused)));
                 }
             }
         }
-        self.disturbed = true;
+        self.out.disturbed = true;
     }
 
     pub(super) fn on_detach(&mut self, id: RequestId, target: &Container) {
         let attached = match target {
-            Container::Netns { netns, link } => self.containers.of_netns(netns, Far::NAME, *link),
+            Container::Netns { netns, link } => self.local.containers.of_netns(netns, Far::NAME, *link),
             Container::Name(name) => {
-                self.containers.named(name).or_else(|| self.containers.of_dead_path(name))
+                self.local.containers.named(name).or_else(|| self.local.containers.of_dead_path(name))
             }
         };
         if let (None, Container::Netns { netns, .. }) = (attached, target)
-            && let Some(ident) = self.containers.coming(netns).map(|coming| coming.ident.clone())
+            && let Some(ident) = self.local.containers.coming(netns).map(|coming| coming.ident.clone())
         {
-            self.containers.successors.remove(&ident);
-            return self.answer(id, Ok(Response::Done));
+            self.local.containers.successors.remove(&ident);
+            return self.out.answer(id, Ok(Response::Done));
         }
         // Already gone is success: a runtime may call twice.
-        let Some(attached) = attached.cloned() else { return self.answer(id, Ok(Response::Absent)) };
-        self.containers.successors.remove(&attached.ident);
+        let Some(attached) = attached.cloned() else { return self.out.answer(id, Ok(Response::Absent)) };
+        self.local.containers.successors.remove(&attached.ident);
         self.release(&attached);
         match attached.link_address() {
-            Some(address) => self.waiting.add(self.now, id, Waiter::Detach { address }),
-            None => self.answer(id, Ok(Response::Done)),
+            Some(address) => self.waiting.add(self.facts.now, id, Waiter::Detach { address }),
+            None => self.out.answer(id, Ok(Response::Done)),
         }
     }
 
@@ -353,54 +353,54 @@ impl Node {
             return self.discard(&attached.ident);
         }
         self.remember(Attached { leaving: true, ..attached.clone() });
-        self.converge.host.look_at_changes_by(self.now);
-        self.disturbed = true;
+        self.work.converge.host.look_at_changes_by(self.facts.now);
+        self.out.disturbed = true;
     }
 
     /// Forgets a container and takes its address back, whatever became of its link.
     pub(super) fn discard(&mut self, ident: &str) {
         // An address that the address manager does not know is as good as free.
-        let _ = self.ipam.free(ident, None);
-        if let Some(owed) = self.containers.all.get(ident).and_then(|one| one.owed.clone()) {
-            let _ = self.ipam.free(&owed, None);
+        let _ = self.peers.ipam.free(ident, None);
+        if let Some(owed) = self.local.containers.all.get(ident).and_then(|one| one.owed.clone()) {
+            let _ = self.peers.ipam.free(&owed, None);
         }
         self.forget(ident);
-        self.disturbed = true;
-        if let Some(successor) = self.containers.successors.remove(ident) {
+        self.out.disturbed = true;
+        if let Some(successor) = self.local.containers.successors.remove(ident) {
             self.take_in(successor);
         }
     }
 
     pub(super) fn remember(&mut self, attached: Attached) {
-        self.ledger.write(Write::attached(&attached.ident, Some(&attached)));
-        self.containers.all.insert(attached.ident.clone(), attached);
-        self.containers.touch();
-        self.let_out(Effect::ContainerKept);
+        self.out.ledger.write(Write::attached(&attached.ident, Some(&attached)));
+        self.local.containers.all.insert(attached.ident.clone(), attached);
+        self.local.containers.touch();
+        self.out.let_out(Effect::ContainerKept);
     }
 
     /// Containers that the disk does not have as they are.
     pub(super) fn unkept_containers(&self) -> BTreeSet<&str> {
-        self.ledger.unkept().filter_map(Write::ident_of_attached).collect()
+        self.out.ledger.unkept().filter_map(Write::ident_of_attached).collect()
     }
 
     pub(super) fn forget(&mut self, ident: &str) {
-        self.ledger.write(Write::attached(ident, None));
-        self.containers.all.remove(ident);
-        self.containers.touch();
+        self.out.ledger.write(Write::attached(ident, None));
+        self.local.containers.all.remove(ident);
+        self.local.containers.touch();
     }
 
     /// After a look at the host: containers whose namespace is gone are released, and what a lost
     /// store forgot is learned from the links that are there.
     pub(super) fn tend_containers(&mut self) {
-        let Some(host) = self.converge.host.seen() else { return };
-        let (parted, moved) = (self.containers.parted(host), self.containers.moved(host));
-        if std::mem::take(&mut self.containers.forgetful) {
+        let Some(host) = self.work.converge.host.seen() else { return };
+        let (parted, moved) = (self.local.containers.parted(host), self.local.containers.moved(host));
+        if std::mem::take(&mut self.local.containers.forgetful) {
             let host = host.clone();
             self.learn_from_links(&host);
-            self.ledger.write(Write::links_known());
-            self.ipam.set_avoided(self.avoided());
-            for (ticket, ask) in std::mem::take(&mut self.containers.early) {
-                self.ipam.ask(self.now, ticket, ask);
+            self.out.ledger.write(Write::links_known());
+            self.peers.ipam.set_avoided(self.avoided());
+            for (ticket, ask) in std::mem::take(&mut self.local.containers.early) {
+                self.peers.ipam.ask(self.facts.now, ticket, ask);
             }
         }
         for ident in parted {
@@ -412,12 +412,12 @@ impl Node {
     }
 
     fn learn_from_links(&mut self, host: &Host) {
-        let range = self.config.ipam.range;
-        let known: Vec<Address> = self.containers.all.values().filter_map(Attached::link_address).collect();
+        let range = self.facts.config.ipam.range;
+        let known: Vec<Address> = self.local.containers.all.values().filter_map(Attached::link_address).collect();
         for &address in host.links.keys().filter(|a| Range::from(range).contains(**a) && !known.contains(a)) {
             let cidr = Ipv4Net::new_assert(address.into(), range.prefix_len());
             let ident = format!("found-{}", link_name(address));
-            self.ipam.adopt(&ident, cidr);
+            self.peers.ipam.adopt(&ident, cidr);
             self.remember(Attached { ident, address: Some(cidr), ..Attached::default() });
         }
     }
@@ -430,7 +430,7 @@ impl Node {
             return Some("its link is being removed".into());
         }
         let Some(address) = attached.link_address() else {
-            let waits = self.ipam.waits();
+            let waits = self.peers.ipam.waits();
             return Some(
                 waits.first().map_or("an address".into(), |(what, _)| format!("an address: {what}")),
             );
@@ -439,21 +439,21 @@ impl Node {
         self.missing_record(attached)
             .or_else(|| self.missing_link(attached, address))
             .or_else(|| self.missing_route(address))
-            .or_else(|| attached.missing_ports(self.converge.host.seen()))
+            .or_else(|| attached.missing_ports(self.work.converge.host.seen()))
             .or_else(way)
     }
 
     /// A link is made once the disk has whose it is.
     fn missing_record(&self, attached: &Attached) -> Option<String> {
-        let fault = self.ledger.fault()?;
-        let is_kept = self.ledger.is_kept(&Write::key_of_attached(&attached.ident));
+        let fault = self.out.ledger.fault()?;
+        let is_kept = self.out.ledger.is_kept(&Write::key_of_attached(&attached.ident));
         (!is_kept).then(|| format!("its record on the disk: {}", fault.message))
     }
 
     fn missing_link(&self, attached: &Attached, address: Address) -> Option<String> {
         let name = link_name(address);
-        let Some(host) = self.converge.host.seen() else {
-            return Some(format!("a look at the host's network{}", why(self.converge.host.fault())));
+        let Some(host) = self.work.converge.host.seen() else {
+            return Some(format!("a look at the host's network{}", why(self.work.converge.host.fault())));
         };
         let absent = || {
             let why = self.hindrance(attached).map_or_else(String::new, |note| format!(": {}", note.what));
@@ -474,40 +474,40 @@ impl Node {
     /// Why the link of this container is not made, and the way out.
     pub(super) fn hindrance(&self, attached: &Attached) -> Option<Note> {
         let address = attached.link_address()?;
-        if let Some(refused) = self.plan.refused.iter().find(|change| is_on_link(change, address)) {
+        if let Some(refused) = self.work.plan.refused.iter().find(|change| is_on_link(change, address)) {
             return Some(super::report::refused_step(refused));
         }
         let of_step =
-            |action| self.converge.held_up(action, &self.plan).or_else(|| self.converge.failure(action));
+            |action| self.work.converge.held_up(action, &self.work.plan).or_else(|| self.work.converge.failure(action));
         // What cannot be looked at is not changed either.
-        let fault = self.step_on_link(address).and_then(of_step).or_else(|| self.converge.host.fault())?;
+        let fault = self.step_on_link(address).and_then(of_step).or_else(|| self.work.converge.host.fault())?;
         Some(Note { what: fault.message.clone(), hint: fault.hint.clone() })
     }
 
     /// What is to be done about the link of this address.
     fn step_on_link(&self, address: Address) -> Option<&Action> {
-        self.plan.changes.iter().find(|change| is_on_link(change, address)).map(|change| &change.action)
+        self.work.plan.changes.iter().find(|change| is_on_link(change, address)).map(|change| &change.action)
     }
 
     /// Why the link of a container will not be there unless somebody does something about it.
     pub(super) fn hopeless_link(&self, attached: &Attached) -> Option<&Fault> {
-        self.converge.blocked(self.step_on_link(attached.link_address()?)?)
+        self.work.converge.blocked(self.step_on_link(attached.link_address()?)?)
     }
 
     fn missing_route(&self, address: Address) -> Option<String> {
-        let Some(vpc) = self.converge.vpc.seen() else {
+        let Some(vpc) = self.work.converge.vpc.seen() else {
             if let Some(read) = self.recalled() {
                 return self.missing_by(read, address);
             }
-            return Some(format!("a look at the route tables{}", why(self.converge.vpc.fault())));
+            return Some(format!("a look at the route tables{}", why(self.work.converge.vpc.fault())));
         };
         let range = Range::new(address, Address(address.0 + 1));
         let table = vpc.tables.iter().find(|(_, table)| !leads_to(table, range, &vpc.interface));
         let (id, _) = table?;
         let plane = Plane::Table(id.clone());
-        let steps = self.plan.changes.iter().map(|change| &change.action);
+        let steps = self.work.plan.changes.iter().map(|change| &change.action);
         let failure =
-            steps.filter(|step| Plane::of(step) == plane).find_map(|step| self.converge.failure(step));
+            steps.filter(|step| Plane::of(step) == plane).find_map(|step| self.work.converge.failure(step));
         Some(format!("a route to it in {id}{}", why(failure)))
     }
 

@@ -98,62 +98,62 @@ impl Node {
         self.tend_namespace(wanted);
         self.tend_address(wanted);
         let canary = self.told_canary();
-        self.dead.takeover.set_canary(canary);
-        self.probes.prober.set_canary(self.now, canary);
+        self.peers.dead.takeover.set_canary(canary);
+        self.probes.prober.set_canary(self.facts.now, canary);
     }
 
     /// Where Weave Net routers share the cluster nobody says where canaries are.
     fn wants_canary(&self) -> bool {
-        let settled = self.has_ring() && self.ring_kept && !self.containers.is_forgetful();
-        let stays = self.leave == Leave::No && !self.ipam.owned().is_empty();
-        self.config.probe.enable && !self.config.mesh.weave_peers && settled && stays
+        let settled = self.has_ring() && self.facts.ring_kept && !self.local.containers.is_forgetful();
+        let stays = self.facts.leave == Leave::No && !self.peers.ipam.owned().is_empty();
+        self.facts.config.probe.enable && !self.facts.config.mesh.weave_peers && settled && stays
     }
 
     fn tend_namespace(&mut self, wanted: bool) {
-        let due = match (&self.canary.namespace, wanted) {
+        let due = match (&self.local.canary.namespace, wanted) {
             (Namespace::Absent, true) => true,
-            (Namespace::Failed(at, _), true) => *at + AGAIN <= self.now,
-            (Namespace::Made(_), false) if self.canary.held.is_none() => {
-                self.canary.namespace = Namespace::Absent;
-                self.outputs.push_back(Output::DropCanary);
+            (Namespace::Failed(at, _), true) => *at + AGAIN <= self.facts.now,
+            (Namespace::Made(_), false) if self.local.canary.held.is_none() => {
+                self.local.canary.namespace = Namespace::Absent;
+                self.out.outputs.push_back(Output::DropCanary);
                 false
             }
             (Namespace::Failed(..), false) => {
-                self.canary.namespace = Namespace::Absent;
+                self.local.canary.namespace = Namespace::Absent;
                 false
             }
             (Namespace::Absent, false) | (Namespace::Making, _) | (Namespace::Made(_), _) => false,
         };
         if due {
-            self.canary.namespace = Namespace::Making;
-            self.outputs.push_back(Output::MakeCanary);
+            self.local.canary.namespace = Namespace::Making;
+            self.out.outputs.push_back(Output::MakeCanary);
         }
     }
 
     pub(super) fn on_canary_made(&mut self, result: Result<Netns, Fault>) {
-        self.canary.namespace = match result {
+        self.local.canary.namespace = match result {
             Ok(netns) => Namespace::Made(netns),
             Err(fault) => {
                 self.give_canary_up();
-                Namespace::Failed(self.now, fault)
+                Namespace::Failed(self.facts.now, fault)
             }
         };
-        self.disturbed = true;
+        self.out.disturbed = true;
     }
 
     fn tend_address(&mut self, wanted: bool) {
-        let Some(held) = self.canary.held else {
-            let is_made = matches!(self.canary.namespace, Namespace::Made(_));
-            let spare = self.ipam.spare(self.config.ipam.default_subnet, SPARE_TO_TAKE);
-            if let Some(address) = spare.filter(|spare| wanted && is_made && !self.ipam.is_doubtful(*spare)) {
-                self.canary.held = Some(Held { address, told: false, leaving_since: None });
+        let Some(held) = self.local.canary.held else {
+            let is_made = matches!(self.local.canary.namespace, Namespace::Made(_));
+            let spare = self.peers.ipam.spare(self.facts.config.ipam.default_subnet, SPARE_TO_TAKE);
+            if let Some(address) = spare.filter(|spare| wanted && is_made && !self.peers.ipam.is_doubtful(*spare)) {
+                self.local.canary.held = Some(Held { address, told: false, leaving_since: None });
             }
             return;
         };
-        let ours = self.ipam.ring().owner(held.address) == Some(self.identity.name);
-        let inside = Range::from(self.config.ipam.default_subnet).contains(held.address);
+        let ours = self.peers.ipam.ring().owner(held.address) == Some(self.facts.identity.name);
+        let inside = Range::from(self.facts.config.ipam.default_subnet).contains(held.address);
         // A host whose disk was set back takes it before it hears that it may have given it away.
-        let doubtful = self.ipam.is_doubtful(held.address);
+        let doubtful = self.peers.ipam.is_doubtful(held.address);
         if !(wanted && ours && inside && !doubtful && self.leaves_room()) {
             self.give_canary_up();
         }
@@ -162,41 +162,41 @@ impl Node {
 
     /// Whether containers have addresses enough beside it.
     pub(super) fn leaves_room(&self) -> bool {
-        self.canary.address().is_none()
-            || self.ipam.spare(self.config.ipam.default_subnet, SPARE_TO_KEEP).is_some()
+        self.local.canary.address().is_none()
+            || self.peers.ipam.spare(self.facts.config.ipam.default_subnet, SPARE_TO_KEEP).is_some()
     }
 
     fn give_canary_up(&mut self) {
-        if let Some(held) = self.canary.held.as_mut().filter(|held| held.leaving_since.is_none()) {
-            held.leaving_since = Some(self.now);
-            self.converge.host.look_at_changes_by(self.now);
+        if let Some(held) = self.local.canary.held.as_mut().filter(|held| held.leaving_since.is_none()) {
+            held.leaving_since = Some(self.facts.now);
+            self.work.converge.host.look_at_changes_by(self.facts.now);
         }
     }
 
     /// The link of a canary that gives its address up was seen to be gone: the address is anybody's.
     fn see_canary_go(&mut self) {
-        let Some(since) = self.canary.held.and_then(|held| held.leaving_since) else { return };
-        let address = self.canary.held.map(|held| held.address);
+        let Some(since) = self.local.canary.held.and_then(|held| held.leaving_since) else { return };
+        let address = self.local.canary.held.map(|held| held.address);
         let linked = |host: &crate::state::Host| address.is_some_and(|one| host.links.contains_key(&one));
-        let host = &self.converge.host;
+        let host = &self.work.converge.host;
         if host.seen_at().is_some_and(|at| at >= since) && !host.seen().is_some_and(linked) {
-            self.canary.held = None;
-            self.ipam.set_avoided(self.avoided());
-            for (ticket, ask) in std::mem::take(&mut self.canary.claims) {
-                self.ipam.ask(self.now, ticket, ask);
+            self.local.canary.held = None;
+            self.peers.ipam.set_avoided(self.avoided());
+            for (ticket, ask) in std::mem::take(&mut self.local.canary.claims) {
+                self.peers.ipam.ask(self.facts.now, ticket, ask);
             }
         }
     }
 
     /// The canary as the peers are to know it: once its link was seen as it should be.
     fn told_canary(&mut self) -> Option<Canary> {
-        let (address, netns) = self.canary.link()?;
+        let (address, netns) = self.local.canary.link()?;
         let mtu = self.link_mtu();
-        let link = self.converge.host.seen().and_then(|host| host.links.get(&address));
+        let link = self.work.converge.host.seen().and_then(|host| host.links.get(&address));
         let sound = link.is_some_and(|link| {
             link.faults.is_empty() && link.netns.as_ref().is_some_and(|found| found.is_same(&netns))
         });
-        let held = self.canary.held.as_mut()?;
+        let held = self.local.canary.held.as_mut()?;
         held.told |= sound;
         held.told.then(|| Canary { address: address.into(), mtu })
     }
@@ -208,13 +208,13 @@ impl Node {
             Ask::Claim { address, .. } => Some(Address::from(address.addr())),
             Ask::Allocate { .. } => None,
         };
-        let held = self.canary.held.map(|held| held.address);
-        if claimed.is_none() || claimed != held || self.canary.claims.len() >= CLAIMS_MAX {
+        let held = self.local.canary.held.map(|held| held.address);
+        if claimed.is_none() || claimed != held || self.local.canary.claims.len() >= CLAIMS_MAX {
             return Some((ticket, ask));
         }
-        self.canary.claims.push((ticket, ask));
+        self.local.canary.claims.push((ticket, ask));
         self.give_canary_up();
-        self.disturbed = true;
+        self.out.disturbed = true;
         None
     }
 }

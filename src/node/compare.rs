@@ -12,22 +12,22 @@ impl Node {
         // A peer that lost its store is to know that before it learns what it owns.
         let channels = [DEAD_CHANNEL, CHANNEL].into_iter();
         let digests = channels.filter_map(|channel| Some((channel, self.digest(channel)?))).collect();
-        self.let_out(Effect::Offer(digests));
+        self.out.let_out(Effect::Offer(digests));
     }
 
     /// A neighbour offers what it knows of a channel.
     pub(super) fn compare(&mut self, Offer { conn, from, channel, digest }: Offer) {
         let Some(ours) = self.digest(channel) else { return };
         if ours != digest {
-            return self.mesh.want(conn, channel);
+            return self.peers.mesh.want(conn, channel);
         }
         if channel == DEAD_CHANNEL {
-            self.dead.takeover.hear_same(self.now, from);
-            if self.dead.takeover.has_effects() {
-                self.dead.touch();
+            self.peers.dead.takeover.hear_same(self.facts.now, from);
+            if self.peers.dead.takeover.has_effects() {
+                self.peers.dead.touch();
             }
-        } else if let Err(error) = self.ipam.hear_same(self.now, from) {
-            self.mesh.refuse(self.now, conn, channel, Kind::Gossip { from }, error.to_string());
+        } else if let Err(error) = self.peers.ipam.hear_same(self.facts.now, from) {
+            self.peers.mesh.refuse(self.facts.now, conn, channel, Kind::Gossip { from }, error.to_string());
         }
     }
 
@@ -44,11 +44,11 @@ impl Node {
     fn digest(&mut self, channel: &str) -> Option<Digest> {
         match channel {
             CHANNEL => {
-                let digest = self.ipam.digest();
+                let digest = self.peers.ipam.digest();
                 self.settle_ipam();
                 Some(digest)
             }
-            DEAD_CHANNEL if self.dead.agrees() => Some(self.dead.takeover.digest()),
+            DEAD_CHANNEL if self.peers.dead.agrees() => Some(self.peers.dead.takeover.digest()),
             _ => None,
         }
     }

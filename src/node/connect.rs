@@ -20,10 +20,10 @@ impl Node {
     pub(super) fn on_connect(&mut self, id: RequestId, netns: Netns, link: Option<Address>, wish: Wish) {
         match self.begin_connect(netns, link, wish) {
             Ok((ident, made)) => {
-                self.waiting.add(self.now, id, Waiter::Connect { ident, made });
-                self.disturbed = true;
+                self.waiting.add(self.facts.now, id, Waiter::Connect { ident, made });
+                self.out.disturbed = true;
             }
-            Err(refusal) => self.answer(id, Err(refusal)),
+            Err(refusal) => self.out.answer(id, Err(refusal)),
         }
     }
 
@@ -36,14 +36,14 @@ impl Node {
     ) -> Result<(String, bool), Refusal> {
         let new = self.wished(netns.clone(), wish)?;
         let ident = new.ident.clone();
-        let known = self.containers.all().get(&ident).filter(|one| !one.leaving).cloned();
+        let known = self.local.containers.all().get(&ident).filter(|one| !one.leaving).cloned();
         match known {
             Some(known) if known.is_in(&netns) => {
                 if let Some(refusal) = differs(&known, &new) {
                     return Err(refusal);
                 }
                 if self.hopeless_link(&known).is_some() {
-                    self.converge.hurry_host(self.now);
+                    self.work.converge.hurry_host(self.facts.now);
                 }
                 return Ok((ident, false));
             }
@@ -53,7 +53,7 @@ impl Node {
                 self.release(&known);
             }
             None => {
-                let other = self.containers.of_netns(&netns, &new.far.name, link).cloned();
+                let other = self.local.containers.of_netns(&netns, &new.far.name, link).cloned();
                 if let Some(other) = other {
                     // One that was found by its link alone is another's no more than ours.
                     return match other.netns {
@@ -71,7 +71,7 @@ impl Node {
         let Wish { key, address, mac, mtu, subnet, name, ports } = wish;
         let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
         key.check().map_err(|wrong| invalid(wrong.to_string()))?;
-        let range = self.config.ipam.range;
+        let range = self.facts.config.ipam.range;
         if let Some(address) = address.filter(|address| !Range::from(range).contains(*address)) {
             return Err(invalid(format!("address {address} is outside [ipam] range {range}")));
         }
@@ -95,20 +95,20 @@ impl Node {
     /// Whether what a key stands for is as it was made; answered by a look begun now, and after what that finds is mended.
     pub(super) fn on_check(&mut self, id: RequestId, key: &Key, netns: &Netns) {
         let ident = key.ident();
-        let known = self.containers.all().get(&ident).filter(|one| !one.leaving);
+        let known = self.local.containers.all().get(&ident).filter(|one| !one.leaving);
         match known {
             None => {
                 let message = format!("`{ident}` is not attached");
-                self.answer(id, Err(Refusal::new(RefusalKind::NotFound, message)));
+                self.out.answer(id, Err(Refusal::new(RefusalKind::NotFound, message)));
             }
             Some(known) if !known.is_in(netns) => {
                 let message = format!("`{ident}` is attached in another network namespace");
-                self.answer(id, Err(Refusal::new(RefusalKind::Invalid, message)));
+                self.out.answer(id, Err(Refusal::new(RefusalKind::Invalid, message)));
             }
             Some(_) => {
-                self.converge.host.look_by(self.now);
-                self.waiting.add(self.now, id, Waiter::Check { ident });
-                self.disturbed = true;
+                self.work.converge.host.look_by(self.facts.now);
+                self.waiting.add(self.facts.now, id, Waiter::Check { ident });
+                self.out.disturbed = true;
             }
         }
     }
@@ -127,7 +127,7 @@ impl Node {
 
     pub(super) fn connected(&self, ident: &str, late: bool) -> Option<Result<Response, Refusal>> {
         let answer = self.attached(ident, late)?;
-        let attached = self.containers.all().get(ident);
+        let attached = self.local.containers.all().get(ident);
         Some(answer.map(|response| match (response, attached) {
             (Response::Attached { address, mtu }, Some(attached)) => {
                 let address = Address::from(address.addr());
@@ -142,7 +142,7 @@ impl Node {
     /// Takes a connection back that could not be made, or that nobody waits for any more.
     pub(super) fn undo_connect(&mut self, waiter: &Waiter) {
         if let Waiter::Connect { ident, made: true } = waiter
-            && let Some(attached) = self.containers.all().get(ident).cloned()
+            && let Some(attached) = self.local.containers.all().get(ident).cloned()
         {
             self.release(&attached);
         }

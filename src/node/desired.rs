@@ -181,48 +181,48 @@ fn uplink_names(config: &Config, seen: Option<&Host>) -> BTreeSet<String> {
 impl Node {
     /// MTU of the links of this host.
     pub(super) fn link_mtu(&self) -> u32 {
-        link_mtu(&self.config, self.converge.host.seen())
+        link_mtu(&self.facts.config, self.work.converge.host.seen())
     }
 
     /// The interfaces that carry the traffic of this host.
     pub(super) fn uplink_names(&self) -> BTreeSet<String> {
-        uplink_names(&self.config, self.converge.host.seen())
+        uplink_names(&self.facts.config, self.work.converge.host.seen())
     }
 
     /// The rules that a look at this host compares with.
     pub(super) fn rules_to_look_for(&self) -> Option<Rules> {
-        match self.leave {
-            Leave::No => rules(&self.config, self.converge.host.seen()),
+        match self.facts.leave {
+            Leave::No => rules(&self.facts.config, self.work.converge.host.seen()),
             Leave::HandingOver | Leave::Withdrawing => None,
         }
     }
 
     pub(super) fn ground(&self) -> Ground<'_> {
-        self.ground_of(&self.config)
+        self.ground_of(&self.facts.config)
     }
 
     pub(super) fn ground_of<'a>(&'a self, config: &'a Config) -> Ground<'a> {
         Ground {
             config,
-            me: self.identity.name,
-            owned: self.ipam.settled(),
+            me: self.facts.identity.name,
+            owned: self.peers.ipam.settled(),
             // A ring that a crash can still take must leave no routes: everybody would take them for those
             // of a cluster to join, and nobody would make another ring.
-            owners: (self.has_ring() && self.ring_kept).then(|| self.ipam.settled_owners()),
+            owners: (self.has_ring() && self.facts.ring_kept).then(|| self.peers.ipam.settled_owners()),
             connected: self.connected_by(config),
-            seen: self.converge.host.seen(),
+            seen: self.work.converge.host.seen(),
             verdict: self.verdict(),
-            interface: self.converge.vpc.seen().map(|vpc| &vpc.interface),
-            full: self.quotas.full(self.now),
-            restless: self.converge.vpc.seen_at().map(|begun| self.moves.before(begun)).unwrap_or_default(),
-            leaving: self.leave != Leave::No,
-            withdraw: self.leave == Leave::Withdrawing,
+            interface: self.work.converge.vpc.seen().map(|vpc| &vpc.interface),
+            full: self.work.quotas.full(self.facts.now),
+            restless: self.work.converge.vpc.seen_at().map(|begun| self.work.moves.before(begun)).unwrap_or_default(),
+            leaving: self.facts.leave != Leave::No,
+            withdraw: self.facts.leave == Leave::Withdrawing,
         }
     }
 
     /// Whether the range may be used.
     fn verdict(&self) -> Verdict {
-        match self.converge.vpc.seen() {
+        match self.work.converge.vpc.seen() {
             Some(vpc) => match self.taken(vpc) {
                 Some(_) => {
                     Verdict::Refused(vpc.tables.values().flat_map(|table| &table.local).copied().collect())
@@ -230,7 +230,7 @@ impl Node {
                 None => Verdict::Sound,
             },
             // Outside EC2 there is nobody to ask.
-            None if self.identity.instance.is_none() || self.recalled().is_some() => Verdict::Sound,
+            None if self.facts.identity.instance.is_none() || self.recalled().is_some() => Verdict::Sound,
             None => Verdict::Unknown,
         }
     }

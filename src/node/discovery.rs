@@ -22,38 +22,38 @@ impl Discovery {
 
 impl Node {
     pub(super) fn look_for_peers(&mut self) {
-        let Some((key, value)) = self.config.ec2_tag.clone() else { return };
-        if self.discovery.found.begin(self.now) {
-            self.outputs.push_back(Output::ObservePeers(key, value));
+        let Some((key, value)) = self.facts.config.ec2_tag.clone() else { return };
+        if self.sight.discovery.found.begin(self.facts.now) {
+            self.out.outputs.push_back(Output::ObservePeers(key, value));
         }
     }
 
     pub(super) fn on_peers_seen(&mut self, result: Result<BTreeSet<Ipv4Addr>, Fault>) {
         let interval = self.vpc_interval();
         let before = self.targets();
-        self.discovery.found.end(self.now, result, interval);
+        self.sight.discovery.found.end(self.facts.now, result, interval);
         if self.targets() != before {
             self.dial_targets();
         }
-        self.unconfirmed.touch();
+        self.peers.unconfirmed.touch();
         self.judge_election();
     }
 
     /// Looks anew where the tag has changed.
     pub(super) fn forget_found(&mut self) {
-        self.discovery = Discovery::default();
+        self.sight.discovery = Discovery::default();
     }
 
     /// Whom to dial: who is listed, and who was found.
     pub(super) fn targets(&self) -> BTreeSet<String> {
-        let tagged = self.config.ec2_tag.iter().flat_map(|_| self.discovery.addresses());
-        let listed = self.config.peers.iter().flat_map(|peer| self.names.targets_of(peer));
+        let tagged = self.facts.config.ec2_tag.iter().flat_map(|_| self.sight.discovery.addresses());
+        let listed = self.facts.config.peers.iter().flat_map(|peer| self.sight.names.targets_of(peer));
         listed.chain(tagged.map(ToString::to_string)).collect()
     }
 
     pub(super) fn dial_targets(&mut self) {
-        self.names.list(&self.config.peers);
-        self.mesh.set_targets(self.now, self.targets());
-        self.unconfirmed.touch();
+        self.sight.names.list(&self.facts.config.peers);
+        self.peers.mesh.set_targets(self.facts.now, self.targets());
+        self.peers.unconfirmed.touch();
     }
 }

@@ -105,17 +105,17 @@ impl Node {
                 Ok(Response::Done)
             }
         };
-        self.answer(id, answer);
+        self.out.answer(id, answer);
     }
 
     fn wait_for(&mut self, id: RequestId, waiter: Waiter) {
-        self.waiting.add(self.now, id, waiter);
-        self.disturbed = true;
+        self.waiting.add(self.facts.now, id, waiter);
+        self.out.disturbed = true;
     }
 
     fn has_of_docker(&self) -> bool {
-        !self.docker.networks.is_empty()
-            || self.containers.all().values().any(is_dockers)
+        !self.local.docker.networks.is_empty()
+            || self.local.containers.all().values().any(is_dockers)
             || self.leases().next().is_some()
     }
 
@@ -124,7 +124,7 @@ impl Node {
     /// Docker before version 27 asks for another pool for ever where it finds that one overlaps a route of the host, as each does.
     fn pool(&self, pool: Option<Ipv4Net>, part: Option<Ipv4Net>) -> Result<Response, Refusal> {
         let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
-        let range = self.config.ipam.range;
+        let range = self.facts.config.ipam.range;
         let way_out = format!("name the subnet: --subnet {range}");
         let Some(pool) = pool.map(|pool| pool.trunc()) else {
             return Err(invalid("a network of weavers has no subnet of its own".to_owned()).hint(way_out));
@@ -158,18 +158,18 @@ impl Node {
         let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
         key(&id, "endpoint").check().map_err(|wrong| invalid(wrong.to_string()))?;
         super::connect::check_mtu(network.mtu)?;
-        let networks = &mut self.docker.networks;
+        let networks = &mut self.local.docker.networks;
         if networks.len() >= NETWORKS_MAX && !networks.contains_key(&id) {
             return Err(invalid(format!("there are {NETWORKS_MAX} networks already")));
         }
-        self.ledger.write(Write::network(&id, Some(&network)));
+        self.out.ledger.write(Write::network(&id, Some(&network)));
         networks.insert(id, network);
         Ok(Response::Done)
     }
 
     fn forget_network(&mut self, id: &str) {
-        if self.docker.networks.remove(id).is_some() {
-            self.ledger.write(Write::network(id, None));
+        if self.local.docker.networks.remove(id).is_some() {
+            self.out.ledger.write(Write::network(id, None));
         }
     }
 
@@ -179,11 +179,11 @@ impl Node {
     fn begin_endpoint(&mut self, key: &Key, address: Address, mac: Option<Mac>) -> Result<Waiter, Refusal> {
         let refused = |kind, message: String| Refusal::new(kind, message);
         key.check().map_err(|wrong| refused(RefusalKind::Invalid, wrong.to_string()))?;
-        if self.leave != Leave::No {
+        if self.facts.leave != Leave::No {
             return Err(super::dispatch::leaving());
         }
         let ident = key.ident();
-        if let Some(known) = self.containers.all().get(&ident).filter(|known| !known.leaving) {
+        if let Some(known) = self.local.containers.all().get(&ident).filter(|known| !known.leaving) {
             if known.link_address() == Some(address) {
                 return Ok(Waiter::Connect { ident, made: false });
             }
@@ -194,17 +194,17 @@ impl Node {
             let hint = "create the network with --ipam-driver weavers";
             return Err(refused(RefusalKind::Invalid, message).hint(hint));
         }
-        if let Some(other) = self.containers.all().values().find(|one| one.link_address() == Some(address)) {
+        if let Some(other) = self.local.containers.all().values().find(|one| one.link_address() == Some(address)) {
             let message = match other.leaving {
                 true => format!("the link of {address} is still being removed"),
                 false => format!("address {address} is that of `{}`", other.ident),
             };
             return Err(refused(RefusalKind::Taken, message));
         }
-        let mtu = self.docker.networks.get(&key.network).and_then(|network| network.mtu);
+        let mtu = self.local.docker.networks.get(&key.network).and_then(|network| network.mtu);
         self.remember(Attached {
             ident: ident.clone(),
-            address: Some(Ipv4Net::new_assert(address.into(), self.config.ipam.range.prefix_len())),
+            address: Some(Ipv4Net::new_assert(address.into(), self.facts.config.ipam.range.prefix_len())),
             key: Some(key.clone()),
             far: Far::to_be_moved(address, mac),
             mtu,
@@ -219,7 +219,7 @@ impl Node {
         let is_other = |one: &&Attached| {
             one.sandbox.as_ref() == Some(&sandbox) && one.ident != attached.ident && !one.leaving
         };
-        if let Some(other) = self.containers.all().values().find(is_other) {
+        if let Some(other) = self.local.containers.all().values().find(is_other) {
             let message = format!("the container is on a network of weavers already, as {}", other.called());
             let hint = "one is enough: containers of all of them reach each other";
             return Err(Refusal::new(RefusalKind::Invalid, message).hint(hint));
@@ -229,13 +229,13 @@ impl Node {
         }
         Ok(Response::Joined(Joined {
             interface: attached.far.name.clone(),
-            range: self.config.ipam.range,
-            internal: self.docker.networks.get(network).is_some_and(|network| network.internal),
+            range: self.facts.config.ipam.range,
+            internal: self.local.docker.networks.get(network).is_some_and(|network| network.internal),
         }))
     }
 
     fn endpoint(&self, network: &str, id: &str) -> Result<&Attached, Refusal> {
-        let known = self.containers.all().get(&key(network, id).ident()).filter(|one| !one.leaving);
+        let known = self.local.containers.all().get(&key(network, id).ident()).filter(|one| !one.leaving);
         known.ok_or_else(|| Refusal::new(RefusalKind::NotFound, format!("endpoint {id} is not known")))
     }
 
@@ -251,7 +251,7 @@ impl Node {
 
     /// Already gone is success.
     fn end_endpoint(&mut self, network: &str, id: &str) -> Option<Waiter> {
-        let known = self.containers.all().get(&key(network, id).ident())?.clone();
+        let known = self.local.containers.all().get(&key(network, id).ident())?.clone();
         let address = known.link_address()?;
         self.release(&known);
         Some(Waiter::Detach { address })
@@ -261,7 +261,7 @@ impl Node {
 
     /// Addresses that Docker was lent, with the names that they are filed under.
     fn leases(&self) -> impl Iterator<Item = (&String, Address)> {
-        let of_docker = self.ipam.allocations().range(LEASE.to_owned()..);
+        let of_docker = self.peers.ipam.allocations().range(LEASE.to_owned()..);
         let of_docker = of_docker.take_while(|(ident, _)| ident.starts_with(LEASE));
         of_docker.flat_map(|(ident, nets)| nets.iter().map(move |net| (ident, net.addr().into())))
     }
@@ -270,7 +270,7 @@ impl Node {
     /// link that a lost store left and nobody uses.
     fn take_back_lease(&mut self, address: Address) {
         let attached =
-            self.containers.all().values().find(|one| one.link_address() == Some(address)).cloned();
+            self.local.containers.all().values().find(|one| one.link_address() == Some(address)).cloned();
         let lease = self.holder(address).filter(|holder| holder.starts_with(LEASE));
         match (attached, lease) {
             (Some(attached), Some(lease)) => self.remember(Attached { owed: Some(lease), ..attached }),
@@ -278,8 +278,8 @@ impl Node {
                 self.release(&attached);
             }
             (None, Some(lease)) => {
-                let _ = self.ipam.free(&lease, None);
-                self.disturbed = true;
+                let _ = self.peers.ipam.free(&lease, None);
+                self.out.disturbed = true;
             }
             (_, None) => {}
         }
@@ -287,14 +287,14 @@ impl Node {
 
     /// Whether nobody has the other end of this link, as far as was seen.
     fn is_idle(&self, address: Address) -> bool {
-        let Some(host) = self.converge.host.seen() else { return false };
+        let Some(host) = self.work.converge.host.seen() else { return false };
         host.idle.contains(&address) || !host.links.contains_key(&address)
     }
 
     // ===== what Docker knows =====
 
     fn on_told(&mut self, networks: Vec<Told>) {
-        let mut missing: BTreeSet<String> = self.docker.networks.keys().cloned().collect();
+        let mut missing: BTreeSet<String> = self.local.docker.networks.keys().cloned().collect();
         let mut used = BTreeSet::new();
         let mut known = BTreeSet::new();
         for Told { id, network, endpoints, reserved } in networks {
@@ -315,10 +315,10 @@ impl Node {
                 && !known.contains(&one.ident)
                 && one.link_address().is_none_or(|address| self.is_idle(address))
         };
-        let all = self.containers.all().values();
+        let all = self.local.containers.all().values();
         missing.extend(all.filter(unheard).map(|one| one.ident.clone()));
         let attached: BTreeSet<Address> =
-            self.containers.all().values().filter_map(Attached::link_address).collect();
+            self.local.containers.all().values().filter_map(Attached::link_address).collect();
         let is_used = |address: &Address| used.contains(address) || attached.contains(address);
         missing
             .extend(self.leases().filter(|(_, address)| !is_used(address)).map(|(ident, _)| ident.clone()));
@@ -326,18 +326,18 @@ impl Node {
     }
 
     fn let_go_of_forgotten(&mut self, missing: BTreeSet<String>) {
-        let before = std::mem::take(&mut self.docker.missing);
+        let before = std::mem::take(&mut self.local.docker.missing);
         for name in missing {
-            let since = before.get(&name).copied().unwrap_or(self.now);
-            if self.now.since(since) < FORGOTTEN_AFTER {
-                self.docker.missing.insert(name, since);
-            } else if let Some(attached) = self.containers.all().get(&name).cloned() {
+            let since = before.get(&name).copied().unwrap_or(self.facts.now);
+            if self.facts.now.since(since) < FORGOTTEN_AFTER {
+                self.local.docker.missing.insert(name, since);
+            } else if let Some(attached) = self.local.containers.all().get(&name).cloned() {
                 let lease = attached.link_address().and_then(|address| self.holder(address));
                 let owed = lease.filter(|holder| holder.starts_with(LEASE)).or(attached.owed.clone());
                 self.release(&Attached { owed, ..attached });
             } else if name.starts_with(LEASE) {
-                let _ = self.ipam.free(&name, None);
-                self.disturbed = true;
+                let _ = self.peers.ipam.free(&name, None);
+                self.out.disturbed = true;
             } else {
                 self.forget_network(&name);
             }
@@ -347,13 +347,13 @@ impl Node {
     /// Its container's name; and where a lost store left its link alone, whose that is.
     fn learn_endpoint(&mut self, network: &str, told: ToldEndpoint) {
         let key = key(network, &told.id);
-        if let Some(known) = self.containers.all().get(&key.ident()).cloned() {
+        if let Some(known) = self.local.containers.all().get(&key.ident()).cloned() {
             if known.label.as_ref() != Some(&told.name) && !known.leaving {
                 self.remember(Attached { label: Some(told.name), ..known });
             }
             return;
         }
-        let all = self.containers.all().values();
+        let all = self.local.containers.all().values();
         let at_address = |one: &&Attached| told.address.is_some() && one.link_address() == told.address;
         let Some(found) = all.filter(|one| one.is_found()).find(at_address).cloned() else { return };
         let (Some(address), Ok(())) = (told.address, key.check()) else { return };
@@ -363,7 +363,7 @@ impl Node {
             address: found.address,
             owed: Some(found.ident),
             far: Far::to_be_moved(address, told.mac.filter(|mac| *mac != Mac::of(address))),
-            mtu: self.docker.networks.get(network).and_then(|network| network.mtu),
+            mtu: self.local.docker.networks.get(network).and_then(|network| network.mtu),
             label: Some(told.name),
             key: Some(key),
             ..Attached::default()

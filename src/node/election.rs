@@ -7,14 +7,14 @@ impl Node {
     /// Whether to elect where there is no ring yet.
     pub(super) fn judge_election(&mut self) {
         if !self.has_ring() {
-            self.ipam.hold_election(self.reason_not_to_elect());
-            self.ipam.wake(self.now);
+            self.peers.ipam.hold_election(self.reason_not_to_elect());
+            self.peers.ipam.wake(self.facts.now);
         }
     }
 
     fn reason_not_to_elect(&self) -> Option<String> {
-        let vpc = &self.converge.vpc;
-        match (vpc.seen(), vpc.fault(), &self.config.ipam.init) {
+        let vpc = &self.work.converge.vpc;
+        match (vpc.seen(), vpc.fault(), &self.facts.config.ipam.init) {
             (None, None, _) => Some("the route tables have not been read yet".to_owned()),
             (None, Some(fault), Init::Seed(_)) => Some(format!(
                 "the route tables, which show whether this host gave addresses away before, cannot be read: {fault}"
@@ -26,40 +26,40 @@ impl Node {
     /// A host that remembers nothing is new unless the route tables show what it owned before, or that what is to be its own
     /// is another's. What is read first was there before anything that it writes.
     pub(super) fn look_for_traces(&mut self) {
-        let Some(vpc) = self.converge.vpc.seen() else { return };
-        let range = self.config.ipam.range;
+        let Some(vpc) = self.work.converge.vpc.seen() else { return };
+        let range = self.facts.config.ipam.range;
         let routes = vpc.tables.values().flat_map(|table| &table.routes);
         let mut inside = routes.filter(|(cidr, _)| range.contains(*cidr));
         let led_here = inside.any(|(_, route)| route.target == Target::Interface(vpc.interface.clone()));
         let others: Vec<Range> =
             routes_of_others(range, vpc).into_iter().map(|(cidr, _)| cidr.into()).collect();
-        self.ipam.prove_memory(|owned| {
+        self.peers.ipam.prove_memory(|owned| {
             led_here || owned.iter().any(|ours| others.iter().any(|theirs| ours.overlaps(*theirs)))
         });
     }
 
     /// Whoever finds routes of other live interfaces inside the range joins and does not elect.
     fn reason_to_join(&self) -> Option<String> {
-        let vpc = self.converge.vpc.seen()?;
-        let (cidr, interface) = routes_of_others(self.config.ipam.range, vpc).into_iter().next()?;
+        let vpc = self.work.converge.vpc.seen()?;
+        let (cidr, interface) = routes_of_others(self.facts.config.ipam.range, vpc).into_iter().next()?;
         Some(format!("{cidr} is routed to {interface}: a cluster is there already"))
     }
 
     /// Whether whoever wrote the file wants this host to be the only one for now, and there is no ring yet.
     pub(super) fn expects_nobody(&self) -> bool {
-        self.config.ec2_tag.is_some() && self.config.ipam.expected_peers == Some(1) && !self.has_ring()
+        self.facts.config.ec2_tag.is_some() && self.facts.config.ipam.expected_peers == Some(1) && !self.has_ring()
     }
 
     /// Why a host whose peers are found by tag elects nobody: whoever sees only itself cannot know whether
     /// the others are not there or not found. One that is to be alone knows it once a look has found nobody else.
     fn reason_to_be_patient(&self) -> Option<String> {
-        let (key, value) = self.config.ec2_tag.as_ref()?;
-        let looked = self.discovery.found.seen().is_some() && self.discovery.found.fault().is_none();
+        let (key, value) = self.facts.config.ec2_tag.as_ref()?;
+        let looked = self.sight.discovery.found.seen().is_some() && self.sight.discovery.found.fault().is_none();
         if self.expects_nobody() && looked && self.hears_all_listed() {
             return None;
         }
-        let alone = self.mesh.reachable().is_empty();
-        alone.then(|| match self.discovery.found.fault() {
+        let alone = self.peers.mesh.reachable().is_empty();
+        alone.then(|| match self.sight.discovery.found.fault() {
             Some(fault) => format!("no other instance with tag {key}={value} could be looked for: {fault}"),
             None => format!("no other instance with tag {key}={value} was heard"),
         })

@@ -19,7 +19,7 @@ impl Node {
         let standing = self.standing(address);
         let piece = self.piece_of(address);
         let ident = self.holder(address);
-        let attached = self.containers.all().values().find(|one| one.link_address() == Some(address));
+        let attached = self.local.containers.all().values().find(|one| one.link_address() == Some(address));
         let container = attached.map(|attached| self.attachment(attached));
         let tables = if standing == Standing::Outside { Vec::new() } else { self.carriers(address) };
         Explanation {
@@ -37,12 +37,12 @@ impl Node {
     }
 
     fn standing(&self, address: Address) -> Standing {
-        if !Range::from(self.config.ipam.range).contains(address) {
+        if !Range::from(self.facts.config.ipam.range).contains(address) {
             return Standing::Outside;
         }
-        match self.ipam.ring().owner(address) {
+        match self.peers.ipam.ring().owner(address) {
             None => Standing::Unowned,
-            Some(owner) if owner != self.identity.name => Standing::Peer,
+            Some(owner) if owner != self.facts.identity.name => Standing::Peer,
             Some(_) if self.holder(address).is_some() => Standing::Used,
             Some(_) => Standing::Free,
         }
@@ -50,11 +50,11 @@ impl Node {
 
     pub(super) fn holder(&self, address: Address) -> Option<String> {
         let holds = |cidrs: &[Ipv4Net]| cidrs.iter().any(|cidr| Address::from(cidr.addr()) == address);
-        self.ipam.allocations().iter().find(|(_, cidrs)| holds(cidrs)).map(|(ident, _)| ident.clone())
+        self.peers.ipam.allocations().iter().find(|(_, cidrs)| holds(cidrs)).map(|(ident, _)| ident.clone())
     }
 
     fn piece_of(&self, address: Address) -> Option<Piece> {
-        let index = self.ipam.ring().pieces().position(|(range, _)| range.contains(address))?;
+        let index = self.peers.ipam.ring().pieces().position(|(range, _)| range.contains(address))?;
         self.pieces().into_iter().nth(index)
     }
 
@@ -65,7 +65,7 @@ impl Node {
         piece: Option<&Piece>,
         container: Option<&AttachmentStatus>,
     ) -> String {
-        let range = self.config.ipam.range;
+        let range = self.facts.config.ipam.range;
         match (standing, container) {
             (Standing::Outside, _) => match self.vpc_cidr(address) {
                 Some(cidr) => format!("an address of the VPC ({cidr}), outside the container range {range}"),
@@ -89,14 +89,14 @@ impl Node {
     }
 
     fn vpc_cidr(&self, address: Address) -> Option<Ipv4Net> {
-        let mut local = self.converge.vpc.seen()?.tables.values().flat_map(|table| &table.local);
+        let mut local = self.work.converge.vpc.seen()?.tables.values().flat_map(|table| &table.local);
         local.find(|cidr| Range::from(**cidr).contains(address)).copied()
     }
 
     /// What the kernel does with packets of containers for another host; otherwise the longest match here of what
     /// is ours and of what others have put inside the range.
     fn host_route(&self, address: Address) -> Option<HostRoute> {
-        let host = self.converge.host.seen()?;
+        let host = self.work.converge.host.seen()?;
         let destination = Ipv4Net::new_assert(address.into(), 32);
         if host.links.contains_key(&address) {
             return Some(HostRoute { destination, target: link_name(address) });
@@ -112,7 +112,7 @@ impl Node {
     }
 
     pub(super) fn carriers(&self, address: Address) -> Vec<Carrier> {
-        let Some(vpc) = self.converge.vpc.seen() else { return Vec::new() };
+        let Some(vpc) = self.work.converge.vpc.seen() else { return Vec::new() };
         let carrier = |(id, table): (&TableId, &Table)| {
             let covering = table.routes.iter().filter(|(cidr, _)| Range::from(**cidr).contains(address));
             let longest = covering.max_by_key(|(cidr, _)| cidr.prefix_len());
@@ -143,7 +143,7 @@ impl Node {
         match standing {
             Standing::Outside => return missing,
             Standing::Unowned => {
-                let waits = self.ipam.waits().into_iter().map(|(what, hint)| Note { what, hint });
+                let waits = self.peers.ipam.waits().into_iter().map(|(what, hint)| Note { what, hint });
                 return waits.collect();
             }
             Standing::Peer => {
@@ -163,7 +163,7 @@ impl Node {
             })),
         }
         missing.extend(self.lost_probes(address, standing));
-        if let Some(fault) = self.converge.vpc.fault() {
+        if let Some(fault) = self.work.converge.vpc.fault() {
             let what = format!("the route tables cannot be read: {}", fault.message);
             missing.push(Note { what, hint: fault.hint.clone() });
         }
@@ -176,7 +176,7 @@ impl Node {
 
     /// What probes say of the way to the host that an address of a peer is on; of one of ours, of the ways to all hosts.
     fn lost_probes(&self, address: Address, standing: Standing) -> Vec<Note> {
-        match (standing, self.ipam.ring().owner(address)) {
+        match (standing, self.peers.ipam.ring().owner(address)) {
             (Standing::Peer, Some(owner)) => self.losses_of(owner).collect(),
             (Standing::Used | Standing::Free, _) => self.probe_problems(),
             (Standing::Outside | Standing::Unowned | Standing::Peer, _) => Vec::new(),
@@ -184,7 +184,7 @@ impl Node {
     }
 
     fn rests(&self, address: Address) -> bool {
-        self.ipam.quarantined().iter().any(|range| range.contains(address))
+        self.peers.ipam.quarantined().iter().any(|range| range.contains(address))
     }
 
     /// Why a free address is not handed out.
@@ -196,7 +196,7 @@ impl Node {
             });
         }
         let covers = |cidr: &Ipv4Net| Range::from(*cidr).contains(address);
-        let conflict = self.plan.conflicts.iter().find(|conflict| covers(&conflict.destination))?;
+        let conflict = self.work.plan.conflicts.iter().find(|conflict| covers(&conflict.destination))?;
         Some(Note {
             what: format!(
                 "it is not handed out: {} {} -> {} is not ours",
@@ -237,8 +237,8 @@ impl Node {
         let in_table = |action: &crate::state::Action| {
             crate::plan::Plane::of(action) == crate::plan::Plane::Table(carrier.table.clone())
         };
-        let change = self.plan.changes.iter().find(|change| in_table(&change.action));
-        match change.map(|change| (change, self.converge.failure(&change.action))) {
+        let change = self.work.plan.changes.iter().find(|change| in_table(&change.action));
+        match change.map(|change| (change, self.work.converge.failure(&change.action))) {
             None => "see `weavers status`".to_owned(),
             Some((change, None)) => format!("it is about to: {}", change.action),
             Some((_, Some(fault))) => {

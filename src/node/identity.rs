@@ -23,30 +23,30 @@ pub struct Metadata {
 
 impl Node {
     pub(super) fn on_identified(&mut self, metadata: Metadata) {
-        match &self.identity.instance {
+        match &self.facts.identity.instance {
             Some(known) if *known != metadata.instance => {
                 let refusal = contradicted(known, &metadata.instance);
-                return self.outputs.push_back(Output::Stop(refusal));
+                return self.out.outputs.push_back(Output::Stop(refusal));
             }
             Some(_) => {}
             None => self.complete_identity(metadata.instance.clone()),
         }
-        self.metadata = Some(metadata);
-        self.disturbed = true;
+        self.facts.metadata = Some(metadata);
+        self.out.disturbed = true;
     }
 
     fn complete_identity(&mut self, instance: String) {
-        self.identity.instance = Some(instance.clone());
-        self.ledger.write(Write::identity(&self.identity));
-        self.dead.takeover.set_instance(instance);
-        self.dead.touch();
-        self.unconfirmed.touch();
+        self.facts.identity.instance = Some(instance.clone());
+        self.out.ledger.write(Write::identity(&self.facts.identity));
+        self.peers.dead.takeover.set_instance(instance);
+        self.peers.dead.touch();
+        self.peers.unconfirmed.touch();
     }
 
     /// A host that may be another than it remembers.
     pub(super) fn unconfirmed(&self) -> Option<Note> {
-        let instance = self.identity.instance.as_ref().filter(|_| self.metadata.is_none())?;
-        self.converge.vpc.fault()?;
+        let instance = self.facts.identity.instance.as_ref().filter(|_| self.facts.metadata.is_none())?;
+        self.work.converge.vpc.fault()?;
         Some(Note {
             what: format!(
                 "the instance metadata, to confirm that this is {instance}: containers that are attached keep their links, \

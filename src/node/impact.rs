@@ -24,11 +24,11 @@ impl Node {
         if plan.is_empty() {
             return plan;
         }
-        let all = self.containers.all().values();
+        let all = self.local.containers.all().values();
         let name = |one: &Attached| one.label.clone().unwrap_or_else(|| one.short());
         let containers: ByAddress = all.filter_map(|one| Some((one.link_address()?, name(one)))).collect();
-        let vpc = self.converge.believed();
-        let canary = self.canary.address();
+        let vpc = self.work.converge.believed();
+        let canary = self.local.canary.address();
         for change in &mut plan.changes {
             concerned(change, &containers, vpc.as_deref());
             if linked(&change.action).is_some_and(|address| Some(address) == canary) {

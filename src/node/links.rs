@@ -34,7 +34,7 @@ impl Node {
     /// What containers need of the host under this configuration.
     pub(super) fn connected_by(&self, config: &Config) -> Connected {
         let basis = self.basis_of_links(config);
-        match &self.wanted.0 {
+        match &self.work.wanted.0 {
             Some((known, connected)) if *known == basis => connected.clone(),
             Some(_) | None => self.make_up(&basis),
         }
@@ -42,18 +42,18 @@ impl Node {
 
     /// Makes it up, if it may be something else by now.
     pub(super) fn renew_wanted(&mut self) {
-        let basis = self.basis_of_links(&self.config);
-        if self.wanted.0.as_ref().is_none_or(|(known, _)| *known != basis) {
+        let basis = self.basis_of_links(&self.facts.config);
+        if self.work.wanted.0.as_ref().is_none_or(|(known, _)| *known != basis) {
             let connected = self.make_up(&basis);
-            self.wanted = Wanted(Some((basis, connected)));
+            self.work.wanted = Wanted(Some((basis, connected)));
         }
     }
 
     fn basis_of_links(&self, config: &Config) -> Basis {
         Basis {
-            containers: self.containers.version(),
-            canary: self.canary.link(),
-            mtu: link_mtu(config, self.converge.host.seen()),
+            containers: self.local.containers.version(),
+            canary: self.local.canary.link(),
+            mtu: link_mtu(config, self.work.converge.host.seen()),
             range: config.ipam.range,
         }
     }
@@ -73,13 +73,13 @@ impl Node {
     /// Containers that are to have a link: those that are staying, once the disk has them. Otherwise a crash
     /// could leave the link of one container at the address that the disk has for another.
     fn linked(&self) -> impl Iterator<Item = &Attached> {
-        let seen = self.converge.host.seen();
+        let seen = self.work.converge.host.seen();
         let is_linked = move |one: &Attached| {
             let address = one.link_address();
             address.is_some_and(|address| seen.is_some_and(|host| host.links.contains_key(&address)))
         };
         let unkept = self.unkept_containers();
-        let staying = self.containers.all().values().filter(|one| !one.leaving);
+        let staying = self.local.containers.all().values().filter(|one| !one.leaving);
         staying.filter(move |one| !unkept.contains(one.ident.as_str()) || is_linked(one))
     }
 }

@@ -29,48 +29,48 @@ impl Node {
         self.look_for_instances();
         self.look_for_unconfirmed();
         self.look_for_places();
-        if self.looked_for != self.rules_to_look_for() {
-            self.converge.host.look_by(self.now);
+        if self.sight.looked_for != self.rules_to_look_for() {
+            self.work.converge.host.look_by(self.facts.now);
         }
-        if self.converge.begin_host(self.now) {
-            self.containers.look_begins();
+        if self.work.converge.begin_host(self.facts.now) {
+            self.local.containers.look_begins();
             let wanted = Host { others: self.others_to_ask_for(), ..self.ground().looked_for() };
-            self.looked_for = wanted.rules.clone();
-            let scope = self.converge.host.scope();
-            self.outputs.push_back(Output::ObserveHost(Box::new(wanted), scope));
+            self.sight.looked_for = wanted.rules.clone();
+            let scope = self.work.converge.host.scope();
+            self.out.outputs.push_back(Output::ObserveHost(Box::new(wanted), scope));
         }
-        if self.converge.begin_vpc(self.now) {
+        if self.work.converge.begin_vpc(self.facts.now) {
             if self.has_room_for_the_check() {
-                self.outputs.push_back(Output::DoubtCheck);
+                self.out.outputs.push_back(Output::DoubtCheck);
             }
-            self.outputs.push_back(Output::ObserveVpc(self.config.ipam.range, self.tables()));
+            self.out.outputs.push_back(Output::ObserveVpc(self.facts.config.ipam.range, self.tables()));
         }
     }
 
     /// What a plan for this configuration rests on, and no look has shown.
     pub(super) fn unread(&self, config: &Config) -> Vec<String> {
-        let views = [("the host", self.converge.host.unread()), ("the VPC", self.converge.vpc.unread())];
+        let views = [("the host", self.work.converge.host.unread()), ("the VPC", self.work.converge.vpc.unread())];
         let views = views.into_iter().filter_map(|(view, why)| Some(format!("{view} {}", why?)));
         views.chain(self.unread_tables(config)).collect()
     }
 
     /// Tables are looked at as the configuration in force selects them.
     fn unread_tables(&self, config: &Config) -> Vec<String> {
-        let Some(seen) = self.converge.vpc.seen() else { return Vec::new() };
+        let Some(seen) = self.work.converge.vpc.seen() else { return Vec::new() };
         let later = |what: &str| vec![format!("{what}: they are looked for once the file is adopted")];
-        if config.ipam.range != self.config.ipam.range {
+        if config.ipam.range != self.facts.config.ipam.range {
             return later(&format!("routes inside {} are not known", config.ipam.range));
         }
         match &config.vpc.route_tables {
             RouteTables::Named(ids) => {
                 let unseen = ids.iter().filter(|table| !seen.tables.contains_key(table));
-                let why = match config.vpc.route_tables == self.config.vpc.route_tables {
+                let why = match config.vpc.route_tables == self.facts.config.vpc.route_tables {
                     true => "it is not there, or serves a gateway",
                     false => "if it is there, it is looked at once the file is adopted",
                 };
                 unseen.map(|table| format!("{table} was not read: {why}")).collect()
             }
-            other if *other != self.config.vpc.route_tables => {
+            other if *other != self.facts.config.vpc.route_tables => {
                 later("the tables that vpc.route_tables selects are not known")
             }
             RouteTables::Auto | RouteTables::Tagged(..) => Vec::new(),
@@ -78,33 +78,33 @@ impl Node {
     }
 
     pub(super) fn on_host_seen(&mut self, result: Result<Host, Fault>) {
-        let interval = self.jittered(self.config.reconcile.interval);
-        self.converge.host_seen(self.now, result, interval);
+        let interval = self.jittered(self.facts.config.reconcile.interval);
+        self.work.converge.host_seen(self.facts.now, result, interval);
         if !self.unkept_containers().is_empty() {
-            self.containers.touch();
+            self.local.containers.touch();
         }
         self.judge_paths();
-        self.disturbed = true;
-        if self.converge.host.fault().is_none() {
+        self.out.disturbed = true;
+        if self.work.converge.host.fault().is_none() {
             self.tend_containers();
         }
     }
 
     pub(super) fn on_vpc_seen(&mut self, result: Result<Vpc, Fault>) {
-        self.spread = match SPREAD_SHARE * self.readers() < OFTEN {
-            true => self.rng.random_range(SPREAD_OFTEN),
-            false => spread(self.rng.random()),
+        self.sight.spread = match SPREAD_SHARE * self.readers() < OFTEN {
+            true => self.sight.rng.random_range(SPREAD_OFTEN),
+            false => spread(self.sight.rng.random()),
         };
         let interval = self.vpc_interval();
         if let Ok(vpc) = &result {
-            vpc.tables.iter().for_each(|(id, table)| self.quotas.seen(id, table.used));
+            vpc.tables.iter().for_each(|(id, table)| self.work.quotas.seen(id, table.used));
         }
         let has_read = result.is_ok();
-        self.converge.vpc_seen(self.now, result, interval);
+        self.work.converge.vpc_seen(self.facts.now, result, interval);
         if has_read {
             self.keep_read();
         }
-        self.disturbed = true;
+        self.out.disturbed = true;
         self.look_for_traces();
         self.judge_election();
     }
@@ -112,13 +112,13 @@ impl Node {
     /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often, and is then spread
     /// so that this holds for each minute, even after all looked at once.
     pub(super) fn vpc_interval(&mut self) -> Duration {
-        let interval = self.jittered(self.config.reconcile.interval);
+        let interval = self.jittered(self.facts.config.reconcile.interval);
         if self.is_small() { interval } else { interval.max(self.reads_share()) }
     }
 
     /// Whether all peers may look as often as is configured.
     fn is_small(&self) -> bool {
-        self.config.reconcile.interval >= self.usual_share()
+        self.facts.config.reconcile.interval >= self.usual_share()
     }
 
     /// Time between reading calls of this peer if all take the same.
@@ -128,19 +128,19 @@ impl Node {
 
     /// The same where it is a matter of chance.
     fn reads_share(&self) -> Duration {
-        (SPREAD_SHARE * self.readers()).mul_f64(self.spread)
+        (SPREAD_SHARE * self.readers()).mul_f64(self.sight.spread)
     }
 
     /// How many take turns in reading: of each peer the tables, and the instances that bear a tag.
     pub(super) fn readers(&self) -> u32 {
-        let peers = self.mesh.reachable().len() as u32 + 1;
-        peers * (1 + u32::from(self.config.ec2_tag.is_some()))
+        let peers = self.peers.mesh.reachable().len() as u32 + 1;
+        peers * (1 + u32::from(self.facts.config.ec2_tag.is_some()))
     }
 
     /// Whether every look may ask for the source/destination check, too, and all of the cluster still asks no more
     /// often than a large one.
     fn has_room_for_the_check(&self) -> bool {
-        2 * self.usual_share() <= self.config.reconcile.interval
+        2 * self.usual_share() <= self.facts.config.reconcile.interval
     }
 
     /// Looks that were to come soon when the cluster was smaller.
@@ -149,14 +149,14 @@ impl Node {
             return;
         }
         let share = self.reads_share();
-        self.converge.vpc.put_off(share);
-        self.discovery.found.put_off(share);
-        self.places.put_off(share);
+        self.work.converge.vpc.put_off(share);
+        self.sight.discovery.found.put_off(share);
+        self.sight.places.put_off(share);
     }
 
     /// Up to a tenth earlier, so that hosts that started together do not go on in step.
     pub(super) fn jittered(&mut self, interval: Duration) -> Duration {
-        interval.mul_f64(self.rng.random_range(0.9..1.0))
+        interval.mul_f64(self.sight.rng.random_range(0.9..1.0))
     }
 }
 

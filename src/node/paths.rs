@@ -56,20 +56,20 @@ impl Node {
     /// turns, but a way that was lost is asked for until it is found.
     pub(super) fn others_to_ask_for(&self) -> BTreeSet<Address> {
         let mut firsts: BTreeMap<_, Address> = BTreeMap::new();
-        for (range, owner) in self.ipam.settled_owners() {
-            if owner != self.identity.name && owner != PeerName::UNKNOWN {
+        for (range, owner) in self.peers.ipam.settled_owners() {
+            if owner != self.facts.identity.name && owner != PeerName::UNKNOWN {
                 firsts.entry(owner).or_insert(range.start);
             }
         }
         let all: Vec<Address> = firsts.into_values().collect();
-        let range = Range::from(self.config.ipam.range);
+        let range = Range::from(self.facts.config.ipam.range);
         let explained = self.waiting.explained().filter(|address| range.contains(*address));
-        let is_other = |address: &Address| self.ipam.ring().owner(*address) != Some(self.identity.name);
+        let is_other = |address: &Address| self.peers.ipam.ring().owner(*address) != Some(self.facts.identity.name);
         let lost = self.astray().iter().filter_map(|(path, _)| match path.packet {
             Packet::ToOther(address) => Some(address),
             Packet::ToContainer { .. } | Packet::FromHost { .. } | Packet::Outside => None,
         });
-        let first = (self.converge.host.looks() as usize).wrapping_mul(OTHERS_MAX) % all.len().max(1);
+        let first = (self.work.converge.host.looks() as usize).wrapping_mul(OTHERS_MAX) % all.len().max(1);
         let in_turn = all.iter().cycle().skip(first).take(all.len()).copied();
         let mut asked = BTreeSet::new();
         for address in explained.filter(is_other).chain(lost.filter(is_other)).chain(in_turn) {
@@ -83,7 +83,7 @@ impl Node {
     /// Whether a container attached now is not reachable: its packets reach none of the other hosts, or none of
     /// theirs reach it.
     pub(super) fn is_cut_off(&self) -> bool {
-        let Some(host) = self.converge.host.seen() else { return false };
+        let Some(host) = self.work.converge.host.seen() else { return false };
         if self.astray().is_empty() {
             return false;
         }
@@ -136,23 +136,23 @@ impl Node {
     }
 
     fn astray(&self) -> &[(Arc<Path>, Astray)] {
-        &self.lost_paths.0
+        &self.work.lost_paths.0
     }
 
     /// Judges anew what would become of packets, after a look or under another configuration.
     pub(super) fn judge_paths(&mut self) {
         let uplinks = self.uplink_names();
-        let lost = self.converge.host.seen().into_iter().flat_map(|host| {
+        let lost = self.work.converge.host.seen().into_iter().flat_map(|host| {
             host.paths.iter().filter_map(|path| Some((path.clone(), astray(path, host, &uplinks)?)))
         });
-        self.lost_paths = LostPaths(lost.collect());
+        self.work.lost_paths = LostPaths(lost.collect());
     }
 
     fn lost_at(&self, place: &Place, addresses: &[Address]) -> Note {
         let uplinks = self.uplink_names();
         let uplinks = uplinks.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         let some = some_of(addresses);
-        let range = self.config.ipam.range;
+        let range = self.facts.config.ipam.range;
         let route = place.route.as_ref().map_or_else(String::new, |route| format!(" ({route})"));
         let whose = match &place.side {
             Side::Out => format!("packets of containers for other hosts ({some})"),
@@ -161,7 +161,7 @@ impl Node {
             Side::Outside => "packets of containers for the outside".to_owned(),
         };
         let (what, hint) = match (&place.astray, &place.side) {
-            (Astray::By(by), Side::Out) if self.config.network.uplinks.is_some() => (
+            (Astray::By(by), Side::Out) if self.facts.config.network.uplinks.is_some() => (
                 format!("{whose} leave by {by}{route}, which [network] uplinks does not name ({uplinks})"),
                 format!("name {by} in [network] uplinks, or set it to \"auto\", and `weavers reload`"),
             ),

@@ -66,59 +66,59 @@ impl Places {
 impl Node {
     /// Which tables to look at, as configured.
     pub(super) fn tables(&self) -> Tables {
-        self.config.vpc.route_tables.serving(self.places.subnets())
+        self.facts.config.vpc.route_tables.serving(self.sight.places.subnets())
     }
 
     /// Before the first look at the tables it should be known which.
     pub(super) fn await_places(&mut self) {
-        if self.config.vpc.route_tables == RouteTables::Auto {
-            self.converge.vpc.hold();
+        if self.facts.config.vpc.route_tables == RouteTables::Auto {
+            self.work.converge.vpc.hold();
         }
     }
 
     pub(super) fn look_for_places(&mut self) {
-        if self.config.vpc.route_tables != RouteTables::Auto {
+        if self.facts.config.vpc.route_tables != RouteTables::Auto {
             return;
         }
-        if self.places.doubted.take_if(|due| *due <= self.now).is_some()
-            && self.hosts().any(|host| !self.places.asked.contains(&host))
+        if self.sight.places.doubted.take_if(|due| *due <= self.facts.now).is_some()
+            && self.hosts().any(|host| !self.sight.places.asked.contains(&host))
         {
             let pause = self.usual_share();
-            let soon = self.places.seen.last_begun().map_or(self.now, |begun| begun + pause);
-            self.places.seen.look_by(soon.max(self.now));
+            let soon = self.sight.places.seen.last_begun().map_or(self.facts.now, |begun| begun + pause);
+            self.sight.places.seen.look_by(soon.max(self.facts.now));
         }
-        if !self.places.seen.begin(self.now) {
+        if !self.sight.places.seen.begin(self.facts.now) {
             return;
         }
-        let known = self.places.seen.seen().into_iter().flat_map(BTreeMap::keys).copied();
+        let known = self.sight.places.seen.seen().into_iter().flat_map(BTreeMap::keys).copied();
         let mut asked = BTreeSet::new();
         for host in self.hosts().chain(known) {
             if asked.len() < ASKED_MAX {
                 asked.insert(host);
             }
         }
-        self.places.asked = asked.clone();
+        self.sight.places.asked = asked.clone();
         match asked.is_empty() {
             true => self.on_places_seen(Ok(BTreeMap::new())),
-            false => self.outputs.push_back(Output::ObservePlaces(asked)),
+            false => self.out.outputs.push_back(Output::ObservePlaces(asked)),
         }
     }
 
     pub(super) fn on_places_seen(&mut self, result: Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>) {
         // Tables of peers may be missing until it succeeds.
         let often = if result.is_ok() { SELDOM } else { SELDOM_FAILED };
-        let interval: Duration = self.vpc_interval() * often * self.places.calls();
+        let interval: Duration = self.vpc_interval() * often * self.sight.places.calls();
         let before = self.tables();
-        self.places.seen.end(self.now, result, interval);
-        if self.tables() != before || self.converge.vpc.last_begun().is_none() {
-            self.converge.vpc.look_by(self.now);
-            self.disturbed = true;
+        self.sight.places.seen.end(self.facts.now, result, interval);
+        if self.tables() != before || self.work.converge.vpc.last_begun().is_none() {
+            self.work.converge.vpc.look_by(self.facts.now);
+            self.out.disturbed = true;
         }
     }
 
     pub(super) fn next_look_for_places(&self) -> Option<Timestamp> {
-        let looks = [self.places.seen.next_look(), self.places.doubted];
-        let auto = self.config.vpc.route_tables == RouteTables::Auto;
+        let looks = [self.sight.places.seen.next_look(), self.sight.places.doubted];
+        let auto = self.facts.config.vpc.route_tables == RouteTables::Auto;
         looks.into_iter().flatten().min().filter(|_| auto)
     }
 
@@ -128,18 +128,18 @@ impl Node {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         };
-        let connected = self.mesh.connections().filter(|view| view.peer.is_some());
+        let connected = self.peers.mesh.connections().filter(|view| view.peer.is_some());
         let connected = connected.filter_map(move |view| inet(view.remote.ip()));
-        let named = self.mesh.targets().into_iter().filter_map(|view| {
+        let named = self.peers.mesh.targets().into_iter().filter_map(|view| {
             let host = view.target.rsplit_once(':').map_or(view.target.as_str(), |(host, _)| host);
             host.parse().ok()
         });
-        connected.chain(named).chain(self.mesh.hosts().into_iter().filter_map(inet))
+        connected.chain(named).chain(self.peers.mesh.hosts().into_iter().filter_map(inet))
     }
 
     /// Other tables than those that are known may need our routes.
     pub(super) fn unknown_places(&self) -> Option<Note> {
-        let fault = self.places.fault().filter(|_| self.config.vpc.route_tables == RouteTables::Auto)?;
+        let fault = self.sight.places.fault().filter(|_| self.facts.config.vpc.route_tables == RouteTables::Auto)?;
         Some(Note {
             what: format!("the peers' subnets cannot be read, so tables of theirs may be missing: {fault}"),
             hint: fault.hint.clone().or_else(|| Some("or name the tables in `[vpc] route_tables`".into())),

@@ -50,7 +50,7 @@ impl Node {
         }
         let mut ports: Vec<Port> = Vec::new();
         let wanted: BTreeSet<Port> = wanted.into_iter().collect();
-        let before = self.containers.all().get(ident).map(|one| one.ports.clone()).unwrap_or_default();
+        let before = self.local.containers.all().get(ident).map(|one| one.ports.clone()).unwrap_or_default();
         let (open, named): (Vec<Port>, Vec<Port>) = wanted.into_iter().partition(|port| port.host == 0);
         for port in named {
             if let Some(taken) = ports.iter().find(|other| other.overlaps(&port)) {
@@ -79,7 +79,7 @@ impl Node {
 
     fn open_port(&mut self, ident: &str, taken: &[Port], port: Port) -> Option<Port> {
         let count = u32::from(CHOSEN.end() - CHOSEN.start()) + 1;
-        let from = self.rng.next_u32() % count;
+        let from = self.sight.rng.next_u32() % count;
         let candidates = (0..count).map(|step| CHOSEN.start() + ((from + step) % count) as u16);
         let mut candidates = candidates.map(|host| Port { host, ..port });
         candidates.find(|port| {
@@ -89,7 +89,7 @@ impl Node {
 
     /// Another container that has the port.
     fn publisher_of(&self, ident: &str, port: &Port) -> Option<&Attached> {
-        let others = self.containers.all().values().filter(|one| one.ident != ident && !one.leaving);
+        let others = self.local.containers.all().values().filter(|one| one.ident != ident && !one.leaving);
         others.into_iter().find(|one| one.ports.iter().any(|other| other.overlaps(port)))
     }
 }

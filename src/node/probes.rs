@@ -51,22 +51,22 @@ impl Node {
     pub(super) fn settle_probes(&mut self) -> bool {
         if std::mem::take(&mut self.probes.touched) {
             let others = self.canaries_of_others();
-            self.probes.prober.set_others(self.now, others);
+            self.probes.prober.set_others(self.facts.now, others);
         }
         let mut any = false;
         while let Some(effect) = self.probes.prober.next_effect() {
             any = true;
             match effect {
-                probe::Effect::Send(to, bytes) => self.outputs.push_back(Output::Probe(to, bytes.into())),
+                probe::Effect::Send(to, bytes) => self.out.outputs.push_back(Output::Probe(to, bytes.into())),
                 // Whoever loses the question is asked again.
                 probe::Effect::Tell(peer, talk) => {
-                    let _ = self.mesh.unicast(peer, super::PROBE_CHANNEL, &talk.encode());
+                    let _ = self.peers.mesh.unicast(peer, super::PROBE_CHANNEL, &talk.encode());
                 }
                 probe::Effect::Doubt(peer) => self.look_after_a_loss(peer),
                 probe::Effect::Changed(peer, verdict) => {
                     let path = self.path_status(peer, verdict, None);
-                    self.outputs.push_back(Output::PathChanged(Box::new(path)));
-                    self.disturbed = true;
+                    self.out.outputs.push_back(Output::PathChanged(Box::new(path)));
+                    self.out.disturbed = true;
                 }
             }
         }
@@ -76,11 +76,11 @@ impl Node {
     /// Canaries of peers that the mesh reaches; an address that is not the peer's own is no canary of it.
     fn canaries_of_others(&self) -> BTreeMap<PeerName, Canary> {
         let believable = |(peer, canary): &(PeerName, Canary)| {
-            self.mesh.is_reachable(*peer)
+            self.peers.mesh.is_reachable(*peer)
                 && MTUS.contains(&canary.mtu)
-                && self.ipam.ring().owner(canary.address.into()) == Some(*peer)
+                && self.peers.ipam.ring().owner(canary.address.into()) == Some(*peer)
         };
-        self.dead.takeover.canaries().filter(believable).collect()
+        self.peers.dead.takeover.canaries().filter(believable).collect()
     }
 
     /// A peer says something about probes.
@@ -88,7 +88,7 @@ impl Node {
         let Kind::Unicast { from } = delivery.kind else { return };
         // What cannot be read is of a later version.
         if let Ok(talk) = Talk::decode(&delivery.payload) {
-            self.probes.prober.heard(self.now, from, talk);
+            self.probes.prober.heard(self.facts.now, from, talk);
         }
     }
 
@@ -96,20 +96,20 @@ impl Node {
     fn look_after_a_loss(&mut self, peer: PeerName) {
         let dying = self.dying().map(|(peer, ..)| peer).collect();
         let share = self.usual_share();
-        if !self.probes.doubts.look(self.now, peer, &dying, share) {
+        if !self.probes.doubts.look(self.facts.now, peer, &dying, share) {
             return;
         }
         let most = DOUBT_SPREAD * self.readers();
-        let after = most.mul_f64(self.rng.random_range(0.0..1.0));
-        self.outputs.push_back(Output::DoubtCheck);
-        self.converge.host.look_by(self.now);
-        self.converge.vpc.look_by(self.now + after);
-        self.disturbed = true;
+        let after = most.mul_f64(self.sight.rng.random_range(0.0..1.0));
+        self.out.outputs.push_back(Output::DoubtCheck);
+        self.work.converge.host.look_by(self.facts.now);
+        self.work.converge.vpc.look_by(self.facts.now + after);
+        self.out.disturbed = true;
     }
 
     /// The peer whose space this address is in, if it has a canary.
     pub(super) fn probed_owner(&self, address: Address) -> Option<PeerName> {
-        let owner = self.ipam.ring().owner(address)?;
+        let owner = self.peers.ipam.ring().owner(address)?;
         self.probes.prober.paths().any(|(peer, _)| peer == owner).then_some(owner)
     }
 
@@ -137,7 +137,7 @@ impl Node {
     pub(super) fn probe_status(&self) -> ProbeStatus {
         let paths = self.probes.prober.paths();
         ProbeStatus {
-            canary: self.canary.address(),
+            canary: self.local.canary.address(),
             paths: paths
                 .map(|(peer, path)| self.path_status(peer, path.verdict(), path.small.round_trip))
                 .collect(),
@@ -159,12 +159,12 @@ impl Node {
             Verdict::Dies { size: Size::Large, direction: Direction::Back, .. } => PathState::LargeDiesBack,
         };
         let since_s = match verdict {
-            Verdict::Dies { since, .. } => Some(self.now.since(since).as_secs()),
+            Verdict::Dies { since, .. } => Some(self.facts.now.since(since).as_secs()),
             Verdict::Unknown | Verdict::Flows => None,
         };
         PathStatus {
             peer,
-            nickname: self.ipam.nickname(peer).map(str::to_owned),
+            nickname: self.peers.ipam.nickname(peer).map(str::to_owned),
             state,
             since_s,
             round_trip_us: round_trip.map(|time| time.as_micros() as u64),
@@ -183,7 +183,7 @@ impl Node {
             problems.push(Note { what, hint: Some("weavers status --json, `probe`, names them all".into()) });
         }
         problems.extend(self.rewritten());
-        problems.extend(self.canary.fault().map(|fault| Note {
+        problems.extend(self.local.canary.fault().map(|fault| Note {
             what: format!("paths are not probed: {}", fault.message),
             hint: fault.hint.clone(),
         }));
@@ -203,7 +203,7 @@ impl Node {
             Direction::Out => format!("to {name}"),
             Direction::Back => format!("from {name}"),
         };
-        let lasts = humantime::format_duration(Duration::from_secs(self.now.since(since).as_secs()));
+        let lasts = humantime::format_duration(Duration::from_secs(self.facts.now.since(since).as_secs()));
         let what = match size {
             Size::Small => format!("packets of containers {way} have been lost for {lasts}"),
             Size::Large => {
@@ -223,17 +223,17 @@ impl Node {
 
     /// The likely cause: what is known here to be wrong on that way, otherwise what cannot be seen from here.
     fn what_to_look_at(&self, peer: PeerName, direction: Direction, since: Timestamp) -> String {
-        let (ours, theirs) = (self.canary.address(), self.canary_of(peer));
+        let (ours, theirs) = (self.local.canary.address(), self.canary_of(peer));
         let destination = match direction {
             Direction::Out => theirs,
             Direction::Back => ours,
         };
         // What was read before says nothing of it.
-        let is_read = self.converge.vpc.is_seen_since(since);
+        let is_read = self.work.converge.vpc.is_seen_since(since);
         if let Some(cause) = self.known_cause(destination.filter(|_| is_read), direction) {
             return cause;
         }
-        let range = self.config.ipam.range;
+        let range = self.facts.config.ipam.range;
         let (sender, receiver) = match direction {
             Direction::Out => ("this host".to_owned(), self.named(peer)),
             Direction::Back => (self.named(peer), "this host".to_owned()),
@@ -265,8 +265,8 @@ impl Node {
 
     fn known_cause(&self, destination: Option<Address>, direction: Direction) -> Option<String> {
         let route = destination.and_then(|address| self.wrong_route(address));
-        let is_on = self.converge.vpc.seen().and_then(|vpc| vpc.source_dest_check) == Some(true);
-        let check = (is_on && self.config.vpc.source_dest_check != SourceDestCheck::Ignore).then(|| {
+        let is_on = self.work.converge.vpc.seen().and_then(|vpc| vpc.source_dest_check) == Some(true);
+        let check = (is_on && self.facts.config.vpc.source_dest_check != SourceDestCheck::Ignore).then(|| {
             "the source/destination check of this host's interface is on: EC2 drops these packets".to_owned()
         });
         let covered = match direction {
@@ -278,13 +278,13 @@ impl Node {
 
     /// A route on this host that is not ours and takes what is sent to this address.
     fn covering_route(&self, address: Address) -> Option<String> {
-        let host = self.converge.host.seen()?;
+        let host = self.work.converge.host.seen()?;
         let (cidr, target) = host.foreign.iter().find(|(cidr, _)| Range::from(**cidr).contains(address))?;
         Some(format!("this host has a route that is not ours, {cidr} {target}: remove it"))
     }
 
     fn canary_of(&self, peer: PeerName) -> Option<Address> {
-        let mut others = self.dead.takeover.canaries();
+        let mut others = self.peers.dead.takeover.canaries();
         others.find(|(other, _)| *other == peer).map(|(_, canary)| canary.address.into())
     }
 
@@ -296,7 +296,7 @@ impl Node {
             what: format!("packets of containers arrive at {} as if {seen} had sent them", self.named(peer)),
             hint: Some(format!(
                 "a rule that is not ours masquerades inside {}: look for it with `nft list ruleset` and `iptables-save`",
-                self.config.ipam.range
+                self.facts.config.ipam.range
             )),
         })
     }

@@ -25,14 +25,14 @@ impl Node {
             Kind::Unicast { from } => Source::Unicast { from },
             Kind::Broadcast { from } => Source::Broadcast { from },
         };
-        let received = self.ipam.receive(self.now, source, &delivery.payload);
+        let received = self.peers.ipam.receive(self.facts.now, source, &delivery.payload);
         self.settle_ipam();
         match received {
             Ok(Relay::Nothing) => {}
             Ok(Relay::State) => self.relay_soon(delivery.kind),
             Ok(Relay::Same) => {
                 let Kind::Broadcast { from } = delivery.kind else { return };
-                self.mesh.broadcast(from, CHANNEL, &delivery.payload);
+                self.peers.mesh.broadcast(from, CHANNEL, &delivery.payload);
             }
             Err(error) => self.refuse(&delivery, &error),
         }
@@ -41,7 +41,7 @@ impl Node {
     /// What cannot be used is the fault of whoever said it.
     pub(super) fn refuse(&mut self, delivery: &Delivery, error: &dyn std::error::Error) {
         let Delivery { conn, ref channel, kind, .. } = *delivery;
-        self.mesh.refuse(self.now, conn, channel, kind, error.to_string());
+        self.peers.mesh.refuse(self.facts.now, conn, channel, kind, error.to_string());
     }
 
     /// Passes on what was new, as our own state, with what comes soon after it: the more peers there are to say something, the
@@ -51,16 +51,16 @@ impl Node {
             Kind::Gossip { from } => Some(from),
             Kind::Unicast { .. } | Kind::Broadcast { .. } => None,
         };
-        let peers = self.ipam.reachable().len() as u32;
-        let due = self.now + RELAY_AFTER + RELAY_SHARE * peers;
-        self.relay = match self.relay {
+        let peers = self.peers.ipam.reachable().len() as u32;
+        let due = self.facts.now + RELAY_AFTER + RELAY_SHARE * peers;
+        self.peers.relay = match self.peers.relay {
             None => Some((due, from)),
             Some((due, earlier)) => Some((due, earlier.filter(|_| earlier == from))),
         };
     }
 
     pub(super) fn relay(&mut self) {
-        if let Some((_, except)) = self.relay.take_if(|(due, _)| *due <= self.now) {
+        if let Some((_, except)) = self.peers.relay.take_if(|(due, _)| *due <= self.facts.now) {
             self.send_state(|state| Effect::Gossip(CHANNEL, Recipients::Neighbours { except }, state));
         }
     }

@@ -40,25 +40,25 @@ impl Node {
     pub fn is_ready(&self) -> bool {
         let may_be = self.has_ring() && self.overlap().is_none();
         let reaches = !self.is_cut_off() && !self.probes_reach_nobody();
-        let can_promise = self.ledger.fault().is_none() && !self.lacks_room();
+        let can_promise = self.out.ledger.fault().is_none() && !self.lacks_room();
         may_be && reaches && can_promise && self.is_host_ready() && self.are_routes_read()
     }
 
     /// Whether a container attached now would get no address, here or from another host.
     fn lacks_room(&self) -> bool {
-        !self.ipam.is_leaving() && !self.ipam.has_room(self.config.ipam.default_subnet)
+        !self.peers.ipam.is_leaving() && !self.peers.ipam.has_room(self.facts.config.ipam.default_subnet)
     }
 
     /// Links come and go; what every link needs is what counts.
     fn is_host_ready(&self) -> bool {
-        let Some(host) = self.converge.host.seen() else { return false };
+        let Some(host) = self.work.converge.host.seen() else { return false };
         let desired = self.ground().desired().host;
         let fenced = desired.rules.as_ref().is_some_and(|rules| !rules.uplinks.is_empty());
         let of_all =
             |name: &String| !desired.links.keys().any(|one| *name == local_setting(&link_name(*one)));
         let is_set =
             |(name, value): (&String, &String)| desired.sysctls.get(name) == Some(value) || !of_all(name);
-        (fenced || self.leave != Leave::No)
+        (fenced || self.facts.leave != Leave::No)
             && host.rules == desired.rules
             && host.blocks.is_superset(&desired.blocks)
             && host.sysctls.iter().all(is_set)
@@ -66,7 +66,7 @@ impl Node {
 
     fn are_routes_read(&self) -> bool {
         let wanted = self.wanted_routes();
-        let Some(vpc) = self.converge.vpc.seen() else {
+        let Some(vpc) = self.work.converge.vpc.seen() else {
             return self.recalled().is_some_and(|read| {
                 self.is_unchecked(read.source_dest_check) && read.led_all(&join(wanted.iter().copied()))
             });
@@ -76,72 +76,72 @@ impl Node {
     }
 
     fn is_unchecked(&self, source_dest_check: Option<bool>) -> bool {
-        source_dest_check != Some(true) || self.config.vpc.source_dest_check == SourceDestCheck::Ignore
+        source_dest_check != Some(true) || self.facts.config.vpc.source_dest_check == SourceDestCheck::Ignore
     }
 
     /// Where packets must find their way to us: all that we own, but for what lies beneath a route of others and is
     /// not in use. Nothing of that is handed out.
     fn wanted_routes(&self) -> Vec<Range> {
-        let destinations = self.plan.conflicts.iter().map(|conflict| Range::from(conflict.destination));
-        let idle: Vec<Range> = destinations.filter(|range| !self.ipam.uses(*range)).collect();
-        without_all(&self.ipam.settled(), &idle)
+        let destinations = self.work.plan.conflicts.iter().map(|conflict| Range::from(conflict.destination));
+        let idle: Vec<Range> = destinations.filter(|range| !self.peers.ipam.uses(*range)).collect();
+        without_all(&self.peers.ipam.settled(), &idle)
     }
 
     /// Who owns what, as this node has it.
     pub fn ring(&self) -> &Ring {
-        self.ipam.ring()
+        self.peers.ipam.ring()
     }
 
     /// What this node took over from the dead and does not use yet.
     pub fn quarantined(&self) -> &[Range] {
-        self.ipam.quarantined()
+        self.peers.ipam.quarantined()
     }
 
     /// What was decided about the dead, as far as this node knows.
     pub fn decided(&self) -> Option<&Log> {
-        self.dead.takeover.log()
+        self.peers.dead.takeover.log()
     }
 
     /// What this node knows of everybody's promises in the election of the first ring.
     pub fn claims(&self) -> &Claims {
-        self.ipam.claims()
+        self.peers.ipam.claims()
     }
 
     /// The peers there is a way to, without this one.
     pub fn reachable(&self) -> &BTreeSet<PeerName> {
-        self.ipam.reachable()
+        self.peers.ipam.reachable()
     }
 
     /// The instance of another peer, if it has said.
     pub fn instance_of(&self, peer: PeerName) -> Option<&str> {
-        self.dead.takeover.instance(peer)
+        self.peers.dead.takeover.instance(peer)
     }
 
     /// Addresses in use on this host, by whom.
     pub fn allocations(&self) -> &BTreeMap<String, Vec<Ipv4Net>> {
-        self.ipam.allocations()
+        self.peers.ipam.allocations()
     }
 
     /// What is to change, as last worked out.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        &self.work.plan
     }
 
     /// One of the route tables that were last read.
     pub fn first_table(&self) -> Option<TableId> {
-        self.converge.vpc.seen()?.tables.keys().next().cloned()
+        self.work.converge.vpc.seen()?.tables.keys().next().cloned()
     }
 
     /// Why a step that is under way is taken.
     pub fn cause(&self, action: &Action) -> Option<&str> {
-        self.converge.cause(action)
+        self.work.converge.cause(action)
     }
 
     /// The last look at every plane left nothing to do, and no packets are known to be lost.
     pub fn is_converged(&self) -> bool {
-        let looked = self.converge.host.fault().is_none() && self.converge.vpc.fault().is_none();
+        let looked = self.work.converge.host.fault().is_none() && self.work.converge.vpc.fault().is_none();
         let nothing_left =
-            self.plan.is_empty() && !self.converge.is_at_work() && self.converge.is_confirmed();
+            self.work.plan.is_empty() && !self.work.converge.is_at_work() && self.work.converge.is_confirmed();
         let lost = self.loses_packets() || self.probes_are_lost();
         looked && nothing_left && !lost && self.is_ready()
     }
@@ -152,41 +152,41 @@ impl Node {
         Status {
             format_version: FORMAT_VERSION.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            name: self.identity.name,
-            nickname: self.nickname.clone(),
-            instance: self.identity.instance.clone(),
-            interface: self.converge.vpc.seen().map(|vpc| vpc.interface.clone()),
+            name: self.facts.identity.name,
+            nickname: self.facts.nickname.clone(),
+            instance: self.facts.identity.instance.clone(),
+            interface: self.work.converge.vpc.seen().map(|vpc| vpc.interface.clone()),
             ready: self.is_ready(),
             converged: self.is_converged(),
             waits: self.waits(),
             problems: self.problems(),
             config: ConfigStatus { trial_s: self.trial_left(), ..ConfigStatus::default() },
-            connections: self.mesh.connections().map(connection).collect(),
-            targets: self.mesh.targets().into_iter().map(target).collect(),
+            connections: self.peers.mesh.connections().map(connection).collect(),
+            targets: self.peers.mesh.targets().into_iter().map(target).collect(),
             ipam: self.ipam_status(),
             attachments: self.attachments(),
             probe: self.probe_status(),
-            tables: self.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default(),
+            tables: self.work.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default(),
             upkeep: self.upkeep(),
-            steps: self.converge.steps().map(|step| self.step_status(step)).collect(),
+            steps: self.work.converge.steps().map(|step| self.step_status(step)).collect(),
         }
     }
 
     /// Of each table: what is missing, and why.
     fn upkeep(&self) -> BTreeMap<TableId, Upkeep> {
-        let tables = self.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default();
+        let tables = self.work.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default();
         let upkeep = |table: &TableId, used: usize| {
             let plane = Plane::Table(table.clone());
             let of_table = |change: &&Change| Plane::of(&change.action) == plane;
-            let missing = self.plan.changes.iter().filter(of_table).map(|change| {
-                match self.converge.failure(&change.action) {
+            let missing = self.work.plan.changes.iter().filter(of_table).map(|change| {
+                match self.work.converge.failure(&change.action) {
                     Some(fault) => fault.message.clone(),
                     None => change.action.to_string(),
                 }
             });
-            let refused = self.plan.refused.iter().filter(of_table).map(|refused| refused_step(refused).what);
+            let refused = self.work.plan.refused.iter().filter(of_table).map(|refused| refused_step(refused).what);
             let missing: Vec<String> = missing.chain(refused).collect();
-            let quota = self.plan.tables.get(table).and_then(|usage| usage.quota);
+            let quota = self.work.plan.tables.get(table).and_then(|usage| usage.quota);
             Upkeep { used, quota, kept: missing.is_empty(), missing }
         };
         tables.into_iter().map(|(id, table)| (id.clone(), upkeep(&id, table.used))).collect()
@@ -195,10 +195,10 @@ impl Node {
     /// What is waited for, in words: agreement first, then reads, then steps.
     pub fn waits(&self) -> Vec<Note> {
         let mut waits: Vec<Note> =
-            self.ipam.waits().into_iter().map(|(what, hint)| Note { what, hint }).collect();
+            self.peers.ipam.waits().into_iter().map(|(what, hint)| Note { what, hint }).collect();
         let note = |what: &str| Note { what: what.to_owned(), hint: None };
         if self.has_ring() && self.lacks_room() {
-            let subnet = self.config.ipam.default_subnet;
+            let subnet = self.facts.config.ipam.default_subnet;
             waits.push(Note {
                 what: format!(
                     "an address to hand out: none of {subnet} is free here, and no peer in reach has one"
@@ -208,14 +208,14 @@ impl Node {
                 ),
             });
         }
-        if let Some(fault) = self.ledger.fault() {
+        if let Some(fault) = self.out.ledger.fault() {
             let what = format!("the disk, which does not take what is to be saved: {}", fault.message);
             waits.push(Note { what, hint: fault.hint.clone() });
         }
-        if self.converge.host.seen().is_none() {
+        if self.work.converge.host.seen().is_none() {
             waits.push(note("a first look at the host's network"));
         }
-        if self.converge.vpc.seen().is_none() {
+        if self.work.converge.vpc.seen().is_none() {
             waits.push(match self.recalled() {
                 Some(read) => note(&format!(
                     "a look at the route tables, which are believed to be as read {} ago, before the daemon was started",
@@ -225,10 +225,10 @@ impl Node {
             });
         }
         waits.extend(self.unconfirmed());
-        if !self.converge.is_confirmed() {
+        if !self.work.converge.is_confirmed() {
             waits.push(note("a read of the route tables that shows what was written"));
         }
-        match self.plan.changes.len() {
+        match self.work.plan.changes.len() {
             0 => {}
             1 => waits.push(note("a step of the plan: see `weavers plan`")),
             left => waits.push(note(&format!("{left} steps of the plan: see `weavers plan`"))),
@@ -240,34 +240,34 @@ impl Node {
     pub fn problems(&self) -> Vec<Note> {
         let mut problems: Vec<Note> = self.overlap().into_iter().collect();
         let faults =
-            [("the host's network", self.converge.host.fault()), ("the VPC", self.converge.vpc.fault())];
+            [("the host's network", self.work.converge.host.fault()), ("the VPC", self.work.converge.vpc.fault())];
         for (view, fault) in faults {
             problems.extend(fault.map(|fault| about(&format!("{view} cannot be read"), fault)));
         }
-        for change in &self.plan.changes {
-            let failure = self.converge.failure(&change.action);
+        for change in &self.work.plan.changes {
+            let failure = self.work.converge.failure(&change.action);
             problems.extend(failure.map(|fault| about("a step failed", fault)));
         }
-        problems.extend(self.plan.refused.iter().map(refused_step));
-        problems.extend(self.plan.tables.iter().filter_map(|(table, usage)| quota::warning(table, usage)));
-        problems.extend(self.converge.drift.fights(self.now));
+        problems.extend(self.work.plan.refused.iter().map(refused_step));
+        problems.extend(self.work.plan.tables.iter().filter_map(|(table, usage)| quota::warning(table, usage)));
+        problems.extend(self.work.converge.drift.fights(self.facts.now));
         problems.extend(self.unknown_places());
         problems.extend(self.unknown_unconfirmed());
-        if let Some(fault) = self.ledger.fault() {
+        if let Some(fault) = self.out.ledger.fault() {
             let what = format!("the state cannot be saved, so nothing new is promised: {}", fault.message);
             problems.push(Note { what, hint: fault.hint.clone() });
         }
-        let of_ring = self.ipam.problems().into_iter();
+        let of_ring = self.peers.ipam.problems().into_iter();
         problems.extend(of_ring.map(|(what, hint)| Note { what, hint: Some(hint) }));
-        let excess = self.dead.takeover.excess().recent(self.now);
+        let excess = self.peers.dead.takeover.excess().recent(self.facts.now);
         problems.extend(excess.map(|(what, peer)| Note {
             what: format!("{what}, the last by {}", self.named(peer)),
             hint: Some(way_out(peer)),
         }));
-        problems.extend(self.mesh.refused(self.now).map(refused));
-        problems.extend(self.mesh.unsent().map(unsent));
-        problems.extend(self.mesh.dropped(self.now).map(|view| self.dropped(view)));
-        let tagged = self.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.fault());
+        problems.extend(self.peers.mesh.refused(self.facts.now).map(refused));
+        problems.extend(self.peers.mesh.unsent().map(unsent));
+        problems.extend(self.peers.mesh.dropped(self.facts.now).map(|view| self.dropped(view)));
+        let tagged = self.facts.config.ec2_tag.as_ref().and_then(|_| self.sight.discovery.found.fault());
         problems.extend(self.unresolved_names());
         problems.extend(tagged.map(|fault| about("peers cannot be found by tag", fault)));
         problems.extend(self.coming());
@@ -279,7 +279,7 @@ impl Node {
         problems.extend(self.foreign_firewall());
         problems.extend(self.lost_packets());
         problems.extend(self.full_tracking());
-        problems.extend(self.plan.conflicts.iter().map(|conflict| Note {
+        problems.extend(self.work.plan.conflicts.iter().map(|conflict| Note {
             what: format!(
                 "{} {} -> {} is not ours and is left alone; no address beneath it is handed out",
                 conflict.place, conflict.destination, conflict.target
@@ -293,8 +293,8 @@ impl Node {
 
     /// The container range must lie outside every CIDR of the VPC: EC2 routes those itself.
     pub(super) fn overlap(&self) -> Option<Note> {
-        let range = self.config.ipam.range;
-        let cidr = self.taken(self.converge.vpc.seen()?)?;
+        let range = self.facts.config.ipam.range;
+        let cidr = self.taken(self.work.converge.vpc.seen()?)?;
         Some(Note {
             what: format!(
                 "[ipam] range {range} overlaps {cidr} of the VPC: no route is written, and nothing is set up on this host"
@@ -305,7 +305,7 @@ impl Node {
 
     /// A CIDR of the VPC that shares addresses with the range.
     pub(super) fn taken(&self, vpc: &Vpc) -> Option<Ipv4Net> {
-        let range = Range::from(self.config.ipam.range);
+        let range = Range::from(self.facts.config.ipam.range);
         let mut local = vpc.tables.values().flat_map(|table| &table.local);
         local.find(|cidr| Range::from(**cidr).overlaps(range)).copied()
     }
@@ -313,9 +313,9 @@ impl Node {
     /// Where nothing is handed out or given away: beneath routes of others, where the canary is, and nowhere while a
     /// link may use an address that the store has forgotten.
     pub(super) fn avoided(&self) -> Vec<Range> {
-        let conflicts = self.plan.conflicts.iter().map(|conflict| conflict.destination);
-        let forgotten = self.containers.is_forgetful().then_some(self.config.ipam.range);
-        conflicts.chain(forgotten).map(Range::from).chain(self.canary.kept()).collect()
+        let conflicts = self.work.plan.conflicts.iter().map(|conflict| conflict.destination);
+        let forgotten = self.local.containers.is_forgetful().then_some(self.facts.config.ipam.range);
+        conflicts.chain(forgotten).map(Range::from).chain(self.local.canary.kept()).collect()
     }
 
     /// Messages that could not be used, and what to do about them.
@@ -338,8 +338,8 @@ impl Node {
 
     /// Where the check is not ours to turn off, somebody else must.
     fn checked_interface(&self) -> Option<Note> {
-        let Vpc { interface, source_dest_check, .. } = self.converge.vpc.seen()?;
-        let what = match (self.config.vpc.source_dest_check, source_dest_check) {
+        let Vpc { interface, source_dest_check, .. } = self.work.converge.vpc.seen()?;
+        let what = match (self.facts.config.vpc.source_dest_check, source_dest_check) {
             (SourceDestCheck::Ignore, _) | (_, Some(false)) | (SourceDestCheck::Disable, Some(true)) => {
                 return None;
             }
@@ -349,7 +349,7 @@ impl Node {
             }
         };
         let region =
-            self.config.vpc.region.as_ref().map_or_else(String::new, |region| format!(" --region {region}"));
+            self.facts.config.vpc.region.as_ref().map_or_else(String::new, |region| format!(" --region {region}"));
         Some(Note {
             what: format!("the source/destination check of {interface} {what}"),
             hint: Some(format!(
@@ -360,7 +360,7 @@ impl Node {
 
     /// A ring in many pieces: tokens are never removed from it, and it is told as a whole.
     fn crowded_ring(&self) -> Option<Note> {
-        let pieces = self.ipam.ring().entries().len();
+        let pieces = self.peers.ipam.ring().entries().len();
         (pieces > PIECES_MANY).then(|| Note {
             what: format!("the ring has {pieces} pieces of at most {ENTRIES_MAX}, and what is said of it grows with them"),
             hint: Some(
@@ -371,8 +371,8 @@ impl Node {
 
     /// Tables that are selected and were not there at the last look.
     fn lost_tables(&self) -> impl Iterator<Item = Note> {
-        let seen = self.converge.vpc.seen().map(|vpc| &vpc.tables);
-        let named = match &self.config.vpc.route_tables {
+        let seen = self.work.converge.vpc.seen().map(|vpc| &vpc.tables);
+        let named = match &self.facts.config.vpc.route_tables {
             RouteTables::Named(ids) => Some(ids),
             RouteTables::Auto | RouteTables::Tagged(..) => None,
         };
@@ -385,7 +385,7 @@ impl Node {
     }
 
     fn foreign_firewall(&self) -> Option<Note> {
-        let (what, hint) = match &self.converge.host.seen()?.forward {
+        let (what, hint) = match &self.work.converge.host.seen()?.forward {
             Forward::Open | Forward::Opened(_) | Forward::Closed(_) => return None,
             Forward::Foreign(chain) => (
                 format!("{chain} drops what containers send and receive"),
@@ -400,29 +400,29 @@ impl Node {
     }
 
     fn full_tracking(&self) -> Option<Note> {
-        let tracking = self.converge.host.seen()?.tracking?;
+        let tracking = self.work.converge.host.seen()?.tracking?;
         Some(Note { what: tracking.to_string(), hint: Some(Tracking::WAY_OUT.into()) })
     }
 
     fn ipam_status(&self) -> IpamStatus {
-        let owned = join(self.ipam.owned());
-        let mut owners: Vec<_> = self.ipam.owners().into_iter().map(|(_, owner)| owner).collect();
+        let owned = join(self.peers.ipam.owned());
+        let mut owners: Vec<_> = self.peers.ipam.owners().into_iter().map(|(_, owner)| owner).collect();
         owners.sort();
         owners.dedup();
         let electors = self.decided().into_iter().flat_map(|log| log.electors()).copied();
         IpamStatus {
-            range: self.config.ipam.range,
+            range: self.facts.config.ipam.range,
             state: if self.has_ring() { "ready" } else { "waiting" }.to_owned(),
             owned_addresses: owned.iter().map(|range| range.len()).sum(),
             owned: owned.into_iter().flat_map(Range::cidrs).collect(),
-            used: self.ipam.used(),
+            used: self.peers.ipam.used(),
             owners: owners.len() as u32,
             electors: electors.map(|peer| self.named(peer)).collect(),
         }
     }
 
     fn attachments(&self) -> Vec<AttachmentStatus> {
-        self.containers.all().values().map(|attached| self.attachment(attached)).collect()
+        self.local.containers.all().values().map(|attached| self.attachment(attached)).collect()
     }
 
     pub(super) fn attachment(&self, attached: &Attached) -> AttachmentStatus {
@@ -444,7 +444,7 @@ impl Node {
         StepStatus {
             action: step.change.action.to_string(),
             cause: step.change.cause.clone(),
-            age_s: self.now.since(step.at).as_secs(),
+            age_s: self.facts.now.since(step.at).as_secs(),
             outcome: step.outcome.as_ref().map_or_else(|fault| fault.message.clone(), |_| "done".to_owned()),
             request_id: match &step.outcome {
                 Ok(id) => id.clone(),

@@ -93,8 +93,8 @@ impl Story {
 impl Node {
     /// What was resumed is no news.
     pub(super) fn begin_story(&mut self) {
-        self.story.owners = self.ipam.ring().owners();
-        self.story.quarantine = self.ipam.quarantine_number();
+        self.story.owners = self.peers.ipam.ring().owners();
+        self.story.quarantine = self.peers.ipam.quarantine_number();
         self.story.decisions = self.decisions();
     }
 
@@ -113,11 +113,11 @@ impl Node {
         let more = events.len().saturating_sub(TOLD_MAX);
         let told =
             events.into_iter().take(TOLD_MAX).chain((more > 0).then_some(Event::More { events: more }));
-        self.outputs.extend(told.map(Output::Told));
+        self.out.outputs.extend(told.map(Output::Told));
     }
 
     fn tell_of_peers(&mut self) {
-        let reached = self.mesh.reachable();
+        let reached = self.peers.mesh.reachable();
         let before = std::mem::replace(&mut self.story.reached, reached);
         let connected =
             self.story.reached.difference(&before).map(|peer| Event::PeerConnected(self.named(*peer)));
@@ -128,7 +128,7 @@ impl Node {
     }
 
     fn tell_of_ranges(&mut self) {
-        let (now, me) = (self.ipam.ring().owners(), self.identity.name);
+        let (now, me) = (self.peers.ipam.ring().owners(), self.facts.identity.name);
         let before = std::mem::replace(&mut self.story.owners, now);
         let now = &self.story.owners;
         let of_us = |owners: &[(Range, PeerName)]| -> Vec<Range> {
@@ -145,7 +145,7 @@ impl Node {
         let given = without_all(&ours_before, &ours_now).into_iter();
         let given = given.filter_map(|range| Some(Event::RangeGiven { range, to: owner(now, range)? }));
         let is_first = before.is_empty() && !now.is_empty();
-        let founders = self.ipam.ring().seeds().iter().map(|peer| self.named(*peer)).collect();
+        let founders = self.peers.ipam.ring().seeds().iter().map(|peer| self.named(*peer)).collect();
         let first = is_first.then_some(Event::FirstRing { founders });
         let (changes, given): (Vec<Event>, Vec<Event>) =
             (first.into_iter().chain(received).collect(), given.collect());
@@ -154,13 +154,13 @@ impl Node {
     }
 
     fn decisions(&self) -> Option<u64> {
-        self.dead.takeover.log().map(|log| log.next())
+        self.peers.dead.takeover.log().map(|log| log.next())
     }
 
     fn tell_of_take_overs(&mut self) {
         let now = self.decisions();
         let before = std::mem::replace(&mut self.story.decisions, now);
-        let (Some(before), Some(log)) = (before.filter(|_| before < now), self.dead.takeover.log()) else {
+        let (Some(before), Some(log)) = (before.filter(|_| before < now), self.peers.dead.takeover.log()) else {
             return;
         };
         let is_take_over = |dead: PeerName, heir: PeerName| ![dead, heir].contains(&PeerName::UNKNOWN);
@@ -171,9 +171,9 @@ impl Node {
     }
 
     fn tell_of_quarantine(&mut self) {
-        let now = self.ipam.quarantine_number();
+        let now = self.peers.ipam.quarantine_number();
         if now != std::mem::replace(&mut self.story.quarantine, now) {
-            let ranges = self.ipam.quarantined().len();
+            let ranges = self.peers.ipam.quarantined().len();
             let begun = now.map(|_| Event::QuarantineBegun { ranges });
             self.tell(vec![begun.unwrap_or(Event::QuarantineEnded)]);
         }
@@ -181,12 +181,12 @@ impl Node {
 
     fn tell_of_reads(&mut self) {
         let reads = [
-            ("the network of this host", self.converge.host.fault()),
-            ("the VPC", self.converge.vpc.fault()),
-            ("the tagged instances", self.discovery.found.fault()),
-            ("the subnets of the peers", self.places.fault()),
-            ("the state of instances", self.dead.fault()),
-            ("the running instances", self.unconfirmed.fault()),
+            ("the network of this host", self.work.converge.host.fault()),
+            ("the VPC", self.work.converge.vpc.fault()),
+            ("the tagged instances", self.sight.discovery.found.fault()),
+            ("the subnets of the peers", self.sight.places.fault()),
+            ("the state of instances", self.peers.dead.fault()),
+            ("the running instances", self.peers.unconfirmed.fault()),
         ];
         let mut events = Vec::new();
         for (what, fault) in reads {

@@ -114,33 +114,33 @@ impl Node {
         if !self.has_ring() {
             return false;
         }
-        if !self.dead.agrees() {
-            if std::mem::take(&mut self.dead.touched) {
+        if !self.peers.dead.agrees() {
+            if std::mem::take(&mut self.peers.dead.touched) {
                 self.note_the_silent(&self.around());
             }
             return false;
         }
-        let awaited = self.ipam.awaited();
-        if *self.dead.takeover.awaited() != *awaited {
+        let awaited = self.peers.ipam.awaited();
+        if *self.peers.dead.takeover.awaited() != *awaited {
             let awaited = awaited.clone();
-            self.dead.takeover.set_awaited(awaited);
-            self.dead.touched = true;
+            self.peers.dead.takeover.set_awaited(awaited);
+            self.peers.dead.touched = true;
         }
-        if std::mem::take(&mut self.dead.touched) {
-            let seeds = self.ipam.ring().seeds().to_vec();
-            self.dead.takeover.begin(&seeds);
-            let (now, around) = (self.now, self.around());
+        if std::mem::take(&mut self.peers.dead.touched) {
+            let seeds = self.peers.ipam.ring().seeds().to_vec();
+            self.peers.dead.takeover.begin(&seeds);
+            let (now, around) = (self.facts.now, self.around());
             self.note_the_silent(&around);
-            if self.ipam.is_leaving() {
+            if self.peers.ipam.is_leaving() {
                 self.shun_leavers();
             }
-            self.dead.takeover.consider(now, around.view());
-            if self.dead.takeover.doubts(now.before(BELIEVED), around.view()) {
-                self.dead.look.look_by(now);
+            self.peers.dead.takeover.consider(now, around.view());
+            if self.peers.dead.takeover.doubts(now.before(BELIEVED), around.view()) {
+                self.peers.dead.look.look_by(now);
             }
         }
         let mut any = false;
-        while let Some(effect) = self.dead.takeover.next_effect() {
+        while let Some(effect) = self.peers.dead.takeover.next_effect() {
             any = true;
             self.carry_out_for_the_dead(effect);
         }
@@ -148,42 +148,42 @@ impl Node {
     }
 
     fn carry_out_for_the_dead(&mut self, effect: takeover::Effect) {
-        let me = self.identity.name;
+        let me = self.facts.identity.name;
         match effect {
-            takeover::Effect::Save(kept) => self.ledger.write(Write::decided(&kept)),
+            takeover::Effect::Save(kept) => self.out.ledger.write(Write::decided(&kept)),
             takeover::Effect::SaveInstance(peer, instance) => {
-                self.ledger.write(Write::instance(peer, instance.as_deref()));
+                self.out.ledger.write(Write::instance(peer, instance.as_deref()));
             }
-            takeover::Effect::Broadcast(said) => self.let_out(Effect::Broadcast(DEAD_CHANNEL, me, said)),
-            takeover::Effect::Tell(peer, said) => self.let_out(Effect::Unicast(DEAD_CHANNEL, peer, said)),
+            takeover::Effect::Broadcast(said) => self.out.let_out(Effect::Broadcast(DEAD_CHANNEL, me, said)),
+            takeover::Effect::Tell(peer, said) => self.out.let_out(Effect::Unicast(DEAD_CHANNEL, peer, said)),
             takeover::Effect::Decided(decision) => {
-                self.ipam.bury(self.now, decision.dead, decision.heir);
-                self.disturbed = true;
+                self.peers.ipam.bury(self.facts.now, decision.dead, decision.heir);
+                self.out.disturbed = true;
             }
             takeover::Effect::SetBack => {
-                self.ipam.set_back();
-                self.disturbed = true;
+                self.peers.ipam.set_back();
+                self.out.disturbed = true;
             }
-            takeover::Effect::Awaited(heir) => self.ipam.tell(heir),
+            takeover::Effect::Awaited(heir) => self.peers.ipam.tell(heir),
         }
     }
 
     fn note_the_silent(&mut self, around: &Around) {
-        let me = self.identity.name;
+        let me = self.facts.identity.name;
         let is_silent = |peer: &PeerName| *peer != me && !around.reachable.contains(peer);
-        self.dead.silent.retain(|peer, _| is_silent(peer) && around.owners.contains_key(peer));
+        self.peers.dead.silent.retain(|peer, _| is_silent(peer) && around.owners.contains_key(peer));
         for &peer in around.owners.keys().filter(|peer| is_silent(peer)) {
-            self.dead.silent.entry(peer).or_insert(self.now);
+            self.peers.dead.silent.entry(peer).or_insert(self.facts.now);
         }
     }
 
     fn around(&self) -> Around {
-        let (mut owners, reachable) = (self.ipam.ring().shares(), self.mesh.reachable());
+        let (mut owners, reachable) = (self.peers.ipam.ring().shares(), self.peers.mesh.reachable());
         // Whoever claims what is ours matters to us as much as an owner does.
-        for (_, peer) in self.ipam.contested() {
+        for (_, peer) in self.peers.ipam.contested() {
             owners.entry(peer).or_default();
         }
-        Around { owners, reachable, grace: self.config.vpc.reclaim }
+        Around { owners, reachable, grace: self.facts.config.vpc.reclaim }
     }
 
     // ===== the mesh =====
@@ -196,15 +196,15 @@ impl Node {
         };
         // What the address manager has to do first.
         self.settle_ipam();
-        match self.dead.takeover.hear(self.now, from, &delivery.payload) {
+        match self.peers.dead.takeover.hear(self.facts.now, from, &delivery.payload) {
             Ok(news) => {
                 // Most of what is said is known, and to consider it takes longer than to hear it.
-                if news.is_some() || self.dead.takeover.has_effects() {
-                    self.dead.touched = true;
+                if news.is_some() || self.peers.dead.takeover.has_effects() {
+                    self.peers.dead.touched = true;
                     self.probes.touch();
                 }
-                if self.dead.takeover.has_forgotten() {
-                    self.ipam.doubt_memory();
+                if self.peers.dead.takeover.has_forgotten() {
+                    self.peers.ipam.doubt_memory();
                 }
                 self.pass_on(kind, news, delivery.payload.to_vec());
             }
@@ -216,14 +216,14 @@ impl Node {
     /// A broadcast goes on as it came; of gossip only what was news.
     fn pass_on(&mut self, kind: Kind, news: Option<Vec<u8>>, payload: Vec<u8>) {
         match (kind, news) {
-            (Kind::Broadcast { from }, _) => self.let_out(Effect::Broadcast(DEAD_CHANNEL, from, payload)),
+            (Kind::Broadcast { from }, _) => self.out.let_out(Effect::Broadcast(DEAD_CHANNEL, from, payload)),
             (Kind::Gossip { from }, Some(news)) => {
                 let to = Recipients::Neighbours { except: Some(from) };
-                self.let_out(Effect::Gossip(DEAD_CHANNEL, to, news));
+                self.out.let_out(Effect::Gossip(DEAD_CHANNEL, to, news));
             }
             (Kind::Unicast { .. }, Some(news)) => {
                 let to = Recipients::Neighbours { except: None };
-                self.let_out(Effect::Gossip(DEAD_CHANNEL, to, news));
+                self.out.let_out(Effect::Gossip(DEAD_CHANNEL, to, news));
             }
             (Kind::Gossip { .. } | Kind::Unicast { .. }, None) => {}
         }
@@ -231,14 +231,14 @@ impl Node {
 
     /// A new neighbour hears all; from time to time some hear the gist.
     pub(super) fn send_dead(&mut self, to: Recipients) {
-        if self.dead.agrees() {
+        if self.peers.dead.agrees() {
             let said = match to {
-                Recipients::One(_) => self.dead.takeover.all_known(),
+                Recipients::One(_) => self.peers.dead.takeover.all_known(),
                 Recipients::Neighbours { .. } | Recipients::Few | Recipients::Unasked => {
-                    self.dead.takeover.summary()
+                    self.peers.dead.takeover.summary()
                 }
             };
-            self.let_out(Effect::Gossip(DEAD_CHANNEL, to, said));
+            self.out.let_out(Effect::Gossip(DEAD_CHANNEL, to, said));
         }
     }
 
@@ -246,45 +246,45 @@ impl Node {
 
     /// Our own instance is asked about as well: an EC2 that does not know it is not the right one.
     pub(super) fn look_for_instances(&mut self) {
-        let Some(own) = self.identity.instance.clone().filter(|_| self.dead.agrees()) else { return };
-        let suspects = self.dead.suspects(self.now);
-        if !suspects.is_empty() && self.dead.look.begin(self.now) {
-            self.dead.looked_for = suspects.into_iter().chain([own]).collect();
-            self.outputs.push_back(Output::ObserveInstances(self.dead.looked_for.clone()));
+        let Some(own) = self.facts.identity.instance.clone().filter(|_| self.peers.dead.agrees()) else { return };
+        let suspects = self.peers.dead.suspects(self.facts.now);
+        if !suspects.is_empty() && self.peers.dead.look.begin(self.facts.now) {
+            self.peers.dead.looked_for = suspects.into_iter().chain([own]).collect();
+            self.out.outputs.push_back(Output::ObserveInstances(self.peers.dead.looked_for.clone()));
         }
     }
 
     pub(super) fn on_instances_seen(&mut self, result: Result<BTreeMap<String, InstanceState>, Fault>) {
-        let result = result.and_then(|there| match &self.identity.instance {
+        let result = result.and_then(|there| match &self.facts.identity.instance {
             Some(own) if !there.contains_key(own) => Err(another_ec2(own)),
             Some(_) | None => Ok(there),
         });
-        let asked = std::mem::take(&mut self.dead.looked_for);
+        let asked = std::mem::take(&mut self.peers.dead.looked_for);
         if let Ok(found) = &result {
-            self.dead.takeover.hear_ec2(self.now, &asked, found);
+            self.peers.dead.takeover.hear_ec2(self.facts.now, &asked, found);
         }
-        for peer in std::mem::take(&mut self.dead.wanted) {
-            if self.dead.takeover.running(peer).is_none() {
-                self.dead.takeover.ask(peer);
+        for peer in std::mem::take(&mut self.peers.dead.wanted) {
+            if self.peers.dead.takeover.running(peer).is_none() {
+                self.peers.dead.takeover.ask(peer);
             }
         }
-        let interval = self.jittered(self.config.reconcile.interval) * 2;
-        self.dead.look.end(self.now, result, interval);
-        self.dead.touched = true;
-        self.disturbed = true;
+        let interval = self.jittered(self.facts.config.reconcile.interval) * 2;
+        self.peers.dead.look.end(self.facts.now, result, interval);
+        self.peers.dead.touched = true;
+        self.out.disturbed = true;
     }
 
     // ===== what people are told =====
 
     /// Who is or could be taken over from.
     pub(super) fn coming(&self) -> Vec<Note> {
-        if !self.dead.agrees() {
+        if !self.peers.dead.agrees() {
             return self.silent_owners();
         }
         let around = self.around();
-        let coming = self.dead.takeover.coming(self.now, around.view());
+        let coming = self.peers.dead.takeover.coming(self.facts.now, around.view());
         let note = |coming: Coming| self.note_on(&coming, around.owners.contains_key(&coming.peer));
-        let untraceable = self.dead.takeover.untraceable(self.now, around.view());
+        let untraceable = self.peers.dead.takeover.untraceable(self.facts.now, around.view());
         let unknown = untraceable.into_iter().map(|peer| Note {
             what: format!(
                 "{} is not heard, and nobody knows on which instance it runs, so EC2 cannot be asked",
@@ -298,12 +298,12 @@ impl Node {
     /// Owners of whom nothing is known but that somebody said they own something: no founder, never heard, no nickname, no
     /// instance.
     pub(super) fn unmet_owners(&self) -> Option<Note> {
-        let founders = self.ipam.ring().seeds();
-        let late = self.dead.silent.iter().filter(|(_, since)| self.now.since(**since) >= NAMED_AFTER);
+        let founders = self.peers.ipam.ring().seeds();
+        let late = self.peers.dead.silent.iter().filter(|(_, since)| self.facts.now.since(**since) >= NAMED_AFTER);
         let is_known = |peer: PeerName| {
             founders.contains(&peer)
-                || self.ipam.nickname(peer).is_some()
-                || self.dead.takeover.instance(peer).is_some()
+                || self.peers.ipam.nickname(peer).is_some()
+                || self.peers.dead.takeover.instance(peer).is_some()
         };
         let unmet: Vec<PeerName> = late.map(|(peer, _)| *peer).filter(|peer| !is_known(*peer)).collect();
         let first = unmet.first()?;
@@ -323,7 +323,7 @@ impl Node {
 
     /// Whom nobody takes over from unless somebody says so.
     fn silent_owners(&self) -> Vec<Note> {
-        let late = self.dead.silent.iter().filter(|(_, since)| self.now.since(**since) >= NAMED_AFTER);
+        let late = self.peers.dead.silent.iter().filter(|(_, since)| self.facts.now.since(**since) >= NAMED_AFTER);
         let note = |(&peer, _)| Note {
             what: format!(
                 "{} has not contacted us, and with mesh.weave_peers its {} addresses are not taken over automatically",
@@ -362,12 +362,12 @@ impl Node {
 
     /// Where Weave Net routers share the cluster: neighbours that are none.
     pub(super) fn kin(&self) -> Option<BTreeSet<PeerName>> {
-        let ours = self.mesh.connections().filter(|view| view.version.is_some());
-        self.config.mesh.weave_peers.then(|| ours.filter_map(|view| view.peer).collect())
+        let ours = self.peers.mesh.connections().filter(|view| view.version.is_some());
+        self.facts.config.mesh.weave_peers.then(|| ours.filter_map(|view| view.peer).collect())
     }
 
     pub(super) fn named(&self, peer: PeerName) -> String {
-        match self.ipam.nickname(peer) {
+        match self.peers.ipam.nickname(peer) {
             Some(nickname) => format!("{peer} ({nickname})"),
             None => peer.to_string(),
         }
@@ -380,44 +380,44 @@ impl Node {
     pub(super) fn on_forget(&mut self, id: RequestId, peer: &str) {
         let peer = match self.check_forget(peer) {
             Ok(peer) => peer,
-            Err(refusal) => return self.answer(id, Err(refusal)),
+            Err(refusal) => return self.out.answer(id, Err(refusal)),
         };
         let addresses = self.share(peer);
-        let log = self.dead.takeover.log().filter(|log| addresses > 0 || log.electors().contains(&peer));
-        let Some(log) = log.filter(|_| self.dead.agrees()) else { return self.forget_at_once(id, peer) };
+        let log = self.peers.dead.takeover.log().filter(|log| addresses > 0 || log.electors().contains(&peer));
+        let Some(log) = log.filter(|_| self.peers.dead.agrees()) else { return self.forget_at_once(id, peer) };
         let since = log.next();
-        let can_look = self.identity.instance.is_some() && self.converge.vpc.fault().is_none();
-        if can_look && self.dead.takeover.instance(peer).is_some() {
-            self.dead.wanted.insert(peer);
-            self.dead.look.look_by(self.now);
-            self.disturbed = true;
+        let can_look = self.facts.identity.instance.is_some() && self.work.converge.vpc.fault().is_none();
+        if can_look && self.peers.dead.takeover.instance(peer).is_some() {
+            self.peers.dead.wanted.insert(peer);
+            self.peers.dead.look.look_by(self.facts.now);
+            self.out.disturbed = true;
         } else {
-            self.dead.takeover.ask(peer);
-            self.dead.touched = true;
+            self.peers.dead.takeover.ask(peer);
+            self.peers.dead.touched = true;
         }
-        self.waiting.add(self.now, id, Waiter::Forget { peer, addresses, since });
+        self.waiting.add(self.facts.now, id, Waiter::Forget { peer, addresses, since });
     }
 
     /// The same without the agreement of the others, on the word of whoever asks.
     pub(super) fn on_forget_alone(&mut self, id: RequestId, peer: &str) {
         let peer = match self.check_forget(peer) {
             Ok(peer) => peer,
-            Err(refusal) => return self.answer(id, Err(refusal)),
+            Err(refusal) => return self.out.answer(id, Err(refusal)),
         };
-        if !self.dead.agrees() || self.dead.takeover.log().is_none() {
+        if !self.peers.dead.agrees() || self.peers.dead.takeover.log().is_none() {
             return self.forget_at_once(id, peer);
         }
         let addresses = self.share(peer);
         let around = self.around();
-        self.dead.takeover.force(self.now, around.view(), peer);
+        self.peers.dead.takeover.force(self.facts.now, around.view(), peer);
         self.settle_dead();
-        let moved = Response::Moved { addresses, to: Some(self.identity.name) };
-        self.answer(id, self.kept_by(peer).map_or(Ok(moved), Err));
+        let moved = Response::Moved { addresses, to: Some(self.facts.identity.name) };
+        self.out.answer(id, self.kept_by(peer).map_or(Ok(moved), Err));
     }
 
     fn check_forget(&self, peer: &str) -> Result<PeerName, Refusal> {
         let peer = self.find_peer(peer)?;
-        match self.ipam.check_forget(peer) {
+        match self.peers.ipam.check_forget(peer) {
             // It owns nothing, and is counted on still.
             Err(Refused::UnknownPeer { .. }) if self.is_elector(peer) => Ok(peer),
             checked => checked.map(|()| peer).map_err(|refused| Refusal::from(&refused)),
@@ -425,30 +425,30 @@ impl Node {
     }
 
     fn is_elector(&self, peer: PeerName) -> bool {
-        self.dead.takeover.log().is_some_and(|log| log.electors().contains(&peer))
+        self.peers.dead.takeover.log().is_some_and(|log| log.electors().contains(&peer))
     }
 
     fn forget_at_once(&mut self, id: RequestId, peer: PeerName) {
-        let taken = self.ipam.forget(self.now, peer).map_err(|refused| Refusal::from(&refused));
+        let taken = self.peers.ipam.forget(self.facts.now, peer).map_err(|refused| Refusal::from(&refused));
         self.settle_ipam();
-        self.disturbed = true;
-        let to = Some(self.identity.name);
+        self.out.disturbed = true;
+        let to = Some(self.facts.identity.name);
         let moved = taken.map(|addresses| Response::Moved { addresses, to });
-        self.answer(id, moved.and_then(|moved| self.kept_by(peer).map_or(Ok(moved), Err)));
+        self.out.answer(id, moved.and_then(|moved| self.kept_by(peer).map_or(Ok(moved), Err)));
     }
 
     /// Addresses that a peer owns, or claims though they are ours.
     fn share(&self, peer: PeerName) -> u32 {
-        let contested = self.ipam.contested().into_iter().filter(|(_, with)| *with == peer);
+        let contested = self.peers.ipam.contested().into_iter().filter(|(_, with)| *with == peer);
         let contested: u64 = contested.map(|(piece, _)| u64::from(piece.len())).sum();
-        let share = self.ipam.ring().shares().get(&peer).copied().unwrap_or(0) + contested;
+        let share = self.peers.ipam.ring().shares().get(&peer).copied().unwrap_or(0) + contested;
         u32::try_from(share).unwrap_or(u32::MAX)
     }
 
     /// Why a peer still owns something though it was taken over from, if it does.
     fn kept_by(&self, peer: PeerName) -> Option<Refusal> {
         let kept = self.share(peer);
-        let fixed = self.ipam.ring().fixed().get(&peer).copied().unwrap_or(0);
+        let fixed = self.peers.ipam.ring().fixed().get(&peer).copied().unwrap_or(0);
         let named = self.named(peer);
         let (why, hint) = match (kept, fixed) {
             (0, _) => return None,
@@ -472,7 +472,7 @@ impl Node {
         (peer, addresses, since): (PeerName, u32, u64),
         late: bool,
     ) -> Option<Result<Response, Refusal>> {
-        let log = self.dead.takeover.log()?;
+        let log = self.peers.dead.takeover.log()?;
         if let Some(decision) = log.decision_on(peer, since) {
             let moved = Response::Moved { addresses, to: Some(decision.heir) };
             // What was decided is done once the ring says so.
@@ -481,27 +481,27 @@ impl Node {
                 Some(kept) => late.then_some(Err(kept)),
             };
         }
-        if self.mesh.is_reachable(peer) {
-            let alive = Refused::PeerAlive { peer, nickname: self.ipam.nickname_of(peer) };
+        if self.peers.mesh.is_reachable(peer) {
+            let alive = Refused::PeerAlive { peer, nickname: self.peers.ipam.nickname_of(peer) };
             return Some(Err(Refusal::from(&alive)));
         }
-        let is_asked = self.dead.wanted.contains(&peer) || self.dead.takeover.asked().contains(&peer);
-        if let Some(instance) = self.dead.takeover.running(peer).filter(|_| !is_asked) {
-            let (nickname, instance) = (self.ipam.nickname_of(peer), instance.to_owned());
+        let is_asked = self.peers.dead.wanted.contains(&peer) || self.peers.dead.takeover.asked().contains(&peer);
+        if let Some(instance) = self.peers.dead.takeover.running(peer).filter(|_| !is_asked) {
+            let (nickname, instance) = (self.peers.ipam.nickname_of(peer), instance.to_owned());
             return Some(Err(Refusal::from(&Refused::InstanceRuns { peer, nickname, instance })));
         }
         late.then(|| Err(self.not_forgotten(peer)))
     }
 
     fn not_forgotten(&self, peer: PeerName) -> Refusal {
-        let missing = self.dead.takeover.missing(self.around().view(), peer);
+        let missing = self.peers.dead.takeover.missing(self.around().view(), peer);
         let missing: Vec<String> = missing.iter().map(|&peer| self.named(peer)).collect();
         let message = format!(
             "the peers have not agreed that {} is dead: {} did not",
             self.named(peer),
             if missing.is_empty() { "some".to_owned() } else { missing.join(", ") }
         );
-        let hint = match self.dead.takeover.abstains() {
+        let hint = match self.peers.dead.takeover.abstains() {
             true => {
                 "this host does not vote yet, as others have to show first what it may have forgotten: try again in a minute"
             }
@@ -515,34 +515,34 @@ impl Node {
     /// Nobody waits any more for a peer to be taken over from.
     pub(super) fn forget_wishes(&mut self) {
         let wished: BTreeSet<PeerName> = self.waiting.forgetting().collect();
-        let me = self.identity.name;
-        self.dead.wanted.retain(|peer| wished.contains(peer));
-        for peer in self.dead.takeover.asked().clone() {
+        let me = self.facts.identity.name;
+        self.peers.dead.wanted.retain(|peer| wished.contains(peer));
+        for peer in self.peers.dead.takeover.asked().clone() {
             if peer != me && !wished.contains(&peer) {
-                self.dead.takeover.unask(peer);
-                self.dead.touched = true;
+                self.peers.dead.takeover.unask(peer);
+                self.peers.dead.touched = true;
             }
         }
     }
 
     /// Leaves the electors, who would wait for us otherwise, or stays away from them.
     pub(super) fn resign(&mut self) {
-        if self.dead.agrees() {
-            self.dead.takeover.ask(self.identity.name);
-            self.dead.touched = true;
+        if self.peers.dead.agrees() {
+            self.peers.dead.takeover.ask(self.facts.identity.name);
+            self.peers.dead.touched = true;
         }
     }
 
     /// What this host gives away is not to go to others that leave.
     pub(super) fn shun_leavers(&mut self) {
-        self.ipam.set_leavers(self.dead.takeover.leavers());
+        self.peers.ipam.set_leavers(self.peers.dead.takeover.leavers());
     }
 
     /// Whether the electors still count on us though we leave.
     pub(super) fn is_resigning(&self) -> bool {
-        self.leave != Leave::No
-            && self.dead.agrees()
-            && self.dead.takeover.is_resigning(&self.mesh.reachable())
+        self.facts.leave != Leave::No
+            && self.peers.dead.agrees()
+            && self.peers.dead.takeover.is_resigning(&self.peers.mesh.reachable())
     }
 }
 

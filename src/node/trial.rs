@@ -94,12 +94,12 @@ impl Trying {
 impl Node {
     /// Seconds until the former configuration comes back.
     pub(super) fn trial_left(&self) -> Option<u64> {
-        self.trials.trying().map(|trying| trying.until.since(self.now).as_secs())
+        self.change.trials.trying().map(|trying| trying.until.since(self.facts.now).as_secs())
     }
 
     /// Nothing else is adopted while something is tried: what would come back then?
     pub(super) fn is_trying(&self) -> Option<Refusal> {
-        let (what, hint) = match self.trials.stage {
+        let (what, hint) = match self.change.trials.stage {
             Stage::Idle => return None,
             Stage::Preparing => ("a configuration is about to be tried", "wait for it: see `weavers status`"),
             Stage::Trying(_) => (
@@ -113,17 +113,17 @@ impl Node {
     /// Has the disk keep what is in force before anything is changed.
     pub(super) fn prepare_trial(&mut self, order: Box<Order>) {
         let record = order.trial.as_ref().map(|terms| &terms.record);
-        self.ledger.write(Write::trial(record));
-        (self.trials.kept, self.trials.stage) = (true, Stage::Preparing);
-        self.let_out(Effect::FormerKept(order));
+        self.out.ledger.write(Write::trial(record));
+        (self.change.trials.kept, self.change.trials.stage) = (true, Stage::Preparing);
+        self.out.let_out(Effect::FormerKept(order));
     }
 
     pub(super) fn begin_trial(&mut self, order: Order) {
         let patience = order.trial.as_ref().map_or(Duration::ZERO, |terms| terms.patience);
-        self.trials.stage = Stage::Trying(Box::new(Trying {
-            former: self.config.clone(),
-            until: self.now + patience,
-            peers: self.mesh.reachable(),
+        self.change.trials.stage = Stage::Trying(Box::new(Trying {
+            former: self.facts.config.clone(),
+            until: self.facts.now + patience,
+            peers: self.peers.mesh.reachable(),
             lost: BTreeMap::new(),
             asked: order.done,
         }));
@@ -132,28 +132,28 @@ impl Node {
 
     /// Somebody adopts a configuration without terms: whatever was tried before is history.
     pub(super) fn forget_trial(&mut self) {
-        self.trials.stage = Stage::Idle;
-        if std::mem::take(&mut self.trials.kept) {
-            self.ledger.write(Write::trial(None));
+        self.change.trials.stage = Stage::Idle;
+        if std::mem::take(&mut self.change.trials.kept) {
+            self.out.ledger.write(Write::trial(None));
         }
     }
 
     pub(super) fn on_confirm(&mut self, id: RequestId) {
-        if self.trials.trying().is_none() {
+        if self.change.trials.trying().is_none() {
             let refusal = Refusal::new(RefusalKind::NotFound, "no configuration is being tried");
             let hint = "`weavers status` says what is in force, and whether something was rolled back";
-            return self.answer(id, Err(refusal.hint(hint)));
+            return self.out.answer(id, Err(refusal.hint(hint)));
         }
         self.forget_trial();
-        self.answer(id, Ok(Response::Done));
+        self.out.answer(id, Ok(Response::Done));
     }
 
     pub(super) fn judge_trial(&mut self) {
-        let Stage::Trying(trying) = &mut self.trials.stage else { return };
-        let why = match trying.judge(self.now, |peer| self.mesh.is_reachable(peer)) {
+        let Stage::Trying(trying) = &mut self.change.trials.stage else { return };
+        let why = match trying.judge(self.facts.now, |peer| self.peers.mesh.is_reachable(peer)) {
             Some(End::Lost(peer)) => {
                 let named =
-                    self.ipam.nickname(peer).map_or(peer.to_string(), |name| format!("{peer} ({name})"));
+                    self.peers.ipam.nickname(peer).map_or(peer.to_string(), |name| format!("{peer} ({name})"));
                 format!("peer {named} can no longer be reached")
             }
             Some(End::Unconfirmed) => "nobody confirmed it in time".to_owned(),
@@ -164,7 +164,7 @@ impl Node {
 
     /// The record stays on the disk: the file that failed is not to be adopted by a restart either.
     fn roll_back(&mut self, why: String) {
-        let stage = std::mem::replace(&mut self.trials.stage, Stage::Idle);
+        let stage = std::mem::replace(&mut self.change.trials.stage, Stage::Idle);
         let Stage::Trying(trying) = stage else { return };
         let Trying { former, asked, .. } = *trying;
         self.adopt(former);
@@ -172,9 +172,9 @@ impl Node {
             self.waiting.cancel(asked);
             let refusal =
                 Refusal::new(RefusalKind::Failed, format!("the configuration was rolled back: {why}"));
-            self.answer(asked, Err(refusal));
+            self.out.answer(asked, Err(refusal));
         }
-        self.outputs.push_back(Output::RolledBack(why));
+        self.out.outputs.push_back(Output::RolledBack(why));
     }
 }
 

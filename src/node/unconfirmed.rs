@@ -90,52 +90,52 @@ impl Unconfirmed {
 impl Node {
     /// Tells the address manager whom else it waits for. Returns whether anything may have changed.
     pub(super) fn settle_unconfirmed(&mut self) -> bool {
-        let Some(number) = self.ipam.quarantine_number() else {
-            self.unconfirmed.forget();
+        let Some(number) = self.peers.ipam.quarantine_number() else {
+            self.peers.unconfirmed.forget();
             return false;
         };
-        let is_new = self.unconfirmed.quarantine.is_none_or(|(known, _)| known != number);
-        if !is_new && !std::mem::take(&mut self.unconfirmed.touched) {
+        let is_new = self.peers.unconfirmed.quarantine.is_none_or(|(known, _)| known != number);
+        if !is_new && !std::mem::take(&mut self.peers.unconfirmed.touched) {
             return false;
         }
         if is_new {
             self.begin_to_ask(number);
         }
         let running = self.running_unconfirmed();
-        self.ipam.set_unconfirmed(running);
+        self.peers.ipam.set_unconfirmed(running);
         true
     }
 
     fn begin_to_ask(&mut self, number: u64) {
-        self.unconfirmed.quarantine = Some((number, self.now));
-        self.unconfirmed.runs.clear();
-        self.unconfirmed.look.look_by(self.now);
-        if self.config.ec2_tag.is_some() {
-            self.discovery.found.look_by(self.now);
+        self.peers.unconfirmed.quarantine = Some((number, self.facts.now));
+        self.peers.unconfirmed.runs.clear();
+        self.peers.unconfirmed.look.look_by(self.facts.now);
+        if self.facts.config.ec2_tag.is_some() {
+            self.sight.discovery.found.look_by(self.facts.now);
         }
-        self.disturbed = true;
+        self.out.disturbed = true;
     }
 
     fn running_unconfirmed(&mut self) -> Option<BTreeSet<Ipv4Addr>> {
         // Without EC2 nobody else is known.
-        if self.identity.instance.is_none() {
+        if self.facts.identity.instance.is_none() {
             return Some(BTreeSet::new());
         }
-        let (_, since) = self.unconfirmed.quarantine?;
+        let (_, since) = self.peers.unconfirmed.quarantine?;
         let (unheard, lost) = self.unheard();
-        self.unconfirmed.set_unheard(unheard);
-        self.unconfirmed.lost = lost;
-        if self.unconfirmed.wants_another_look() {
-            self.unconfirmed.look.look_by(self.now);
-            self.disturbed = true;
+        self.peers.unconfirmed.set_unheard(unheard);
+        self.peers.unconfirmed.lost = lost;
+        if self.peers.unconfirmed.wants_another_look() {
+            self.peers.unconfirmed.look.look_by(self.facts.now);
+            self.out.disturbed = true;
         }
-        let listed = self.config.ec2_tag.is_none() || self.discovery.found.is_seen_since(since);
-        self.unconfirmed.running().filter(|_| listed)
+        let listed = self.facts.config.ec2_tag.is_none() || self.sight.discovery.found.is_seen_since(since);
+        self.peers.unconfirmed.running().filter(|_| listed)
     }
 
     /// Where those are whom EC2 can be asked about, and the others as they are written.
     fn unheard(&self) -> (BTreeSet<Ipv4Addr>, BTreeSet<String>) {
-        let Unheard { hosts, targets: mut lost } = self.mesh.unheard(|name| self.names.hosts_of(name));
+        let Unheard { hosts, targets: mut lost } = self.peers.mesh.unheard(|name| self.sight.names.hosts_of(name));
         let mut known = BTreeSet::new();
         for host in hosts {
             match host {
@@ -153,26 +153,26 @@ impl Node {
     }
 
     pub(super) fn look_for_unconfirmed(&mut self) {
-        if self.unconfirmed.next_look().is_some() && self.unconfirmed.look.begin(self.now) {
-            self.unconfirmed.asked = self.unconfirmed.turn();
-            self.outputs.push_back(Output::ObserveRunning(self.unconfirmed.asked.clone()));
+        if self.peers.unconfirmed.next_look().is_some() && self.peers.unconfirmed.look.begin(self.facts.now) {
+            self.peers.unconfirmed.asked = self.peers.unconfirmed.turn();
+            self.out.outputs.push_back(Output::ObserveRunning(self.peers.unconfirmed.asked.clone()));
         }
     }
 
     pub(super) fn on_running_seen(&mut self, result: Result<BTreeSet<Ipv4Addr>, Fault>) {
-        let interval = self.jittered(self.config.reconcile.interval) * 2;
-        let Unconfirmed { quarantine, look, asked, runs, .. } = &mut self.unconfirmed;
+        let interval = self.jittered(self.facts.config.reconcile.interval) * 2;
+        let Unconfirmed { quarantine, look, asked, runs, .. } = &mut self.peers.unconfirmed;
         let running = result.as_ref().ok().cloned();
-        let begun = look.end(self.now, result.map(|_| ()), interval);
+        let begun = look.end(self.facts.now, result.map(|_| ()), interval);
         if let Some(running) = running.filter(|_| quarantine.is_some_and(|(_, since)| begun >= since)) {
             runs.extend(asked.iter().map(|address| (*address, running.contains(address))));
         }
-        self.unconfirmed.touch();
+        self.peers.unconfirmed.touch();
     }
 
     /// It is not known who else may own a part of what is in quarantine.
     pub(super) fn unknown_unconfirmed(&self) -> Vec<Note> {
-        let fault = self.unconfirmed.look.fault().filter(|_| self.unconfirmed.quarantine.is_some());
+        let fault = self.peers.unconfirmed.look.fault().filter(|_| self.peers.unconfirmed.quarantine.is_some());
         let unread = fault.map(|fault| Note {
             what: format!(
                 "addresses stay in quarantine: it cannot be read which instances are running: {fault}"
@@ -183,7 +183,7 @@ impl Node {
     }
 
     fn lost_unconfirmed(&self) -> Option<Note> {
-        let lost = &self.unconfirmed.lost;
+        let lost = &self.peers.unconfirmed.lost;
         let named: Vec<&str> = lost.iter().take(NAMED_MAX).map(String::as_str).collect();
         let more = match lost.len() - named.len() {
             0 => String::new(),

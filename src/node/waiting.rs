@@ -202,16 +202,16 @@ impl Node {
         let ids: Vec<RequestId> = self.waiting.waiters.keys().copied().collect();
         for id in ids {
             let (since, waiter) = self.waiting.waiters[&id].clone();
-            let late = waiter.deadline(since).is_some_and(|deadline| deadline <= self.now);
+            let late = waiter.deadline(since).is_some_and(|deadline| deadline <= self.facts.now);
             let Some(result) = self.result(since, &waiter, late) else { continue };
             self.waiting.waiters.remove(&id);
             let finished = *waiter == Waiter::Reset && result.is_ok();
             if result.is_err() {
                 self.undo_connect(&waiter);
             }
-            self.answer(id, result);
+            self.out.answer(id, result);
             if finished {
-                self.let_out(super::Effect::Finish);
+                self.out.let_out(super::Effect::Finish);
             }
         }
         self.forget_wishes();
@@ -230,16 +230,16 @@ impl Node {
             Waiter::Attach { ident } => self.attached(ident, late),
             Waiter::Connect { ident, .. } => self.connected(ident, late),
             Waiter::Check { ident } => {
-                let looked = late || self.converge.host.has_ended_since(since);
+                let looked = late || self.work.converge.host.has_ended_since(since);
                 looked.then(|| self.connected(ident, late)).flatten()
             }
             Waiter::Looked => {
-                (late || self.converge.host.has_ended_since(since)).then_some(Ok(Response::Done))
+                (late || self.work.converge.host.has_ended_since(since)).then_some(Ok(Response::Done))
             }
             Waiter::Detach { address } => {
-                let host = self.converge.host.seen();
+                let host = self.work.converge.host.seen();
                 let gone = host.is_some_and(|host| !host.links.contains_key(address))
-                    && !self.containers.is_leaving(*address);
+                    && !self.local.containers.is_leaving(*address);
                 (gone || late).then(|| match gone {
                     true => Ok(Response::Done),
                     false => Err(Refusal::new(
@@ -261,19 +261,19 @@ impl Node {
 
     /// Looks at once: what is said to be missing, or there, must not have changed since the last looks.
     pub(super) fn tell_anew(&mut self, id: RequestId, sight: Sight) {
-        self.converge.host.look_by(self.now);
-        self.outputs.push_back(Output::DoubtCheck);
+        self.work.converge.host.look_by(self.facts.now);
+        self.out.outputs.push_back(Output::DoubtCheck);
         match &sight {
             Sight::Address(address) => {
                 if let Some(owner) = self.probed_owner(*address) {
-                    self.probes.prober.hurry_to(self.now, owner);
+                    self.probes.prober.hurry_to(self.facts.now, owner);
                 }
             }
-            Sight::Status => self.probes.prober.hurry(self.now),
+            Sight::Status => self.probes.prober.hurry(self.facts.now),
             Sight::Plan | Sight::Preview(_) => {}
         }
-        self.waiting.add(self.now, id, Waiter::Looks(sight));
-        self.disturbed = true;
+        self.waiting.add(self.facts.now, id, Waiter::Looks(sight));
+        self.out.disturbed = true;
     }
 
     /// Whether probes that were sent since have shown what such a sight is to tell of paths.
@@ -289,16 +289,16 @@ impl Node {
     /// What such a look finds is mended at once, and would be told no more if the host had yet to be looked at. There
     /// it matters less: the kernel tells by itself when something has changed.
     fn look_at_the_vpc_last(&mut self, since: Timestamp) {
-        let vpc = &mut self.converge.vpc;
+        let vpc = &mut self.work.converge.vpc;
         let begun = vpc.last_begun().is_some_and(|begun| begun >= since) || vpc.has_ended_since(since);
-        if self.converge.host.has_ended_since(since) && !begun {
-            vpc.look_by(self.now);
+        if self.work.converge.host.has_ended_since(since) && !begun {
+            vpc.look_by(self.facts.now);
         }
     }
 
     /// What no look begun since has brought or failed to bring.
     fn unseen_since(&self, since: Timestamp) -> Vec<&'static str> {
-        let (host, vpc) = (&self.converge.host, &self.converge.vpc);
+        let (host, vpc) = (&self.work.converge.host, &self.work.converge.vpc);
         let views = [("the host", host.has_ended_since(since)), ("the VPC", vpc.has_ended_since(since))];
         views.into_iter().filter(|(_, ended)| !ended).map(|(view, _)| view).collect()
     }
@@ -306,7 +306,7 @@ impl Node {
     fn told(&self, sight: &Sight, unseen: &[&str]) -> Response {
         let mut plan = match sight {
             &Sight::Address(address) => return Response::Explanation(Box::new(self.explain(address))),
-            Sight::Plan => self.with_impact(self.plan.clone()),
+            Sight::Plan => self.with_impact(self.work.plan.clone()),
             Sight::Preview(config) => self.preview(config),
             Sight::Status => return Response::Status(Box::new(self.status())),
         };
@@ -316,29 +316,29 @@ impl Node {
     }
 
     fn converged_since(&self, since: Timestamp, changes: &[Change]) -> Option<Result<Response, Refusal>> {
-        let seen = self.converge.host.is_seen_since(since) && self.converge.vpc.is_seen_since(since);
-        if seen && self.plan.is_empty() && !self.converge.is_at_work() && self.converge.is_confirmed() {
-            let plan = Plan { changes: changes.to_vec(), ..self.plan.clone() };
+        let seen = self.work.converge.host.is_seen_since(since) && self.work.converge.vpc.is_seen_since(since);
+        if seen && self.work.plan.is_empty() && !self.work.converge.is_at_work() && self.work.converge.is_confirmed() {
+            let plan = Plan { changes: changes.to_vec(), ..self.work.plan.clone() };
             return Some(Ok(Response::Plan(Box::new(self.with_impact(plan)))));
         }
-        let (host, vpc) = (&self.converge.host, &self.converge.vpc);
+        let (host, vpc) = (&self.work.converge.host, &self.work.converge.vpc);
         let view_fault = host.fault_since(since).or(vpc.fault_since(since));
-        if let Some(fault) = view_fault.filter(|_| !self.converge.is_at_work()) {
+        if let Some(fault) = view_fault.filter(|_| !self.work.converge.is_at_work()) {
             return Some(Err(Refusal::from(fault)));
         }
         let blocked = |change: &Change| {
             let action = &change.action;
-            self.converge.blocked(action).is_some() || self.converge.held_up(action, &self.plan).is_some()
+            self.work.converge.blocked(action).is_some() || self.work.converge.held_up(action, &self.work.plan).is_some()
         };
         if seen
-            && !self.plan.is_empty()
-            && !self.converge.is_at_work()
-            && self.plan.changes.iter().all(blocked)
+            && !self.work.plan.is_empty()
+            && !self.work.converge.is_at_work()
+            && self.work.plan.changes.iter().all(blocked)
         {
-            if let Some(first) = self.plan.changes.first() {
-                return self.converge.blocked(&first.action).map(|fault| Err(fault.into()));
+            if let Some(first) = self.work.plan.changes.first() {
+                return self.work.converge.blocked(&first.action).map(|fault| Err(fault.into()));
             }
-            let refused = super::report::refused_step(self.plan.refused.first()?);
+            let refused = super::report::refused_step(self.work.plan.refused.first()?);
             let refusal = Refusal::new(RefusalKind::Failed, refused.what);
             return Some(Err(refused.hint.into_iter().fold(refusal, Refusal::hint)));
         }
@@ -346,7 +346,7 @@ impl Node {
     }
 
     pub(super) fn attached(&self, ident: &str, late: bool) -> Option<Result<Response, Refusal>> {
-        let Some(attached) = self.containers.all().get(ident) else {
+        let Some(attached) = self.local.containers.all().get(ident) else {
             let message = format!("`{ident}` was detached before it was connected");
             return Some(Err(Refusal::new(RefusalKind::Failed, message)));
         };
@@ -371,7 +371,7 @@ impl Node {
 
     /// Whether what was to be given away was.
     fn drained(&self, addresses: u32, to: Option<PeerName>) -> Result<Response, Refusal> {
-        let kept: u32 = self.ipam.owned().iter().map(|range| range.len()).sum();
+        let kept: u32 = self.peers.ipam.owned().iter().map(|range| range.len()).sum();
         if to.is_none() || kept == 0 {
             return Ok(Response::Moved { addresses, to });
         }
@@ -384,7 +384,7 @@ impl Node {
 
     /// An heir takes one route after the other, so one look is not enough.
     fn watch_the_hand_over(&mut self) {
-        let vpc = &mut self.converge.vpc;
+        let vpc = &mut self.work.converge.vpc;
         if let Some(begun) = vpc.seen_at().filter(|_| vpc.is_current()) {
             vpc.look_by(begun + HAND_OVER_LOOKS);
         }
@@ -398,17 +398,17 @@ impl Node {
             return Some(Err(refusal));
         }
         // Without an instance there is no VPC.
-        let read = self.identity.instance.is_none() || self.converge.vpc.is_seen_since(since);
+        let read = self.facts.identity.instance.is_none() || self.work.converge.vpc.is_seen_since(since);
         let counted_on = self.is_resigning() && !late;
-        let done = read && !self.routes_lead_here() && self.plan.is_empty() && !self.converge.is_at_work();
+        let done = read && !self.routes_lead_here() && self.work.plan.is_empty() && !self.work.converge.is_at_work();
         if done && !counted_on {
-            let both = self.converge.host.fault().is_none();
+            let both = self.work.converge.host.fault().is_none();
             return both.then_some(Ok(Response::Done));
         }
         self.watch_the_hand_over();
-        if late && self.leave == Leave::HandingOver && self.converge.vpc.is_seen_since(since + HAND_OVER) {
-            self.leave = Leave::Withdrawing;
-            self.disturbed = true;
+        if late && self.facts.leave == Leave::HandingOver && self.work.converge.vpc.is_seen_since(since + HAND_OVER) {
+            self.facts.leave = Leave::Withdrawing;
+            self.out.disturbed = true;
         }
         None
     }
@@ -416,7 +416,7 @@ impl Node {
     /// Why nobody knows whether routes still lead here, unless it passes by itself.
     fn unread_routes(&self, since: Timestamp) -> Option<Refusal> {
         let passes = |fault: &&Fault| matches!(fault.kind, FaultKind::Throttled | FaultKind::Outdated);
-        let fault = self.converge.vpc.fault_since(since).filter(|fault| !passes(fault))?;
+        let fault = self.work.converge.vpc.fault_since(since).filter(|fault| !passes(fault))?;
         let message = format!("routes may lead here still, as the VPC cannot be read: {}", fault.message);
         let first = fault.hint.iter().map(|hint| format!("{hint}; "));
         let hint = first.chain(["once it can be read, `weavers reset` again".to_owned()]).collect::<String>();
