@@ -30,7 +30,7 @@ impl Daemon {
             ApiRequest::Preview { config } => self.preview(&config, call.reply),
             ApiRequest::Permissions => {
                 let range = self.file.config().ipam.range;
-                self.hands.permissions(range, self.node.first_table(), call.reply);
+                self.hands.permissions(range, self.node.overview().first_table(), call.reply);
             }
             ApiRequest::Reload => self.reload(Some(call.reply)),
             ApiRequest::AttachTarget { target, name, subnet } => {
@@ -76,7 +76,7 @@ impl Daemon {
         request: impl FnOnce(String, Result<Found, Fault>) -> Result<Request, Refusal> + Send + 'static,
     ) {
         let events = self.events.clone();
-        let interface = self.node.knows_by_link().then(|| interface.to_owned());
+        let interface = self.node.overview().knows_by_link().then(|| interface.to_owned());
         tokio::spawn(async move {
             let found = target::find(target.clone(), interface).await;
             // The loop is gone only when the daemon stops.

@@ -284,7 +284,7 @@ impl Daemon {
     }
 
     fn tell_runtimes(&mut self) {
-        if self.node.is_ready() {
+        if self.node.overview().is_ready() {
             self.conflists.keep(&self.file.config().cni, &self.socket);
         }
     }
@@ -375,7 +375,7 @@ impl Daemon {
             Event::RunningSeen(result) => Input::RunningSeen(result),
             Event::PlacesSeen(result) => Input::PlacesSeen(result),
             Event::Applied(action, outcome) => {
-                let cause = self.node.cause(&action);
+                let cause = self.node.overview().cause(&action);
                 match &outcome {
                     Ok(request_id) => info!(%action, cause, request_id, "done"),
                     Err(fault) => warn!(%action, cause, %fault, "failed"),
@@ -403,7 +403,7 @@ impl Daemon {
 
     /// A name that had no answer at the start may stand for several hosts: without a ring the daemon ends as it would have then.
     fn judge_names(&mut self, answers: &transport::Answers) {
-        if self.node.ring().is_empty() {
+        if self.node.overview().ring().is_empty() {
             self.end = birth::uncounted(self.file.config(), answers).map(End::Refused);
         }
     }

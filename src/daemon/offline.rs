@@ -56,7 +56,7 @@ pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
             _ => {}
         }
     }
-    Ok(node.with_impact(node.plan().clone()))
+    Ok(node.overview().with_impact(node.overview().plan().clone()))
 }
 
 /// What is saved; a store that is not there is not made.

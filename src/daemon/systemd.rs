@@ -63,13 +63,16 @@ impl Systemd {
 
 /// One line: each further one would be an order to the service manager.
 fn in_words(node: &Node) -> String {
-    if node.is_converged() {
+    if node.overview().is_converged() {
         return "converged".to_owned();
     }
-    if let Some(wait) = node.waits().first() {
+    if let Some(wait) = node.overview().waits().first() {
         return short(&format!("waiting for {}", wait.what), STATUS_LEN_MAX);
     }
-    node.problems().first().map_or("at work".to_owned(), |problem| short(&problem.what, STATUS_LEN_MAX))
+    node.overview()
+        .problems()
+        .first()
+        .map_or("at work".to_owned(), |problem| short(&problem.what, STATUS_LEN_MAX))
 }
 
 fn tell(states: &[NotifyState<'_>]) {

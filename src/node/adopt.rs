@@ -5,6 +5,7 @@ use ipnet::Ipv4Net;
 use super::{
     Node,
     order::Order,
+    overview::Overview,
     request::{Refusal, RefusalKind, RequestId, Response},
     waiting::{Sight, Waiter},
 };
@@ -15,29 +16,14 @@ use crate::{
 
 impl Node {
     pub(super) fn on_previewed(&mut self, id: RequestId, config: Config) {
-        match self.objection(&config).or_else(|| self.waiting.is_full().then(Refusal::busy)) {
+        match self.overview().objection(&config).or_else(|| self.waiting.is_full().then(Refusal::busy)) {
             Some(refusal) => self.out.answer(id, Err(refusal)),
             None => self.tell_anew(id, Sight::Preview(Box::new(config))),
         }
     }
 
-    /// What would change under another configuration, by the last looks.
-    pub(super) fn preview(&self, config: &Config) -> Plan {
-        let restart = self.facts.config.needs_restart(config);
-        let adopted = config.clone().adopted_by(&self.facts.config);
-        let mut plan = self.plan_for(&adopted, &self.desired(&adopted));
-        plan.notes
-            .extend(restart.iter().map(|key| format!("{key} takes effect with a restart of the daemon")));
-        self.with_impact(plan)
-    }
-
-    fn objection(&self, config: &Config) -> Option<Refusal> {
-        let changed = config.ipam.range != self.facts.config.ipam.range && !self.peers.ipam.owned().is_empty();
-        changed.then(|| another_range(config, self.facts.config.ipam.range))
-    }
-
     pub(super) fn on_configured(&mut self, id: RequestId, config: Config) {
-        if let Some(refusal) = self.is_trying().or_else(|| self.objection(&config)) {
+        if let Some(refusal) = self.pending.is_trying().or_else(|| self.overview().objection(&config)) {
             return self.out.answer(id, Err(refusal));
         }
         self.forget_trial();
@@ -53,7 +39,7 @@ impl Node {
             self.forget_found();
         }
         if config.peers != self.facts.config.peers {
-            self.sight.names.look.look_by(self.facts.now);
+            self.observed.names.look.look_by(self.facts.now);
         }
         if let Some(expected) = config.ipam.expected_peers {
             self.peers.ipam.set_expected_peers(expected);
@@ -73,18 +59,19 @@ impl Node {
     /// What was promised is compared with what looks begun now will show; the rest begins at once.
     pub(super) fn on_ordered(&mut self, order: Box<Order>) {
         let busy = || Refusal::new(RefusalKind::Failed, "another plan is about to be carried out");
-        let objection = self.is_trying().or_else(|| self.objection(&order.config));
+        let objection = self.pending.is_trying().or_else(|| self.overview().objection(&order.config));
         let objection = objection.or_else(|| self.waiting.is_full().then(Refusal::busy));
         match (objection, &order.plan) {
             (Some(refusal), _) => self.decline(&order, refusal),
-            (None, Some(_)) if self.change.order.is_some() => self.decline(&order, busy().hint("try again")),
+            (None, Some(_)) if self.pending.order.is_some() => self.decline(&order, busy().hint("try again")),
             (None, Some(saved)) if saved.node != self.facts.identity.name => {
-                let message = format!("the plan is {}'s, and this is {}", saved.node, self.facts.identity.name);
+                let message =
+                    format!("the plan is {}'s, and this is {}", saved.node, self.facts.identity.name);
                 self.decline(&order, untimely(message));
             }
             (None, Some(_)) => {
                 self.hurry();
-                self.change.order = Some((self.facts.now, order));
+                self.pending.order = Some((self.facts.now, order));
                 self.out.disturbed = true;
             }
             (None, None) => self.begin(order),
@@ -93,21 +80,22 @@ impl Node {
 
     /// The looks that an order waits for have ended: its plan is what it takes still, or it is declined.
     pub(super) fn judge_order(&mut self) {
-        let Some((since, order)) = self.change.order.take() else { return };
+        let Some((since, order)) = self.pending.order.take() else { return };
         let (host, vpc) = (&self.work.converge.host, &self.work.converge.vpc);
         if let Some(fault) = host.fault_since(since).or(vpc.fault_since(since)).cloned() {
             return self.decline(&order, Refusal::from(&fault));
         }
-        let seen = self.work.converge.host.is_seen_since(since) && self.work.converge.vpc.is_seen_since(since);
+        let seen =
+            self.work.converge.host.is_seen_since(since) && self.work.converge.vpc.is_seen_since(since);
         if !seen || self.work.converge.is_at_work() {
-            self.change.order = Some((since, order));
+            self.pending.order = Some((since, order));
             return;
         }
-        if let Some(refusal) = self.is_trying() {
+        if let Some(refusal) = self.pending.is_trying() {
             return self.decline(&order, refusal);
         }
         let adopted = order.config.clone().adopted_by(&self.facts.config);
-        let now = self.plan_for(&adopted, &self.desired(&adopted));
+        let now = self.overview().plan_for(&adopted);
         match order.plan.as_ref().and_then(|saved| difference(&saved.plan, &now)) {
             Some(difference) => self.decline(&order, untimely(difference)),
             None => self.begin(order),
@@ -116,7 +104,7 @@ impl Node {
 
     /// Whoever gave the order is gone.
     pub(super) fn withdraw_order(&mut self, id: RequestId) {
-        if let Some((_, order)) = self.change.order.take_if(|(_, order)| order.done == id) {
+        if let Some((_, order)) = self.pending.order.take_if(|(_, order)| order.done == id) {
             self.decline(&order, Refusal::new(RefusalKind::Untimely, "the client disconnected"));
         }
     }
@@ -142,6 +130,24 @@ impl Node {
     fn decline(&mut self, order: &Order, refusal: Refusal) {
         self.out.answer(order.adopted, Err(refusal.clone()));
         self.out.answer(order.done, Err(refusal));
+    }
+}
+
+impl Overview<'_> {
+    /// What would change under another configuration, by the last looks.
+    pub(super) fn preview(&self, config: &Config) -> Plan {
+        let restart = self.facts.config.needs_restart(config);
+        let adopted = config.clone().adopted_by(&self.facts.config);
+        let mut plan = self.plan_for(&adopted);
+        plan.notes
+            .extend(restart.iter().map(|key| format!("{key} takes effect with a restart of the daemon")));
+        self.with_impact(plan)
+    }
+
+    pub(super) fn objection(&self, config: &Config) -> Option<Refusal> {
+        let changed =
+            config.ipam.range != self.facts.config.ipam.range && !self.peers.ipam.owned().is_empty();
+        changed.then(|| another_range(config, self.facts.config.ipam.range))
     }
 }
 

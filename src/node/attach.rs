@@ -8,8 +8,11 @@ use std::{
 use ipnet::Ipv4Net;
 
 use super::{
-    Effect, Node,
+    Node,
     memory::{Attached, LastRead, Write},
+    out::Effect,
+    overview::Overview,
+    reconcile::Reconcile,
     request::{Container, Refusal, RefusalKind, RequestId, Response},
     status::Note,
     waiting::{Purpose, Waiter},
@@ -178,12 +181,15 @@ impl Attached {
     }
 }
 
-impl Node {
+impl Overview<'_> {
     /// Whether there may be containers of which only the link is known.
     pub fn knows_by_link(&self) -> bool {
-        self.local.containers.forgetful || self.local.containers.all.values().any(Attached::is_found)
+        let containers = &self.local.containers;
+        containers.forgetful || containers.all.values().any(Attached::is_found)
     }
+}
 
+impl Node {
     /// Takes up what was attached before the restart. The namespaces of an earlier boot are gone; an
     /// address that was filed under a name of the caller's choice is kept for whoever comes under it.
     pub(super) fn resume_attachments(&mut self, boot: &str) {
@@ -212,7 +218,7 @@ impl Node {
                 if let Some(refusal) = elsewhere(&attached, subnet) {
                     return self.out.answer(id, Err(refusal));
                 }
-                if self.hopeless_link(&attached).is_some() {
+                if self.work.hopeless_link(&attached).is_some() {
                     // Whoever asks again may have done something about it.
                     self.work.converge.hurry_host(self.facts.now);
                 }
@@ -378,11 +384,6 @@ impl Node {
         self.out.let_out(Effect::ContainerKept);
     }
 
-    /// Containers that the disk does not have as they are.
-    pub(super) fn unkept_containers(&self) -> BTreeSet<&str> {
-        self.out.ledger.unkept().filter_map(Write::ident_of_attached).collect()
-    }
-
     pub(super) fn forget(&mut self, ident: &str) {
         self.out.ledger.write(Write::attached(ident, None));
         self.local.containers.all.remove(ident);
@@ -398,7 +399,7 @@ impl Node {
             let host = host.clone();
             self.learn_from_links(&host);
             self.out.ledger.write(Write::links_known());
-            self.peers.ipam.set_avoided(self.avoided());
+            self.peers.ipam.set_avoided(self.overview().avoided());
             for (ticket, ask) in std::mem::take(&mut self.local.containers.early) {
                 self.peers.ipam.ask(self.facts.now, ticket, ask);
             }
@@ -413,7 +414,8 @@ impl Node {
 
     fn learn_from_links(&mut self, host: &Host) {
         let range = self.facts.config.ipam.range;
-        let known: Vec<Address> = self.local.containers.all.values().filter_map(Attached::link_address).collect();
+        let known: Vec<Address> =
+            self.local.containers.all.values().filter_map(Attached::link_address).collect();
         for &address in host.links.keys().filter(|a| Range::from(range).contains(**a) && !known.contains(a)) {
             let cidr = Ipv4Net::new_assert(address.into(), range.prefix_len());
             let ident = format!("found-{}", link_name(address));
@@ -421,7 +423,9 @@ impl Node {
             self.remember(Attached { ident, address: Some(cidr), ..Attached::default() });
         }
     }
+}
 
+impl Overview<'_> {
     /// Why packets of this container cannot flow yet, or `None` if they can: its link was last seen
     /// without fault, in every table its longest match was last read leading to our active
     /// interface, and the kernel passes on what comes for it and what it sends.
@@ -437,7 +441,7 @@ impl Node {
         };
         let way = || self.missing_way(address).map(|note| format!("a way for its packets: {}", note.what));
         self.missing_record(attached)
-            .or_else(|| self.missing_link(attached, address))
+            .or_else(|| self.work.missing_link(attached, address))
             .or_else(|| self.missing_route(address))
             .or_else(|| attached.missing_ports(self.work.converge.host.seen()))
             .or_else(way)
@@ -445,53 +449,9 @@ impl Node {
 
     /// A link is made once the disk has whose it is.
     fn missing_record(&self, attached: &Attached) -> Option<String> {
-        let fault = self.out.ledger.fault()?;
-        let is_kept = self.out.ledger.is_kept(&Write::key_of_attached(&attached.ident));
+        let fault = self.ledger.fault()?;
+        let is_kept = self.ledger.is_kept(&Write::key_of_attached(&attached.ident));
         (!is_kept).then(|| format!("its record on the disk: {}", fault.message))
-    }
-
-    fn missing_link(&self, attached: &Attached, address: Address) -> Option<String> {
-        let name = link_name(address);
-        let Some(host) = self.work.converge.host.seen() else {
-            return Some(format!("a look at the host's network{}", why(self.work.converge.host.fault())));
-        };
-        let absent = || {
-            let why = self.hindrance(attached).map_or_else(String::new, |note| format!(": {}", note.what));
-            format!("its link {name}{why}")
-        };
-        let Some(link) = host.links.get(&address) else { return Some(absent()) };
-        let same = match (&link.netns, &attached.netns) {
-            (Some(found), Some(wanted)) => found.is_same(wanted),
-            (None, _) | (_, None) => attached.far.moved,
-        };
-        match link.faults.first() {
-            Some(fault) => Some(format!("its link {name}: {fault}")),
-            None if !same => Some(absent()),
-            None => None,
-        }
-    }
-
-    /// Why the link of this container is not made, and the way out.
-    pub(super) fn hindrance(&self, attached: &Attached) -> Option<Note> {
-        let address = attached.link_address()?;
-        if let Some(refused) = self.work.plan.refused.iter().find(|change| is_on_link(change, address)) {
-            return Some(super::report::refused_step(refused));
-        }
-        let of_step =
-            |action| self.work.converge.held_up(action, &self.work.plan).or_else(|| self.work.converge.failure(action));
-        // What cannot be looked at is not changed either.
-        let fault = self.step_on_link(address).and_then(of_step).or_else(|| self.work.converge.host.fault())?;
-        Some(Note { what: fault.message.clone(), hint: fault.hint.clone() })
-    }
-
-    /// What is to be done about the link of this address.
-    fn step_on_link(&self, address: Address) -> Option<&Action> {
-        self.work.plan.changes.iter().find(|change| is_on_link(change, address)).map(|change| &change.action)
-    }
-
-    /// Why the link of a container will not be there unless somebody does something about it.
-    pub(super) fn hopeless_link(&self, attached: &Attached) -> Option<&Fault> {
-        self.work.converge.blocked(self.step_on_link(attached.link_address()?)?)
     }
 
     fn missing_route(&self, address: Address) -> Option<String> {
@@ -515,6 +475,52 @@ impl Node {
     fn missing_by(&self, read: &LastRead, address: Address) -> Option<String> {
         let age = || humantime::format_duration(self.age_of(read));
         read.not_led(address).map(|id| format!("a route to it in {id}, as read {} ago", age()))
+    }
+}
+
+impl Reconcile {
+    fn missing_link(&self, attached: &Attached, address: Address) -> Option<String> {
+        let name = link_name(address);
+        let Some(host) = self.converge.host.seen() else {
+            return Some(format!("a look at the host's network{}", why(self.converge.host.fault())));
+        };
+        let absent = || {
+            let why = self.hindrance(attached).map_or_else(String::new, |note| format!(": {}", note.what));
+            format!("its link {name}{why}")
+        };
+        let Some(link) = host.links.get(&address) else { return Some(absent()) };
+        let same = match (&link.netns, &attached.netns) {
+            (Some(found), Some(wanted)) => found.is_same(wanted),
+            (None, _) | (_, None) => attached.far.moved,
+        };
+        match link.faults.first() {
+            Some(fault) => Some(format!("its link {name}: {fault}")),
+            None if !same => Some(absent()),
+            None => None,
+        }
+    }
+
+    /// Why the link of this container is not made, and the way out.
+    pub(super) fn hindrance(&self, attached: &Attached) -> Option<Note> {
+        let address = attached.link_address()?;
+        if let Some(refused) = self.plan.refused.iter().find(|change| is_on_link(change, address)) {
+            return Some(super::report::refused_step(refused));
+        }
+        let of_step =
+            |action| self.converge.held_up(action, &self.plan).or_else(|| self.converge.failure(action));
+        // What cannot be looked at is not changed either.
+        let fault = self.step_on_link(address).and_then(of_step).or_else(|| self.converge.host.fault())?;
+        Some(Note { what: fault.message.clone(), hint: fault.hint.clone() })
+    }
+
+    /// What is to be done about the link of this address.
+    fn step_on_link(&self, address: Address) -> Option<&Action> {
+        self.plan.changes.iter().find(|change| is_on_link(change, address)).map(|change| &change.action)
+    }
+
+    /// Why the link of a container will not be there unless somebody does something about it.
+    pub(super) fn hopeless_link(&self, attached: &Attached) -> Option<&Fault> {
+        self.converge.blocked(self.step_on_link(attached.link_address()?)?)
     }
 }
 

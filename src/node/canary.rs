@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::{Leave, Node, Output};
+use super::{Node, facts::Leave, io::Output, overview::Overview};
 use crate::{
     addr::{Address, Range},
     ipam::{Ask, Ticket},
@@ -94,19 +94,12 @@ impl OwnCanary {
 impl Node {
     /// Brings the canary a step further, or back.
     pub(super) fn tend_canary(&mut self) {
-        let wanted = self.wants_canary();
+        let wanted = self.overview().wants_canary();
         self.tend_namespace(wanted);
         self.tend_address(wanted);
         let canary = self.told_canary();
         self.peers.dead.takeover.set_canary(canary);
         self.probes.prober.set_canary(self.facts.now, canary);
-    }
-
-    /// Where Weave Net routers share the cluster nobody says where canaries are.
-    fn wants_canary(&self) -> bool {
-        let settled = self.has_ring() && self.facts.ring_kept && !self.local.containers.is_forgetful();
-        let stays = self.facts.leave == Leave::No && !self.peers.ipam.owned().is_empty();
-        self.facts.config.probe.enable && !self.facts.config.mesh.weave_peers && settled && stays
     }
 
     fn tend_namespace(&mut self, wanted: bool) {
@@ -145,7 +138,9 @@ impl Node {
         let Some(held) = self.local.canary.held else {
             let is_made = matches!(self.local.canary.namespace, Namespace::Made(_));
             let spare = self.peers.ipam.spare(self.facts.config.ipam.default_subnet, SPARE_TO_TAKE);
-            if let Some(address) = spare.filter(|spare| wanted && is_made && !self.peers.ipam.is_doubtful(*spare)) {
+            if let Some(address) =
+                spare.filter(|spare| wanted && is_made && !self.peers.ipam.is_doubtful(*spare))
+            {
                 self.local.canary.held = Some(Held { address, told: false, leaving_since: None });
             }
             return;
@@ -154,16 +149,10 @@ impl Node {
         let inside = Range::from(self.facts.config.ipam.default_subnet).contains(held.address);
         // A host whose disk was set back takes it before it hears that it may have given it away.
         let doubtful = self.peers.ipam.is_doubtful(held.address);
-        if !(wanted && ours && inside && !doubtful && self.leaves_room()) {
+        if !(wanted && ours && inside && !doubtful && self.overview().leaves_room()) {
             self.give_canary_up();
         }
         self.see_canary_go();
-    }
-
-    /// Whether containers have addresses enough beside it.
-    pub(super) fn leaves_room(&self) -> bool {
-        self.local.canary.address().is_none()
-            || self.peers.ipam.spare(self.facts.config.ipam.default_subnet, SPARE_TO_KEEP).is_some()
     }
 
     fn give_canary_up(&mut self) {
@@ -181,7 +170,7 @@ impl Node {
         let host = &self.work.converge.host;
         if host.seen_at().is_some_and(|at| at >= since) && !host.seen().is_some_and(linked) {
             self.local.canary.held = None;
-            self.peers.ipam.set_avoided(self.avoided());
+            self.peers.ipam.set_avoided(self.overview().avoided());
             for (ticket, ask) in std::mem::take(&mut self.local.canary.claims) {
                 self.peers.ipam.ask(self.facts.now, ticket, ask);
             }
@@ -191,7 +180,7 @@ impl Node {
     /// The canary as the peers are to know it: once its link was seen as it should be.
     fn told_canary(&mut self) -> Option<Canary> {
         let (address, netns) = self.local.canary.link()?;
-        let mtu = self.link_mtu();
+        let mtu = self.overview().link_mtu();
         let link = self.work.converge.host.seen().and_then(|host| host.links.get(&address));
         let sound = link.is_some_and(|link| {
             link.faults.is_empty() && link.netns.as_ref().is_some_and(|found| found.is_same(&netns))
@@ -216,5 +205,20 @@ impl Node {
         self.give_canary_up();
         self.out.disturbed = true;
         None
+    }
+}
+
+impl Overview<'_> {
+    /// Where Weave Net routers share the cluster nobody says where canaries are.
+    fn wants_canary(&self) -> bool {
+        let settled = self.peers.has_ring() && self.facts.ring_kept && !self.local.containers.is_forgetful();
+        let stays = self.facts.leave == Leave::No && !self.peers.ipam.owned().is_empty();
+        self.facts.config.probe.enable && !self.facts.config.mesh.weave_peers && settled && stays
+    }
+
+    /// Whether containers have addresses enough beside it.
+    pub(super) fn leaves_room(&self) -> bool {
+        self.local.canary.address().is_none()
+            || self.peers.ipam.spare(self.facts.config.ipam.default_subnet, SPARE_TO_KEEP).is_some()
     }
 }

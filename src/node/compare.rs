@@ -1,6 +1,9 @@
 //! What neighbours of our own kind know already is not told: digests are compared.
 
-use super::{CHANNEL, DEAD_CHANNEL, Effect, Node};
+use super::{
+    Node,
+    out::{CHANNEL, DEAD_CHANNEL, Effect},
+};
 use crate::{
     digest::Digest,
     mesh::{ConnId, Kind, Offer, Recipients},

@@ -7,6 +7,7 @@ use super::{
     Node,
     attach::elsewhere,
     memory::Attached,
+    overview::Overview,
     request::{Connected, Refusal, RefusalKind, RequestId, Response, Wish},
     waiting::Waiter,
 };
@@ -42,7 +43,7 @@ impl Node {
                 if let Some(refusal) = differs(&known, &new) {
                     return Err(refusal);
                 }
-                if self.hopeless_link(&known).is_some() {
+                if self.work.hopeless_link(&known).is_some() {
                     self.work.converge.hurry_host(self.facts.now);
                 }
                 return Ok((ident, false));
@@ -77,7 +78,7 @@ impl Node {
         }
         check_mtu(mtu)?;
         let ports = self.chosen_ports(&key.ident(), ports)?;
-        let subnet = self.named_subnet(subnet)?;
+        let subnet = self.facts.named_subnet(subnet)?;
         Ok(Attached {
             ident: key.ident(),
             netns: Some(netns),
@@ -113,6 +114,17 @@ impl Node {
         }
     }
 
+    /// Takes a connection back that could not be made, or that nobody waits for any more.
+    pub(super) fn undo_connect(&mut self, waiter: &Waiter) {
+        if let Waiter::Connect { ident, made: true } = waiter
+            && let Some(attached) = self.local.containers.all().get(ident).cloned()
+        {
+            self.release(&attached);
+        }
+    }
+}
+
+impl Overview<'_> {
     /// Whether a container that is connected now would be reached, from what is known.
     pub(super) fn can_connect(&self) -> Result<Response, Refusal> {
         if self.is_ready() {
@@ -137,15 +149,6 @@ impl Node {
             }
             (other, _) => other,
         }))
-    }
-
-    /// Takes a connection back that could not be made, or that nobody waits for any more.
-    pub(super) fn undo_connect(&mut self, waiter: &Waiter) {
-        if let Waiter::Connect { ident, made: true } = waiter
-            && let Some(attached) = self.local.containers.all().get(ident).cloned()
-        {
-            self.release(&attached);
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{Leave, Node, ports::local_setting};
+use super::{facts::Leave, overview::Overview, ports::local_setting};
 use crate::{
     addr::{Address, Range, join},
     config::{Config, SourceDestCheck},
@@ -178,7 +178,7 @@ fn uplink_names(config: &Config, seen: Option<&Host>) -> BTreeSet<String> {
     config.network.uplinks.clone().unwrap_or_else(seen)
 }
 
-impl Node {
+impl<'a> Overview<'a> {
     /// MTU of the links of this host.
     pub(super) fn link_mtu(&self) -> u32 {
         link_mtu(&self.facts.config, self.work.converge.host.seen())
@@ -197,33 +197,14 @@ impl Node {
         }
     }
 
-    pub(super) fn ground(&self) -> Ground<'_> {
+    pub(super) fn ground(&self) -> Ground<'a> {
         self.ground_of(&self.facts.config)
     }
 
-    pub(super) fn ground_of<'a>(&'a self, config: &'a Config) -> Ground<'a> {
-        Ground {
-            config,
-            me: self.facts.identity.name,
-            owned: self.peers.ipam.settled(),
-            // A ring that a crash can still take must leave no routes: everybody would take them for those
-            // of a cluster to join, and nobody would make another ring.
-            owners: (self.has_ring() && self.facts.ring_kept).then(|| self.peers.ipam.settled_owners()),
-            connected: self.connected_by(config),
-            seen: self.work.converge.host.seen(),
-            verdict: self.verdict(),
-            interface: self.work.converge.vpc.seen().map(|vpc| &vpc.interface),
-            full: self.work.quotas.full(self.facts.now),
-            restless: self.work.converge.vpc.seen_at().map(|begun| self.work.moves.before(begun)).unwrap_or_default(),
-            leaving: self.facts.leave != Leave::No,
-            withdraw: self.facts.leave == Leave::Withdrawing,
-        }
-    }
-
     /// Whether the range may be used.
-    fn verdict(&self) -> Verdict {
+    pub(super) fn verdict(&self) -> Verdict {
         match self.work.converge.vpc.seen() {
-            Some(vpc) => match self.taken(vpc) {
+            Some(vpc) => match self.facts.taken(vpc) {
                 Some(_) => {
                     Verdict::Refused(vpc.tables.values().flat_map(|table| &table.local).copied().collect())
                 }
@@ -232,6 +213,39 @@ impl Node {
             // Outside EC2 there is nobody to ask.
             None if self.facts.identity.instance.is_none() || self.recalled().is_some() => Verdict::Sound,
             None => Verdict::Unknown,
+        }
+    }
+
+    /// What should be under this configuration.
+    pub(super) fn desired(&self, config: &Config) -> Desired {
+        self.ground_of(config).desired()
+    }
+
+    fn ground_of<'b>(&self, config: &'b Config) -> Ground<'b>
+    where
+        'a: 'b,
+    {
+        Ground {
+            config,
+            me: self.facts.identity.name,
+            owned: self.peers.ipam.settled(),
+            // A ring that a crash can still take must leave no routes: everybody would take them for those
+            // of a cluster to join, and nobody would make another ring.
+            owners: (self.peers.has_ring() && self.facts.ring_kept).then(|| self.peers.ipam.settled_owners()),
+            connected: self.connected_by(config),
+            seen: self.work.converge.host.seen(),
+            verdict: self.verdict(),
+            interface: self.work.converge.vpc.seen().map(|vpc| &vpc.interface),
+            full: self.work.quotas.full(self.facts.now),
+            restless: self
+                .work
+                .converge
+                .vpc
+                .seen_at()
+                .map(|begun| self.work.moves.before(begun))
+                .unwrap_or_default(),
+            leaving: self.facts.leave != Leave::No,
+            withdraw: self.facts.leave == Leave::Withdrawing,
         }
     }
 }

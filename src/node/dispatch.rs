@@ -5,8 +5,13 @@ use std::collections::BTreeSet;
 use ipnet::Ipv4Net;
 
 use super::{
-    Leave, Node, Output,
+    Node,
+    facts::{Facts, Leave},
+    io::Output,
+    local::Local,
     memory::Attached,
+    overview::Overview,
+    peers::Peers,
     request::{Pool, Refusal, RefusalKind, Request, RequestId, Response},
     status::Piece,
     waiting::{Purpose, Sight, Waiter},
@@ -21,14 +26,16 @@ use crate::{
 impl Node {
     pub(super) fn on_asked(&mut self, id: RequestId, request: Request) {
         match request {
-            Request::Status => self.out.answer(id, Ok(Response::Status(Box::new(self.status())))),
+            Request::Status => self.out.answer(id, Ok(Response::Status(Box::new(self.overview().status())))),
             Request::Confirm => self.on_confirm(id),
             Request::CanConnect => {
-                let answer = self.can_connect();
+                let answer = self.overview().can_connect();
                 self.out.answer(id, answer);
             }
-            Request::Range => self.out.answer(id, Ok(Response::Addresses(vec![self.facts.config.ipam.range]))),
-            Request::ShowRing => self.out.answer(id, Ok(Response::Ring(self.pieces()))),
+            Request::Range => {
+                self.out.answer(id, Ok(Response::Addresses(vec![self.facts.config.ipam.range])))
+            }
+            Request::ShowRing => self.out.answer(id, Ok(Response::Ring(self.overview().pieces()))),
             Request::Free { ident, address } => self.on_free(id, &ident, address),
             Request::Lookup { ident } => {
                 let found = self.peers.ipam.lookup(&ident).to_vec();
@@ -46,7 +53,7 @@ impl Node {
             {
                 self.out.answer(id, Err(leaving()));
             }
-            Request::Attach { netns, link, name, subnet } => match self.named_subnet(subnet) {
+            Request::Attach { netns, link, name, subnet } => match self.facts.named_subnet(subnet) {
                 Ok(subnet) => self.on_attach(id, netns, link, name, subnet),
                 Err(refusal) => self.out.answer(id, Err(refusal)),
             },
@@ -62,7 +69,7 @@ impl Node {
             Request::Examine => self.tell_anew(id, Sight::Status),
             Request::Plan => self.tell_anew(id, Sight::Plan),
             Request::Explain { address } => self.tell_anew(id, Sight::Address(address)),
-            Request::Allocate { ident, subnet } => match self.named_subnet(subnet) {
+            Request::Allocate { ident, subnet } => match self.facts.named_subnet(subnet) {
                 Ok(subnet) => {
                     let subnet = subnet.unwrap_or(self.facts.config.ipam.default_subnet);
                     self.ask(id, Ask::Allocate { ident, subnet });
@@ -90,26 +97,6 @@ impl Node {
         }
     }
 
-    /// The addresses of what a caller names, if it names any.
-    pub(super) fn named_subnet(&self, pool: Option<Pool>) -> Result<Option<Ipv4Net>, Refusal> {
-        let name = match pool {
-            None => return Ok(None),
-            Some(Pool::Cidr(cidr)) => return Ok(Some(cidr)),
-            Some(Pool::Named(name)) => name,
-        };
-        let subnets = &self.facts.config.ipam.isolation.subnets;
-        if let Some(subnet) = subnets.get(&name) {
-            return Ok(Some(subnet.cidr));
-        }
-        let known: Vec<&str> = subnets.keys().map(String::as_str).collect();
-        let hint = if known.is_empty() {
-            "name a CIDR, or add an [[ipam.subnet]] to weave.toml and reload".to_owned()
-        } else {
-            format!("name a CIDR, or one of {}", known.join(", "))
-        };
-        Err(Refusal::new(RefusalKind::NotFound, format!("there is no subnet `{name}`")).hint(hint))
-    }
-
     /// Somebody asks: look at once, and try again what was refused.
     pub(super) fn hurry(&mut self) {
         self.work.quotas.doubt();
@@ -129,7 +116,7 @@ impl Node {
     }
 
     pub(super) fn on_ipam_answer(&mut self, ticket: Ticket, result: Result<Vec<Ipv4Net>, Refused>) {
-        self.out.disturbed |= !self.leaves_room();
+        self.out.disturbed |= !self.overview().leaves_room();
         match self.waiting.spend(ticket) {
             Some(Purpose::Attach(ident)) => self.on_address(ident, result),
             Some(Purpose::Request(id)) => {
@@ -146,41 +133,15 @@ impl Node {
             let hint = format!("run `weavers detach {ident}`");
             return self.out.answer(id, Err(Refusal::new(RefusalKind::Unsafe, message).hint(hint)));
         }
-        if let Some(user) = self.peers.ipam.lookup(ident).iter().find_map(|net| self.user_of(net.addr().into())) {
+        if let Some(user) =
+            self.peers.ipam.lookup(ident).iter().find_map(|net| self.local.user_of(net.addr().into()))
+        {
             let message = format!("an address of `{ident}` is that of {user}");
             let refusal = Refusal::new(RefusalKind::Unsafe, message).hint("stop or detach it before");
             return self.out.answer(id, Err(refusal));
         }
         let freed = self.peers.ipam.free(ident, address);
         self.out.answer(id, freed.map(Response::Addresses).map_err(|refused| Refusal::from(&refused)));
-    }
-
-    /// The container whose link has this address.
-    fn user_of(&self, address: Address) -> Option<String> {
-        let mut all = self.local.containers.all().values();
-        all.find(|one| one.link_address() == Some(address)).map(Attached::called)
-    }
-
-    pub(super) fn find_peer(&self, text: &str) -> Result<PeerName, Refusal> {
-        let owners = self.peers.ipam.owners();
-        let electors = self.peers.dead.takeover.log().into_iter().flat_map(|log| log.electors());
-        let names: BTreeSet<PeerName> =
-            owners.iter().map(|(_, owner)| owner).chain(electors).copied().collect();
-        let by_nickname: Vec<PeerName> =
-            names.into_iter().filter(|name| self.peers.ipam.nickname(*name) == Some(text)).collect();
-        match (by_nickname.as_slice(), text.parse()) {
-            ([name], _) => Ok(*name),
-            ([], Ok(name)) => Ok(name),
-            ([], Err(_)) => {
-                Err(Refusal::new(RefusalKind::NotFound, format!("no peer `{text}` owns anything"))
-                    .hint("`weavers ipam show` lists the owners"))
-            }
-            (several, _) => {
-                let names: Vec<String> = several.iter().map(ToString::to_string).collect();
-                let message = format!("nickname `{text}` is borne by {}", names.join(" and "));
-                Err(Refusal::new(RefusalKind::Invalid, message).hint("name the peer by its name"))
-            }
-        }
     }
 
     /// Gives all ranges away, if nothing uses them.
@@ -224,7 +185,68 @@ impl Node {
         self.out.disturbed = true;
         self.waiting.add(self.facts.now, id, Waiter::Reset);
     }
+}
 
+impl Facts {
+    /// The addresses of what a caller names, if it names any.
+    pub(super) fn named_subnet(&self, pool: Option<Pool>) -> Result<Option<Ipv4Net>, Refusal> {
+        let name = match pool {
+            None => return Ok(None),
+            Some(Pool::Cidr(cidr)) => return Ok(Some(cidr)),
+            Some(Pool::Named(name)) => name,
+        };
+        let subnets = &self.config.ipam.isolation.subnets;
+        if let Some(subnet) = subnets.get(&name) {
+            return Ok(Some(subnet.cidr));
+        }
+        let known: Vec<&str> = subnets.keys().map(String::as_str).collect();
+        let hint = if known.is_empty() {
+            "name a CIDR, or add an [[ipam.subnet]] to weave.toml and reload".to_owned()
+        } else {
+            format!("name a CIDR, or one of {}", known.join(", "))
+        };
+        Err(Refusal::new(RefusalKind::NotFound, format!("there is no subnet `{name}`")).hint(hint))
+    }
+}
+
+impl Local {
+    /// The container whose link has this address.
+    fn user_of(&self, address: Address) -> Option<String> {
+        let mut all = self.containers.all().values();
+        all.find(|one| one.link_address() == Some(address)).map(Attached::called)
+    }
+}
+
+impl Peers {
+    pub(super) fn find_peer(&self, text: &str) -> Result<PeerName, Refusal> {
+        let owners = self.ipam.owners();
+        let electors = self.dead.takeover.log().into_iter().flat_map(|log| log.electors());
+        let names: BTreeSet<PeerName> =
+            owners.iter().map(|(_, owner)| owner).chain(electors).copied().collect();
+        let by_nickname: Vec<PeerName> =
+            names.into_iter().filter(|name| self.ipam.nickname(*name) == Some(text)).collect();
+        match (by_nickname.as_slice(), text.parse()) {
+            ([name], _) => Ok(*name),
+            ([], Ok(name)) => Ok(name),
+            ([], Err(_)) => {
+                Err(Refusal::new(RefusalKind::NotFound, format!("no peer `{text}` owns anything"))
+                    .hint("`weavers ipam show` lists the owners"))
+            }
+            (several, _) => {
+                let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+                let message = format!("nickname `{text}` is borne by {}", names.join(" and "));
+                Err(Refusal::new(RefusalKind::Invalid, message).hint("name the peer by its name"))
+            }
+        }
+    }
+
+    fn used_in(&self, range: Range) -> u32 {
+        let used = self.ipam.allocations().values().flatten();
+        used.filter(|cidr| range.contains(cidr.addr().into())).count() as u32
+    }
+}
+
+impl Overview<'_> {
     /// Whether some route was last read leading to our interface.
     pub(super) fn routes_lead_here(&self) -> bool {
         let Some(vpc) = self.work.converge.vpc.seen() else { return false };
@@ -235,14 +257,10 @@ impl Node {
         })
     }
 
-    fn used_in(&self, range: Range) -> u32 {
-        let used = self.peers.ipam.allocations().values().flatten();
-        used.filter(|cidr| range.contains(cidr.addr().into())).count() as u32
-    }
-
     pub(super) fn pieces(&self) -> Vec<Piece> {
         let me = self.facts.identity.name;
-        self.peers.ipam
+        self.peers
+            .ipam
             .ring()
             .pieces()
             .map(|(range, entry)| Piece {
@@ -252,7 +270,7 @@ impl Node {
                 nickname: self.peers.ipam.nickname(entry.owner).map(str::to_owned),
                 reachable: entry.owner == me || self.peers.mesh.is_reachable(entry.owner),
                 own: entry.owner == me,
-                free: if entry.owner == me { range.len() - self.used_in(range) } else { entry.free },
+                free: if entry.owner == me { range.len() - self.peers.used_in(range) } else { entry.free },
             })
             .collect()
     }

@@ -20,8 +20,13 @@ use ipnet::Ipv4Net;
 
 pub use super::docker_order::{Network, Order, Told, ToldEndpoint};
 use super::{
-    Leave, Node,
+    Node,
+    facts::{Facts, Leave},
+    local::Local,
     memory::{Attached, Write},
+    overview::Overview,
+    peers::Peers,
+    reconcile::Reconcile,
     request::{Joined, Pool, Refusal, RefusalKind, RequestId, Response},
     waiting::Waiter,
 };
@@ -64,9 +69,9 @@ fn is_dockers(attached: &Attached) -> bool {
 impl Node {
     pub(super) fn on_docker(&mut self, id: RequestId, order: Order) {
         let answer = match order {
-            Order::Pool { pool, part } => self.pool(pool, part),
+            Order::Pool { pool, part } => self.facts.pool(pool, part),
             Order::Network { id, network, pools, subnet } => {
-                self.expect_of_subnet(&pools, subnet).and_then(|()| self.learn_network(id, network))
+                self.facts.expect_of_subnet(&pools, subnet).and_then(|()| self.learn_network(id, network))
             }
             Order::NoNetwork { id } => {
                 self.forget_network(&id);
@@ -86,7 +91,7 @@ impl Node {
                 }
             }
             Order::Unpublish { network, id: endpoint } => {
-                if let Some(known) = self.endpoint(&network, &endpoint).ok().cloned() {
+                if let Some(known) = self.local.endpoint(&network, &endpoint).ok().cloned() {
                     self.remember(Attached { ports: Vec::new(), ..known });
                 }
                 Ok(Response::Done)
@@ -99,7 +104,9 @@ impl Node {
                 self.take_back_lease(address);
                 Ok(Response::Done)
             }
-            Order::Pending => Ok(if self.has_of_docker() { Response::Done } else { Response::Absent }),
+            Order::Pending => {
+                Ok(if self.overview().has_of_docker() { Response::Done } else { Response::Absent })
+            }
             Order::Told(networks) => {
                 self.on_told(networks);
                 Ok(Response::Done)
@@ -111,47 +118,6 @@ impl Node {
     fn wait_for(&mut self, id: RequestId, waiter: Waiter) {
         self.waiting.add(self.facts.now, id, waiter);
         self.out.disturbed = true;
-    }
-
-    fn has_of_docker(&self) -> bool {
-        !self.local.docker.networks.is_empty()
-            || self.local.containers.all().values().any(is_dockers)
-            || self.leases().next().is_some()
-    }
-
-    // ===== networks =====
-
-    /// Docker before version 27 asks for another pool for ever where it finds that one overlaps a route of the host, as each does.
-    fn pool(&self, pool: Option<Ipv4Net>, part: Option<Ipv4Net>) -> Result<Response, Refusal> {
-        let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
-        let range = self.facts.config.ipam.range;
-        let way_out = format!("name the subnet: --subnet {range}");
-        let Some(pool) = pool.map(|pool| pool.trunc()) else {
-            return Err(invalid("a network of weavers has no subnet of its own".to_owned()).hint(way_out));
-        };
-        let from = part.map_or(pool, |part| part.trunc());
-        if !range.contains(&pool) || !pool.contains(&from) {
-            let wrong = if range.contains(&pool) { from } else { pool };
-            return Err(invalid(format!("{wrong} is outside [ipam] range {range}")).hint(way_out));
-        }
-        if from.prefix_len() > 30 {
-            return Err(invalid(format!("{from} has no room for containers")).hint(way_out));
-        }
-        let from = (from != range).then_some(from);
-        Ok(Response::Addresses([Some(pool), from].into_iter().flatten().collect()))
-    }
-
-    /// Addresses are lent before it is known for which network.
-    fn expect_of_subnet(&self, pools: &[Ipv4Net], subnet: Option<String>) -> Result<(), Refusal> {
-        let Some(name) = subnet else { return Ok(()) };
-        let cidr = self.named_subnet(Some(Pool::Named(name.clone())))?.unwrap_or_default();
-        match pools.iter().find(|pool| !cidr.contains(*pool)) {
-            None => Ok(()),
-            Some(pool) => {
-                let message = format!("addresses of {pool} are not those of subnet {name}");
-                Err(Refusal::new(RefusalKind::Invalid, message).hint(format!("take --subnet {cidr}")))
-            }
-        }
     }
 
     fn learn_network(&mut self, id: String, network: Network) -> Result<Response, Refusal> {
@@ -189,12 +155,14 @@ impl Node {
             }
             return Err(refused(RefusalKind::Taken, format!("endpoint {} has another address", key.id)));
         }
-        if !self.holder(address).is_some_and(|holder| holder.starts_with(LEASE)) {
+        if !self.peers.holder(address).is_some_and(|holder| holder.starts_with(LEASE)) {
             let message = format!("address {address} was not handed out by the IPAM driver of weavers");
             let hint = "create the network with --ipam-driver weavers";
             return Err(refused(RefusalKind::Invalid, message).hint(hint));
         }
-        if let Some(other) = self.local.containers.all().values().find(|one| one.link_address() == Some(address)) {
+        if let Some(other) =
+            self.local.containers.all().values().find(|one| one.link_address() == Some(address))
+        {
             let message = match other.leaving {
                 true => format!("the link of {address} is still being removed"),
                 false => format!("address {address} is that of `{}`", other.ident),
@@ -215,7 +183,7 @@ impl Node {
 
     /// Docker gives a container neither two routes to the range nor two to its gateway, and would say less clearly why.
     fn join(&mut self, network: &str, id: &str, sandbox: String) -> Result<Response, Refusal> {
-        let attached = self.endpoint(network, id)?.clone();
+        let attached = self.local.endpoint(network, id)?.clone();
         let is_other = |one: &&Attached| {
             one.sandbox.as_ref() == Some(&sandbox) && one.ident != attached.ident && !one.leaving
         };
@@ -234,13 +202,8 @@ impl Node {
         }))
     }
 
-    fn endpoint(&self, network: &str, id: &str) -> Result<&Attached, Refusal> {
-        let known = self.local.containers.all().get(&key(network, id).ident()).filter(|one| !one.leaving);
-        known.ok_or_else(|| Refusal::new(RefusalKind::NotFound, format!("endpoint {id} is not known")))
-    }
-
     fn publish(&mut self, key: &Key, ports: Vec<Port>) -> Result<Waiter, Refusal> {
-        let known = self.endpoint(&key.network, &key.id)?.clone();
+        let known = self.local.endpoint(&key.network, &key.id)?.clone();
         let ports = self.chosen_ports(&known.ident, ports)?;
         let ident = known.ident.clone();
         if known.ports != ports {
@@ -257,24 +220,15 @@ impl Node {
         Some(Waiter::Detach { address })
     }
 
-    // ===== addresses =====
-
-    /// Addresses that Docker was lent, with the names that they are filed under.
-    fn leases(&self) -> impl Iterator<Item = (&String, Address)> {
-        let of_docker = self.peers.ipam.allocations().range(LEASE.to_owned()..);
-        let of_docker = of_docker.take_while(|(ident, _)| ident.starts_with(LEASE));
-        of_docker.flat_map(|(ident, nets)| nets.iter().map(move |net| (ident, net.addr().into())))
-    }
-
     /// An address that is some container's stays until its link is gone. Of one that nobody has lent nothing is taken back, but for that of a
     /// link that a lost store left and nobody uses.
     fn take_back_lease(&mut self, address: Address) {
         let attached =
             self.local.containers.all().values().find(|one| one.link_address() == Some(address)).cloned();
-        let lease = self.holder(address).filter(|holder| holder.starts_with(LEASE));
+        let lease = self.peers.holder(address).filter(|holder| holder.starts_with(LEASE));
         match (attached, lease) {
             (Some(attached), Some(lease)) => self.remember(Attached { owed: Some(lease), ..attached }),
-            (Some(attached), None) if attached.is_found() && self.is_idle(address) => {
+            (Some(attached), None) if attached.is_found() && self.work.is_idle(address) => {
                 self.release(&attached);
             }
             (None, Some(lease)) => {
@@ -283,12 +237,6 @@ impl Node {
             }
             (_, None) => {}
         }
-    }
-
-    /// Whether nobody has the other end of this link, as far as was seen.
-    fn is_idle(&self, address: Address) -> bool {
-        let Some(host) = self.work.converge.host.seen() else { return false };
-        host.idle.contains(&address) || !host.links.contains_key(&address)
     }
 
     // ===== what Docker knows =====
@@ -313,15 +261,16 @@ impl Node {
             is_dockers(one)
                 && !one.leaving
                 && !known.contains(&one.ident)
-                && one.link_address().is_none_or(|address| self.is_idle(address))
+                && one.link_address().is_none_or(|address| self.work.is_idle(address))
         };
         let all = self.local.containers.all().values();
         missing.extend(all.filter(unheard).map(|one| one.ident.clone()));
         let attached: BTreeSet<Address> =
             self.local.containers.all().values().filter_map(Attached::link_address).collect();
         let is_used = |address: &Address| used.contains(address) || attached.contains(address);
-        missing
-            .extend(self.leases().filter(|(_, address)| !is_used(address)).map(|(ident, _)| ident.clone()));
+        missing.extend(
+            self.peers.leases().filter(|(_, address)| !is_used(address)).map(|(ident, _)| ident.clone()),
+        );
         self.let_go_of_forgotten(missing);
     }
 
@@ -332,7 +281,7 @@ impl Node {
             if self.facts.now.since(since) < FORGOTTEN_AFTER {
                 self.local.docker.missing.insert(name, since);
             } else if let Some(attached) = self.local.containers.all().get(&name).cloned() {
-                let lease = attached.link_address().and_then(|address| self.holder(address));
+                let lease = attached.link_address().and_then(|address| self.peers.holder(address));
                 let owed = lease.filter(|holder| holder.starts_with(LEASE)).or(attached.owed.clone());
                 self.release(&Attached { owed, ..attached });
             } else if name.starts_with(LEASE) {
@@ -368,5 +317,76 @@ impl Node {
             key: Some(key),
             ..Attached::default()
         });
+    }
+}
+
+impl Overview<'_> {
+    fn has_of_docker(&self) -> bool {
+        !self.local.docker.networks.is_empty()
+            || self.local.containers.all().values().any(is_dockers)
+            || self.peers.leases().next().is_some()
+    }
+}
+
+impl Facts {
+    // ===== networks =====
+
+    /// Docker before version 27 asks for another pool for ever where it finds that one overlaps a route of the host, as each does.
+    pub(super) fn pool(&self, pool: Option<Ipv4Net>, part: Option<Ipv4Net>) -> Result<Response, Refusal> {
+        let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
+        let range = self.config.ipam.range;
+        let way_out = format!("name the subnet: --subnet {range}");
+        let Some(pool) = pool.map(|pool| pool.trunc()) else {
+            return Err(invalid("a network of weavers has no subnet of its own".to_owned()).hint(way_out));
+        };
+        let from = part.map_or(pool, |part| part.trunc());
+        if !range.contains(&pool) || !pool.contains(&from) {
+            let wrong = if range.contains(&pool) { from } else { pool };
+            return Err(invalid(format!("{wrong} is outside [ipam] range {range}")).hint(way_out));
+        }
+        if from.prefix_len() > 30 {
+            return Err(invalid(format!("{from} has no room for containers")).hint(way_out));
+        }
+        let from = (from != range).then_some(from);
+        Ok(Response::Addresses([Some(pool), from].into_iter().flatten().collect()))
+    }
+
+    /// Addresses are lent before it is known for which network.
+    fn expect_of_subnet(&self, pools: &[Ipv4Net], subnet: Option<String>) -> Result<(), Refusal> {
+        let Some(name) = subnet else { return Ok(()) };
+        let cidr = self.named_subnet(Some(Pool::Named(name.clone())))?.unwrap_or_default();
+        match pools.iter().find(|pool| !cidr.contains(*pool)) {
+            None => Ok(()),
+            Some(pool) => {
+                let message = format!("addresses of {pool} are not those of subnet {name}");
+                Err(Refusal::new(RefusalKind::Invalid, message).hint(format!("take --subnet {cidr}")))
+            }
+        }
+    }
+}
+
+impl Local {
+    pub(super) fn endpoint(&self, network: &str, id: &str) -> Result<&Attached, Refusal> {
+        let known = self.containers.all().get(&key(network, id).ident()).filter(|one| !one.leaving);
+        known.ok_or_else(|| Refusal::new(RefusalKind::NotFound, format!("endpoint {id} is not known")))
+    }
+}
+
+impl Peers {
+    // ===== addresses =====
+
+    /// Addresses that Docker was lent, with the names that they are filed under.
+    fn leases(&self) -> impl Iterator<Item = (&String, Address)> {
+        let of_docker = self.ipam.allocations().range(LEASE.to_owned()..);
+        let of_docker = of_docker.take_while(|(ident, _)| ident.starts_with(LEASE));
+        of_docker.flat_map(|(ident, nets)| nets.iter().map(move |net| (ident, net.addr().into())))
+    }
+}
+
+impl Reconcile {
+    /// Whether nobody has the other end of this link, as far as was seen.
+    fn is_idle(&self, address: Address) -> bool {
+        let Some(host) = self.converge.host.seen() else { return false };
+        host.idle.contains(&address) || !host.links.contains_key(&address)
     }
 }

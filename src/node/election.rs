@@ -1,25 +1,14 @@
 //! When a host that has no ring lets its address manager make one, and whether it is as new as it believes.
 
-use super::{Node, desired::routes_of_others};
+use super::{Node, desired::routes_of_others, overview::Overview};
 use crate::{addr::Range, config::Init, state::Target};
 
 impl Node {
     /// Whether to elect where there is no ring yet.
     pub(super) fn judge_election(&mut self) {
-        if !self.has_ring() {
-            self.peers.ipam.hold_election(self.reason_not_to_elect());
+        if !self.peers.has_ring() {
+            self.peers.ipam.hold_election(self.overview().reason_not_to_elect());
             self.peers.ipam.wake(self.facts.now);
-        }
-    }
-
-    fn reason_not_to_elect(&self) -> Option<String> {
-        let vpc = &self.work.converge.vpc;
-        match (vpc.seen(), vpc.fault(), &self.facts.config.ipam.init) {
-            (None, None, _) => Some("the route tables have not been read yet".to_owned()),
-            (None, Some(fault), Init::Seed(_)) => Some(format!(
-                "the route tables, which show whether this host gave addresses away before, cannot be read: {fault}"
-            )),
-            _ => self.reason_to_join().or_else(|| self.reason_to_be_patient()),
         }
     }
 
@@ -37,6 +26,19 @@ impl Node {
             led_here || owned.iter().any(|ours| others.iter().any(|theirs| ours.overlaps(*theirs)))
         });
     }
+}
+
+impl Overview<'_> {
+    fn reason_not_to_elect(&self) -> Option<String> {
+        let vpc = &self.work.converge.vpc;
+        match (vpc.seen(), vpc.fault(), &self.facts.config.ipam.init) {
+            (None, None, _) => Some("the route tables have not been read yet".to_owned()),
+            (None, Some(fault), Init::Seed(_)) => Some(format!(
+                "the route tables, which show whether this host gave addresses away before, cannot be read: {fault}"
+            )),
+            _ => self.reason_to_join().or_else(|| self.reason_to_be_patient()),
+        }
+    }
 
     /// Whoever finds routes of other live interfaces inside the range joins and does not elect.
     fn reason_to_join(&self) -> Option<String> {
@@ -47,19 +49,22 @@ impl Node {
 
     /// Whether whoever wrote the file wants this host to be the only one for now, and there is no ring yet.
     pub(super) fn expects_nobody(&self) -> bool {
-        self.facts.config.ec2_tag.is_some() && self.facts.config.ipam.expected_peers == Some(1) && !self.has_ring()
+        self.facts.config.ec2_tag.is_some()
+            && self.facts.config.ipam.expected_peers == Some(1)
+            && !self.peers.has_ring()
     }
 
     /// Why a host whose peers are found by tag elects nobody: whoever sees only itself cannot know whether
     /// the others are not there or not found. One that is to be alone knows it once a look has found nobody else.
     fn reason_to_be_patient(&self) -> Option<String> {
         let (key, value) = self.facts.config.ec2_tag.as_ref()?;
-        let looked = self.sight.discovery.found.seen().is_some() && self.sight.discovery.found.fault().is_none();
+        let looked =
+            self.observed.discovery.found.seen().is_some() && self.observed.discovery.found.fault().is_none();
         if self.expects_nobody() && looked && self.hears_all_listed() {
             return None;
         }
         let alone = self.peers.mesh.reachable().is_empty();
-        alone.then(|| match self.sight.discovery.found.fault() {
+        alone.then(|| match self.observed.discovery.found.fault() {
             Some(fault) => format!("no other instance with tag {key}={value} could be looked for: {fault}"),
             None => format!("no other instance with tag {key}={value} was heard"),
         })

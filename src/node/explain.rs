@@ -4,9 +4,11 @@
 use ipnet::Ipv4Net;
 
 use super::{
-    Node,
     explanation::{Carrier, Explanation, HostRoute, Standing},
+    overview::Overview,
     paths,
+    peers::Peers,
+    reconcile::Reconcile,
     status::{AttachmentStatus, FORMAT_VERSION, Note, Piece},
 };
 use crate::{
@@ -14,20 +16,20 @@ use crate::{
     state::{Packet, RouteState, Table, TableId, Target, link_name},
 };
 
-impl Node {
+impl Overview<'_> {
     pub(super) fn explain(&self, address: Address) -> Explanation {
         let standing = self.standing(address);
         let piece = self.piece_of(address);
-        let ident = self.holder(address);
+        let ident = self.peers.holder(address);
         let attached = self.local.containers.all().values().find(|one| one.link_address() == Some(address));
         let container = attached.map(|attached| self.attachment(attached));
-        let tables = if standing == Standing::Outside { Vec::new() } else { self.carriers(address) };
+        let tables = if standing == Standing::Outside { Vec::new() } else { self.work.carriers(address) };
         Explanation {
             format_version: FORMAT_VERSION.to_owned(),
             address,
             standing,
             summary: self.summary(address, standing, piece.as_ref(), container.as_ref()),
-            host: self.host_route(address),
+            host: self.work.host_route(address),
             missing: self.wanting(address, standing, piece.as_ref(), container.as_ref(), &tables),
             piece,
             ident,
@@ -36,21 +38,16 @@ impl Node {
         }
     }
 
-    fn standing(&self, address: Address) -> Standing {
+    pub(super) fn standing(&self, address: Address) -> Standing {
         if !Range::from(self.facts.config.ipam.range).contains(address) {
             return Standing::Outside;
         }
         match self.peers.ipam.ring().owner(address) {
             None => Standing::Unowned,
             Some(owner) if owner != self.facts.identity.name => Standing::Peer,
-            Some(_) if self.holder(address).is_some() => Standing::Used,
+            Some(_) if self.peers.holder(address).is_some() => Standing::Used,
             Some(_) => Standing::Free,
         }
-    }
-
-    pub(super) fn holder(&self, address: Address) -> Option<String> {
-        let holds = |cidrs: &[Ipv4Net]| cidrs.iter().any(|cidr| Address::from(cidr.addr()) == address);
-        self.peers.ipam.allocations().iter().find(|(_, cidrs)| holds(cidrs)).map(|(ident, _)| ident.clone())
     }
 
     fn piece_of(&self, address: Address) -> Option<Piece> {
@@ -58,7 +55,7 @@ impl Node {
         self.pieces().into_iter().nth(index)
     }
 
-    fn summary(
+    pub(super) fn summary(
         &self,
         address: Address,
         standing: Standing,
@@ -67,7 +64,7 @@ impl Node {
     ) -> String {
         let range = self.facts.config.ipam.range;
         match (standing, container) {
-            (Standing::Outside, _) => match self.vpc_cidr(address) {
+            (Standing::Outside, _) => match self.work.vpc_cidr(address) {
                 Some(cidr) => format!("an address of the VPC ({cidr}), outside the container range {range}"),
                 None => format!("outside the container range {range}: weavers has no part in it"),
             },
@@ -82,50 +79,10 @@ impl Node {
                 None => format!("container `{}` on this host", container.ident),
             },
             (Standing::Used, None) => {
-                let ident = self.holder(address).unwrap_or_default();
+                let ident = self.peers.holder(address).unwrap_or_default();
                 format!("handed out to `{ident}` on this host, which is no attached container")
             }
         }
-    }
-
-    fn vpc_cidr(&self, address: Address) -> Option<Ipv4Net> {
-        let mut local = self.work.converge.vpc.seen()?.tables.values().flat_map(|table| &table.local);
-        local.find(|cidr| Range::from(**cidr).contains(address)).copied()
-    }
-
-    /// What the kernel does with packets of containers for another host; otherwise the longest match here of what
-    /// is ours and of what others have put inside the range.
-    fn host_route(&self, address: Address) -> Option<HostRoute> {
-        let host = self.work.converge.host.seen()?;
-        let destination = Ipv4Net::new_assert(address.into(), 32);
-        if host.links.contains_key(&address) {
-            return Some(HostRoute { destination, target: link_name(address) });
-        }
-        if let Some(way) = host.paths.iter().find(|path| path.packet == Packet::ToOther(address)) {
-            return Some(HostRoute { destination, target: paths::target(way) });
-        }
-        let blocks = host.blocks.iter().map(|cidr| (*cidr, "unreachable".to_owned()));
-        let foreign = host.foreign.iter().map(|(cidr, target)| (*cidr, target.clone()));
-        let covering = blocks.chain(foreign).filter(|(cidr, _)| Range::from(*cidr).contains(address));
-        let longest = covering.max_by_key(|(cidr, _)| cidr.prefix_len());
-        longest.map(|(destination, target)| HostRoute { destination, target })
-    }
-
-    pub(super) fn carriers(&self, address: Address) -> Vec<Carrier> {
-        let Some(vpc) = self.work.converge.vpc.seen() else { return Vec::new() };
-        let carrier = |(id, table): (&TableId, &Table)| {
-            let covering = table.routes.iter().filter(|(cidr, _)| Range::from(**cidr).contains(address));
-            let longest = covering.max_by_key(|(cidr, _)| cidr.prefix_len());
-            Carrier {
-                table: id.clone(),
-                destination: longest.map(|(cidr, _)| *cidr),
-                target: longest.map(|(_, route)| route.target.to_string()),
-                state: longest.map(|(_, route)| route.state),
-                here: longest
-                    .is_some_and(|(_, route)| route.target == Target::Interface(vpc.interface.clone())),
-            }
-        };
-        vpc.tables.iter().map(carrier).collect()
     }
 
     // ===== what is missing =====
@@ -157,7 +114,7 @@ impl Node {
             Standing::Free => missing.extend(self.kept_back(address)),
             Standing::Used => missing.extend(container.and_then(|one| one.missing.clone()).map(|what| {
                 note(
-                    format!("`{}` lacks {what}", self.holder(address).unwrap_or_default()),
+                    format!("`{}` lacks {what}", self.peers.holder(address).unwrap_or_default()),
                     "see `weavers status`",
                 )
             })),
@@ -168,8 +125,8 @@ impl Node {
             missing.push(Note { what, hint: fault.hint.clone() });
         }
         // Until it is known whose what rests is, its routes stay as they are.
-        if !self.rests(address) {
-            missing.extend(tables.iter().filter_map(|carrier| self.wrong_carrier(carrier, standing)));
+        if !self.peers.rests(address) {
+            missing.extend(tables.iter().filter_map(|carrier| self.work.wrong_carrier(carrier, standing)));
         }
         missing
     }
@@ -183,13 +140,9 @@ impl Node {
         }
     }
 
-    fn rests(&self, address: Address) -> bool {
-        self.peers.ipam.quarantined().iter().any(|range| range.contains(address))
-    }
-
     /// Why a free address is not handed out.
     fn kept_back(&self, address: Address) -> Option<Note> {
-        if self.rests(address) {
+        if self.peers.rests(address) {
             return Some(Note {
                 what: "it is in quarantine: another host may have been given it".to_owned(),
                 hint: Some("`weavers status` names the hosts whose confirmation is awaited".to_owned()),
@@ -209,8 +162,61 @@ impl Node {
     /// What is wrong in a route table with the way to an address of the container range.
     pub(super) fn wrong_route(&self, address: Address) -> Option<String> {
         let standing = self.standing(address);
-        let wrong = |carrier: &Carrier| self.wrong_carrier(carrier, standing);
-        self.carriers(address).iter().find_map(wrong).map(|note| note.what)
+        let wrong = |carrier: &Carrier| self.work.wrong_carrier(carrier, standing);
+        self.work.carriers(address).iter().find_map(wrong).map(|note| note.what)
+    }
+}
+
+impl Peers {
+    pub(super) fn holder(&self, address: Address) -> Option<String> {
+        let holds = |cidrs: &[Ipv4Net]| cidrs.iter().any(|cidr| Address::from(cidr.addr()) == address);
+        self.ipam.allocations().iter().find(|(_, cidrs)| holds(cidrs)).map(|(ident, _)| ident.clone())
+    }
+
+    fn rests(&self, address: Address) -> bool {
+        self.ipam.quarantined().iter().any(|range| range.contains(address))
+    }
+}
+
+impl Reconcile {
+    fn vpc_cidr(&self, address: Address) -> Option<Ipv4Net> {
+        let mut local = self.converge.vpc.seen()?.tables.values().flat_map(|table| &table.local);
+        local.find(|cidr| Range::from(**cidr).contains(address)).copied()
+    }
+
+    /// What the kernel does with packets of containers for another host; otherwise the longest match here of what
+    /// is ours and of what others have put inside the range.
+    fn host_route(&self, address: Address) -> Option<HostRoute> {
+        let host = self.converge.host.seen()?;
+        let destination = Ipv4Net::new_assert(address.into(), 32);
+        if host.links.contains_key(&address) {
+            return Some(HostRoute { destination, target: link_name(address) });
+        }
+        if let Some(way) = host.paths.iter().find(|path| path.packet == Packet::ToOther(address)) {
+            return Some(HostRoute { destination, target: paths::target(way) });
+        }
+        let blocks = host.blocks.iter().map(|cidr| (*cidr, "unreachable".to_owned()));
+        let foreign = host.foreign.iter().map(|(cidr, target)| (*cidr, target.clone()));
+        let covering = blocks.chain(foreign).filter(|(cidr, _)| Range::from(*cidr).contains(address));
+        let longest = covering.max_by_key(|(cidr, _)| cidr.prefix_len());
+        longest.map(|(destination, target)| HostRoute { destination, target })
+    }
+
+    pub(super) fn carriers(&self, address: Address) -> Vec<Carrier> {
+        let Some(vpc) = self.converge.vpc.seen() else { return Vec::new() };
+        let carrier = |(id, table): (&TableId, &Table)| {
+            let covering = table.routes.iter().filter(|(cidr, _)| Range::from(**cidr).contains(address));
+            let longest = covering.max_by_key(|(cidr, _)| cidr.prefix_len());
+            Carrier {
+                table: id.clone(),
+                destination: longest.map(|(cidr, _)| *cidr),
+                target: longest.map(|(_, route)| route.target.to_string()),
+                state: longest.map(|(_, route)| route.state),
+                here: longest
+                    .is_some_and(|(_, route)| route.target == Target::Interface(vpc.interface.clone())),
+            }
+        };
+        vpc.tables.iter().map(carrier).collect()
     }
 
     fn wrong_carrier(&self, carrier: &Carrier, standing: Standing) -> Option<Note> {
@@ -237,8 +243,8 @@ impl Node {
         let in_table = |action: &crate::state::Action| {
             crate::plan::Plane::of(action) == crate::plan::Plane::Table(carrier.table.clone())
         };
-        let change = self.work.plan.changes.iter().find(|change| in_table(&change.action));
-        match change.map(|change| (change, self.work.converge.failure(&change.action))) {
+        let change = self.plan.changes.iter().find(|change| in_table(&change.action));
+        match change.map(|change| (change, self.converge.failure(&change.action))) {
             None => "see `weavers status`".to_owned(),
             Some((change, None)) => format!("it is about to: {}", change.action),
             Some((_, Some(fault))) => {

@@ -1,9 +1,6 @@
 //! What every subject may read: the time, who this host is, and which configuration is in force.
 
-use super::{
-    identity::Metadata,
-    memory::Identity,
-};
+use super::{identity::Metadata, memory::Identity};
 use crate::{config::Config, time::Timestamp};
 
 /// What holds at one moment.

@@ -5,8 +5,10 @@
 //! nothing can be read or written in EC2, and what the disk remembers of EC2 counts only if the machine was not started anew since.
 
 use super::{
-    Node, Output,
+    Node,
+    io::Output,
     memory::Write,
+    overview::Overview,
     request::{Refusal, RefusalKind},
     status::Note,
 };
@@ -42,7 +44,9 @@ impl Node {
         self.peers.dead.touch();
         self.peers.unconfirmed.touch();
     }
+}
 
+impl Overview<'_> {
     /// A host that may be another than it remembers.
     pub(super) fn unconfirmed(&self) -> Option<Note> {
         let instance = self.facts.identity.instance.as_ref().filter(|_| self.facts.metadata.is_none())?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
-use super::{Node, memory::Attached};
+use super::{memory::Attached, overview::Overview};
 use crate::{
     addr::{Address, Range},
     plan::{Change, Plan},
@@ -17,7 +17,7 @@ const CANARY: &str = "the canary of weavers";
 /// Containers by their address, as people call them.
 type ByAddress = BTreeMap<Address, String>;
 
-impl Node {
+impl Overview<'_> {
     /// The plan with the containers whose packets each change touches. It is worked out for whoever asks, not
     /// at every turn of the loop.
     pub fn with_impact(&self, mut plan: Plan) -> Plan {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{
     Node,
     memory::{LastRead, Write},
+    overview::Overview,
 };
 use crate::{
     addr::{Address, Range, join},
@@ -47,18 +48,20 @@ impl LastReads {
 impl Node {
     /// A look has succeeded: it is what counts from now on, and what a next life goes by.
     pub(super) fn keep_read(&mut self) {
-        self.sight.last_reads.recalled = None;
-        let Some(read) = self.as_read() else { return };
+        self.observed.last_reads.recalled = None;
+        let Some(read) = self.overview().as_read() else { return };
         let same = |kept: &LastRead| {
             read.at_s.saturating_sub(kept.at_s) < RENEWED_AFTER_S
                 && *kept == LastRead { at_s: kept.at_s, ..read.clone() }
         };
-        if !self.sight.last_reads.kept.as_ref().is_some_and(same) {
+        if !self.observed.last_reads.kept.as_ref().is_some_and(same) {
             self.out.ledger.write(Write::last_read(&read));
-            self.sight.last_reads.kept = Some(read);
+            self.observed.last_reads.kept = Some(read);
         }
     }
+}
 
+impl<'a> Overview<'a> {
     /// What there is to be kept of the last look; nothing where the range was refused.
     fn as_read(&self) -> Option<LastRead> {
         let vpc = self.work.converge.vpc.seen().filter(|_| self.overlap().is_none())?;
@@ -69,8 +72,8 @@ impl Node {
         };
         let led = vpc.tables.iter().map(|(id, table)| (id.clone(), led(table))).collect();
         let read = LastRead {
-            at_s: self.sight.last_reads.wall_s(self.facts.now),
-            boot: self.sight.last_reads.boot.clone(),
+            at_s: self.observed.last_reads.wall_s(self.facts.now),
+            boot: self.observed.last_reads.boot.clone(),
             range: self.facts.config.ipam.range,
             interface: vpc.interface.clone(),
             source_dest_check: vpc.source_dest_check,
@@ -80,18 +83,18 @@ impl Node {
     }
 
     /// What an earlier life read, where nothing was read since and it was this host's.
-    pub(super) fn recalled(&self) -> Option<&LastRead> {
-        let recalled = self.sight.last_reads.recalled.as_ref()?;
+    pub(super) fn recalled(&self) -> Option<&'a LastRead> {
+        let recalled = self.observed.last_reads.recalled.as_ref()?;
         let is_ours = match &self.facts.metadata {
             Some(metadata) => metadata.interface == recalled.interface,
-            None => recalled.boot == self.sight.last_reads.boot,
+            None => recalled.boot == self.observed.last_reads.boot,
         };
         (is_ours && recalled.range == self.facts.config.ipam.range).then_some(recalled)
     }
 
     /// How old that is.
     pub(super) fn age_of(&self, read: &LastRead) -> Duration {
-        Duration::from_secs(self.sight.last_reads.wall_s(self.facts.now).saturating_sub(read.at_s))
+        Duration::from_secs(self.observed.last_reads.wall_s(self.facts.now).saturating_sub(read.at_s))
     }
 }
 

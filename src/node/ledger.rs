@@ -4,7 +4,7 @@
 //! share one flush.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -93,6 +93,11 @@ impl<E> Ledger<E> {
     pub fn unkept(&self) -> impl Iterator<Item = &str> {
         let under_way = self.under_way.iter().flat_map(|(_, writes)| writes).map(|write| write.key.as_str());
         under_way.chain(self.unsaved.keys().map(String::as_str))
+    }
+
+    /// Containers that the disk does not have as they are.
+    pub fn unkept_containers(&self) -> BTreeSet<&str> {
+        self.unkept().filter_map(Write::ident_of_attached).collect()
     }
 
     /// To be saved with the next save.

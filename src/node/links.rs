@@ -9,6 +9,7 @@ use super::{
     Node,
     desired::{Connected, link_mtu},
     memory::Attached,
+    overview::Overview,
 };
 use crate::{
     addr::Address,
@@ -30,22 +31,13 @@ struct Basis {
 #[derive(Debug, Default)]
 pub(super) struct Wanted(Option<(Basis, Connected)>);
 
-impl Node {
+impl Overview<'_> {
     /// What containers need of the host under this configuration.
     pub(super) fn connected_by(&self, config: &Config) -> Connected {
         let basis = self.basis_of_links(config);
         match &self.work.wanted.0 {
             Some((known, connected)) if *known == basis => connected.clone(),
             Some(_) | None => self.make_up(&basis),
-        }
-    }
-
-    /// Makes it up, if it may be something else by now.
-    pub(super) fn renew_wanted(&mut self) {
-        let basis = self.basis_of_links(&self.facts.config);
-        if self.work.wanted.0.as_ref().is_none_or(|(known, _)| *known != basis) {
-            let connected = self.make_up(&basis);
-            self.work.wanted = Wanted(Some((basis, connected)));
         }
     }
 
@@ -72,14 +64,25 @@ impl Node {
 
     /// Containers that are to have a link: those that are staying, once the disk has them. Otherwise a crash
     /// could leave the link of one container at the address that the disk has for another.
-    fn linked(&self) -> impl Iterator<Item = &Attached> {
+    pub(super) fn linked(&self) -> impl Iterator<Item = &Attached> {
         let seen = self.work.converge.host.seen();
         let is_linked = move |one: &Attached| {
             let address = one.link_address();
             address.is_some_and(|address| seen.is_some_and(|host| host.links.contains_key(&address)))
         };
-        let unkept = self.unkept_containers();
+        let unkept = self.ledger.unkept_containers();
         let staying = self.local.containers.all().values().filter(|one| !one.leaving);
         staying.filter(move |one| !unkept.contains(one.ident.as_str()) || is_linked(one))
+    }
+}
+
+impl Node {
+    /// Makes it up, if it may be something else by now.
+    pub(super) fn renew_wanted(&mut self) {
+        let basis = self.overview().basis_of_links(&self.facts.config);
+        if self.work.wanted.0.as_ref().is_none_or(|(known, _)| *known != basis) {
+            let connected = self.overview().make_up(&basis);
+            self.work.wanted = Wanted(Some((basis, connected)));
+        }
     }
 }

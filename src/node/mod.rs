@@ -11,7 +11,7 @@
 pub mod adopt;
 mod attach;
 mod canary;
-mod change;
+mod pending;
 mod compare;
 pub mod connect;
 mod converge;
@@ -39,6 +39,7 @@ mod names;
 mod observe;
 pub mod order;
 mod out;
+mod overview;
 mod paths;
 pub mod peer_subnets;
 mod peers;
@@ -50,7 +51,7 @@ mod relay;
 mod report;
 pub mod request;
 mod settings;
-mod sight;
+mod observed;
 pub mod status;
 pub mod story;
 mod takeover;
@@ -67,7 +68,6 @@ use rand_chacha::ChaCha8Rng;
 use self::{
     attach::Containers,
     canary::OwnCanary,
-    change::Change,
     discovery::Discovery,
     docker::Docker,
     facts::{Facts, Leave},
@@ -76,13 +76,15 @@ use self::{
     local::Local,
     memory::{Memory, Write},
     names::Names,
+    observed::Observed,
     out::{Effect, Out},
+    overview::Overview,
     peer_subnets::Places,
     peers::Peers,
+    pending::Pending,
     probes::Probes,
     reconcile::Reconcile,
     request::{Refusal, RefusalKind},
-    sight::Sight,
     story::Story,
     takeover::Dead,
     trial::Trials,
@@ -92,6 +94,7 @@ use self::{
 };
 pub use self::{
     io::{Input, Output},
+    out::{CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL},
     report::UNREAD_WAY_OUT,
     settings::{Birth, CONN_LIMIT},
 };
@@ -100,16 +103,10 @@ use crate::{
     ipam::{self, Allocator},
     mesh::{self, Mesh},
     plan::Plan,
-    state::{Action, Actual, Desired, Fault, FaultKind},
+    state::{Action, Actual, Fault, FaultKind},
     time::Timestamp,
 };
 
-/// The gossip channel of the address manager, as in Weave Net.
-pub const CHANNEL: &str = "IPallocation";
-/// The gossip channel on which peers agree who takes over from the dead; ours alone.
-pub const DEAD_CHANNEL: &str = "weavers/dead";
-/// The channel on which peers say which probes arrived; ours alone.
-pub const PROBE_CHANNEL: &str = "weavers/probe";
 /// Shortest time between two looks at a host that is disturbed again and again.
 const CALM: Duration = Duration::from_millis(200);
 
@@ -117,12 +114,12 @@ const CALM: Duration = Duration::from_millis(200);
 pub struct Node {
     facts: Facts,
     peers: Peers,
-    sight: Sight,
+    observed: Observed,
     work: Reconcile,
     local: Local,
     probes: Probes,
     waiting: Waiting,
-    change: Change,
+    pending: Pending,
     story: Story,
     out: Out,
     /// When it may be even if nothing happens: a look is due, or a step.
@@ -148,7 +145,7 @@ impl Node {
             docker: Docker::new(memory.networks),
             canary: OwnCanary::default(),
         };
-        let sight = Sight {
+        let observed = Observed {
             discovery: Discovery::default(),
             names: Names::default(),
             places: Places::default(),
@@ -169,12 +166,12 @@ impl Node {
         let mut node = Node {
             facts,
             peers: Peers { mesh, ipam, dead, unconfirmed: Unconfirmed::default(), relay: None },
-            sight,
+            observed,
             work: Reconcile::default(),
             local,
             probes,
             waiting: Waiting::default(),
-            change: Change { order: None, trials: Trials::new(memory.trial.is_some()) },
+            pending: Pending { order: None, trials: Trials::new(memory.trial.is_some()) },
             story: Story::default(),
             out: Out::new(),
             turn_due: None,
@@ -182,6 +179,12 @@ impl Node {
         node.begin_story();
         node.wake_up(fresh, &boot);
         Ok(node)
+    }
+
+    /// All that it knows.
+    pub fn overview(&self) -> Overview<'_> {
+        let Node { facts, peers, observed, work, local, probes, waiting, pending, out, .. } = self;
+        Overview { facts, peers, observed, work, local, probes, waiting, pending, ledger: &out.ledger }
     }
 
     fn wake_up(&mut self, fresh: bool, boot: &str) {
@@ -199,10 +202,6 @@ impl Node {
         self.await_places();
         self.resume_attachments(boot);
         self.settle();
-    }
-
-    fn has_ring(&self) -> bool {
-        !self.peers.ipam.ring().is_empty()
     }
 
     /// Takes in what happened at `now`.
@@ -252,7 +251,7 @@ impl Node {
             self.turn_due,
             self.waiting.next_deadline(self.facts.now),
             self.out.ledger.next_wake(),
-            self.change.trials.deadline(),
+            self.pending.trials.deadline(),
         ];
         wakes.into_iter().flatten().min()
     }
@@ -263,9 +262,9 @@ impl Node {
         }
         let wakes = [
             self.work.converge.next_wake(self.facts.now, &self.work.plan),
-            self.facts.config.ec2_tag.as_ref().and_then(|_| self.sight.discovery.found.next_look()),
-            self.next_look_at_names(),
-            self.next_look_for_places(),
+            self.facts.config.ec2_tag.as_ref().and_then(|_| self.observed.discovery.found.next_look()),
+            self.observed.next_look_at_names(),
+            self.overview().next_look_for_places(),
             self.peers.dead.next_wake(self.facts.now),
             self.peers.unconfirmed.next_look(),
             self.local.canary.next_wake(),
@@ -322,7 +321,7 @@ impl Node {
                 mesh::Output::TopologyChanged => self.on_topology_changed(),
             }
         }
-        if any && self.expects_nobody() {
+        if any && self.overview().expects_nobody() {
             // Whoever was found may have turned out to be ourselves.
             self.judge_election();
         }
@@ -330,12 +329,12 @@ impl Node {
     }
 
     fn on_topology_changed(&mut self) {
-        self.sight.places.doubt(self.facts.now);
+        self.observed.places.doubt(self.facts.now);
         self.peers.dead.touch();
         self.probes.touch();
         self.peers.unconfirmed.touch();
         self.story.touch();
-        self.peers.ipam.set_kin(self.kin());
+        self.peers.ipam.set_kin(self.overview().kin());
         let reachable = self.peers.mesh.reachable();
         if self.peers.ipam.reachable() != &reachable {
             self.judge_election();
@@ -430,28 +429,11 @@ impl Node {
         self.tend_canary();
         self.renew_wanted();
         self.look();
-        self.work.plan = self.plan_for(&self.facts.config, &self.desired(&self.facts.config));
-        self.peers.ipam.set_avoided(self.avoided());
+        self.work.plan = self.overview().plan_for(&self.facts.config);
+        self.peers.ipam.set_avoided(self.overview().avoided());
         for action in self.work.converge.take(self.facts.now, &self.work.plan) {
             self.out.outputs.push_back(Output::Apply(action));
         }
-    }
-
-    fn desired(&self, config: &Config) -> Desired {
-        self.ground_of(config).desired()
-    }
-
-    fn plan_for(&self, config: &Config, desired: &Desired) -> Plan {
-        let vpc = self.work.converge.believed();
-        let actual = Actual { host: self.work.converge.host.seen(), vpc: vpc.as_deref() };
-        let mut plan = Plan::new(desired, actual);
-        self.work.converge.drift.explain(&mut plan);
-        if !self.has_ring() && self.facts.leave == Leave::No {
-            plan.notes.push("routes follow agreement: there is no ring yet".into());
-        }
-        plan.unread.extend(self.unread(config));
-        plan.notes.extend(self.coming().into_iter().map(|note| note.what));
-        plan
     }
 
     fn on_applied(&mut self, action: &Action, outcome: Result<Option<String>, Fault>) {
@@ -464,7 +446,7 @@ impl Node {
         if outcome.is_ok() {
             self.waiting.count(action, &self.work.plan);
         }
-        self.work.converge.pause_denied = self.jittered(PAUSE_DENIED).max(self.usual_share());
+        self.work.converge.pause_denied = self.jittered(PAUSE_DENIED).max(self.overview().usual_share());
         for next in self.work.converge.applied(self.facts.now, action, outcome) {
             self.out.outputs.push_back(Output::Apply(next));
         }
@@ -475,6 +457,27 @@ impl Node {
         let calm = self.work.converge.host.last_begun().map_or(self.facts.now, |begun| begun + CALM);
         self.work.converge.host.look_at_changes_by(calm.max(self.facts.now));
         self.out.disturbed = true;
+    }
+}
+
+impl Peers {
+    pub(super) fn has_ring(&self) -> bool {
+        !self.ipam.ring().is_empty()
+    }
+}
+
+impl Overview<'_> {
+    pub(super) fn plan_for(&self, config: &Config) -> Plan {
+        let vpc = self.work.converge.believed();
+        let actual = Actual { host: self.work.converge.host.seen(), vpc: vpc.as_deref() };
+        let mut plan = Plan::new(&self.desired(config), actual);
+        self.work.converge.drift.explain(&mut plan);
+        if !self.peers.has_ring() && self.facts.leave == Leave::No {
+            plan.notes.push("routes follow agreement: there is no ring yet".into());
+        }
+        plan.unread.extend(self.unread(config));
+        plan.notes.extend(self.coming().into_iter().map(|note| note.what));
+        plan
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Node, Output, status::Note, view::View};
+use super::{Node, io::Output, observed::Observed, status::Note, view::View};
 use crate::{
     mesh::{Endpoint, Hosts},
     state::{Fault, FaultKind},
@@ -62,35 +62,39 @@ impl Names {
     }
 }
 
-impl Node {
+impl Observed {
     pub(super) fn next_look_at_names(&self) -> Option<crate::time::Timestamp> {
-        self.sight.names.look.next_look().filter(|_| !self.sight.names.listed.is_empty())
-    }
-
-    pub(super) fn look_at_names(&mut self) {
-        if self.next_look_at_names().is_some() && self.sight.names.look.begin(self.facts.now) {
-            self.out.outputs.push_back(Output::ObserveNames(self.sight.names.listed.iter().cloned().collect()));
-        }
-    }
-
-    pub(super) fn on_names_seen(&mut self, answers: BTreeMap<String, Result<Hosts, String>>) {
-        let before = self.targets();
-        let result = self.sight.names.take_in(answers);
-        let interval = self.jittered(self.facts.config.reconcile.interval);
-        self.sight.names.look.end(self.facts.now, result, interval);
-        if self.targets() != before {
-            self.dial_targets();
-        }
-        // It may be known now where a host is that is not heard.
-        self.peers.unconfirmed.touch();
+        self.names.look.next_look().filter(|_| !self.names.listed.is_empty())
     }
 
     /// Names whose hosts may be others by now.
     pub(super) fn unresolved_names(&self) -> impl Iterator<Item = Note> {
-        let outdated = |name: &&String| self.sight.names.known.get(*name).is_some_and(Hosts::are_several);
-        self.sight.names.failed.iter().filter(move |(name, _)| outdated(name)).map(|(name, why)| Note {
+        let outdated = |name: &&String| self.names.known.get(*name).is_some_and(Hosts::are_several);
+        self.names.failed.iter().filter(move |(name, _)| outdated(name)).map(|(name, why)| Note {
             what: format!("peers: {why}; the hosts that {name} stood for before are dialled"),
             hint: Some("check the name server of this host (`getent ahosts`)".into()),
         })
+    }
+}
+
+impl Node {
+    pub(super) fn look_at_names(&mut self) {
+        if self.observed.next_look_at_names().is_some() && self.observed.names.look.begin(self.facts.now) {
+            self.out
+                .outputs
+                .push_back(Output::ObserveNames(self.observed.names.listed.iter().cloned().collect()));
+        }
+    }
+
+    pub(super) fn on_names_seen(&mut self, answers: BTreeMap<String, Result<Hosts, String>>) {
+        let before = self.overview().targets();
+        let result = self.observed.names.take_in(answers);
+        let interval = self.jittered(self.facts.config.reconcile.interval);
+        self.observed.names.look.end(self.facts.now, result, interval);
+        if self.overview().targets() != before {
+            self.dial_targets();
+        }
+        // It may be known now where a host is that is not heard.
+        self.peers.unconfirmed.touch();
     }
 }

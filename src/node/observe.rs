@@ -4,7 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use rand::RngExt;
 
-use super::{Node, Output};
+use super::{Node, io::Output, overview::Overview};
 use crate::{
     config::{Config, RouteTables},
     state::{Fault, Host, Vpc},
@@ -29,27 +29,88 @@ impl Node {
         self.look_for_instances();
         self.look_for_unconfirmed();
         self.look_for_places();
-        if self.sight.looked_for != self.rules_to_look_for() {
+        if self.observed.looked_for != self.overview().rules_to_look_for() {
             self.work.converge.host.look_by(self.facts.now);
         }
         if self.work.converge.begin_host(self.facts.now) {
             self.local.containers.look_begins();
-            let wanted = Host { others: self.others_to_ask_for(), ..self.ground().looked_for() };
-            self.sight.looked_for = wanted.rules.clone();
+            let wanted =
+                Host { others: self.overview().others_to_ask_for(), ..self.overview().ground().looked_for() };
+            self.observed.looked_for = wanted.rules.clone();
             let scope = self.work.converge.host.scope();
             self.out.outputs.push_back(Output::ObserveHost(Box::new(wanted), scope));
         }
         if self.work.converge.begin_vpc(self.facts.now) {
-            if self.has_room_for_the_check() {
+            if self.overview().has_room_for_the_check() {
                 self.out.outputs.push_back(Output::DoubtCheck);
             }
-            self.out.outputs.push_back(Output::ObserveVpc(self.facts.config.ipam.range, self.tables()));
+            self.out
+                .outputs
+                .push_back(Output::ObserveVpc(self.facts.config.ipam.range, self.overview().tables()));
         }
     }
 
+    pub(super) fn on_host_seen(&mut self, result: Result<Host, Fault>) {
+        let interval = self.jittered(self.facts.config.reconcile.interval);
+        self.work.converge.host_seen(self.facts.now, result, interval);
+        if !self.out.ledger.unkept_containers().is_empty() {
+            self.local.containers.touch();
+        }
+        self.judge_paths();
+        self.out.disturbed = true;
+        if self.work.converge.host.fault().is_none() {
+            self.tend_containers();
+        }
+    }
+
+    pub(super) fn on_vpc_seen(&mut self, result: Result<Vpc, Fault>) {
+        self.observed.spread = match SPREAD_SHARE * self.overview().readers() < OFTEN {
+            true => self.observed.rng.random_range(SPREAD_OFTEN),
+            false => spread(self.observed.rng.random()),
+        };
+        let interval = self.vpc_interval();
+        if let Ok(vpc) = &result {
+            vpc.tables.iter().for_each(|(id, table)| self.work.quotas.seen(id, table.used));
+        }
+        let has_read = result.is_ok();
+        self.work.converge.vpc_seen(self.facts.now, result, interval);
+        if has_read {
+            self.keep_read();
+        }
+        self.out.disturbed = true;
+        self.look_for_traces();
+        self.judge_election();
+    }
+
+    /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often, and is then spread
+    /// so that this holds for each minute, even after all looked at once.
+    pub(super) fn vpc_interval(&mut self) -> Duration {
+        let interval = self.jittered(self.facts.config.reconcile.interval);
+        if self.overview().is_small() { interval } else { interval.max(self.overview().reads_share()) }
+    }
+
+    /// Looks that were to come soon when the cluster was smaller.
+    pub(super) fn put_off_looks(&mut self) {
+        if self.overview().is_small() {
+            return;
+        }
+        let share = self.overview().reads_share();
+        self.work.converge.vpc.put_off(share);
+        self.observed.discovery.found.put_off(share);
+        self.observed.places.put_off(share);
+    }
+
+    /// Up to a tenth earlier, so that hosts that started together do not go on in step.
+    pub(super) fn jittered(&mut self, interval: Duration) -> Duration {
+        interval.mul_f64(self.observed.rng.random_range(0.9..1.0))
+    }
+}
+
+impl Overview<'_> {
     /// What a plan for this configuration rests on, and no look has shown.
     pub(super) fn unread(&self, config: &Config) -> Vec<String> {
-        let views = [("the host", self.work.converge.host.unread()), ("the VPC", self.work.converge.vpc.unread())];
+        let views =
+            [("the host", self.work.converge.host.unread()), ("the VPC", self.work.converge.vpc.unread())];
         let views = views.into_iter().filter_map(|(view, why)| Some(format!("{view} {}", why?)));
         views.chain(self.unread_tables(config)).collect()
     }
@@ -77,45 +138,6 @@ impl Node {
         }
     }
 
-    pub(super) fn on_host_seen(&mut self, result: Result<Host, Fault>) {
-        let interval = self.jittered(self.facts.config.reconcile.interval);
-        self.work.converge.host_seen(self.facts.now, result, interval);
-        if !self.unkept_containers().is_empty() {
-            self.local.containers.touch();
-        }
-        self.judge_paths();
-        self.out.disturbed = true;
-        if self.work.converge.host.fault().is_none() {
-            self.tend_containers();
-        }
-    }
-
-    pub(super) fn on_vpc_seen(&mut self, result: Result<Vpc, Fault>) {
-        self.sight.spread = match SPREAD_SHARE * self.readers() < OFTEN {
-            true => self.sight.rng.random_range(SPREAD_OFTEN),
-            false => spread(self.sight.rng.random()),
-        };
-        let interval = self.vpc_interval();
-        if let Ok(vpc) = &result {
-            vpc.tables.iter().for_each(|(id, table)| self.work.quotas.seen(id, table.used));
-        }
-        let has_read = result.is_ok();
-        self.work.converge.vpc_seen(self.facts.now, result, interval);
-        if has_read {
-            self.keep_read();
-        }
-        self.out.disturbed = true;
-        self.look_for_traces();
-        self.judge_election();
-    }
-
-    /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often, and is then spread
-    /// so that this holds for each minute, even after all looked at once.
-    pub(super) fn vpc_interval(&mut self) -> Duration {
-        let interval = self.jittered(self.facts.config.reconcile.interval);
-        if self.is_small() { interval } else { interval.max(self.reads_share()) }
-    }
-
     /// Whether all peers may look as often as is configured.
     fn is_small(&self) -> bool {
         self.facts.config.reconcile.interval >= self.usual_share()
@@ -128,7 +150,7 @@ impl Node {
 
     /// The same where it is a matter of chance.
     fn reads_share(&self) -> Duration {
-        (SPREAD_SHARE * self.readers()).mul_f64(self.sight.spread)
+        (SPREAD_SHARE * self.readers()).mul_f64(self.observed.spread)
     }
 
     /// How many take turns in reading: of each peer the tables, and the instances that bear a tag.
@@ -141,22 +163,6 @@ impl Node {
     /// often than a large one.
     fn has_room_for_the_check(&self) -> bool {
         2 * self.usual_share() <= self.facts.config.reconcile.interval
-    }
-
-    /// Looks that were to come soon when the cluster was smaller.
-    pub(super) fn put_off_looks(&mut self) {
-        if self.is_small() {
-            return;
-        }
-        let share = self.reads_share();
-        self.work.converge.vpc.put_off(share);
-        self.sight.discovery.found.put_off(share);
-        self.sight.places.put_off(share);
-    }
-
-    /// Up to a tenth earlier, so that hosts that started together do not go on in step.
-    pub(super) fn jittered(&mut self, interval: Duration) -> Duration {
-        interval.mul_f64(self.sight.rng.random_range(0.9..1.0))
     }
 }
 

@@ -10,6 +10,12 @@ use super::{
 };
 use crate::{digest::Digest, mesh::Recipients, peer::PeerName, time::Timestamp};
 
+/// The gossip channel of the address manager, as in Weave Net.
+pub const CHANNEL: &str = "IPallocation";
+/// The gossip channel on which peers agree who takes over from the dead; ours alone.
+pub const DEAD_CHANNEL: &str = "weavers/dead";
+/// The channel on which peers say which probes arrived; ours alone.
+pub const PROBE_CHANNEL: &str = "weavers/probe";
 /// What waits in the ledger until it may leave.
 #[derive(Debug)]
 pub(super) enum Effect {

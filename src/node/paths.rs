@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{Node, status::Note};
+use super::{Node, overview::Overview, reconcile::Reconcile, status::Note};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
@@ -51,7 +51,7 @@ enum Side {
 #[derive(Debug, Default)]
 pub(super) struct LostPaths(Vec<(Arc<Path>, Astray)>);
 
-impl Node {
+impl Overview<'_> {
     /// One address of each other owner, and those that somebody asks about. Where there are too many they take
     /// turns, but a way that was lost is asked for until it is found.
     pub(super) fn others_to_ask_for(&self) -> BTreeSet<Address> {
@@ -64,8 +64,9 @@ impl Node {
         let all: Vec<Address> = firsts.into_values().collect();
         let range = Range::from(self.facts.config.ipam.range);
         let explained = self.waiting.explained().filter(|address| range.contains(*address));
-        let is_other = |address: &Address| self.peers.ipam.ring().owner(*address) != Some(self.facts.identity.name);
-        let lost = self.astray().iter().filter_map(|(path, _)| match path.packet {
+        let is_other =
+            |address: &Address| self.peers.ipam.ring().owner(*address) != Some(self.facts.identity.name);
+        let lost = self.work.astray().iter().filter_map(|(path, _)| match path.packet {
             Packet::ToOther(address) => Some(address),
             Packet::ToContainer { .. } | Packet::FromHost { .. } | Packet::Outside => None,
         });
@@ -80,33 +81,6 @@ impl Node {
         asked
     }
 
-    /// Whether a container attached now is not reachable: its packets reach none of the other hosts, or none of
-    /// theirs reach it.
-    pub(super) fn is_cut_off(&self) -> bool {
-        let Some(host) = self.work.converge.host.seen() else { return false };
-        if self.astray().is_empty() {
-            return false;
-        }
-        let lost: Vec<&Packet> = self.astray().iter().map(|(path, _)| &path.packet).collect();
-        let of = |is_it: &dyn Fn(&Packet) -> bool| {
-            let asked = host.paths.iter().filter(|path| is_it(&path.packet)).count();
-            (asked, lost.iter().filter(|packet| is_it(packet)).count())
-        };
-        let (others, lost_others) = of(&|packet| matches!(packet, Packet::ToOther(_)));
-        let (_, lost_containers) = of(&|packet| matches!(packet, Packet::ToContainer { .. }));
-        let (_, lost_outside) = of(&|packet| *packet == Packet::Outside);
-        lost_containers > 0 || lost_others + lost_outside > 0 && lost_others == others
-    }
-
-    /// Whether packets between containers are known to be lost on this host.
-    pub(super) fn loses_packets(&self) -> bool {
-        let between = |packet: &Packet| match packet {
-            Packet::ToOther(_) | Packet::ToContainer { .. } => true,
-            Packet::FromHost { .. } | Packet::Outside => false,
-        };
-        self.is_cut_off() || self.astray().iter().any(|(path, _)| between(&path.packet))
-    }
-
     /// Why packets from or to this address are lost, as far as the kernel was asked about them: its own if it is a
     /// container here, or else all of them.
     pub(super) fn missing_way(&self, address: Address) -> Option<Note> {
@@ -115,11 +89,11 @@ impl Node {
             Packet::ToContainer { address: own, .. } => *own == address,
             Packet::FromHost { .. } | Packet::Outside => false,
         };
-        let astray = self.astray();
+        let astray = self.work.astray();
         let own = astray.iter().find(|(path, _)| concerns(&path.packet));
         let any = || {
             let out = |path: &Path| matches!(path.packet, Packet::ToOther(_) | Packet::Outside);
-            astray.iter().find(|(path, _)| out(path)).filter(|_| self.is_cut_off())
+            astray.iter().find(|(path, _)| out(path)).filter(|_| self.work.is_cut_off())
         };
         let (path, astray) = own.or_else(any)?;
         let addresses: Vec<Address> = concerned(path).into_iter().collect();
@@ -129,23 +103,10 @@ impl Node {
     /// Where packets are lost, one note for each place, and the way out.
     pub(super) fn lost_packets(&self) -> Vec<Note> {
         let mut places: BTreeMap<Place, Vec<Address>> = BTreeMap::new();
-        for (path, astray) in self.astray() {
+        for (path, astray) in self.work.astray() {
             places.entry(place(path, astray.clone())).or_default().extend(concerned(path));
         }
         places.iter().map(|(place, addresses)| self.lost_at(place, addresses)).collect()
-    }
-
-    fn astray(&self) -> &[(Arc<Path>, Astray)] {
-        &self.work.lost_paths.0
-    }
-
-    /// Judges anew what would become of packets, after a look or under another configuration.
-    pub(super) fn judge_paths(&mut self) {
-        let uplinks = self.uplink_names();
-        let lost = self.work.converge.host.seen().into_iter().flat_map(|host| {
-            host.paths.iter().filter_map(|path| Some((path.clone(), astray(path, host, &uplinks)?)))
-        });
-        self.work.lost_paths = LostPaths(lost.collect());
     }
 
     fn lost_at(&self, place: &Place, addresses: &[Address]) -> Note {
@@ -187,6 +148,50 @@ impl Node {
             (Astray::Lost(loss), side) => lost_by(loss, side, &whose, &route, range),
         };
         Note { what, hint: Some(hint) }
+    }
+}
+
+impl Reconcile {
+    /// Whether a container attached now is not reachable: its packets reach none of the other hosts, or none of
+    /// theirs reach it.
+    pub(super) fn is_cut_off(&self) -> bool {
+        let Some(host) = self.converge.host.seen() else { return false };
+        if self.astray().is_empty() {
+            return false;
+        }
+        let lost: Vec<&Packet> = self.astray().iter().map(|(path, _)| &path.packet).collect();
+        let of = |is_it: &dyn Fn(&Packet) -> bool| {
+            let asked = host.paths.iter().filter(|path| is_it(&path.packet)).count();
+            (asked, lost.iter().filter(|packet| is_it(packet)).count())
+        };
+        let (others, lost_others) = of(&|packet| matches!(packet, Packet::ToOther(_)));
+        let (_, lost_containers) = of(&|packet| matches!(packet, Packet::ToContainer { .. }));
+        let (_, lost_outside) = of(&|packet| *packet == Packet::Outside);
+        lost_containers > 0 || lost_others + lost_outside > 0 && lost_others == others
+    }
+
+    /// Whether packets between containers are known to be lost on this host.
+    pub(super) fn loses_packets(&self) -> bool {
+        let between = |packet: &Packet| match packet {
+            Packet::ToOther(_) | Packet::ToContainer { .. } => true,
+            Packet::FromHost { .. } | Packet::Outside => false,
+        };
+        self.is_cut_off() || self.astray().iter().any(|(path, _)| between(&path.packet))
+    }
+
+    fn astray(&self) -> &[(Arc<Path>, Astray)] {
+        &self.lost_paths.0
+    }
+}
+
+impl Node {
+    /// Judges anew what would become of packets, after a look or under another configuration.
+    pub(super) fn judge_paths(&mut self) {
+        let uplinks = self.overview().uplink_names();
+        let lost = self.work.converge.host.seen().into_iter().flat_map(|host| {
+            host.paths.iter().filter_map(|path| Some((path.clone(), astray(path, host, &uplinks)?)))
+        });
+        self.work.lost_paths = LostPaths(lost.collect());
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Node, Output, status::Note, view::View};
+use super::{Node, io::Output, overview::Overview, peers::Peers, status::Note, view::View};
 use crate::{
     config::RouteTables,
     state::{Fault, SubnetId, Tables},
@@ -63,12 +63,33 @@ impl Places {
     }
 }
 
-impl Node {
+impl Overview<'_> {
     /// Which tables to look at, as configured.
     pub(super) fn tables(&self) -> Tables {
-        self.facts.config.vpc.route_tables.serving(self.sight.places.subnets())
+        self.facts.config.vpc.route_tables.serving(self.observed.places.subnets())
     }
 
+    pub(super) fn next_look_for_places(&self) -> Option<Timestamp> {
+        let looks = [self.observed.places.seen.next_look(), self.observed.places.doubted];
+        let auto = self.facts.config.vpc.route_tables == RouteTables::Auto;
+        looks.into_iter().flatten().min().filter(|_| auto)
+    }
+
+    /// Other tables than those that are known may need our routes.
+    pub(super) fn unknown_places(&self) -> Option<Note> {
+        let fault = self
+            .observed
+            .places
+            .fault()
+            .filter(|_| self.facts.config.vpc.route_tables == RouteTables::Auto)?;
+        Some(Note {
+            what: format!("the peers' subnets cannot be read, so tables of theirs may be missing: {fault}"),
+            hint: fault.hint.clone().or_else(|| Some("or name the tables in `[vpc] route_tables`".into())),
+        })
+    }
+}
+
+impl Node {
     /// Before the first look at the tables it should be known which.
     pub(super) fn await_places(&mut self) {
         if self.facts.config.vpc.route_tables == RouteTables::Auto {
@@ -80,24 +101,24 @@ impl Node {
         if self.facts.config.vpc.route_tables != RouteTables::Auto {
             return;
         }
-        if self.sight.places.doubted.take_if(|due| *due <= self.facts.now).is_some()
-            && self.hosts().any(|host| !self.sight.places.asked.contains(&host))
+        if self.observed.places.doubted.take_if(|due| *due <= self.facts.now).is_some()
+            && self.peers.hosts().any(|host| !self.observed.places.asked.contains(&host))
         {
-            let pause = self.usual_share();
-            let soon = self.sight.places.seen.last_begun().map_or(self.facts.now, |begun| begun + pause);
-            self.sight.places.seen.look_by(soon.max(self.facts.now));
+            let pause = self.overview().usual_share();
+            let soon = self.observed.places.seen.last_begun().map_or(self.facts.now, |begun| begun + pause);
+            self.observed.places.seen.look_by(soon.max(self.facts.now));
         }
-        if !self.sight.places.seen.begin(self.facts.now) {
+        if !self.observed.places.seen.begin(self.facts.now) {
             return;
         }
-        let known = self.sight.places.seen.seen().into_iter().flat_map(BTreeMap::keys).copied();
+        let known = self.observed.places.seen.seen().into_iter().flat_map(BTreeMap::keys).copied();
         let mut asked = BTreeSet::new();
-        for host in self.hosts().chain(known) {
+        for host in self.peers.hosts().chain(known) {
             if asked.len() < ASKED_MAX {
                 asked.insert(host);
             }
         }
-        self.sight.places.asked = asked.clone();
+        self.observed.places.asked = asked.clone();
         match asked.is_empty() {
             true => self.on_places_seen(Ok(BTreeMap::new())),
             false => self.out.outputs.push_back(Output::ObservePlaces(asked)),
@@ -107,42 +128,29 @@ impl Node {
     pub(super) fn on_places_seen(&mut self, result: Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>) {
         // Tables of peers may be missing until it succeeds.
         let often = if result.is_ok() { SELDOM } else { SELDOM_FAILED };
-        let interval: Duration = self.vpc_interval() * often * self.sight.places.calls();
-        let before = self.tables();
-        self.sight.places.seen.end(self.facts.now, result, interval);
-        if self.tables() != before || self.work.converge.vpc.last_begun().is_none() {
+        let interval: Duration = self.vpc_interval() * often * self.observed.places.calls();
+        let before = self.overview().tables();
+        self.observed.places.seen.end(self.facts.now, result, interval);
+        if self.overview().tables() != before || self.work.converge.vpc.last_begun().is_none() {
             self.work.converge.vpc.look_by(self.facts.now);
             self.out.disturbed = true;
         }
     }
+}
 
-    pub(super) fn next_look_for_places(&self) -> Option<Timestamp> {
-        let looks = [self.sight.places.seen.next_look(), self.sight.places.doubted];
-        let auto = self.facts.config.vpc.route_tables == RouteTables::Auto;
-        looks.into_iter().flatten().min().filter(|_| auto)
-    }
-
+impl Peers {
     /// Addresses of peers: of those we are connected to, of those we would like to be, and of those that others are.
-    fn hosts(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub(super) fn hosts(&self) -> impl Iterator<Item = Ipv4Addr> {
         let inet = |ip| match ip {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         };
-        let connected = self.peers.mesh.connections().filter(|view| view.peer.is_some());
+        let connected = self.mesh.connections().filter(|view| view.peer.is_some());
         let connected = connected.filter_map(move |view| inet(view.remote.ip()));
-        let named = self.peers.mesh.targets().into_iter().filter_map(|view| {
+        let named = self.mesh.targets().into_iter().filter_map(|view| {
             let host = view.target.rsplit_once(':').map_or(view.target.as_str(), |(host, _)| host);
             host.parse().ok()
         });
-        connected.chain(named).chain(self.peers.mesh.hosts().into_iter().filter_map(inet))
-    }
-
-    /// Other tables than those that are known may need our routes.
-    pub(super) fn unknown_places(&self) -> Option<Note> {
-        let fault = self.sight.places.fault().filter(|_| self.facts.config.vpc.route_tables == RouteTables::Auto)?;
-        Some(Note {
-            what: format!("the peers' subnets cannot be read, so tables of theirs may be missing: {fault}"),
-            hint: fault.hint.clone().or_else(|| Some("or name the tables in `[vpc] route_tables`".into())),
-        })
+        connected.chain(named).chain(self.mesh.hosts().into_iter().filter_map(inet))
     }
 }

@@ -6,6 +6,7 @@ use rand::Rng;
 
 use super::{
     Node,
+    local::Local,
     memory::Attached,
     request::{Refusal, RefusalKind},
 };
@@ -57,7 +58,7 @@ impl Node {
                 let message = format!("port {} is to lead to {taken} and to {port}", port.of_host());
                 return Err(Refusal::new(RefusalKind::Invalid, message));
             }
-            if let Some(other) = self.publisher_of(ident, &port) {
+            if let Some(other) = self.local.publisher_of(ident, &port) {
                 let message = format!("port {} is published by {}", port.of_host(), other.called());
                 let hint = "stop that container, or choose another port";
                 return Err(Refusal::new(RefusalKind::Taken, message).hint(hint));
@@ -79,17 +80,19 @@ impl Node {
 
     fn open_port(&mut self, ident: &str, taken: &[Port], port: Port) -> Option<Port> {
         let count = u32::from(CHOSEN.end() - CHOSEN.start()) + 1;
-        let from = self.sight.rng.next_u32() % count;
+        let from = self.observed.rng.next_u32() % count;
         let candidates = (0..count).map(|step| CHOSEN.start() + ((from + step) % count) as u16);
         let mut candidates = candidates.map(|host| Port { host, ..port });
         candidates.find(|port| {
-            !taken.iter().any(|other| other.overlaps(port)) && self.publisher_of(ident, port).is_none()
+            !taken.iter().any(|other| other.overlaps(port)) && self.local.publisher_of(ident, port).is_none()
         })
     }
+}
 
+impl Local {
     /// Another container that has the port.
     fn publisher_of(&self, ident: &str, port: &Port) -> Option<&Attached> {
-        let others = self.local.containers.all().values().filter(|one| one.ident != ident && !one.leaving);
+        let others = self.containers.all().values().filter(|one| one.ident != ident && !one.leaving);
         others.into_iter().find(|one| one.ports.iter().any(|other| other.overlaps(port)))
     }
 }

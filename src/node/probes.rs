@@ -6,8 +6,12 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Node, Output,
+    Node,
     doubt::Doubts,
+    io::Output,
+    overview::Overview,
+    peers::Peers,
+    reconcile::Reconcile,
     status::{Note, PathState, PathStatus, ProbeStatus},
 };
 use crate::{
@@ -50,7 +54,7 @@ impl Node {
     /// Probes whoever has a canary and is there, and carries out what follows. Returns whether anything did.
     pub(super) fn settle_probes(&mut self) -> bool {
         if std::mem::take(&mut self.probes.touched) {
-            let others = self.canaries_of_others();
+            let others = self.peers.canaries_of_others();
             self.probes.prober.set_others(self.facts.now, others);
         }
         let mut any = false;
@@ -64,23 +68,13 @@ impl Node {
                 }
                 probe::Effect::Doubt(peer) => self.look_after_a_loss(peer),
                 probe::Effect::Changed(peer, verdict) => {
-                    let path = self.path_status(peer, verdict, None);
+                    let path = self.overview().path_status(peer, verdict, None);
                     self.out.outputs.push_back(Output::PathChanged(Box::new(path)));
                     self.out.disturbed = true;
                 }
             }
         }
         any
-    }
-
-    /// Canaries of peers that the mesh reaches; an address that is not the peer's own is no canary of it.
-    fn canaries_of_others(&self) -> BTreeMap<PeerName, Canary> {
-        let believable = |(peer, canary): &(PeerName, Canary)| {
-            self.peers.mesh.is_reachable(*peer)
-                && MTUS.contains(&canary.mtu)
-                && self.peers.ipam.ring().owner(canary.address.into()) == Some(*peer)
-        };
-        self.peers.dead.takeover.canaries().filter(believable).collect()
     }
 
     /// A peer says something about probes.
@@ -94,41 +88,42 @@ impl Node {
 
     /// Probes are lost: what was written may not be what is any more.
     fn look_after_a_loss(&mut self, peer: PeerName) {
-        let dying = self.dying().map(|(peer, ..)| peer).collect();
-        let share = self.usual_share();
+        let dying = self.probes.dying().map(|(peer, ..)| peer).collect();
+        let share = self.overview().usual_share();
         if !self.probes.doubts.look(self.facts.now, peer, &dying, share) {
             return;
         }
-        let most = DOUBT_SPREAD * self.readers();
-        let after = most.mul_f64(self.sight.rng.random_range(0.0..1.0));
+        let most = DOUBT_SPREAD * self.overview().readers();
+        let after = most.mul_f64(self.observed.rng.random_range(0.0..1.0));
         self.out.outputs.push_back(Output::DoubtCheck);
         self.work.converge.host.look_by(self.facts.now);
         self.work.converge.vpc.look_by(self.facts.now + after);
         self.out.disturbed = true;
     }
+}
 
+impl Peers {
+    /// Canaries of peers that the mesh reaches; an address that is not the peer's own is no canary of it.
+    fn canaries_of_others(&self) -> BTreeMap<PeerName, Canary> {
+        let believable = |(peer, canary): &(PeerName, Canary)| {
+            self.mesh.is_reachable(*peer)
+                && MTUS.contains(&canary.mtu)
+                && self.ipam.ring().owner(canary.address.into()) == Some(*peer)
+        };
+        self.dead.takeover.canaries().filter(believable).collect()
+    }
+
+    fn canary_of(&self, peer: PeerName) -> Option<Address> {
+        let mut others = self.dead.takeover.canaries();
+        others.find(|(other, _)| *other == peer).map(|(_, canary)| canary.address.into())
+    }
+}
+
+impl Overview<'_> {
     /// The peer whose space this address is in, if it has a canary.
     pub(super) fn probed_owner(&self, address: Address) -> Option<PeerName> {
         let owner = self.peers.ipam.ring().owner(address)?;
         self.probes.prober.paths().any(|(peer, _)| peer == owner).then_some(owner)
-    }
-
-    /// Whether probes to or from some host are known to die.
-    pub(super) fn probes_are_lost(&self) -> bool {
-        self.dying().next().is_some()
-    }
-
-    /// Whether packets are known to die between this host and every other that was probed.
-    pub(super) fn probes_reach_nobody(&self) -> bool {
-        let flows = self.probes.prober.paths().any(|(_, path)| path.verdict() == Verdict::Flows);
-        !flows && self.probes_are_lost()
-    }
-
-    fn dying(&self) -> impl Iterator<Item = (PeerName, Size, Direction, Timestamp)> {
-        self.probes.prober.paths().filter_map(|(peer, path)| match path.verdict() {
-            Verdict::Dies { size, direction, since } => Some((peer, size, direction, since)),
-            Verdict::Unknown | Verdict::Flows => None,
-        })
     }
 
     // ===== what people are told =====
@@ -144,12 +139,7 @@ impl Node {
         }
     }
 
-    pub(super) fn path_status(
-        &self,
-        peer: PeerName,
-        verdict: Verdict,
-        round_trip: Option<Duration>,
-    ) -> PathStatus {
+    fn path_status(&self, peer: PeerName, verdict: Verdict, round_trip: Option<Duration>) -> PathStatus {
         let state = match verdict {
             Verdict::Unknown => PathState::Unknown,
             Verdict::Flows => PathState::Flows,
@@ -173,7 +163,7 @@ impl Node {
 
     /// What probes have found to be wrong, with what to look at.
     pub(super) fn probe_problems(&self) -> Vec<Note> {
-        let mut dying = self.dying();
+        let mut dying = self.probes.dying();
         let told = dying.by_ref().take(TOLD_MAX);
         let mut problems: Vec<Note> =
             told.map(|(peer, size, direction, since)| self.loss(peer, size, direction, since)).collect();
@@ -192,13 +182,13 @@ impl Node {
 
     /// Of one peer.
     pub(super) fn losses_of(&self, peer: PeerName) -> impl Iterator<Item = Note> {
-        let of_peer = self.dying().filter(move |(other, ..)| *other == peer);
+        let of_peer = self.probes.dying().filter(move |(other, ..)| *other == peer);
         of_peer.map(|(peer, size, direction, since)| self.loss(peer, size, direction, since))
     }
 
     /// Packets to or from a peer that die.
-    fn loss(&self, peer: PeerName, size: Size, direction: Direction, since: Timestamp) -> Note {
-        let name = self.named(peer);
+    pub(super) fn loss(&self, peer: PeerName, size: Size, direction: Direction, since: Timestamp) -> Note {
+        let name = self.peers.named(peer);
         let way = match direction {
             Direction::Out => format!("to {name}"),
             Direction::Back => format!("from {name}"),
@@ -223,7 +213,7 @@ impl Node {
 
     /// The likely cause: what is known here to be wrong on that way, otherwise what cannot be seen from here.
     fn what_to_look_at(&self, peer: PeerName, direction: Direction, since: Timestamp) -> String {
-        let (ours, theirs) = (self.local.canary.address(), self.canary_of(peer));
+        let (ours, theirs) = (self.local.canary.address(), self.peers.canary_of(peer));
         let destination = match direction {
             Direction::Out => theirs,
             Direction::Back => ours,
@@ -235,12 +225,12 @@ impl Node {
         }
         let range = self.facts.config.ipam.range;
         let (sender, receiver) = match direction {
-            Direction::Out => ("this host".to_owned(), self.named(peer)),
-            Direction::Back => (self.named(peer), "this host".to_owned()),
+            Direction::Out => ("this host".to_owned(), self.peers.named(peer)),
+            Direction::Back => (self.peers.named(peer), "this host".to_owned()),
         };
         let carried = match direction {
             Direction::Out if is_read => {
-                destination.map_or_else(String::new, |address| self.carried_to(address, &receiver))
+                destination.map_or_else(String::new, |address| self.work.carried_to(address, &receiver))
             }
             Direction::Out | Direction::Back => String::new(),
         };
@@ -250,6 +240,56 @@ impl Node {
         )
     }
 
+    fn known_cause(&self, destination: Option<Address>, direction: Direction) -> Option<String> {
+        let route = destination.and_then(|address| self.wrong_route(address));
+        let is_on = self.work.converge.vpc.seen().and_then(|vpc| vpc.source_dest_check) == Some(true);
+        let check =
+            (is_on && self.facts.config.vpc.source_dest_check != SourceDestCheck::Ignore).then(|| {
+                "the source/destination check of this host's interface is on: EC2 drops these packets"
+                    .to_owned()
+            });
+        let covered = match direction {
+            Direction::Out => destination.and_then(|address| self.work.covering_route(address)),
+            Direction::Back => None,
+        };
+        covered.or(route).or(check)
+    }
+
+    /// Whoever sees another address than that of our canary.
+    fn rewritten(&self) -> impl Iterator<Item = Note> {
+        let flowing = self.probes.prober.paths().filter(|(_, path)| path.verdict() == Verdict::Flows);
+        let seen = flowing.filter_map(|(peer, path)| Some((peer, path.rewritten?)));
+        seen.take(1).map(|(peer, seen)| Note {
+            what: format!("packets of containers arrive at {} as if {seen} had sent them", self.peers.named(peer)),
+            hint: Some(format!(
+                "a rule that is not ours masquerades inside {}: look for it with `nft list ruleset` and `iptables-save`",
+                self.facts.config.ipam.range
+            )),
+        })
+    }
+}
+
+impl Probes {
+    /// Whether probes to or from some host are known to die.
+    pub(super) fn probes_are_lost(&self) -> bool {
+        self.dying().next().is_some()
+    }
+
+    /// Whether packets are known to die between this host and every other that was probed.
+    pub(super) fn probes_reach_nobody(&self) -> bool {
+        let flows = self.prober.paths().any(|(_, path)| path.verdict() == Verdict::Flows);
+        !flows && self.probes_are_lost()
+    }
+
+    pub(super) fn dying(&self) -> impl Iterator<Item = (PeerName, Size, Direction, Timestamp)> {
+        self.prober.paths().filter_map(|(peer, path)| match path.verdict() {
+            Verdict::Dies { size, direction, since } => Some((peer, size, direction, since)),
+            Verdict::Unknown | Verdict::Flows => None,
+        })
+    }
+}
+
+impl Reconcile {
     /// Where the route tables lead what is sent to an address of another host: whose interface that is only that host knows.
     fn carried_to(&self, address: Address, receiver: &str) -> String {
         let carriers = self.carriers(address).into_iter();
@@ -263,41 +303,10 @@ impl Node {
         format!("{}, which must be an interface of {receiver}; ", leads.join(", "))
     }
 
-    fn known_cause(&self, destination: Option<Address>, direction: Direction) -> Option<String> {
-        let route = destination.and_then(|address| self.wrong_route(address));
-        let is_on = self.work.converge.vpc.seen().and_then(|vpc| vpc.source_dest_check) == Some(true);
-        let check = (is_on && self.facts.config.vpc.source_dest_check != SourceDestCheck::Ignore).then(|| {
-            "the source/destination check of this host's interface is on: EC2 drops these packets".to_owned()
-        });
-        let covered = match direction {
-            Direction::Out => destination.and_then(|address| self.covering_route(address)),
-            Direction::Back => None,
-        };
-        covered.or(route).or(check)
-    }
-
     /// A route on this host that is not ours and takes what is sent to this address.
     fn covering_route(&self, address: Address) -> Option<String> {
-        let host = self.work.converge.host.seen()?;
+        let host = self.converge.host.seen()?;
         let (cidr, target) = host.foreign.iter().find(|(cidr, _)| Range::from(**cidr).contains(address))?;
         Some(format!("this host has a route that is not ours, {cidr} {target}: remove it"))
-    }
-
-    fn canary_of(&self, peer: PeerName) -> Option<Address> {
-        let mut others = self.peers.dead.takeover.canaries();
-        others.find(|(other, _)| *other == peer).map(|(_, canary)| canary.address.into())
-    }
-
-    /// Whoever sees another address than that of our canary.
-    fn rewritten(&self) -> impl Iterator<Item = Note> {
-        let flowing = self.probes.prober.paths().filter(|(_, path)| path.verdict() == Verdict::Flows);
-        let seen = flowing.filter_map(|(peer, path)| Some((peer, path.rewritten?)));
-        seen.take(1).map(|(peer, seen)| Note {
-            what: format!("packets of containers arrive at {} as if {seen} had sent them", self.named(peer)),
-            hint: Some(format!(
-                "a rule that is not ours masquerades inside {}: look for it with `nft list ruleset` and `iptables-save`",
-                self.facts.config.ipam.range
-            )),
-        })
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{CHANNEL, Effect, Node, PROBE_CHANNEL};
+use super::{
+    Node,
+    out::{CHANNEL, Effect, PROBE_CHANNEL},
+};
 use crate::{
     ipam::{Relay, Source},
     mesh::{Delivery, Kind, Recipients},
@@ -46,7 +49,7 @@ impl Node {
 
     /// Passes on what was new, as our own state, with what comes soon after it: the more peers there are to say something, the
     /// longer that is waited for.
-    pub(super) fn relay_soon(&mut self, kind: Kind) {
+    fn relay_soon(&mut self, kind: Kind) {
         let from = match kind {
             Kind::Gossip { from } => Some(from),
             Kind::Unicast { .. } | Kind::Broadcast { .. } => None,

@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 
 use super::{
-    Leave, Node,
     converge::Step,
+    facts::{Facts, Leave},
     memory::Attached,
+    overview::Overview,
+    peers::Peers,
     ports::local_setting,
     quota,
+    reconcile::Reconcile,
     status::{
         AttachmentStatus, ConfigStatus, ConnectionStatus, FORMAT_VERSION, IpamStatus, Note, Status,
         StepStatus, TargetStatus, Upkeep,
@@ -34,13 +37,13 @@ const PIECES_MANY: usize = ENTRIES_MAX / 8;
 pub const UNREAD_WAY_OUT: &str = "see `iptables-legacy -S FORWARD`, and let interfaces wv+ pass there; weavers reads it \
      where iptables-legacy is installed and the daemon has CAP_NET_RAW";
 
-impl Node {
+impl<'a> Overview<'a> {
     /// The ring is held, our routes were last read active, the host is as it should be, and probes reach some host if
     /// they are sent to any: a container attached now is reachable from the other hosts.
     pub fn is_ready(&self) -> bool {
-        let may_be = self.has_ring() && self.overlap().is_none();
-        let reaches = !self.is_cut_off() && !self.probes_reach_nobody();
-        let can_promise = self.out.ledger.fault().is_none() && !self.lacks_room();
+        let may_be = self.peers.has_ring() && self.overlap().is_none();
+        let reaches = !self.work.is_cut_off() && !self.probes.probes_reach_nobody();
+        let can_promise = self.ledger.fault().is_none() && !self.lacks_room();
         may_be && reaches && can_promise && self.is_host_ready() && self.are_routes_read()
     }
 
@@ -68,15 +71,13 @@ impl Node {
         let wanted = self.wanted_routes();
         let Some(vpc) = self.work.converge.vpc.seen() else {
             return self.recalled().is_some_and(|read| {
-                self.is_unchecked(read.source_dest_check) && read.led_all(&join(wanted.iter().copied()))
+                self.facts.is_unchecked(read.source_dest_check) && read.led_all(&join(wanted.iter().copied()))
             });
         };
         let led = |table| wanted.iter().all(|range| leads_to(table, *range, &vpc.interface));
-        self.is_unchecked(vpc.source_dest_check) && !vpc.tables.is_empty() && vpc.tables.values().all(led)
-    }
-
-    fn is_unchecked(&self, source_dest_check: Option<bool>) -> bool {
-        source_dest_check != Some(true) || self.facts.config.vpc.source_dest_check == SourceDestCheck::Ignore
+        self.facts.is_unchecked(vpc.source_dest_check)
+            && !vpc.tables.is_empty()
+            && vpc.tables.values().all(led)
     }
 
     /// Where packets must find their way to us: all that we own, but for what lies beneath a route of others and is
@@ -88,42 +89,42 @@ impl Node {
     }
 
     /// Who owns what, as this node has it.
-    pub fn ring(&self) -> &Ring {
+    pub fn ring(&self) -> &'a Ring {
         self.peers.ipam.ring()
     }
 
     /// What this node took over from the dead and does not use yet.
-    pub fn quarantined(&self) -> &[Range] {
+    pub fn quarantined(&self) -> &'a [Range] {
         self.peers.ipam.quarantined()
     }
 
     /// What was decided about the dead, as far as this node knows.
-    pub fn decided(&self) -> Option<&Log> {
+    pub fn decided(&self) -> Option<&'a Log> {
         self.peers.dead.takeover.log()
     }
 
     /// What this node knows of everybody's promises in the election of the first ring.
-    pub fn claims(&self) -> &Claims {
+    pub fn claims(&self) -> &'a Claims {
         self.peers.ipam.claims()
     }
 
     /// The peers there is a way to, without this one.
-    pub fn reachable(&self) -> &BTreeSet<PeerName> {
+    pub fn reachable(&self) -> &'a BTreeSet<PeerName> {
         self.peers.ipam.reachable()
     }
 
     /// The instance of another peer, if it has said.
-    pub fn instance_of(&self, peer: PeerName) -> Option<&str> {
+    pub fn instance_of(&self, peer: PeerName) -> Option<&'a str> {
         self.peers.dead.takeover.instance(peer)
     }
 
     /// Addresses in use on this host, by whom.
-    pub fn allocations(&self) -> &BTreeMap<String, Vec<Ipv4Net>> {
+    pub fn allocations(&self) -> &'a BTreeMap<String, Vec<Ipv4Net>> {
         self.peers.ipam.allocations()
     }
 
     /// What is to change, as last worked out.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &'a Plan {
         &self.work.plan
     }
 
@@ -133,16 +134,17 @@ impl Node {
     }
 
     /// Why a step that is under way is taken.
-    pub fn cause(&self, action: &Action) -> Option<&str> {
+    pub fn cause(&self, action: &Action) -> Option<&'a str> {
         self.work.converge.cause(action)
     }
 
     /// The last look at every plane left nothing to do, and no packets are known to be lost.
     pub fn is_converged(&self) -> bool {
         let looked = self.work.converge.host.fault().is_none() && self.work.converge.vpc.fault().is_none();
-        let nothing_left =
-            self.work.plan.is_empty() && !self.work.converge.is_at_work() && self.work.converge.is_confirmed();
-        let lost = self.loses_packets() || self.probes_are_lost();
+        let nothing_left = self.work.plan.is_empty()
+            && !self.work.converge.is_at_work()
+            && self.work.converge.is_confirmed();
+        let lost = self.work.loses_packets() || self.probes.probes_are_lost();
         looked && nothing_left && !lost && self.is_ready()
     }
 
@@ -167,29 +169,9 @@ impl Node {
             attachments: self.attachments(),
             probe: self.probe_status(),
             tables: self.work.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default(),
-            upkeep: self.upkeep(),
+            upkeep: self.work.upkeep(),
             steps: self.work.converge.steps().map(|step| self.step_status(step)).collect(),
         }
-    }
-
-    /// Of each table: what is missing, and why.
-    fn upkeep(&self) -> BTreeMap<TableId, Upkeep> {
-        let tables = self.work.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default();
-        let upkeep = |table: &TableId, used: usize| {
-            let plane = Plane::Table(table.clone());
-            let of_table = |change: &&Change| Plane::of(&change.action) == plane;
-            let missing = self.work.plan.changes.iter().filter(of_table).map(|change| {
-                match self.work.converge.failure(&change.action) {
-                    Some(fault) => fault.message.clone(),
-                    None => change.action.to_string(),
-                }
-            });
-            let refused = self.work.plan.refused.iter().filter(of_table).map(|refused| refused_step(refused).what);
-            let missing: Vec<String> = missing.chain(refused).collect();
-            let quota = self.work.plan.tables.get(table).and_then(|usage| usage.quota);
-            Upkeep { used, quota, kept: missing.is_empty(), missing }
-        };
-        tables.into_iter().map(|(id, table)| (id.clone(), upkeep(&id, table.used))).collect()
     }
 
     /// What is waited for, in words: agreement first, then reads, then steps.
@@ -197,7 +179,7 @@ impl Node {
         let mut waits: Vec<Note> =
             self.peers.ipam.waits().into_iter().map(|(what, hint)| Note { what, hint }).collect();
         let note = |what: &str| Note { what: what.to_owned(), hint: None };
-        if self.has_ring() && self.lacks_room() {
+        if self.peers.has_ring() && self.lacks_room() {
             let subnet = self.facts.config.ipam.default_subnet;
             waits.push(Note {
                 what: format!(
@@ -208,7 +190,7 @@ impl Node {
                 ),
             });
         }
-        if let Some(fault) = self.out.ledger.fault() {
+        if let Some(fault) = self.ledger.fault() {
             let what = format!("the disk, which does not take what is to be saved: {}", fault.message);
             waits.push(Note { what, hint: fault.hint.clone() });
         }
@@ -239,8 +221,10 @@ impl Node {
     /// What is wrong, in words, with the way out.
     pub fn problems(&self) -> Vec<Note> {
         let mut problems: Vec<Note> = self.overlap().into_iter().collect();
-        let faults =
-            [("the host's network", self.work.converge.host.fault()), ("the VPC", self.work.converge.vpc.fault())];
+        let faults = [
+            ("the host's network", self.work.converge.host.fault()),
+            ("the VPC", self.work.converge.vpc.fault()),
+        ];
         for (view, fault) in faults {
             problems.extend(fault.map(|fault| about(&format!("{view} cannot be read"), fault)));
         }
@@ -249,11 +233,12 @@ impl Node {
             problems.extend(failure.map(|fault| about("a step failed", fault)));
         }
         problems.extend(self.work.plan.refused.iter().map(refused_step));
-        problems.extend(self.work.plan.tables.iter().filter_map(|(table, usage)| quota::warning(table, usage)));
+        problems
+            .extend(self.work.plan.tables.iter().filter_map(|(table, usage)| quota::warning(table, usage)));
         problems.extend(self.work.converge.drift.fights(self.facts.now));
         problems.extend(self.unknown_places());
-        problems.extend(self.unknown_unconfirmed());
-        if let Some(fault) = self.out.ledger.fault() {
+        problems.extend(self.peers.unknown_unconfirmed());
+        if let Some(fault) = self.ledger.fault() {
             let what = format!("the state cannot be saved, so nothing new is promised: {}", fault.message);
             problems.push(Note { what, hint: fault.hint.clone() });
         }
@@ -261,24 +246,24 @@ impl Node {
         problems.extend(of_ring.map(|(what, hint)| Note { what, hint: Some(hint) }));
         let excess = self.peers.dead.takeover.excess().recent(self.facts.now);
         problems.extend(excess.map(|(what, peer)| Note {
-            what: format!("{what}, the last by {}", self.named(peer)),
+            what: format!("{what}, the last by {}", self.peers.named(peer)),
             hint: Some(way_out(peer)),
         }));
         problems.extend(self.peers.mesh.refused(self.facts.now).map(refused));
         problems.extend(self.peers.mesh.unsent().map(unsent));
-        problems.extend(self.peers.mesh.dropped(self.facts.now).map(|view| self.dropped(view)));
-        let tagged = self.facts.config.ec2_tag.as_ref().and_then(|_| self.sight.discovery.found.fault());
-        problems.extend(self.unresolved_names());
+        problems.extend(self.peers.mesh.dropped(self.facts.now).map(|view| self.peers.dropped(view)));
+        let tagged = self.facts.config.ec2_tag.as_ref().and_then(|_| self.observed.discovery.found.fault());
+        problems.extend(self.observed.unresolved_names());
         problems.extend(tagged.map(|fault| about("peers cannot be found by tag", fault)));
         problems.extend(self.coming());
         problems.extend(self.probe_problems());
         problems.extend(self.unmet_owners());
-        problems.extend(self.crowded_ring());
+        problems.extend(self.peers.crowded_ring());
         problems.extend(self.checked_interface());
         problems.extend(self.lost_tables());
-        problems.extend(self.foreign_firewall());
+        problems.extend(self.work.foreign_firewall());
         problems.extend(self.lost_packets());
-        problems.extend(self.full_tracking());
+        problems.extend(self.work.full_tracking());
         problems.extend(self.work.plan.conflicts.iter().map(|conflict| Note {
             what: format!(
                 "{} {} -> {} is not ours and is left alone; no address beneath it is handed out",
@@ -294,7 +279,7 @@ impl Node {
     /// The container range must lie outside every CIDR of the VPC: EC2 routes those itself.
     pub(super) fn overlap(&self) -> Option<Note> {
         let range = self.facts.config.ipam.range;
-        let cidr = self.taken(self.work.converge.vpc.seen()?)?;
+        let cidr = self.facts.taken(self.work.converge.vpc.seen()?)?;
         Some(Note {
             what: format!(
                 "[ipam] range {range} overlaps {cidr} of the VPC: no route is written, and nothing is set up on this host"
@@ -303,37 +288,12 @@ impl Node {
         })
     }
 
-    /// A CIDR of the VPC that shares addresses with the range.
-    pub(super) fn taken(&self, vpc: &Vpc) -> Option<Ipv4Net> {
-        let range = Range::from(self.facts.config.ipam.range);
-        let mut local = vpc.tables.values().flat_map(|table| &table.local);
-        local.find(|cidr| Range::from(**cidr).overlaps(range)).copied()
-    }
-
     /// Where nothing is handed out or given away: beneath routes of others, where the canary is, and nowhere while a
     /// link may use an address that the store has forgotten.
     pub(super) fn avoided(&self) -> Vec<Range> {
         let conflicts = self.work.plan.conflicts.iter().map(|conflict| conflict.destination);
         let forgotten = self.local.containers.is_forgetful().then_some(self.facts.config.ipam.range);
         conflicts.chain(forgotten).map(Range::from).chain(self.local.canary.kept()).collect()
-    }
-
-    /// Messages that could not be used, and what to do about them.
-    fn dropped(&self, view: &DroppedView) -> Note {
-        let DroppedView { came_by, from, count, why } = view;
-        let author = from
-            .map_or("of unknown origin".to_owned(), |from| format!("in the name of {}", self.named(from)));
-        let messages = if *count == 1 { "message was" } else { "messages were" };
-        Note {
-            what: format!(
-                "{count} {messages} dropped that {} passed on, the last one {author}: {why}",
-                self.named(*came_by)
-            ),
-            hint: Some(
-                "`weavers doctor` compares versions; a peer that is none of yours is kept out by another password: \
-                 [mesh] password_file".into(),
-            ),
-        }
     }
 
     /// Where the check is not ours to turn off, somebody else must.
@@ -348,24 +308,18 @@ impl Node {
                 "cannot be read (ec2:DescribeInstances): while it is on EC2 drops container packets"
             }
         };
-        let region =
-            self.facts.config.vpc.region.as_ref().map_or_else(String::new, |region| format!(" --region {region}"));
+        let region = self
+            .facts
+            .config
+            .vpc
+            .region
+            .as_ref()
+            .map_or_else(String::new, |region| format!(" --region {region}"));
         Some(Note {
             what: format!("the source/destination check of {interface} {what}"),
             hint: Some(format!(
                 "aws ec2 modify-network-interface-attribute --no-source-dest-check --network-interface-id {interface}{region}"
             )),
-        })
-    }
-
-    /// A ring in many pieces: tokens are never removed from it, and it is told as a whole.
-    fn crowded_ring(&self) -> Option<Note> {
-        let pieces = self.peers.ipam.ring().entries().len();
-        (pieces > PIECES_MANY).then(|| Note {
-            what: format!("the ring has {pieces} pieces of at most {ENTRIES_MAX}, and what is said of it grows with them"),
-            hint: Some(
-                "`weavers ipam show` says whose they are; a host that keeps on splitting it is to be kept out".into(),
-            ),
         })
     }
 
@@ -384,26 +338,6 @@ impl Node {
         })
     }
 
-    fn foreign_firewall(&self) -> Option<Note> {
-        let (what, hint) = match &self.work.converge.host.seen()?.forward {
-            Forward::Open | Forward::Opened(_) | Forward::Closed(_) => return None,
-            Forward::Foreign(chain) => (
-                format!("{chain} drops what containers send and receive"),
-                "let interfaces wv+ pass there; with firewalld, put them in the zone `trusted`".to_owned(),
-            ),
-            Forward::Unread(chain) => (
-                format!("{chain} cannot be read: it may drop what containers send and receive"),
-                UNREAD_WAY_OUT.to_owned(),
-            ),
-        };
-        Some(Note { what, hint: Some(hint) })
-    }
-
-    fn full_tracking(&self) -> Option<Note> {
-        let tracking = self.work.converge.host.seen()?.tracking?;
-        Some(Note { what: tracking.to_string(), hint: Some(Tracking::WAY_OUT.into()) })
-    }
-
     fn ipam_status(&self) -> IpamStatus {
         let owned = join(self.peers.ipam.owned());
         let mut owners: Vec<_> = self.peers.ipam.owners().into_iter().map(|(_, owner)| owner).collect();
@@ -412,16 +346,16 @@ impl Node {
         let electors = self.decided().into_iter().flat_map(|log| log.electors()).copied();
         IpamStatus {
             range: self.facts.config.ipam.range,
-            state: if self.has_ring() { "ready" } else { "waiting" }.to_owned(),
+            state: if self.peers.has_ring() { "ready" } else { "waiting" }.to_owned(),
             owned_addresses: owned.iter().map(|range| range.len()).sum(),
             owned: owned.into_iter().flat_map(Range::cidrs).collect(),
             used: self.peers.ipam.used(),
             owners: owners.len() as u32,
-            electors: electors.map(|peer| self.named(peer)).collect(),
+            electors: electors.map(|peer| self.peers.named(peer)).collect(),
         }
     }
 
-    fn attachments(&self) -> Vec<AttachmentStatus> {
+    pub(super) fn attachments(&self) -> Vec<AttachmentStatus> {
         self.local.containers.all().values().map(|attached| self.attachment(attached)).collect()
     }
 
@@ -451,6 +385,92 @@ impl Node {
                 Err(fault) => fault.request_id.clone(),
             },
         }
+    }
+}
+
+impl Facts {
+    fn is_unchecked(&self, source_dest_check: Option<bool>) -> bool {
+        source_dest_check != Some(true) || self.config.vpc.source_dest_check == SourceDestCheck::Ignore
+    }
+
+    /// A CIDR of the VPC that shares addresses with the range.
+    pub(super) fn taken(&self, vpc: &Vpc) -> Option<Ipv4Net> {
+        let range = Range::from(self.config.ipam.range);
+        let mut local = vpc.tables.values().flat_map(|table| &table.local);
+        local.find(|cidr| Range::from(**cidr).overlaps(range)).copied()
+    }
+}
+
+impl Reconcile {
+    /// Of each table: what is missing, and why.
+    pub(super) fn upkeep(&self) -> BTreeMap<TableId, Upkeep> {
+        let tables = self.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default();
+        let upkeep = |table: &TableId, used: usize| {
+            let plane = Plane::Table(table.clone());
+            let of_table = |change: &&Change| Plane::of(&change.action) == plane;
+            let missing = self.plan.changes.iter().filter(of_table).map(|change| {
+                match self.converge.failure(&change.action) {
+                    Some(fault) => fault.message.clone(),
+                    None => change.action.to_string(),
+                }
+            });
+            let refused = self.plan.refused.iter().filter(of_table).map(|refused| refused_step(refused).what);
+            let missing: Vec<String> = missing.chain(refused).collect();
+            let quota = self.plan.tables.get(table).and_then(|usage| usage.quota);
+            Upkeep { used, quota, kept: missing.is_empty(), missing }
+        };
+        tables.into_iter().map(|(id, table)| (id.clone(), upkeep(&id, table.used))).collect()
+    }
+
+    fn foreign_firewall(&self) -> Option<Note> {
+        let (what, hint) = match &self.converge.host.seen()?.forward {
+            Forward::Open | Forward::Opened(_) | Forward::Closed(_) => return None,
+            Forward::Foreign(chain) => (
+                format!("{chain} drops what containers send and receive"),
+                "let interfaces wv+ pass there; with firewalld, put them in the zone `trusted`".to_owned(),
+            ),
+            Forward::Unread(chain) => (
+                format!("{chain} cannot be read: it may drop what containers send and receive"),
+                UNREAD_WAY_OUT.to_owned(),
+            ),
+        };
+        Some(Note { what, hint: Some(hint) })
+    }
+
+    fn full_tracking(&self) -> Option<Note> {
+        let tracking = self.converge.host.seen()?.tracking?;
+        Some(Note { what: tracking.to_string(), hint: Some(Tracking::WAY_OUT.into()) })
+    }
+}
+
+impl Peers {
+    /// Messages that could not be used, and what to do about them.
+    fn dropped(&self, view: &DroppedView) -> Note {
+        let DroppedView { came_by, from, count, why } = view;
+        let author = from
+            .map_or("of unknown origin".to_owned(), |from| format!("in the name of {}", self.named(from)));
+        let messages = if *count == 1 { "message was" } else { "messages were" };
+        Note {
+            what: format!(
+                "{count} {messages} dropped that {} passed on, the last one {author}: {why}",
+                self.named(*came_by)
+            ),
+            hint: Some(
+                "`weavers doctor` compares versions; a peer that is none of yours is kept out by another password: \
+                 [mesh] password_file".into(),
+            ),
+        }
+    }
+
+    /// A ring in many pieces: tokens are never removed from it, and it is told as a whole.
+    fn crowded_ring(&self) -> Option<Note> {
+        let pieces = self.ipam.ring().entries().len();
+        (pieces > PIECES_MANY).then(|| Note {
+            what: format!("the ring has {pieces} pieces of at most {ENTRIES_MAX}, and what is said of it grows with them"),
+            hint: Some(
+                "`weavers ipam show` says whose they are; a host that keeps on splitting it is to be kept out".into(),
+            ),
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     fmt,
 };
 
-use super::{Node, Output};
+use super::{Node, io::Output, peers::Peers};
 use crate::{
     addr::{Range, without_all},
     peer::PeerName,
@@ -95,7 +95,7 @@ impl Node {
     pub(super) fn begin_story(&mut self) {
         self.story.owners = self.peers.ipam.ring().owners();
         self.story.quarantine = self.peers.ipam.quarantine_number();
-        self.story.decisions = self.decisions();
+        self.story.decisions = self.peers.decisions();
     }
 
     /// Tells what has changed since it was told last.
@@ -120,8 +120,9 @@ impl Node {
         let reached = self.peers.mesh.reachable();
         let before = std::mem::replace(&mut self.story.reached, reached);
         let connected =
-            self.story.reached.difference(&before).map(|peer| Event::PeerConnected(self.named(*peer)));
-        let lost = before.difference(&self.story.reached).map(|peer| Event::PeerLost(self.named(*peer)));
+            self.story.reached.difference(&before).map(|peer| Event::PeerConnected(self.peers.named(*peer)));
+        let lost =
+            before.difference(&self.story.reached).map(|peer| Event::PeerLost(self.peers.named(*peer)));
         let (connected, lost) = (connected.collect(), lost.collect());
         self.tell(connected);
         self.tell(lost);
@@ -136,7 +137,7 @@ impl Node {
         };
         let owner = |owners: &[(Range, PeerName)], range: Range| {
             let found = owners.iter().find(|(piece, _)| piece.contains(range.start));
-            found.map(|(_, owner)| self.named(*owner))
+            found.map(|(_, owner)| self.peers.named(*owner))
         };
         let (ours_before, ours_now) = (of_us(&before), of_us(now));
         let received = without_all(&ours_now, &ours_before);
@@ -145,7 +146,7 @@ impl Node {
         let given = without_all(&ours_before, &ours_now).into_iter();
         let given = given.filter_map(|range| Some(Event::RangeGiven { range, to: owner(now, range)? }));
         let is_first = before.is_empty() && !now.is_empty();
-        let founders = self.peers.ipam.ring().seeds().iter().map(|peer| self.named(*peer)).collect();
+        let founders = self.peers.ipam.ring().seeds().iter().map(|peer| self.peers.named(*peer)).collect();
         let first = is_first.then_some(Event::FirstRing { founders });
         let (changes, given): (Vec<Event>, Vec<Event>) =
             (first.into_iter().chain(received).collect(), given.collect());
@@ -153,19 +154,19 @@ impl Node {
         self.tell(given);
     }
 
-    fn decisions(&self) -> Option<u64> {
-        self.peers.dead.takeover.log().map(|log| log.next())
-    }
-
     fn tell_of_take_overs(&mut self) {
-        let now = self.decisions();
+        let now = self.peers.decisions();
         let before = std::mem::replace(&mut self.story.decisions, now);
-        let (Some(before), Some(log)) = (before.filter(|_| before < now), self.peers.dead.takeover.log()) else {
+        let (Some(before), Some(log)) = (before.filter(|_| before < now), self.peers.dead.takeover.log())
+        else {
             return;
         };
         let is_take_over = |dead: PeerName, heir: PeerName| ![dead, heir].contains(&PeerName::UNKNOWN);
         let taken = log.since(before).filter(|one| is_take_over(one.dead, one.heir));
-        let decided = |dead, heir| Event::TakeOverDecided { dead: self.named(dead), heir: self.named(heir) };
+        let decided = |dead, heir| Event::TakeOverDecided {
+            dead: self.peers.named(dead),
+            heir: self.peers.named(heir),
+        };
         let events = taken.map(|one| decided(one.dead, one.heir)).collect();
         self.tell(events);
     }
@@ -183,8 +184,8 @@ impl Node {
         let reads = [
             ("the network of this host", self.work.converge.host.fault()),
             ("the VPC", self.work.converge.vpc.fault()),
-            ("the tagged instances", self.sight.discovery.found.fault()),
-            ("the subnets of the peers", self.sight.places.fault()),
+            ("the tagged instances", self.observed.discovery.found.fault()),
+            ("the subnets of the peers", self.observed.places.fault()),
             ("the state of instances", self.peers.dead.fault()),
             ("the running instances", self.peers.unconfirmed.fault()),
         ];
@@ -203,5 +204,11 @@ impl Node {
             }
         }
         self.tell(events);
+    }
+}
+
+impl Peers {
+    fn decisions(&self) -> Option<u64> {
+        self.dead.takeover.log().map(|log| log.next())
     }
 }

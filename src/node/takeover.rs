@@ -6,8 +6,13 @@ use std::{
 };
 
 use super::{
-    CHANNEL, DEAD_CHANNEL, Effect, Leave, Node, Output, PROBE_CHANNEL,
+    Node,
+    facts::Leave,
+    io::Output,
     memory::{Identity, Write},
+    out::{CHANNEL, DEAD_CHANNEL, Effect, PROBE_CHANNEL},
+    overview::Overview,
+    peers::Peers,
     request::{Refusal, RefusalKind, RequestId, Response},
     status::Note,
     view::View,
@@ -111,12 +116,12 @@ impl Around {
 impl Node {
     /// Considers what changed, and carries out what follows.
     pub(super) fn settle_dead(&mut self) -> bool {
-        if !self.has_ring() {
+        if !self.peers.has_ring() {
             return false;
         }
         if !self.peers.dead.agrees() {
             if std::mem::take(&mut self.peers.dead.touched) {
-                self.note_the_silent(&self.around());
+                self.note_the_silent(&self.overview().around());
             }
             return false;
         }
@@ -129,7 +134,7 @@ impl Node {
         if std::mem::take(&mut self.peers.dead.touched) {
             let seeds = self.peers.ipam.ring().seeds().to_vec();
             self.peers.dead.takeover.begin(&seeds);
-            let (now, around) = (self.facts.now, self.around());
+            let (now, around) = (self.facts.now, self.overview().around());
             self.note_the_silent(&around);
             if self.peers.ipam.is_leaving() {
                 self.shun_leavers();
@@ -175,15 +180,6 @@ impl Node {
         for &peer in around.owners.keys().filter(|peer| is_silent(peer)) {
             self.peers.dead.silent.entry(peer).or_insert(self.facts.now);
         }
-    }
-
-    fn around(&self) -> Around {
-        let (mut owners, reachable) = (self.peers.ipam.ring().shares(), self.peers.mesh.reachable());
-        // Whoever claims what is ours matters to us as much as an owner does.
-        for (_, peer) in self.peers.ipam.contested() {
-            owners.entry(peer).or_default();
-        }
-        Around { owners, reachable, grace: self.facts.config.vpc.reclaim }
     }
 
     // ===== the mesh =====
@@ -246,7 +242,9 @@ impl Node {
 
     /// Our own instance is asked about as well: an EC2 that does not know it is not the right one.
     pub(super) fn look_for_instances(&mut self) {
-        let Some(own) = self.facts.identity.instance.clone().filter(|_| self.peers.dead.agrees()) else { return };
+        let Some(own) = self.facts.identity.instance.clone().filter(|_| self.peers.dead.agrees()) else {
+            return;
+        };
         let suspects = self.peers.dead.suspects(self.facts.now);
         if !suspects.is_empty() && self.peers.dead.look.begin(self.facts.now) {
             self.peers.dead.looked_for = suspects.into_iter().chain([own]).collect();
@@ -274,117 +272,21 @@ impl Node {
         self.out.disturbed = true;
     }
 
-    // ===== what people are told =====
-
-    /// Who is or could be taken over from.
-    pub(super) fn coming(&self) -> Vec<Note> {
-        if !self.peers.dead.agrees() {
-            return self.silent_owners();
-        }
-        let around = self.around();
-        let coming = self.peers.dead.takeover.coming(self.facts.now, around.view());
-        let note = |coming: Coming| self.note_on(&coming, around.owners.contains_key(&coming.peer));
-        let untraceable = self.peers.dead.takeover.untraceable(self.facts.now, around.view());
-        let unknown = untraceable.into_iter().map(|peer| Note {
-            what: format!(
-                "{} is not heard, and nobody knows on which instance it runs, so EC2 cannot be asked",
-                self.named(peer)
-            ),
-            hint: Some(format!("bring it back, or, if it is dead, `weavers forget {peer}`")),
-        });
-        coming.into_iter().map(note).chain(unknown).collect()
-    }
-
-    /// Owners of whom nothing is known but that somebody said they own something: no founder, never heard, no nickname, no
-    /// instance.
-    pub(super) fn unmet_owners(&self) -> Option<Note> {
-        let founders = self.peers.ipam.ring().seeds();
-        let late = self.peers.dead.silent.iter().filter(|(_, since)| self.facts.now.since(**since) >= NAMED_AFTER);
-        let is_known = |peer: PeerName| {
-            founders.contains(&peer)
-                || self.peers.ipam.nickname(peer).is_some()
-                || self.peers.dead.takeover.instance(peer).is_some()
-        };
-        let unmet: Vec<PeerName> = late.map(|(peer, _)| *peer).filter(|peer| !is_known(*peer)).collect();
-        let first = unmet.first()?;
-        let addresses: u64 = unmet.iter().map(|&peer| u64::from(self.share(peer))).sum();
-        let who = match unmet.len() {
-            1 => format!("{first} was never met, and owns"),
-            more => format!("{more} owners were never met, {first} among them, and own"),
-        };
-        Some(Note {
-            what: format!("{who} {addresses} addresses by what some peer said"),
-            hint: Some(format!(
-                "`weavers ipam show` lists them; start the hosts if they are yours, otherwise `weavers forget {first}`, \
-                 and so on"
-            )),
-        })
-    }
-
-    /// Whom nobody takes over from unless somebody says so.
-    fn silent_owners(&self) -> Vec<Note> {
-        let late = self.peers.dead.silent.iter().filter(|(_, since)| self.facts.now.since(**since) >= NAMED_AFTER);
-        let note = |(&peer, _)| Note {
-            what: format!(
-                "{} has not contacted us, and with mesh.weave_peers its {} addresses are not taken over automatically",
-                self.named(peer),
-                self.share(peer)
-            ),
-            hint: Some(format!("bring it back, or, if it is dead, `weavers forget {peer}`")),
-        };
-        late.map(note).collect()
-    }
-
-    fn note_on(&self, coming: &Coming, owns: bool) -> Note {
-        let named = self.named(coming.peer);
-        let instance = coming.instance.as_deref().unwrap_or("unknown");
-        let what = if owns { "its ranges are taken over" } else { "it is removed from the electors" };
-        let gone = format!("{named}: EC2 says that instance {instance} is gone");
-        match coming.grace_left {
-            None => Note {
-                what: format!("{gone}; [vpc] reclaim is off"),
-                hint: Some(format!("`weavers forget {}` takes over what it owned", coming.peer)),
-            },
-            Some(left) if !left.is_zero() => {
-                let left = Duration::from_secs(left.as_secs().max(1));
-                Note { what: format!("{gone}; {what} in {}", humantime::format_duration(left)), hint: None }
-            }
-            Some(_) => {
-                let missing: Vec<String> = coming.missing.iter().map(|&peer| self.named(peer)).collect();
-                let waits = match missing.is_empty() {
-                    true => String::new(),
-                    false => format!(" once enough of these agree: {}", missing.join(", ")),
-                };
-                Note { what: format!("{gone}; {what}{waits}"), hint: None }
-            }
-        }
-    }
-
-    /// Where Weave Net routers share the cluster: neighbours that are none.
-    pub(super) fn kin(&self) -> Option<BTreeSet<PeerName>> {
-        let ours = self.peers.mesh.connections().filter(|view| view.version.is_some());
-        self.facts.config.mesh.weave_peers.then(|| ours.filter_map(|view| view.peer).collect())
-    }
-
-    pub(super) fn named(&self, peer: PeerName) -> String {
-        match self.peers.ipam.nickname(peer) {
-            Some(nickname) => format!("{peer} ({nickname})"),
-            None => peer.to_string(),
-        }
-    }
-
     // ===== who asks =====
 
     /// Takes over what a dead peer owns, once the others agree. With Weave Net routers in the cluster
     /// nobody is asked, as they would not.
     pub(super) fn on_forget(&mut self, id: RequestId, peer: &str) {
-        let peer = match self.check_forget(peer) {
+        let peer = match self.peers.check_forget(peer) {
             Ok(peer) => peer,
             Err(refusal) => return self.out.answer(id, Err(refusal)),
         };
-        let addresses = self.share(peer);
-        let log = self.peers.dead.takeover.log().filter(|log| addresses > 0 || log.electors().contains(&peer));
-        let Some(log) = log.filter(|_| self.peers.dead.agrees()) else { return self.forget_at_once(id, peer) };
+        let addresses = self.peers.share(peer);
+        let log =
+            self.peers.dead.takeover.log().filter(|log| addresses > 0 || log.electors().contains(&peer));
+        let Some(log) = log.filter(|_| self.peers.dead.agrees()) else {
+            return self.forget_at_once(id, peer);
+        };
         let since = log.next();
         let can_look = self.facts.identity.instance.is_some() && self.work.converge.vpc.fault().is_none();
         if can_look && self.peers.dead.takeover.instance(peer).is_some() {
@@ -400,32 +302,19 @@ impl Node {
 
     /// The same without the agreement of the others, on the word of whoever asks.
     pub(super) fn on_forget_alone(&mut self, id: RequestId, peer: &str) {
-        let peer = match self.check_forget(peer) {
+        let peer = match self.peers.check_forget(peer) {
             Ok(peer) => peer,
             Err(refusal) => return self.out.answer(id, Err(refusal)),
         };
         if !self.peers.dead.agrees() || self.peers.dead.takeover.log().is_none() {
             return self.forget_at_once(id, peer);
         }
-        let addresses = self.share(peer);
-        let around = self.around();
+        let addresses = self.peers.share(peer);
+        let around = self.overview().around();
         self.peers.dead.takeover.force(self.facts.now, around.view(), peer);
         self.settle_dead();
         let moved = Response::Moved { addresses, to: Some(self.facts.identity.name) };
-        self.out.answer(id, self.kept_by(peer).map_or(Ok(moved), Err));
-    }
-
-    fn check_forget(&self, peer: &str) -> Result<PeerName, Refusal> {
-        let peer = self.find_peer(peer)?;
-        match self.peers.ipam.check_forget(peer) {
-            // It owns nothing, and is counted on still.
-            Err(Refused::UnknownPeer { .. }) if self.is_elector(peer) => Ok(peer),
-            checked => checked.map(|()| peer).map_err(|refused| Refusal::from(&refused)),
-        }
-    }
-
-    fn is_elector(&self, peer: PeerName) -> bool {
-        self.peers.dead.takeover.log().is_some_and(|log| log.electors().contains(&peer))
+        self.out.answer(id, self.peers.kept_by(peer).map_or(Ok(moved), Err));
     }
 
     fn forget_at_once(&mut self, id: RequestId, peer: PeerName) {
@@ -434,82 +323,7 @@ impl Node {
         self.out.disturbed = true;
         let to = Some(self.facts.identity.name);
         let moved = taken.map(|addresses| Response::Moved { addresses, to });
-        self.out.answer(id, moved.and_then(|moved| self.kept_by(peer).map_or(Ok(moved), Err)));
-    }
-
-    /// Addresses that a peer owns, or claims though they are ours.
-    fn share(&self, peer: PeerName) -> u32 {
-        let contested = self.peers.ipam.contested().into_iter().filter(|(_, with)| *with == peer);
-        let contested: u64 = contested.map(|(piece, _)| u64::from(piece.len())).sum();
-        let share = self.peers.ipam.ring().shares().get(&peer).copied().unwrap_or(0) + contested;
-        u32::try_from(share).unwrap_or(u32::MAX)
-    }
-
-    /// Why a peer still owns something though it was taken over from, if it does.
-    fn kept_by(&self, peer: PeerName) -> Option<Refusal> {
-        let kept = self.share(peer);
-        let fixed = self.peers.ipam.ring().fixed().get(&peer).copied().unwrap_or(0);
-        let named = self.named(peer);
-        let (why, hint) = match (kept, fixed) {
-            (0, _) => return None,
-            (_, 0) => (
-                "they have not been taken over yet".to_owned(),
-                "see `weavers ipam show`, and run the command again if it goes on".to_owned(),
-            ),
-            (_, fixed) => (
-                format!("of {fixed} the version in the ring is the last, which nobody can outbid"),
-                "leave them where they are; to have them back, `weavers reset` on every host, or another [ipam] range"
-                    .to_owned(),
-            ),
-        };
-        let message = format!("{kept} addresses still are those of {named}: {why}");
-        Some(Refusal::new(RefusalKind::Failed, message).hint(hint))
-    }
-
-    /// The answer to whoever wants a peer to be taken over from, once there is one.
-    pub(super) fn forgotten(
-        &self,
-        (peer, addresses, since): (PeerName, u32, u64),
-        late: bool,
-    ) -> Option<Result<Response, Refusal>> {
-        let log = self.peers.dead.takeover.log()?;
-        if let Some(decision) = log.decision_on(peer, since) {
-            let moved = Response::Moved { addresses, to: Some(decision.heir) };
-            // What was decided is done once the ring says so.
-            return match self.kept_by(peer) {
-                None => Some(Ok(moved)),
-                Some(kept) => late.then_some(Err(kept)),
-            };
-        }
-        if self.peers.mesh.is_reachable(peer) {
-            let alive = Refused::PeerAlive { peer, nickname: self.peers.ipam.nickname_of(peer) };
-            return Some(Err(Refusal::from(&alive)));
-        }
-        let is_asked = self.peers.dead.wanted.contains(&peer) || self.peers.dead.takeover.asked().contains(&peer);
-        if let Some(instance) = self.peers.dead.takeover.running(peer).filter(|_| !is_asked) {
-            let (nickname, instance) = (self.peers.ipam.nickname_of(peer), instance.to_owned());
-            return Some(Err(Refusal::from(&Refused::InstanceRuns { peer, nickname, instance })));
-        }
-        late.then(|| Err(self.not_forgotten(peer)))
-    }
-
-    fn not_forgotten(&self, peer: PeerName) -> Refusal {
-        let missing = self.peers.dead.takeover.missing(self.around().view(), peer);
-        let missing: Vec<String> = missing.iter().map(|&peer| self.named(peer)).collect();
-        let message = format!(
-            "the peers have not agreed that {} is dead: {} did not",
-            self.named(peer),
-            if missing.is_empty() { "some".to_owned() } else { missing.join(", ") }
-        );
-        let hint = match self.peers.dead.takeover.abstains() {
-            true => {
-                "this host does not vote yet, as others have to show first what it may have forgotten: try again in a minute"
-            }
-            false => {
-                "bring enough of them back; if most electors are gone for good, `weavers forget --alone`"
-            }
-        };
-        Refusal::new(RefusalKind::Failed, message).hint(hint)
+        self.out.answer(id, moved.and_then(|moved| self.peers.kept_by(peer).map_or(Ok(moved), Err)));
     }
 
     /// Nobody waits any more for a peer to be taken over from.
@@ -537,12 +351,215 @@ impl Node {
     pub(super) fn shun_leavers(&mut self) {
         self.peers.ipam.set_leavers(self.peers.dead.takeover.leavers());
     }
+}
+
+impl Overview<'_> {
+    fn around(&self) -> Around {
+        let (mut owners, reachable) = (self.peers.ipam.ring().shares(), self.peers.mesh.reachable());
+        // Whoever claims what is ours matters to us as much as an owner does.
+        for (_, peer) in self.peers.ipam.contested() {
+            owners.entry(peer).or_default();
+        }
+        Around { owners, reachable, grace: self.facts.config.vpc.reclaim }
+    }
+
+    // ===== what people are told =====
+
+    /// Who is or could be taken over from.
+    pub(super) fn coming(&self) -> Vec<Note> {
+        if !self.peers.dead.agrees() {
+            return self.silent_owners();
+        }
+        let around = self.around();
+        let coming = self.peers.dead.takeover.coming(self.facts.now, around.view());
+        let note = |coming: Coming| self.peers.note_on(&coming, around.owners.contains_key(&coming.peer));
+        let untraceable = self.peers.dead.takeover.untraceable(self.facts.now, around.view());
+        let unknown = untraceable.into_iter().map(|peer| Note {
+            what: format!(
+                "{} is not heard, and nobody knows on which instance it runs, so EC2 cannot be asked",
+                self.peers.named(peer)
+            ),
+            hint: Some(format!("bring it back, or, if it is dead, `weavers forget {peer}`")),
+        });
+        coming.into_iter().map(note).chain(unknown).collect()
+    }
+
+    /// Owners of whom nothing is known but that somebody said they own something: no founder, never heard, no nickname, no
+    /// instance.
+    pub(super) fn unmet_owners(&self) -> Option<Note> {
+        let founders = self.peers.ipam.ring().seeds();
+        let late =
+            self.peers.dead.silent.iter().filter(|(_, since)| self.facts.now.since(**since) >= NAMED_AFTER);
+        let is_known = |peer: PeerName| {
+            founders.contains(&peer)
+                || self.peers.ipam.nickname(peer).is_some()
+                || self.peers.dead.takeover.instance(peer).is_some()
+        };
+        let unmet: Vec<PeerName> = late.map(|(peer, _)| *peer).filter(|peer| !is_known(*peer)).collect();
+        let first = unmet.first()?;
+        let addresses: u64 = unmet.iter().map(|&peer| u64::from(self.peers.share(peer))).sum();
+        let who = match unmet.len() {
+            1 => format!("{first} was never met, and owns"),
+            more => format!("{more} owners were never met, {first} among them, and own"),
+        };
+        Some(Note {
+            what: format!("{who} {addresses} addresses by what some peer said"),
+            hint: Some(format!(
+                "`weavers ipam show` lists them; start the hosts if they are yours, otherwise `weavers forget {first}`, \
+                 and so on"
+            )),
+        })
+    }
+
+    /// Whom nobody takes over from unless somebody says so.
+    fn silent_owners(&self) -> Vec<Note> {
+        let late =
+            self.peers.dead.silent.iter().filter(|(_, since)| self.facts.now.since(**since) >= NAMED_AFTER);
+        let note = |(&peer, _)| Note {
+            what: format!(
+                "{} has not contacted us, and with mesh.weave_peers its {} addresses are not taken over automatically",
+                self.peers.named(peer),
+                self.peers.share(peer)
+            ),
+            hint: Some(format!("bring it back, or, if it is dead, `weavers forget {peer}`")),
+        };
+        late.map(note).collect()
+    }
+
+    /// Where Weave Net routers share the cluster: neighbours that are none.
+    pub(super) fn kin(&self) -> Option<BTreeSet<PeerName>> {
+        let ours = self.peers.mesh.connections().filter(|view| view.version.is_some());
+        self.facts.config.mesh.weave_peers.then(|| ours.filter_map(|view| view.peer).collect())
+    }
+
+    /// The answer to whoever wants a peer to be taken over from, once there is one.
+    pub(super) fn forgotten(
+        &self,
+        (peer, addresses, since): (PeerName, u32, u64),
+        late: bool,
+    ) -> Option<Result<Response, Refusal>> {
+        let log = self.peers.dead.takeover.log()?;
+        if let Some(decision) = log.decision_on(peer, since) {
+            let moved = Response::Moved { addresses, to: Some(decision.heir) };
+            // What was decided is done once the ring says so.
+            return match self.peers.kept_by(peer) {
+                None => Some(Ok(moved)),
+                Some(kept) => late.then_some(Err(kept)),
+            };
+        }
+        if self.peers.mesh.is_reachable(peer) {
+            let alive = Refused::PeerAlive { peer, nickname: self.peers.ipam.nickname_of(peer) };
+            return Some(Err(Refusal::from(&alive)));
+        }
+        let is_asked =
+            self.peers.dead.wanted.contains(&peer) || self.peers.dead.takeover.asked().contains(&peer);
+        if let Some(instance) = self.peers.dead.takeover.running(peer).filter(|_| !is_asked) {
+            let (nickname, instance) = (self.peers.ipam.nickname_of(peer), instance.to_owned());
+            return Some(Err(Refusal::from(&Refused::InstanceRuns { peer, nickname, instance })));
+        }
+        late.then(|| Err(self.not_forgotten(peer)))
+    }
+
+    fn not_forgotten(&self, peer: PeerName) -> Refusal {
+        let missing = self.peers.dead.takeover.missing(self.around().view(), peer);
+        let missing: Vec<String> = missing.iter().map(|&peer| self.peers.named(peer)).collect();
+        let message = format!(
+            "the peers have not agreed that {} is dead: {} did not",
+            self.peers.named(peer),
+            if missing.is_empty() { "some".to_owned() } else { missing.join(", ") }
+        );
+        let hint = match self.peers.dead.takeover.abstains() {
+            true => {
+                "this host does not vote yet, as others have to show first what it may have forgotten: try again in a minute"
+            }
+            false => {
+                "bring enough of them back; if most electors are gone for good, `weavers forget --alone`"
+            }
+        };
+        Refusal::new(RefusalKind::Failed, message).hint(hint)
+    }
 
     /// Whether the electors still count on us though we leave.
     pub(super) fn is_resigning(&self) -> bool {
         self.facts.leave != Leave::No
             && self.peers.dead.agrees()
             && self.peers.dead.takeover.is_resigning(&self.peers.mesh.reachable())
+    }
+}
+
+impl Peers {
+    fn note_on(&self, coming: &Coming, owns: bool) -> Note {
+        let named = self.named(coming.peer);
+        let instance = coming.instance.as_deref().unwrap_or("unknown");
+        let what = if owns { "its ranges are taken over" } else { "it is removed from the electors" };
+        let gone = format!("{named}: EC2 says that instance {instance} is gone");
+        match coming.grace_left {
+            None => Note {
+                what: format!("{gone}; [vpc] reclaim is off"),
+                hint: Some(format!("`weavers forget {}` takes over what it owned", coming.peer)),
+            },
+            Some(left) if !left.is_zero() => {
+                let left = Duration::from_secs(left.as_secs().max(1));
+                Note { what: format!("{gone}; {what} in {}", humantime::format_duration(left)), hint: None }
+            }
+            Some(_) => {
+                let missing: Vec<String> = coming.missing.iter().map(|&peer| self.named(peer)).collect();
+                let waits = match missing.is_empty() {
+                    true => String::new(),
+                    false => format!(" once enough of these agree: {}", missing.join(", ")),
+                };
+                Note { what: format!("{gone}; {what}{waits}"), hint: None }
+            }
+        }
+    }
+
+    pub(super) fn named(&self, peer: PeerName) -> String {
+        match self.ipam.nickname(peer) {
+            Some(nickname) => format!("{peer} ({nickname})"),
+            None => peer.to_string(),
+        }
+    }
+
+    fn check_forget(&self, peer: &str) -> Result<PeerName, Refusal> {
+        let peer = self.find_peer(peer)?;
+        match self.ipam.check_forget(peer) {
+            // It owns nothing, and is counted on still.
+            Err(Refused::UnknownPeer { .. }) if self.is_elector(peer) => Ok(peer),
+            checked => checked.map(|()| peer).map_err(|refused| Refusal::from(&refused)),
+        }
+    }
+
+    fn is_elector(&self, peer: PeerName) -> bool {
+        self.dead.takeover.log().is_some_and(|log| log.electors().contains(&peer))
+    }
+
+    /// Addresses that a peer owns, or claims though they are ours.
+    pub(super) fn share(&self, peer: PeerName) -> u32 {
+        let contested = self.ipam.contested().into_iter().filter(|(_, with)| *with == peer);
+        let contested: u64 = contested.map(|(piece, _)| u64::from(piece.len())).sum();
+        let share = self.ipam.ring().shares().get(&peer).copied().unwrap_or(0) + contested;
+        u32::try_from(share).unwrap_or(u32::MAX)
+    }
+
+    /// Why a peer still owns something though it was taken over from, if it does.
+    fn kept_by(&self, peer: PeerName) -> Option<Refusal> {
+        let kept = self.share(peer);
+        let fixed = self.ipam.ring().fixed().get(&peer).copied().unwrap_or(0);
+        let named = self.named(peer);
+        let (why, hint) = match (kept, fixed) {
+            (0, _) => return None,
+            (_, 0) => (
+                "they have not been taken over yet".to_owned(),
+                "see `weavers ipam show`, and run the command again if it goes on".to_owned(),
+            ),
+            (_, fixed) => (
+                format!("of {fixed} the version in the ring is the last, which nobody can outbid"),
+                "leave them where they are; to have them back, `weavers reset` on every host, or another [ipam] range"
+                    .to_owned(),
+            ),
+        };
+        let message = format!("{kept} addresses still are those of {named}: {why}");
+        Some(Refusal::new(RefusalKind::Failed, message).hint(hint))
     }
 }
 

@@ -10,9 +10,13 @@ use std::{
 };
 
 use super::{
-    Effect, Node, Output,
+    Node,
+    io::Output,
     memory::Write,
     order::Order,
+    out::Effect,
+    overview::Overview,
+    pending::Pending,
     request::{Refusal, RefusalKind, RequestId, Response},
 };
 use crate::{config::Config, peer::PeerName, time::Timestamp};
@@ -91,15 +95,17 @@ impl Trying {
     }
 }
 
-impl Node {
+impl Overview<'_> {
     /// Seconds until the former configuration comes back.
     pub(super) fn trial_left(&self) -> Option<u64> {
-        self.change.trials.trying().map(|trying| trying.until.since(self.facts.now).as_secs())
+        self.pending.trials.trying().map(|trying| trying.until.since(self.facts.now).as_secs())
     }
+}
 
+impl Pending {
     /// Nothing else is adopted while something is tried: what would come back then?
     pub(super) fn is_trying(&self) -> Option<Refusal> {
-        let (what, hint) = match self.change.trials.stage {
+        let (what, hint) = match self.trials.stage {
             Stage::Idle => return None,
             Stage::Preparing => ("a configuration is about to be tried", "wait for it: see `weavers status`"),
             Stage::Trying(_) => (
@@ -109,18 +115,20 @@ impl Node {
         };
         Some(Refusal::new(RefusalKind::Untimely, what).hint(hint))
     }
+}
 
+impl Node {
     /// Has the disk keep what is in force before anything is changed.
     pub(super) fn prepare_trial(&mut self, order: Box<Order>) {
         let record = order.trial.as_ref().map(|terms| &terms.record);
         self.out.ledger.write(Write::trial(record));
-        (self.change.trials.kept, self.change.trials.stage) = (true, Stage::Preparing);
+        (self.pending.trials.kept, self.pending.trials.stage) = (true, Stage::Preparing);
         self.out.let_out(Effect::FormerKept(order));
     }
 
     pub(super) fn begin_trial(&mut self, order: Order) {
         let patience = order.trial.as_ref().map_or(Duration::ZERO, |terms| terms.patience);
-        self.change.trials.stage = Stage::Trying(Box::new(Trying {
+        self.pending.trials.stage = Stage::Trying(Box::new(Trying {
             former: self.facts.config.clone(),
             until: self.facts.now + patience,
             peers: self.peers.mesh.reachable(),
@@ -132,14 +140,14 @@ impl Node {
 
     /// Somebody adopts a configuration without terms: whatever was tried before is history.
     pub(super) fn forget_trial(&mut self) {
-        self.change.trials.stage = Stage::Idle;
-        if std::mem::take(&mut self.change.trials.kept) {
+        self.pending.trials.stage = Stage::Idle;
+        if std::mem::take(&mut self.pending.trials.kept) {
             self.out.ledger.write(Write::trial(None));
         }
     }
 
     pub(super) fn on_confirm(&mut self, id: RequestId) {
-        if self.change.trials.trying().is_none() {
+        if self.pending.trials.trying().is_none() {
             let refusal = Refusal::new(RefusalKind::NotFound, "no configuration is being tried");
             let hint = "`weavers status` says what is in force, and whether something was rolled back";
             return self.out.answer(id, Err(refusal.hint(hint)));
@@ -149,11 +157,14 @@ impl Node {
     }
 
     pub(super) fn judge_trial(&mut self) {
-        let Stage::Trying(trying) = &mut self.change.trials.stage else { return };
+        let Stage::Trying(trying) = &mut self.pending.trials.stage else { return };
         let why = match trying.judge(self.facts.now, |peer| self.peers.mesh.is_reachable(peer)) {
             Some(End::Lost(peer)) => {
-                let named =
-                    self.peers.ipam.nickname(peer).map_or(peer.to_string(), |name| format!("{peer} ({name})"));
+                let named = self
+                    .peers
+                    .ipam
+                    .nickname(peer)
+                    .map_or(peer.to_string(), |name| format!("{peer} ({name})"));
                 format!("peer {named} can no longer be reached")
             }
             Some(End::Unconfirmed) => "nobody confirmed it in time".to_owned(),
@@ -164,7 +175,7 @@ impl Node {
 
     /// The record stays on the disk: the file that failed is not to be adopted by a restart either.
     fn roll_back(&mut self, why: String) {
-        let stage = std::mem::replace(&mut self.change.trials.stage, Stage::Idle);
+        let stage = std::mem::replace(&mut self.pending.trials.stage, Stage::Idle);
         let Stage::Trying(trying) = stage else { return };
         let Trying { former, asked, .. } = *trying;
         self.adopt(former);

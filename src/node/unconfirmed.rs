@@ -10,7 +10,9 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{Node, Output, peer_subnets::ASKED_MAX, status::Note, view::View};
+use super::{
+    Node, io::Output, overview::Overview, peer_subnets::ASKED_MAX, peers::Peers, status::Note, view::View,
+};
 use crate::{mesh::Unheard, state::Fault, time::Timestamp};
 
 /// Hosts that one note names.
@@ -111,7 +113,7 @@ impl Node {
         self.peers.unconfirmed.runs.clear();
         self.peers.unconfirmed.look.look_by(self.facts.now);
         if self.facts.config.ec2_tag.is_some() {
-            self.sight.discovery.found.look_by(self.facts.now);
+            self.observed.discovery.found.look_by(self.facts.now);
         }
         self.out.disturbed = true;
     }
@@ -122,34 +124,16 @@ impl Node {
             return Some(BTreeSet::new());
         }
         let (_, since) = self.peers.unconfirmed.quarantine?;
-        let (unheard, lost) = self.unheard();
+        let (unheard, lost) = self.overview().unheard();
         self.peers.unconfirmed.set_unheard(unheard);
         self.peers.unconfirmed.lost = lost;
         if self.peers.unconfirmed.wants_another_look() {
             self.peers.unconfirmed.look.look_by(self.facts.now);
             self.out.disturbed = true;
         }
-        let listed = self.facts.config.ec2_tag.is_none() || self.sight.discovery.found.is_seen_since(since);
+        let listed =
+            self.facts.config.ec2_tag.is_none() || self.observed.discovery.found.is_seen_since(since);
         self.peers.unconfirmed.running().filter(|_| listed)
-    }
-
-    /// Where those are whom EC2 can be asked about, and the others as they are written.
-    fn unheard(&self) -> (BTreeSet<Ipv4Addr>, BTreeSet<String>) {
-        let Unheard { hosts, targets: mut lost } = self.peers.mesh.unheard(|name| self.sight.names.hosts_of(name));
-        let mut known = BTreeSet::new();
-        for host in hosts {
-            match host {
-                IpAddr::V4(host) => drop(known.insert(host)),
-                IpAddr::V6(host) => drop(lost.insert(host.to_string())),
-            }
-        }
-        (known, lost)
-    }
-
-    /// Whether whoever is listed or was found is heard, or is this host.
-    pub(super) fn hears_all_listed(&self) -> bool {
-        let (hosts, lost) = self.unheard();
-        hosts.is_empty() && lost.is_empty()
     }
 
     pub(super) fn look_for_unconfirmed(&mut self) {
@@ -169,10 +153,34 @@ impl Node {
         }
         self.peers.unconfirmed.touch();
     }
+}
 
+impl Overview<'_> {
+    /// Where those are whom EC2 can be asked about, and the others as they are written.
+    pub(super) fn unheard(&self) -> (BTreeSet<Ipv4Addr>, BTreeSet<String>) {
+        let Unheard { hosts, targets: mut lost } =
+            self.peers.mesh.unheard(|name| self.observed.names.hosts_of(name));
+        let mut known = BTreeSet::new();
+        for host in hosts {
+            match host {
+                IpAddr::V4(host) => drop(known.insert(host)),
+                IpAddr::V6(host) => drop(lost.insert(host.to_string())),
+            }
+        }
+        (known, lost)
+    }
+
+    /// Whether whoever is listed or was found is heard, or is this host.
+    pub(super) fn hears_all_listed(&self) -> bool {
+        let (hosts, lost) = self.unheard();
+        hosts.is_empty() && lost.is_empty()
+    }
+}
+
+impl Peers {
     /// It is not known who else may own a part of what is in quarantine.
     pub(super) fn unknown_unconfirmed(&self) -> Vec<Note> {
-        let fault = self.peers.unconfirmed.look.fault().filter(|_| self.peers.unconfirmed.quarantine.is_some());
+        let fault = self.unconfirmed.look.fault().filter(|_| self.unconfirmed.quarantine.is_some());
         let unread = fault.map(|fault| Note {
             what: format!(
                 "addresses stay in quarantine: it cannot be read which instances are running: {fault}"
@@ -183,7 +191,7 @@ impl Node {
     }
 
     fn lost_unconfirmed(&self) -> Option<Note> {
-        let lost = &self.peers.unconfirmed.lost;
+        let lost = &self.unconfirmed.lost;
         let named: Vec<&str> = lost.iter().take(NAMED_MAX).map(String::as_str).collect();
         let more = match lost.len() - named.len() {
             0 => String::new(),

@@ -3,7 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Leave, Node, Output,
+    Node,
+    facts::Leave,
+    io::Output,
+    overview::Overview,
+    peers::Peers,
+    reconcile::Reconcile,
     request::{Refusal, RefusalKind, RequestId, Response},
 };
 use crate::{
@@ -219,19 +224,19 @@ impl Node {
 
     fn result(&mut self, since: Timestamp, waiter: &Waiter, late: bool) -> Option<Result<Response, Refusal>> {
         match waiter {
-            Waiter::Converged(changes) => self.converged_since(since, changes),
-            Waiter::Ready => self.is_ready().then_some(Ok(Response::Done)),
+            Waiter::Converged(changes) => self.overview().converged_since(since, changes),
+            Waiter::Ready => self.overview().is_ready().then_some(Ok(Response::Done)),
             Waiter::Looks(sight) => {
                 self.look_at_the_vpc_last(since);
-                let unseen = self.unseen_since(since);
-                let probed = self.is_probed_since(since, sight);
-                (late || (unseen.is_empty() && probed)).then(|| Ok(self.told(sight, &unseen)))
+                let unseen = self.work.unseen_since(since);
+                let probed = self.overview().is_probed_since(since, sight);
+                (late || (unseen.is_empty() && probed)).then(|| Ok(self.overview().told(sight, &unseen)))
             }
-            Waiter::Attach { ident } => self.attached(ident, late),
-            Waiter::Connect { ident, .. } => self.connected(ident, late),
+            Waiter::Attach { ident } => self.overview().attached(ident, late),
+            Waiter::Connect { ident, .. } => self.overview().connected(ident, late),
             Waiter::Check { ident } => {
                 let looked = late || self.work.converge.host.has_ended_since(since);
-                looked.then(|| self.connected(ident, late)).flatten()
+                looked.then(|| self.overview().connected(ident, late)).flatten()
             }
             Waiter::Looked => {
                 (late || self.work.converge.host.has_ended_since(since)).then_some(Ok(Response::Done))
@@ -249,11 +254,13 @@ impl Node {
                     .hint("`weavers status` names the step that fails")),
                 })
             }
-            &Waiter::Forget { peer, addresses, since } => self.forgotten((peer, addresses, since), late),
+            &Waiter::Forget { peer, addresses, since } => {
+                self.overview().forgotten((peer, addresses, since), late)
+            }
             &Waiter::Drain { addresses, to } => {
                 self.watch_the_hand_over();
-                let done = !self.routes_lead_here() && !self.is_resigning();
-                (late || done).then(|| self.drained(addresses, to))
+                let done = !self.overview().routes_lead_here() && !self.overview().is_resigning();
+                (late || done).then(|| self.peers.drained(addresses, to))
             }
             Waiter::Reset => self.reset_done(since, late),
         }
@@ -265,7 +272,7 @@ impl Node {
         self.out.outputs.push_back(Output::DoubtCheck);
         match &sight {
             Sight::Address(address) => {
-                if let Some(owner) = self.probed_owner(*address) {
+                if let Some(owner) = self.overview().probed_owner(*address) {
                     self.probes.prober.hurry_to(self.facts.now, owner);
                 }
             }
@@ -274,16 +281,6 @@ impl Node {
         }
         self.waiting.add(self.facts.now, id, Waiter::Looks(sight));
         self.out.disturbed = true;
-    }
-
-    /// Whether probes that were sent since have shown what such a sight is to tell of paths.
-    fn is_probed_since(&self, since: Timestamp, sight: &Sight) -> bool {
-        let probed = |peer| self.probes.prober.is_known_since(since, peer);
-        match sight {
-            Sight::Address(address) => self.probed_owner(*address).is_none_or(|owner| probed(Some(owner))),
-            Sight::Status => probed(None),
-            Sight::Plan | Sight::Preview(_) => true,
-        }
     }
 
     /// What such a look finds is mended at once, and would be told no more if the host had yet to be looked at. There
@@ -296,14 +293,56 @@ impl Node {
         }
     }
 
-    /// What no look begun since has brought or failed to bring.
-    fn unseen_since(&self, since: Timestamp) -> Vec<&'static str> {
-        let (host, vpc) = (&self.work.converge.host, &self.work.converge.vpc);
-        let views = [("the host", host.has_ended_since(since)), ("the VPC", vpc.has_ended_since(since))];
-        views.into_iter().filter(|(_, ended)| !ended).map(|(view, _)| view).collect()
+    /// An heir takes one route after the other, so one look is not enough.
+    fn watch_the_hand_over(&mut self) {
+        let vpc = &mut self.work.converge.vpc;
+        if let Some(begun) = vpc.seen_at().filter(|_| vpc.is_current()) {
+            vpc.look_by(begun + HAND_OVER_LOOKS);
+        }
     }
 
-    fn told(&self, sight: &Sight, unseen: &[&str]) -> Response {
+    /// Nothing of ours is left on the host, and the routes are gone; those that the heir did not
+    /// take over in time are withdrawn. What an older look shows may be the heir's by now, and a call to delete a route
+    /// does not say whose.
+    fn reset_done(&mut self, since: Timestamp, late: bool) -> Option<Result<Response, Refusal>> {
+        if late && let Some(refusal) = self.work.unread_routes(since) {
+            return Some(Err(refusal));
+        }
+        // Without an instance there is no VPC.
+        let read = self.facts.identity.instance.is_none() || self.work.converge.vpc.is_seen_since(since);
+        let counted_on = self.overview().is_resigning() && !late;
+        let done = read
+            && !self.overview().routes_lead_here()
+            && self.work.plan.is_empty()
+            && !self.work.converge.is_at_work();
+        if done && !counted_on {
+            let both = self.work.converge.host.fault().is_none();
+            return both.then_some(Ok(Response::Done));
+        }
+        self.watch_the_hand_over();
+        if late
+            && self.facts.leave == Leave::HandingOver
+            && self.work.converge.vpc.is_seen_since(since + HAND_OVER)
+        {
+            self.facts.leave = Leave::Withdrawing;
+            self.out.disturbed = true;
+        }
+        None
+    }
+}
+
+impl Overview<'_> {
+    /// Whether probes that were sent since have shown what such a sight is to tell of paths.
+    fn is_probed_since(&self, since: Timestamp, sight: &Sight) -> bool {
+        let probed = |peer| self.probes.prober.is_known_since(since, peer);
+        match sight {
+            Sight::Address(address) => self.probed_owner(*address).is_none_or(|owner| probed(Some(owner))),
+            Sight::Status => probed(None),
+            Sight::Plan | Sight::Preview(_) => true,
+        }
+    }
+
+    pub(super) fn told(&self, sight: &Sight, unseen: &[&str]) -> Response {
         let mut plan = match sight {
             &Sight::Address(address) => return Response::Explanation(Box::new(self.explain(address))),
             Sight::Plan => self.with_impact(self.work.plan.clone()),
@@ -316,8 +355,13 @@ impl Node {
     }
 
     fn converged_since(&self, since: Timestamp, changes: &[Change]) -> Option<Result<Response, Refusal>> {
-        let seen = self.work.converge.host.is_seen_since(since) && self.work.converge.vpc.is_seen_since(since);
-        if seen && self.work.plan.is_empty() && !self.work.converge.is_at_work() && self.work.converge.is_confirmed() {
+        let seen =
+            self.work.converge.host.is_seen_since(since) && self.work.converge.vpc.is_seen_since(since);
+        if seen
+            && self.work.plan.is_empty()
+            && !self.work.converge.is_at_work()
+            && self.work.converge.is_confirmed()
+        {
             let plan = Plan { changes: changes.to_vec(), ..self.work.plan.clone() };
             return Some(Ok(Response::Plan(Box::new(self.with_impact(plan)))));
         }
@@ -328,7 +372,8 @@ impl Node {
         }
         let blocked = |change: &Change| {
             let action = &change.action;
-            self.work.converge.blocked(action).is_some() || self.work.converge.held_up(action, &self.work.plan).is_some()
+            self.work.converge.blocked(action).is_some()
+                || self.work.converge.held_up(action, &self.work.plan).is_some()
         };
         if seen
             && !self.work.plan.is_empty()
@@ -353,13 +398,13 @@ impl Node {
         if attached.address.is_none() && !late {
             return None;
         }
-        let hopeless = self.hopeless_link(attached);
+        let hopeless = self.work.hopeless_link(attached);
         match (self.missing(attached), attached.address) {
             (None, Some(address)) => Some(Ok(Response::Attached { address, mtu: self.link_mtu() })),
             (Some(missing), _) if late || hopeless.is_some() => {
                 let message =
                     format!("`{ident}` is attached, but packets cannot flow yet: missing {missing}");
-                let hint = self.hindrance(attached).and_then(|note| note.hint).unwrap_or_else(|| {
+                let hint = self.work.hindrance(attached).and_then(|note| note.hint).unwrap_or_else(|| {
                     "it is still being worked on: see `weavers status`, or undo it with `weavers detach`"
                         .into()
                 });
@@ -368,10 +413,31 @@ impl Node {
             (Some(_) | None, _) => None,
         }
     }
+}
 
+impl Reconcile {
+    /// What no look begun since has brought or failed to bring.
+    fn unseen_since(&self, since: Timestamp) -> Vec<&'static str> {
+        let (host, vpc) = (&self.converge.host, &self.converge.vpc);
+        let views = [("the host", host.has_ended_since(since)), ("the VPC", vpc.has_ended_since(since))];
+        views.into_iter().filter(|(_, ended)| !ended).map(|(view, _)| view).collect()
+    }
+
+    /// Why nobody knows whether routes still lead here, unless it passes by itself.
+    fn unread_routes(&self, since: Timestamp) -> Option<Refusal> {
+        let passes = |fault: &&Fault| matches!(fault.kind, FaultKind::Throttled | FaultKind::Outdated);
+        let fault = self.converge.vpc.fault_since(since).filter(|fault| !passes(fault))?;
+        let message = format!("routes may lead here still, as the VPC cannot be read: {}", fault.message);
+        let first = fault.hint.iter().map(|hint| format!("{hint}; "));
+        let hint = first.chain(["once it can be read, `weavers reset` again".to_owned()]).collect::<String>();
+        Some(Refusal::new(RefusalKind::Failed, message).hint(hint))
+    }
+}
+
+impl Peers {
     /// Whether what was to be given away was.
-    fn drained(&self, addresses: u32, to: Option<PeerName>) -> Result<Response, Refusal> {
-        let kept: u32 = self.peers.ipam.owned().iter().map(|range| range.len()).sum();
+    pub(super) fn drained(&self, addresses: u32, to: Option<PeerName>) -> Result<Response, Refusal> {
+        let kept: u32 = self.ipam.owned().iter().map(|range| range.len()).sum();
         if to.is_none() || kept == 0 {
             return Ok(Response::Moved { addresses, to });
         }
@@ -380,46 +446,5 @@ impl Node {
         );
         Err(Refusal::new(RefusalKind::Failed, message)
             .hint("restart weavers here to go on with them; or `weavers reset` on every host, or another [ipam] range"))
-    }
-
-    /// An heir takes one route after the other, so one look is not enough.
-    fn watch_the_hand_over(&mut self) {
-        let vpc = &mut self.work.converge.vpc;
-        if let Some(begun) = vpc.seen_at().filter(|_| vpc.is_current()) {
-            vpc.look_by(begun + HAND_OVER_LOOKS);
-        }
-    }
-
-    /// Nothing of ours is left on the host, and the routes are gone; those that the heir did not
-    /// take over in time are withdrawn. What an older look shows may be the heir's by now, and a call to delete a route
-    /// does not say whose.
-    fn reset_done(&mut self, since: Timestamp, late: bool) -> Option<Result<Response, Refusal>> {
-        if late && let Some(refusal) = self.unread_routes(since) {
-            return Some(Err(refusal));
-        }
-        // Without an instance there is no VPC.
-        let read = self.facts.identity.instance.is_none() || self.work.converge.vpc.is_seen_since(since);
-        let counted_on = self.is_resigning() && !late;
-        let done = read && !self.routes_lead_here() && self.work.plan.is_empty() && !self.work.converge.is_at_work();
-        if done && !counted_on {
-            let both = self.work.converge.host.fault().is_none();
-            return both.then_some(Ok(Response::Done));
-        }
-        self.watch_the_hand_over();
-        if late && self.facts.leave == Leave::HandingOver && self.work.converge.vpc.is_seen_since(since + HAND_OVER) {
-            self.facts.leave = Leave::Withdrawing;
-            self.out.disturbed = true;
-        }
-        None
-    }
-
-    /// Why nobody knows whether routes still lead here, unless it passes by itself.
-    fn unread_routes(&self, since: Timestamp) -> Option<Refusal> {
-        let passes = |fault: &&Fault| matches!(fault.kind, FaultKind::Throttled | FaultKind::Outdated);
-        let fault = self.work.converge.vpc.fault_since(since).filter(|fault| !passes(fault))?;
-        let message = format!("routes may lead here still, as the VPC cannot be read: {}", fault.message);
-        let first = fault.hint.iter().map(|hint| format!("{hint}; "));
-        let hint = first.chain(["once it can be read, `weavers reset` again".to_owned()]).collect::<String>();
-        Some(Refusal::new(RefusalKind::Failed, message).hint(hint))
     }
 }

@@ -69,10 +69,12 @@ impl Growth {
             self.world.schedule(late, Event::Start(host));
         }
         let founders = self.founders;
-        let has_ring = |node: &Node| !node.ring().is_empty();
+        let has_ring = |node: &Node| !node.overview().ring().is_empty();
         let first_ring = self.wait("a first ring", |growth| growth.count(has_ring) > 0)?;
         let every_ring = self.wait("a ring everywhere", |growth| growth.count(has_ring) == founders)?;
-        let settled = self.wait("all to settle", |growth| growth.count(Node::is_converged) == founders)?;
+        let settled = self.wait("all to settle", |growth| {
+            growth.count(|node| node.overview().is_converged()) == founders
+        })?;
         let every_ring = first_ring + every_ring;
         Ok(Founding { first_ring, every_ring, settled: every_ring + settled })
     }

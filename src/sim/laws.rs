@@ -79,8 +79,8 @@ impl World {
         let mut broken = None;
         let mut owned: Vec<(Range, usize)> = Vec::new();
         let mut seeds: Option<&[PeerName]> = None;
-        for (host, node) in self.nodes().filter(|(_, node)| !node.ring().is_empty()) {
-            let ring = node.ring();
+        for (host, node) in self.nodes().filter(|(_, node)| !node.overview().ring().is_empty()) {
+            let ring = node.overview().ring();
             if let Err(error) = ring.check() {
                 broken = Some(format!("the ring of host {host}: {error}"));
             }
@@ -91,7 +91,8 @@ impl World {
                 continue;
             }
             // What was taken over rests until everybody else was heard on it.
-            let rests = |piece: Range| node.quarantined().iter().any(|range| range.overlaps(piece));
+            let rests =
+                |piece: Range| node.overview().quarantined().iter().any(|range| range.overlaps(piece));
             let pieces = ring.pieces().filter(|(_, entry)| entry.owner == self.machines[host].name);
             owned.extend(pieces.filter(|(piece, _)| !rests(*piece)).map(|(piece, _)| (piece, host)));
         }
@@ -108,14 +109,14 @@ impl World {
 
     /// What anybody knows an elector to have promised is on that elector's disk.
     fn check_votes(&mut self) {
-        if self.nodes().all(|(_, node)| !node.ring().is_empty()) {
+        if self.nodes().all(|(_, node)| !node.overview().ring().is_empty()) {
             return;
         }
         let mut broken = None;
         for (host, _) in self.nodes() {
             let (elector, saved) = (self.machines[host].acceptor, self.machines[host].saved_claims());
             for (other, node) in self.nodes().filter(|(other, _)| *other != host) {
-                let Some(told) = node.claims().get(&elector) else { continue };
+                let Some(told) = node.overview().claims().get(&elector) else { continue };
                 if told.promise > saved.promise || told.accepted > saved.accepted {
                     broken =
                         Some(format!("host {host} told host {other} {told:?} and has {saved:?} on disk"));
@@ -129,7 +130,7 @@ impl World {
     fn check_decisions(&mut self) {
         let mut electors: BTreeMap<u64, &BTreeSet<PeerName>> = BTreeMap::new();
         let mut broken = None;
-        for (host, log) in self.nodes().filter_map(|(host, node)| Some((host, node.decided()?))) {
+        for (host, log) in self.nodes().filter_map(|(host, node)| Some((host, node.overview().decided()?))) {
             let first = electors.entry(log.next()).or_insert(log.electors());
             if *first != log.electors() {
                 broken = Some(format!(
@@ -147,7 +148,7 @@ impl World {
         let mut twice = None;
         for (host, node) in self.nodes() {
             for (ident, net) in
-                node.allocations().iter().flat_map(|(i, nets)| nets.iter().map(move |n| (i, n)))
+                node.overview().allocations().iter().flat_map(|(i, nets)| nets.iter().map(move |n| (i, n)))
             {
                 if self.machines[host].untidy && !self.users.knows(host, ident) {
                     continue;
@@ -172,14 +173,14 @@ impl World {
             if machine.calm_until > self.now {
                 continue;
             }
-            let held = node.allocations().get(ident).into_iter().flatten();
+            let held = node.overview().allocations().get(ident).into_iter().flatten();
             let address = promise.address;
             if !held.into_iter().any(|net| Address::from(net.addr()) == address) {
                 lost = Some(format!("host {host} lost {address}, which it acknowledged to {ident}"));
             }
-            let owner = node.ring().owner(address);
+            let owner = node.overview().ring().owner(address);
             // One that lost its store may not have heard of a ring yet.
-            if range.contains(address) && owner != Some(machine.name) && !node.ring().is_empty() {
+            if range.contains(address) && owner != Some(machine.name) && !node.overview().ring().is_empty() {
                 lost =
                     Some(format!("{address} of {ident} of host {host} belongs to {owner:?} by its own ring"));
             }
@@ -195,7 +196,7 @@ impl World {
         }
         *wakes += 1;
         if *wakes > WAKES_MAX {
-            let status = self.machines[host].node.as_ref().map(Node::status);
+            let status = self.machines[host].node.as_ref().map(|node| node.overview().status());
             let status = status.map(|status| (status.waits, status.problems));
             self.violate(format!("host {host} was woken {WAKES_MAX} times in a second: {status:?}"));
         }
@@ -218,6 +219,7 @@ impl World {
         let Some(node) = &self.machines[host].node else { return };
         let me = self.machines[host].name;
         let owners: Vec<PeerName> = node
+            .overview()
             .ring()
             .owners()
             .into_iter()
@@ -256,7 +258,8 @@ impl World {
 
     /// Whether a route led nowhere when this host last looked. Its target may be back since; EC2 has no deletion on a condition.
     fn was_dead(&self, host: usize, table: &TableId, destination: Ipv4Net) -> bool {
-        let tables = self.machines[host].node.as_ref().map(|node| node.status().tables).unwrap_or_default();
+        let tables =
+            self.machines[host].node.as_ref().map(|node| node.overview().status().tables).unwrap_or_default();
         let read = tables.get(table).and_then(|table| table.routes.get(&destination));
         read.is_some_and(|route| route.state == RouteState::Blackhole)
     }
@@ -346,7 +349,7 @@ impl World {
     /// anybody on which instance they run.
     fn left_to_people(&self, stuck: bool) -> Vec<usize> {
         let all = stuck || self.climate.reclaim.is_none();
-        let is_known = |name| self.nodes().any(|(_, node)| node.instance_of(name).is_some());
+        let is_known = |name| self.nodes().any(|(_, node)| node.overview().instance_of(name).is_some());
         let dead = self.machines.iter().enumerate().filter(|(_, machine)| machine.power == Power::Terminated);
         dead.filter(|(_, machine)| all || !is_known(machine.name)).map(|(host, _)| host).collect()
     }
@@ -357,28 +360,29 @@ impl World {
         let hosts: Vec<usize> = (0..self.machines.len()).filter(alive).collect();
         for &host in &hosts {
             let Some(node) = &self.machines[host].node else { return Some(format!("host {host} is down")) };
-            if !node.is_converged() {
-                let status = node.status();
+            if !node.overview().is_converged() {
+                let status = node.overview().status();
                 return Some(format!(
                     "host {host} is not converged: waits {:?}, problems {:?}, plan {:?}",
                     status.waits,
                     status.problems,
-                    node.plan()
+                    node.overview().plan()
                 ));
             }
-            if !node.plan().changes.is_empty() || !node.plan().conflicts.is_empty() {
-                return Some(format!("host {host} has a plan: {:?}", node.plan()));
+            if !node.overview().plan().changes.is_empty() || !node.overview().plan().conflicts.is_empty() {
+                return Some(format!("host {host} has a plan: {:?}", node.overview().plan()));
             }
         }
         if let Some(dead) = (0..self.machines.len()).find(|host| !alive(host) && !self.is_buried(*host)) {
-            let known =
-                |(host, node): (usize, &Node)| (host, node.decided().cloned(), node.status().problems);
+            let known = |(host, node): (usize, &Node)| {
+                (host, node.overview().decided().cloned(), node.overview().status().problems)
+            };
             let known: Vec<_> = self.nodes().map(known).collect();
             let dead = (dead, self.machines[dead].name);
             return Some(format!("{dead:?} is dead and nobody has taken over from it: {known:?}"));
         }
-        if let Some((host, node)) = self.nodes().find(|(_, node)| !node.quarantined().is_empty()) {
-            let (resting, waits) = (node.quarantined(), node.status().waits);
+        if let Some((host, node)) = self.nodes().find(|(_, node)| !node.overview().quarantined().is_empty()) {
+            let (resting, waits) = (node.overview().quarantined(), node.overview().status().waits);
             return Some(format!("host {host} does not use yet what it took over: {resting:?}: {waits:?}"));
         }
         self.unheard(&hosts)
@@ -392,19 +396,23 @@ impl World {
     /// Whether nobody counts on a host any more, as everybody alive has it.
     pub(super) fn is_buried(&self, dead: usize) -> bool {
         let name = self.machines[dead].name;
-        let decides = |node: &Node| node.decided().is_some_and(|log| log.electors().contains(&name));
-        self.nodes().all(|(_, node)| node.ring().owned_by(name).is_empty() && !decides(node))
+        let decides =
+            |node: &Node| node.overview().decided().is_some_and(|log| log.electors().contains(&name));
+        self.nodes().all(|(_, node)| node.overview().ring().owned_by(name).is_empty() && !decides(node))
     }
 
     /// Everybody hears everybody, through others where there are many.
     fn unheard(&self, hosts: &[usize]) -> Option<String> {
         for &host in hosts {
             let node = self.machines[host].node.as_ref()?;
-            let heard = node.reachable();
+            let heard = node.overview().reachable();
             let silent =
                 hosts.iter().find(|&&other| other != host && !heard.contains(&self.machines[other].name));
             if let Some(other) = silent {
-                return Some(format!("host {host} does not hear host {other}: {:?}", node.status().targets));
+                return Some(format!(
+                    "host {host} does not hear host {other}: {:?}",
+                    node.overview().status().targets
+                ));
             }
         }
         None
@@ -412,7 +420,7 @@ impl World {
 
     fn disagreeing(&self, hosts: &[usize]) -> Option<String> {
         let claims = |host: usize| -> Vec<(Address, u32, PeerName)> {
-            let entries = self.machines[host].node.iter().flat_map(|node| node.ring().entries());
+            let entries = self.machines[host].node.iter().flat_map(|node| node.overview().ring().entries());
             entries.map(|entry| (entry.token, entry.version, entry.owner)).collect()
         };
         let first = claims(*hosts.first()?);
@@ -433,7 +441,7 @@ impl World {
             .iter()
             .filter_map(|&host| Some((&subnets.get(&self.machines[host].cloud.interface)?.subnet, host)))
             .collect();
-        for (piece, owner) in node.ring().owners() {
+        for (piece, owner) in node.overview().ring().owners() {
             let to = self.machines.iter().position(|machine| machine.name == owner)?;
             let right = &self.machines[to].cloud.interface;
             let probes = [piece.start, Address(piece.end.0 - 1), Address(piece.start.0 + piece.len() / 2)];
@@ -465,7 +473,7 @@ impl World {
 
     /// Where canaries are, packets are known to flow between all of them.
     fn unprobed(&self) -> Option<String> {
-        let probes = self.nodes().map(|(host, node)| (host, node.status().probe));
+        let probes = self.nodes().map(|(host, node)| (host, node.overview().status().probe));
         let unknown = |(host, probe): (usize, ProbeStatus)| {
             let path = probe.paths.into_iter().find(|path| path.state != PathState::Flows)?;
             Some(format!("host {host} does not know that packets flow: {path:?}"))
@@ -476,7 +484,7 @@ impl World {
     /// A route of one owner is there only if without it some address would go elsewhere.
     fn superfluous(&self) -> Option<String> {
         let node = self.machines.iter().find_map(|machine| machine.node.as_ref())?;
-        let owners = node.ring().owners();
+        let owners = node.overview().ring().owners();
         let range = Range::from(self.climate.range);
         let alive = self.machines.iter().filter(|machine| machine.power != Power::Terminated);
         let interfaces = alive.filter_map(|machine| self.vpc.interfaces().get(&machine.cloud.interface));

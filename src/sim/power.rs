@@ -68,7 +68,9 @@ impl World {
             return self.schedule(Duration::from_secs(4), Event::Emptied(host));
         }
         let node = self.machines[host].node.as_ref();
-        let used = node.is_none_or(|node| !node.allocations().is_empty() || node.ring().is_empty());
+        let used = node.is_none_or(|node| {
+            !node.overview().allocations().is_empty() || node.overview().ring().is_empty()
+        });
         // What was freed and not yet written would be in use again.
         let kept =
             Memory::read(&self.machines[host].disk).is_ok_and(|memory| !memory.ipam.allocations.is_empty());
@@ -148,7 +150,7 @@ impl World {
     pub(super) fn lose_store(&mut self, host: usize) {
         let agreed = self.machines.iter().all(|machine| {
             machine.power == Power::Terminated
-                || machine.node.as_ref().is_some_and(|node| !node.ring().is_empty())
+                || machine.node.as_ref().is_some_and(|node| !node.overview().ring().is_empty())
         });
         if !agreed || !self.blocked.is_empty() {
             return;
@@ -187,7 +189,8 @@ impl World {
     /// know to whom it gave it.
     pub(super) fn replace_disk(&mut self, host: usize) {
         let mut others = self.machines.iter().filter(|other| other.power != Power::Terminated);
-        let agreed = others.all(|other| other.node.as_ref().is_some_and(|node| !node.ring().is_empty()));
+        let agreed =
+            others.all(|other| other.node.as_ref().is_some_and(|node| !node.overview().ring().is_empty()));
         if !agreed || !self.blocked.is_empty() || self.machines[host].copy.is_none() {
             return self.copy_disk(host);
         }
@@ -217,7 +220,7 @@ impl World {
 
     /// Somebody tells a host which of those who have addresses, by its old disk, are gone.
     pub(super) fn tidy_up(&mut self, host: usize) {
-        let knows = self.machines[host].node.as_ref().is_some_and(|node| !node.ring().is_empty());
+        let knows = self.machines[host].node.as_ref().is_some_and(|node| !node.overview().ring().is_empty());
         match (self.machines[host].power, knows) {
             (Power::Terminated, _) => {}
             (Power::On, true) => {
@@ -236,7 +239,8 @@ impl World {
         let others = self.machines.iter().filter(|other| other.name != machine.name);
         let mut alive = others.filter(|other| other.power != Power::Terminated);
         machine.node.is_none()
-            && alive.all(|other| other.node.as_ref().is_some_and(|node| node.ring().owners() == saved))
+            && alive
+                .all(|other| other.node.as_ref().is_some_and(|node| node.overview().ring().owners() == saved))
     }
 
     /// A host that has left ends; its store is erased.

@@ -89,7 +89,7 @@ impl World {
         if !self.stormy || self.climate.strike_permille == 0 || !self.chance(self.climate.strike_permille) {
             return;
         }
-        if self.machines[host].node.as_ref().is_none_or(|node| !node.ring().is_empty()) {
+        if self.machines[host].node.as_ref().is_none_or(|node| !node.overview().ring().is_empty()) {
             return;
         }
         let pause = self.random(Duration::from_millis(20), Duration::from_millis(500));

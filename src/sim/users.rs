@@ -178,7 +178,8 @@ impl World {
 
     /// Frees what a host has filed under names on which nobody relies.
     pub(super) fn free_the_gone(&mut self, host: usize) {
-        let allocations = self.machines[host].node.iter().flat_map(|node| node.allocations().keys());
+        let allocations =
+            self.machines[host].node.iter().flat_map(|node| node.overview().allocations().keys());
         let chosen = |ident: &&String| ident.len() <= 3 && ident.starts_with(['a', 'b', 'c']);
         let gone = allocations.filter(chosen).filter(|ident| !self.users.knows(host, ident));
         for ident in gone.cloned().collect::<Vec<String>>() {
@@ -254,7 +255,7 @@ impl World {
     }
 
     pub(super) fn most_electors_are_dead(&self, host: usize) -> bool {
-        let log = self.machines[host].node.as_ref().and_then(|node| node.decided());
+        let log = self.machines[host].node.as_ref().and_then(|node| node.overview().decided());
         let alive = |name: &PeerName| {
             let machine = self.machines.iter().find(|machine| machine.name == *name);
             machine.is_some_and(|machine| machine.power != Power::Terminated)
@@ -288,7 +289,8 @@ impl World {
                     // A container that was found by its link keeps the name that it was filed under then.
                     let found = format!("found-{}", link_name(address.addr().into()));
                     let node = self.machines[host].node.as_ref();
-                    let is_found = node.is_some_and(|node| node.allocations().contains_key(&found));
+                    let is_found =
+                        node.is_some_and(|node| node.overview().allocations().contains_key(&found));
                     let ident = if is_found { found } else { container.ident() };
                     self.promise(host, ident, address.addr().into(), Some(cookie));
                 }

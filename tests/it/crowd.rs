@@ -135,7 +135,7 @@ impl Crowd {
 
     /// What a host is waiting for and what it calls wrong, in words.
     pub fn notes(&self, host: usize) -> String {
-        let status = self.hosts[host].node.status();
+        let status = self.hosts[host].node.overview().status();
         let notes = status.waits.into_iter().chain(status.problems);
         let line =
             |note: weavers::node::status::Note| format!("{} ({})", note.what, note.hint.unwrap_or_default());
@@ -200,7 +200,7 @@ impl Crowd {
 
     /// He says that these are the entries of the ring.
     pub fn claim(&mut self, entries: Vec<Entry>) {
-        let ring = self.hosts[0].node.ring();
+        let ring = self.hosts[0].node.overview().ring();
         let ring = Ring::from_parts(LOW, ring.universe(), entries, ring.seeds().to_vec()).unwrap();
         let nicknames = BTreeMap::from([(LOW, NASTY.to_owned())]);
         let said = State { ring: Some(ring), nicknames, ..State::default() }.encode();
@@ -212,7 +212,7 @@ impl Crowd {
 
     /// He says so of all pieces of the ring as a host knows it, after this was done to each of them.
     pub fn claim_all(&mut self, change: impl Fn(Entry) -> Entry) {
-        let entries = self.hosts[0].node.ring().entries().iter().copied().map(change).collect();
+        let entries = self.hosts[0].node.overview().ring().entries().iter().copied().map(change).collect();
         self.claim(entries);
     }
 
@@ -421,5 +421,5 @@ fn seen(host: usize, routes: &BTreeMap<Ipv4Net, Route>) -> Vpc {
 
 /// All that a host owns.
 pub fn owned(host: &Host) -> Vec<Range> {
-    host.node.ring().owned_by(host.name)
+    host.node.overview().ring().owned_by(host.name)
 }

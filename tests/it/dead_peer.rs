@@ -75,12 +75,12 @@ fn one_that_is_not_heard_and_of_whose_instance_nobody_knows_is_named_with_the_wa
     let mut host = Host::of_two(OTHER);
     let names_it = |host: &Host| {
         let named = |note: &Note| note.what.contains("which instance") && note.what.contains(&US.to_string());
-        host.node.status().problems.iter().any(named)
+        host.node.overview().status().problems.iter().any(named)
     };
     host.pass(10);
     assert!(!names_it(&host), "it may come any moment");
     host.pass(15);
-    assert!(names_it(&host), "{:?}", host.node.status().problems);
+    assert!(names_it(&host), "{:?}", host.node.overview().status().problems);
 }
 
 #[test]
@@ -88,17 +88,17 @@ fn where_weave_net_routers_share_the_cluster_whoever_is_not_heard_is_named_with_
     let mut host = Host::among_routers(US);
     let names_it = |host: &Host| {
         let way_out = format!("weavers forget {OTHER}");
-        let problems = host.node.status().problems;
+        let problems = host.node.overview().status().problems;
         problems.iter().any(|note| note.hint.as_ref().is_some_and(|hint| hint.contains(&way_out)))
     };
     host.pass(30);
     assert!(!names_it(&host), "it may come any moment");
     host.pass(60);
-    assert!(names_it(&host), "{:?}", host.node.status().problems);
+    assert!(names_it(&host), "{:?}", host.node.overview().status().problems);
     let mut other = Host::among_routers(OTHER);
     host.meet(&mut other);
     host.talk(&mut other, 2, |_| true);
-    assert!(!names_it(&host), "{:?}", host.node.status().problems);
+    assert!(!names_it(&host), "{:?}", host.node.overview().status().problems);
 }
 
 #[test]
@@ -137,11 +137,15 @@ fn what_the_dead_gave_to_a_host_that_nobody_heard_of_is_used_by_nobody_else() {
     heir.running = [address(NEWCOMER)].into();
     heir.pass(30);
     heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
-    assert_eq!(heir.node.ring().owner(given), Some(US), "it has not heard of the newcomer");
-    let rests = |heir: &Host| heir.node.quarantined().iter().any(|range| range.contains(given));
+    assert_eq!(heir.node.overview().ring().owner(given), Some(US), "it has not heard of the newcomer");
+    let rests = |heir: &Host| heir.node.overview().quarantined().iter().any(|range| range.contains(given));
     heir.pass(600);
     assert!(rests(&heir));
-    assert!(heir.node.waits().iter().any(|wait| wait.what.contains("10.0.0.3")), "{:?}", heir.node.waits());
+    assert!(
+        heir.node.overview().waits().iter().any(|wait| wait.what.contains("10.0.0.3")),
+        "{:?}",
+        heir.node.overview().waits()
+    );
 
     assert!(!heir.keeps_to_itself(given), "packets of its own containers reach it");
     assert_ne!(heir.blocks, BTreeSet::new(), "it has what it had before");
@@ -149,12 +153,12 @@ fn what_the_dead_gave_to_a_host_that_nobody_heard_of_is_used_by_nobody_else() {
     heir.tell(Input::Asked(RequestId(1), claim));
     let names =
         |note: &Note| note.what.contains("container, which nobody may use yet") && note.hint.is_none();
-    assert!(heir.node.waits().iter().any(names), "{:?}", heir.node.waits());
+    assert!(heir.node.overview().waits().iter().any(names), "{:?}", heir.node.overview().waits());
 
     heir.meet(&mut newcomer);
     heir.talk(&mut newcomer, 5, |_| true);
-    assert_eq!(heir.node.ring().owner(given), Some(NEWCOMER));
-    assert_eq!(newcomer.node.ring().owner(given), Some(NEWCOMER));
+    assert_eq!(heir.node.overview().ring().owner(given), Some(NEWCOMER));
+    assert_eq!(newcomer.node.overview().ring().owner(given), Some(NEWCOMER));
     assert!(!rests(&heir));
 }
 
@@ -167,10 +171,10 @@ fn what_was_taken_over_is_used_once_no_host_runs_that_was_not_heard() {
     assert_eq!(heir.owners(), [US].into());
     let listed = [address(OTHER), address(NEWCOMER)].into();
     assert_eq!(heir.asked_running, [listed]);
-    assert!(!heir.node.quarantined().is_empty(), "one that is listed runs");
+    assert!(!heir.node.overview().quarantined().is_empty(), "one that is listed runs");
     heir.running.clear();
     heir.pass(120);
-    assert!(heir.node.quarantined().is_empty());
+    assert!(heir.node.overview().quarantined().is_empty());
     let looks = heir.asked_running.len();
     heir.pass(600);
     assert_eq!(heir.asked_running.len(), looks, "nobody is looked for any more");
@@ -189,19 +193,21 @@ fn what_was_taken_over_rests_while_a_host_that_is_listed_by_name_was_never_met()
     heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
     assert_eq!(heir.owners(), [US].into());
     heir.pass(300);
-    assert!(!heir.node.quarantined().is_empty(), "nobody knows where it is");
-    let problems = heir.node.status().problems;
+    assert!(!heir.node.overview().quarantined().is_empty(), "nobody knows where it is");
+    let problems = heir.node.overview().status().problems;
     let named = problems.iter().find(|note| note.what.contains(NAME)).expect("it is named");
     assert!(named.hint.as_ref().unwrap().contains(&format!("getent ahosts {NAME}")));
     heir.names = [(NAME.to_owned(), address(NEWCOMER).into())].into();
     heir.running = [address(NEWCOMER)].into();
     heir.pass(300);
-    assert!(!heir.node.quarantined().is_empty(), "it runs and is not heard");
-    assert!(!heir.node.status().problems.iter().any(|note| note.what.contains(NAME)));
-    assert!(heir.node.waits().iter().any(|wait| wait.what.contains(&address(NEWCOMER).to_string())));
+    assert!(!heir.node.overview().quarantined().is_empty(), "it runs and is not heard");
+    assert!(!heir.node.overview().status().problems.iter().any(|note| note.what.contains(NAME)));
+    assert!(
+        heir.node.overview().waits().iter().any(|wait| wait.what.contains(&address(NEWCOMER).to_string()))
+    );
     heir.running.clear();
     heir.pass(300);
-    assert_eq!(heir.node.quarantined(), []);
+    assert_eq!(heir.node.overview().quarantined(), []);
 }
 
 #[test]
@@ -211,8 +217,8 @@ fn what_was_taken_over_rests_while_a_name_that_is_listed_stands_for_a_host_of_wh
     heir.pass(30);
     heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
     heir.pass(300);
-    assert!(!heir.node.quarantined().is_empty());
-    assert!(heir.node.status().problems.iter().any(|note| note.what.contains("fd00::9")));
+    assert!(!heir.node.overview().quarantined().is_empty());
+    assert!(heir.node.overview().status().problems.iter().any(|note| note.what.contains("fd00::9")));
 }
 
 #[test]
@@ -223,12 +229,12 @@ fn of_many_hosts_that_are_not_heard_every_single_one_is_asked_about() {
     heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
     assert_eq!(heir.owners(), [US].into());
     heir.pass(300);
-    assert!(!heir.node.quarantined().is_empty(), "the last one that is listed runs");
+    assert!(!heir.node.overview().quarantined().is_empty(), "the last one that is listed runs");
     assert!(heir.asked_running.iter().all(|asked| asked.len() <= 1000));
-    assert!(heir.node.waits().iter().any(|wait| wait.what.contains(&last.to_string())));
+    assert!(heir.node.overview().waits().iter().any(|wait| wait.what.contains(&last.to_string())));
     heir.running.clear();
     heir.pass(300);
-    assert_eq!(heir.node.quarantined(), []);
+    assert_eq!(heir.node.overview().quarantined(), []);
 }
 
 #[test]
@@ -238,11 +244,11 @@ fn while_ec2_says_of_nobody_whether_it_runs_all_rests_and_ec2_is_asked_seldom() 
     heir.pass(30);
     heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
     heir.pass(300);
-    assert!(!heir.node.quarantined().is_empty());
+    assert!(!heir.node.overview().quarantined().is_empty());
     assert!((2..20).contains(&heir.asked_running.len()), "{}", heir.asked_running.len());
     heir.is_ec2_away = false;
     heir.pass(300);
-    assert_eq!(heir.node.quarantined(), []);
+    assert_eq!(heir.node.overview().quarantined(), []);
 }
 
 #[test]
@@ -254,14 +260,14 @@ fn what_a_host_gave_away_before_it_lost_its_store_is_not_its_own_again() {
     donor.running = [address(NEWCOMER)].into();
     other.meet(&mut donor);
     other.talk(&mut donor, 5, |_| true);
-    assert_eq!(donor.node.ring().owner(given), Some(OTHER), "neither has heard of the newcomer");
-    let rests = |host: &Host| host.node.quarantined().iter().any(|range| range.contains(given));
+    assert_eq!(donor.node.overview().ring().owner(given), Some(OTHER), "neither has heard of the newcomer");
+    let rests = |host: &Host| host.node.overview().quarantined().iter().any(|range| range.contains(given));
     assert!(rests(&donor) && !rests(&other));
     assert!(!donor.keeps_to_itself(given), "packets of its own containers reach it");
     other.part(&mut donor);
     newcomer.meet(&mut donor);
     newcomer.talk(&mut donor, 5, |_| true);
-    assert_eq!(donor.node.ring().owner(given), Some(NEWCOMER));
+    assert_eq!(donor.node.overview().ring().owner(given), Some(NEWCOMER));
     assert!(!rests(&donor));
     assert_ne!(donor.blocks, BTreeSet::new(), "it has the rest of what it owned");
 }
@@ -277,7 +283,9 @@ fn of_what_rests_at_another_host_nobody_is_told_that_it_is_in_use() {
     reborn.running = [address(NEWCOMER)].into();
     one.meet(&mut reborn);
     one.talk(&mut reborn, 5, |_| true);
-    let [rests] = reborn.node.quarantined() else { panic!("{:?}", reborn.node.quarantined()) };
+    let [rests] = reborn.node.overview().quarantined() else {
+        panic!("{:?}", reborn.node.overview().quarantined())
+    };
     let subnet = Ipv4Net::new(rests.start.into(), 24).unwrap();
     let request = Request::Allocate { ident: "container".to_owned(), subnet: Some(Pool::Cidr(subnet)) };
     one.tell(Input::Asked(RequestId(1), request));
@@ -299,8 +307,8 @@ fn nothing_rests_on_a_host_that_is_started_again_or_that_is_new() {
     let (mut one, mut again) = (Host::again(one), Host::again(other));
     one.meet(&mut again);
     one.talk(&mut again, 5, |_| true);
-    assert_eq!(again.node.quarantined(), []);
-    assert_eq!(one.node.quarantined(), []);
+    assert_eq!(again.node.overview().quarantined(), []);
+    assert_eq!(one.node.overview().quarantined(), []);
 }
 
 fn forget() -> Request {
@@ -520,7 +528,7 @@ impl Host {
     }
 
     fn owners(&self) -> BTreeSet<PeerName> {
-        self.node.ring().shares().into_keys().collect()
+        self.node.overview().ring().shares().into_keys().collect()
     }
 
     fn keeps_to_itself(&self, address: Address) -> bool {

@@ -78,7 +78,7 @@ fn told(containers: &[(&str, Address)]) -> Order {
 }
 
 fn used(host: &Host) -> usize {
-    host.node.allocations().keys().filter(|ident| ident.starts_with(LEASE)).count()
+    host.node.overview().allocations().keys().filter(|ident| ident.starts_with(LEASE)).count()
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn docker_moves_the_other_end_and_nobody_else_touches_it() {
     let mut host = Host::new();
     let address = lend(&mut host, "a");
     let Ok(Response::Connected(Connected { link, .. })) = tell(&mut host, endpoint("a", address)) else {
-        panic!("{:?}", host.node.status().attachments)
+        panic!("{:?}", host.node.overview().status().attachments)
     };
     assert_eq!(link, format!("wv{:08x}", address.0));
     let made = &host.kernel.links[&address];
@@ -97,7 +97,7 @@ fn docker_moves_the_other_end_and_nobody_else_touches_it() {
     };
     assert_eq!((joined.interface, joined.internal), (made_name(address), false));
     assert!(matches!(tell(&mut host, endpoint("a", address)), Ok(Response::Connected(_))), "asked again");
-    assert!(host.node.plan().is_empty(), "{:?}", host.node.plan());
+    assert!(host.node.overview().plan().is_empty(), "{:?}", host.node.overview().plan());
 }
 
 fn made_name(address: Address) -> String {
@@ -111,7 +111,7 @@ fn a_container_that_is_on_a_network_of_ours_is_told_that_one_is_enough() {
     tell(&mut host, endpoint("a", one)).unwrap();
     tell(&mut host, endpoint("b", two)).unwrap();
     tell(&mut host, join("a", "/var/run/docker/netns/1")).unwrap();
-    assert_eq!(host.node.status().attachments[0].netns, "/var/run/docker/netns/1");
+    assert_eq!(host.node.overview().status().attachments[0].netns, "/var/run/docker/netns/1");
     let refusal = tell(&mut host, join("b", "/var/run/docker/netns/1")).unwrap_err();
     assert!(refusal.message.contains("already"), "{refusal:?}");
     tell(&mut host, join("a", "/var/run/docker/netns/1")).unwrap();
@@ -157,8 +157,10 @@ fn what_docker_was_not_lent_it_neither_connects_nor_frees() {
     let refusal = tell(&mut host, endpoint("a", address)).unwrap_err();
     assert!(refusal.message.contains("not handed out"), "{refusal:?}");
     tell(&mut host, Order::Release { address }).unwrap();
-    assert_eq!(host.node.status().attachments.len(), 1);
-    assert!(host.node.allocations().values().flatten().any(|net| Address::from(net.addr()) == address));
+    assert_eq!(host.node.overview().status().attachments.len(), 1);
+    assert!(
+        host.node.overview().allocations().values().flatten().any(|net| Address::from(net.addr()) == address)
+    );
 
     let lent = lend(&mut host, "a");
     tell(&mut host, endpoint("a", lent)).unwrap();
@@ -169,7 +171,8 @@ fn what_docker_was_not_lent_it_neither_connects_nor_frees() {
     for id in ["", "a/b", "..", "a b"] {
         assert_eq!(tell(&mut host, endpoint(id, lent)).unwrap_err().kind, RefusalKind::Invalid, "{id}");
     }
-    let name = host.node.allocations().keys().find(|ident| ident.starts_with(LEASE)).unwrap().clone();
+    let name =
+        host.node.overview().allocations().keys().find(|ident| ident.starts_with(LEASE)).unwrap().clone();
     let refusal = ask(&mut host, Request::Free { ident: name, address: None }).unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::Unsafe, "nor does anybody free what a container uses");
 }
@@ -190,11 +193,11 @@ fn a_port_leads_to_one_container_and_goes_with_it() {
     let refusal = tell(&mut host, publish("b", &[(8080, 80)])).unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::Taken);
     assert!(refusal.message.contains("8080/tcp is published by `docker/net/a/eth`"), "{refusal:?}");
-    assert!(host.node.is_ready(), "a port is no reason not to be");
+    assert!(host.node.overview().is_ready(), "a port is no reason not to be");
     tell(&mut host, end("a")).unwrap();
     assert_eq!(host.kernel.ports, None);
     tell(&mut host, publish("b", &[(8080, 80)])).unwrap();
-    let status = host.node.status();
+    let status = host.node.overview().status();
     assert_eq!(status.attachments[0].ports, ["8080->80/tcp"]);
 }
 
@@ -211,13 +214,14 @@ fn what_docker_has_forgotten_is_let_go_and_not_before_a_minute() {
     tell(&mut host, told(&[])).unwrap();
     host.pass(50_000);
     tell(&mut host, told(&[])).unwrap();
-    assert_eq!(host.node.status().attachments.len(), 2, "it may only just have come");
+    assert_eq!(host.node.overview().status().attachments.len(), 2, "it may only just have come");
     host.pass(20_000);
     tell(&mut host, told(&[])).unwrap();
     host.pass(5_000);
-    let left: Vec<String> = host.node.status().attachments.into_iter().map(|one| one.ident).collect();
+    let left: Vec<String> =
+        host.node.overview().status().attachments.into_iter().map(|one| one.ident).collect();
     assert_eq!(left, ["docker/net/b/eth"], "somebody uses that link");
-    assert!(!host.node.allocations().contains_key(&format!("{LEASE}c")), "{lent} was for nobody");
+    assert!(!host.node.overview().allocations().contains_key(&format!("{LEASE}c")), "{lent} was for nobody");
     assert_eq!(used(&host), 1);
 }
 
@@ -235,12 +239,12 @@ fn a_lost_store_learns_from_docker_whose_its_links_are() {
     let address = "10.32.0.9".parse().unwrap();
     let mut host = with_found(address);
     tell(&mut host, told(&[("a", address)])).unwrap();
-    let left = host.node.status().attachments;
+    let left = host.node.overview().status().attachments;
     assert_eq!((left.len(), left[0].ident.as_str()), (1, "docker/net/a/eth"));
     assert_eq!(left[0].name.as_deref(), Some("name-of-a"));
     assert_eq!(tell(&mut host, end("a")), Ok(Response::Done));
     tell(&mut host, Order::Release { address }).unwrap();
-    assert!(host.node.allocations().is_empty(), "{:?}", host.node.allocations());
+    assert!(host.node.overview().allocations().is_empty(), "{:?}", host.node.overview().allocations());
 }
 
 #[test]
@@ -249,12 +253,12 @@ fn a_link_that_a_lost_store_left_is_let_go_when_docker_releases_it_and_nobody_us
     let mut host = with_found(address);
     tell(&mut host, Order::Release { address }).unwrap();
     host.pass(5_000);
-    assert_eq!(host.node.status().attachments.len(), 1, "somebody uses it");
+    assert_eq!(host.node.overview().status().attachments.len(), 1, "somebody uses it");
     host.kernel.idle = [address].into();
     host.pass(31_000);
     tell(&mut host, Order::Release { address }).unwrap();
     host.pass(5_000);
-    assert_eq!(host.node.status().attachments.len(), 0);
+    assert_eq!(host.node.overview().status().attachments.len(), 0);
 }
 
 #[test]
@@ -263,10 +267,10 @@ fn people_call_containers_as_docker_does() {
     let address = lend(&mut host, "a");
     tell(&mut host, endpoint("a", address)).unwrap();
     tell(&mut host, told(&[("a", address)])).unwrap();
-    assert_eq!(host.node.status().attachments[0].name.as_deref(), Some("name-of-a"));
+    assert_eq!(host.node.overview().status().attachments[0].name.as_deref(), Some("name-of-a"));
     let target = Container::Name("name-of-a".to_owned());
     assert_eq!(ask(&mut host, Request::Detach { target }), Ok(Response::Done));
-    assert_eq!(host.node.status().attachments.len(), 0);
+    assert_eq!(host.node.overview().status().attachments.len(), 0);
 }
 
 #[test]

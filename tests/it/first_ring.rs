@@ -24,7 +24,7 @@ fn routes_are_written_once_a_crash_cannot_take_the_first_ring() {
     steps.take(&mut node);
     node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(empty_vpc())));
     steps.take(&mut node);
-    assert!(!node.ring().is_empty(), "it is alone and has its ring from the start");
+    assert!(!node.overview().ring().is_empty(), "it is alone and has its ring from the start");
     assert_eq!(steps.routes, [], "nobody else knows of the ring, and the disk does not have it");
     while let Some(id) = steps.saves.pop() {
         node.handle(Timestamp::ZERO, Input::Stored(id, Ok(())));
@@ -47,7 +47,7 @@ fn a_seed_that_lost_its_store_is_shown_so_by_routes_and_touches_none_of_them() {
         node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(vpc)));
         steps.take(&mut node);
         assert!(
-            !node.ring().is_empty() && !node.quarantined().is_empty(),
+            !node.overview().ring().is_empty() && !node.overview().quarantined().is_empty(),
             "{destination} leads to {interface}"
         );
         while let Some(id) = steps.saves.pop() {
@@ -64,16 +64,17 @@ fn a_seed_makes_no_ring_while_the_routes_that_may_show_a_former_life_cannot_be_r
     let fault =
         Fault { kind: FaultKind::Unreachable, message: "no answer".to_owned(), hint: None, request_id: None };
     node.handle(Timestamp::ZERO, Input::VpcSeen(Err(fault)));
-    assert!(node.ring().is_empty());
+    assert!(node.overview().ring().is_empty());
     assert!(
-        node.status()
+        node.overview()
+            .status()
             .waits
             .iter()
             .any(|wait| wait.what.contains("gave addresses away before, cannot be read"))
     );
     node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(empty_vpc())));
-    assert!(!node.ring().is_empty());
-    assert_eq!(node.quarantined(), []);
+    assert!(!node.overview().ring().is_empty());
+    assert_eq!(node.overview().quarantined(), []);
 }
 
 #[test]
@@ -90,10 +91,10 @@ fn a_host_of_a_tag_that_is_to_be_alone_elects_itself_once_it_has_looked_for_othe
         let mut node =
             Node::new(Timestamp::ZERO, birth, config::parse(&text).unwrap(), Memory::default()).unwrap();
         node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(empty_vpc())));
-        assert!(node.ring().is_empty(), "nobody has looked for others");
+        assert!(node.overview().ring().is_empty(), "nobody has looked for others");
         let found = found.iter().map(|found| found.parse().unwrap()).collect();
         node.handle(Timestamp::ZERO, Input::PeersSeen(Ok(found)));
-        !node.ring().is_empty()
+        !node.overview().ring().is_empty()
     };
     assert!(elects(1, &[]));
     assert!(!elects(1, &["10.0.0.10"]), "another bears the tag");

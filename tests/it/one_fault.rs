@@ -35,7 +35,7 @@ fn with_a_full_disk_all_that_promises_nothing_is_answered_and_the_disk_is_named(
     }
     let notes = crowd.notes(0);
     assert!(notes.contains("no space left on device") && notes.contains("make room"), "{notes}");
-    assert!(!crowd.hosts[0].node.is_ready(), "nothing can be handed out");
+    assert!(!crowd.hosts[0].node.overview().is_ready(), "nothing can be handed out");
 
     let Some(Err(refusal)) = crowd.ask(0, attach("/proc/1/ns/net"), 40) else {
         panic!("whoever attaches is told that it cannot be now")
@@ -44,7 +44,7 @@ fn with_a_full_disk_all_that_promises_nothing_is_answered_and_the_disk_is_named(
 
     crowd.hosts[0].disk = Ok(());
     crowd.pass(10);
-    assert!(crowd.hosts[0].node.is_ready(), "{}", crowd.notes(0));
+    assert!(crowd.hosts[0].node.overview().is_ready(), "{}", crowd.notes(0));
     assert!(matches!(crowd.allocate(0, "d"), Some(Ok(_))));
 }
 
@@ -74,17 +74,17 @@ fn a_namespace_is_the_same_by_whatever_pid_it_is_attached() {
     assert!(matches!(first, Some(Ok(Response::Attached { .. }))), "{first:?}");
     let again = crowd.ask(0, attach("/proc/20/ns/net"), 5);
     assert_eq!(again, first);
-    let path = |crowd: &Crowd| crowd.hosts[0].node.status().attachments[0].netns.clone();
+    let path = |crowd: &Crowd| crowd.hosts[0].node.overview().status().attachments[0].netns.clone();
     assert_eq!(path(&crowd), "/proc/20/ns/net", "that is where it can be found now");
 
     // The kernel's side found it by another process.
     crowd.hosts[0].found_at = Some(PathBuf::from("/proc/30/ns/net"));
     crowd.pass(60);
     assert_eq!(path(&crowd), "/proc/30/ns/net");
-    assert_eq!(crowd.hosts[0].node.status().attachments[0].missing, None);
+    assert_eq!(crowd.hosts[0].node.overview().status().attachments[0].missing, None);
 
     // The process has ended, so its path says nothing about the namespace any more.
     let detached = crowd.ask(0, Request::Detach { target: Container::Name("30".to_owned()) }, 5);
     assert_eq!(detached, Some(Ok(Response::Done)));
-    assert_eq!(crowd.hosts[0].node.status().attachments, []);
+    assert_eq!(crowd.hosts[0].node.overview().status().attachments, []);
 }

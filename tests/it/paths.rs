@@ -28,13 +28,17 @@ type Kernel = fn(&Host) -> Host;
 #[test]
 fn a_host_whose_packets_are_lost_by_a_covering_route_is_neither_ready_nor_converged() {
     let mut life = Life::of(3, "", sound);
-    assert!(life.node.is_ready() && life.node.is_converged(), "{:?}", life.node.status().waits);
+    assert!(
+        life.node.overview().is_ready() && life.node.overview().is_converged(),
+        "{:?}",
+        life.node.overview().status().waits
+    );
     life.look(|wanted| Host { paths: ways(wanted, |_| lost(Loss::Unreachable)), ..sound(wanted) });
-    assert!(!life.node.is_ready() && !life.node.is_converged());
+    assert!(!life.node.overview().is_ready() && !life.node.overview().is_converged());
     let problems = life.problems();
     assert!(problems.contains("and 1 more) are lost: a route or rule says unreachable"), "{problems}");
     life.look(sound);
-    assert!(life.node.is_ready() && life.node.is_converged(), "{}", life.problems());
+    assert!(life.node.overview().is_ready() && life.node.overview().is_converged(), "{}", life.problems());
 }
 
 #[test]
@@ -45,19 +49,22 @@ fn a_host_that_does_not_reach_one_of_many_is_ready_and_not_converged() {
         let fate = |address| if Some(address) == first { lost(Loss::Prohibited) } else { by("eth0") };
         Host { paths: ways(wanted, fate), ..sound(wanted) }
     });
-    assert!(life.node.is_ready() && !life.node.is_converged(), "one fault stays one fault");
+    assert!(
+        life.node.overview().is_ready() && !life.node.overview().is_converged(),
+        "one fault stays one fault"
+    );
 }
 
 #[test]
 fn packets_that_leave_by_an_interface_that_is_no_uplink_are_named_with_it() {
     let mut life = Life::of(2, "[network]\nuplinks = [\"ens5\"]\n", sound);
     life.look(sound);
-    assert!(!life.node.is_ready());
+    assert!(!life.node.overview().is_ready());
     let problems = life.problems();
     assert!(problems.contains("leave by eth0, which [network] uplinks does not name (ens5)"), "{problems}");
     let mut life = Life::of(2, "", sound);
     life.look(|wanted| Host { paths: ways(wanted, |_| by("tun0")), ..sound(wanted) });
-    assert!(!life.node.is_ready());
+    assert!(!life.node.overview().is_ready());
     assert!(life.problems().contains("leave by tun0, which does not lead into the VPC"));
 }
 
@@ -68,7 +75,8 @@ fn a_container_that_a_policy_rule_leads_elsewhere_is_not_told_to_send_under_any_
         let filtered = |_| lost(Loss::ReversePath("wv0a200002".into()));
         Host { paths: ways(wanted, filtered), ..sound(wanted) }
     });
-    let hints: Vec<String> = life.node.status().problems.into_iter().filter_map(|note| note.hint).collect();
+    let hints: Vec<String> =
+        life.node.overview().status().problems.into_iter().filter_map(|note| note.hint).collect();
     let by_main = "ip rule add to 10.32.0.0/12 lookup main suppress_prefixlength 0 priority 100";
     assert!(hints.iter().any(|hint| hint.starts_with(by_main)), "{hints:?}");
     assert!(!hints.iter().any(|hint| hint.contains("rp_filter")), "{hints:?}");
@@ -107,7 +115,7 @@ fn a_host_that_loses_its_default_route_keeps_what_it_has() {
     life.idle(Duration::from_secs(60));
     assert_eq!((&life.looked_for.rules, life.actions.as_slice()), (&before.rules, [].as_slice()));
     assert!(life.looks - looks < 6, "{} looks in a minute", life.looks - looks);
-    assert!(!life.node.is_ready());
+    assert!(!life.node.overview().is_ready());
     assert!(life.problems().contains("there is no default route"), "{}", life.problems());
 }
 
@@ -255,6 +263,6 @@ impl Life {
     }
 
     fn problems(&self) -> String {
-        self.node.status().problems.iter().map(|note| format!("{}\n", note.what)).collect()
+        self.node.overview().status().problems.iter().map(|note| format!("{}\n", note.what)).collect()
     }
 }

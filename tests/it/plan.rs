@@ -197,7 +197,7 @@ impl Case {
         if self.facts.reset {
             asked.tell(Input::Asked(RequestId(1), Request::Reset));
         }
-        asked.node.with_impact(asked.node.plan().clone())
+        asked.node.overview().with_impact(asked.node.overview().plan().clone())
     }
 
     /// No look is under way any more: the second compares with what the first has found.

@@ -14,14 +14,14 @@ fn no_container_is_connected_while_nft_fails_and_the_attach_says_why() {
     assert!(refusal.message.contains("nft: permission denied"), "{refusal:?}");
     assert_eq!(refusal.hint.as_deref(), Some("give it back"));
     assert!(host.kernel.links.is_empty());
-    let status = host.node.status();
+    let status = host.node.overview().status();
     assert!(!status.ready && status.attachments[0].missing.as_ref().unwrap().contains("nft"), "{status:?}");
 
     host.nft_fails = false;
     host.attach(1);
     host.pass(70_000);
     assert!(matches!(host.answers.as_slice(), [_, Ok(_)]), "{:?}", host.answers);
-    assert!(host.node.is_converged());
+    assert!(host.node.overview().is_converged());
 }
 
 #[test]
@@ -61,13 +61,13 @@ fn without_an_uplink_no_container_is_connected_and_the_way_out_is_named() {
     let [Err(refusal)] = host.answers.as_slice() else { panic!("{:?}", host.answers) };
     assert!(refusal.message.contains("no uplink is known"), "{refusal:?}");
     assert!(refusal.hint.as_ref().unwrap().contains("[network] uplinks"), "{refusal:?}");
-    assert!(host.kernel.links.is_empty() && !host.node.is_ready());
-    let status = host.node.status();
+    assert!(host.kernel.links.is_empty() && !host.node.overview().is_ready());
+    let status = host.node.overview().status();
     assert!(status.problems.iter().any(|problem| problem.what.contains("no uplink is known")), "{status:?}");
 
     host.kernel.uplinks = [("ens5".to_owned(), 9001)].into();
     host.tell(Input::Disturbed);
     host.pass(5_000);
     assert_eq!(host.kernel.links.len(), 1);
-    assert!(host.node.is_converged());
+    assert!(host.node.overview().is_converged());
 }

@@ -7,7 +7,7 @@ use crate::state::Rules;
 
 /// What looks have shown, and how far apart they are.
 #[derive(Debug)]
-pub(super) struct Sight {
+pub(super) struct Observed {
     pub discovery: Discovery,
     pub names: Names,
     pub places: Places,
