@@ -9,12 +9,18 @@
 
 use std::time::Duration;
 
-use super::{Node, facts::Leave, io::Output, overview::Overview};
+use super::{
+    facts::{Facts, Leave},
+    io::Output,
+    out::Out,
+    peers::Peers,
+    reconcile::Reconcile,
+};
 use crate::{
     addr::{Address, Range},
     ipam::{Ask, Ticket},
     probe::Canary,
-    state::{Fault, Netns},
+    state::{Fault, Host, Netns},
     time::Timestamp,
 };
 
@@ -89,136 +95,140 @@ impl OwnCanary {
     pub fn address(&self) -> Option<Address> {
         self.held.filter(|held| held.leaving_since.is_none()).map(|held| held.address)
     }
-}
 
-impl Node {
-    /// Brings the canary a step further, or back.
-    pub(super) fn tend_canary(&mut self) {
-        let wanted = self.overview().wants_canary();
-        self.tend_namespace(wanted);
-        self.tend_address(wanted);
-        let canary = self.told_canary();
-        self.peers.dead.takeover.set_canary(canary);
-        self.probes.prober.set_canary(self.facts.now, canary);
+    /// Brings it a step further, or back. Returns claims of its address that wait no more, as that is anybody's now.
+    pub fn tend(
+        &mut self,
+        facts: &Facts,
+        peers: &Peers,
+        work: &mut Reconcile,
+        wanted: bool,
+        out: &mut Out,
+    ) -> Vec<(Ticket, Ask)> {
+        self.tend_namespace(facts.now, wanted, out);
+        self.tend_address(facts, peers, work, wanted);
+        self.see_it_go(work)
     }
 
-    fn tend_namespace(&mut self, wanted: bool) {
-        let due = match (&self.local.canary.namespace, wanted) {
+    fn tend_namespace(&mut self, now: Timestamp, wanted: bool, out: &mut Out) {
+        let due = match (&self.namespace, wanted) {
             (Namespace::Absent, true) => true,
-            (Namespace::Failed(at, _), true) => *at + AGAIN <= self.facts.now,
-            (Namespace::Made(_), false) if self.local.canary.held.is_none() => {
-                self.local.canary.namespace = Namespace::Absent;
-                self.out.outputs.push_back(Output::DropCanary);
+            (Namespace::Failed(at, _), true) => *at + AGAIN <= now,
+            (Namespace::Made(_), false) if self.held.is_none() => {
+                self.namespace = Namespace::Absent;
+                out.outputs.push_back(Output::DropCanary);
                 false
             }
             (Namespace::Failed(..), false) => {
-                self.local.canary.namespace = Namespace::Absent;
+                self.namespace = Namespace::Absent;
                 false
             }
             (Namespace::Absent, false) | (Namespace::Making, _) | (Namespace::Made(_), _) => false,
         };
         if due {
-            self.local.canary.namespace = Namespace::Making;
-            self.out.outputs.push_back(Output::MakeCanary);
+            self.namespace = Namespace::Making;
+            out.outputs.push_back(Output::MakeCanary);
         }
     }
 
-    pub(super) fn on_canary_made(&mut self, result: Result<Netns, Fault>) {
-        self.local.canary.namespace = match result {
+    /// Its namespace was made, or could not be.
+    pub fn made(&mut self, facts: &Facts, work: &mut Reconcile, result: Result<Netns, Fault>) {
+        self.namespace = match result {
             Ok(netns) => Namespace::Made(netns),
             Err(fault) => {
-                self.give_canary_up();
-                Namespace::Failed(self.facts.now, fault)
+                self.give_up(facts.now, work);
+                Namespace::Failed(facts.now, fault)
             }
         };
-        self.out.disturbed = true;
     }
 
-    fn tend_address(&mut self, wanted: bool) {
-        let Some(held) = self.local.canary.held else {
-            let is_made = matches!(self.local.canary.namespace, Namespace::Made(_));
-            let spare = self.peers.ipam.spare(self.facts.config.ipam.default_subnet, SPARE_TO_TAKE);
-            if let Some(address) =
-                spare.filter(|spare| wanted && is_made && !self.peers.ipam.is_doubtful(*spare))
+    fn tend_address(&mut self, facts: &Facts, peers: &Peers, work: &mut Reconcile, wanted: bool) {
+        let Some(held) = self.held else {
+            let is_made = matches!(self.namespace, Namespace::Made(_));
+            let spare = peers.ipam.spare(facts.config.ipam.default_subnet, SPARE_TO_TAKE);
+            if let Some(address) = spare.filter(|spare| wanted && is_made && !peers.ipam.is_doubtful(*spare))
             {
-                self.local.canary.held = Some(Held { address, told: false, leaving_since: None });
+                self.held = Some(Held { address, told: false, leaving_since: None });
             }
             return;
         };
-        let ours = self.peers.ipam.ring().owner(held.address) == Some(self.facts.identity.name);
-        let inside = Range::from(self.facts.config.ipam.default_subnet).contains(held.address);
+        let ours = peers.ipam.ring().owner(held.address) == Some(facts.identity.name);
+        let inside = Range::from(facts.config.ipam.default_subnet).contains(held.address);
         // A host whose disk was set back takes it before it hears that it may have given it away.
-        let doubtful = self.peers.ipam.is_doubtful(held.address);
-        if !(wanted && ours && inside && !doubtful && self.overview().leaves_room()) {
-            self.give_canary_up();
+        let doubtful = peers.ipam.is_doubtful(held.address);
+        if !(wanted && ours && inside && !doubtful && self.leaves_room(facts, peers)) {
+            self.give_up(facts.now, work);
         }
-        self.see_canary_go();
     }
 
-    fn give_canary_up(&mut self) {
-        if let Some(held) = self.local.canary.held.as_mut().filter(|held| held.leaving_since.is_none()) {
-            held.leaving_since = Some(self.facts.now);
-            self.work.converge.host.look_at_changes_by(self.facts.now);
+    /// Gives its address up: its link goes first.
+    fn give_up(&mut self, now: Timestamp, work: &mut Reconcile) {
+        if let Some(held) = self.held.as_mut().filter(|held| held.leaving_since.is_none()) {
+            held.leaving_since = Some(now);
+            work.converge.host.look_at_changes_by(now);
         }
     }
 
     /// The link of a canary that gives its address up was seen to be gone: the address is anybody's.
-    fn see_canary_go(&mut self) {
-        let Some(since) = self.local.canary.held.and_then(|held| held.leaving_since) else { return };
-        let address = self.local.canary.held.map(|held| held.address);
-        let linked = |host: &crate::state::Host| address.is_some_and(|one| host.links.contains_key(&one));
-        let host = &self.work.converge.host;
-        if host.seen_at().is_some_and(|at| at >= since) && !host.seen().is_some_and(linked) {
-            self.local.canary.held = None;
-            self.peers.ipam.set_avoided(self.overview().avoided());
-            for (ticket, ask) in std::mem::take(&mut self.local.canary.claims) {
-                self.peers.ipam.ask(self.facts.now, ticket, ask);
-            }
+    fn see_it_go(&mut self, work: &Reconcile) -> Vec<(Ticket, Ask)> {
+        let Some((address, since)) = self.held.and_then(|held| Some((held.address, held.leaving_since?)))
+        else {
+            return Vec::new();
+        };
+        let linked = |host: &Host| host.links.contains_key(&address);
+        let host = &work.converge.host;
+        if host.seen_at().is_none_or(|at| at < since) || host.seen().is_some_and(linked) {
+            return Vec::new();
         }
+        self.held = None;
+        std::mem::take(&mut self.claims)
     }
 
     /// The canary as the peers are to know it: once its link was seen as it should be.
-    fn told_canary(&mut self) -> Option<Canary> {
-        let (address, netns) = self.local.canary.link()?;
-        let mtu = self.overview().link_mtu();
-        let link = self.work.converge.host.seen().and_then(|host| host.links.get(&address));
+    pub fn told(&mut self, host: Option<&Host>, mtu: u32) -> Option<Canary> {
+        let (address, netns) = self.link()?;
+        let link = host.and_then(|host| host.links.get(&address));
         let sound = link.is_some_and(|link| {
             link.faults.is_empty() && link.netns.as_ref().is_some_and(|found| found.is_same(&netns))
         });
-        let held = self.local.canary.held.as_mut()?;
+        let held = self.held.as_mut()?;
         held.told |= sound;
         held.told.then(|| Canary { address: address.into(), mtu })
     }
 
     /// Somebody claims the very address of the canary: it gives it up, and the claim waits until its link is gone. Returns the
     /// question if it is another one.
-    pub(super) fn make_way(&mut self, ticket: Ticket, ask: Ask) -> Option<(Ticket, Ask)> {
+    pub fn make_way(
+        &mut self,
+        now: Timestamp,
+        work: &mut Reconcile,
+        ticket: Ticket,
+        ask: Ask,
+    ) -> Option<(Ticket, Ask)> {
         let claimed = match &ask {
             Ask::Claim { address, .. } => Some(Address::from(address.addr())),
             Ask::Allocate { .. } => None,
         };
-        let held = self.local.canary.held.map(|held| held.address);
-        if claimed.is_none() || claimed != held || self.local.canary.claims.len() >= CLAIMS_MAX {
+        let held = self.held.map(|held| held.address);
+        if claimed.is_none() || claimed != held || self.claims.len() >= CLAIMS_MAX {
             return Some((ticket, ask));
         }
-        self.local.canary.claims.push((ticket, ask));
-        self.give_canary_up();
-        self.out.disturbed = true;
+        self.claims.push((ticket, ask));
+        self.give_up(now, work);
         None
-    }
-}
-
-impl Overview<'_> {
-    /// Where Weave Net routers share the cluster nobody says where canaries are.
-    fn wants_canary(&self) -> bool {
-        let settled = self.peers.has_ring() && self.facts.ring_kept && !self.local.containers.is_forgetful();
-        let stays = self.facts.leave == Leave::No && !self.peers.ipam.owned().is_empty();
-        self.facts.config.probe.enable && !self.facts.config.mesh.weave_peers && settled && stays
     }
 
     /// Whether containers have addresses enough beside it.
-    pub(super) fn leaves_room(&self) -> bool {
-        self.local.canary.address().is_none()
-            || self.peers.ipam.spare(self.facts.config.ipam.default_subnet, SPARE_TO_KEEP).is_some()
+    pub fn leaves_room(&self, facts: &Facts, peers: &Peers) -> bool {
+        self.address().is_none()
+            || peers.ipam.spare(facts.config.ipam.default_subnet, SPARE_TO_KEEP).is_some()
     }
+}
+
+/// Whether this host is to have one, by all but its containers. Where Weave Net routers share the cluster nobody says where canaries
+/// are.
+pub(super) fn is_wanted(facts: &Facts, peers: &Peers) -> bool {
+    let stays = facts.leave == Leave::No && !peers.ipam.owned().is_empty();
+    let is_probed = facts.config.probe.enable && !facts.config.mesh.weave_peers;
+    is_probed && peers.has_ring() && facts.ring_kept && stays
 }

@@ -4,57 +4,57 @@
 //! could not be made leaves nothing.
 
 use super::{
-    Node,
     attach::elsewhere,
+    local::{Context, Local},
     memory::Attached,
-    overview::Overview,
-    request::{Connected, Refusal, RefusalKind, RequestId, Response, Wish},
+    request::{Refusal, RefusalKind, Wish},
     waiting::Waiter,
 };
 use crate::{
     addr::{Address, Range},
-    state::{Far, Key, Netns, link_name},
+    state::{Far, Key, Netns},
 };
 
-impl Node {
+impl Local {
     /// Connects the interface of a key. `link` is the address of the link of ours that ends in it already, if one does.
-    pub(super) fn on_connect(&mut self, id: RequestId, netns: Netns, link: Option<Address>, wish: Wish) {
-        match self.begin_connect(netns, link, wish) {
-            Ok((ident, made)) => {
-                self.waiting.add(self.facts.now, id, Waiter::Connect { ident, made });
-                self.out.disturbed = true;
-            }
-            Err(refusal) => self.out.answer(id, Err(refusal)),
-        }
+    pub(super) fn connect(
+        &mut self,
+        cx: &mut Context<'_>,
+        netns: Netns,
+        link: Option<Address>,
+        wish: Wish,
+    ) -> Result<Waiter, Refusal> {
+        self.begin_connect(cx, netns, link, wish).map(|(ident, made)| Waiter::Connect { ident, made })
     }
 
     /// The name under which it is remembered, and whether it is new.
     fn begin_connect(
         &mut self,
+        cx: &mut Context<'_>,
         netns: Netns,
         link: Option<Address>,
         wish: Wish,
     ) -> Result<(String, bool), Refusal> {
-        let new = self.wished(netns.clone(), wish)?;
+        let new = self.wished(cx, netns.clone(), wish)?;
         let ident = new.ident.clone();
-        let known = self.local.containers.all().get(&ident).filter(|one| !one.leaving).cloned();
+        let known = self.containers.all().get(&ident).filter(|one| !one.leaving).cloned();
         match known {
             Some(known) if known.is_in(&netns) => {
                 if let Some(refusal) = differs(&known, &new) {
                     return Err(refusal);
                 }
-                if self.work.hopeless_link(&known).is_some() {
-                    self.work.converge.hurry_host(self.facts.now);
+                if cx.work.hopeless_link(&known).is_some() {
+                    cx.work.converge.hurry_host(cx.facts.now);
                 }
                 return Ok((ident, false));
             }
             // The runtime has made the container anew.
             Some(known) => {
-                self.let_in(new);
-                self.release(&known);
+                self.let_in(cx, new);
+                self.release(cx, &known);
             }
             None => {
-                let other = self.local.containers.of_netns(&netns, &new.far.name, link).cloned();
+                let other = self.containers.of_netns(&netns, &new.far.name, link).cloned();
                 if let Some(other) = other {
                     // One that was found by its link alone is another's no more than ours.
                     return match other.netns {
@@ -62,23 +62,23 @@ impl Node {
                         None => Err(forgotten(&other)),
                     };
                 }
-                self.let_in(new);
+                self.let_in(cx, new);
             }
         }
         Ok((ident, true))
     }
 
-    fn wished(&mut self, netns: Netns, wish: Wish) -> Result<Attached, Refusal> {
+    fn wished(&mut self, cx: &mut Context<'_>, netns: Netns, wish: Wish) -> Result<Attached, Refusal> {
         let Wish { key, address, mac, mtu, subnet, name, ports } = wish;
         let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
         key.check().map_err(|wrong| invalid(wrong.to_string()))?;
-        let range = self.facts.config.ipam.range;
+        let range = cx.facts.config.ipam.range;
         if let Some(address) = address.filter(|address| !Range::from(range).contains(*address)) {
             return Err(invalid(format!("address {address} is outside [ipam] range {range}")));
         }
         check_mtu(mtu)?;
         let ports = self.chosen_ports(&key.ident(), ports)?;
-        let subnet = self.facts.named_subnet(subnet)?;
+        let subnet = cx.facts.named_subnet(subnet)?;
         Ok(Attached {
             ident: key.ident(),
             netns: Some(netns),
@@ -94,61 +94,28 @@ impl Node {
     }
 
     /// Whether what a key stands for is as it was made; answered by a look begun now, and after what that finds is mended.
-    pub(super) fn on_check(&mut self, id: RequestId, key: &Key, netns: &Netns) {
+    pub(super) fn check(&self, cx: &mut Context<'_>, key: &Key, netns: &Netns) -> Result<Waiter, Refusal> {
         let ident = key.ident();
-        let known = self.local.containers.all().get(&ident).filter(|one| !one.leaving);
-        match known {
-            None => {
-                let message = format!("`{ident}` is not attached");
-                self.out.answer(id, Err(Refusal::new(RefusalKind::NotFound, message)));
-            }
+        match self.containers.all().get(&ident).filter(|one| !one.leaving) {
+            None => Err(Refusal::new(RefusalKind::NotFound, format!("`{ident}` is not attached"))),
             Some(known) if !known.is_in(netns) => {
                 let message = format!("`{ident}` is attached in another network namespace");
-                self.out.answer(id, Err(Refusal::new(RefusalKind::Invalid, message)));
+                Err(Refusal::new(RefusalKind::Invalid, message))
             }
             Some(_) => {
-                self.work.converge.host.look_by(self.facts.now);
-                self.waiting.add(self.facts.now, id, Waiter::Check { ident });
-                self.out.disturbed = true;
+                cx.work.converge.host.look_by(cx.facts.now);
+                Ok(Waiter::Check { ident })
             }
         }
     }
 
     /// Takes a connection back that could not be made, or that nobody waits for any more.
-    pub(super) fn undo_connect(&mut self, waiter: &Waiter) {
+    pub(super) fn undo_connect(&mut self, cx: &mut Context<'_>, waiter: &Waiter) {
         if let Waiter::Connect { ident, made: true } = waiter
-            && let Some(attached) = self.local.containers.all().get(ident).cloned()
+            && let Some(attached) = self.containers.all().get(ident).cloned()
         {
-            self.release(&attached);
+            self.release(cx, &attached);
         }
-    }
-}
-
-impl Overview<'_> {
-    /// Whether a container that is connected now would be reached, from what is known.
-    pub(super) fn can_connect(&self) -> Result<Response, Refusal> {
-        if self.is_ready() {
-            return Ok(Response::Done);
-        }
-        let first = self.waits().into_iter().next();
-        let what = first.as_ref().map_or("the first looks", |note| note.what.as_str());
-        let refusal = Refusal::new(RefusalKind::Failed, format!("weavers is not ready: it waits for {what}"));
-        let hint = first.and_then(|note| note.hint).unwrap_or_else(|| "see `weavers status`".to_owned());
-        Err(refusal.hint(hint))
-    }
-
-    pub(super) fn connected(&self, ident: &str, late: bool) -> Option<Result<Response, Refusal>> {
-        let answer = self.attached(ident, late)?;
-        let attached = self.local.containers.all().get(ident);
-        Some(answer.map(|response| match (response, attached) {
-            (Response::Attached { address, mtu }, Some(attached)) => {
-                let address = Address::from(address.addr());
-                let mtu = attached.mtu.unwrap_or(mtu);
-                let mac = attached.far.mac(address);
-                Response::Connected(Connected { address, mac, mtu, link: link_name(address) })
-            }
-            (other, _) => other,
-        }))
     }
 }
 

@@ -7,12 +7,11 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{facts::Leave, overview::Overview, ports::local_setting};
 use crate::{
     addr::{Address, Range, join},
     config::{Config, SourceDestCheck},
     peer::PeerName,
-    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Ports, Rules, TableId, link_name},
+    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Ports, Rules, TableId, Vpc, link_name},
 };
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
@@ -147,6 +146,11 @@ impl Ground<'_> {
     }
 }
 
+/// Name of the setting by which packets to 127.0.0.1 are let to a container.
+pub(super) fn local_setting(link: &str) -> String {
+    format!("net.ipv4.conf.{link}.route_localnet")
+}
+
 /// MTU of the links of a host that looks so. While no uplink carries anything they stay as they are.
 pub fn link_mtu(config: &Config, seen: Option<&Host>) -> u32 {
     let names = uplink_names(config, seen);
@@ -158,7 +162,7 @@ pub fn link_mtu(config: &Config, seen: Option<&Host>) -> u32 {
 }
 
 /// While no uplink is known, rules are left as they are: they would guard nothing.
-fn rules(config: &Config, seen: Option<&Host>) -> Option<Rules> {
+pub(super) fn rules(config: &Config, seen: Option<&Host>) -> Option<Rules> {
     let uplinks = uplink_names(config, seen);
     if uplinks.is_empty() {
         return seen.and_then(|host| host.rules.clone());
@@ -173,81 +177,16 @@ fn rules(config: &Config, seen: Option<&Host>) -> Option<Rules> {
 }
 
 /// Those that are configured, or else those that carry the traffic.
-fn uplink_names(config: &Config, seen: Option<&Host>) -> BTreeSet<String> {
+pub(super) fn uplink_names(config: &Config, seen: Option<&Host>) -> BTreeSet<String> {
     let seen = || seen.into_iter().flat_map(|host| host.uplinks.keys().cloned()).collect();
     config.network.uplinks.clone().unwrap_or_else(seen)
 }
 
-impl<'a> Overview<'a> {
-    /// MTU of the links of this host.
-    pub(super) fn link_mtu(&self) -> u32 {
-        link_mtu(&self.facts.config, self.work.converge.host.seen())
-    }
-
-    /// The interfaces that carry the traffic of this host.
-    pub(super) fn uplink_names(&self) -> BTreeSet<String> {
-        uplink_names(&self.facts.config, self.work.converge.host.seen())
-    }
-
-    /// The rules that a look at this host compares with.
-    pub(super) fn rules_to_look_for(&self) -> Option<Rules> {
-        match self.facts.leave {
-            Leave::No => rules(&self.facts.config, self.work.converge.host.seen()),
-            Leave::HandingOver | Leave::Withdrawing => None,
-        }
-    }
-
-    pub(super) fn ground(&self) -> Ground<'a> {
-        self.ground_of(&self.facts.config)
-    }
-
-    /// Whether the range may be used.
-    pub(super) fn verdict(&self) -> Verdict {
-        match self.work.converge.vpc.seen() {
-            Some(vpc) => match self.facts.taken(vpc) {
-                Some(_) => {
-                    Verdict::Refused(vpc.tables.values().flat_map(|table| &table.local).copied().collect())
-                }
-                None => Verdict::Sound,
-            },
-            // Outside EC2 there is nobody to ask.
-            None if self.facts.identity.instance.is_none() || self.recalled().is_some() => Verdict::Sound,
-            None => Verdict::Unknown,
-        }
-    }
-
-    /// What should be under this configuration.
-    pub(super) fn desired(&self, config: &Config) -> Desired {
-        self.ground_of(config).desired()
-    }
-
-    fn ground_of<'b>(&self, config: &'b Config) -> Ground<'b>
-    where
-        'a: 'b,
-    {
-        Ground {
-            config,
-            me: self.facts.identity.name,
-            owned: self.peers.ipam.settled(),
-            // A ring that a crash can still take must leave no routes: everybody would take them for those
-            // of a cluster to join, and nobody would make another ring.
-            owners: (self.peers.has_ring() && self.facts.ring_kept).then(|| self.peers.ipam.settled_owners()),
-            connected: self.connected_by(config),
-            seen: self.work.converge.host.seen(),
-            verdict: self.verdict(),
-            interface: self.work.converge.vpc.seen().map(|vpc| &vpc.interface),
-            full: self.work.quotas.full(self.facts.now),
-            restless: self
-                .work
-                .converge
-                .vpc
-                .seen_at()
-                .map(|begun| self.work.moves.before(begun))
-                .unwrap_or_default(),
-            leaving: self.facts.leave != Leave::No,
-            withdraw: self.facts.leave == Leave::Withdrawing,
-        }
-    }
+/// A CIDR of the VPC that shares addresses with the range.
+pub(super) fn taken(config: &Config, vpc: &Vpc) -> Option<Ipv4Net> {
+    let range = Range::from(config.ipam.range);
+    let mut local = vpc.tables.values().flat_map(|table| &table.local);
+    local.find(|cidr| Range::from(**cidr).overlaps(range)).copied()
 }
 
 /// Every route inside the range that leads to an interface other than ours, and is active: the

@@ -1,35 +1,16 @@
 //! When a host that has no ring lets its address manager make one, and whether it is as new as it believes.
 
-use super::{Node, desired::routes_of_others, overview::Overview};
-use crate::{addr::Range, config::Init, state::Target};
+use ipnet::Ipv4Net;
 
-impl Node {
-    /// Whether to elect where there is no ring yet.
-    pub(super) fn judge_election(&mut self) {
-        if !self.peers.has_ring() {
-            self.peers.ipam.hold_election(self.overview().reason_not_to_elect());
-            self.peers.ipam.wake(self.facts.now);
-        }
-    }
-
-    /// A host that remembers nothing is new unless the route tables show what it owned before, or that what is to be its own
-    /// is another's. What is read first was there before anything that it writes.
-    pub(super) fn look_for_traces(&mut self) {
-        let Some(vpc) = self.work.converge.vpc.seen() else { return };
-        let range = self.facts.config.ipam.range;
-        let routes = vpc.tables.values().flat_map(|table| &table.routes);
-        let mut inside = routes.filter(|(cidr, _)| range.contains(*cidr));
-        let led_here = inside.any(|(_, route)| route.target == Target::Interface(vpc.interface.clone()));
-        let others: Vec<Range> =
-            routes_of_others(range, vpc).into_iter().map(|(cidr, _)| cidr.into()).collect();
-        self.peers.ipam.prove_memory(|owned| {
-            led_here || owned.iter().any(|ours| others.iter().any(|theirs| ours.overlaps(*theirs)))
-        });
-    }
-}
+use super::{desired::routes_of_others, overview::Overview, peers::Peers, unconfirmed::hears_all_listed};
+use crate::{
+    addr::Range,
+    config::Init,
+    state::{Target, Vpc},
+};
 
 impl Overview<'_> {
-    fn reason_not_to_elect(&self) -> Option<String> {
+    pub(super) fn reason_not_to_elect(&self) -> Option<String> {
         let vpc = &self.work.converge.vpc;
         match (vpc.seen(), vpc.fault(), &self.facts.config.ipam.init) {
             (None, None, _) => Some("the route tables have not been read yet".to_owned()),
@@ -48,7 +29,7 @@ impl Overview<'_> {
     }
 
     /// Whether whoever wrote the file wants this host to be the only one for now, and there is no ring yet.
-    pub(super) fn expects_nobody(&self) -> bool {
+    fn expects_nobody(&self) -> bool {
         self.facts.config.ec2_tag.is_some()
             && self.facts.config.ipam.expected_peers == Some(1)
             && !self.peers.has_ring()
@@ -60,7 +41,7 @@ impl Overview<'_> {
         let (key, value) = self.facts.config.ec2_tag.as_ref()?;
         let looked =
             self.observed.discovery.found.seen().is_some() && self.observed.discovery.found.fault().is_none();
-        if self.expects_nobody() && looked && self.hears_all_listed() {
+        if self.expects_nobody() && looked && hears_all_listed(&self.peers.mesh, &self.observed.names) {
             return None;
         }
         let alone = self.peers.mesh.reachable().is_empty();
@@ -68,5 +49,20 @@ impl Overview<'_> {
             Some(fault) => format!("no other instance with tag {key}={value} could be looked for: {fault}"),
             None => format!("no other instance with tag {key}={value} was heard"),
         })
+    }
+}
+
+impl Peers {
+    /// A host that remembers nothing is new unless the route tables show what it owned before, or that what is to be its own
+    /// is another's. What is read first was there before anything that it writes.
+    pub(super) fn look_for_traces(&mut self, range: Ipv4Net, vpc: &Vpc) {
+        let routes = vpc.tables.values().flat_map(|table| &table.routes);
+        let mut inside = routes.filter(|(cidr, _)| range.contains(*cidr));
+        let led_here = inside.any(|(_, route)| route.target == Target::Interface(vpc.interface.clone()));
+        let others: Vec<Range> =
+            routes_of_others(range, vpc).into_iter().map(|(cidr, _)| cidr.into()).collect();
+        self.ipam.prove_memory(|owned| {
+            led_here || owned.iter().any(|ours| others.iter().any(|theirs| ours.overlaps(*theirs)))
+        });
     }
 }

@@ -7,7 +7,6 @@ use super::{
     explanation::{Carrier, Explanation, HostRoute, Standing},
     overview::Overview,
     paths,
-    peers::Peers,
     reconcile::Reconcile,
     status::{AttachmentStatus, FORMAT_VERSION, Note, Piece},
 };
@@ -164,17 +163,6 @@ impl Overview<'_> {
         let standing = self.standing(address);
         let wrong = |carrier: &Carrier| self.work.wrong_carrier(carrier, standing);
         self.work.carriers(address).iter().find_map(wrong).map(|note| note.what)
-    }
-}
-
-impl Peers {
-    pub(super) fn holder(&self, address: Address) -> Option<String> {
-        let holds = |cidrs: &[Ipv4Net]| cidrs.iter().any(|cidr| Address::from(cidr.addr()) == address);
-        self.ipam.allocations().iter().find(|(_, cidrs)| holds(cidrs)).map(|(ident, _)| ident.clone())
-    }
-
-    fn rests(&self, address: Address) -> bool {
-        self.ipam.quarantined().iter().any(|range| range.contains(address))
     }
 }
 

@@ -1,6 +1,12 @@
 //! What every subject may read: the time, who this host is, and which configuration is in force.
 
-use super::{identity::Metadata, memory::Identity};
+use ipnet::Ipv4Net;
+
+use super::{
+    identity::Metadata,
+    memory::Identity,
+    request::{Pool, Refusal, RefusalKind},
+};
 use crate::{config::Config, time::Timestamp};
 
 /// What holds at one moment.
@@ -28,4 +34,26 @@ pub(super) enum Leave {
     HandingOver,
     /// Its routes go, whoever owns the addresses.
     Withdrawing,
+}
+
+impl Facts {
+    /// The addresses of what a caller names, if it names any.
+    pub(super) fn named_subnet(&self, pool: Option<Pool>) -> Result<Option<Ipv4Net>, Refusal> {
+        let name = match pool {
+            None => return Ok(None),
+            Some(Pool::Cidr(cidr)) => return Ok(Some(cidr)),
+            Some(Pool::Named(name)) => name,
+        };
+        let subnets = &self.config.ipam.isolation.subnets;
+        if let Some(subnet) = subnets.get(&name) {
+            return Ok(Some(subnet.cidr));
+        }
+        let known: Vec<&str> = subnets.keys().map(String::as_str).collect();
+        let hint = if known.is_empty() {
+            "name a CIDR, or add an [[ipam.subnet]] to weave.toml and reload".to_owned()
+        } else {
+            format!("name a CIDR, or one of {}", known.join(", "))
+        };
+        Err(Refusal::new(RefusalKind::NotFound, format!("there is no subnet `{name}`")).hint(hint))
+    }
 }

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use ipnet::Ipv4Net;
 
 use super::{
+    event::Event,
     identity::Metadata,
     ledger::{SaveFault, SaveId},
     memory::Write,
     order::Order,
     request::{Refusal, Request, RequestId, Response},
     status::PathStatus,
-    story::Event,
 };
 use crate::{
     config::Config,

@@ -8,20 +8,19 @@
 use std::time::Duration;
 
 use super::{
-    Node,
+    facts::Facts,
     memory::{LastRead, Write},
-    overview::Overview,
+    out::Out,
 };
 use crate::{
     addr::{Address, Range, join},
-    plan,
     time::Timestamp,
 };
 
 /// A record that says the same is written again after so long, for its time.
 const RENEWED_AFTER_S: u64 = 600;
 /// CIDRs that a record holds at most. A host with more of them in its tables keeps none, and is careful after a restart.
-const LED_MAX: usize = 4096;
+pub(super) const LED_MAX: usize = 4096;
 
 /// What the store has, and what of it is believed.
 #[derive(Debug)]
@@ -40,61 +39,42 @@ impl LastReads {
         LastReads { kept: recalled.clone(), recalled, began_s, boot: boot.to_owned() }
     }
 
-    fn wall_s(&self, now: Timestamp) -> u64 {
+    /// Seconds since 1970.
+    pub(super) fn wall_s(&self, now: Timestamp) -> u64 {
         self.began_s + now.since(Timestamp::ZERO).as_secs()
     }
-}
 
-impl Node {
+    pub(super) fn boot(&self) -> &str {
+        &self.boot
+    }
+
     /// A look has succeeded: it is what counts from now on, and what a next life goes by.
-    pub(super) fn keep_read(&mut self) {
-        self.observed.last_reads.recalled = None;
-        let Some(read) = self.overview().as_read() else { return };
+    pub(super) fn keep(&mut self, out: &mut Out, read: Option<LastRead>) {
+        self.recalled = None;
+        let Some(read) = read else { return };
         let same = |kept: &LastRead| {
             read.at_s.saturating_sub(kept.at_s) < RENEWED_AFTER_S
                 && *kept == LastRead { at_s: kept.at_s, ..read.clone() }
         };
-        if !self.observed.last_reads.kept.as_ref().is_some_and(same) {
-            self.out.ledger.write(Write::last_read(&read));
-            self.observed.last_reads.kept = Some(read);
+        if !self.kept.as_ref().is_some_and(same) {
+            out.ledger.write(Write::last_read(&read));
+            self.kept = Some(read);
         }
-    }
-}
-
-impl<'a> Overview<'a> {
-    /// What there is to be kept of the last look; nothing where the range was refused.
-    fn as_read(&self) -> Option<LastRead> {
-        let vpc = self.work.converge.vpc.seen().filter(|_| self.overlap().is_none())?;
-        let owned = join(self.peers.ipam.settled());
-        let led = |table| {
-            let parts = owned.iter().flat_map(|range| plan::led(table, *range, &vpc.interface));
-            parts.flat_map(Range::cidrs).collect::<Vec<_>>()
-        };
-        let led = vpc.tables.iter().map(|(id, table)| (id.clone(), led(table))).collect();
-        let read = LastRead {
-            at_s: self.observed.last_reads.wall_s(self.facts.now),
-            boot: self.observed.last_reads.boot.clone(),
-            range: self.facts.config.ipam.range,
-            interface: vpc.interface.clone(),
-            source_dest_check: vpc.source_dest_check,
-            led,
-        };
-        (read.led.values().map(Vec::len).sum::<usize>() <= LED_MAX).then_some(read)
     }
 
     /// What an earlier life read, where nothing was read since and it was this host's.
-    pub(super) fn recalled(&self) -> Option<&'a LastRead> {
-        let recalled = self.observed.last_reads.recalled.as_ref()?;
-        let is_ours = match &self.facts.metadata {
+    pub(super) fn recalled(&self, facts: &Facts) -> Option<&LastRead> {
+        let recalled = self.recalled.as_ref()?;
+        let is_ours = match &facts.metadata {
             Some(metadata) => metadata.interface == recalled.interface,
-            None => recalled.boot == self.observed.last_reads.boot,
+            None => recalled.boot == self.boot,
         };
-        (is_ours && recalled.range == self.facts.config.ipam.range).then_some(recalled)
+        (is_ours && recalled.range == facts.config.ipam.range).then_some(recalled)
     }
 
     /// How old that is.
-    pub(super) fn age_of(&self, read: &LastRead) -> Duration {
-        Duration::from_secs(self.observed.last_reads.wall_s(self.facts.now).saturating_sub(read.at_s))
+    pub(super) fn age_of(&self, now: Timestamp, read: &LastRead) -> Duration {
+        Duration::from_secs(self.wall_s(now).saturating_sub(read.at_s))
     }
 }
 

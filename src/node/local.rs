@@ -1,6 +1,12 @@
 //! What lives on this host: containers, those of Docker's networks among them, and the canary.
 
-use super::{attach::Containers, canary::OwnCanary, docker::Docker};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    canary::OwnCanary, containers::Containers, docker::Docker, facts::Facts, out::Out, peers::Peers,
+    reconcile::Reconcile,
+};
+use crate::{addr::Range, plan::Plan};
 
 /// What is to have a link.
 #[derive(Debug)]
@@ -8,4 +14,24 @@ pub(super) struct Local {
     pub containers: Containers,
     pub docker: Docker,
     pub canary: OwnCanary,
+    /// Chooses ports of the host.
+    pub rng: ChaCha8Rng,
+}
+
+/// What it works with.
+pub(super) struct Context<'a> {
+    pub facts: &'a Facts,
+    pub peers: &'a mut Peers,
+    pub work: &'a mut Reconcile,
+    pub out: &'a mut Out,
+}
+
+impl Local {
+    /// Where nothing is handed out or given away: beneath routes of others, where the canary is, and nowhere while a
+    /// link may use an address that the store has forgotten.
+    pub fn avoided(&self, facts: &Facts, plan: &Plan) -> Vec<Range> {
+        let conflicts = plan.conflicts.iter().map(|conflict| conflict.destination);
+        let forgotten = self.containers.is_forgetful().then_some(facts.config.ipam.range);
+        conflicts.chain(forgotten).map(Range::from).chain(self.canary.kept()).collect()
+    }
 }

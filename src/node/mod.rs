@@ -8,122 +8,139 @@
 //! containers, the loop's memory ([`converge`]) and the ledger, which holds back every message and
 //! answer until the disk has what it rests on. This file only routes between them.
 
-pub mod adopt;
-mod attach;
-mod canary;
-mod pending;
-mod compare;
-pub mod connect;
-mod converge;
-mod desired;
-mod discovery;
-mod dispatch;
-pub mod docker;
-mod docker_order;
-mod doubt;
-mod drift;
-mod election;
-mod explain;
-pub mod explanation;
-mod facts;
-pub mod identity;
-mod impact;
-mod io;
-mod last_read;
-pub mod ledger;
-mod links;
-mod local;
-pub mod memory;
-mod moves;
-mod names;
-mod observe;
-pub mod order;
-mod out;
-mod overview;
-mod paths;
-pub mod peer_subnets;
-mod peers;
-mod ports;
-mod probes;
-mod quota;
-mod reconcile;
-mod relay;
-mod report;
-pub mod request;
-mod settings;
-mod observed;
+// Words: what is said, asked, remembered and done; no decisions.
+pub mod docker_order;
 pub mod status;
-pub mod story;
-mod takeover;
-pub mod trial;
-mod unconfirmed;
+pub mod explanation;
+pub mod request;
+pub mod identity;
+pub mod memory;
+pub mod event;
+pub mod order;
+mod io;
+
+// What every subject reads, and how what follows leaves.
+mod facts;
+pub mod ledger;
+mod out;
 mod view;
+mod tickets;
 mod waiting;
 
-use std::{collections::BTreeSet, time::Duration};
+// Peers: who else is there, who owns what, and what becomes of the dead.
+mod cadence;
+mod discovery;
+mod names;
+pub mod peer_subnets;
+mod last_read;
+mod dead;
+mod unconfirmed;
+mod peers;
+mod gossip;
 
+// From what is to what should be.
+mod drift;
+mod converge;
+mod desired;
+mod links;
+mod moves;
+mod paths;
+mod quota;
+mod reconcile;
+mod observed;
+mod takeover;
+
+// On this host.
+mod canary;
+mod containers;
+pub mod docker;
+mod local;
+mod ports;
+mod attach;
+pub mod connect;
+mod docker_driver;
+
+// Whether packets get there.
+mod doubt;
+mod probes;
+
+// What is known, read and not changed: reports, and what decisions rest on.
+mod overview;
+mod lost_ways;
+mod missing;
+mod report;
+mod takeover_report;
+mod explain;
+mod probe_report;
+mod impact;
+mod reads;
+mod ground;
+mod election;
+mod answers;
+
+// Configurations to come.
+pub mod trial;
+mod pending;
+mod preview;
+
+// All of it together.
+mod story;
+mod settings;
+mod engine;
+
+use std::collections::BTreeSet;
+
+use ipnet::Ipv4Net;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::{
-    attach::Containers,
+    cadence::Cadence,
     canary::OwnCanary,
+    containers::Containers,
+    dead::Dead,
     discovery::Discovery,
     docker::Docker,
+    engine::{Engine, Upshot},
     facts::{Facts, Leave},
     last_read::LastReads,
-    ledger::{SaveFault, SaveId},
-    local::Local,
-    memory::{Memory, Write},
+    local::{Context, Local},
+    memory::Memory,
     names::Names,
     observed::Observed,
+    order::Order,
     out::{Effect, Out},
-    overview::Overview,
     peer_subnets::Places,
     peers::Peers,
     pending::Pending,
     probes::Probes,
     reconcile::Reconcile,
-    request::{Refusal, RefusalKind},
+    request::{Pool, Refusal, RefusalKind, Request, RequestId, Response, leaving},
+    status::Status,
     story::Story,
-    takeover::Dead,
+    tickets::Purpose,
     trial::Trials,
-    unconfirmed::Unconfirmed,
-    view::PAUSE_DENIED,
-    waiting::Waiting,
+    waiting::{Reply, Sight, WAITERS_MAX, Waiter, Waiting},
 };
 pub use self::{
     io::{Input, Output},
     out::{CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL},
+    overview::Overview,
     report::UNREAD_WAY_OUT,
     settings::{Birth, CONN_LIMIT},
 };
 use crate::{
     config::Config,
-    ipam::{self, Allocator},
-    mesh::{self, Mesh},
-    plan::Plan,
-    state::{Action, Actual, Fault, FaultKind},
+    ipam::{self, Allocator, Ask},
+    mesh::Mesh,
     time::Timestamp,
 };
 
-/// Shortest time between two looks at a host that is disturbed again and again.
-const CALM: Duration = Duration::from_millis(200);
-
 /// One peer.
 pub struct Node {
-    facts: Facts,
-    peers: Peers,
-    observed: Observed,
-    work: Reconcile,
-    local: Local,
-    probes: Probes,
+    engine: Engine,
     waiting: Waiting,
     pending: Pending,
-    story: Story,
-    out: Out,
-    /// When it may be even if nothing happens: a look is due, or a step.
-    turn_due: Option<Timestamp>,
 }
 
 impl Node {
@@ -144,15 +161,14 @@ impl Node {
             containers: Containers::new(memory.attached, !memory.links_known),
             docker: Docker::new(memory.networks),
             canary: OwnCanary::default(),
+            rng: ChaCha8Rng::seed_from_u64(rng.next_u64()),
         };
         let observed = Observed {
             discovery: Discovery::default(),
             names: Names::default(),
             places: Places::default(),
             last_reads: LastReads::new(memory.last_read, memory.recalled_s, &boot),
-            looked_for: None,
-            spread: 1.0,
-            rng,
+            cadence: Cadence::new(rng),
         };
         let facts = Facts {
             now,
@@ -163,71 +179,80 @@ impl Node {
             leave: Leave::No,
             ring_kept,
         };
-        let mut node = Node {
+        let engine = Engine {
             facts,
-            peers: Peers { mesh, ipam, dead, unconfirmed: Unconfirmed::default(), relay: None },
+            peers: Peers::new(mesh, ipam, dead),
             observed,
             work: Reconcile::default(),
             local,
             probes,
-            waiting: Waiting::default(),
-            pending: Pending { order: None, trials: Trials::new(memory.trial.is_some()) },
             story: Story::default(),
             out: Out::new(),
             turn_due: None,
         };
-        node.begin_story();
-        node.wake_up(fresh, &boot);
+        let pending = Pending::new(Trials::new(memory.trial.is_some()));
+        let mut node = Node { engine, waiting: Waiting::default(), pending };
+        node.engine.story.begin(&node.engine.peers);
+        node.engine.wake_up(fresh, &boot);
+        node.settle();
         Ok(node)
     }
 
     /// All that it knows.
     pub fn overview(&self) -> Overview<'_> {
-        let Node { facts, peers, observed, work, local, probes, waiting, pending, out, .. } = self;
-        Overview { facts, peers, observed, work, local, probes, waiting, pending, ledger: &out.ledger }
+        self.engine.overview()
     }
 
-    fn wake_up(&mut self, fresh: bool, boot: &str) {
-        if fresh {
-            self.out.ledger.write(Write::format());
-            self.out.ledger.write(Write::identity(&self.facts.identity));
-        }
-        self.peers.mesh.set_channels(self.peers.dead.channels());
-        self.dial_targets();
-        if self.facts.identity.instance.is_none() {
-            // Outside EC2 nothing can be looked for.
-            self.peers.ipam.prove_memory(|_| false);
-        }
-        self.judge_election();
-        self.await_places();
-        self.resume_attachments(boot);
-        self.settle();
+    /// Peers, addresses, routes and containers of this host, and what it is waiting for. The daemon adds what it knows of the
+    /// configuration file.
+    pub fn status(&self) -> Status {
+        self.with_trial(self.overview().status())
+    }
+
+    fn with_trial(&self, mut status: Status) -> Status {
+        status.config.trial_s = self.pending.trials.left_s(self.engine.facts.now);
+        status
     }
 
     /// Takes in what happened at `now`.
     pub fn handle(&mut self, now: Timestamp, input: Input) {
-        self.facts.now = now.max(self.facts.now);
-        self.peers.ipam.tick(self.facts.now);
+        self.engine.facts.now = now.max(self.engine.facts.now);
+        self.engine.peers.ipam.tick(self.engine.facts.now);
+        let Engine { facts, peers, observed, work, local, probes, out, .. } = &mut self.engine;
         match input {
             Input::Configured(id, config) => self.on_configured(id, *config),
             Input::Ordered(order) => self.on_ordered(order),
             Input::Previewed(id, config) => self.on_previewed(id, *config),
-            Input::Mesh(input) => self.peers.mesh.handle(self.facts.now, input),
+            Input::Mesh(input) => peers.mesh.handle(facts.now, input),
             Input::Asked(id, request) => self.on_asked(id, request),
             Input::Cancelled(id) => self.on_cancelled(id),
-            Input::Identified(metadata) => self.on_identified(metadata),
-            Input::HostSeen(result) => self.on_host_seen(result),
-            Input::VpcSeen(result) => self.on_vpc_seen(result),
-            Input::NamesSeen(answers) => self.on_names_seen(answers),
-            Input::PeersSeen(result) => self.on_peers_seen(result),
-            Input::InstancesSeen(result) => self.on_instances_seen(result),
-            Input::RunningSeen(result) => self.on_running_seen(result),
-            Input::PlacesSeen(result) => self.on_places_seen(result),
-            Input::Applied(action, outcome) => self.on_applied(&action, outcome),
-            Input::Stored(id, result) => self.on_stored(id, result),
-            Input::CanaryMade(result) => self.on_canary_made(result),
-            Input::Probed(from, bytes) => self.probes.prober.hear(self.facts.now, from, &bytes),
-            Input::Disturbed => self.on_disturbed(),
+            Input::Identified(metadata) => self.engine.on_identified(metadata),
+            Input::HostSeen(result) => self.engine.on_host_seen(result),
+            Input::VpcSeen(result) => self.engine.on_vpc_seen(result),
+            Input::NamesSeen(answers) => observed.on_names_seen(facts, peers, answers),
+            Input::PeersSeen(result) => observed.on_peers_seen(facts, peers, result),
+            Input::InstancesSeen(result) => {
+                observed.on_instances_seen(facts, peers, result);
+                out.disturbed = true;
+            }
+            Input::RunningSeen(result) => observed.on_running_seen(facts, peers, result),
+            Input::PlacesSeen(result) => observed.on_places_seen(facts, peers, work, out, result),
+            Input::Applied(action, outcome) => {
+                if outcome.is_ok() {
+                    self.waiting.count(&action, &work.plan);
+                }
+                self.engine.on_applied(&action, outcome);
+            }
+            Input::Stored(id, result) => {
+                local.containers.touch();
+                out.stored(facts.now, id, result);
+            }
+            Input::CanaryMade(result) => {
+                local.canary.made(facts, work, result);
+                out.disturbed = true;
+            }
+            Input::Probed(from, bytes) => probes.prober.hear(facts.now, from, &bytes),
+            Input::Disturbed => self.engine.on_disturbed(),
             Input::Woken => self.on_woken(),
         }
         self.settle();
@@ -235,249 +260,300 @@ impl Node {
 
     /// The next thing to do, in order.
     pub fn next_output(&mut self) -> Option<Output> {
-        self.out.outputs.pop_front()
+        self.engine.out.outputs.pop_front()
     }
 
     /// When to wake the node if nothing happens before.
     pub fn next_wake(&self) -> Option<Timestamp> {
-        self.next_wake_but_probes().into_iter().chain(self.probes.prober.next_wake()).min()
+        self.next_wake_but_probes().into_iter().chain(self.engine.probes.prober.next_wake()).min()
     }
 
     fn next_wake_but_probes(&self) -> Option<Timestamp> {
-        let wakes = [
-            self.peers.mesh.next_wake(),
-            self.peers.ipam.next_wake(),
-            self.peers.relay.map(|(due, _)| due),
-            self.turn_due,
-            self.waiting.next_deadline(self.facts.now),
-            self.out.ledger.next_wake(),
-            self.pending.trials.deadline(),
-        ];
+        let now = self.engine.facts.now;
+        let wakes =
+            [self.engine.next_wake(), self.waiting.next_deadline(now), self.pending.trials.deadline()];
         wakes.into_iter().flatten().min()
-    }
-
-    fn next_turn(&self) -> Option<Timestamp> {
-        if self.out.disturbed {
-            return Some(self.facts.now);
-        }
-        let wakes = [
-            self.work.converge.next_wake(self.facts.now, &self.work.plan),
-            self.facts.config.ec2_tag.as_ref().and_then(|_| self.observed.discovery.found.next_look()),
-            self.observed.next_look_at_names(),
-            self.overview().next_look_for_places(),
-            self.peers.dead.next_wake(self.facts.now),
-            self.peers.unconfirmed.next_look(),
-            self.local.canary.next_wake(),
-        ];
-        wakes.into_iter().flatten().min()
-    }
-
-    // ===== the mesh and the address manager =====
-
-    /// Carries on until nothing more follows from what happened.
-    fn settle(&mut self) {
-        self.relay();
-        self.carry_on();
-        self.judge_trial();
-        self.judge_order();
-        if std::mem::take(&mut self.out.disturbed) {
-            self.turn();
-        }
-        self.answer_waiting();
-        self.carry_on();
-        self.tell_story();
-        self.turn_due = self.next_turn();
-        self.out.save(self.facts.now);
-    }
-
-    fn carry_on(&mut self) {
-        while self.perform_ready()
-            | self.settle_mesh()
-            | self.settle_ipam()
-            | self.settle_dead()
-            | self.settle_unconfirmed()
-            | self.settle_probes()
-        {}
-    }
-
-    fn settle_mesh(&mut self) -> bool {
-        let mut any = false;
-        while let Some(output) = self.peers.mesh.next_output() {
-            any = true;
-            match output {
-                mesh::Output::Dial(target) => self.out.outputs.push_back(Output::Dial(target)),
-                mesh::Output::Send(conn, bytes) => self.out.outputs.push_back(Output::Send(conn, bytes)),
-                mesh::Output::Close(conn, why) => self.out.outputs.push_back(Output::Close(conn, why)),
-                mesh::Output::Datagram(to, bytes) => self.out.outputs.push_back(Output::Datagram(to, bytes)),
-                mesh::Output::Deliver(delivery) => self.on_delivery(delivery),
-                mesh::Output::SendState(to) => {
-                    // A peer that lost its store is to know that before it learns what it owns.
-                    self.send_dead(to);
-                    self.send_state(|state| Effect::Gossip(CHANNEL, to, state));
-                }
-                mesh::Output::Offer => self.offer(),
-                mesh::Output::Compare(offer) => self.compare(offer),
-                mesh::Output::SendAll(conn, channel) => self.send_all(conn, channel),
-                mesh::Output::TopologyChanged => self.on_topology_changed(),
-            }
-        }
-        if any && self.overview().expects_nobody() {
-            // Whoever was found may have turned out to be ourselves.
-            self.judge_election();
-        }
-        any
-    }
-
-    fn on_topology_changed(&mut self) {
-        self.observed.places.doubt(self.facts.now);
-        self.peers.dead.touch();
-        self.probes.touch();
-        self.peers.unconfirmed.touch();
-        self.story.touch();
-        self.peers.ipam.set_kin(self.overview().kin());
-        let reachable = self.peers.mesh.reachable();
-        if self.peers.ipam.reachable() != &reachable {
-            self.judge_election();
-            self.peers.ipam.set_reachable(self.facts.now, reachable);
-            self.put_off_looks();
-        }
-    }
-
-    fn settle_ipam(&mut self) -> bool {
-        let mut any = false;
-        while let Some(effect) = self.peers.ipam.next_effect() {
-            any = true;
-            match effect {
-                ipam::Effect::Save(record) => self.out.ledger.write(Write::ipam(&record)),
-                ipam::Effect::Broadcast(state) => {
-                    self.out.let_out(Effect::Broadcast(CHANNEL, self.facts.identity.name, state));
-                }
-                ipam::Effect::Unicast(to, message) => self.out.let_out(Effect::Unicast(CHANNEL, to, message)),
-                ipam::Effect::Answer(ticket, result) => self.on_ipam_answer(ticket, result),
-                ipam::Effect::SetBack => {
-                    self.peers.dead.takeover.doubt();
-                    self.peers.dead.touch();
-                }
-                ipam::Effect::RingChanged => {
-                    self.peers.dead.touch();
-                    self.story.touch();
-                    self.probes.touch();
-                    self.work.converge.drift.keep(&self.peers.ipam.owned());
-                    match self.facts.ring_kept {
-                        true => self.out.disturbed = true,
-                        false => self.out.let_out(Effect::RingKept),
-                    }
-                }
-            }
-        }
-        any
-    }
-
-    fn send_state(&mut self, effect: impl FnOnce(Vec<u8>) -> Effect) {
-        if let Some(state) = self.peers.ipam.state() {
-            self.settle_ipam();
-            self.out.let_out(effect(state));
-        }
-    }
-
-    fn perform_ready(&mut self) -> bool {
-        let mut any = false;
-        while let Some(effect) = self.out.next_effect() {
-            any = true;
-            self.perform(effect);
-        }
-        any
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Gossip(channel, to, state) => self.peers.mesh.gossip(to, channel, &state),
-            Effect::Broadcast(channel, origin, state) => self.peers.mesh.broadcast(origin, channel, &state),
-            Effect::Offer(digests) => self.peers.mesh.offer(&digests),
-            // Whoever waits for an answer asks again, or another peer.
-            Effect::Unicast(channel, to, message) => drop(self.peers.mesh.unicast(to, channel, &message)),
-            Effect::Answer(id, result) => self.out.outputs.push_back(Output::Answer(id, result)),
-            Effect::ContainerKept => self.out.disturbed = true,
-            Effect::RingKept => (self.facts.ring_kept, self.out.disturbed) = (true, true),
-            Effect::FormerKept(order) => self.begin_trial(*order),
-            Effect::Finish => self.out.outputs.push_back(Output::Finished),
-        }
-    }
-
-    fn on_stored(&mut self, id: SaveId, result: Result<(), SaveFault>) {
-        self.local.containers.touch();
-        self.out.stored(self.facts.now, id, result);
     }
 
     fn on_woken(&mut self) {
-        self.probes.prober.wake(self.facts.now);
+        let due = self.next_wake_but_probes();
+        self.engine.probes.prober.wake(self.engine.facts.now);
         // Probes are due every second, and nothing else follows from that.
-        if self.next_wake_but_probes().is_none_or(|due| due > self.facts.now) {
+        if due.is_some_and(|due| due <= self.engine.facts.now) {
+            self.engine.on_woken();
+        }
+    }
+
+    /// Carries on until nothing more follows from what happened.
+    fn settle(&mut self) {
+        self.engine.peers.relay(&self.engine.facts, &mut self.engine.out);
+        self.carry_on();
+        self.judge_trial();
+        self.judge_order();
+        if std::mem::take(&mut self.engine.out.disturbed) {
+            self.engine.turn(&self.waiting.explained().collect());
+        }
+        self.answer_waiting();
+        self.carry_on();
+        self.engine.rest();
+    }
+
+    fn carry_on(&mut self) {
+        loop {
+            let upshots = self.engine.carry_on();
+            if upshots.is_empty() {
+                return;
+            }
+            upshots.into_iter().for_each(|upshot| self.go_on_with(upshot));
+        }
+    }
+
+    fn go_on_with(&mut self, upshot: Upshot) {
+        match upshot {
+            Upshot::FormerKept(order) => {
+                self.pending.trials.begin(&self.engine.facts, &self.engine.peers, &order);
+                self.carry_out(*order);
+            }
+            Upshot::NoAddress(ident, refused) => {
+                for id in self.waiting.take_where(|waiter| waiter.is_attaching(&ident)) {
+                    self.engine.out.answer(id, Err(Refusal::from(&refused)));
+                }
+            }
+        }
+    }
+
+    // ===== configurations =====
+
+    fn on_previewed(&mut self, id: RequestId, config: Config) {
+        match pending::objection(&self.engine.facts, &self.engine.peers, &config).or_else(|| self.busy()) {
+            Some(refusal) => self.engine.out.answer(id, Err(refusal)),
+            None => self.tell_anew(id, Sight::Preview(Box::new(config))),
+        }
+    }
+
+    fn on_configured(&mut self, id: RequestId, config: Config) {
+        let objection = || pending::objection(&self.engine.facts, &self.engine.peers, &config);
+        if let Some(refusal) = self.pending.trials.is_trying().or_else(objection) {
+            return self.engine.out.answer(id, Err(refusal));
+        }
+        self.pending.trials.forget(&mut self.engine.out);
+        self.engine.adopt(config.adopted_by(&self.engine.facts.config));
+        self.engine.out.answer(id, Ok(Response::Done));
+    }
+
+    fn on_ordered(&mut self, order: Box<Order>) {
+        let busy = self.busy();
+        match self.pending.take(&self.engine.facts, &self.engine.peers, busy, order) {
+            Ok(Some(order)) => self.begin(order),
+            Ok(None) => self.engine.hurry(),
+            Err((order, refusal)) => self.decline(&order, &refusal),
+        }
+    }
+
+    /// The looks that an order waits for have ended: its plan is what it takes still, or it is declined.
+    fn judge_order(&mut self) {
+        let Some((order, looked)) = self.pending.looked(&self.engine.work) else { return };
+        match looked.and_then(|()| self.engine.overview().still_takes(&order)) {
+            Ok(()) => self.begin(order),
+            Err(refusal) => self.decline(&order, &refusal),
+        }
+    }
+
+    fn begin(&mut self, order: Box<Order>) {
+        if let Some(order) = self.pending.begin(order, &mut self.engine.out) {
+            self.carry_out(*order);
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        self.engine.adopt(order.config.adopted_by(&self.engine.facts.config));
+        self.engine.out.answer(order.adopted, Ok(Response::Done));
+        self.engine.hurry();
+        self.reply(order.done, Reply::When(Waiter::Converged(Vec::new())));
+    }
+
+    fn decline(&mut self, order: &Order, refusal: &Refusal) {
+        self.engine.out.answer(order.adopted, Err(refusal.clone()));
+        self.engine.out.answer(order.done, Err(refusal.clone()));
+    }
+
+    /// Something that was tried may end, and the former configuration come back.
+    fn judge_trial(&mut self) {
+        let Some((former, asked, why)) = self.pending.trials.ended(self.engine.facts.now, &self.engine.peers)
+        else {
             return;
+        };
+        self.engine.adopt(former);
+        if self.waiting.take(asked).is_some() {
+            let message = format!("the configuration was rolled back: {why}");
+            self.engine.out.answer(asked, Err(Refusal::new(RefusalKind::Failed, message)));
         }
-        self.peers.mesh.handle(self.facts.now, mesh::Input::Woken);
-        self.peers.ipam.wake(self.facts.now);
-        self.peers.dead.touch();
-        self.out.disturbed |= self.turn_due.is_some_and(|due| due <= self.facts.now);
+        self.engine.out.outputs.push_back(Output::RolledBack(why));
     }
 
-    // ===== the loop =====
+    // ===== who asks =====
 
-    /// Looks where a look is due, plans, and takes the next steps.
-    fn turn(&mut self) {
-        self.work.moves.see(self.facts.now, &self.peers.ipam.settled_owners());
-        self.tend_canary();
-        self.renew_wanted();
-        self.look();
-        self.work.plan = self.overview().plan_for(&self.facts.config);
-        self.peers.ipam.set_avoided(self.overview().avoided());
-        for action in self.work.converge.take(self.facts.now, &self.work.plan) {
-            self.out.outputs.push_back(Output::Apply(action));
+    fn busy(&self) -> Option<Refusal> {
+        let many = self.waiting.len() + self.engine.peers.tickets.len() >= WAITERS_MAX;
+        many.then(Refusal::busy)
+    }
+
+    fn reply(&mut self, id: RequestId, reply: Reply) {
+        match reply {
+            Reply::Now(answer) => self.engine.out.answer(id, answer),
+            Reply::When(waiter) => {
+                self.waiting.add(self.engine.facts.now, id, waiter);
+                self.engine.out.disturbed = true;
+            }
         }
     }
 
-    fn on_applied(&mut self, action: &Action, outcome: Result<Option<String>, Fault>) {
-        if let (Action::CreateRoute { table, .. }, Err(fault)) = (action, &outcome)
-            && fault.kind == FaultKind::Quota
-        {
-            let used = self.work.converge.believed().and_then(|vpc| Some(vpc.tables.get(table)?.used));
-            used.into_iter().for_each(|used| self.work.quotas.learn(self.facts.now, table, used));
-        }
-        if outcome.is_ok() {
-            self.waiting.count(action, &self.work.plan);
-        }
-        self.work.converge.pause_denied = self.jittered(PAUSE_DENIED).max(self.overview().usual_share());
-        for next in self.work.converge.applied(self.facts.now, action, outcome) {
-            self.out.outputs.push_back(Output::Apply(next));
-        }
-        self.out.disturbed = true;
+    fn on_asked(&mut self, id: RequestId, request: Request) {
+        let adds = matches!(
+            request,
+            Request::Attach { .. }
+                | Request::Connect { .. }
+                | Request::Allocate { .. }
+                | Request::Claim { .. }
+        );
+        let (busy, leaves) = (self.busy(), self.engine.facts.leave != Leave::No);
+        let Engine { facts, peers, work, local, out, .. } = &mut self.engine;
+        let reply = match request {
+            Request::Status => Reply::Now(Ok(Response::Status(Box::new(self.status())))),
+            Request::Confirm => Reply::Now(self.pending.trials.confirm(out)),
+            Request::CanConnect => Reply::Now(self.engine.overview().can_connect()),
+            Request::Range => Reply::Now(Ok(Response::Addresses(vec![facts.config.ipam.range]))),
+            Request::ShowRing => Reply::Now(Ok(Response::Ring(self.engine.overview().pieces()))),
+            Request::Free { ident, address } => {
+                Reply::Now(local.free(&mut Context { facts, peers, work, out }, &ident, address))
+            }
+            Request::Lookup { ident } => {
+                Reply::Now(Ok(Response::Addresses(peers.ipam.lookup(&ident).to_vec())))
+            }
+            // What is above keeps nobody waiting.
+            _ if busy.is_some() => Reply::Now(Err(Refusal::busy())),
+            _ if adds && leaves => Reply::Now(Err(leaving())),
+            Request::Allocate { ident, subnet } => return self.on_allocate(id, ident, subnet),
+            Request::Claim { ident, address } => {
+                let length = facts.config.ipam.default_subnet.prefix_len();
+                let address = Ipv4Net::new_assert(address.into(), length);
+                return self.ask(id, Ask::Claim { ident, address });
+            }
+            Request::Examine => return self.tell_anew(id, Sight::Status),
+            Request::Plan => return self.tell_anew(id, Sight::Plan),
+            Request::Explain { address } => return self.tell_anew(id, Sight::Address(address)),
+            Request::Apply => {
+                self.engine.hurry();
+                Reply::When(Waiter::Converged(Vec::new()))
+            }
+            Request::AwaitReady => Reply::When(Waiter::Ready),
+            Request::Collect => {
+                work.converge.host.look_by(facts.now);
+                Reply::When(Waiter::Looked)
+            }
+            Request::Attach { netns, link, name, subnet } => {
+                local.attach(&mut Context { facts, peers, work, out }, netns, link, name, subnet).into()
+            }
+            Request::Connect { netns, link, wish } => {
+                local.connect(&mut Context { facts, peers, work, out }, netns, link, wish).into()
+            }
+            Request::Docker(order) => local.on_docker(&mut Context { facts, peers, work, out }, order),
+            Request::Check { key, netns } => {
+                local.check(&mut Context { facts, peers, work, out }, &key, &netns).into()
+            }
+            Request::Detach { target } => local.detach(&mut Context { facts, peers, work, out }, &target),
+            Request::Forget { peer, alone: false } => peers.forget(facts, work, out, &peer),
+            Request::Forget { peer, alone: true } => peers.forget_alone(facts, out, &peer),
+            Request::Drain => local.drain(&mut Context { facts, peers, work, out }),
+            Request::Reset => self.on_reset(),
+        };
+        self.reply(id, reply);
     }
 
-    fn on_disturbed(&mut self) {
-        let calm = self.work.converge.host.last_begun().map_or(self.facts.now, |begun| begun + CALM);
-        self.work.converge.host.look_at_changes_by(calm.max(self.facts.now));
-        self.out.disturbed = true;
-    }
-}
-
-impl Peers {
-    pub(super) fn has_ring(&self) -> bool {
-        !self.ipam.ring().is_empty()
-    }
-}
-
-impl Overview<'_> {
-    pub(super) fn plan_for(&self, config: &Config) -> Plan {
-        let vpc = self.work.converge.believed();
-        let actual = Actual { host: self.work.converge.host.seen(), vpc: vpc.as_deref() };
-        let mut plan = Plan::new(&self.desired(config), actual);
-        self.work.converge.drift.explain(&mut plan);
-        if !self.peers.has_ring() && self.facts.leave == Leave::No {
-            plan.notes.push("routes follow agreement: there is no ring yet".into());
+    fn on_allocate(&mut self, id: RequestId, ident: String, subnet: Option<Pool>) {
+        match self.engine.facts.named_subnet(subnet) {
+            Ok(subnet) => {
+                let subnet = subnet.unwrap_or(self.engine.facts.config.ipam.default_subnet);
+                self.ask(id, Ask::Allocate { ident, subnet });
+            }
+            Err(refusal) => self.engine.out.answer(id, Err(refusal)),
         }
-        plan.unread.extend(self.unread(config));
-        plan.notes.extend(self.coming().into_iter().map(|note| note.what));
-        plan
+    }
+
+    fn ask(&mut self, id: RequestId, ask: Ask) {
+        let ticket = self.engine.peers.tickets.open(Purpose::Request(id));
+        let (local, mut cx) = self.engine.local();
+        local.put(&mut cx, ticket, ask);
+    }
+
+    fn on_cancelled(&mut self, id: RequestId) {
+        if let Some(order) = self.pending.withdraw(id) {
+            self.decline(&order, &Refusal::new(RefusalKind::Untimely, "the client disconnected"));
+        }
+        let waiter = self.waiting.take(id);
+        let (local, mut cx) = self.engine.local();
+        if let Some(waiter) = waiter {
+            local.undo_connect(&mut cx, &waiter);
+        }
+        for ticket in cx.peers.tickets.drop_where(|purpose| *purpose == Purpose::Request(id)) {
+            local.take_back(&mut cx, ticket);
+        }
+    }
+
+    /// Looks at once: what is said to be missing, or there, must not have changed since the last looks.
+    fn tell_anew(&mut self, id: RequestId, sight: Sight) {
+        self.engine.work.converge.host.look_by(self.engine.facts.now);
+        self.engine.out.outputs.push_back(Output::DoubtCheck);
+        match &sight {
+            Sight::Address(address) => {
+                if let Some(owner) = self.engine.overview().probed_owner(*address) {
+                    self.engine.probes.prober.hurry_to(self.engine.facts.now, owner);
+                }
+            }
+            Sight::Status => self.engine.probes.prober.hurry(self.engine.facts.now),
+            Sight::Plan | Sight::Preview(_) => {}
+        }
+        self.reply(id, Reply::When(Waiter::Looks(sight)));
+    }
+
+    /// Undoes everything on this host: containers, rules, routes; ranges go to an heir if there is one.
+    fn on_reset(&mut self) -> Reply {
+        let (local, mut cx) = self.engine.local();
+        local.discard_all(&mut cx);
+        self.engine.facts.leave =
+            match self.engine.peers.give_all_away(&self.engine.facts, &mut self.engine.out) {
+                true => Leave::HandingOver,
+                false => Leave::Withdrawing,
+            };
+        self.engine.hurry();
+        Reply::When(Waiter::Reset)
+    }
+
+    /// Answers everybody whose wait is over.
+    fn answer_waiting(&mut self) {
+        for (id, since, waiter, late) in self.waiting.all(self.engine.facts.now) {
+            self.engine.work.look_for(self.engine.facts.now, since, &waiter);
+            if self.engine.overview().gives_up_on_heir(since, &waiter, late) {
+                (self.engine.facts.leave, self.engine.out.disturbed) = (Leave::Withdrawing, true);
+            }
+            let Some(result) = self.engine.overview().result(since, &waiter, late) else { continue };
+            let result = result.map(|answer| match answer {
+                Response::Status(status) => Response::Status(Box::new(self.with_trial(*status))),
+                answer => answer,
+            });
+            self.waiting.take(id);
+            let finished = *waiter == Waiter::Reset && result.is_ok();
+            if result.is_err() {
+                let (local, mut cx) = self.engine.local();
+                local.undo_connect(&mut cx, &waiter);
+            }
+            self.engine.out.answer(id, result);
+            if finished {
+                self.engine.out.let_out(Effect::Finish);
+            }
+        }
+        let wished: BTreeSet<_> = self.waiting.forgetting().collect();
+        self.engine.peers.dead.forget_wishes_but(&wished, self.engine.facts.identity.name);
     }
 }
 

@@ -4,12 +4,16 @@
 //! hosts, each of which is a target of its own. All are resolved anew from time to time, so that the targets follow the answer; where
 //! there is none, the last one holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use super::{Node, io::Output, observed::Observed, status::Note, view::View};
+use super::{facts::Facts, io::Output, out::Out, status::Note, view::View};
 use crate::{
     mesh::{Endpoint, Hosts},
     state::{Fault, FaultKind},
+    time::Timestamp,
 };
 
 /// What is known of the names of `peers`.
@@ -60,41 +64,36 @@ impl Names {
             }
         }
     }
-}
 
-impl Observed {
-    pub(super) fn next_look_at_names(&self) -> Option<crate::time::Timestamp> {
-        self.names.look.next_look().filter(|_| !self.names.listed.is_empty())
+    /// When to look next.
+    pub(super) fn next_look(&self) -> Option<Timestamp> {
+        self.look.next_look().filter(|_| !self.listed.is_empty())
+    }
+
+    /// Has them resolved, if it is time.
+    pub(super) fn look(&mut self, facts: &Facts, out: &mut Out) {
+        if self.next_look().is_some() && self.look.begin(facts.now) {
+            out.outputs.push_back(Output::ObserveNames(self.listed.iter().cloned().collect()));
+        }
+    }
+
+    /// They were resolved.
+    pub(super) fn seen(
+        &mut self,
+        now: Timestamp,
+        answers: BTreeMap<String, Result<Hosts, String>>,
+        interval: Duration,
+    ) {
+        let result = self.take_in(answers);
+        self.look.end(now, result, interval);
     }
 
     /// Names whose hosts may be others by now.
-    pub(super) fn unresolved_names(&self) -> impl Iterator<Item = Note> {
-        let outdated = |name: &&String| self.names.known.get(*name).is_some_and(Hosts::are_several);
-        self.names.failed.iter().filter(move |(name, _)| outdated(name)).map(|(name, why)| Note {
+    pub(super) fn unresolved(&self) -> impl Iterator<Item = Note> {
+        let outdated = |name: &&String| self.known.get(*name).is_some_and(Hosts::are_several);
+        self.failed.iter().filter(move |(name, _)| outdated(name)).map(|(name, why)| Note {
             what: format!("peers: {why}; the hosts that {name} stood for before are dialled"),
             hint: Some("check the name server of this host (`getent ahosts`)".into()),
         })
-    }
-}
-
-impl Node {
-    pub(super) fn look_at_names(&mut self) {
-        if self.observed.next_look_at_names().is_some() && self.observed.names.look.begin(self.facts.now) {
-            self.out
-                .outputs
-                .push_back(Output::ObserveNames(self.observed.names.listed.iter().cloned().collect()));
-        }
-    }
-
-    pub(super) fn on_names_seen(&mut self, answers: BTreeMap<String, Result<Hosts, String>>) {
-        let before = self.overview().targets();
-        let result = self.observed.names.take_in(answers);
-        let interval = self.jittered(self.facts.config.reconcile.interval);
-        self.observed.names.look.end(self.facts.now, result, interval);
-        if self.overview().targets() != before {
-            self.dial_targets();
-        }
-        // It may be known now where a host is that is not heard.
-        self.peers.unconfirmed.touch();
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     memory,
-    request::{RequestId, SavedPlan},
+    request::{Refusal, RefusalKind, RequestId, SavedPlan},
 };
 use crate::config::Config;
 
@@ -30,4 +30,9 @@ pub struct Terms {
     pub record: memory::Trial,
     /// How long to wait for a confirmation.
     pub patience: Duration,
+}
+
+/// An order that does not fit what is.
+pub(super) fn untimely(message: impl Into<String>) -> Refusal {
+    Refusal::new(RefusalKind::Untimely, message).hint("make a new plan: `weavers plan --out FILE`")
 }

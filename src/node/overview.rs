@@ -2,7 +2,7 @@
 
 use super::{
     facts::Facts, ledger::Ledger, local::Local, observed::Observed, out::Effect, peers::Peers,
-    pending::Pending, probes::Probes, reconcile::Reconcile, waiting::Waiting,
+    probes::Probes, reconcile::Reconcile,
 };
 
 /// What each subject knows.
@@ -14,7 +14,5 @@ pub struct Overview<'a> {
     pub(super) work: &'a Reconcile,
     pub(super) local: &'a Local,
     pub(super) probes: &'a Probes,
-    pub(super) waiting: &'a Waiting,
-    pub(super) pending: &'a Pending,
     pub(super) ledger: &'a Ledger<Effect>,
 }

@@ -3,26 +3,20 @@
 //! What was written is one thing, what the kernel does with it another: a route of somebody else, a policy rule or a
 //! setting decides, too.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use ipnet::Ipv4Net;
 
-use super::{Node, overview::Overview, reconcile::Reconcile, status::Note};
+use super::status::Note;
 use crate::{
     addr::{Address, Range},
-    peer::PeerName,
+    config::Config,
     state::{Fate, Host, LINKS, Loss, Packet, Path, address_of_link},
 };
 
-/// Other hosts to which the way is asked in one look; where there are more they take turns.
-const OTHERS_MAX: usize = 64;
-
 /// Why a packet does not get where it should.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Astray {
+pub(super) enum Astray {
     /// It gets no further.
     Lost(Loss),
     /// It leaves by an interface that does not lead there.
@@ -33,7 +27,7 @@ enum Astray {
 
 /// Where packets get lost together: what they have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+pub(super) struct Place {
     side: Side,
     astray: Astray,
     route: Option<String>,
@@ -51,111 +45,23 @@ enum Side {
 #[derive(Debug, Default)]
 pub(super) struct LostPaths(Vec<(Arc<Path>, Astray)>);
 
-impl Overview<'_> {
-    /// One address of each other owner, and those that somebody asks about. Where there are too many they take
-    /// turns, but a way that was lost is asked for until it is found.
-    pub(super) fn others_to_ask_for(&self) -> BTreeSet<Address> {
-        let mut firsts: BTreeMap<_, Address> = BTreeMap::new();
-        for (range, owner) in self.peers.ipam.settled_owners() {
-            if owner != self.facts.identity.name && owner != PeerName::UNKNOWN {
-                firsts.entry(owner).or_insert(range.start);
-            }
-        }
-        let all: Vec<Address> = firsts.into_values().collect();
-        let range = Range::from(self.facts.config.ipam.range);
-        let explained = self.waiting.explained().filter(|address| range.contains(*address));
-        let is_other =
-            |address: &Address| self.peers.ipam.ring().owner(*address) != Some(self.facts.identity.name);
-        let lost = self.work.astray().iter().filter_map(|(path, _)| match path.packet {
-            Packet::ToOther(address) => Some(address),
-            Packet::ToContainer { .. } | Packet::FromHost { .. } | Packet::Outside => None,
+impl LostPaths {
+    /// Judges what would become of packets, after a look or under another configuration.
+    pub fn judge(host: Option<&Host>, uplinks: &BTreeSet<String>) -> LostPaths {
+        let lost = host.into_iter().flat_map(|host| {
+            host.paths.iter().filter_map(|path| Some((path.clone(), astray(path, host, uplinks)?)))
         });
-        let first = (self.work.converge.host.looks() as usize).wrapping_mul(OTHERS_MAX) % all.len().max(1);
-        let in_turn = all.iter().cycle().skip(first).take(all.len()).copied();
-        let mut asked = BTreeSet::new();
-        for address in explained.filter(is_other).chain(lost.filter(is_other)).chain(in_turn) {
-            if asked.len() < OTHERS_MAX {
-                asked.insert(address);
-            }
-        }
-        asked
+        LostPaths(lost.collect())
     }
 
-    /// Why packets from or to this address are lost, as far as the kernel was asked about them: its own if it is a
-    /// container here, or else all of them.
-    pub(super) fn missing_way(&self, address: Address) -> Option<Note> {
-        let concerns = |packet: &Packet| match packet {
-            Packet::ToOther(other) => *other == address,
-            Packet::ToContainer { address: own, .. } => *own == address,
-            Packet::FromHost { .. } | Packet::Outside => false,
-        };
-        let astray = self.work.astray();
-        let own = astray.iter().find(|(path, _)| concerns(&path.packet));
-        let any = || {
-            let out = |path: &Path| matches!(path.packet, Packet::ToOther(_) | Packet::Outside);
-            astray.iter().find(|(path, _)| out(path)).filter(|_| self.work.is_cut_off())
-        };
-        let (path, astray) = own.or_else(any)?;
-        let addresses: Vec<Address> = concerned(path).into_iter().collect();
-        Some(self.lost_at(&place(path, astray.clone()), &addresses))
+    pub fn astray(&self) -> &[(Arc<Path>, Astray)] {
+        &self.0
     }
 
-    /// Where packets are lost, one note for each place, and the way out.
-    pub(super) fn lost_packets(&self) -> Vec<Note> {
-        let mut places: BTreeMap<Place, Vec<Address>> = BTreeMap::new();
-        for (path, astray) in self.work.astray() {
-            places.entry(place(path, astray.clone())).or_default().extend(concerned(path));
-        }
-        places.iter().map(|(place, addresses)| self.lost_at(place, addresses)).collect()
-    }
-
-    fn lost_at(&self, place: &Place, addresses: &[Address]) -> Note {
-        let uplinks = self.uplink_names();
-        let uplinks = uplinks.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-        let some = some_of(addresses);
-        let range = self.facts.config.ipam.range;
-        let route = place.route.as_ref().map_or_else(String::new, |route| format!(" ({route})"));
-        let whose = match &place.side {
-            Side::Out => format!("packets of containers for other hosts ({some})"),
-            Side::In { uplink } => format!("packets that come in by {uplink} for containers ({some})"),
-            Side::FromHost => format!("answers of this host's own address {some} to containers"),
-            Side::Outside => "packets of containers for the outside".to_owned(),
-        };
-        let (what, hint) = match (&place.astray, &place.side) {
-            (Astray::By(by), Side::Out) if self.facts.config.network.uplinks.is_some() => (
-                format!("{whose} leave by {by}{route}, which [network] uplinks does not name ({uplinks})"),
-                format!("name {by} in [network] uplinks, or set it to \"auto\", and `weavers reload`"),
-            ),
-            (Astray::By(by), Side::Out) => (
-                format!("{whose} leave by {by}{route}, which does not lead into the VPC"),
-                format!(
-                    "remove that route, or lead the range past it: ip route add {range} via GATEWAY; \
-                     where it does lead there, name {by} in [network] uplinks"
-                ),
-            ),
-            (Astray::By(by), Side::FromHost) => (
-                format!("{whose} leave by {by}{route}: a service there is not reached by them"),
-                by_main(range),
-            ),
-            (Astray::By(by), Side::In { .. } | Side::Outside) => (
-                format!("{whose} leave by {by}{route} instead of the containers' links"),
-                format!("{}, before the rule that leads there: see `ip rule`", by_main(range)),
-            ),
-            (Astray::Stays, _) => (
-                format!("{whose} are taken for this host's own"),
-                "see `ip addr` and `ip route show table local`, and remove that address".to_owned(),
-            ),
-            (Astray::Lost(loss), side) => lost_by(loss, side, &whose, &route, range),
-        };
-        Note { what, hint: Some(hint) }
-    }
-}
-
-impl Reconcile {
     /// Whether a container attached now is not reachable: its packets reach none of the other hosts, or none of
     /// theirs reach it.
-    pub(super) fn is_cut_off(&self) -> bool {
-        let Some(host) = self.converge.host.seen() else { return false };
+    pub fn is_cut_off(&self, host: Option<&Host>) -> bool {
+        let Some(host) = host else { return false };
         if self.astray().is_empty() {
             return false;
         }
@@ -171,31 +77,61 @@ impl Reconcile {
     }
 
     /// Whether packets between containers are known to be lost on this host.
-    pub(super) fn loses_packets(&self) -> bool {
+    pub fn loses_packets(&self, host: Option<&Host>) -> bool {
         let between = |packet: &Packet| match packet {
             Packet::ToOther(_) | Packet::ToContainer { .. } => true,
             Packet::FromHost { .. } | Packet::Outside => false,
         };
-        self.is_cut_off() || self.astray().iter().any(|(path, _)| between(&path.packet))
-    }
-
-    fn astray(&self) -> &[(Arc<Path>, Astray)] {
-        &self.lost_paths.0
+        self.is_cut_off(host) || self.astray().iter().any(|(path, _)| between(&path.packet))
     }
 }
 
-impl Node {
-    /// Judges anew what would become of packets, after a look or under another configuration.
-    pub(super) fn judge_paths(&mut self) {
-        let uplinks = self.overview().uplink_names();
-        let lost = self.work.converge.host.seen().into_iter().flat_map(|host| {
-            host.paths.iter().filter_map(|path| Some((path.clone(), astray(path, host, &uplinks)?)))
-        });
-        self.work.lost_paths = LostPaths(lost.collect());
-    }
+/// Where packets are lost, and the way out.
+pub(super) fn told(
+    place: &Place,
+    addresses: &[Address],
+    config: &Config,
+    uplinks: &BTreeSet<String>,
+) -> Note {
+    let uplinks = uplinks.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let some = some_of(addresses);
+    let range = config.ipam.range;
+    let route = place.route.as_ref().map_or_else(String::new, |route| format!(" ({route})"));
+    let whose = match &place.side {
+        Side::Out => format!("packets of containers for other hosts ({some})"),
+        Side::In { uplink } => format!("packets that come in by {uplink} for containers ({some})"),
+        Side::FromHost => format!("answers of this host's own address {some} to containers"),
+        Side::Outside => "packets of containers for the outside".to_owned(),
+    };
+    let (what, hint) = match (&place.astray, &place.side) {
+        (Astray::By(by), Side::Out) if config.network.uplinks.is_some() => (
+            format!("{whose} leave by {by}{route}, which [network] uplinks does not name ({uplinks})"),
+            format!("name {by} in [network] uplinks, or set it to \"auto\", and `weavers reload`"),
+        ),
+        (Astray::By(by), Side::Out) => (
+            format!("{whose} leave by {by}{route}, which does not lead into the VPC"),
+            format!(
+                "remove that route, or lead the range past it: ip route add {range} via GATEWAY; \
+                 where it does lead there, name {by} in [network] uplinks"
+            ),
+        ),
+        (Astray::By(by), Side::FromHost) => {
+            (format!("{whose} leave by {by}{route}: a service there is not reached by them"), by_main(range))
+        }
+        (Astray::By(by), Side::In { .. } | Side::Outside) => (
+            format!("{whose} leave by {by}{route} instead of the containers' links"),
+            format!("{}, before the rule that leads there: see `ip rule`", by_main(range)),
+        ),
+        (Astray::Stays, _) => (
+            format!("{whose} are taken for this host's own"),
+            "see `ip addr` and `ip route show table local`, and remove that address".to_owned(),
+        ),
+        (Astray::Lost(loss), side) => lost_by(loss, side, &whose, &route, range),
+    };
+    Note { what, hint: Some(hint) }
 }
 
-fn concerned(path: &Path) -> Option<Address> {
+pub(super) fn concerned(path: &Path) -> Option<Address> {
     match path.packet {
         Packet::ToOther(address) | Packet::ToContainer { address, .. } => Some(address),
         Packet::FromHost { from, .. } => Some(from.into()),
@@ -234,7 +170,7 @@ fn is_blocked(host: &Host, address: Address) -> bool {
     host.blocks.iter().any(|block| Range::from(*block).contains(address))
 }
 
-fn place(path: &Path, astray: Astray) -> Place {
+pub(super) fn place(path: &Path, astray: Astray) -> Place {
     let side = match &path.packet {
         Packet::ToOther(_) => Side::Out,
         Packet::ToContainer { uplink, .. } => Side::In { uplink: uplink.clone() },

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rand::Rng;
 
 use super::{
-    Node,
+    desired::local_setting,
     local::Local,
     memory::Attached,
     request::{Refusal, RefusalKind},
@@ -16,11 +16,6 @@ use crate::state::{Host, Port, Published};
 const PORTS_MAX: usize = 4096;
 /// Ports that are chosen where none is asked for: those that nobody registers.
 const CHOSEN: std::ops::RangeInclusive<u16> = 49_153..=65_535;
-
-/// Name of the setting by which packets to 127.0.0.1 are let to a container.
-pub(super) fn local_setting(link: &str) -> String {
-    format!("net.ipv4.conf.{link}.route_localnet")
-}
 
 impl Attached {
     /// What it publishes.
@@ -42,7 +37,7 @@ impl Attached {
     }
 }
 
-impl Node {
+impl Local {
     /// These ports for the container of this name, with those chosen that are left to us. A port that another one has is refused.
     pub(super) fn chosen_ports(&mut self, ident: &str, wanted: Vec<Port>) -> Result<Vec<Port>, Refusal> {
         if wanted.len() > PORTS_MAX {
@@ -51,14 +46,14 @@ impl Node {
         }
         let mut ports: Vec<Port> = Vec::new();
         let wanted: BTreeSet<Port> = wanted.into_iter().collect();
-        let before = self.local.containers.all().get(ident).map(|one| one.ports.clone()).unwrap_or_default();
+        let before = self.containers.all().get(ident).map(|one| one.ports.clone()).unwrap_or_default();
         let (open, named): (Vec<Port>, Vec<Port>) = wanted.into_iter().partition(|port| port.host == 0);
         for port in named {
             if let Some(taken) = ports.iter().find(|other| other.overlaps(&port)) {
                 let message = format!("port {} is to lead to {taken} and to {port}", port.of_host());
                 return Err(Refusal::new(RefusalKind::Invalid, message));
             }
-            if let Some(other) = self.local.publisher_of(ident, &port) {
+            if let Some(other) = self.publisher_of(ident, &port) {
                 let message = format!("port {} is published by {}", port.of_host(), other.called());
                 let hint = "stop that container, or choose another port";
                 return Err(Refusal::new(RefusalKind::Taken, message).hint(hint));
@@ -80,16 +75,14 @@ impl Node {
 
     fn open_port(&mut self, ident: &str, taken: &[Port], port: Port) -> Option<Port> {
         let count = u32::from(CHOSEN.end() - CHOSEN.start()) + 1;
-        let from = self.observed.rng.next_u32() % count;
+        let from = self.rng.next_u32() % count;
         let candidates = (0..count).map(|step| CHOSEN.start() + ((from + step) % count) as u16);
         let mut candidates = candidates.map(|host| Port { host, ..port });
         candidates.find(|port| {
-            !taken.iter().any(|other| other.overlaps(port)) && self.local.publisher_of(ident, port).is_none()
+            !taken.iter().any(|other| other.overlaps(port)) && self.publisher_of(ident, port).is_none()
         })
     }
-}
 
-impl Local {
     /// Another container that has the port.
     fn publisher_of(&self, ident: &str, port: &Port) -> Option<&Attached> {
         let others = self.containers.all().values().filter(|one| one.ident != ident && !one.leaving);

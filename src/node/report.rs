@@ -6,15 +6,15 @@ use ipnet::Ipv4Net;
 
 use super::{
     converge::Step,
-    facts::{Facts, Leave},
+    desired::{local_setting, taken},
+    facts::Leave,
     memory::Attached,
     overview::Overview,
     peers::Peers,
-    ports::local_setting,
     quota,
     reconcile::Reconcile,
     status::{
-        AttachmentStatus, ConfigStatus, ConnectionStatus, FORMAT_VERSION, IpamStatus, Note, Status,
+        AttachmentStatus, ConfigStatus, ConnectionStatus, FORMAT_VERSION, IpamStatus, Note, Piece, Status,
         StepStatus, TargetStatus, Upkeep,
     },
 };
@@ -27,7 +27,7 @@ use crate::{
     },
     peer::PeerName,
     plan::{Change, Plan, Plane, leads_to},
-    state::{Action, Fault, Forward, TableId, Tracking, Vpc, link_name},
+    state::{Action, Fault, Forward, TableId, Target, Tracking, Vpc, link_name},
 };
 
 /// Pieces of the ring at which their number is named.
@@ -42,7 +42,7 @@ impl<'a> Overview<'a> {
     /// they are sent to any: a container attached now is reachable from the other hosts.
     pub fn is_ready(&self) -> bool {
         let may_be = self.peers.has_ring() && self.overlap().is_none();
-        let reaches = !self.work.is_cut_off() && !self.probes.probes_reach_nobody();
+        let reaches = !self.is_cut_off() && !self.probes.probes_reach_nobody();
         let can_promise = self.ledger.fault().is_none() && !self.lacks_room();
         may_be && reaches && can_promise && self.is_host_ready() && self.are_routes_read()
     }
@@ -70,14 +70,16 @@ impl<'a> Overview<'a> {
     fn are_routes_read(&self) -> bool {
         let wanted = self.wanted_routes();
         let Some(vpc) = self.work.converge.vpc.seen() else {
-            return self.recalled().is_some_and(|read| {
-                self.facts.is_unchecked(read.source_dest_check) && read.led_all(&join(wanted.iter().copied()))
+            return self.observed.last_reads.recalled(self.facts).is_some_and(|read| {
+                self.is_unchecked(read.source_dest_check) && read.led_all(&join(wanted.iter().copied()))
             });
         };
         let led = |table| wanted.iter().all(|range| leads_to(table, *range, &vpc.interface));
-        self.facts.is_unchecked(vpc.source_dest_check)
-            && !vpc.tables.is_empty()
-            && vpc.tables.values().all(led)
+        self.is_unchecked(vpc.source_dest_check) && !vpc.tables.is_empty() && vpc.tables.values().all(led)
+    }
+
+    fn is_unchecked(&self, source_dest_check: Option<bool>) -> bool {
+        source_dest_check != Some(true) || self.facts.config.vpc.source_dest_check == SourceDestCheck::Ignore
     }
 
     /// Where packets must find their way to us: all that we own, but for what lies beneath a route of others and is
@@ -91,6 +93,34 @@ impl<'a> Overview<'a> {
     /// Who owns what, as this node has it.
     pub fn ring(&self) -> &'a Ring {
         self.peers.ipam.ring()
+    }
+
+    /// Whether some route was last read leading to our interface.
+    pub(super) fn routes_lead_here(&self) -> bool {
+        let Some(vpc) = self.work.converge.vpc.seen() else { return false };
+        let range = Range::from(self.facts.config.ipam.range);
+        let mut routes = vpc.tables.values().flat_map(|table| &table.routes);
+        routes.any(|(cidr, route)| {
+            range.covers((*cidr).into()) && route.target == Target::Interface(vpc.interface.clone())
+        })
+    }
+
+    pub(super) fn pieces(&self) -> Vec<Piece> {
+        let me = self.facts.identity.name;
+        self.peers
+            .ipam
+            .ring()
+            .pieces()
+            .map(|(range, entry)| Piece {
+                range: range.to_string(),
+                size: range.len(),
+                peer: entry.owner,
+                nickname: self.peers.ipam.nickname(entry.owner).map(str::to_owned),
+                reachable: entry.owner == me || self.peers.mesh.is_reachable(entry.owner),
+                own: entry.owner == me,
+                free: if entry.owner == me { range.len() - self.peers.used_in(range) } else { entry.free },
+            })
+            .collect()
     }
 
     /// What this node took over from the dead and does not use yet.
@@ -116,6 +146,11 @@ impl<'a> Overview<'a> {
     /// The instance of another peer, if it has said.
     pub fn instance_of(&self, peer: PeerName) -> Option<&'a str> {
         self.peers.dead.takeover.instance(peer)
+    }
+
+    /// Whether there may be containers of which only the link is known.
+    pub fn knows_by_link(&self) -> bool {
+        self.local.containers.knows_by_link()
     }
 
     /// Addresses in use on this host, by whom.
@@ -144,13 +179,14 @@ impl<'a> Overview<'a> {
         let nothing_left = self.work.plan.is_empty()
             && !self.work.converge.is_at_work()
             && self.work.converge.is_confirmed();
-        let lost = self.work.loses_packets() || self.probes.probes_are_lost();
+        let lost = self.work.lost_paths.loses_packets(self.work.converge.host.seen())
+            || self.probes.probes_are_lost();
         looked && nothing_left && !lost && self.is_ready()
     }
 
     /// Who, what, how far, and what each wait is waiting for. The daemon adds what it knows of the
     /// configuration file.
-    pub fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         Status {
             format_version: FORMAT_VERSION.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -162,7 +198,7 @@ impl<'a> Overview<'a> {
             converged: self.is_converged(),
             waits: self.waits(),
             problems: self.problems(),
-            config: ConfigStatus { trial_s: self.trial_left(), ..ConfigStatus::default() },
+            config: ConfigStatus::default(),
             connections: self.peers.mesh.connections().map(connection).collect(),
             targets: self.peers.mesh.targets().into_iter().map(target).collect(),
             ipam: self.ipam_status(),
@@ -198,10 +234,10 @@ impl<'a> Overview<'a> {
             waits.push(note("a first look at the host's network"));
         }
         if self.work.converge.vpc.seen().is_none() {
-            waits.push(match self.recalled() {
+            waits.push(match self.observed.last_reads.recalled(self.facts) {
                 Some(read) => note(&format!(
                     "a look at the route tables, which are believed to be as read {} ago, before the daemon was started",
-                    humantime::format_duration(self.age_of(read))
+                    humantime::format_duration(self.observed.last_reads.age_of(self.facts.now, read))
                 )),
                 None => note("a first look at the route tables"),
             });
@@ -216,6 +252,21 @@ impl<'a> Overview<'a> {
             left => waits.push(note(&format!("{left} steps of the plan: see `weavers plan`"))),
         }
         waits
+    }
+
+    /// A host that may be another than it remembers.
+    fn unconfirmed(&self) -> Option<Note> {
+        let instance = self.facts.identity.instance.as_ref().filter(|_| self.facts.metadata.is_none())?;
+        self.work.converge.vpc.fault()?;
+        Some(Note {
+            what: format!(
+                "the instance metadata, to confirm that this is {instance}: containers that are attached keep their links, \
+                 and nothing is written in EC2 until then"
+            ),
+            hint: Some(
+                "enable the metadata service of the instance, or let the host reach 169.254.169.254".into(),
+            ),
+        })
     }
 
     /// What is wrong, in words, with the way out.
@@ -236,8 +287,8 @@ impl<'a> Overview<'a> {
         problems
             .extend(self.work.plan.tables.iter().filter_map(|(table, usage)| quota::warning(table, usage)));
         problems.extend(self.work.converge.drift.fights(self.facts.now));
-        problems.extend(self.unknown_places());
-        problems.extend(self.peers.unknown_unconfirmed());
+        problems.extend(self.observed.unknown_places(self.facts));
+        problems.extend(self.peers.unconfirmed.problems());
         if let Some(fault) = self.ledger.fault() {
             let what = format!("the state cannot be saved, so nothing new is promised: {}", fault.message);
             problems.push(Note { what, hint: fault.hint.clone() });
@@ -253,7 +304,7 @@ impl<'a> Overview<'a> {
         problems.extend(self.peers.mesh.unsent().map(unsent));
         problems.extend(self.peers.mesh.dropped(self.facts.now).map(|view| self.peers.dropped(view)));
         let tagged = self.facts.config.ec2_tag.as_ref().and_then(|_| self.observed.discovery.found.fault());
-        problems.extend(self.observed.unresolved_names());
+        problems.extend(self.observed.names.unresolved());
         problems.extend(tagged.map(|fault| about("peers cannot be found by tag", fault)));
         problems.extend(self.coming());
         problems.extend(self.probe_problems());
@@ -279,21 +330,13 @@ impl<'a> Overview<'a> {
     /// The container range must lie outside every CIDR of the VPC: EC2 routes those itself.
     pub(super) fn overlap(&self) -> Option<Note> {
         let range = self.facts.config.ipam.range;
-        let cidr = self.facts.taken(self.work.converge.vpc.seen()?)?;
+        let cidr = taken(&self.facts.config, self.work.converge.vpc.seen()?)?;
         Some(Note {
             what: format!(
                 "[ipam] range {range} overlaps {cidr} of the VPC: no route is written, and nothing is set up on this host"
             ),
             hint: Some("choose a range outside every CIDR of the VPC, the same on every host".into()),
         })
-    }
-
-    /// Where nothing is handed out or given away: beneath routes of others, where the canary is, and nowhere while a
-    /// link may use an address that the store has forgotten.
-    pub(super) fn avoided(&self) -> Vec<Range> {
-        let conflicts = self.work.plan.conflicts.iter().map(|conflict| conflict.destination);
-        let forgotten = self.local.containers.is_forgetful().then_some(self.facts.config.ipam.range);
-        conflicts.chain(forgotten).map(Range::from).chain(self.local.canary.kept()).collect()
     }
 
     /// Where the check is not ours to turn off, somebody else must.
@@ -385,19 +428,6 @@ impl<'a> Overview<'a> {
                 Err(fault) => fault.request_id.clone(),
             },
         }
-    }
-}
-
-impl Facts {
-    fn is_unchecked(&self, source_dest_check: Option<bool>) -> bool {
-        source_dest_check != Some(true) || self.config.vpc.source_dest_check == SourceDestCheck::Ignore
-    }
-
-    /// A CIDR of the VPC that shares addresses with the range.
-    pub(super) fn taken(&self, vpc: &Vpc) -> Option<Ipv4Net> {
-        let range = Range::from(self.config.ipam.range);
-        let mut local = vpc.tables.values().flat_map(|table| &table.local);
-        local.find(|cidr| Range::from(**cidr).overlaps(range)).copied()
     }
 }
 

@@ -317,3 +317,8 @@ impl From<&Refused> for Refusal {
         Refusal::new(kind, refused.to_string())
     }
 }
+
+/// Nothing new is promised any more.
+pub(super) fn leaving() -> Refusal {
+    Refusal::new(RefusalKind::Failed, "this host is leaving the cluster")
+}

@@ -10,13 +10,11 @@ use std::{
 };
 
 use super::{
-    Node,
-    io::Output,
+    facts::Facts,
     memory::Write,
     order::Order,
-    out::Effect,
-    overview::Overview,
-    pending::Pending,
+    out::{Effect, Out},
+    peers::Peers,
     request::{Refusal, RefusalKind, RequestId, Response},
 };
 use crate::{config::Config, peer::PeerName, time::Timestamp};
@@ -73,10 +71,80 @@ impl Trials {
         }
     }
 
+    /// Seconds until the former configuration comes back.
+    pub(super) fn left_s(&self, now: Timestamp) -> Option<u64> {
+        self.trying().map(|trying| trying.until.since(now).as_secs())
+    }
+
     /// When to judge next, if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         let trying = self.trying()?;
         trying.lost.values().map(|since| *since + GRACE).chain([trying.until]).min()
+    }
+
+    /// Nothing else is adopted while something is tried: what would come back then?
+    pub(super) fn is_trying(&self) -> Option<Refusal> {
+        let (what, hint) = match self.stage {
+            Stage::Idle => return None,
+            Stage::Preparing => ("a configuration is about to be tried", "wait for it: see `weavers status`"),
+            Stage::Trying(_) => (
+                "a configuration is being tried",
+                "keep it with `weavers confirm`, or wait until the former one is back",
+            ),
+        };
+        Some(Refusal::new(RefusalKind::Untimely, what).hint(hint))
+    }
+
+    /// Has the disk keep what is in force before anything is changed.
+    pub(super) fn prepare(&mut self, order: Box<Order>, out: &mut Out) {
+        let record = order.trial.as_ref().map(|terms| &terms.record);
+        out.ledger.write(Write::trial(record));
+        (self.kept, self.stage) = (true, Stage::Preparing);
+        out.let_out(Effect::FormerKept(order));
+    }
+
+    /// The disk has it: what is ordered is being tried from now on.
+    pub(super) fn begin(&mut self, facts: &Facts, peers: &Peers, order: &Order) {
+        let patience = order.trial.as_ref().map_or(Duration::ZERO, |terms| terms.patience);
+        self.stage = Stage::Trying(Box::new(Trying {
+            former: facts.config.clone(),
+            until: facts.now + patience,
+            peers: peers.mesh.reachable(),
+            lost: BTreeMap::new(),
+            asked: order.done,
+        }));
+    }
+
+    /// Somebody adopts a configuration without terms: whatever was tried before is history.
+    pub(super) fn forget(&mut self, out: &mut Out) {
+        self.stage = Stage::Idle;
+        if std::mem::take(&mut self.kept) {
+            out.ledger.write(Write::trial(None));
+        }
+    }
+
+    /// Somebody keeps what is being tried.
+    pub(super) fn confirm(&mut self, out: &mut Out) -> Result<Response, Refusal> {
+        if self.trying().is_none() {
+            let refusal = Refusal::new(RefusalKind::NotFound, "no configuration is being tried");
+            let hint = "`weavers status` says what is in force, and whether something was rolled back";
+            return Err(refusal.hint(hint));
+        }
+        self.forget(out);
+        Ok(Response::Done)
+    }
+
+    /// Whether the former configuration comes back now: that, who waits for what was tried, and why it ends. The record stays on the
+    /// disk: the file that failed is not to be adopted by a restart either.
+    pub(super) fn ended(&mut self, now: Timestamp, peers: &Peers) -> Option<(Config, RequestId, String)> {
+        let Stage::Trying(trying) = &mut self.stage else { return None };
+        let why = match trying.judge(now, |peer| peers.mesh.is_reachable(peer))? {
+            End::Lost(peer) => format!("peer {} can no longer be reached", peers.named(peer)),
+            End::Unconfirmed => "nobody confirmed it in time".to_owned(),
+        };
+        let stage = std::mem::replace(&mut self.stage, Stage::Idle);
+        let Stage::Trying(trying) = stage else { return None };
+        Some((trying.former, trying.asked, why))
     }
 }
 
@@ -92,100 +160,6 @@ impl Trying {
             Some((peer, _)) => Some(End::Lost(*peer)),
             None => (self.until <= now).then_some(End::Unconfirmed),
         }
-    }
-}
-
-impl Overview<'_> {
-    /// Seconds until the former configuration comes back.
-    pub(super) fn trial_left(&self) -> Option<u64> {
-        self.pending.trials.trying().map(|trying| trying.until.since(self.facts.now).as_secs())
-    }
-}
-
-impl Pending {
-    /// Nothing else is adopted while something is tried: what would come back then?
-    pub(super) fn is_trying(&self) -> Option<Refusal> {
-        let (what, hint) = match self.trials.stage {
-            Stage::Idle => return None,
-            Stage::Preparing => ("a configuration is about to be tried", "wait for it: see `weavers status`"),
-            Stage::Trying(_) => (
-                "a configuration is being tried",
-                "keep it with `weavers confirm`, or wait until the former one is back",
-            ),
-        };
-        Some(Refusal::new(RefusalKind::Untimely, what).hint(hint))
-    }
-}
-
-impl Node {
-    /// Has the disk keep what is in force before anything is changed.
-    pub(super) fn prepare_trial(&mut self, order: Box<Order>) {
-        let record = order.trial.as_ref().map(|terms| &terms.record);
-        self.out.ledger.write(Write::trial(record));
-        (self.pending.trials.kept, self.pending.trials.stage) = (true, Stage::Preparing);
-        self.out.let_out(Effect::FormerKept(order));
-    }
-
-    pub(super) fn begin_trial(&mut self, order: Order) {
-        let patience = order.trial.as_ref().map_or(Duration::ZERO, |terms| terms.patience);
-        self.pending.trials.stage = Stage::Trying(Box::new(Trying {
-            former: self.facts.config.clone(),
-            until: self.facts.now + patience,
-            peers: self.peers.mesh.reachable(),
-            lost: BTreeMap::new(),
-            asked: order.done,
-        }));
-        self.carry_out(order);
-    }
-
-    /// Somebody adopts a configuration without terms: whatever was tried before is history.
-    pub(super) fn forget_trial(&mut self) {
-        self.pending.trials.stage = Stage::Idle;
-        if std::mem::take(&mut self.pending.trials.kept) {
-            self.out.ledger.write(Write::trial(None));
-        }
-    }
-
-    pub(super) fn on_confirm(&mut self, id: RequestId) {
-        if self.pending.trials.trying().is_none() {
-            let refusal = Refusal::new(RefusalKind::NotFound, "no configuration is being tried");
-            let hint = "`weavers status` says what is in force, and whether something was rolled back";
-            return self.out.answer(id, Err(refusal.hint(hint)));
-        }
-        self.forget_trial();
-        self.out.answer(id, Ok(Response::Done));
-    }
-
-    pub(super) fn judge_trial(&mut self) {
-        let Stage::Trying(trying) = &mut self.pending.trials.stage else { return };
-        let why = match trying.judge(self.facts.now, |peer| self.peers.mesh.is_reachable(peer)) {
-            Some(End::Lost(peer)) => {
-                let named = self
-                    .peers
-                    .ipam
-                    .nickname(peer)
-                    .map_or(peer.to_string(), |name| format!("{peer} ({name})"));
-                format!("peer {named} can no longer be reached")
-            }
-            Some(End::Unconfirmed) => "nobody confirmed it in time".to_owned(),
-            None => return,
-        };
-        self.roll_back(why);
-    }
-
-    /// The record stays on the disk: the file that failed is not to be adopted by a restart either.
-    fn roll_back(&mut self, why: String) {
-        let stage = std::mem::replace(&mut self.pending.trials.stage, Stage::Idle);
-        let Stage::Trying(trying) = stage else { return };
-        let Trying { former, asked, .. } = *trying;
-        self.adopt(former);
-        if self.waiting.is_waiting(asked) {
-            self.waiting.cancel(asked);
-            let refusal =
-                Refusal::new(RefusalKind::Failed, format!("the configuration was rolled back: {why}"));
-            self.out.answer(asked, Err(refusal));
-        }
-        self.out.outputs.push_back(Output::RolledBack(why));
     }
 }
 

@@ -8,12 +8,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    time::Duration,
 };
 
 use super::{
-    Node, io::Output, overview::Overview, peer_subnets::ASKED_MAX, peers::Peers, status::Note, view::View,
+    discovery::Discovery, facts::Facts, io::Output, names::Names, out::Out, peer_subnets::ASKED_MAX,
+    status::Note, view::View,
 };
-use crate::{mesh::Unheard, state::Fault, time::Timestamp};
+use crate::{
+    ipam::Allocator,
+    mesh::{Mesh, Unheard},
+    state::Fault,
+    time::Timestamp,
+};
 
 /// Hosts that one note names.
 const NAMED_MAX: usize = 8;
@@ -87,111 +94,104 @@ impl Unconfirmed {
         all.sort_by_key(|address| (self.runs.contains_key(address), had_its_turn(address)));
         all.into_iter().take(ASKED_MAX).collect()
     }
-}
 
-impl Node {
     /// Tells the address manager whom else it waits for. Returns whether anything may have changed.
-    pub(super) fn settle_unconfirmed(&mut self) -> bool {
-        let Some(number) = self.peers.ipam.quarantine_number() else {
-            self.peers.unconfirmed.forget();
+    pub(super) fn settle(
+        &mut self,
+        facts: &Facts,
+        (mesh, ipam): (&Mesh, &mut Allocator),
+        (names, discovery): (&Names, &mut Discovery),
+        out: &mut Out,
+    ) -> bool {
+        let Some(number) = ipam.quarantine_number() else {
+            self.forget();
             return false;
         };
-        let is_new = self.peers.unconfirmed.quarantine.is_none_or(|(known, _)| known != number);
-        if !is_new && !std::mem::take(&mut self.peers.unconfirmed.touched) {
+        let is_new = self.quarantine.is_none_or(|(known, _)| known != number);
+        if !is_new && !std::mem::take(&mut self.touched) {
             return false;
         }
         if is_new {
-            self.begin_to_ask(number);
+            self.begin_to_ask(facts, discovery, out, number);
         }
-        let running = self.running_unconfirmed();
-        self.peers.ipam.set_unconfirmed(running);
+        let running = self.running_now(facts, mesh, (names, discovery), out);
+        ipam.set_unconfirmed(running);
         true
     }
 
-    fn begin_to_ask(&mut self, number: u64) {
-        self.peers.unconfirmed.quarantine = Some((number, self.facts.now));
-        self.peers.unconfirmed.runs.clear();
-        self.peers.unconfirmed.look.look_by(self.facts.now);
-        if self.facts.config.ec2_tag.is_some() {
-            self.observed.discovery.found.look_by(self.facts.now);
+    fn begin_to_ask(&mut self, facts: &Facts, discovery: &mut Discovery, out: &mut Out, number: u64) {
+        self.quarantine = Some((number, facts.now));
+        self.runs.clear();
+        self.look.look_by(facts.now);
+        if facts.config.ec2_tag.is_some() {
+            discovery.found.look_by(facts.now);
         }
-        self.out.disturbed = true;
+        out.disturbed = true;
     }
 
-    fn running_unconfirmed(&mut self) -> Option<BTreeSet<Ipv4Addr>> {
+    fn running_now(
+        &mut self,
+        facts: &Facts,
+        mesh: &Mesh,
+        (names, discovery): (&Names, &Discovery),
+        out: &mut Out,
+    ) -> Option<BTreeSet<Ipv4Addr>> {
         // Without EC2 nobody else is known.
-        if self.facts.identity.instance.is_none() {
+        if facts.identity.instance.is_none() {
             return Some(BTreeSet::new());
         }
-        let (_, since) = self.peers.unconfirmed.quarantine?;
-        let (unheard, lost) = self.overview().unheard();
-        self.peers.unconfirmed.set_unheard(unheard);
-        self.peers.unconfirmed.lost = lost;
-        if self.peers.unconfirmed.wants_another_look() {
-            self.peers.unconfirmed.look.look_by(self.facts.now);
-            self.out.disturbed = true;
+        let (_, since) = self.quarantine?;
+        let (unheard, lost) = unheard(mesh, names);
+        self.set_unheard(unheard);
+        self.lost = lost;
+        if self.wants_another_look() {
+            self.look.look_by(facts.now);
+            out.disturbed = true;
         }
-        let listed =
-            self.facts.config.ec2_tag.is_none() || self.observed.discovery.found.is_seen_since(since);
-        self.peers.unconfirmed.running().filter(|_| listed)
+        let listed = facts.config.ec2_tag.is_none() || discovery.found.is_seen_since(since);
+        self.running().filter(|_| listed)
     }
 
-    pub(super) fn look_for_unconfirmed(&mut self) {
-        if self.peers.unconfirmed.next_look().is_some() && self.peers.unconfirmed.look.begin(self.facts.now) {
-            self.peers.unconfirmed.asked = self.peers.unconfirmed.turn();
-            self.out.outputs.push_back(Output::ObserveRunning(self.peers.unconfirmed.asked.clone()));
+    /// Asks EC2, if it is time.
+    pub(super) fn look(&mut self, facts: &Facts, out: &mut Out) {
+        if self.next_look().is_some() && self.look.begin(facts.now) {
+            self.asked = self.turn();
+            out.outputs.push_back(Output::ObserveRunning(self.asked.clone()));
         }
     }
 
-    pub(super) fn on_running_seen(&mut self, result: Result<BTreeSet<Ipv4Addr>, Fault>) {
-        let interval = self.jittered(self.facts.config.reconcile.interval) * 2;
-        let Unconfirmed { quarantine, look, asked, runs, .. } = &mut self.peers.unconfirmed;
+    /// EC2 has said which of those that were asked about run.
+    pub(super) fn seen(
+        &mut self,
+        now: Timestamp,
+        result: Result<BTreeSet<Ipv4Addr>, Fault>,
+        interval: Duration,
+    ) {
+        let Unconfirmed { quarantine, look, asked, runs, .. } = self;
         let running = result.as_ref().ok().cloned();
-        let begun = look.end(self.facts.now, result.map(|_| ()), interval);
+        let begun = look.end(now, result.map(|_| ()), interval);
         if let Some(running) = running.filter(|_| quarantine.is_some_and(|(_, since)| begun >= since)) {
             runs.extend(asked.iter().map(|address| (*address, running.contains(address))));
         }
-        self.peers.unconfirmed.touch();
-    }
-}
-
-impl Overview<'_> {
-    /// Where those are whom EC2 can be asked about, and the others as they are written.
-    pub(super) fn unheard(&self) -> (BTreeSet<Ipv4Addr>, BTreeSet<String>) {
-        let Unheard { hosts, targets: mut lost } =
-            self.peers.mesh.unheard(|name| self.observed.names.hosts_of(name));
-        let mut known = BTreeSet::new();
-        for host in hosts {
-            match host {
-                IpAddr::V4(host) => drop(known.insert(host)),
-                IpAddr::V6(host) => drop(lost.insert(host.to_string())),
-            }
-        }
-        (known, lost)
+        self.touch();
     }
 
-    /// Whether whoever is listed or was found is heard, or is this host.
-    pub(super) fn hears_all_listed(&self) -> bool {
-        let (hosts, lost) = self.unheard();
-        hosts.is_empty() && lost.is_empty()
-    }
-}
+    // ===== what people are told =====
 
-impl Peers {
     /// It is not known who else may own a part of what is in quarantine.
-    pub(super) fn unknown_unconfirmed(&self) -> Vec<Note> {
-        let fault = self.unconfirmed.look.fault().filter(|_| self.unconfirmed.quarantine.is_some());
+    pub(super) fn problems(&self) -> Vec<Note> {
+        let fault = self.look.fault().filter(|_| self.quarantine.is_some());
         let unread = fault.map(|fault| Note {
             what: format!(
                 "addresses stay in quarantine: it cannot be read which instances are running: {fault}"
             ),
             hint: fault.hint.clone(),
         });
-        unread.into_iter().chain(self.lost_unconfirmed()).collect()
+        unread.into_iter().chain(self.lost_hosts()).collect()
     }
 
-    fn lost_unconfirmed(&self) -> Option<Note> {
-        let lost = &self.unconfirmed.lost;
+    fn lost_hosts(&self) -> Option<Note> {
+        let lost = &self.lost;
         let named: Vec<&str> = lost.iter().take(NAMED_MAX).map(String::as_str).collect();
         let more = match lost.len() - named.len() {
             0 => String::new(),
@@ -209,4 +209,23 @@ impl Peers {
             )),
         })
     }
+}
+
+/// Where those are whom EC2 can be asked about, and the others as they are written.
+pub(super) fn unheard(mesh: &Mesh, names: &Names) -> (BTreeSet<Ipv4Addr>, BTreeSet<String>) {
+    let Unheard { hosts, targets: mut lost } = mesh.unheard(|name| names.hosts_of(name));
+    let mut known = BTreeSet::new();
+    for host in hosts {
+        match host {
+            IpAddr::V4(host) => drop(known.insert(host)),
+            IpAddr::V6(host) => drop(lost.insert(host.to_string())),
+        }
+    }
+    (known, lost)
+}
+
+/// Whether whoever is listed or was found is heard, or is this host.
+pub(super) fn hears_all_listed(mesh: &Mesh, names: &Names) -> bool {
+    let (hosts, lost) = unheard(mesh, names);
+    hosts.is_empty() && lost.is_empty()
 }

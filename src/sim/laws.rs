@@ -196,7 +196,7 @@ impl World {
         }
         *wakes += 1;
         if *wakes > WAKES_MAX {
-            let status = self.machines[host].node.as_ref().map(|node| node.overview().status());
+            let status = self.machines[host].node.as_ref().map(|node| node.status());
             let status = status.map(|status| (status.waits, status.problems));
             self.violate(format!("host {host} was woken {WAKES_MAX} times in a second: {status:?}"));
         }
@@ -258,8 +258,7 @@ impl World {
 
     /// Whether a route led nowhere when this host last looked. Its target may be back since; EC2 has no deletion on a condition.
     fn was_dead(&self, host: usize, table: &TableId, destination: Ipv4Net) -> bool {
-        let tables =
-            self.machines[host].node.as_ref().map(|node| node.overview().status().tables).unwrap_or_default();
+        let tables = self.machines[host].node.as_ref().map(|node| node.status().tables).unwrap_or_default();
         let read = tables.get(table).and_then(|table| table.routes.get(&destination));
         read.is_some_and(|route| route.state == RouteState::Blackhole)
     }
@@ -361,7 +360,7 @@ impl World {
         for &host in &hosts {
             let Some(node) = &self.machines[host].node else { return Some(format!("host {host} is down")) };
             if !node.overview().is_converged() {
-                let status = node.overview().status();
+                let status = node.status();
                 return Some(format!(
                     "host {host} is not converged: waits {:?}, problems {:?}, plan {:?}",
                     status.waits,
@@ -375,14 +374,14 @@ impl World {
         }
         if let Some(dead) = (0..self.machines.len()).find(|host| !alive(host) && !self.is_buried(*host)) {
             let known = |(host, node): (usize, &Node)| {
-                (host, node.overview().decided().cloned(), node.overview().status().problems)
+                (host, node.overview().decided().cloned(), node.status().problems)
             };
             let known: Vec<_> = self.nodes().map(known).collect();
             let dead = (dead, self.machines[dead].name);
             return Some(format!("{dead:?} is dead and nobody has taken over from it: {known:?}"));
         }
         if let Some((host, node)) = self.nodes().find(|(_, node)| !node.overview().quarantined().is_empty()) {
-            let (resting, waits) = (node.overview().quarantined(), node.overview().status().waits);
+            let (resting, waits) = (node.overview().quarantined(), node.status().waits);
             return Some(format!("host {host} does not use yet what it took over: {resting:?}: {waits:?}"));
         }
         self.unheard(&hosts)
@@ -409,10 +408,7 @@ impl World {
             let silent =
                 hosts.iter().find(|&&other| other != host && !heard.contains(&self.machines[other].name));
             if let Some(other) = silent {
-                return Some(format!(
-                    "host {host} does not hear host {other}: {:?}",
-                    node.overview().status().targets
-                ));
+                return Some(format!("host {host} does not hear host {other}: {:?}", node.status().targets));
             }
         }
         None
@@ -473,7 +469,7 @@ impl World {
 
     /// Where canaries are, packets are known to flow between all of them.
     fn unprobed(&self) -> Option<String> {
-        let probes = self.nodes().map(|(host, node)| (host, node.overview().status().probe));
+        let probes = self.nodes().map(|(host, node)| (host, node.status().probe));
         let unknown = |(host, probe): (usize, ProbeStatus)| {
             let path = probe.paths.into_iter().find(|path| path.state != PathState::Flows)?;
             Some(format!("host {host} does not know that packets flow: {path:?}"))

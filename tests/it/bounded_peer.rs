@@ -68,7 +68,7 @@ fn a_nickname_is_one_line_of_what_is_told_and_steers_no_terminal() {
     crowd.let_in();
     crowd.claim_all(|entry| claimed(entry, 10));
     crowd.claim_all(|entry| claimed(entry, 1000));
-    let status = crowd.hosts[0].node.overview().status();
+    let status = crowd.hosts[0].node.status();
     let of_notes = status.waits.iter().chain(&status.problems).map(|note| &note.what);
     let texts: Vec<&String> =
         of_notes.chain(status.connections.iter().filter_map(|one| one.nickname.as_ref())).collect();

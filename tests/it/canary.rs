@@ -62,9 +62,7 @@ fn a_canary_that_hears_nothing_any_more_goes_and_another_comes() {
     life.node.handle(life.now, Input::CanaryMade(Err(fault)));
     life.carry_out();
     assert_eq!((life.canary(), life.host.links.len()), (None, 0), "nobody is to count on it");
-    assert!(
-        life.node.overview().status().problems.iter().any(|problem| problem.what.contains("are not probed"))
-    );
+    assert!(life.node.status().problems.iter().any(|problem| problem.what.contains("are not probed")));
     (0..4).for_each(|_| life.look());
     assert!(life.canary().is_some() && life.host.links.len() == 1);
 }
@@ -73,7 +71,7 @@ fn a_canary_that_hears_nothing_any_more_goes_and_another_comes() {
 fn a_canary_is_in_no_store_and_counts_as_no_use() {
     let life = Life::begin(true);
     assert!(life.canary().is_some());
-    assert_eq!(life.node.overview().status().ipam.used, 0);
+    assert_eq!(life.node.status().ipam.used, 0);
     assert!(!life.keys.iter().any(|key| key.starts_with("allocation/") || key.starts_with("attached/")));
 }
 
@@ -133,7 +131,7 @@ impl Life {
     }
 
     fn canary(&self) -> Option<Address> {
-        self.node.overview().status().probe.canary
+        self.node.status().probe.canary
     }
 
     fn allocate(&mut self, ident: &str) -> Ipv4Addr {

@@ -40,7 +40,7 @@ fn delete(host: &mut Host, wish: &Wish) -> Result<Response, Refusal> {
 }
 
 fn attached(host: &Host) -> Vec<String> {
-    host.node.overview().status().attachments.into_iter().map(|one| one.ident).collect()
+    host.node.status().attachments.into_iter().map(|one| one.ident).collect()
 }
 
 #[test]

@@ -135,7 +135,7 @@ impl Crowd {
 
     /// What a host is waiting for and what it calls wrong, in words.
     pub fn notes(&self, host: usize) -> String {
-        let status = self.hosts[host].node.overview().status();
+        let status = self.hosts[host].node.status();
         let notes = status.waits.into_iter().chain(status.problems);
         let line =
             |note: weavers::node::status::Note| format!("{} ({})", note.what, note.hint.unwrap_or_default());

@@ -75,12 +75,12 @@ fn one_that_is_not_heard_and_of_whose_instance_nobody_knows_is_named_with_the_wa
     let mut host = Host::of_two(OTHER);
     let names_it = |host: &Host| {
         let named = |note: &Note| note.what.contains("which instance") && note.what.contains(&US.to_string());
-        host.node.overview().status().problems.iter().any(named)
+        host.node.status().problems.iter().any(named)
     };
     host.pass(10);
     assert!(!names_it(&host), "it may come any moment");
     host.pass(15);
-    assert!(names_it(&host), "{:?}", host.node.overview().status().problems);
+    assert!(names_it(&host), "{:?}", host.node.status().problems);
 }
 
 #[test]
@@ -88,17 +88,17 @@ fn where_weave_net_routers_share_the_cluster_whoever_is_not_heard_is_named_with_
     let mut host = Host::among_routers(US);
     let names_it = |host: &Host| {
         let way_out = format!("weavers forget {OTHER}");
-        let problems = host.node.overview().status().problems;
+        let problems = host.node.status().problems;
         problems.iter().any(|note| note.hint.as_ref().is_some_and(|hint| hint.contains(&way_out)))
     };
     host.pass(30);
     assert!(!names_it(&host), "it may come any moment");
     host.pass(60);
-    assert!(names_it(&host), "{:?}", host.node.overview().status().problems);
+    assert!(names_it(&host), "{:?}", host.node.status().problems);
     let mut other = Host::among_routers(OTHER);
     host.meet(&mut other);
     host.talk(&mut other, 2, |_| true);
-    assert!(!names_it(&host), "{:?}", host.node.overview().status().problems);
+    assert!(!names_it(&host), "{:?}", host.node.status().problems);
 }
 
 #[test]
@@ -194,14 +194,14 @@ fn what_was_taken_over_rests_while_a_host_that_is_listed_by_name_was_never_met()
     assert_eq!(heir.owners(), [US].into());
     heir.pass(300);
     assert!(!heir.node.overview().quarantined().is_empty(), "nobody knows where it is");
-    let problems = heir.node.overview().status().problems;
+    let problems = heir.node.status().problems;
     let named = problems.iter().find(|note| note.what.contains(NAME)).expect("it is named");
     assert!(named.hint.as_ref().unwrap().contains(&format!("getent ahosts {NAME}")));
     heir.names = [(NAME.to_owned(), address(NEWCOMER).into())].into();
     heir.running = [address(NEWCOMER)].into();
     heir.pass(300);
     assert!(!heir.node.overview().quarantined().is_empty(), "it runs and is not heard");
-    assert!(!heir.node.overview().status().problems.iter().any(|note| note.what.contains(NAME)));
+    assert!(!heir.node.status().problems.iter().any(|note| note.what.contains(NAME)));
     assert!(
         heir.node.overview().waits().iter().any(|wait| wait.what.contains(&address(NEWCOMER).to_string()))
     );
@@ -218,7 +218,7 @@ fn what_was_taken_over_rests_while_a_name_that_is_listed_stands_for_a_host_of_wh
     heir.tell(Input::InstancesSeen(Ok(running(&[OURS]))));
     heir.pass(300);
     assert!(!heir.node.overview().quarantined().is_empty());
-    assert!(heir.node.overview().status().problems.iter().any(|note| note.what.contains("fd00::9")));
+    assert!(heir.node.status().problems.iter().any(|note| note.what.contains("fd00::9")));
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn docker_moves_the_other_end_and_nobody_else_touches_it() {
     let mut host = Host::new();
     let address = lend(&mut host, "a");
     let Ok(Response::Connected(Connected { link, .. })) = tell(&mut host, endpoint("a", address)) else {
-        panic!("{:?}", host.node.overview().status().attachments)
+        panic!("{:?}", host.node.status().attachments)
     };
     assert_eq!(link, format!("wv{:08x}", address.0));
     let made = &host.kernel.links[&address];
@@ -111,7 +111,7 @@ fn a_container_that_is_on_a_network_of_ours_is_told_that_one_is_enough() {
     tell(&mut host, endpoint("a", one)).unwrap();
     tell(&mut host, endpoint("b", two)).unwrap();
     tell(&mut host, join("a", "/var/run/docker/netns/1")).unwrap();
-    assert_eq!(host.node.overview().status().attachments[0].netns, "/var/run/docker/netns/1");
+    assert_eq!(host.node.status().attachments[0].netns, "/var/run/docker/netns/1");
     let refusal = tell(&mut host, join("b", "/var/run/docker/netns/1")).unwrap_err();
     assert!(refusal.message.contains("already"), "{refusal:?}");
     tell(&mut host, join("a", "/var/run/docker/netns/1")).unwrap();
@@ -157,7 +157,7 @@ fn what_docker_was_not_lent_it_neither_connects_nor_frees() {
     let refusal = tell(&mut host, endpoint("a", address)).unwrap_err();
     assert!(refusal.message.contains("not handed out"), "{refusal:?}");
     tell(&mut host, Order::Release { address }).unwrap();
-    assert_eq!(host.node.overview().status().attachments.len(), 1);
+    assert_eq!(host.node.status().attachments.len(), 1);
     assert!(
         host.node.overview().allocations().values().flatten().any(|net| Address::from(net.addr()) == address)
     );
@@ -197,7 +197,7 @@ fn a_port_leads_to_one_container_and_goes_with_it() {
     tell(&mut host, end("a")).unwrap();
     assert_eq!(host.kernel.ports, None);
     tell(&mut host, publish("b", &[(8080, 80)])).unwrap();
-    let status = host.node.overview().status();
+    let status = host.node.status();
     assert_eq!(status.attachments[0].ports, ["8080->80/tcp"]);
 }
 
@@ -214,12 +214,11 @@ fn what_docker_has_forgotten_is_let_go_and_not_before_a_minute() {
     tell(&mut host, told(&[])).unwrap();
     host.pass(50_000);
     tell(&mut host, told(&[])).unwrap();
-    assert_eq!(host.node.overview().status().attachments.len(), 2, "it may only just have come");
+    assert_eq!(host.node.status().attachments.len(), 2, "it may only just have come");
     host.pass(20_000);
     tell(&mut host, told(&[])).unwrap();
     host.pass(5_000);
-    let left: Vec<String> =
-        host.node.overview().status().attachments.into_iter().map(|one| one.ident).collect();
+    let left: Vec<String> = host.node.status().attachments.into_iter().map(|one| one.ident).collect();
     assert_eq!(left, ["docker/net/b/eth"], "somebody uses that link");
     assert!(!host.node.overview().allocations().contains_key(&format!("{LEASE}c")), "{lent} was for nobody");
     assert_eq!(used(&host), 1);
@@ -239,7 +238,7 @@ fn a_lost_store_learns_from_docker_whose_its_links_are() {
     let address = "10.32.0.9".parse().unwrap();
     let mut host = with_found(address);
     tell(&mut host, told(&[("a", address)])).unwrap();
-    let left = host.node.overview().status().attachments;
+    let left = host.node.status().attachments;
     assert_eq!((left.len(), left[0].ident.as_str()), (1, "docker/net/a/eth"));
     assert_eq!(left[0].name.as_deref(), Some("name-of-a"));
     assert_eq!(tell(&mut host, end("a")), Ok(Response::Done));
@@ -253,12 +252,12 @@ fn a_link_that_a_lost_store_left_is_let_go_when_docker_releases_it_and_nobody_us
     let mut host = with_found(address);
     tell(&mut host, Order::Release { address }).unwrap();
     host.pass(5_000);
-    assert_eq!(host.node.overview().status().attachments.len(), 1, "somebody uses it");
+    assert_eq!(host.node.status().attachments.len(), 1, "somebody uses it");
     host.kernel.idle = [address].into();
     host.pass(31_000);
     tell(&mut host, Order::Release { address }).unwrap();
     host.pass(5_000);
-    assert_eq!(host.node.overview().status().attachments.len(), 0);
+    assert_eq!(host.node.status().attachments.len(), 0);
 }
 
 #[test]
@@ -267,10 +266,10 @@ fn people_call_containers_as_docker_does() {
     let address = lend(&mut host, "a");
     tell(&mut host, endpoint("a", address)).unwrap();
     tell(&mut host, told(&[("a", address)])).unwrap();
-    assert_eq!(host.node.overview().status().attachments[0].name.as_deref(), Some("name-of-a"));
+    assert_eq!(host.node.status().attachments[0].name.as_deref(), Some("name-of-a"));
     let target = Container::Name("name-of-a".to_owned());
     assert_eq!(ask(&mut host, Request::Detach { target }), Ok(Response::Done));
-    assert_eq!(host.node.overview().status().attachments.len(), 0);
+    assert_eq!(host.node.status().attachments.len(), 0);
 }
 
 #[test]

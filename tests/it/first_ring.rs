@@ -66,8 +66,7 @@ fn a_seed_makes_no_ring_while_the_routes_that_may_show_a_former_life_cannot_be_r
     node.handle(Timestamp::ZERO, Input::VpcSeen(Err(fault)));
     assert!(node.overview().ring().is_empty());
     assert!(
-        node.overview()
-            .status()
+        node.status()
             .waits
             .iter()
             .any(|wait| wait.what.contains("gave addresses away before, cannot be read"))

@@ -241,7 +241,7 @@ fn a_peer_behind_one_host_cuts_no_other_hosts_from_each_other() {
 
 /// Whom a host is connected to.
 fn connected(crowd: &Crowd, host: usize) -> Vec<Option<PeerName>> {
-    crowd.hosts[host].node.overview().status().connections.into_iter().map(|one| one.peer).collect()
+    crowd.hosts[host].node.status().connections.into_iter().map(|one| one.peer).collect()
 }
 
 // ===== in memory, and counted =====

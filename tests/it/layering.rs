@@ -1,6 +1,6 @@
 //! The order of the modules in `src/lib.rs` is the order of dependence: a module uses only the
 //! modules above it. Those above `store` are pure, and a foreign crate that changes often has one home. Within a module no files use
-//! each other in a circle.
+//! each other in a circle; those of `node` stand in `src/node/mod.rs` in the order of dependence, too.
 //!
 //! This reads text, not syntax: a comment that names a forbidden thing is found too, which is a small price.
 
@@ -76,6 +76,24 @@ fn files_of_a_module_use_each_other_in_one_direction() {
         for file in uses.keys() {
             let circle = circle_through(file, &uses, &mut vec![], &mut done);
             wrong.extend(circle.map(|circle| format!("a circle: {}", circle.join(" uses "))));
+        }
+    }
+    report(&wrong);
+}
+
+/// The files of `node` are its subjects. Only `mod.rs`, which puts them together, has methods of `Node`.
+#[test]
+fn subjects_of_a_node_use_only_those_above_them_and_none_is_the_whole_node() {
+    let mut wrong = Vec::new();
+    let order = declared(&fs::read_to_string(root().join("src/node/mod.rs")).unwrap());
+    let rank = |file: &str| order.iter().position(|one| file.split("::").nth(1) == Some(one));
+    for (file, used) in uses_of_files("node") {
+        let below = used.iter().filter(|used| rank(used) > rank(&file) && rank(&file).is_some());
+        wrong.extend(below.map(|used| format!("`{file}` uses `{used}`, which stands below it")));
+    }
+    for (file, text) in sources("node").iter().filter(|(file, _)| !file.ends_with("node/mod.rs")) {
+        if mentions(text, "impl Node") {
+            wrong.push(format!("{}: methods of `Node` stand in src/node/mod.rs", file.display()));
         }
     }
     report(&wrong);
@@ -190,12 +208,15 @@ fn what_the_rules_look_for_is_found() {
 
 /// The modules, as `src/lib.rs` lists them, with or without an attribute before them.
 fn order() -> Vec<String> {
-    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
-    let name = |line: &str| Some(line.rsplit_once("mod ")?.1.strip_suffix(';')?.to_owned());
-    let order: Vec<String> =
-        lib.lines().filter(|line| !line.trim_start().starts_with("//")).filter_map(name).collect();
+    let order = declared(&fs::read_to_string(root().join("src/lib.rs")).unwrap());
     assert!(order.iter().any(|module| module == FIRST_HAND), "src/lib.rs lists no `{FIRST_HAND}`: {order:?}");
     order
+}
+
+/// The modules that a file declares, in its order.
+fn declared(text: &str) -> Vec<String> {
+    let name = |line: &str| Some(line.rsplit_once("mod ")?.1.strip_suffix(';')?.to_owned());
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).filter_map(name).collect()
 }
 
 /// The files of a module: `src/NAME.rs` and all below `src/NAME/`.

@@ -74,17 +74,17 @@ fn a_namespace_is_the_same_by_whatever_pid_it_is_attached() {
     assert!(matches!(first, Some(Ok(Response::Attached { .. }))), "{first:?}");
     let again = crowd.ask(0, attach("/proc/20/ns/net"), 5);
     assert_eq!(again, first);
-    let path = |crowd: &Crowd| crowd.hosts[0].node.overview().status().attachments[0].netns.clone();
+    let path = |crowd: &Crowd| crowd.hosts[0].node.status().attachments[0].netns.clone();
     assert_eq!(path(&crowd), "/proc/20/ns/net", "that is where it can be found now");
 
     // The kernel's side found it by another process.
     crowd.hosts[0].found_at = Some(PathBuf::from("/proc/30/ns/net"));
     crowd.pass(60);
     assert_eq!(path(&crowd), "/proc/30/ns/net");
-    assert_eq!(crowd.hosts[0].node.overview().status().attachments[0].missing, None);
+    assert_eq!(crowd.hosts[0].node.status().attachments[0].missing, None);
 
     // The process has ended, so its path says nothing about the namespace any more.
     let detached = crowd.ask(0, Request::Detach { target: Container::Name("30".to_owned()) }, 5);
     assert_eq!(detached, Some(Ok(Response::Done)));
-    assert_eq!(crowd.hosts[0].node.overview().status().attachments, []);
+    assert_eq!(crowd.hosts[0].node.status().attachments, []);
 }

@@ -31,7 +31,7 @@ fn a_host_whose_packets_are_lost_by_a_covering_route_is_neither_ready_nor_conver
     assert!(
         life.node.overview().is_ready() && life.node.overview().is_converged(),
         "{:?}",
-        life.node.overview().status().waits
+        life.node.status().waits
     );
     life.look(|wanted| Host { paths: ways(wanted, |_| lost(Loss::Unreachable)), ..sound(wanted) });
     assert!(!life.node.overview().is_ready() && !life.node.overview().is_converged());
@@ -75,8 +75,7 @@ fn a_container_that_a_policy_rule_leads_elsewhere_is_not_told_to_send_under_any_
         let filtered = |_| lost(Loss::ReversePath("wv0a200002".into()));
         Host { paths: ways(wanted, filtered), ..sound(wanted) }
     });
-    let hints: Vec<String> =
-        life.node.overview().status().problems.into_iter().filter_map(|note| note.hint).collect();
+    let hints: Vec<String> = life.node.status().problems.into_iter().filter_map(|note| note.hint).collect();
     let by_main = "ip rule add to 10.32.0.0/12 lookup main suppress_prefixlength 0 priority 100";
     assert!(hints.iter().any(|hint| hint.starts_with(by_main)), "{hints:?}");
     assert!(!hints.iter().any(|hint| hint.contains("rp_filter")), "{hints:?}");
@@ -263,6 +262,6 @@ impl Life {
     }
 
     fn problems(&self) -> String {
-        self.node.overview().status().problems.iter().map(|note| format!("{}\n", note.what)).collect()
+        self.node.status().problems.iter().map(|note| format!("{}\n", note.what)).collect()
     }
 }

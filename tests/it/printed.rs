@@ -62,7 +62,7 @@ fn hold<T: DeserializeOwned>(document: &Value, render: impl Fn(&T) -> String) {
 
 #[test]
 fn a_status_shows_what_others_say_on_its_own_lines() {
-    let mut status = json!(node_with_something_of_everything().overview().status());
+    let mut status = json!(node_with_something_of_everything().status());
     status["instance"] = json!("i-1");
     status["problems"] = json!([{ "what": "a route of others", "hint": "remove it" }]);
     status["ipam"]["electors"] = json!(["a", "b"]);

@@ -27,7 +27,7 @@ const CONFIG: &str = include_str!("../../src/cli/schema/config.json");
 
 #[test]
 fn a_status_is_as_its_schema_has_it() {
-    let status = json!(node_with_something_of_everything().overview().status());
+    let status = json!(node_with_something_of_everything().status());
     for list in ["waits", "connections", "targets", "attachments", "steps"] {
         assert!(!status[list].as_array().unwrap().is_empty(), "there is something in `{list}` to hold it to");
     }
@@ -70,7 +70,7 @@ fn the_example_is_as_the_schema_has_it() {
 
 #[test]
 fn what_a_schema_does_not_describe_is_found() {
-    let status = json!(node_with_something_of_everything().overview().status());
+    let status = json!(node_with_something_of_everything().status());
     for (pointer, value) in [("/ready", json!("yes")), ("/config", json!({})), ("/new", json!(1))] {
         let mut wrong = status.clone();
         match wrong.pointer_mut(pointer) {

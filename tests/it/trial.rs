@@ -30,9 +30,9 @@ fn between_the_saving_of_a_trial_and_its_begin_nothing_else_is_adopted() {
     assert!(host.answers.iter().all(refused), "{:?}", host.answers);
     host.saved();
     host.pass(1_000);
-    assert!(host.node.overview().status().config.trial_s.is_some());
+    assert!(host.node.status().config.trial_s.is_some());
     host.pass(130_000);
-    assert_eq!(host.node.overview().status().config.trial_s, None, "nobody confirmed it");
+    assert_eq!(host.node.status().config.trial_s, None, "nobody confirmed it");
 }
 
 fn order(id: u64, mtu: u32) -> Box<Order> {

@@ -14,7 +14,7 @@ fn no_container_is_connected_while_nft_fails_and_the_attach_says_why() {
     assert!(refusal.message.contains("nft: permission denied"), "{refusal:?}");
     assert_eq!(refusal.hint.as_deref(), Some("give it back"));
     assert!(host.kernel.links.is_empty());
-    let status = host.node.overview().status();
+    let status = host.node.status();
     assert!(!status.ready && status.attachments[0].missing.as_ref().unwrap().contains("nft"), "{status:?}");
 
     host.nft_fails = false;
@@ -62,7 +62,7 @@ fn without_an_uplink_no_container_is_connected_and_the_way_out_is_named() {
     assert!(refusal.message.contains("no uplink is known"), "{refusal:?}");
     assert!(refusal.hint.as_ref().unwrap().contains("[network] uplinks"), "{refusal:?}");
     assert!(host.kernel.links.is_empty() && !host.node.overview().is_ready());
-    let status = host.node.overview().status();
+    let status = host.node.status();
     assert!(status.problems.iter().any(|problem| problem.what.contains("no uplink is known")), "{status:?}");
 
     host.kernel.uplinks = [("ens5".to_owned(), 9001)].into();

@@ -46,7 +46,7 @@ fn every_host_behind_one_name_is_dialled_but_not_this_one() {
 
     host.tell(Input::NamesSeen([(format!("{ALL}:7000"), Err("cannot resolve it".to_owned()))].into()));
     assert_eq!(host.targets(), ["10.0.1.13:7000", "10.0.1.14:7000"], "without an answer the last one holds");
-    let problems = host.node.overview().status().problems;
+    let problems = host.node.status().problems;
     assert!(problems.iter().any(|note| note.what.contains("cannot resolve it")), "{problems:?}");
 }
 
@@ -82,10 +82,10 @@ fn a_host_whose_metadata_was_silent_at_its_first_start_learns_its_instance_for_l
         host.ec2_fails = true;
     });
     host.pass(30);
-    assert_eq!(host.node.overview().status().instance, None);
+    assert_eq!(host.node.status().instance, None);
     host.metadata = Some("i-1");
     host.identify();
-    assert_eq!(host.node.overview().status().instance.as_deref(), Some("i-1"));
+    assert_eq!(host.node.status().instance.as_deref(), Some("i-1"));
     let kept = Memory::read(&host.disk).unwrap();
     assert_eq!(kept.identity.unwrap().instance.as_deref(), Some("i-1"));
     assert!(host.stopped.is_none());
@@ -98,7 +98,7 @@ fn a_copied_disk_is_noticed_when_the_metadata_answer_at_last() {
         host.ec2_fails = true;
     });
     host.pass(30);
-    let waits = host.node.overview().status().waits;
+    let waits = host.node.status().waits;
     assert!(waits.iter().any(|note| note.what.contains("to confirm that this is i-1")), "{waits:?}");
     host.metadata = Some("i-2");
     host.ec2_fails = false;
@@ -130,7 +130,7 @@ fn a_daemon_that_is_restarted_while_ec2_is_down_attaches_where_its_routes_stood(
     host.attach();
     host.pass(5);
     assert!(matches!(host.answers.as_slice(), [Ok(Response::Attached { .. })]), "{:?}", host.answers);
-    let status = host.node.overview().status();
+    let status = host.node.status();
     assert!(status.ready && !status.converged);
     assert!(status.waits.iter().any(|note| note.what.contains("as read 16m 4")), "{:?}", status.waits);
     assert!(
@@ -163,7 +163,7 @@ fn one_that_never_read_or_may_be_a_copy_is_careful() {
         host.attach();
         host.pass(5);
         assert!(host.answers.is_empty(), "{what}: {:?}", host.answers);
-        assert!(!host.node.overview().status().ready, "{what}");
+        assert!(!host.node.status().ready, "{what}");
     }
     let mut same_boot = restarted(|host| host.metadata = None);
     same_boot.attach();
@@ -180,7 +180,7 @@ fn a_route_that_had_gone_at_the_last_read_is_missed() {
     host.attach();
     host.pass(5);
     assert!(host.answers.is_empty(), "{:?}", host.answers);
-    let missing = host.node.overview().status().attachments.remove(0).missing.unwrap();
+    let missing = host.node.status().attachments.remove(0).missing.unwrap();
     assert!(missing.contains("a route to it in rtb-1, as read 16m 4"), "{missing}");
 }
 
@@ -202,7 +202,7 @@ fn a_range_over_the_vpc_changes_nothing_on_the_host() {
     let mut host = Host::starting("", |host| host.local = "10.32.0.0/16");
     host.pass(120);
     assert_eq!(host.applied, [], "not even before the first look at the VPC");
-    let status = host.node.overview().status();
+    let status = host.node.status();
     assert!(
         status.problems.iter().any(|note| note.what.contains("overlaps 10.32.0.0/16")),
         "{:?}",
@@ -404,7 +404,7 @@ impl Host {
     }
 
     fn targets(&self) -> Vec<String> {
-        self.node.overview().status().targets.into_iter().map(|target| target.target).collect()
+        self.node.status().targets.into_iter().map(|target| target.target).collect()
     }
 
     fn tell(&mut self, input: Input) {
