@@ -4,7 +4,7 @@
 //! nftables and DescribeRouteTables. What could not be read is `None` there: unread, not absent.
 
 pub use self::{
-    action::Action,
+    action::{Action, Ec2Action, HostAction},
     attachment::{Far, HOST_MAC, Key, Kind, Mac, is_interface_name},
     fault::{Fault, FaultKind},
     host::{Forward, Host, Isolation, REST, Rules, Scope, Subnet, Tracking},

@@ -24,8 +24,7 @@ use crate::{
         identity::Metadata,
         request::{Refusal, RefusalKind, Response},
     },
-    plan::Plane,
-    state::{Action, Fault, FaultKind, Host, Scope, TableId, Tables, Vpc},
+    state::{Action, Ec2Action, Fault, FaultKind, Host, HostAction, Scope, TableId, Tables, Vpc},
     transport,
     vpc::Ec2,
 };
@@ -35,7 +34,7 @@ const JOBS_MAX: usize = 64;
 
 enum Job {
     Observe(Box<Host>, Scope),
-    Apply(Action),
+    Apply(HostAction),
 }
 
 /// What the loop tells to do.
@@ -130,10 +129,10 @@ impl Hands {
     }
 
     pub(super) fn apply(&self, action: Action) {
-        match (Plane::of(&action), &action) {
-            (Plane::Removal, Action::DeleteLink(address)) => self.on_link(*address),
-            (Plane::Host | Plane::Removal, _) => self.on_host(Job::Apply(action)),
-            (Plane::Interface | Plane::Table(_), _) => self.on_ec2(action),
+        match action {
+            Action::Host(HostAction::DeleteLink(address)) => self.on_link(address),
+            Action::Host(action) => self.on_host(Job::Apply(action)),
+            Action::Ec2(action) => self.on_ec2(action),
         }
     }
 
@@ -150,12 +149,12 @@ impl Hands {
         }
     }
 
-    fn on_ec2(&self, action: Action) {
+    fn on_ec2(&self, action: Ec2Action) {
         let (ec2, events) = (self.ec2.clone(), self.events.clone());
         tokio::spawn(async move {
             let step = &action;
             let outcome = ec2.ask(|ec2| async move { ec2.apply(step).await }).await;
-            let _ = events.send(Event::Applied(action, outcome)).await;
+            let _ = events.send(Event::Applied(action.into(), outcome)).await;
         });
     }
 }
@@ -171,25 +170,25 @@ async fn work_on_host(mut kernel: Kernel, mut jobs: mpsc::Receiver<Job>, events:
             }
             Job::Apply(action) => action,
         };
-        if is_on_link(&action) {
+        if action.makes_link().is_some() {
             let actions = with_others(action, &mut held, &mut jobs);
             let mut ended = pin!(kernel.apply_to_links(actions).await);
             while let Some((action, outcome)) = ended.next().await {
-                let _ = events.send(Event::Applied(action, outcome.map(|()| None))).await;
+                let _ = events.send(Event::Applied(action.into(), outcome.map(|()| None))).await;
             }
         } else {
             let outcome = kernel.apply(&action).await;
-            let _ = events.send(Event::Applied(action, outcome.map(|()| None))).await;
+            let _ = events.send(Event::Applied(action.into(), outcome.map(|()| None))).await;
         }
     }
 }
 
 /// The actions on links that wait, too.
-fn with_others(first: Action, held: &mut Option<Job>, jobs: &mut mpsc::Receiver<Job>) -> Vec<Action> {
+fn with_others(first: HostAction, held: &mut Option<Job>, jobs: &mut mpsc::Receiver<Job>) -> Vec<HostAction> {
     let mut actions = vec![first];
     while let Ok(job) = jobs.try_recv() {
         match job {
-            Job::Apply(action) if is_on_link(&action) => actions.push(action),
+            Job::Apply(action) if action.makes_link().is_some() => actions.push(action),
             other => {
                 *held = Some(other);
                 break;
@@ -206,16 +205,14 @@ async fn next(held: &mut Option<Job>, jobs: &mut mpsc::Receiver<Job>) -> Option<
     }
 }
 
-fn is_on_link(action: &Action) -> bool {
-    action.makes_link().is_some()
-}
-
 /// Removes links: those that are waiting together.
 async fn remove_links(remover: Remover, mut going: mpsc::Receiver<Address>, events: mpsc::Sender<Event>) {
     let mut addresses = Vec::new();
     while going.recv_many(&mut addresses, JOBS_MAX).await > 0 {
         for (address, outcome) in remover.remove(addresses.drain(..).collect()).await {
-            let _ = events.send(Event::Applied(Action::DeleteLink(address), outcome.map(|()| None))).await;
+            let _ = events
+                .send(Event::Applied(HostAction::DeleteLink(address).into(), outcome.map(|()| None)))
+                .await;
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     addr::Address,
-    state::{Action, Link, Path, Scope},
+    state::{HostAction, Link, Path, Scope},
 };
 
 /// Looks that come by themselves until each container was entered, where the kernel tells of changes inside.
@@ -88,7 +88,7 @@ impl Known {
     }
 
     /// A link is about to be changed by ours.
-    pub fn act_on(&mut self, action: &Action) {
+    pub fn act_on(&mut self, action: &HostAction) {
         if let Some(address) = action.makes_link() {
             self.forget_link(address);
             self.acted_on.insert(address);

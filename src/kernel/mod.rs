@@ -27,7 +27,7 @@ use rtnetlink::Handle;
 
 use crate::{
     addr::Address,
-    state::{Action, Fault, FaultKind, Host, Link, Scope, link_name},
+    state::{Fault, FaultKind, Host, HostAction, Link, Scope, link_name},
 };
 
 mod address;
@@ -173,46 +173,44 @@ impl Kernel {
     }
 
     /// Carries out one action. What is already there, or already gone, is success.
-    pub async fn apply(&mut self, action: &Action) -> Result<(), Fault> {
+    pub async fn apply(&mut self, action: &HostAction) -> Result<(), Fault> {
         let host = &self.handle;
-        if let Action::AddBlock(_) | Action::DeleteBlock(_) = action {
+        if let HostAction::AddBlock(_) | HostAction::DeleteBlock(_) = action {
             drop(self.known.seen());
         }
         match action {
-            Action::SetSysctl { name, value } => self.settings.set(name, value),
-            Action::LoadRules(rules) => {
+            HostAction::SetSysctl { name, value } => self.settings.set(name, value),
+            HostAction::LoadRules(rules) => {
                 expect_uplink(host, &rules.uplinks).await?;
                 self.nft.load(rules).await
             }
-            Action::SetPorts(ports) => self.published.set(ports).await,
-            Action::OpenForward { uplinks } => forward::open(uplinks).await,
-            Action::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
-            Action::AddGateway => address::add_gateway(host).await,
-            Action::CreateLink { .. } | Action::MendLink { .. } | Action::MakePair { .. } => {
+            HostAction::SetPorts(ports) => self.published.set(ports).await,
+            HostAction::OpenForward { uplinks } => forward::open(uplinks).await,
+            HostAction::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
+            HostAction::AddGateway => address::add_gateway(host).await,
+            HostAction::CreateLink { .. } | HostAction::MendLink { .. } | HostAction::MakePair { .. } => {
                 let ended = pin!(self.apply_to_links(vec![action.clone()]).await).next().await;
                 ended.map_or(Ok(()), |(_, result)| result)
             }
-            Action::DeleteLink(address) => {
+            HostAction::DeleteLink(address) => {
                 let mut results = self.remover().remove(BTreeSet::from([*address])).await;
                 results.remove(address).unwrap_or(Ok(()))
             }
-            Action::DeleteGateway => address::remove_gateway(host).await,
-            Action::DeleteBlock(cidr) => route::remove(host, &route::Entry::block(*cidr)).await,
-            Action::CloseForward => forward::close().await,
-            Action::DeleteRules => self.nft.delete().await,
-            Action::DisableCheck { .. }
-            | Action::ReplaceRoute { .. }
-            | Action::CreateRoute { .. }
-            | Action::DeleteRoute { .. } => Err(not_here(action)),
+            HostAction::DeleteGateway => address::remove_gateway(host).await,
+            HostAction::DeleteBlock(cidr) => route::remove(host, &route::Entry::block(*cidr)).await,
+            HostAction::CloseForward => forward::close().await,
+            HostAction::DeleteRules => self.nft.delete().await,
         }
     }
 
     /// Makes and mends links side by side, and tells of each as it ends.
     pub async fn apply_to_links(
         &mut self,
-        actions: Vec<Action>,
-    ) -> impl Stream<Item = (Action, Result<(), Fault>)> + Send + use<> {
-        let creates = |action: &Action| matches!(action, Action::CreateLink { .. } | Action::MakePair { .. });
+        actions: Vec<HostAction>,
+    ) -> impl Stream<Item = (HostAction, Result<(), Fault>)> + Send + use<> {
+        let creates = |action: &HostAction| {
+            matches!(action, HostAction::CreateLink { .. } | HostAction::MakePair { .. })
+        };
         let fenced = match actions.iter().any(creates) {
             true => self.nft.expect_unchanged().await,
             false => Ok(()),
@@ -239,18 +237,18 @@ impl Kernel {
 }
 
 /// Makes or mends a link, on a thread of its own.
-async fn link_action(settings: Arc<sysctl::Tree>, action: &Action) -> Result<(), Fault> {
+async fn link_action(settings: Arc<sysctl::Tree>, action: &HostAction) -> Result<(), Fault> {
     let what = |address| format!("making link {}", link_name(address));
     match action.clone() {
-        Action::CreateLink { address, netns, mtu, range, far }
-        | Action::MendLink { address, netns, mtu, range, far } => {
+        HostAction::CreateLink { address, netns, mtu, range, far }
+        | HostAction::MendLink { address, netns, mtu, range, far } => {
             let work = async move |visitor: visit::Visitor| {
                 let wanted = Wanted { address, mtu, range, far: &far };
                 container_link::ensure(&visitor, &settings, &netns, &wanted).await
             };
             visit::apart(&visit::FOR_LINKS, &what(address), bound::CHANGE, work).await
         }
-        Action::MakePair { address, mtu, far } => {
+        HostAction::MakePair { address, mtu, far } => {
             let work = async move |visitor: visit::Visitor| {
                 let range = Ipv4Net::from(Ipv4Addr::from(address));
                 let wanted = Wanted { address, mtu, range, far: &far };
@@ -262,7 +260,7 @@ async fn link_action(settings: Arc<sysctl::Tree>, action: &Action) -> Result<(),
     }
 }
 
-fn not_here(action: &Action) -> Fault {
+fn not_here(action: &HostAction) -> Fault {
     found(FaultKind::Invalid, format!("not an action of this kind: {action:?}"))
 }
 

@@ -50,7 +50,7 @@ impl Cadence {
 
     /// Time from one look at EC2 to the next. It grows with the cluster, so that all of it asks no more often, and is then spread
     /// so that this holds for each minute, even after all looked at once.
-    pub fn to_next_read(&mut self, interval: Duration, readers: u32) -> Duration {
+    pub fn next_read_in(&mut self, interval: Duration, readers: u32) -> Duration {
         let jittered = self.jittered(interval);
         if is_small(interval, readers) { jittered } else { jittered.max(self.share(readers)) }
     }

@@ -19,9 +19,11 @@ use super::{
     view::{PAUSE_DENIED, View, doubled, pause},
 };
 use crate::{
-    addr::Address,
     plan::{Change, Plan, Plane},
-    state::{Action, Fault, FaultKind, Host, InterfaceId, Route, RouteState, TableId, Target, Vpc},
+    state::{
+        Action, Ec2Action, Fault, FaultKind, Host, HostAction, InterfaceId, Route, RouteState, TableId,
+        Target, Vpc,
+    },
     time::Timestamp,
 };
 
@@ -273,21 +275,26 @@ impl Converge {
     /// Whether a step may be taken beside those that are in flight: of those about links several at once, one a link. What
     /// guards links goes after the last of them.
     fn may_begin(&self, plane: &Plane, action: &Action) -> bool {
-        let Some(link) = link_of(action) else {
+        let Some(link) = action.link() else {
             let last = matches!(
                 action,
-                Action::DeleteGateway | Action::DeleteBlock(_) | Action::CloseForward | Action::DeleteRules
+                Action::Host(
+                    HostAction::DeleteGateway
+                        | HostAction::DeleteBlock(_)
+                        | HostAction::CloseForward
+                        | HostAction::DeleteRules
+                )
             );
             let removing = last && self.is_busy(|busy| *busy == Plane::Removal);
             return !removing && self.work.get(plane).is_none_or(|work| work.in_flight.is_empty());
         };
         let links_only = |work: &Work| {
-            let links = work.in_flight.iter().all(|change| link_of(&change.action).is_some());
+            let links = work.in_flight.iter().all(|change| change.action.link().is_some());
             links && work.in_flight.len() < LINKS_AT_ONCE_MAX
         };
         let mut in_flight = self.work.values().flat_map(|work| &work.in_flight);
         self.work.get(plane).is_none_or(links_only)
-            && in_flight.all(|change| link_of(&change.action) != Some(link))
+            && in_flight.all(|change| change.action.link() != Some(link))
     }
 
     /// When a step may be taken that was taken before, by us or against us.
@@ -361,7 +368,7 @@ impl Converge {
     }
 
     fn believe(&mut self, now: Timestamp, action: &Action) {
-        if let (Action::DisableCheck { .. }, Some(vpc)) = (action, self.vpc.seen_mut()) {
+        if let (Action::Ec2(Ec2Action::DisableCheck { .. }), Some(vpc)) = (action, self.vpc.seen_mut()) {
             vpc.source_dest_check = Some(false);
         }
         if let Some((key, target)) = written(action) {
@@ -469,52 +476,14 @@ fn steps_of(plan: &Plan) -> BTreeSet<&Action> {
 
 /// The route that an action writes, and the interface that it leads to then; `None`: it is gone.
 fn written(action: &Action) -> Option<((TableId, Ipv4Net), Option<&InterfaceId>)> {
-    match action {
-        Action::CreateRoute { table, destination, interface }
-        | Action::ReplaceRoute { table, destination, interface } => {
-            Some(((table.clone(), *destination), Some(interface)))
+    let (table, destination) = action.route()?;
+    let target = match action {
+        Action::Ec2(Ec2Action::CreateRoute { interface, .. } | Ec2Action::ReplaceRoute { interface, .. }) => {
+            Some(interface)
         }
-        Action::DeleteRoute { table, destination } => Some(((table.clone(), *destination), None)),
-        Action::SetSysctl { .. }
-        | Action::LoadRules(_)
-        | Action::OpenForward { .. }
-        | Action::DisableCheck { .. }
-        | Action::AddBlock(_)
-        | Action::AddGateway
-        | Action::CreateLink { .. }
-        | Action::MendLink { .. }
-        | Action::MakePair { .. }
-        | Action::SetPorts(_)
-        | Action::DeleteLink(_)
-        | Action::DeleteGateway
-        | Action::DeleteBlock(_)
-        | Action::CloseForward
-        | Action::DeleteRules => None,
-    }
-}
-
-/// The link that a step is about.
-fn link_of(action: &Action) -> Option<Address> {
-    match action {
-        Action::CreateLink { address, .. }
-        | Action::MendLink { address, .. }
-        | Action::MakePair { address, .. }
-        | Action::DeleteLink(address) => Some(*address),
-        Action::SetSysctl { .. }
-        | Action::LoadRules(_)
-        | Action::SetPorts(_)
-        | Action::OpenForward { .. }
-        | Action::AddBlock(_)
-        | Action::AddGateway
-        | Action::DeleteGateway
-        | Action::DeleteBlock(_)
-        | Action::CloseForward
-        | Action::DeleteRules
-        | Action::DisableCheck { .. }
-        | Action::ReplaceRoute { .. }
-        | Action::CreateRoute { .. }
-        | Action::DeleteRoute { .. } => None,
-    }
+        Action::Ec2(Ec2Action::DeleteRoute { .. } | Ec2Action::DisableCheck { .. }) | Action::Host(_) => None,
+    };
+    Some(((table.clone(), destination), target))
 }
 
 fn is_host(plane: &Plane) -> bool {
@@ -533,30 +502,12 @@ fn stands_before(other: &Plane, plane: &Plane) -> bool {
 /// no container is connected before the rules are in force.
 fn rests_on(action: &Action, earlier: &Action) -> bool {
     let connects = action.makes_link().is_some();
-    let fences = matches!(earlier, Action::LoadRules(_));
+    let fences = matches!(earlier, Action::Host(HostAction::LoadRules(_)));
     is_removal(action) || connects && fences
 }
 
 fn is_removal(action: &Action) -> bool {
-    match action {
-        Action::DeleteRoute { .. } | Action::DeleteBlock(_) => true,
-        Action::SetSysctl { .. }
-        | Action::LoadRules(_)
-        | Action::OpenForward { .. }
-        | Action::DisableCheck { .. }
-        | Action::AddBlock(_)
-        | Action::AddGateway
-        | Action::CreateLink { .. }
-        | Action::MendLink { .. }
-        | Action::MakePair { .. }
-        | Action::SetPorts(_)
-        | Action::ReplaceRoute { .. }
-        | Action::CreateRoute { .. }
-        | Action::DeleteLink(_)
-        | Action::DeleteGateway
-        | Action::CloseForward
-        | Action::DeleteRules => false,
-    }
+    matches!(action, Action::Ec2(Ec2Action::DeleteRoute { .. }) | Action::Host(HostAction::DeleteBlock(_)))
 }
 
 #[cfg(test)]

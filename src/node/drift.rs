@@ -13,8 +13,8 @@ use ipnet::Ipv4Net;
 use super::status::Note;
 use crate::{
     addr::{Range, join},
-    plan::{Change, Plan},
-    state::{Action, InterfaceId, RouteState, TableId, Target, Vpc},
+    plan::{Change, Found, Plan},
+    state::{Action, Ec2Action, InterfaceId, RouteState, TableId, Target, Vpc},
     time::Timestamp,
 };
 
@@ -49,8 +49,8 @@ struct Written {
     at: Timestamp,
     /// How often it was written again.
     again: u32,
-    /// What others made of it, as the plan shows it; empty: nothing.
-    rival: String,
+    /// What others made of it.
+    rival: Found,
     /// Whether the next round need not wait.
     hurried: bool,
 }
@@ -82,9 +82,11 @@ impl Drift {
     }
 
     /// Whether what stands in the place of our route leads to an interface that we had before.
-    fn is_left_behind(&self, before: &str) -> bool {
-        let target = before.split(' ').next().unwrap_or_default();
-        self.former.iter().any(|former| former.0 == target)
+    fn is_left_behind(&self, before: &Found) -> bool {
+        match before {
+            Found::Route { target: Target::Interface(interface), .. } => self.former.contains(interface),
+            Found::Route { target: Target::Other(_), .. } | Found::Nothing | Found::Thing(_) => false,
+        }
     }
 
     /// Only what is ours can be taken from us.
@@ -98,15 +100,15 @@ impl Drift {
     /// Says of each step that undoes what somebody did that it is so.
     pub fn explain(&self, plan: &mut Plan) {
         for change in &mut plan.changes {
-            if let (Action::ReplaceRoute { interface, .. }, true) =
+            if let (Action::Ec2(Ec2Action::ReplaceRoute { interface, .. }), true) =
                 (&change.action, self.is_left_behind(&change.before))
             {
                 change.cause = format!("the interface of this host was exchanged: it is {interface} now");
                 continue;
             }
             let cause = match &change.action {
-                Action::CreateRoute { .. } => "somebody deleted it",
-                Action::ReplaceRoute { .. } if !change.before.contains("(blackhole)") => {
+                Action::Ec2(Ec2Action::CreateRoute { .. }) => "somebody deleted it",
+                Action::Ec2(Ec2Action::ReplaceRoute { .. }) if !is_blackhole(&change.before) => {
                     "somebody changed it"
                 }
                 _ => continue,
@@ -120,7 +122,7 @@ impl Drift {
     /// A step has succeeded.
     pub fn wrote(&mut self, now: Timestamp, change: &Change) {
         let Some(key) = key(&change.action) else { return };
-        let present = !matches!(change.action, Action::DeleteRoute { .. });
+        let present = !matches!(change.action, Action::Ec2(Ec2Action::DeleteRoute { .. }));
         if !present {
             self.held.remove(&key);
         }
@@ -150,8 +152,8 @@ impl Drift {
     pub fn fights(&self, now: Timestamp) -> impl Iterator<Item = Note> {
         let fought = self.written.iter().filter(|(_, written)| written.again >= ROUNDS);
         fought.filter(move |(_, written)| now.since(written.at) < PEACE).map(move |((table, cidr), written)| {
-            let rival = match (written.present, written.rival.as_str()) {
-                (true, "") => "deletes it".to_owned(),
+            let rival = match (written.present, &written.rival) {
+                (true, Found::Nothing) => "deletes it".to_owned(),
                 (true, rival) => format!("leads it to {rival}"),
                 (false, _) => "creates it".to_owned(),
             };
@@ -175,40 +177,33 @@ fn pause(again: u32) -> Duration {
     PAUSE_MIN.saturating_mul(1 << again.saturating_sub(ROUNDS).min(10)).min(PAUSE_MAX)
 }
 
+fn is_blackhole(found: &Found) -> bool {
+    matches!(found, Found::Route { blackhole: true, .. })
+}
+
 fn key(action: &Action) -> Option<Key> {
-    match action {
-        Action::CreateRoute { table, destination, .. }
-        | Action::ReplaceRoute { table, destination, .. }
-        | Action::DeleteRoute { table, destination } => Some((table.clone(), *destination)),
-        Action::SetSysctl { .. }
-        | Action::LoadRules(_)
-        | Action::OpenForward { .. }
-        | Action::DisableCheck { .. }
-        | Action::AddBlock(_)
-        | Action::AddGateway
-        | Action::CreateLink { .. }
-        | Action::MendLink { .. }
-        | Action::MakePair { .. }
-        | Action::SetPorts(_)
-        | Action::DeleteLink(_)
-        | Action::DeleteGateway
-        | Action::DeleteBlock(_)
-        | Action::CloseForward
-        | Action::DeleteRules => None,
-    }
+    action.route().map(|(table, destination)| (table.clone(), destination))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn route(interface: &str, blackhole: bool) -> Found {
+        Found::Route { target: Target::Interface(InterfaceId(interface.into())), blackhole }
+    }
+
     fn replace(before: &str) -> Change {
-        let action = Action::ReplaceRoute {
+        replace_what_is(route(before, false))
+    }
+
+    fn replace_what_is(before: Found) -> Change {
+        let action = Action::Ec2(Ec2Action::ReplaceRoute {
             table: TableId("rtb-1".into()),
             destination: "10.40.0.0/13".parse().unwrap(),
             interface: InterfaceId("eni-self".into()),
-        };
-        Change { action, cause: String::new(), before: before.into(), containers: Vec::new() }
+        });
+        Change { action, cause: String::new(), before, containers: Vec::new() }
     }
 
     #[test]
@@ -241,8 +236,8 @@ mod tests {
 
     #[test]
     fn routes_that_lead_to_the_interface_before_a_move_were_changed_by_nobody() {
-        let cause = |before: &str, drift: &Drift| {
-            let mut plan = Plan { changes: vec![replace(before)], ..Plan::default() };
+        let cause = |before: Found, drift: &Drift| {
+            let mut plan = Plan { changes: vec![replace_what_is(before)], ..Plan::default() };
             drift.explain(&mut plan);
             plan.changes.remove(0).cause
         };
@@ -255,10 +250,13 @@ mod tests {
         drift.see(&read("eni-before"));
         drift.see(&read("eni-self"));
         drift.held = [key(&replace("").action).unwrap()].into();
-        for before in ["eni-before", "eni-before (blackhole)"] {
-            assert_eq!(cause(before, &drift), "the interface of this host was exchanged: it is eni-self now");
+        for blackhole in [false, true] {
+            assert_eq!(
+                cause(route("eni-before", blackhole), &drift),
+                "the interface of this host was exchanged: it is eni-self now"
+            );
         }
-        assert_eq!(cause("eni-rival", &drift), "somebody changed it");
+        assert_eq!(cause(route("eni-rival", false), &drift), "somebody changed it");
         for _ in 0..9 {
             drift.wrote(Timestamp::ZERO, &replace("eni-before"));
         }

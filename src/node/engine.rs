@@ -31,7 +31,7 @@ use crate::{
     config::{Config, RouteTables},
     ipam::{Refused, Ticket},
     mesh,
-    state::{Action, Fault, FaultKind, Host, Vpc},
+    state::{Action, Ec2Action, Fault, FaultKind, Host, Vpc},
     time::Timestamp,
 };
 
@@ -307,7 +307,7 @@ impl Engine {
         let readers = self.peers.readers(&self.facts);
         self.observed.cadence.draw(readers);
         let interval = self.facts.config.reconcile.interval;
-        let interval = self.observed.cadence.to_next_read(interval, readers);
+        let interval = self.observed.cadence.next_read_in(interval, readers);
         if let Ok(vpc) = &result {
             vpc.tables.iter().for_each(|(id, table)| self.work.quotas.seen(id, table.used));
         }
@@ -325,7 +325,7 @@ impl Engine {
 
     pub fn on_applied(&mut self, action: &Action, outcome: Result<Option<String>, Fault>) {
         let Engine { facts, work, observed, peers, out, .. } = self;
-        if let (Action::CreateRoute { table, .. }, Err(fault)) = (action, &outcome)
+        if let (Action::Ec2(Ec2Action::CreateRoute { table, .. }), Err(fault)) = (action, &outcome)
             && fault.kind == FaultKind::Quota
         {
             let used = work.converge.believed().and_then(|vpc| Some(vpc.tables.get(table)?.used));

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     addr::{Address, Range},
-    state::{Packet, RouteState, Table, TableId, Target, link_name},
+    state::{Action, Packet, RouteState, Table, TableId, Target, link_name},
 };
 
 impl Overview<'_> {
@@ -211,7 +211,7 @@ impl Reconcile {
         let Carrier { table, destination, target, state, here } = carrier;
         let ours = standing != Standing::Peer;
         let target = target.clone().unwrap_or_default();
-        let elsewhere = target.starts_with("eni-");
+        let elsewhere = self.leads_to_an_interface(carrier);
         let what = match (state, destination) {
             (None, _) | (_, None) => format!("{table} has no route for it"),
             (Some(RouteState::Blackhole | RouteState::Other), Some(cidr)) => {
@@ -223,14 +223,18 @@ impl Reconcile {
         Some(Note { what, hint: Some(self.way_to_a_route(carrier, ours)) })
     }
 
+    fn leads_to_an_interface(&self, carrier: &Carrier) -> bool {
+        let table = self.converge.vpc.seen().and_then(|vpc| vpc.tables.get(&carrier.table));
+        let route = table.and_then(|table| table.routes.get(&carrier.destination?));
+        route.is_some_and(|route| matches!(route.target, Target::Interface(_)))
+    }
+
     fn way_to_a_route(&self, carrier: &Carrier, ours: bool) -> String {
         if !ours {
             return "its owner writes that route: run `weavers explain` and `weavers doctor` there"
                 .to_owned();
         }
-        let in_table = |action: &crate::state::Action| {
-            crate::plan::Plane::of(action) == crate::plan::Plane::Table(carrier.table.clone())
-        };
+        let in_table = |action: &Action| action.route().is_some_and(|(table, _)| *table == carrier.table);
         let change = self.plan.changes.iter().find(|change| in_table(&change.action));
         match change.map(|change| (change, self.converge.failure(&change.action))) {
             None => "see `weavers status`".to_owned(),

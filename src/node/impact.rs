@@ -8,7 +8,7 @@ use super::{memory::Attached, overview::Overview};
 use crate::{
     addr::{Address, Range},
     plan::{Change, Plan},
-    state::{Action, TableId, Vpc},
+    state::{Action, HostAction, TableId, Vpc},
 };
 
 /// How the canary is called where its link is changed.
@@ -31,7 +31,7 @@ impl Overview<'_> {
         let canary = self.local.canary.address();
         for change in &mut plan.changes {
             concerned(change, &containers, vpc.as_deref());
-            if linked(&change.action).is_some_and(|address| Some(address) == canary) {
+            if change.action.link().is_some_and(|address| Some(address) == canary) {
                 change.containers = vec![CANARY.to_owned()];
             }
         }
@@ -39,54 +39,22 @@ impl Overview<'_> {
     }
 }
 
-/// The address whose link an action changes.
-fn linked(action: &Action) -> Option<Address> {
-    match action {
-        Action::CreateLink { address, .. }
-        | Action::MendLink { address, .. }
-        | Action::MakePair { address, .. }
-        | Action::DeleteLink(address) => Some(*address),
-        Action::ReplaceRoute { .. }
-        | Action::CreateRoute { .. }
-        | Action::DeleteRoute { .. }
-        | Action::AddBlock(_)
-        | Action::AddGateway
-        | Action::DeleteGateway
-        | Action::DeleteBlock(_)
-        | Action::SetSysctl { .. }
-        | Action::LoadRules(_)
-        | Action::SetPorts(_)
-        | Action::OpenForward { .. }
-        | Action::DisableCheck { .. }
-        | Action::CloseForward
-        | Action::DeleteRules => None,
-    }
-}
-
 fn concerned(change: &mut Change, containers: &ByAddress, vpc: Option<&Vpc>) {
     let names = |found: Vec<&String>| found.into_iter().cloned().collect();
+    let at = |address: Address| names(containers.get(&address).into_iter().collect());
+    let all = || names(containers.values().collect());
     change.containers = match &change.action {
-        Action::CreateLink { address, .. }
-        | Action::MendLink { address, .. }
-        | Action::MakePair { address, .. }
-        | Action::DeleteLink(address) => names(containers.get(address).into_iter().collect()),
-        Action::ReplaceRoute { table, destination, .. }
-        | Action::CreateRoute { table, destination, .. }
-        | Action::DeleteRoute { table, destination } => names(carried(containers, vpc, table, *destination)),
+        Action::Ec2(action) => match action.route() {
+            Some((table, destination)) => names(carried(containers, vpc, table, destination)),
+            None => all(),
+        },
         // What answers for a free address: containers have routes of their own.
-        Action::AddBlock(_) | Action::DeleteBlock(_) => Vec::new(),
-        Action::SetPorts(ports) => {
+        Action::Host(HostAction::AddBlock(_) | HostAction::DeleteBlock(_)) => Vec::new(),
+        Action::Host(HostAction::SetPorts(ports)) => {
             let led: BTreeSet<Address> = ports.iter().map(|published| published.to).collect();
             names(led.iter().filter_map(|address| containers.get(address)).collect())
         }
-        Action::SetSysctl { .. }
-        | Action::LoadRules(_)
-        | Action::OpenForward { .. }
-        | Action::DisableCheck { .. }
-        | Action::AddGateway
-        | Action::DeleteGateway
-        | Action::CloseForward
-        | Action::DeleteRules => names(containers.values().collect()),
+        Action::Host(action) => action.link().map_or_else(all, at),
     };
 }
 

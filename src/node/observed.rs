@@ -94,7 +94,7 @@ impl Observed {
         peers: &mut Peers,
         result: Result<BTreeSet<Ipv4Addr>, Fault>,
     ) {
-        let interval = self.to_next_read(facts, peers);
+        let interval = self.next_read_in(facts, peers);
         let before = self.targets(facts);
         self.discovery.found.end(facts.now, result, interval);
         self.dial_others_than(&before, facts, peers);
@@ -110,7 +110,7 @@ impl Observed {
         out: &mut Out,
         result: Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>,
     ) {
-        let apart = self.to_next_read(facts, peers);
+        let apart = self.next_read_in(facts, peers);
         let interval = self.places.pause(&result, apart);
         let before = self.tables(facts);
         self.places.seen.end(facts.now, result, interval);
@@ -142,8 +142,8 @@ impl Observed {
         peers.unconfirmed.seen(facts.now, result, interval);
     }
 
-    fn to_next_read(&mut self, facts: &Facts, peers: &Peers) -> Duration {
-        self.cadence.to_next_read(facts.config.reconcile.interval, peers.readers(facts))
+    fn next_read_in(&mut self, facts: &Facts, peers: &Peers) -> Duration {
+        self.cadence.next_read_in(facts.config.reconcile.interval, peers.readers(facts))
     }
 
     // ===== what follows =====

@@ -32,7 +32,10 @@ impl Overview<'_> {
 
 /// The first thing in which what is to be done now differs from what was promised.
 fn difference(promised: &Plan, now: &Plan) -> Option<String> {
-    let same = |one: &Change, other: &Change| one.action == other.action && one.before == other.before;
+    // A saved plan has in words what is there.
+    let same = |one: &Change, other: &Change| {
+        one.action == other.action && one.before.to_string() == other.before.to_string()
+    };
     let missing = |these: &Plan, others: &Plan| {
         let is_missing = |change: &&Change| !others.changes.iter().any(|other| same(change, other));
         these.changes.iter().find(is_missing).map(|change| change.action.to_string())
@@ -53,13 +56,13 @@ fn difference(promised: &Plan, now: &Plan) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Action;
+    use crate::state::{Action, HostAction};
 
     fn plan(steps: &[(&str, &str)]) -> Plan {
         let change = |(name, before): &(&str, &str)| Change {
-            action: Action::SetSysctl { name: (*name).to_owned(), value: "1".to_owned() },
+            action: Action::Host(HostAction::SetSysctl { name: (*name).to_owned(), value: "1".to_owned() }),
             cause: "told apart by nobody".to_owned(),
-            before: (*before).to_owned(),
+            before: (*before).into(),
             containers: Vec::new(),
         };
         Plan { changes: steps.iter().map(change).collect(), ..Plan::default() }

@@ -1,9 +1,9 @@
 //! The host's part of the plan: set difference, thing by thing.
 
-use super::{Change, Conflict, Plan};
+use super::{Change, Conflict, Place, Plan};
 use crate::{
     addr::Address,
-    state::{Action, Forward, Host, Link, Ports},
+    state::{Forward, Host, HostAction, Link, Ports},
 };
 
 /// Why no container is connected where it is not known which interfaces the rules are to name.
@@ -18,7 +18,7 @@ pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
     links(desired, actual, plan);
     ports(desired, actual, plan);
     plan.conflicts.extend(actual.foreign.iter().map(|(&destination, target)| Conflict {
-        place: "host".into(),
+        place: Place::Host,
         destination,
         target: target.clone(),
     }));
@@ -28,7 +28,7 @@ pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
 fn sysctls(desired: &Host, actual: &Host, plan: &mut Plan) {
     for (name, value) in &desired.sysctls {
         if let Some(found) = actual.sysctls.get(name).filter(|found| *found != value) {
-            let action = Action::SetSysctl { name: name.clone(), value: value.clone() };
+            let action = HostAction::SetSysctl { name: name.clone(), value: value.clone() };
             plan.push(action, found.clone(), "containers need it");
         }
     }
@@ -36,11 +36,11 @@ fn sysctls(desired: &Host, actual: &Host, plan: &mut Plan) {
 
 fn rules(desired: &Host, actual: &Host, plan: &mut Plan) {
     match (&desired.rules, &actual.rules) {
-        (Some(rules), None) => plan.push(Action::LoadRules(rules.clone()), "", "missing or changed"),
+        (Some(rules), None) => plan.push(HostAction::LoadRules(rules.clone()), "", "missing or changed"),
         (Some(rules), Some(found)) if rules != found => {
-            plan.push(Action::LoadRules(rules.clone()), "another ruleset", "configuration");
+            plan.push(HostAction::LoadRules(rules.clone()), "another ruleset", "configuration");
         }
-        (None, Some(_)) => plan.push(Action::DeleteRules, "ruleset", "no longer wanted"),
+        (None, Some(_)) => plan.push(HostAction::DeleteRules, "ruleset", "no longer wanted"),
         (Some(_), Some(_)) | (None, None) => {}
     }
 }
@@ -48,10 +48,12 @@ fn rules(desired: &Host, actual: &Host, plan: &mut Plan) {
 fn forward(desired: &Host, actual: &Host, plan: &mut Plan) {
     match (&desired.rules, &actual.forward) {
         (Some(rules), Forward::Closed(chain)) => {
-            let action = Action::OpenForward { uplinks: rules.uplinks.clone() };
+            let action = HostAction::OpenForward { uplinks: rules.uplinks.clone() };
             plan.push(action, chain.clone(), "it drops what containers send and receive");
         }
-        (None, Forward::Opened(chain)) => plan.push(Action::CloseForward, chain.clone(), "no longer wanted"),
+        (None, Forward::Opened(chain)) => {
+            plan.push(HostAction::CloseForward, chain.clone(), "no longer wanted")
+        }
         (
             _,
             Forward::Open
@@ -65,17 +67,17 @@ fn forward(desired: &Host, actual: &Host, plan: &mut Plan) {
 
 fn blocks(desired: &Host, actual: &Host, plan: &mut Plan) {
     for &block in desired.blocks.difference(&actual.blocks) {
-        plan.push(Action::AddBlock(block), "", "owned here");
+        plan.push(HostAction::AddBlock(block), "", "owned here");
     }
     for &block in actual.blocks.difference(&desired.blocks) {
-        plan.push(Action::DeleteBlock(block), "unreachable", "no longer owned as this CIDR");
+        plan.push(HostAction::DeleteBlock(block), "unreachable", "no longer owned as this CIDR");
     }
 }
 
 fn gateway(desired: &Host, actual: &Host, plan: &mut Plan) {
     match (desired.gateway, actual.gateway) {
-        (true, false) => plan.push(Action::AddGateway, "", "containers ask for its MAC address"),
-        (false, true) => plan.push(Action::DeleteGateway, "lo", "no longer wanted"),
+        (true, false) => plan.push(HostAction::AddGateway, "", "containers ask for its MAC address"),
+        (false, true) => plan.push(HostAction::DeleteGateway, "lo", "no longer wanted"),
         (true, true) | (false, false) => {}
     }
 }
@@ -98,7 +100,7 @@ fn links(desired: &Host, actual: &Host, plan: &mut Plan) {
         }
     }
     for address in unwanted.into_iter().chain(found.map(|(&address, _)| address)) {
-        plan.push(Action::DeleteLink(address), "link", "no container attached to it");
+        plan.push(HostAction::DeleteLink(address), "link", "no container attached to it");
     }
 }
 
@@ -107,16 +109,16 @@ fn ports(desired: &Host, actual: &Host, plan: &mut Plan) {
     match (&desired.ports, &actual.ports) {
         (Some(ports), found) if Some(ports) != found.as_ref() => {
             let before = if found.is_some() { "other ports" } else { "" };
-            plan.push(Action::SetPorts(ports.clone()), before, "published");
+            plan.push(HostAction::SetPorts(ports.clone()), before, "published");
         }
-        (None, Some(_)) => plan.push(Action::SetPorts(Ports::new()), "ports", "no longer wanted"),
+        (None, Some(_)) => plan.push(HostAction::SetPorts(Ports::new()), "ports", "no longer wanted"),
         (Some(_), _) | (None, None) => {}
     }
 }
 
 /// The host's end alone, where a runtime has the other.
 fn pair(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change> {
-    let make = || Action::MakePair { address, mtu: wanted.mtu, far: wanted.far.clone() };
+    let make = || HostAction::MakePair { address, mtu: wanted.mtu, far: wanted.far.clone() };
     match found {
         None => Some(Change::new(make(), "", "attached")),
         Some(found) if found.mtu == wanted.mtu && found.faults.is_empty() => None,
@@ -139,7 +141,7 @@ fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change>
     let netns = wanted.netns.as_ref()?;
     let is_elsewhere = |found: &Link| found.netns.as_ref().is_some_and(|other| !other.is_same(netns));
     let (mtu, range, far) = (wanted.mtu, wanted.range, &wanted.far);
-    let create = || Action::CreateLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
+    let create = || HostAction::CreateLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
     match found {
         None => Some(Change::new(create(), "", "attached")),
         Some(found) if is_elsewhere(found) => {
@@ -147,7 +149,7 @@ fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change>
         }
         Some(found) if found.mtu == mtu && found.faults.is_empty() => None,
         Some(found) => {
-            let mend = Action::MendLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
+            let mend = HostAction::MendLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
             Some(Change::new(mend, "link", faults(found, wanted).join(", ")))
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Pure: the same two values always give the same plan. What was not read gives no change.
 
+mod found;
 mod host;
 mod vpc;
 
@@ -9,9 +10,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Action, Actual, Desired, TableId};
+use crate::state::{Action, Actual, Desired, Ec2Action, HostAction, TableId};
 
-pub use vpc::{leads_to, led};
+pub use self::{
+    found::{Found, Place},
+    vpc::{leads_to, led},
+};
 
 /// What to change, and what stands in the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +44,8 @@ pub struct Change {
     pub action: Action,
     /// Why.
     pub cause: String,
-    /// What is there now, as the plan shows it; empty if nothing.
-    pub before: String,
+    /// What is there now.
+    pub before: Found,
     /// Containers of this host whose packets it concerns, by name, where that was asked for.
     #[serde(default)]
     pub containers: Vec<String>,
@@ -61,8 +65,8 @@ pub struct Usage {
 /// Something of others that stands inside the range.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Conflict {
-    /// The table, or `host`.
-    pub place: String,
+    /// Where it stands.
+    pub place: Place,
     /// What it covers. No address beneath it is handed out.
     pub destination: ipnet::Ipv4Net,
     /// Where it leads.
@@ -93,14 +97,14 @@ impl Plan {
         self.unread.is_empty()
     }
 
-    fn push(&mut self, action: Action, before: impl Into<String>, cause: impl Into<String>) {
+    fn push(&mut self, action: impl Into<Action>, before: impl Into<Found>, cause: impl Into<String>) {
         self.changes.push(Change::new(action, before, cause));
     }
 }
 
 impl Change {
-    fn new(action: Action, before: impl Into<String>, cause: impl Into<String>) -> Change {
-        let (cause, before) = (cause.into(), before.into());
+    fn new(action: impl Into<Action>, before: impl Into<Found>, cause: impl Into<String>) -> Change {
+        let (action, cause, before) = (action.into(), cause.into(), before.into());
         Change { action, cause, before, containers: Vec::new() }
     }
 }
@@ -123,24 +127,11 @@ impl Plane {
     /// Where this action is carried out.
     pub fn of(action: &Action) -> Plane {
         match action {
-            Action::ReplaceRoute { table, .. }
-            | Action::CreateRoute { table, .. }
-            | Action::DeleteRoute { table, .. } => Plane::Table(table.clone()),
-            Action::DisableCheck { .. } => Plane::Interface,
-            Action::SetSysctl { .. }
-            | Action::LoadRules(_)
-            | Action::OpenForward { .. }
-            | Action::AddBlock(_)
-            | Action::AddGateway
-            | Action::CreateLink { .. }
-            | Action::MendLink { .. }
-            | Action::MakePair { .. }
-            | Action::SetPorts(_)
-            | Action::DeleteGateway
-            | Action::DeleteBlock(_)
-            | Action::CloseForward
-            | Action::DeleteRules => Plane::Host,
-            Action::DeleteLink(_) => Plane::Removal,
+            Action::Ec2(action) => {
+                action.route().map_or(Plane::Interface, |(table, _)| Plane::Table(table.clone()))
+            }
+            Action::Host(HostAction::DeleteLink(_)) => Plane::Removal,
+            Action::Host(_) => Plane::Host,
         }
     }
 }
@@ -149,21 +140,25 @@ impl Plane {
 /// after. Within a kind the order of the plan stays.
 fn step(action: &Action) -> u8 {
     match action {
-        Action::SetSysctl { .. } => 0,
-        Action::LoadRules(_) => 1,
-        Action::OpenForward { .. } => 2,
-        Action::DisableCheck { .. } => 3,
-        Action::AddBlock(_) => 4,
-        Action::AddGateway => 5,
-        Action::CreateLink { .. } => 6,
-        Action::MendLink { .. } => 7,
-        Action::MakePair { .. } => 8,
-        Action::SetPorts(_) => 9,
-        Action::ReplaceRoute { .. } | Action::CreateRoute { .. } | Action::DeleteRoute { .. } => 10,
-        Action::DeleteLink(_) => 11,
-        Action::DeleteGateway => 12,
-        Action::DeleteBlock(_) => 13,
-        Action::CloseForward => 14,
-        Action::DeleteRules => 15,
+        Action::Host(action) => match action {
+            HostAction::SetSysctl { .. } => 0,
+            HostAction::LoadRules(_) => 1,
+            HostAction::OpenForward { .. } => 2,
+            HostAction::AddBlock(_) => 4,
+            HostAction::AddGateway => 5,
+            HostAction::CreateLink { .. } => 6,
+            HostAction::MendLink { .. } => 7,
+            HostAction::MakePair { .. } => 8,
+            HostAction::SetPorts(_) => 9,
+            HostAction::DeleteLink(_) => 11,
+            HostAction::DeleteGateway => 12,
+            HostAction::DeleteBlock(_) => 13,
+            HostAction::CloseForward => 14,
+            HostAction::DeleteRules => 15,
+        },
+        Action::Ec2(Ec2Action::DisableCheck { .. }) => 3,
+        Action::Ec2(
+            Ec2Action::ReplaceRoute { .. } | Ec2Action::CreateRoute { .. } | Ec2Action::DeleteRoute { .. },
+        ) => 10,
     }
 }

@@ -8,16 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 
-use super::{Change, Conflict, Plan, Usage};
+use super::{Change, Conflict, Found, Place, Plan, Usage};
 use crate::{
     addr::{Address, Range, join},
     peer::PeerName,
-    state::{Action, DesiredVpc, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
+    state::{DesiredVpc, Ec2Action, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
 };
 
 pub(super) fn compare(desired: &DesiredVpc, actual: &Vpc, plan: &mut Plan) {
     if desired.disable_check && actual.source_dest_check == Some(true) {
-        let action = Action::DisableCheck { interface: desired.interface.clone() };
+        let action = Ec2Action::DisableCheck { interface: desired.interface.clone() };
         plan.push(action, "on", "EC2 drops container packets while it is on");
     }
     if desired.disable_check && actual.source_dest_check.is_none() {
@@ -238,7 +238,7 @@ impl Judge<'_> {
             .filter(|(cidr, route)| self.inside(**cidr) && !is_route_of_a_peer(route));
         foreign
             .map(|(&destination, route)| Conflict {
-                place: self.id.to_string(),
+                place: Place::Table(self.id.clone()),
                 destination,
                 target: route.target.to_string(),
             })
@@ -250,17 +250,17 @@ impl Judge<'_> {
     fn push_replace(&self, destination: Ipv4Net, plan: &mut Plan) {
         let route = &self.table.routes[&destination];
         let (before, cause) = match route.state {
-            RouteState::Blackhole => (format!("{} (blackhole)", route.target), "its target is gone"),
-            RouteState::Active | RouteState::Other => (route.target.to_string(), "it leads elsewhere"),
+            RouteState::Blackhole => (found(route, true), "its target is gone"),
+            RouteState::Active | RouteState::Other => (found(route, false), "it leads elsewhere"),
         };
         let (table, interface) = (self.id.clone(), self.desired.interface.clone());
-        plan.push(Action::ReplaceRoute { table, destination, interface }, before, cause);
+        plan.push(Ec2Action::ReplaceRoute { table, destination, interface }, before, cause);
     }
 
     fn push_create(&self, destination: Ipv4Net, plan: &mut Plan) {
         let (table, interface) = (self.id.clone(), self.desired.interface.clone());
         plan.push(
-            Action::CreateRoute { table, destination, interface },
+            Ec2Action::CreateRoute { table, destination, interface },
             "",
             "owned here, missing in the table",
         );
@@ -269,22 +269,31 @@ impl Judge<'_> {
     /// A route that is needed and would not fit.
     fn push_refused(&self, destination: Ipv4Net, held: usize, plan: &mut Plan) {
         let (table, interface) = (self.id.clone(), self.desired.interface.clone());
-        let action = Action::CreateRoute { table, destination, interface };
+        let action = Ec2Action::CreateRoute { table, destination, interface };
         let cause = match self.desired.quota_of(self.id) {
             Some(quota) => format!("the table is full: {held} of {quota} routes"),
             None => "the table is full".to_owned(),
         };
-        plan.refused.push(Change { action, cause, before: String::new(), containers: Vec::new() });
+        plan.refused.push(Change {
+            action: action.into(),
+            cause,
+            before: Found::Nothing,
+            containers: Vec::new(),
+        });
     }
 
     fn push_deletes<'a>(&self, destinations: impl Iterator<Item = &'a Ipv4Net>, plan: &mut Plan) {
         for &destination in destinations {
-            let before = self.table.routes.get(&destination).map(|route| route.target.to_string());
+            let before = self.table.routes.get(&destination).map(|route| found(route, false));
             let cause = if self.desired.withdraw { "this host leaves" } else { "another route leads there" };
-            let action = Action::DeleteRoute { table: self.id.clone(), destination };
+            let action = Ec2Action::DeleteRoute { table: self.id.clone(), destination };
             plan.push(action, before.unwrap_or_default(), cause);
         }
     }
+}
+
+fn found(route: &Route, blackhole: bool) -> Found {
+    Found::Route { target: route.target.clone(), blackhole }
 }
 
 /// Origin CreateRoute and an interface as target: what peers write. Anything else is a conflict.

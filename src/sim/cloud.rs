@@ -15,7 +15,7 @@ use super::vpc::{
 use crate::{
     addr::Range,
     node::{identity::Metadata, peer_subnets::CALL_MAX},
-    state::{Action, Fault, FaultKind, InstanceState, InterfaceId, Route, Table, Tables, Target, Vpc},
+    state::{Ec2Action, Fault, FaultKind, InstanceState, InterfaceId, Route, Table, Tables, Target, Vpc},
     time::Timestamp,
 };
 
@@ -26,7 +26,7 @@ const SELDOM: u64 = 10;
 #[derive(Clone, Debug)]
 pub struct Written {
     /// What was written.
-    pub action: Action,
+    pub action: Ec2Action,
     /// When it was acknowledged.
     pub at: Timestamp,
     /// Reads that have denied it.
@@ -97,46 +97,32 @@ impl Cloud {
         &mut self,
         now: Timestamp,
         vpc: &mut vpc::Vpc,
-        action: &Action,
+        action: &Ec2Action,
     ) -> Result<Option<String>, Fault> {
         let dry_run = false;
         let call = match action {
-            Action::CreateRoute { table, destination, interface } => Call::CreateRoute {
+            Ec2Action::CreateRoute { table, destination, interface } => Call::CreateRoute {
                 table: table.0.clone(),
                 destination: Some(destination.to_string()),
                 targets: Targets::interface(&interface.0),
                 dry_run,
             },
-            Action::ReplaceRoute { table, destination, interface } => Call::ReplaceRoute {
+            Ec2Action::ReplaceRoute { table, destination, interface } => Call::ReplaceRoute {
                 table: table.0.clone(),
                 destination: Some(destination.to_string()),
                 targets: Targets::interface(&interface.0),
                 dry_run,
             },
-            Action::DeleteRoute { table, destination } => Call::DeleteRoute {
+            Ec2Action::DeleteRoute { table, destination } => Call::DeleteRoute {
                 table: table.0.clone(),
                 destination: Some(destination.to_string()),
                 dry_run,
             },
-            Action::DisableCheck { interface } => {
+            Ec2Action::DisableCheck { interface } => {
                 self.doubt_check();
                 let (interface, check) = (interface.0.clone(), Check::Off);
                 Call::ModifyNetworkInterfaceAttribute { interface, check, dry_run }
             }
-            Action::SetSysctl { .. }
-            | Action::LoadRules(_)
-            | Action::OpenForward { .. }
-            | Action::AddBlock(_)
-            | Action::AddGateway
-            | Action::CreateLink { .. }
-            | Action::MendLink { .. }
-            | Action::MakePair { .. }
-            | Action::SetPorts(_)
-            | Action::DeleteLink(_)
-            | Action::DeleteGateway
-            | Action::DeleteBlock(_)
-            | Action::CloseForward
-            | Action::DeleteRules => return Err(fault(FaultKind::Invalid, "not an action of the VPC")),
         };
         match vpc.call(now, &self.caller(), &call).result {
             Ok(_) => Ok(Some("request".to_owned())),

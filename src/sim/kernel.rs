@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use crate::{
     addr::Address,
     state::{
-        Action, Fate, Fault, FaultKind, Forward, Host, Link, Loss, Netns, Packet, Path, Ports, Rules,
+        Fate, Fault, FaultKind, Forward, Host, HostAction, Link, Loss, Netns, Packet, Path, Ports, Rules,
         link_name,
     },
 };
@@ -153,15 +153,15 @@ impl Kernel {
     }
 
     /// Carries out one action.
-    pub fn apply(&mut self, action: &Action) -> Result<(), Fault> {
+    pub fn apply(&mut self, action: &HostAction) -> Result<(), Fault> {
         match action {
-            Action::SetSysctl { name, value } => self.set(name, value),
-            Action::LoadRules(rules) => self.rules = Some(rules.clone()),
-            Action::OpenForward { .. } => self.forward = Forward::Opened("DOCKER-USER".to_owned()),
-            Action::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
-            Action::AddGateway => self.gateway = true,
-            Action::CreateLink { address, netns, mtu, range, .. }
-            | Action::MendLink { address, netns, mtu, range, .. } => {
+            HostAction::SetSysctl { name, value } => self.set(name, value),
+            HostAction::LoadRules(rules) => self.rules = Some(rules.clone()),
+            HostAction::OpenForward { .. } => self.forward = Forward::Opened("DOCKER-USER".to_owned()),
+            HostAction::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
+            HostAction::AddGateway => self.gateway = true,
+            HostAction::CreateLink { address, netns, mtu, range, .. }
+            | HostAction::MendLink { address, netns, mtu, range, .. } => {
                 if !self.holds(netns) {
                     return Err(Fault {
                         kind: FaultKind::Outdated,
@@ -173,20 +173,16 @@ impl Kernel {
                 let veth = Veth { cookie: netns.cookie, mtu: *mtu, range: *range, broken: false };
                 self.links.insert(*address, veth);
             }
-            Action::MakePair { address, mtu, .. } => {
+            HostAction::MakePair { address, mtu, .. } => {
                 let veth = Veth { cookie: 0, mtu: *mtu, range: Ipv4Net::default(), broken: false };
                 self.links.insert(*address, veth);
             }
-            Action::SetPorts(ports) => self.ports = Some(ports.clone()).filter(|ports| !ports.is_empty()),
-            Action::DeleteLink(address) => drop(self.links.remove(address)),
-            Action::DeleteGateway => self.gateway = false,
-            Action::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),
-            Action::CloseForward => self.forward = Forward::Open,
-            Action::DeleteRules => self.rules = None,
-            Action::DisableCheck { .. }
-            | Action::ReplaceRoute { .. }
-            | Action::CreateRoute { .. }
-            | Action::DeleteRoute { .. } => {}
+            HostAction::SetPorts(ports) => self.ports = Some(ports.clone()).filter(|ports| !ports.is_empty()),
+            HostAction::DeleteLink(address) => drop(self.links.remove(address)),
+            HostAction::DeleteGateway => self.gateway = false,
+            HostAction::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),
+            HostAction::CloseForward => self.forward = Forward::Open,
+            HostAction::DeleteRules => self.rules = None,
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::{
         status::{PathState, ProbeStatus},
     },
     peer::PeerName,
-    state::{Action, Fault, InterfaceId, RouteState, TableId, Target, Vpc},
+    state::{Ec2Action, Fault, InterfaceId, RouteState, TableId, Target, Vpc},
     time::Timestamp,
 };
 
@@ -205,12 +205,9 @@ impl World {
     // ===== before each write to EC2 =====
 
     /// Every destination has one writer, and a write is not repeated while EC2 may not show it yet.
-    pub(super) fn check_write(&mut self, host: usize, action: &Action) {
-        let (table, destination) = match action {
-            Action::CreateRoute { table, destination, .. }
-            | Action::ReplaceRoute { table, destination, .. }
-            | Action::DeleteRoute { table, destination } => (table.clone(), *destination),
-            _ => return,
+    pub(super) fn check_write(&mut self, host: usize, action: &Ec2Action) {
+        let Some((table, destination)) = action.route().map(|(table, to)| (table.clone(), to)) else {
+            return;
         };
         let known = self.written.get(&(host, table.clone(), destination));
         if known.is_some_and(|written| written.action == *action && written.denials < DENIALS) {
@@ -229,7 +226,7 @@ impl World {
         let whole = owners.iter().all(|owner| *owner == me) && !owners.is_empty();
         let foreign = !owners.is_empty() && owners.iter().all(|owner| *owner == owners[0] && *owner != me);
         let allowed = match action {
-            Action::DeleteRoute { .. } => {
+            Ec2Action::DeleteRoute { .. } => {
                 !foreign && (whole || self.is_holder(host, &table, destination, owners.first() == Some(&me)))
             }
             _ => whole,
@@ -266,18 +263,12 @@ impl World {
     pub(super) fn learn_what_was_written(
         &mut self,
         host: usize,
-        action: &Action,
+        action: &Ec2Action,
         outcome: &Result<Option<String>, Fault>,
     ) {
-        if let (
-            Ok(_),
-            Action::CreateRoute { table, destination, .. }
-            | Action::ReplaceRoute { table, destination, .. }
-            | Action::DeleteRoute { table, destination },
-        ) = (outcome, action)
-        {
+        if let (Ok(_), Some((table, destination))) = (outcome, action.route()) {
             let written = Written { action: action.clone(), at: self.now, denials: 0 };
-            self.written.insert((host, table.clone(), *destination), written);
+            self.written.insert((host, table.clone(), destination), written);
         }
     }
 
@@ -290,7 +281,7 @@ impl World {
             let Some(table) = vpc.tables.get(table) else { return false };
             let shown = table.routes.get(destination).map(|route| &route.target);
             let agrees = match &written.action {
-                Action::DeleteRoute { .. } => shown.is_none(),
+                Ec2Action::DeleteRoute { .. } => shown.is_none(),
                 _ => matches!(shown, Some(Target::Interface(found)) if *found == vpc.interface),
             };
             written.denials += u8::from(!agrees && begun >= written.at);

@@ -33,8 +33,7 @@ use crate::{
         ledger::{SaveFault, SaveId},
     },
     peer::PeerName,
-    plan::Plane,
-    state::{self, Action, Fault, Host, InstanceState, SubnetId, TableId, Tables},
+    state::{self, Action, Ec2Action, Fault, Host, HostAction, InstanceState, SubnetId, TableId, Tables},
     time::Timestamp,
 };
 
@@ -106,7 +105,7 @@ pub(super) enum Event {
     Stored(usize, u32, SaveId),
     HostLook(usize, u32, Box<Host>),
     HostSeen(usize, u32, Box<Host>),
-    HostAct(usize, u32, Action),
+    HostAct(usize, u32, HostAction),
     VpcLook(usize, u32, Ipv4Net, Tables),
     VpcSeen(usize, u32, Timestamp, Box<Result<state::Vpc, Fault>>),
     PeersSeen(usize, u32, Box<Result<BTreeSet<Ipv4Addr>, Fault>>),
@@ -114,10 +113,10 @@ pub(super) enum Event {
     RunningSeen(usize, u32, Box<Result<BTreeSet<Ipv4Addr>, Fault>>),
     PlacesSeen(usize, u32, Box<Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>>),
     NamesSeen(usize, u32, BTreeMap<String, Result<Hosts, String>>),
-    VpcAct(usize, u32, Action),
+    VpcAct(usize, u32, Ec2Action),
     CanaryMade(usize, u32),
     Probed(usize, SocketAddrV4, SocketAddrV4, Bytes),
-    Acted(usize, u32, Action, Box<Result<Option<String>, Fault>>),
+    Acted(usize, u32, Ec2Action, Box<Result<Option<String>, Fault>>),
     Disturb(usize, u32),
     Ask(usize),
     Trouble,
@@ -360,7 +359,7 @@ impl World {
             Event::HostAct(host, life, action) => {
                 if self.is_alive(host, life) {
                     let outcome = self.machines[host].kernel.apply(&action).map(|()| None);
-                    self.tell(host, life, Input::Applied(action, outcome));
+                    self.tell(host, life, Input::Applied(action.into(), outcome));
                 }
             }
             Event::VpcLook(host, life, range, tables) => self.look_at_vpc(host, life, range, tables),
@@ -378,7 +377,7 @@ impl World {
                 if self.is_alive(host, life) {
                     self.learn_what_was_written(host, &action, &outcome);
                 }
-                self.tell(host, life, Input::Applied(action, *outcome));
+                self.tell(host, life, Input::Applied(action.into(), *outcome));
             }
             Event::CanaryMade(host, life) => self.make_canary(host, life),
             Event::Probed(host, from, to, bytes) => self.probed(host, from, to, bytes),
@@ -564,12 +563,12 @@ impl World {
     }
 
     fn apply(&mut self, host: usize, life: u32, action: Action) {
-        match Plane::of(&action) {
-            Plane::Host | Plane::Removal => {
+        match action {
+            Action::Host(action) => {
                 let after = self.random(Duration::from_micros(200), self.climate.kernel_max);
                 self.schedule(after, Event::HostAct(host, life, action));
             }
-            Plane::Interface | Plane::Table(_) => {
+            Action::Ec2(action) => {
                 self.check_write(host, &action);
                 let after = self.cloud_delay();
                 self.schedule(after, Event::VpcAct(host, life, action));

@@ -14,19 +14,26 @@ use super::{
 };
 use crate::addr::Address;
 
-/// One change of the world. The variants stand in the order in which they run: a path is built
-/// before traffic is sent down it, and torn down after.
+/// One change of the world, on the host or in EC2.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Action {
+    /// Of the host's network.
+    Host(HostAction),
+    /// Of the VPC.
+    Ec2(Ec2Action),
+}
+
+/// One change of the host's network.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs)] // The fields say what they are.
-pub enum Action {
+pub enum HostAction {
     /// Set a kernel setting.
     SetSysctl { name: String, value: String },
     /// Load our nftables table, whole, in one transaction.
     LoadRules(Rules),
     /// Let our packets through other programs' forward chains.
     OpenForward { uplinks: BTreeSet<String> },
-    /// Turn off the source/destination check of our interface.
-    DisableCheck { interface: InterfaceId },
     /// Add the `unreachable` route of an owned CIDR.
     AddBlock(Ipv4Net),
     /// Give the host [`GATEWAY`].
@@ -53,12 +60,6 @@ pub enum Action {
     MakePair { address: Address, mtu: u32, far: Far },
     /// Load the table of ports that lead into containers, whole; without any, remove it.
     SetPorts(Ports),
-    /// Point an existing route at our interface, in place.
-    ReplaceRoute { table: TableId, destination: Ipv4Net, interface: InterfaceId },
-    /// Add a route to our interface.
-    CreateRoute { table: TableId, destination: Ipv4Net, interface: InterfaceId },
-    /// Remove a route of ours.
-    DeleteRoute { table: TableId, destination: Ipv4Net },
     /// Remove a container's link.
     DeleteLink(Address),
     /// Take [`GATEWAY`] from the host.
@@ -71,14 +72,96 @@ pub enum Action {
     DeleteRules,
 }
 
+/// One change of the VPC.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[allow(missing_docs)] // The fields say what they are.
+pub enum Ec2Action {
+    /// Turn off the source/destination check of our interface.
+    DisableCheck { interface: InterfaceId },
+    /// Point an existing route at our interface, in place.
+    ReplaceRoute { table: TableId, destination: Ipv4Net, interface: InterfaceId },
+    /// Add a route to our interface.
+    CreateRoute { table: TableId, destination: Ipv4Net, interface: InterfaceId },
+    /// Remove a route of ours.
+    DeleteRoute { table: TableId, destination: Ipv4Net },
+}
+
+impl From<HostAction> for Action {
+    fn from(action: HostAction) -> Action {
+        Action::Host(action)
+    }
+}
+
+impl From<Ec2Action> for Action {
+    fn from(action: Ec2Action) -> Action {
+        Action::Ec2(action)
+    }
+}
+
 impl Action {
     /// The address whose link it makes or mends.
     pub fn makes_link(&self) -> Option<Address> {
         match self {
-            Action::CreateLink { address, .. }
-            | Action::MendLink { address, .. }
-            | Action::MakePair { address, .. } => Some(*address),
-            _ => None,
+            Action::Host(action) => action.makes_link(),
+            Action::Ec2(_) => None,
+        }
+    }
+
+    /// The address whose link it changes.
+    pub fn link(&self) -> Option<Address> {
+        match self {
+            Action::Host(action) => action.link(),
+            Action::Ec2(_) => None,
+        }
+    }
+
+    /// The route that it writes: its table, and its destination.
+    pub fn route(&self) -> Option<(&TableId, Ipv4Net)> {
+        match self {
+            Action::Host(_) => None,
+            Action::Ec2(action) => action.route(),
+        }
+    }
+}
+
+impl HostAction {
+    /// The address whose link it makes or mends.
+    pub fn makes_link(&self) -> Option<Address> {
+        match self {
+            HostAction::CreateLink { address, .. }
+            | HostAction::MendLink { address, .. }
+            | HostAction::MakePair { address, .. } => Some(*address),
+            HostAction::SetSysctl { .. }
+            | HostAction::LoadRules(_)
+            | HostAction::OpenForward { .. }
+            | HostAction::AddBlock(_)
+            | HostAction::AddGateway
+            | HostAction::SetPorts(_)
+            | HostAction::DeleteLink(_)
+            | HostAction::DeleteGateway
+            | HostAction::DeleteBlock(_)
+            | HostAction::CloseForward
+            | HostAction::DeleteRules => None,
+        }
+    }
+
+    /// The address whose link it changes.
+    pub fn link(&self) -> Option<Address> {
+        match self {
+            HostAction::DeleteLink(address) => Some(*address),
+            other => other.makes_link(),
+        }
+    }
+}
+
+impl Ec2Action {
+    /// The route that it writes: its table, and its destination.
+    pub fn route(&self) -> Option<(&TableId, Ipv4Net)> {
+        match self {
+            Ec2Action::ReplaceRoute { table, destination, .. }
+            | Ec2Action::CreateRoute { table, destination, .. }
+            | Ec2Action::DeleteRoute { table, destination } => Some((table, *destination)),
+            Ec2Action::DisableCheck { .. } => None,
         }
     }
 }
@@ -86,35 +169,51 @@ impl Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Action::SetSysctl { name, value } => write!(f, "set {name} = {value}"),
-            Action::LoadRules(_) => write!(f, "load nftables table inet weave"),
-            Action::OpenForward { .. } => write!(f, "let containers through the forward chain"),
-            Action::DisableCheck { interface } => {
-                write!(f, "turn off the source/destination check of {interface}")
-            }
-            Action::AddBlock(cidr) => write!(f, "add host route unreachable {cidr}"),
-            Action::AddGateway => write!(f, "add address {GATEWAY} to lo"),
-            Action::CreateLink { address, .. } => write!(f, "create link {}", link_name(*address)),
-            Action::MendLink { address, .. } => write!(f, "mend link {}", link_name(*address)),
-            Action::MakePair { address, .. } => {
+            Action::Host(action) => action.fmt(f),
+            Action::Ec2(action) => action.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for HostAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostAction::SetSysctl { name, value } => write!(f, "set {name} = {value}"),
+            HostAction::LoadRules(_) => write!(f, "load nftables table inet weave"),
+            HostAction::OpenForward { .. } => write!(f, "let containers through the forward chain"),
+            HostAction::AddBlock(cidr) => write!(f, "add host route unreachable {cidr}"),
+            HostAction::AddGateway => write!(f, "add address {GATEWAY} to lo"),
+            HostAction::CreateLink { address, .. } => write!(f, "create link {}", link_name(*address)),
+            HostAction::MendLink { address, .. } => write!(f, "mend link {}", link_name(*address)),
+            HostAction::MakePair { address, .. } => {
                 write!(f, "make link {} for its runtime", link_name(*address))
             }
-            Action::SetPorts(ports) if ports.is_empty() => {
+            HostAction::SetPorts(ports) if ports.is_empty() => {
                 write!(f, "delete nftables table inet weave-ports")
             }
-            Action::SetPorts(_) => write!(f, "load nftables table inet weave-ports"),
-            Action::ReplaceRoute { table, destination, interface } => {
+            HostAction::SetPorts(_) => write!(f, "load nftables table inet weave-ports"),
+            HostAction::DeleteLink(address) => write!(f, "delete link {}", link_name(*address)),
+            HostAction::DeleteGateway => write!(f, "delete address {GATEWAY} from lo"),
+            HostAction::DeleteBlock(cidr) => write!(f, "delete host route unreachable {cidr}"),
+            HostAction::CloseForward => write!(f, "take our rules out of the forward chain"),
+            HostAction::DeleteRules => write!(f, "delete nftables table inet weave"),
+        }
+    }
+}
+
+impl fmt::Display for Ec2Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ec2Action::DisableCheck { interface } => {
+                write!(f, "turn off the source/destination check of {interface}")
+            }
+            Ec2Action::ReplaceRoute { table, destination, interface } => {
                 write!(f, "replace {table} {destination} -> {interface}")
             }
-            Action::CreateRoute { table, destination, interface } => {
+            Ec2Action::CreateRoute { table, destination, interface } => {
                 write!(f, "create {table} {destination} -> {interface}")
             }
-            Action::DeleteRoute { table, destination } => write!(f, "delete {table} {destination}"),
-            Action::DeleteLink(address) => write!(f, "delete link {}", link_name(*address)),
-            Action::DeleteGateway => write!(f, "delete address {GATEWAY} from lo"),
-            Action::DeleteBlock(cidr) => write!(f, "delete host route unreachable {cidr}"),
-            Action::CloseForward => write!(f, "take our rules out of the forward chain"),
-            Action::DeleteRules => write!(f, "delete nftables table inet weave"),
+            Ec2Action::DeleteRoute { table, destination } => write!(f, "delete {table} {destination}"),
         }
     }
 }

@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use crate::{
     config::{Config, Vpc as Settings},
     node::request::Permission,
-    state::{Action, Fault, FaultKind, InstanceState, InterfaceId, SubnetId, TableId, Tables, Vpc},
+    state::{Ec2Action, Fault, FaultKind, InstanceState, InterfaceId, SubnetId, TableId, Tables, Vpc},
 };
 
 /// Who this host is to EC2.
@@ -83,7 +83,7 @@ impl Ec2 {
         match *self {}
     }
 
-    pub async fn apply(&self, _action: &Action) -> Result<Option<String>, Fault> {
+    pub async fn apply(&self, _action: &Ec2Action) -> Result<Option<String>, Fault> {
         match *self {}
     }
 }

@@ -7,36 +7,22 @@ use super::{
     Ec2,
     fault::{Call, Refused, refused},
 };
-use crate::state::{Action, Fault, FaultKind, InterfaceId, TableId};
+use crate::state::{Ec2Action, Fault, InterfaceId, TableId};
 
 impl Ec2 {
     /// Carries out one action on a route or on the own interface, and says by which request. A route
     /// to delete that is gone is success; one to create that is there, or to replace that is not, is
     /// [`FaultKind::Outdated`].
-    pub async fn apply(&self, action: &Action) -> Result<Option<String>, Fault> {
+    pub async fn apply(&self, action: &Ec2Action) -> Result<Option<String>, Fault> {
         let done = match action {
-            Action::CreateRoute { table, destination, interface } => {
+            Ec2Action::CreateRoute { table, destination, interface } => {
                 self.create(table, *destination, interface).await
             }
-            Action::ReplaceRoute { table, destination, interface } => {
+            Ec2Action::ReplaceRoute { table, destination, interface } => {
                 self.replace(table, *destination, interface).await
             }
-            Action::DeleteRoute { table, destination } => self.delete(table, *destination).await,
-            Action::DisableCheck { interface } => self.disable_check(interface).await,
-            Action::SetSysctl { .. }
-            | Action::LoadRules(_)
-            | Action::OpenForward { .. }
-            | Action::AddBlock(_)
-            | Action::AddGateway
-            | Action::CreateLink { .. }
-            | Action::MendLink { .. }
-            | Action::DeleteLink(_)
-            | Action::DeleteGateway
-            | Action::DeleteBlock(_)
-            | Action::CloseForward
-            | Action::MakePair { .. }
-            | Action::SetPorts(_)
-            | Action::DeleteRules => return Err(not_ours(action)),
+            Ec2Action::DeleteRoute { table, destination } => self.delete(table, *destination).await,
+            Ec2Action::DisableCheck { interface } => self.disable_check(interface).await,
         };
         done.map_err(Fault::from)
     }
@@ -142,14 +128,5 @@ impl Ec2 {
             _ => "aws",
         };
         format!("arn:{partition}:ec2:{region}:*:{thing}")
-    }
-}
-
-fn not_ours(action: &Action) -> Fault {
-    Fault {
-        kind: FaultKind::Invalid,
-        message: format!("{action:?} is not an action of the VPC"),
-        hint: None,
-        request_id: None,
     }
 }

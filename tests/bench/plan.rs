@@ -21,8 +21,8 @@ use weavers::{
     peer::PeerName,
     plan::Plan,
     state::{
-        Action, Actual, Desired, DesiredVpc, Host, InterfaceId, Link, Netns, Route, RouteState, Table,
-        TableId, Target, Vpc,
+        Action, Actual, Desired, DesiredVpc, Ec2Action, Host, InterfaceId, Link, Netns, Route, RouteState,
+        Table, TableId, Target, Vpc,
     },
 };
 
@@ -110,7 +110,11 @@ impl World {
             let actual = Actual { host: Some(&self.host), vpc: Some(&self.vpc) };
             let plan = Plan::new(&self.desired, actual);
             let took = begun.elapsed();
-            assert!(plan.changes.iter().all(|change| matches!(change.action, Action::CreateRoute { .. })));
+            assert!(
+                plan.changes
+                    .iter()
+                    .all(|change| matches!(change.action, Action::Ec2(Ec2Action::CreateRoute { .. })))
+            );
             (took, plan.changes.len())
         });
         runs.min().expect("there are runs")

@@ -11,7 +11,7 @@ use weavers::{
         request::{Refusal, Request, RequestId, Response},
     },
     peer::PeerUid,
-    state::{Action, Fault, FaultKind, Host, InterfaceId, Link, Netns, Table, TableId, Vpc},
+    state::{Action, Fault, FaultKind, Host, HostAction, InterfaceId, Link, Netns, Table, TableId, Vpc},
     time::Timestamp,
 };
 
@@ -185,7 +185,7 @@ impl Life {
 
     fn apply(&mut self, action: &Action) {
         match action {
-            Action::CreateLink { address, netns, mtu, range, far } => {
+            Action::Host(HostAction::CreateLink { address, netns, mtu, range, far }) => {
                 let link = Link {
                     netns: Some(netns.clone()),
                     mtu: *mtu,
@@ -195,9 +195,9 @@ impl Life {
                 };
                 self.host.links_mut().insert(*address, link);
             }
-            Action::DeleteLink(address) => drop(self.host.links_mut().remove(address)),
-            Action::AddGateway => self.host.gateway = true,
-            Action::AddBlock(cidr) => drop(self.host.blocks.insert(*cidr)),
+            Action::Host(HostAction::DeleteLink(address)) => drop(self.host.links_mut().remove(address)),
+            Action::Host(HostAction::AddGateway) => self.host.gateway = true,
+            Action::Host(HostAction::AddBlock(cidr)) => drop(self.host.blocks.insert(*cidr)),
             _ => {}
         }
     }

@@ -18,7 +18,7 @@ use weavers::{
     },
     node::request::{Refusal, RefusalKind, Request, Response},
     plan::{Change, Plan},
-    state::{Action, TableId},
+    state::{Action, Ec2Action, TableId},
 };
 
 /// A directory with a control socket in it, and a daemon behind it that answers by rote.
@@ -187,15 +187,15 @@ fn manual_pages_and_completions_are_written() {
 // ===== with a daemon =====
 
 fn one_change() -> Plan {
-    let action = Action::DeleteRoute {
+    let action = Action::Ec2(Ec2Action::DeleteRoute {
         table: TableId("rtb-0a1".to_owned()),
         destination: "10.32.0.0/16".parse().unwrap(),
-    };
+    });
     Plan {
         changes: vec![Change {
             action,
             cause: "given away".to_owned(),
-            before: "eni-self".to_owned(),
+            before: "eni-self".into(),
             containers: vec!["web".to_owned()],
         }],
         ..Plan::default()

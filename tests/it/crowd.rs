@@ -23,7 +23,8 @@ use weavers::{
     },
     peer::{PeerName, PeerUid},
     state::{
-        self, Action, Fault, InstanceState, InterfaceId, Link, Route, RouteState, Table, TableId, Target, Vpc,
+        self, Action, Ec2Action, Fault, HostAction, InstanceState, InterfaceId, Link, Route, RouteState,
+        Table, TableId, Target, Vpc,
     },
     time::Timestamp,
 };
@@ -374,7 +375,7 @@ impl Host {
 
     fn apply(&mut self, action: &Action) -> Result<(), Fault> {
         match action {
-            Action::CreateLink { address, netns, mtu, range, far } => {
+            Action::Host(HostAction::CreateLink { address, netns, mtu, range, far }) => {
                 if let Some(fault) = &self.refuses {
                     return Err(fault.clone());
                 }
@@ -387,7 +388,7 @@ impl Host {
                 };
                 self.links.insert(*address, link);
             }
-            Action::DeleteLink(address) => drop(self.links.remove(address)),
+            Action::Host(HostAction::DeleteLink(address)) => drop(self.links.remove(address)),
             _ => {}
         }
         Ok(())
@@ -400,12 +401,12 @@ fn interface(host: usize) -> InterfaceId {
 
 fn route(routes: &mut BTreeMap<Ipv4Net, Route>, action: &Action) {
     match action {
-        Action::CreateRoute { destination, interface, .. }
-        | Action::ReplaceRoute { destination, interface, .. } => {
+        Action::Ec2(Ec2Action::CreateRoute { destination, interface, .. })
+        | Action::Ec2(Ec2Action::ReplaceRoute { destination, interface, .. }) => {
             let target = Target::Interface(interface.clone());
             routes.insert(*destination, Route { target, state: RouteState::Active, created: true });
         }
-        Action::DeleteRoute { destination, .. } => drop(routes.remove(destination)),
+        Action::Ec2(Ec2Action::DeleteRoute { destination, .. }) => drop(routes.remove(destination)),
         _ => {}
     }
 }

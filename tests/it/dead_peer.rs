@@ -20,7 +20,7 @@ use weavers::{
         status::Note,
     },
     peer::{PeerName, PeerUid},
-    state::{self, Action, Fault, FaultKind, InstanceState, InterfaceId, Vpc},
+    state::{self, Action, Fault, FaultKind, HostAction, InstanceState, InterfaceId, Vpc},
     time::Timestamp,
 };
 
@@ -488,8 +488,8 @@ impl Host {
                 }
                 Output::Apply(action) => {
                     match &action {
-                        Action::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
-                        Action::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),
+                        Action::Host(HostAction::AddBlock(cidr)) => drop(self.blocks.insert(*cidr)),
+                        Action::Host(HostAction::DeleteBlock(cidr)) => drop(self.blocks.remove(cidr)),
                         other => panic!("there is nothing else to do: {other}"),
                     }
                     self.node.handle(self.now, Input::Applied(action, Ok(None)));

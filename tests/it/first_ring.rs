@@ -10,7 +10,9 @@ use weavers::{
         memory::{Identity, Memory},
     },
     peer::PeerUid,
-    state::{Action, Fault, FaultKind, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
+    state::{
+        Action, Ec2Action, Fault, FaultKind, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc,
+    },
     time::Timestamp,
 };
 
@@ -30,7 +32,7 @@ fn routes_are_written_once_a_crash_cannot_take_the_first_ring() {
         node.handle(Timestamp::ZERO, Input::Stored(id, Ok(())));
         steps.take(&mut node);
     }
-    let [Action::CreateRoute { destination, .. }] = steps.routes.as_slice() else {
+    let [Action::Ec2(Ec2Action::CreateRoute { destination, .. })] = steps.routes.as_slice() else {
         panic!("{:?}", steps.routes)
     };
     assert_eq!(destination.to_string(), "10.32.0.0/12");
@@ -113,9 +115,9 @@ impl Steps {
             match output {
                 Output::Save(id, _) => self.saves.push(id),
                 Output::Apply(
-                    action @ (Action::CreateRoute { .. }
-                    | Action::ReplaceRoute { .. }
-                    | Action::DeleteRoute { .. }),
+                    action @ (Action::Ec2(Ec2Action::CreateRoute { .. })
+                    | Action::Ec2(Ec2Action::ReplaceRoute { .. })
+                    | Action::Ec2(Ec2Action::DeleteRoute { .. })),
                 ) => self.routes.push(action),
                 _ => {}
             }

@@ -12,7 +12,9 @@ use weavers::{
         request::{Refusal, Request, RequestId, Response},
     },
     peer::{PeerName, PeerUid},
-    state::{Action, Fault, FaultKind, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
+    state::{
+        Action, Ec2Action, Fault, FaultKind, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc,
+    },
     time::Timestamp,
 };
 
@@ -189,7 +191,7 @@ impl Host {
                 Output::ObserveHost(wanted, _) => self.node.handle(self.now, Input::HostSeen(Ok(*wanted))),
                 Output::ObserveVpc(..) => self.look(),
                 Output::Apply(action) => {
-                    if let Action::DeleteRoute { .. } = action {
+                    if let Action::Ec2(Ec2Action::DeleteRoute { .. }) = action {
                         self.target = None;
                     }
                     self.node.handle(self.now, Input::Applied(action, Ok(None)));

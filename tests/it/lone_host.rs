@@ -15,8 +15,8 @@ use weavers::{
     },
     peer::{PeerName, PeerUid},
     state::{
-        self, Action, Fault, FaultKind, InterfaceId, Link, Netns, Route, RouteState, Table, TableId, Target,
-        Vpc,
+        self, Action, Fault, FaultKind, HostAction, InterfaceId, Link, Netns, Route, RouteState, Table,
+        TableId, Target, Vpc,
     },
     time::Timestamp,
 };
@@ -158,31 +158,31 @@ impl Host {
 
     fn apply(&mut self, action: &Action) -> Result<(), Fault> {
         match action {
-            Action::LoadRules(_) if self.nft_fails => {
+            Action::Host(HostAction::LoadRules(_)) if self.nft_fails => {
                 return Err(fault("nft: permission denied"));
             }
-            Action::LoadRules(rules) => self.kernel.rules = Some(rules.clone()),
-            Action::SetSysctl { name, value } => {
+            Action::Host(HostAction::LoadRules(rules)) => self.kernel.rules = Some(rules.clone()),
+            Action::Host(HostAction::SetSysctl { name, value }) => {
                 self.kernel.sysctls.insert(name.clone(), value.clone());
             }
-            Action::AddGateway => self.kernel.gateway = true,
-            Action::AddBlock(cidr) => drop(self.kernel.blocks.insert(*cidr)),
-            &Action::CreateLink { address, ref netns, mtu, range, ref far } => {
+            Action::Host(HostAction::AddGateway) => self.kernel.gateway = true,
+            Action::Host(HostAction::AddBlock(cidr)) => drop(self.kernel.blocks.insert(*cidr)),
+            &Action::Host(HostAction::CreateLink { address, ref netns, mtu, range, ref far }) => {
                 let (netns, far) = (Some(netns.clone()), far.clone());
                 self.connect(address, Link { netns, mtu, range, far, faults: Vec::new() });
             }
-            Action::MakePair { address, mtu, far } => {
+            Action::Host(HostAction::MakePair { address, mtu, far }) => {
                 let range = "10.32.0.0/12".parse().unwrap();
                 let link = Link { netns: None, mtu: *mtu, range, far: far.clone(), faults: Vec::new() };
                 let local = format!("net.ipv4.conf.wv{:08x}.route_localnet", address.0);
                 self.kernel.sysctls.insert(local, "0".to_owned());
                 self.connect(*address, link);
             }
-            Action::SetPorts(ports) => {
+            Action::Host(HostAction::SetPorts(ports)) => {
                 self.kernel.ports = Some(ports.clone()).filter(|ports| !ports.is_empty())
             }
-            Action::DeleteLink(_) if self.holds_links => return Err(fault("it is busy")),
-            Action::DeleteLink(address) => drop(self.kernel.links_mut().remove(address)),
+            Action::Host(HostAction::DeleteLink(_)) if self.holds_links => return Err(fault("it is busy")),
+            Action::Host(HostAction::DeleteLink(address)) => drop(self.kernel.links_mut().remove(address)),
             _ => {}
         }
         Ok(())

@@ -11,7 +11,7 @@ use weavers::{
         request::{Request, RequestId, Response},
     },
     peer::PeerUid,
-    state::{Action, Host, Link},
+    state::{Action, Host, HostAction, Link},
     time::Timestamp,
 };
 
@@ -117,7 +117,7 @@ impl Life {
     }
 
     fn deletes_a_link(&self) -> bool {
-        self.actions.iter().any(|action| matches!(action, Action::DeleteLink(_)))
+        self.actions.iter().any(|action| matches!(action, Action::Host(HostAction::DeleteLink(_))))
     }
 }
 

@@ -15,7 +15,8 @@ use weavers::{
     },
     peer::PeerUid,
     state::{
-        Action, Fate, Host, InterfaceId, Loss, Packet, Path, Route, RouteState, Table, TableId, Target, Vpc,
+        Action, Fate, Host, HostAction, InterfaceId, Loss, Packet, Path, Route, RouteState, Table, TableId,
+        Target, Vpc,
     },
     time::Timestamp,
 };
@@ -90,7 +91,7 @@ fn an_uplink_is_kept_forwarding_and_one_that_is_not_there_is_not() {
         host.sysctls.insert(SETTING.to_owned(), "0".to_owned());
         host
     });
-    let set = Action::SetSysctl { name: SETTING.to_owned(), value: "1".to_owned() };
+    let set = Action::Host(HostAction::SetSysctl { name: SETTING.to_owned(), value: "1".to_owned() });
     assert_eq!(life.actions.first(), Some(&set));
     let mut life = Life::of(2, "[network]\nuplinks = [\"ens5\"]\n", |wanted| {
         let mut host = sound(wanted);

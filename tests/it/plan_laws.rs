@@ -12,8 +12,8 @@ use weavers::{
     peer::PeerName,
     plan::{Plan, leads_to},
     state::{
-        Action, Actual, Desired, DesiredVpc, Host, InterfaceId, Route, RouteState, Table, TableId, Target,
-        Vpc,
+        Action, Actual, Desired, DesiredVpc, Ec2Action, Host, InterfaceId, Route, RouteState, Table, TableId,
+        Target, Vpc,
     },
 };
 
@@ -75,13 +75,18 @@ impl World {
         let (table, cidr, interface) = route_of(action);
         let table = self.tables.get_mut(&table).expect("nobody writes to a table that was not shown");
         match (action, table.routes.contains_key(&cidr)) {
-            (Action::CreateRoute { .. }, true) => return Err("it is there already"),
-            (Action::CreateRoute { .. }, false) if self.quota.is_some_and(|quota| table.used >= quota) => {
+            (Action::Ec2(Ec2Action::CreateRoute { .. }), true) => return Err("it is there already"),
+            (Action::Ec2(Ec2Action::CreateRoute { .. }), false)
+                if self.quota.is_some_and(|quota| table.used >= quota) =>
+            {
                 return Err("the table is full");
             }
-            (Action::CreateRoute { .. }, false) => table.used += 1,
-            (Action::ReplaceRoute { .. } | Action::DeleteRoute { .. }, false) => return Err("it is gone"),
-            (Action::DeleteRoute { .. }, true) => table.used -= 1,
+            (Action::Ec2(Ec2Action::CreateRoute { .. }), false) => table.used += 1,
+            (
+                Action::Ec2(Ec2Action::ReplaceRoute { .. }) | Action::Ec2(Ec2Action::DeleteRoute { .. }),
+                false,
+            ) => return Err("it is gone"),
+            (Action::Ec2(Ec2Action::DeleteRoute { .. }), true) => table.used -= 1,
             (_, _) => {}
         }
         match interface {
@@ -101,7 +106,7 @@ impl World {
             for &me in peers {
                 let mut failed = false;
                 for action in self.plan(me, &self.tables.clone()) {
-                    let skipped = failed && matches!(action, Action::DeleteRoute { .. });
+                    let skipped = failed && matches!(action, Action::Ec2(Ec2Action::DeleteRoute { .. }));
                     failed |= !skipped && self.apply(&action).is_err();
                 }
             }
@@ -225,7 +230,7 @@ proptest! {
             prop_assert!(!there.is_some_and(is_foreign), "{action}");
             match owners.len() {
                 1 => prop_assert!(owners.contains(&me), "{action}"),
-                _ => prop_assert!(matches!(action, Action::DeleteRoute { .. }), "{action}"),
+                _ => prop_assert!(matches!(action, Action::Ec2(Ec2Action::DeleteRoute { .. })), "{action}"),
             }
         }
     }
@@ -246,7 +251,7 @@ proptest! {
                 worker.queue = world.plan(me, &worker.view(&past)).into();
                 continue;
             };
-            if worker.failed && matches!(action, Action::DeleteRoute { .. }) {
+            if worker.failed && matches!(action, Action::Ec2(Ec2Action::DeleteRoute { .. })) {
                 continue;
             }
             let before = world.delivered();
@@ -279,7 +284,7 @@ proptest! {
         }
         let creates = |plan: &Plan| -> BTreeSet<Action> {
             let all = plan.changes.iter().chain(&plan.refused).map(|change| change.action.clone());
-            all.filter(|action| matches!(action, Action::CreateRoute { .. })).collect()
+            all.filter(|action| matches!(action, Action::Ec2(Ec2Action::CreateRoute { .. }))).collect()
         };
         let unlimited = World { quota: None, ..world.clone() };
         prop_assert_eq!(creates(&plan), creates(&unlimited.whole_plan(me, &world.tables)));
@@ -315,7 +320,7 @@ proptest! {
         let table = Table { routes, used: 1, local: Vec::new() };
         let mut world = World { owners, tables: [(table_id(0), table)].into(), quota: None, restless: Vec::new() };
         let wanted =
-            Action::CreateRoute { table: table_id(0), destination: given, interface: interface(heir) };
+            Action::Ec2(Ec2Action::CreateRoute { table: table_id(0), destination: given, interface: interface(heir) });
         prop_assert_eq!(world.plan(heir, &world.tables), vec![wanted.clone()]);
         prop_assert_eq!(world.plan(donor, &world.tables), []);
         world.apply(&wanted).unwrap();
@@ -329,7 +334,7 @@ proptest! {
         let vpc = Vpc { interface: interface(me), source_dest_check: None, tables: world.tables.clone() };
         let plan = Plan::new(&desired, Actual { host: None, vpc: Some(&vpc) });
         let planned: BTreeSet<_> = plan.changes.iter().map(|change| {
-            assert!(matches!(change.action, Action::DeleteRoute { .. }), "{}", change.action);
+            assert!(matches!(change.action, Action::Ec2(Ec2Action::DeleteRoute { .. })), "{}", change.action);
             let (table, cidr, _) = route_of(&change.action);
             (table, cidr)
         }).collect();
@@ -447,7 +452,7 @@ impl Cluster {
             worker.queue = view.plan(me, &worker.view(&self.past)).into();
             return Ok(());
         };
-        if worker.failed && matches!(action, Action::DeleteRoute { .. }) {
+        if worker.failed && matches!(action, Action::Ec2(Ec2Action::DeleteRoute { .. })) {
             return Ok(());
         }
         let before = self.arriving();
@@ -645,11 +650,11 @@ fn is_foreign(route: &Route) -> bool {
 
 fn route_of(action: &Action) -> (TableId, Ipv4Net, Option<InterfaceId>) {
     match action {
-        Action::CreateRoute { table, destination, interface }
-        | Action::ReplaceRoute { table, destination, interface } => {
+        Action::Ec2(Ec2Action::CreateRoute { table, destination, interface })
+        | Action::Ec2(Ec2Action::ReplaceRoute { table, destination, interface }) => {
             (table.clone(), *destination, Some(interface.clone()))
         }
-        Action::DeleteRoute { table, destination } => (table.clone(), *destination, None),
+        Action::Ec2(Ec2Action::DeleteRoute { table, destination }) => (table.clone(), *destination, None),
         other => panic!("`{other}` is no change of a route"),
     }
 }

@@ -15,7 +15,10 @@ use weavers::{
     },
     peer::{PeerName, PeerUid},
     plan::{Change, Conflict, Plan, Usage},
-    state::{Action, Host, InterfaceId, Netns, Route, RouteState, Table, TableId, Target, Vpc},
+    state::{
+        Action, Ec2Action, Host, HostAction, InterfaceId, Netns, Route, RouteState, Table, TableId, Target,
+        Vpc,
+    },
     time::Timestamp,
 };
 
@@ -137,18 +140,18 @@ pub fn plan() -> Plan {
     let change = |action| Change {
         action,
         cause: "missing".to_owned(),
-        before: String::new(),
+        before: weavers::plan::Found::Nothing,
         containers: vec!["web".to_owned()],
     };
-    let create = Action::CreateRoute {
+    let create = Action::Ec2(Ec2Action::CreateRoute {
         table: TableId("rtb-1".to_owned()),
         destination,
         interface: InterfaceId("eni-1".to_owned()),
-    };
-    let conflict = Conflict { place: "rtb-1".to_owned(), destination, target: "pcx-1".to_owned() };
+    });
+    let conflict = Conflict { place: "rtb-1".to_owned().into(), destination, target: "pcx-1".to_owned() };
     Plan {
         refused: vec![change(create.clone())],
-        changes: [create, Action::DeleteRules].map(change).into(),
+        changes: [create, Action::Host(HostAction::DeleteRules)].map(change).into(),
         conflicts: vec![conflict],
         tables: [(TableId("rtb-1".to_owned()), Usage { used: 4, after: 5, quota: None })].into(),
         unread: vec!["the VPC cannot be read".to_owned()],

@@ -19,8 +19,8 @@ use weavers::{
     },
     peer::{PeerName, PeerUid},
     state::{
-        Action, Fault, FaultKind, Host as Network, InterfaceId, Link, Netns, Route, RouteState, Table,
-        TableId, Target, Vpc,
+        Action, Ec2Action, Fault, FaultKind, Host as Network, HostAction, InterfaceId, Link, Netns, Route,
+        RouteState, Table, TableId, Target, Vpc,
     },
     time::Timestamp,
 };
@@ -235,7 +235,9 @@ fn before_the_first_look_at_the_vpc_what_stands_is_kept_and_nothing_is_added() {
         host.blocks.insert("10.32.0.0/12".parse().unwrap());
     });
     restarted.pass(60);
-    assert!(!restarted.applied.iter().any(|action| matches!(action, Action::DeleteBlock(_))));
+    assert!(
+        !restarted.applied.iter().any(|action| matches!(action, Action::Host(HostAction::DeleteBlock(_))))
+    );
     assert_eq!(restarted.blocks.len(), 1);
 }
 
@@ -271,7 +273,12 @@ fn a_permission_that_was_granted_works_within_a_minute() {
 }
 
 fn is_of_ec2(action: &Action) -> bool {
-    matches!(action, Action::CreateRoute { .. } | Action::ReplaceRoute { .. } | Action::DeleteRoute { .. })
+    matches!(
+        action,
+        Action::Ec2(Ec2Action::CreateRoute { .. })
+            | Action::Ec2(Ec2Action::ReplaceRoute { .. })
+            | Action::Ec2(Ec2Action::DeleteRoute { .. })
+    )
 }
 
 /// A host alone in its ring, and the one route table; every step on the host succeeds at once.
@@ -504,23 +511,23 @@ impl Host {
 
     fn apply(&mut self, action: &Action) -> Result<Option<String>, Fault> {
         match action {
-            Action::CreateRoute { .. } if self.denied => {
+            Action::Ec2(Ec2Action::CreateRoute { .. }) if self.denied => {
                 self.refusals += 1;
                 return Err(fault(FaultKind::Denied));
             }
-            Action::CreateRoute { .. } if self.routes.len() + self.others >= self.quota => {
+            Action::Ec2(Ec2Action::CreateRoute { .. }) if self.routes.len() + self.others >= self.quota => {
                 self.refusals += 1;
                 return Err(fault(FaultKind::Quota));
             }
-            Action::CreateRoute { destination, interface, .. }
-            | Action::ReplaceRoute { destination, interface, .. } => {
+            Action::Ec2(Ec2Action::CreateRoute { destination, interface, .. })
+            | Action::Ec2(Ec2Action::ReplaceRoute { destination, interface, .. }) => {
                 self.routes.insert(*destination, interface.0.clone());
             }
-            Action::DeleteRoute { destination, .. } => drop(self.routes.remove(destination)),
-            Action::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
-            Action::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),
-            Action::LoadRules(rules) => self.rules = Some(rules.clone()),
-            Action::CreateLink { address, netns, mtu, range, far } => {
+            Action::Ec2(Ec2Action::DeleteRoute { destination, .. }) => drop(self.routes.remove(destination)),
+            Action::Host(HostAction::AddBlock(cidr)) => drop(self.blocks.insert(*cidr)),
+            Action::Host(HostAction::DeleteBlock(cidr)) => drop(self.blocks.remove(cidr)),
+            Action::Host(HostAction::LoadRules(rules)) => self.rules = Some(rules.clone()),
+            Action::Host(HostAction::CreateLink { address, netns, mtu, range, far }) => {
                 let link = Link {
                     netns: Some(netns.clone()),
                     mtu: *mtu,
@@ -530,7 +537,7 @@ impl Host {
                 };
                 self.links.insert(*address, link);
             }
-            Action::DeleteLink(address) => drop(self.links.remove(address)),
+            Action::Host(HostAction::DeleteLink(address)) => drop(self.links.remove(address)),
             other => panic!("there is nothing else to do: {other}"),
         }
         Ok(None)

@@ -15,7 +15,7 @@ use nix::{
         sendto, socket,
     },
 };
-use weavers::state::{Action, Rules};
+use weavers::state::{HostAction, Rules};
 
 use crate::{
     stories,
@@ -226,7 +226,7 @@ async fn a_renamed_host_end_goes_with_its_container(mut world: World) {
     let container = Container::new();
     world.attach(&container, A, 9000).await;
     rename();
-    world.apply(Action::DeleteLink(at(A))).await;
+    world.apply(HostAction::DeleteLink(at(A))).await;
     assert_eq!(container.sh("ip link show ethwe 2>&1 || true").matches("does not exist").count(), 1);
     assert!(world.observe().await.links.is_empty());
 }

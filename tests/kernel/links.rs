@@ -9,7 +9,7 @@ use std::{
 
 use weavers::{
     kernel::{netns, target, ways},
-    state::{Action, Far, FaultKind, Link, Netns},
+    state::{Far, FaultKind, HostAction, Link, Netns},
 };
 
 use crate::{
@@ -43,7 +43,6 @@ stories![
     a_link_into_the_wrong_namespace_is_made_anew,
     a_link_that_is_not_wanted_is_seen,
     the_uplink_is_where_the_default_route_leads,
-    an_action_on_the_vpc_is_not_ours,
 ];
 
 const A: &str = "10.32.1.2";
@@ -160,7 +159,7 @@ async fn what_others_set_on_the_far_end_is_theirs(mut world: World) {
 
 async fn a_container_whose_mac_is_set_goes_on_at_once(mut world: World) {
     let container = Container::new();
-    world.apply(Action::AddGateway).await;
+    world.apply(HostAction::AddGateway).await;
     world.attach(&container, A, 9000).await;
     let (host, inside) = (udp("10.0.1.11"), container.udp(A));
     assert!(crosses(&host, &inside, 9000));
@@ -181,7 +180,7 @@ async fn a_container_whose_mac_is_set_goes_on_at_once(mut world: World) {
 
 async fn a_container_whose_link_goes_down_and_up_goes_on_once_its_routes_are_back(mut world: World) {
     let container = Container::new();
-    world.apply(Action::AddGateway).await;
+    world.apply(HostAction::AddGateway).await;
     world.attach(&container, A, 9000).await;
     let (host, inside) = (udp("10.0.1.11"), container.udp(A));
     container.sh("ip link set ethwe down; ip link set ethwe up");
@@ -234,7 +233,7 @@ async fn the_gateway_s_address_comes_and_goes(mut world: World) {
     let before = sh(source);
     for there in [true, false] {
         for _ in 0..2 {
-            world.apply(if there { Action::AddGateway } else { Action::DeleteGateway }).await;
+            world.apply(if there { HostAction::AddGateway } else { HostAction::DeleteGateway }).await;
         }
         assert_eq!(world.observe().await.gateway, there);
         assert_eq!(sh(source), before, "nothing leaves this host under it");
@@ -246,14 +245,14 @@ async fn a_free_address_of_ours_answers_at_once(mut world: World) {
     world.attach(&container, A, 9000).await;
     world.wanted.blocks = ["10.32.1.0/24".parse().unwrap()].into();
     for _ in 0..2 {
-        world.apply(Action::AddBlock("10.32.1.0/24".parse().unwrap())).await;
+        world.apply(HostAction::AddBlock("10.32.1.0/24".parse().unwrap())).await;
     }
     assert_eq!(world.observe().await.blocks, world.wanted.blocks);
     let error = container
         .run(|| TcpStream::connect_timeout(&"10.32.1.77:80".parse().unwrap(), PATIENCE).unwrap_err());
     assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
     for _ in 0..2 {
-        world.apply(Action::DeleteBlock("10.32.1.0/24".parse().unwrap())).await;
+        world.apply(HostAction::DeleteBlock("10.32.1.0/24".parse().unwrap())).await;
     }
     assert!(world.observe().await.blocks.is_empty());
 }
@@ -261,11 +260,11 @@ async fn a_free_address_of_ours_answers_at_once(mut world: World) {
 async fn a_block_of_one_address_leaves_room_for_its_container(mut world: World) {
     let container = Container::new();
     let block = "10.32.1.2/32".parse().unwrap();
-    world.apply(Action::AddBlock(block)).await;
+    world.apply(HostAction::AddBlock(block)).await;
     world.attach(&container, A, 9000).await;
     assert!(crosses(&udp("10.0.1.11"), &container.udp(A), 100));
     assert_eq!(world.faults(A).await, [""; 0]);
-    world.apply(Action::DeleteBlock(block)).await;
+    world.apply(HostAction::DeleteBlock(block)).await;
     assert!(world.observe().await.blocks.is_empty());
     assert_eq!(world.faults(A).await, [""; 0], "the route to the container stays");
 }
@@ -329,7 +328,7 @@ async fn an_ethwe_of_somebody_else_is_left_alone(mut world: World) {
     let fault = world.refused(create(&attached, B, 9000)).await;
     assert_eq!(fault.kind, FaultKind::Outdated, "the link of before may be on its way out");
     assert!(fault.message.contains(A), "{fault}");
-    world.apply(Action::DeleteLink(at(A))).await;
+    world.apply(HostAction::DeleteLink(at(A))).await;
     world.attach(&attached, B, 9000).await;
 }
 
@@ -345,7 +344,7 @@ async fn a_route_of_somebody_else_is_reported_and_left_alone(mut world: World) {
     assert!(foreign.values().next().unwrap().ends_with("dev d0"), "{foreign:?}");
     let fault = world.refused(create(&container, A, 9000)).await;
     assert!(fault.message.contains("10.32.1.2/32"), "{fault}");
-    world.apply(Action::DeleteBlock("10.40.0.0/16".parse().unwrap())).await;
+    world.apply(HostAction::DeleteBlock("10.40.0.0/16".parse().unwrap())).await;
     assert_eq!(world.observe().await.foreign, foreign);
 }
 
@@ -356,13 +355,13 @@ async fn what_is_deleted_leaves_nothing(mut world: World) {
     let (here, inside) = (sh(looks), container.sh("ip link set lo up; ip link; ip route"));
     let block = "10.32.1.0/24".parse().unwrap();
     world.load_rules(crate::world::rules()).await;
-    world.apply(Action::AddBlock(block)).await;
+    world.apply(HostAction::AddBlock(block)).await;
     world.attach(&container, A, 9000).await;
     for _ in 0..2 {
-        world.apply(Action::DeleteLink(at(A))).await;
-        world.apply(Action::DeleteBlock(block)).await;
-        world.apply(Action::CloseForward).await;
-        world.apply(Action::DeleteRules).await;
+        world.apply(HostAction::DeleteLink(at(A))).await;
+        world.apply(HostAction::DeleteBlock(block)).await;
+        world.apply(HostAction::CloseForward).await;
+        world.apply(HostAction::DeleteRules).await;
     }
     assert_eq!(sh(looks), here);
     assert_eq!(container.sh("ip link; ip route"), inside);
@@ -457,11 +456,6 @@ async fn the_uplink_is_where_the_default_route_leads(mut world: World) {
     assert_eq!(world.observe().await.sysctls.len(), 2, "what does not exist is not read");
 }
 
-async fn an_action_on_the_vpc_is_not_ours(mut world: World) {
-    let interface = weavers::state::InterfaceId("eni-1".into());
-    assert_eq!(world.refused(Action::DisableCheck { interface }).await.kind, FaultKind::Invalid);
-}
-
 async fn a_container_whose_first_process_has_ended_is_found_by_another(mut world: World) {
     let container = Container::new();
     let sleeper = || container.run(|| Command::new("sleep").arg("60").spawn().unwrap());
@@ -470,7 +464,7 @@ async fn a_container_whose_first_process_has_ended_is_found_by_another(mut world
     let known = of(&first);
     let link = Link { netns: Some(known.clone()), mtu: 1500, range: range(), ..Link::default() };
     world.wanted.links_mut().insert(at(A), link);
-    let create = |netns: &Netns| Action::CreateLink {
+    let create = |netns: &Netns| HostAction::CreateLink {
         address: at(A),
         netns: netns.clone(),
         mtu: 1500,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, unshare};
-use weavers::state::{Action, Forward, Isolation, REST, Rules, Subnet};
+use weavers::state::{Forward, HostAction, Isolation, REST, Rules, Subnet};
 
 use crate::{
     stories,
@@ -90,7 +90,7 @@ async fn rules_for_uplinks_that_are_not_there_shut_no_peer_out(mut world: World)
     uplink(&router);
     world.load_rules(rules()).await;
     let odd = Rules { uplinks: ["ens5".to_owned()].into(), ..rules() };
-    let fault = world.refused(Action::LoadRules(odd)).await;
+    let fault = world.refused(HostAction::LoadRules(odd)).await;
     assert!(fault.message.contains("ens5") && fault.hint.unwrap().contains("[network] uplinks"));
     assert!(world.observe().await.rules.is_some(), "those of before are in force");
     let _mesh = TcpListener::bind("10.0.1.12:6783").unwrap();
@@ -249,7 +249,7 @@ async fn docker_s_drop_is_opened_and_closed_again(mut world: World) {
     assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
     assert!(!crosses(&a, &b, 100));
 
-    let open = Action::OpenForward { uplinks: rules().uplinks };
+    let open = HostAction::OpenForward { uplinks: rules().uplinks };
     world.apply(open.clone()).await;
     assert_eq!(world.observe().await.forward, Forward::Opened("ip filter DOCKER-USER".into()));
     assert!(crosses(&a, &b, 100));
@@ -263,7 +263,7 @@ async fn docker_s_drop_is_opened_and_closed_again(mut world: World) {
     );
 
     for _ in 0..2 {
-        world.apply(Action::CloseForward).await;
+        world.apply(HostAction::CloseForward).await;
         assert_eq!(sh("nft -s list table ip filter"), before, "only what was ours is gone");
     }
     assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
@@ -272,7 +272,7 @@ async fn docker_s_drop_is_opened_and_closed_again(mut world: World) {
 async fn a_flushed_forward_chain_is_opened_again(mut world: World) {
     world.wanted.rules = Some(rules());
     sh(DOCKER);
-    let open = Action::OpenForward { uplinks: rules().uplinks };
+    let open = HostAction::OpenForward { uplinks: rules().uplinks };
     world.apply(open.clone()).await;
     sh("nft flush chain ip filter FORWARD");
     assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
@@ -294,7 +294,7 @@ async fn a_chain_that_only_its_owner_should_amend_is_named(mut world: World) {
     assert_eq!(world.observe().await.forward, firewalld);
     sh(DOCKER);
     assert!(matches!(world.observe().await.forward, Forward::Closed(_)), "what we can amend comes first");
-    world.apply(Action::OpenForward { uplinks: rules().uplinks }).await;
+    world.apply(HostAction::OpenForward { uplinks: rules().uplinks }).await;
     assert_eq!(world.observe().await.forward, firewalld);
     sh("nft insert rule inet firewalld filter_FORWARD oifname '\"wv*\"' accept");
     let opened = Forward::Opened("ip filter DOCKER-USER".into());
@@ -314,7 +314,7 @@ async fn old_iptables_are_seen_where_they_are(mut world: World) {
 
 async fn an_uplink_that_is_no_name_reaches_no_script(mut world: World) {
     let odd = Rules { uplinks: ["a\" }; flush ruleset".to_owned()].into(), ..rules() };
-    let fault = world.refused(Action::LoadRules(odd)).await;
+    let fault = world.refused(HostAction::LoadRules(odd)).await;
     assert!(fault.message.contains("is not the name of an interface"), "{fault}");
     assert_eq!(sh("nft list ruleset"), "");
 }

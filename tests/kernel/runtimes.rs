@@ -10,7 +10,7 @@ use std::{
 
 use weavers::{
     kernel::{Kernel, watch::Changes},
-    state::{Action, Far, Link, Port, Ports, Protocol, Published, link_name},
+    state::{Far, HostAction, Link, Port, Ports, Protocol, Published, link_name},
 };
 
 use crate::{
@@ -28,11 +28,11 @@ stories![
     a_port_leads_to_its_container_from_everywhere,
 ];
 
-fn want_pair(world: &mut World, address: &str) -> Action {
+fn want_pair(world: &mut World, address: &str) -> HostAction {
     let far = Far::to_be_moved(at(address), None);
     let link = Link { mtu: 9001, range: range(), far: far.clone(), ..Link::default() };
     world.wanted.links_mut().insert(at(address), link);
-    Action::MakePair { address: at(address), mtu: 9001, far }
+    HostAction::MakePair { address: at(address), mtu: 9001, far }
 }
 
 /// As libnetwork does it.
@@ -54,7 +54,7 @@ async fn pair(world: &mut World, address: &str) -> Container {
 }
 
 async fn a_runtime_moves_the_other_end_and_has_it_to_itself(mut world: World) {
-    world.apply(Action::AddGateway).await;
+    world.apply(HostAction::AddGateway).await;
     let make = want_pair(&mut world, A);
     world.apply(make.clone()).await;
     let seen = world.observe().await;
@@ -100,7 +100,7 @@ async fn a_link_whose_other_end_is_gone_is_made_anew(mut world: World) {
     let make = want_pair(&mut world, A);
     world.apply(make).await;
     assert_eq!(world.faults(A).await, [""; 0]);
-    world.apply(Action::DeleteLink(at(A))).await;
+    world.apply(HostAction::DeleteLink(at(A))).await;
     assert!(!sh("ip -br link").contains("wp"), "both ends go");
 }
 
@@ -117,7 +117,7 @@ async fn ports_are_read_back_as_they_were_loaded(mut world: World) {
     let bound = [(Some("127.0.0.1"), 1, A, 80), (Some("10.0.1.11"), 1, B, 80), (None, 2, A, 80)];
     for wanted in [ports(&[(None, 8080, A, 80)]), ports(&bound), ports(&many)] {
         world.wanted.ports = Some(wanted.clone());
-        world.apply(Action::SetPorts(wanted.clone())).await;
+        world.apply(HostAction::SetPorts(wanted.clone())).await;
         assert_eq!(world.observe().await.ports.as_ref(), Some(&wanted));
         // Another life of the program, which remembers nothing, sees it too.
         world.kernel = Kernel::new(Changes::default()).unwrap();
@@ -127,7 +127,7 @@ async fn ports_are_read_back_as_they_were_loaded(mut world: World) {
     assert_eq!(world.observe().await.ports, Some(Ports::new()), "it is not what was loaded");
     world.wanted.ports = None;
     assert_eq!(world.observe().await.ports, Some(Ports::new()), "there is something to remove");
-    world.apply(Action::SetPorts(Ports::new())).await;
+    world.apply(HostAction::SetPorts(Ports::new())).await;
     assert_eq!(world.observe().await.ports, None);
     assert!(!sh("nft list tables").contains("weave-ports"));
 }
@@ -156,10 +156,10 @@ async fn a_port_leads_to_its_container_from_everywhere(mut world: World) {
     let router = Container::new();
     uplink(&router);
     world.load_rules(rules()).await;
-    world.apply(Action::AddGateway).await;
+    world.apply(HostAction::AddGateway).await;
     let (a, b) = (pair(&mut world, A).await, pair(&mut world, B).await);
     world.sysctl(&format!("net.ipv4.conf.{}.route_localnet", link_name(at(A))), "1").await;
-    world.apply(Action::SetPorts(ports(&[(None, 8080, A, 80)]))).await;
+    world.apply(HostAction::SetPorts(ports(&[(None, 8080, A, 80)]))).await;
 
     let outside = |to| router.run(move || dial(to));
     assert_eq!(ask(&a, outside, "10.0.1.12:8080"), "10.0.1.1", "from outside, and it sees who calls");
@@ -172,7 +172,7 @@ async fn a_port_leads_to_its_container_from_everywhere(mut world: World) {
     assert!(local.starts_with("10.0.1."), "from the host by 127.0.0.1: {local}");
     assert_eq!(dial("127.0.0.1:8081".parse().unwrap()), "Connection refused (os error 111)");
 
-    world.apply(Action::SetPorts(ports(&[(Some("127.0.0.1"), 8080, A, 80)]))).await;
+    world.apply(HostAction::SetPorts(ports(&[(Some("127.0.0.1"), 8080, A, 80)]))).await;
     let refused = router.run(|| dial("10.0.1.12:8080".parse().unwrap()));
     assert_eq!(refused, "Connection refused (os error 111)", "at one address it is at no other");
     assert!(ask(&a, dial, "127.0.0.1:8080").starts_with("10.0.1."));

@@ -20,7 +20,7 @@ use nix::{
 use weavers::{
     addr::Address,
     kernel::{Kernel, target, watch::Changes},
-    state::{Action, Far, Fault, Host, Isolation, Link, Netns, Rules, Scope},
+    state::{Far, Fault, Host, HostAction, Isolation, Link, Netns, Rules, Scope},
 };
 
 /// Where no answer is the answer, waiting for it takes this long.
@@ -167,15 +167,15 @@ impl World {
     }
 
     pub async fn sysctl(&mut self, name: &str, value: &str) {
-        self.apply(Action::SetSysctl { name: name.into(), value: value.into() }).await;
+        self.apply(HostAction::SetSysctl { name: name.into(), value: value.into() }).await;
         self.wanted.sysctls.insert(name.into(), value.into());
     }
 
-    pub async fn apply(&mut self, action: Action) {
+    pub async fn apply(&mut self, action: HostAction) {
         self.kernel.apply(&action).await.unwrap_or_else(|fault| panic!("{action:?}: {fault}"));
     }
 
-    pub async fn refused(&mut self, action: Action) -> Fault {
+    pub async fn refused(&mut self, action: HostAction) -> Fault {
         self.kernel.apply(&action).await.expect_err("it is refused")
     }
 
@@ -207,23 +207,23 @@ impl World {
             ));
         }
         self.wanted.rules = Some(rules.clone());
-        self.apply(Action::LoadRules(rules)).await;
+        self.apply(HostAction::LoadRules(rules)).await;
     }
 }
 
-pub fn create(container: &Container, address: &str, mtu: u32) -> Action {
+pub fn create(container: &Container, address: &str, mtu: u32) -> HostAction {
     create_as(&Far::default(), container, address, mtu)
 }
 
 /// Makes a link whose far end is of this kind.
-pub fn create_as(far: &Far, container: &Container, address: &str, mtu: u32) -> Action {
+pub fn create_as(far: &Far, container: &Container, address: &str, mtu: u32) -> HostAction {
     let (netns, far) = (container.netns.clone(), far.clone());
-    Action::CreateLink { address: at(address), netns, mtu, range: range(), far }
+    HostAction::CreateLink { address: at(address), netns, mtu, range: range(), far }
 }
 
-pub fn mend(container: &Container, address: &str, mtu: u32) -> Action {
+pub fn mend(container: &Container, address: &str, mtu: u32) -> HostAction {
     let (netns, far) = (container.netns.clone(), Far::default());
-    Action::MendLink { address: at(address), netns, mtu, range: range(), far }
+    HostAction::MendLink { address: at(address), netns, mtu, range: range(), far }
 }
 
 pub fn range() -> Ipv4Net {

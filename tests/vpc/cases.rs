@@ -7,8 +7,8 @@ use futures_util::future::BoxFuture;
 use ipnet::Ipv4Net;
 use weavers::{
     state::{
-        Action, Fault, FaultKind, InstanceState, InterfaceId, Route, RouteState, SubnetId, TableId, Tables,
-        Target, Vpc,
+        Ec2Action, Fault, FaultKind, InstanceState, InterfaceId, Route, RouteState, SubnetId, TableId,
+        Tables, Target, Vpc,
     },
     vpc::{Ec2, overlaps},
 };
@@ -160,7 +160,7 @@ async fn a_route_that_is_there_cannot_be_created(world: &World) -> Result<()> {
 }
 
 async fn a_route_is_replaced_in_place(world: &World) -> Result<()> {
-    let create = Action::CreateRoute {
+    let create = Ec2Action::CreateRoute {
         table: world.table.clone(),
         destination: cidr("10.40.0.0/13"),
         interface: world.neighbour.clone(),
@@ -191,7 +191,7 @@ async fn a_route_that_is_not_there_is_as_good_as_deleted(world: &World) -> Resul
 }
 
 async fn a_table_that_is_gone_calls_for_another_look(world: &World) -> Result<()> {
-    let create = Action::CreateRoute {
+    let create = Ec2Action::CreateRoute {
         table: TableId("rtb-0123456789abcdef0".into()),
         destination: cidr("10.40.0.0/13"),
         interface: world.ec2.identity().interface.clone(),
@@ -205,7 +205,7 @@ async fn a_table_that_is_gone_calls_for_another_look(world: &World) -> Result<()
 }
 
 async fn an_interface_that_is_gone_calls_for_another_look(world: &World) -> Result<()> {
-    let create = Action::CreateRoute {
+    let create = Ec2Action::CreateRoute {
         table: world.table.clone(),
         destination: cidr("10.40.0.0/13"),
         interface: InterfaceId("eni-0123456789abcdef0".into()),
@@ -336,7 +336,7 @@ async fn a_full_table_says_so(world: &World) -> Result<()> {
 }
 
 async fn a_route_to_a_terminated_instance_is_a_blackhole(world: &World) -> Result<()> {
-    let create = Action::CreateRoute {
+    let create = Ec2Action::CreateRoute {
         table: world.table.clone(),
         destination: cidr("10.40.0.0/13"),
         interface: world.neighbour.clone(),
@@ -364,7 +364,7 @@ async fn the_check_of_the_own_interface_is_turned_off(world: &World) -> Result<(
 async fn a_denied_route_names_the_permission(world: &World) -> Result<()> {
     let ec2 = world.console.restrict(&["DescribeRouteTables", "DescribeInstances"]).await?;
     let table = world.table.clone();
-    let delete = Action::DeleteRoute { table: table.clone(), destination: cidr("10.40.0.0/13") };
+    let delete = Ec2Action::DeleteRoute { table: table.clone(), destination: cidr("10.40.0.0/13") };
     let fault = refusal(ec2.apply(&delete).await)?;
     ensure!(fault.kind == FaultKind::Denied, "{fault:?}");
     let hint = fault.hint.context("no hint")?;
@@ -478,23 +478,23 @@ impl World {
         Target::Interface(self.ec2.identity().interface.clone())
     }
 
-    fn disable_check(&self) -> Action {
-        Action::DisableCheck { interface: self.ec2.identity().interface.clone() }
+    fn disable_check(&self) -> Ec2Action {
+        Ec2Action::DisableCheck { interface: self.ec2.identity().interface.clone() }
     }
 
     async fn create(&self, destination: &str) -> Result<Option<String>, Fault> {
         let (table, interface) = (self.table.clone(), self.ec2.identity().interface.clone());
-        self.ec2.apply(&Action::CreateRoute { table, destination: cidr(destination), interface }).await
+        self.ec2.apply(&Ec2Action::CreateRoute { table, destination: cidr(destination), interface }).await
     }
 
     async fn replace(&self, destination: &str) -> Result<Option<String>, Fault> {
         let (table, interface) = (self.table.clone(), self.ec2.identity().interface.clone());
-        self.ec2.apply(&Action::ReplaceRoute { table, destination: cidr(destination), interface }).await
+        self.ec2.apply(&Ec2Action::ReplaceRoute { table, destination: cidr(destination), interface }).await
     }
 
     async fn delete(&self, destination: &str) -> Result<Option<String>, Fault> {
         let table = self.table.clone();
-        self.ec2.apply(&Action::DeleteRoute { table, destination: cidr(destination) }).await
+        self.ec2.apply(&Ec2Action::DeleteRoute { table, destination: cidr(destination) }).await
     }
 
     async fn look(&self) -> Result<Vpc, Fault> {

@@ -63,21 +63,22 @@ mod tests {
     use super::*;
     use crate::{
         plan::Change,
-        state::{Action, InterfaceId, TableId},
+        state::{Action, Ec2Action, HostAction, InterfaceId, TableId},
     };
 
     fn example() -> Plan {
         let (table, interface) = (TableId("rtb-1".to_owned()), InterfaceId("eni-self".to_owned()));
         let change = |action, before: &str, cause: &str| Change {
             action,
-            before: before.to_owned(),
+            before: before.into(),
             cause: cause.to_owned(),
             containers: Vec::new(),
         };
         let destination = "10.40.0.0/13".parse().unwrap();
-        let replace = Action::ReplaceRoute { table: table.clone(), destination, interface };
-        let delete = Action::DeleteRoute { table, destination: "10.40.0.0/16".parse().unwrap() };
-        let block = Action::AddBlock("10.40.0.0/13".parse().unwrap());
+        let replace = Action::Ec2(Ec2Action::ReplaceRoute { table: table.clone(), destination, interface });
+        let delete =
+            Action::Ec2(Ec2Action::DeleteRoute { table, destination: "10.40.0.0/16".parse().unwrap() });
+        let block = Action::Host(HostAction::AddBlock("10.40.0.0/13".parse().unwrap()));
         Plan {
             changes: vec![
                 change(block, "", "owned here"),

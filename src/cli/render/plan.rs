@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::{columns, count, paint, printable};
 use crate::{
+    addr::Address,
     api::FORMAT_VERSION,
     plan::{Change, Conflict, Plan, Plane},
-    state::{Action, GATEWAY, TableId, link_name},
+    state::{Action, Ec2Action, GATEWAY, HostAction, TableId, link_name},
 };
 
 /// Containers named behind a change; the document names all.
@@ -159,46 +160,50 @@ fn joined(plan: &Plan, total: &str) -> String {
 }
 
 pub(super) fn row(change: &Change) -> Row {
-    let host = |verb, thing: String, after: String| (verb, "host".to_owned(), thing, after);
     let (verb, place, thing, after) = match &change.action {
-        Action::SetSysctl { name, value } => host(Verb::Replace, name.clone(), value.clone()),
-        Action::LoadRules(_) => {
-            let verb = if change.before.is_empty() { Verb::Create } else { Verb::Replace };
-            host(verb, "nftables".to_owned(), "table inet weave".to_owned())
+        Action::Host(action) => {
+            let (verb, thing, after) = host_row(action, change.before.is_nothing());
+            (verb, "host".to_owned(), thing, after)
         }
-        Action::OpenForward { .. } => host(Verb::Create, "forward".to_owned(), "accept".to_owned()),
-        Action::DisableCheck { interface } => {
+        Action::Ec2(Ec2Action::DisableCheck { interface }) => {
             (Verb::Replace, interface.to_string(), "source_dest_check".to_owned(), "off".to_owned())
         }
-        Action::AddBlock(cidr) => host(Verb::Create, cidr.to_string(), "unreachable".to_owned()),
-        Action::AddGateway => host(Verb::Create, GATEWAY.to_string(), "lo".to_owned()),
-        Action::CreateLink { address, .. } => host(Verb::Create, address.to_string(), link_name(*address)),
-        Action::MakePair { address, .. } => {
-            let verb = if change.before.is_empty() { Verb::Create } else { Verb::Replace };
-            host(verb, address.to_string(), link_name(*address))
-        }
-        Action::SetPorts(ports) => match (ports.len(), change.before.is_empty()) {
-            (0, _) => host(Verb::Delete, "nftables".to_owned(), String::new()),
-            (_, true) => host(Verb::Create, "nftables".to_owned(), "table inet weave-ports".to_owned()),
-            (_, false) => host(Verb::Replace, "nftables".to_owned(), "table inet weave-ports".to_owned()),
-        },
-        Action::MendLink { address, .. } => host(Verb::Replace, address.to_string(), link_name(*address)),
-        Action::ReplaceRoute { table, destination, interface } => {
+        Action::Ec2(Ec2Action::ReplaceRoute { table, destination, interface }) => {
             (Verb::Replace, table.to_string(), destination.to_string(), interface.to_string())
         }
-        Action::CreateRoute { table, destination, interface } => {
+        Action::Ec2(Ec2Action::CreateRoute { table, destination, interface }) => {
             (Verb::Create, table.to_string(), destination.to_string(), interface.to_string())
         }
-        Action::DeleteRoute { table, destination } => {
+        Action::Ec2(Ec2Action::DeleteRoute { table, destination }) => {
             (Verb::Delete, table.to_string(), destination.to_string(), String::new())
         }
-        Action::DeleteLink(address) => host(Verb::Delete, address.to_string(), String::new()),
-        Action::DeleteGateway => host(Verb::Delete, GATEWAY.to_string(), String::new()),
-        Action::DeleteBlock(cidr) => host(Verb::Delete, cidr.to_string(), String::new()),
-        Action::CloseForward => host(Verb::Delete, "forward".to_owned(), String::new()),
-        Action::DeleteRules => host(Verb::Delete, "nftables".to_owned(), String::new()),
     };
-    Row { verb, place, thing, before: change.before.clone(), after, cause: cause(change) }
+    Row { verb, place, thing, before: change.before.to_string(), after, cause: cause(change) }
+}
+
+/// What happens to what of the host, and what is there then.
+fn host_row(action: &HostAction, is_new: bool) -> (Verb, String, String) {
+    let made = if is_new { Verb::Create } else { Verb::Replace };
+    let table = |name: &str| (made, "nftables".to_owned(), format!("table inet {name}"));
+    let link = |verb, address: &Address| (verb, address.to_string(), link_name(*address));
+    let gone = |thing: String| (Verb::Delete, thing, String::new());
+    match action {
+        HostAction::SetSysctl { name, value } => (Verb::Replace, name.clone(), value.clone()),
+        HostAction::LoadRules(_) => table("weave"),
+        HostAction::OpenForward { .. } => (Verb::Create, "forward".to_owned(), "accept".to_owned()),
+        HostAction::AddBlock(cidr) => (Verb::Create, cidr.to_string(), "unreachable".to_owned()),
+        HostAction::AddGateway => (Verb::Create, GATEWAY.to_string(), "lo".to_owned()),
+        HostAction::CreateLink { address, .. } => link(Verb::Create, address),
+        HostAction::MendLink { address, .. } => link(Verb::Replace, address),
+        HostAction::MakePair { address, .. } => link(made, address),
+        HostAction::SetPorts(ports) if ports.is_empty() => gone("nftables".to_owned()),
+        HostAction::SetPorts(_) => table("weave-ports"),
+        HostAction::DeleteLink(address) => gone(address.to_string()),
+        HostAction::DeleteGateway => gone(GATEWAY.to_string()),
+        HostAction::DeleteBlock(cidr) => gone(cidr.to_string()),
+        HostAction::CloseForward => gone("forward".to_owned()),
+        HostAction::DeleteRules => gone("nftables".to_owned()),
+    }
 }
 
 /// Why, and whose packets it touches.
@@ -221,7 +226,7 @@ fn concerned(plan: &Plan) -> BTreeSet<&str> {
 fn conflict(conflict: &Conflict) -> Row {
     Row {
         verb: Verb::Conflict,
-        place: conflict.place.clone(),
+        place: conflict.place.to_string(),
         thing: conflict.destination.to_string(),
         before: String::new(),
         after: conflict.target.clone(),
@@ -261,16 +266,24 @@ mod tests {
     use crate::{plan::Usage, state::InterfaceId};
 
     fn change(action: Action, before: &str, cause: &str) -> Change {
-        Change { action, before: before.to_owned(), cause: cause.to_owned(), containers: Vec::new() }
+        Change { action, before: before.into(), cause: cause.to_owned(), containers: Vec::new() }
     }
 
     fn example() -> Plan {
         let table = |id: &str| TableId(id.to_owned());
         let interface = || InterfaceId("eni-self".to_owned());
         let destination = "10.40.0.0/13".parse().unwrap();
-        let replace = Action::ReplaceRoute { table: table("rtb-0a1"), destination, interface: interface() };
-        let create = Action::CreateRoute { table: table("rtb-0b2"), destination, interface: interface() };
-        let delete = Action::DeleteBlock("10.46.0.0/15".parse().unwrap());
+        let replace = Action::Ec2(Ec2Action::ReplaceRoute {
+            table: table("rtb-0a1"),
+            destination,
+            interface: interface(),
+        });
+        let create = Action::Ec2(Ec2Action::CreateRoute {
+            table: table("rtb-0b2"),
+            destination,
+            interface: interface(),
+        });
+        let delete = Action::Host(HostAction::DeleteBlock("10.46.0.0/15".parse().unwrap()));
         Plan {
             changes: vec![
                 change(replace, "eni-dead (blackhole)", "range taken over from i-0abc, terminated"),
@@ -278,7 +291,7 @@ mod tests {
                 change(delete, "unreachable", "range given to 02:aa:.."),
             ],
             conflicts: vec![Conflict {
-                place: "rtb-0b2".to_owned(),
+                place: "rtb-0b2".to_owned().into(),
                 destination: "10.44.0.0/16".parse().unwrap(),
                 target: "pcx-77".to_owned(),
             }],
@@ -367,15 +380,18 @@ mod tests {
 
     #[test]
     fn the_hosts_own_changes_are_told_in_the_same_columns() {
-        let sysctl = Action::SetSysctl { name: "net.ipv4.ip_forward".to_owned(), value: "1".to_owned() };
-        let check = Action::DisableCheck { interface: InterfaceId("eni-self".to_owned()) };
+        let sysctl = Action::Host(HostAction::SetSysctl {
+            name: "net.ipv4.ip_forward".to_owned(),
+            value: "1".to_owned(),
+        });
+        let check = Action::Ec2(Ec2Action::DisableCheck { interface: InterfaceId("eni-self".to_owned()) });
         let plan = Plan {
             changes: vec![
                 change(sysctl, "0", "containers need it"),
                 change(check, "on", "EC2 drops container packets while it is on"),
-                change(Action::AddBlock("10.32.0.0/13".parse().unwrap()), "", "owned here"),
+                change(Action::Host(HostAction::AddBlock("10.32.0.0/13".parse().unwrap())), "", "owned here"),
                 change(
-                    Action::DeleteLink("10.32.0.1".parse().unwrap()),
+                    Action::Host(HostAction::DeleteLink("10.32.0.1".parse().unwrap())),
                     "link",
                     "no container attached to it",
                 ),

@@ -2,7 +2,10 @@ use super::{
     super::view::{PAUSE_MAX, PAUSE_MIN},
     *,
 };
-use crate::state::{Far, Forward, Isolation, Netns, Rules};
+use crate::{
+    plan::Found,
+    state::{Far, Forward, Isolation, Netns, Rules},
+};
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -23,20 +26,24 @@ fn interface() -> InterfaceId {
 }
 
 fn create(name: &str, destination: &str) -> Action {
-    Action::CreateRoute { table: table(name), destination: cidr(destination), interface: interface() }
+    Action::Ec2(Ec2Action::CreateRoute {
+        table: table(name),
+        destination: cidr(destination),
+        interface: interface(),
+    })
 }
 
 fn delete(name: &str, destination: &str) -> Action {
-    Action::DeleteRoute { table: table(name), destination: cidr(destination) }
+    Action::Ec2(Ec2Action::DeleteRoute { table: table(name), destination: cidr(destination) })
 }
 
 fn add_block(destination: &str) -> Action {
-    Action::AddBlock(cidr(destination))
+    Action::Host(HostAction::AddBlock(cidr(destination)))
 }
 
 fn plan(actions: impl IntoIterator<Item = Action>) -> Plan {
     let change =
-        |action| Change { action, cause: String::new(), before: String::new(), containers: Vec::new() };
+        |action| Change { action, cause: String::new(), before: Found::Nothing, containers: Vec::new() };
     Plan { changes: actions.into_iter().map(change).collect(), ..Plan::default() }
 }
 
@@ -207,7 +214,7 @@ fn nothing_is_removed_where_what_it_rests_on_failed() {
 #[test]
 fn no_container_is_connected_where_the_rules_could_not_be_loaded_and_it_is_when_they_are() {
     let mut converge = ready(at(0));
-    let (load, block) = (Action::LoadRules(rules()), add_block("10.32.0.0/13"));
+    let (load, block) = (Action::Host(HostAction::LoadRules(rules())), add_block("10.32.0.0/13"));
     let (create, mend, delete) = (link("10.32.0.1", false), link("10.32.0.2", true), delete_link());
     let wanted = plan([load.clone(), block.clone(), create.clone(), mend.clone(), delete.clone()]);
     assert_eq!(converge.take(at(1), &wanted), [load.clone(), delete.clone()]);
@@ -272,7 +279,7 @@ fn a_link_comes_once_the_former_one_of_its_address_is_gone() {
 #[test]
 fn what_guards_links_goes_after_the_last_of_them() {
     let mut converge = ready(at(0));
-    let (delete, rules) = (delete_link(), Action::DeleteRules);
+    let (delete, rules) = (delete_link(), Action::Host(HostAction::DeleteRules));
     let wanted = plan([delete.clone(), rules.clone()]);
     assert_eq!(converge.take(at(1), &wanted), std::slice::from_ref(&delete));
     assert_eq!(converge.applied(at(2), &delete, Ok(None)), [rules]);
@@ -293,13 +300,13 @@ fn link(address: &str, is_there: bool) -> Action {
     let netns = Netns::new("boot", 1, "/run/netns/a");
     let (mtu, range) = (1500, cidr("10.32.0.0/12"));
     match is_there {
-        true => Action::MendLink { address, netns, mtu, range, far: Far::default() },
-        false => Action::CreateLink { address, netns, mtu, range, far: Far::default() },
+        true => Action::Host(HostAction::MendLink { address, netns, mtu, range, far: Far::default() }),
+        false => Action::Host(HostAction::CreateLink { address, netns, mtu, range, far: Far::default() }),
     }
 }
 
 fn delete_link() -> Action {
-    Action::DeleteLink("10.32.0.3".parse().unwrap())
+    Action::Host(HostAction::DeleteLink("10.32.0.3".parse().unwrap()))
 }
 
 #[test]
@@ -422,16 +429,20 @@ fn ten_minutes_of_empty_success(wanted: &Action) -> (usize, usize) {
 fn is_wanted(converge: &Converge, action: &Action) -> bool {
     let Some(vpc) = converge.believed() else { return false };
     match action {
-        Action::CreateRoute { table, destination, .. } => !vpc.tables[table].routes.contains_key(destination),
-        Action::DeleteRoute { table, destination } => vpc.tables[table].routes.contains_key(destination),
-        Action::DisableCheck { .. } => vpc.source_dest_check == Some(true),
+        Action::Ec2(Ec2Action::CreateRoute { table, destination, .. }) => {
+            !vpc.tables[table].routes.contains_key(destination)
+        }
+        Action::Ec2(Ec2Action::DeleteRoute { table, destination }) => {
+            vpc.tables[table].routes.contains_key(destination)
+        }
+        Action::Ec2(Ec2Action::DisableCheck { .. }) => vpc.source_dest_check == Some(true),
         _ => true,
     }
 }
 
 #[test]
 fn a_hand_that_changes_nothing_is_not_asked_without_end() {
-    let check = Action::DisableCheck { interface: interface() };
+    let check = Action::Ec2(Ec2Action::DisableCheck { interface: interface() });
     for action in
         [create("rtb-1", "10.0.0.0/8"), delete("rtb-1", "11.0.0.0/8"), check, add_block("10.0.0.0/8")]
     {

@@ -8,7 +8,7 @@ use rand::RngExt;
 use super::{Event, World};
 use crate::{
     sim::{machine::Power, vpc::Faults},
-    state::{Action, Tables},
+    state::{Ec2Action, Tables},
 };
 
 impl World {
@@ -36,7 +36,7 @@ impl World {
     }
 
     /// What was sent is carried out even if the process that sent it is gone.
-    pub(super) fn act_on_vpc(&mut self, host: usize, life: u32, action: Action) {
+    pub(super) fn act_on_vpc(&mut self, host: usize, life: u32, action: Ec2Action) {
         if self.machines[host].power == Power::Terminated {
             return;
         }
