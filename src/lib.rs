@@ -44,6 +44,8 @@ pub mod config;
 pub mod plan;
 /// One peer, whole: inputs in, outputs out.
 pub mod node;
+/// What monitoring reads of a node and of the daemon around it.
+pub mod metrics;
 /// The container network interface: what a runtime says, and what it is answered.
 pub mod cni;
 /// The plugin protocol of Docker's networks: what Docker says, and what it is answered.

@@ -14,7 +14,10 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use super::{Answer, ApiRequest, Document, wire};
-use crate::node::request::{Refusal, Response};
+use crate::{
+    metrics,
+    node::request::{Refusal, Response},
+};
 
 /// The status of a large cluster is some megabytes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -74,13 +77,18 @@ pub async fn get(socket: &Path, path: &str, most: usize) -> Result<Bytes, Client
 
 async fn exchange(socket: &Path, request: &ApiRequest) -> Result<Answer, ClientError> {
     let message = message(request).map_err(ClientError::Refused)?;
-    let body = send(socket, message, ANSWER_BYTES_MAX).await?.body;
-    let document: Document = serde_json::from_slice(&body).map_err(garbled)?;
+    let said = send(socket, message, ANSWER_BYTES_MAX).await?;
+    if said.is_text {
+        return Ok(Ok(Response::Metrics(String::from_utf8_lossy(&said.body).into_owned())));
+    }
+    let document: Document = serde_json::from_slice(&said.body).map_err(garbled)?;
     Ok(Answer::from(document))
 }
 
 struct Said {
     status: StatusCode,
+    /// It is no document.
+    is_text: bool,
     body: Bytes,
 }
 
@@ -92,8 +100,10 @@ async fn send(socket: &Path, message: Request<Full<Bytes>>, most: usize) -> Resu
     let talk = async {
         let response = sender.send_request(message).await.map_err(garbled)?;
         let status = response.status();
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        let is_text = kind.is_some_and(|kind| kind == metrics::CONTENT_TYPE);
         let body = Limited::new(response.into_body(), most);
-        Ok(Said { status, body: body.collect().await.map_err(garbled)?.to_bytes() })
+        Ok(Said { status, is_text, body: body.collect().await.map_err(garbled)?.to_bytes() })
     };
     // The connection moves the bytes of the talk; when it ends first, the talk knows why.
     let mut talk = std::pin::pin!(talk);

@@ -15,6 +15,7 @@
 //! | `POST /v1/confirm` | | `done`: what was applied with a timeout is kept |
 //! | `POST /v1/preview` | `config` | `plan`: what would change under this `weave.toml` |
 //! | `GET /v1/permissions` | | `permissions`: what EC2 would carry out |
+//! | `GET /v1/metrics` | | what is measured, as text of Prometheus and not as a document |
 //! | `POST /v1/reload` | | `done`, once the file is adopted |
 //! | `POST /v1/attach` | `target`, `name`?, `subnet`? | `attached` |
 //! | `POST /v1/connect` | `target`, `key`, `address`?, `mac`?, `mtu`?, `subnet`?, `name`?, `ports`? | `connected` |
@@ -44,6 +45,7 @@ pub mod blocking;
 pub mod client;
 pub mod docker;
 pub mod server;
+pub mod scrape;
 mod socket;
 mod wire;
 
@@ -65,6 +67,8 @@ pub enum ApiRequest {
     Permissions,
     /// Read the configuration file again.
     Reload,
+    /// What is measured.
+    Metrics,
     /// Connect a network namespace: a pid, or the path of the namespace. The daemon looks it up,
     /// since whoever asks may not be allowed to.
     AttachTarget { target: String, name: Option<String>, subnet: Option<Pool> },
@@ -106,7 +110,7 @@ impl ApiRequest {
                 | Request::Drain
                 | Request::Reset => true,
             },
-            ApiRequest::Reload => false,
+            ApiRequest::Reload | ApiRequest::Metrics => false,
             ApiRequest::Preview { .. }
             | ApiRequest::ApplyOnTerms { .. }
             | ApiRequest::Permissions

@@ -6,7 +6,7 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path as UrlPath, State},
-    http::{Method, StatusCode},
+    http::{Method, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response as HttpResponse},
     routing::any,
 };
@@ -15,7 +15,10 @@ use tracing::debug;
 
 pub use super::socket::Socket;
 use super::{Answer, ApiRequest, Document, wire};
-use crate::node::request::{Refusal, RefusalKind};
+use crate::{
+    metrics,
+    node::request::{Refusal, RefusalKind, Response},
+};
 
 /// A configuration file with room for its escapes, or a plan of some thousand steps.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -73,7 +76,7 @@ async fn ask(
         false => door.at_once.acquire().await.ok(),
     };
     match place {
-        Some(_place) => reply(hand_over(&door.calls, request).await),
+        Some(_place) => answer(hand_over(&door.calls, request).await),
         None => {
             let refusal =
                 Refusal::new(RefusalKind::Failed, format!("{WAITING_MAX} calls are waiting already"));
@@ -92,6 +95,14 @@ pub(crate) async fn hand_over(calls: &mpsc::Sender<Call>, request: ApiRequest) -
 
 async fn unknown() -> HttpResponse {
     reply(Err(Refusal::new(RefusalKind::NotFound, "no such call: calls are /v1/ and a name")))
+}
+
+/// What is measured is no document.
+fn answer(answer: Answer) -> HttpResponse {
+    match answer {
+        Ok(Response::Metrics(text)) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        answer => reply(answer),
+    }
 }
 
 fn reply(answer: Answer) -> HttpResponse {

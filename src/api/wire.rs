@@ -11,8 +11,8 @@ use crate::{
 };
 
 /// Calls without a body that change nothing.
-const READS: [&str; 7] =
-    ["status", "plan", "await_ready", "show_ring", "range", "permissions", "can_connect"];
+const READS: [&str; 8] =
+    ["status", "plan", "await_ready", "show_ring", "range", "permissions", "can_connect", "metrics"];
 
 /// A call as it goes over the socket.
 #[derive(Debug, PartialEq)]
@@ -74,6 +74,7 @@ pub(super) fn encode(request: &ApiRequest) -> Result<Wire, Refusal> {
             Ok(Wire::new("apply", to_json(&body)))
         }
         ApiRequest::Permissions => Ok(Wire::new("permissions", Value::Null)),
+        ApiRequest::Metrics => Ok(Wire::new("metrics", Value::Null)),
         ApiRequest::Reload => Ok(Wire::new("reload", Value::Null)),
         ApiRequest::AttachTarget { target, name, subnet } => {
             let (target, name, subnet) = (target.clone(), name.clone(), subnet.clone());
@@ -125,6 +126,7 @@ pub(super) fn decode(method: &Method, name: &str, body: &[u8]) -> Result<ApiRequ
             })
         }
         "permissions" => Ok(ApiRequest::Permissions),
+        "metrics" => Ok(ApiRequest::Metrics),
         "reload" => Ok(ApiRequest::Reload),
         "attach" => serde_json::from_value(body)
             .map(|AttachBody { target, name, subnet }| ApiRequest::AttachTarget { target, name, subnet }),
@@ -202,6 +204,7 @@ mod tests {
         .map(ApiRequest::Node)
         .chain([
             ApiRequest::Permissions,
+            ApiRequest::Metrics,
             ApiRequest::Reload,
             ApiRequest::ApplyOnTerms { plan: None, confirm_timeout_ms: Some(120_000) },
             ApiRequest::AttachTarget {

@@ -74,6 +74,7 @@ pub(super) fn unexpected(answer: &Response) -> Failure {
     let kind = match answer {
         Response::Status(_) => "a status",
         Response::Plan(_) => "a plan",
+        Response::Metrics(_) => "measurements",
         Response::Attached { .. } => "an attachment",
         Response::Joined(_) | Response::Connected(_) => "a connection",
         Response::Ring(_) => "a ring",

@@ -21,6 +21,7 @@ mod forget;
 mod ipam;
 mod log;
 mod manual;
+mod metrics;
 mod permissions;
 mod plan;
 mod plan_file;
@@ -128,6 +129,8 @@ enum Command {
     Drain,
     /// Undo everything on this host
     Reset,
+    /// Print what is measured, as Prometheus reads it
+    Metrics(metrics::Metrics),
     /// Print the JSON Schema of a document
     Schema(schema::Schema),
     /// Write manual pages
@@ -179,6 +182,7 @@ async fn dispatch(Cli { global, command }: Cli, screen: &Screen) -> Result<Exit,
         Command::Forget(command) => command.exec(&global, screen).await,
         Command::Drain => drain::exec(&global, screen).await,
         Command::Reset => reset::exec(&global, screen).await,
+        Command::Metrics(command) => command.exec(&global, screen).await,
         Command::Schema(command) => command.exec(screen),
         Command::Man(command) => command.exec(),
         Command::Completion(command) => command.exec(),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{Failure, Global, ask, ask::Daemon, validate};
 use crate::{
     api::{ApiRequest, client::ClientError},
+    metrics::Calls,
     node::request::{Permission, Response, Verdict},
     state::Fault,
     vpc::Ec2,
@@ -28,7 +29,7 @@ pub(super) fn is_stopped(permissions: &[Permission]) -> bool {
 async fn offline(global: &Global) -> Result<Vec<Permission>, Failure> {
     let config = validate::check(&global.config)?.config;
     let failed = |fault: Fault| Failure { hint: fault.hint, ..Failure::failed(fault.message) };
-    let ec2 = Ec2::connect(&config).await.map_err(failed)?;
+    let ec2 = Ec2::connect(&config, Calls::new()).await.map_err(failed)?;
     let tables = config.vpc.route_tables.serving(BTreeSet::new());
     let seen = ec2.observe(config.ipam.range, &tables).await;
     let table = seen.as_ref().ok().and_then(|seen| seen.tables.keys().next());

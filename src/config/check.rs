@@ -38,6 +38,7 @@ pub(super) fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
         mesh,
         cni: cni(&mut reader),
         docker: docker(&mut reader),
+        metrics: value_of(reader.read_unless("metrics.listen", "", value::listen)),
         probe: Probe { enable: value_of(reader.flag("probe.enable")).unwrap_or(true) },
         reconcile: reconcile(&mut reader),
     };

@@ -59,6 +59,8 @@ pub struct Config {
     pub cni: Cni,
     /// `[docker]`
     pub docker: Docker,
+    /// `[metrics] listen`: where measurements are read by HTTP; `None`: on the control socket alone.
+    pub metrics: Option<SocketAddr>,
     /// `[reconcile]`
     pub reconcile: Reconcile,
 }

@@ -54,6 +54,7 @@ pub const KEYS: &[Key] = &[
     live("cni.plugins", Default("[\"portmap\"]")),
     fixed("docker.plugin", Default("\"auto\"")),
     fixed("docker.socket", Default("\"/run/docker.sock\"")),
+    live("metrics.listen", Default("\"\"")),
     live("reconcile.interval", Default("\"30s\"")),
     live("reconcile.on_change", Default("\"notice\"")),
 ];

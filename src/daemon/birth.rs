@@ -18,6 +18,7 @@ use crate::{
     config::Config,
     kernel::netns,
     mesh::{Endpoint, Hosts},
+    metrics::Calls,
     node::{
         Birth,
         memory::{self, Identity, Memory, Unreadable},
@@ -55,9 +56,9 @@ pub(super) fn trial(options: &Options) -> anyhow::Result<Option<memory::Trial>> 
     Ok(memory.trial)
 }
 
-pub(super) async fn begin(options: &Options, file: &ConfigFile) -> anyhow::Result<Born> {
+pub(super) async fn begin(options: &Options, file: &ConfigFile, calls: &Calls) -> anyhow::Result<Born> {
     let mut config = file.config().clone();
-    let ec2 = ec2(&config).await;
+    let ec2 = ec2(&config, calls).await;
     let (store, memory) = remember(&options.store(), ec2.as_ref())?;
     config.ipam.expected_peers = Some(count(&config, &memory).await?);
     let birth = birth(&config, &memory, ec2.as_ref())?;
@@ -67,10 +68,10 @@ pub(super) async fn begin(options: &Options, file: &ConfigFile) -> anyhow::Resul
 
 /// EC2, if the instance metadata tells who we are. It is worth a moment's patience: a new host takes its
 /// name from it.
-pub(super) async fn ec2(config: &Config) -> Option<Ec2> {
+pub(super) async fn ec2(config: &Config, calls: &Calls) -> Option<Ec2> {
     let begun = Instant::now();
     loop {
-        let fault = match Ec2::connect(config).await {
+        let fault = match Ec2::connect(config, calls.clone()).await {
             Ok(ec2) => return Some(ec2),
             Err(fault) => fault,
         };

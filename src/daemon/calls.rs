@@ -32,6 +32,7 @@ impl Daemon {
                 let range = self.file.config().ipam.range;
                 self.hands.permissions(range, self.node.overview().first_table(), call.reply);
             }
+            ApiRequest::Metrics => drop(call.reply.send(Ok(self.measurements()))),
             ApiRequest::Reload => self.reload(Some(call.reply)),
             ApiRequest::AttachTarget { target, name, subnet } => {
                 self.find(target, Far::NAME, call.reply, move |_, found| {

@@ -20,6 +20,7 @@ use crate::{
     api::Answer,
     config::Config,
     kernel::{Kernel, removal::Remover},
+    metrics::Calls,
     node::{
         identity::Metadata,
         request::{Refusal, RefusalKind, Response},
@@ -50,13 +51,14 @@ impl Hands {
         kernel: Kernel,
         ec2: Option<Ec2>,
         config: &Config,
+        calls: Calls,
         events: mpsc::Sender<Event>,
     ) -> Hands {
         let (removals, going) = mpsc::channel(JOBS_MAX);
         tokio::spawn(remove_links(kernel.remover(), going, events.clone()));
         let (host, jobs) = mpsc::channel(JOBS_MAX);
         tokio::spawn(work_on_host(kernel, jobs, events.clone()));
-        let ec2 = Ec2Hand::new(ec2.map(Arc::new), config.clone(), events.clone());
+        let ec2 = Ec2Hand::new(ec2.map(Arc::new), config.clone(), calls, events.clone());
         Hands { host, removals, ec2: Arc::new(ec2), events }
     }
 
@@ -67,7 +69,8 @@ impl Hands {
         let by_others = known.network.uplinks != config.network.uplinks;
         if elsewhere || by_others {
             let ec2 = if elsewhere { None } else { self.ec2.in_doubt_of_its_interface() };
-            self.ec2 = Arc::new(Ec2Hand::new(ec2, config.clone(), self.events.clone()));
+            let calls = self.ec2.calls.clone();
+            self.ec2 = Arc::new(Ec2Hand::new(ec2, config.clone(), calls, self.events.clone()));
         }
     }
 
@@ -226,16 +229,18 @@ struct Ec2Hand {
     /// The source/destination check may not be as it was last read.
     is_check_doubted: AtomicBool,
     config: Config,
+    calls: Calls,
     events: mpsc::Sender<Event>,
 }
 
 impl Ec2Hand {
-    fn new(ec2: Option<Arc<Ec2>>, config: Config, events: mpsc::Sender<Event>) -> Ec2Hand {
+    fn new(ec2: Option<Arc<Ec2>>, config: Config, calls: Calls, events: mpsc::Sender<Event>) -> Ec2Hand {
         Ec2Hand {
             ec2: Mutex::new(ec2),
             is_refused: AtomicBool::new(false),
             is_check_doubted: AtomicBool::new(false),
             config,
+            calls,
             events,
         }
     }
@@ -285,7 +290,7 @@ impl Ec2Hand {
     }
 
     async fn connect(&self) -> Result<Ec2, Fault> {
-        let ec2 = Ec2::connect(&self.config).await?;
+        let ec2 = Ec2::connect(&self.config, self.calls.clone()).await?;
         // Before anything that is read there: this may be another instance than the store was made on.
         let _ = self.events.send(Event::Identified(metadata(&ec2))).await;
         Ok(ec2)

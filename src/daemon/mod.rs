@@ -11,12 +11,14 @@
 //! It samples the clock, hands each event to the node and carries out what the node says. When it
 //! stops, the data path stays as it is.
 
+mod asking;
 mod birth;
 mod calls;
 mod canary;
 mod docker;
 mod file;
 mod hands;
+mod measure;
 mod offline;
 mod runtimes;
 mod systemd;
@@ -39,19 +41,22 @@ use tokio::{
 use tracing::{info, trace, warn};
 
 pub use self::birth::read_password;
-use self::{file::ConfigFile, hands::Hands, runtimes::Conflists, systemd::Systemd};
+use self::{
+    asking::Asking, file::ConfigFile, hands::Hands, measure::Measured, runtimes::Conflists, systemd::Systemd,
+};
 use crate::{
     api::{Answer, server},
     config::{Cni, OnChange},
     kernel::{Kernel, canary::Canary},
     mesh,
+    metrics::Metrics,
     node::{
         Input, Node, Output,
         identity::Metadata,
         ledger::{SaveFault, SaveId},
         order::Order,
         request::{Refusal, Request, RequestId, Response, SavedPlan},
-        status::{ConfigStatus, PathState, PathStatus},
+        status::{ConfigStatus, PathState, PathStatus, Status},
     },
     plan::Plan,
     state::{Action, Fault, Host, InstanceState, SubnetId, Vpc},
@@ -138,7 +143,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     // Docker finds its plugin before the metadata are read: it waits, and does not ask again.
     docker::start(&file.config().docker, &calls_in);
-    let born = birth::begin(&options, &file).await?;
+    let metrics = Metrics::new();
+    let born = birth::begin(&options, &file, metrics.calls()).await?;
     let socket = server::Socket::bind(&options.socket).await?;
     let listen = born.config.mesh.listen;
     let mut transport = transport::Transport::listen(listen, listen.port(), moved)
@@ -150,10 +156,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let kernel = Kernel::new(changes)?;
     let edited = watch::changes(options.config.clone());
     let metadata = born.ec2.as_ref().map(hands::metadata);
-    let hands = Hands::new(kernel, born.ec2, &born.config, events.clone());
+    let hands = Hands::new(kernel, born.ec2, &born.config, metrics.calls().clone(), events.clone());
     let clock = Instant::now();
     let node = Node::new(Timestamp::ZERO, born.birth, born.config, born.memory)?;
     let saver = store::Saver::start(born.store, stored)?;
+    let measured = Measured::new(metrics, calls_in.clone());
     let mut server = tokio::spawn(socket.serve(calls_in));
 
     let mut daemon = Daemon {
@@ -165,9 +172,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         hands,
         canary: canary::Hand::default(),
         events,
-        asking: BTreeMap::new(),
+        asking: Asking::default(),
         reloading: BTreeMap::new(),
-        last_request: 0,
+        measured,
         systemd: Systemd::new(),
         socket: options.socket.clone(),
         conflists: Conflists::default(),
@@ -228,11 +235,10 @@ struct Daemon {
     hands: Hands,
     canary: canary::Hand,
     events: mpsc::Sender<Event>,
-    /// Who waits for an answer.
-    asking: BTreeMap<RequestId, oneshot::Sender<Answer>>,
+    asking: Asking,
     /// Configurations on their way into the node, with the text they were read from.
     reloading: BTreeMap<RequestId, file::Candidate>,
-    last_request: u64,
+    measured: Measured,
     systemd: Systemd,
     /// The control socket.
     socket: PathBuf,
@@ -280,6 +286,7 @@ impl Daemon {
     /// would delete nothing either.
     fn report(&mut self) {
         self.systemd.report(&self.node);
+        self.measured.keep(self.file.config().metrics);
         self.tell_runtimes();
     }
 
@@ -364,8 +371,14 @@ impl Daemon {
     fn on_event(&mut self, event: Event) {
         let input = match event {
             Event::Identified(metadata) => Input::Identified(metadata),
-            Event::HostSeen(result) => Input::HostSeen(result),
-            Event::VpcSeen(result) => Input::VpcSeen(result),
+            Event::HostSeen(result) => {
+                self.measured.metrics.looked("host", &result);
+                Input::HostSeen(result)
+            }
+            Event::VpcSeen(result) => {
+                self.measured.metrics.looked("vpc", &result);
+                Input::VpcSeen(result)
+            }
             Event::NamesSeen(answers) => {
                 self.judge_names(&answers);
                 Input::NamesSeen(answers)
@@ -380,6 +393,7 @@ impl Daemon {
                     Ok(request_id) => info!(%action, cause, request_id, "done"),
                     Err(fault) => warn!(%action, cause, %fault, "failed"),
                 }
+                self.measured.metrics.stepped(&action, &outcome);
                 Input::Applied(action, outcome)
             }
             Event::CanaryMade(result) => Input::CanaryMade(result.map(|made| {
@@ -389,7 +403,7 @@ impl Daemon {
             })),
             Event::Probed(from, bytes) => Input::Probed(from, bytes),
             Event::Cancelled(id) => {
-                self.asking.remove(&id);
+                self.asking.take(id);
                 Input::Cancelled(id)
             }
             Event::Found(Ok(request), reply) => return self.ask(request, reply),
@@ -411,28 +425,8 @@ impl Daemon {
     // ===== questions =====
 
     fn ask(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
-        let id = self.await_answer(reply);
+        let id = self.asking.wait(reply, &self.events);
         self.handle(Input::Asked(id, request));
-    }
-
-    fn next_request(&mut self) -> RequestId {
-        self.last_request += 1;
-        RequestId(self.last_request)
-    }
-
-    /// Keeps the way back to who asked, and notices when they hang up.
-    fn await_answer(&mut self, mut reply: oneshot::Sender<Answer>) -> RequestId {
-        let id = self.next_request();
-        let (sender, answer) = oneshot::channel();
-        self.asking.insert(id, sender);
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                answer = answer => if let Ok(answer) = answer { drop(reply.send(answer)) },
-                () = reply.closed() => drop(events.send(Event::Cancelled(id)).await),
-            }
-        });
-        id
     }
 
     fn answer(&mut self, id: RequestId, mut result: Answer) {
@@ -441,11 +435,23 @@ impl Daemon {
             self.hands.use_ec2(self.file.config());
         }
         if let Ok(Response::Status(status)) = &mut result {
-            status.config = ConfigStatus { trial_s: status.config.trial_s, ..self.file.status() };
+            self.complete(status);
         }
-        if let Some(reply) = self.asking.remove(&id) {
+        if let Some(reply) = self.asking.take(id) {
             drop(reply.send(result));
         }
+    }
+
+    /// Adds what the daemon knows of the configuration file.
+    fn complete(&self, status: &mut Status) {
+        status.config = ConfigStatus { trial_s: status.config.trial_s, ..self.file.status() };
+    }
+
+    fn measurements(&self) -> Response {
+        let mut status = self.node.status();
+        self.complete(&mut status);
+        let process = self.measured.process();
+        Response::Metrics(self.measured.metrics.text(&self.node, &status, &process))
     }
 
     // ===== the configuration file =====
@@ -460,7 +466,7 @@ impl Daemon {
     fn preview(&mut self, text: &str, reply: oneshot::Sender<Answer>) {
         match file::check("the configuration", text) {
             Ok(config) => {
-                let id = self.await_answer(reply);
+                let id = self.asking.wait(reply, &self.events);
                 self.handle(Input::Previewed(id, Box::new(config)));
             }
             Err(refusal) => drop(reply.send(Err(refusal))),
@@ -505,8 +511,8 @@ impl Daemon {
         match (objection, adoption) {
             (None, Adoption::Reload(reply)) => {
                 let id = match reply {
-                    Some(reply) => self.await_answer(reply),
-                    None => self.next_request(),
+                    Some(reply) => self.asking.wait(reply, &self.events),
+                    None => self.asking.next(),
                 };
                 self.adopt(id, candidate);
             }
@@ -539,7 +545,7 @@ impl Daemon {
         patience: Option<Duration>,
         reply: oneshot::Sender<Answer>,
     ) {
-        let (done, adopted) = (self.await_answer(reply), self.next_request());
+        let (done, adopted) = (self.asking.wait(reply, &self.events), self.asking.next());
         let trial = patience.and_then(|patience| self.file.trial(&candidate, patience));
         let config = candidate.config.clone();
         self.hands.use_ec2(&config);

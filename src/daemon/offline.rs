@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use super::{Options, birth, file::ConfigFile, hands};
 use crate::{
     kernel::{Kernel, watch::Changes},
+    metrics::Calls,
     node::{Input, Node, Output, memory::Memory},
     plan::Plan,
     state::{Fault, FaultKind, Scope},
@@ -18,7 +19,7 @@ const LOOKS_MAX: usize = 4;
 
 pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
     let mut config = ConfigFile::read(&options.config, birth::trial(&options)?.as_ref())?.config().clone();
-    let ec2 = birth::ec2(&config).await;
+    let ec2 = birth::ec2(&config, &Calls::new()).await;
     let memory = remembered(&options)?;
     config.ipam.expected_peers = Some(birth::count(&config, &memory).await?);
     let birth = birth::birth(&config, &memory, ec2.as_ref())?;

@@ -11,6 +11,7 @@ use crate::{
     config::{self, Config},
     daemon::read_password,
     kernel::{Kernel, watch::Changes},
+    metrics::Calls,
     node::{
         request::{Request, Response},
         status::Status,
@@ -62,7 +63,7 @@ async fn ask_daemon(socket: &Path, request: Request) -> Result<Box<Status>, Stri
 
 /// Where EC2 is to be asked follows from the file. One that does not answer is not asked again and again.
 async fn cloud(config: Option<&Config>) -> Result<Cloud, Fault> {
-    let ec2 = Ec2::connect(&config.cloned().unwrap_or_default()).await?;
+    let ec2 = Ec2::connect(&config.cloned().unwrap_or_default(), Calls::new()).await?;
     let identity = ec2.identity().clone();
     let tables = match config {
         Some(config) => {

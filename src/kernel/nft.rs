@@ -163,7 +163,8 @@ impl Nft {
 /// The fences name what may pass, an uplink or `lo`, and not what may not: a container may have a second interface,
 /// on a bridge of Docker's for one.
 fn table(rules: &Rules) -> Result<String, Fault> {
-    let Rules { range, uplinks, mesh_port: port, block_metadata, isolation } = rules;
+    let Rules { range, uplinks, block_metadata, isolation, .. } = rules;
+    let port = closed_ports(rules);
     let range = range.trunc();
     let uplinks = uplinks.iter().map(|name| quoted(name)).collect::<Result<Vec<_>, _>>()?;
     let uplinks = elements(&uplinks);
@@ -229,6 +230,17 @@ fn table(rules: &Rules) -> Result<String, Fault> {
     ))
 }
 
+/// What containers reach on no host.
+fn closed_ports(rules: &Rules) -> String {
+    match rules.metrics_port.filter(|port| *port != rules.mesh_port) {
+        None => rules.mesh_port.to_string(),
+        Some(other) => {
+            let (least, most) = (other.min(rules.mesh_port), other.max(rules.mesh_port));
+            format!("{{ {least}, {most} }}")
+        }
+    }
+}
+
 /// Sets and chains that keep subnets apart: by the destination to a chain of its subnet, which knows the
 /// sources. Two rules a subnet, however many pairs there are; a connection that is open goes on.
 fn isolated(isolation: &Isolation) -> (String, String) {
@@ -288,6 +300,7 @@ fn unknown() -> Rules {
         range: ipnet::Ipv4Net::default(),
         uplinks: Default::default(),
         mesh_port: 0,
+        metrics_port: None,
         block_metadata: false,
         isolation: Isolation::default(),
     }
@@ -378,6 +391,7 @@ mod tests {
             range: "10.32.0.0/12".parse().unwrap(),
             uplinks: ["ens5".to_owned(), "eth0".to_owned()].into(),
             mesh_port: 6783,
+            metrics_port: None,
             block_metadata: true,
             isolation: Isolation::default(),
         }
@@ -393,6 +407,13 @@ mod tests {
     fn the_metadata_is_closed_on_both_ways_or_open() {
         assert_eq!(table(&rules()).unwrap().matches("169.254.169.254").count(), 2);
         assert!(!table(&Rules { block_metadata: false, ..rules() }).unwrap().contains("169.254"));
+    }
+
+    #[test]
+    fn the_port_of_measurements_is_as_closed_to_containers_as_that_of_the_mesh() {
+        let open = |metrics_port| table(&Rules { metrics_port, ..rules() }).unwrap();
+        assert_eq!(open(Some(6782)).matches("th dport { 6782, 6783 } counter drop").count(), 3);
+        assert_eq!(open(Some(6783)), open(None), "one port is closed once");
     }
 
     #[test]

@@ -171,6 +171,7 @@ pub(super) fn rules(config: &Config, seen: Option<&Host>) -> Option<Rules> {
         range: config.ipam.range,
         uplinks,
         mesh_port: config.mesh.listen.port(),
+        metrics_port: config.metrics.map(|listen| listen.port()),
         block_metadata: config.network.block_metadata,
         isolation: config.ipam.isolation.clone(),
     })

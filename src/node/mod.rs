@@ -17,11 +17,11 @@ pub mod identity;
 pub mod memory;
 pub mod event;
 pub mod order;
+pub mod ledger;
 mod io;
 
 // What every subject reads, and how what follows leaves.
 mod facts;
-pub mod ledger;
 mod out;
 mod view;
 mod tickets;
@@ -67,8 +67,8 @@ mod probes;
 // What is known, read and not changed: reports, and what decisions rest on.
 mod overview;
 mod lost_ways;
-mod missing;
 mod report;
+mod missing;
 mod takeover_report;
 mod explain;
 mod probe_report;

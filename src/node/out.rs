@@ -98,7 +98,7 @@ impl Out {
 fn promises(answer: &Result<Response, Refusal>) -> bool {
     match answer {
         Ok(Response::Status(_) | Response::Plan(_) | Response::Ring(_)) => false,
-        Ok(Response::Explanation(_) | Response::Permissions(_)) | Err(_) => false,
+        Ok(Response::Explanation(_) | Response::Permissions(_) | Response::Metrics(_)) | Err(_) => false,
         Ok(
             Response::Attached { .. }
             | Response::Connected(_)

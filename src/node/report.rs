@@ -1,8 +1,6 @@
 //! What a node says of itself, from all its parts.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use ipnet::Ipv4Net;
+use std::collections::BTreeMap;
 
 use super::{
     converge::Step,
@@ -21,13 +19,12 @@ use super::{
 use crate::{
     addr::{Range, join, without_all},
     config::{RouteTables, SourceDestCheck},
-    ipam::{Ring, excess::way_out, paxos::Claims, ring::ENTRIES_MAX, takeover::Log},
+    ipam::{excess::way_out, ring::ENTRIES_MAX},
     mesh::{
         ConnectionView, DroppedView, Objection, RefusedView, SLEEVE, TargetState, TargetView, UnsentView,
     },
-    peer::PeerName,
-    plan::{Change, Plan, Plane, leads_to},
-    state::{Action, Fault, Forward, TableId, Target, Tracking, Vpc, link_name},
+    plan::{Change, Plane, leads_to},
+    state::{Fault, Forward, TableId, Target, Tracking, Vpc, link_name},
 };
 
 /// Pieces of the ring at which their number is named.
@@ -90,11 +87,6 @@ impl<'a> Overview<'a> {
         without_all(&self.peers.ipam.settled(), &idle)
     }
 
-    /// Who owns what, as this node has it.
-    pub fn ring(&self) -> &'a Ring {
-        self.peers.ipam.ring()
-    }
-
     /// Whether some route was last read leading to our interface.
     pub(super) fn routes_lead_here(&self) -> bool {
         let Some(vpc) = self.work.converge.vpc.seen() else { return false };
@@ -121,56 +113,6 @@ impl<'a> Overview<'a> {
                 free: if entry.owner == me { range.len() - self.peers.used_in(range) } else { entry.free },
             })
             .collect()
-    }
-
-    /// What this node took over from the dead and does not use yet.
-    pub fn quarantined(&self) -> &'a [Range] {
-        self.peers.ipam.quarantined()
-    }
-
-    /// What was decided about the dead, as far as this node knows.
-    pub fn decided(&self) -> Option<&'a Log> {
-        self.peers.dead.takeover.log()
-    }
-
-    /// What this node knows of everybody's promises in the election of the first ring.
-    pub fn claims(&self) -> &'a Claims {
-        self.peers.ipam.claims()
-    }
-
-    /// The peers there is a way to, without this one.
-    pub fn reachable(&self) -> &'a BTreeSet<PeerName> {
-        self.peers.ipam.reachable()
-    }
-
-    /// The instance of another peer, if it has said.
-    pub fn instance_of(&self, peer: PeerName) -> Option<&'a str> {
-        self.peers.dead.takeover.instance(peer)
-    }
-
-    /// Whether there may be containers of which only the link is known.
-    pub fn knows_by_link(&self) -> bool {
-        self.local.containers.knows_by_link()
-    }
-
-    /// Addresses in use on this host, by whom.
-    pub fn allocations(&self) -> &'a BTreeMap<String, Vec<Ipv4Net>> {
-        self.peers.ipam.allocations()
-    }
-
-    /// What is to change, as last worked out.
-    pub fn plan(&self) -> &'a Plan {
-        &self.work.plan
-    }
-
-    /// One of the route tables that were last read.
-    pub fn first_table(&self) -> Option<TableId> {
-        self.work.converge.vpc.seen()?.tables.keys().next().cloned()
-    }
-
-    /// Why a step that is under way is taken.
-    pub fn cause(&self, action: &Action) -> Option<&'a str> {
-        self.work.converge.cause(action)
     }
 
     /// The last look at every plane left nothing to do, and no packets are known to be lost.

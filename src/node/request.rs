@@ -164,6 +164,8 @@ pub enum Response {
     Explanation(Box<Explanation>),
     /// What EC2 would carry out.
     Permissions(Vec<Permission>),
+    /// What is measured, as text of Prometheus.
+    Metrics(String),
     /// To `Allocate`, `Claim` and `Lookup`.
     Addresses(Vec<Ipv4Net>),
     /// To `Forget` and `Drain`: how many addresses changed hands, and to whom.

@@ -99,6 +99,14 @@ impl From<Ec2Action> for Action {
 }
 
 impl Action {
+    /// What is done, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Action::Host(action) => action.kind(),
+            Action::Ec2(action) => action.kind(),
+        }
+    }
+
     /// The address whose link it makes or mends.
     pub fn makes_link(&self) -> Option<Address> {
         match self {
@@ -125,6 +133,26 @@ impl Action {
 }
 
 impl HostAction {
+    /// What is done, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            HostAction::SetSysctl { .. } => "SetSysctl",
+            HostAction::LoadRules(_) => "LoadRules",
+            HostAction::OpenForward { .. } => "OpenForward",
+            HostAction::AddBlock(_) => "AddBlock",
+            HostAction::AddGateway => "AddGateway",
+            HostAction::CreateLink { .. } => "CreateLink",
+            HostAction::MendLink { .. } => "MendLink",
+            HostAction::MakePair { .. } => "MakePair",
+            HostAction::SetPorts(_) => "SetPorts",
+            HostAction::DeleteLink(_) => "DeleteLink",
+            HostAction::DeleteGateway => "DeleteGateway",
+            HostAction::DeleteBlock(_) => "DeleteBlock",
+            HostAction::CloseForward => "CloseForward",
+            HostAction::DeleteRules => "DeleteRules",
+        }
+    }
+
     /// The address whose link it makes or mends.
     pub fn makes_link(&self) -> Option<Address> {
         match self {
@@ -155,6 +183,16 @@ impl HostAction {
 }
 
 impl Ec2Action {
+    /// What is done, in one word: the call of EC2, but for the check.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Ec2Action::DisableCheck { .. } => "DisableCheck",
+            Ec2Action::ReplaceRoute { .. } => "ReplaceRoute",
+            Ec2Action::CreateRoute { .. } => "CreateRoute",
+            Ec2Action::DeleteRoute { .. } => "DeleteRoute",
+        }
+    }
+
     /// The route that it writes: its table, and its destination.
     pub fn route(&self) -> Option<(&TableId, Ipv4Net)> {
         match self {

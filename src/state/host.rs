@@ -107,6 +107,9 @@ pub struct Rules {
     pub uplinks: BTreeSet<String>,
     /// Port of the mesh, of TCP and UDP, which containers do not reach.
     pub mesh_port: u16,
+    /// Port of the measurements, of TCP, which they do not reach either.
+    #[serde(default)]
+    pub metrics_port: Option<u16>,
     /// Whether containers are kept from 169.254.169.254.
     pub block_metadata: bool,
     /// Which containers are kept from which.

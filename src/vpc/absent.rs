@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 
 use crate::{
     config::{Config, Vpc as Settings},
+    metrics::Calls,
     node::request::Permission,
     state::{Ec2Action, Fault, FaultKind, InstanceState, InterfaceId, SubnetId, TableId, Tables, Vpc},
 };
@@ -30,7 +31,7 @@ pub enum Ec2 {}
 #[allow(clippy::unused_async)] // As the client that is absent.
 #[allow(missing_docs)] // It says what they do.
 impl Ec2 {
-    pub async fn connect(_config: &Config) -> Result<Ec2, Fault> {
+    pub async fn connect(_config: &Config, _calls: Calls) -> Result<Ec2, Fault> {
         Err(Fault {
             kind: FaultKind::Invalid,
             message: "this program was built without its EC2 client".to_owned(),

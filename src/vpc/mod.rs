@@ -4,6 +4,7 @@
 //! carries out one action, and both say why not in the words of [`fault`].
 
 mod apply;
+mod calls;
 mod clock;
 pub mod fault;
 pub mod groups;
@@ -36,6 +37,7 @@ use crate::{
     addr::Range,
     config::{Config, Vpc as Settings},
     kernel::uplink,
+    metrics::Calls,
     state::{Fault, FaultKind, InterfaceId, TableId, Vpc},
 };
 
@@ -71,6 +73,8 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Ec2 {
     client: Client,
+    /// Counts its calls.
+    calls: Calls,
     clock: clock::Clock,
     identity: Identity,
     memory: Mutex<Memory>,
@@ -100,18 +104,19 @@ struct Memory {
 impl Ec2 {
     /// Learns from the instance metadata who this host is, and makes ready to call EC2. Endpoint and
     /// credentials come from the settings, the environment, the profile or the instance's role.
-    pub async fn connect(config: &Config) -> Result<Ec2, Fault> {
+    pub async fn connect(config: &Config, calls: Calls) -> Result<Ec2, Fault> {
         let (settings, uplinks) = (&config.vpc, uplink::macs(config).await);
         let identity = metadata::identity(settings.region.as_deref(), &uplinks).await?;
         let sdk = credentials(&identity).await;
-        Ok(Ec2::with_identity(identity, &sdk, settings.endpoint.as_deref()))
+        Ok(Ec2::counted(identity, &sdk, settings.endpoint.as_deref(), calls))
     }
 
     /// The same hand with credentials that are looked for anew: those that it has are not accepted any more. The client
     /// keeps what it has once found for as long as that was meant to last, and some for ever.
     pub async fn renewed(&self, settings: &Settings) -> Ec2 {
         let sdk = credentials(&self.identity).await;
-        let fresh = Ec2::with_identity(self.identity.clone(), &sdk, settings.endpoint.as_deref());
+        let endpoint = settings.endpoint.as_deref();
+        let fresh = Ec2::counted(self.identity.clone(), &sdk, endpoint, self.calls.clone());
         *fresh.memory() = std::mem::take(&mut *self.memory());
         fresh
     }
@@ -129,7 +134,7 @@ impl Ec2 {
         let (former, now) = (&self.identity.interface, &identity.interface);
         warn!(%former, detached = !had_still, %now, "another interface carries the traffic: routes lead to it from now on");
         let sdk = credentials(&identity).await;
-        Some(Ec2::with_identity(identity, &sdk, config.vpc.endpoint.as_deref()))
+        Some(Ec2::counted(identity, &sdk, config.vpc.endpoint.as_deref(), self.calls.clone()))
     }
 
     fn agrees(&self, rival: Option<InterfaceId>) -> bool {
@@ -150,18 +155,23 @@ impl Ec2 {
 
     /// The same for a host that is known already.
     pub fn with_identity(identity: Identity, sdk: &SdkConfig, endpoint: Option<&str>) -> Ec2 {
+        Ec2::counted(identity, sdk, endpoint, Calls::new())
+    }
+
+    fn counted(identity: Identity, sdk: &SdkConfig, endpoint: Option<&str>, calls: Calls) -> Ec2 {
         let timeouts =
             TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(CALL_TIMEOUT).build();
         let clock = clock::Clock::new();
         let mut builder = config::Builder::from(sdk)
             .interceptor(clock.clone())
+            .interceptor(calls::Counted(calls.clone()))
             .region(Region::new(identity.region.clone()))
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts);
         if let Some(url) = endpoint {
             builder = builder.endpoint_url(url);
         }
-        Ec2 { client: Client::from_conf(builder.build()), clock, identity, memory: Mutex::default() }
+        Ec2 { client: Client::from_conf(builder.build()), calls, clock, identity, memory: Mutex::default() }
     }
 
     /// Who this host is.

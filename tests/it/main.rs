@@ -23,6 +23,7 @@ mod lone_host;
 mod lost_store;
 mod memory;
 mod mesh_peers;
+mod metrics;
 mod one_fault;
 mod paths;
 mod paxos_walk;

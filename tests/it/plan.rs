@@ -280,6 +280,7 @@ impl Case {
                 range,
                 uplinks,
                 mesh_port: self.config.mesh.listen.port(),
+                metrics_port: self.config.metrics.map(|listen| listen.port()),
                 block_metadata: self.config.network.block_metadata,
                 isolation: self.config.ipam.isolation.clone(),
             }),

@@ -239,6 +239,7 @@ pub fn rules() -> Rules {
         range: range(),
         uplinks: ["eth0".to_owned()].into(),
         mesh_port: 6783,
+        metrics_port: None,
         block_metadata: true,
         isolation: Isolation::default(),
     }

@@ -290,6 +290,7 @@ fn rules() -> Rules {
         range: cidr("10.32.0.0/12"),
         uplinks: ["eth0".to_owned()].into(),
         mesh_port: 6783,
+        metrics_port: None,
         block_metadata: true,
         isolation: Isolation::default(),
     }
