@@ -21,7 +21,7 @@ mmdebstrap --version                                : mmdebstrap
 ip -V                                               : iproute2
 nsenter -V && unshare -V                            : util-linux
 ping -V                                             : iputils-ping
-python3 -c "import ensurepip, venv"                 : python3 python3-venv
+/usr/bin/python3 -c "import ensurepip, venv"                : python3 python3-venv
 '
 # What every host has beside systemd: the package managers' own, and what Ansible and Salt need.
 host_packages=(python3 python3-apt openssh-server ca-certificates rpm curl)
@@ -33,6 +33,15 @@ declare -A mac=([a]=02:00:00:00:00:11 [b]=02:00:00:00:00:12 [c]=02:00:00:00:00:1
 declare -A leader=() nspawn=()
 
 say() { printf '\n## %s\n' "$*"; }
+# A story, step by step: each is a function whose name says what it shows.
+play() {
+  local step
+  for step in "$@"; do
+    say "${step//_/ }"
+    "$step"
+  done
+}
+
 fail() {
   echo "FAILED: $*" >&2
   exit 1
@@ -101,16 +110,18 @@ make_root() {
   [ -e "$root_tar" ] || fail "no root was made"
 }
 
-# Sets python. The name tells what is in it.
+# Sets python. The name tells what is in it; one that was interrupted is made anew.
 make_python() {
-  local list=$1 draft
+  local list=$1
   python=$cache/python-$(sha256sum "$list" | cut -c1-8)
-  [ ! -x "$python/bin/python" ] || return 0
-  mkdir -p "$cache"
-  draft=$python
+  [ ! -e "$python/complete" ] || return 0
   echo "installing what $list lists" >&2
-  python3 -m venv "$draft" && "$draft/bin/python" -m pip install --quiet --requirement "$list" >&2 ||
-    { rm -rf "$draft"; fail "$list was not installed"; }
+  rm -rf "$python"
+  mkdir -p "$cache"
+  # The system's own: hosts of the same Debian have it, too.
+  /usr/bin/python3 -m venv "$python"
+  "$python/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$list" >&2
+  touch "$python/complete"
 }
 
 # ===== a VPC =====
