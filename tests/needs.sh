@@ -38,6 +38,14 @@ runc --version                                      : runc
 busybox --list                                      : busybox-static
 iptables -V                                         : iptables
 '
+# Machines that boot: tests/runtimes.
+machine_needs='
+mmdebstrap --version                                : mmdebstrap
+systemd-nspawn --version                            : systemd-container
+curl --version                                      : curl
+jq --version                                        : jq
+python3 -c "import ensurepip, venv"                 : python3 python3-venv
+'
 test_needs="$lab_needs$cni_needs$docker_needs$podman_needs"'
 git --version                                       : git
 [ -d /usr/share/gocode/src/github.com/weaveworks/mesh ] : golang-github-weaveworks-mesh-dev
