@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
+use serde_json::json;
 
 use super::{Exit, Failure, Global, ask, ask::Daemon, plan_file, reload, render, screen::Screen};
 use crate::{
@@ -26,6 +27,8 @@ pub(super) struct Apply {
 impl Apply {
     pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
         let daemon = Daemon::new(global);
+        // Where it cannot be asked for, what is asked for next says why.
+        let before = daemon.configuration(None).await.ok().and_then(|config| config.in_force);
         let plan = match daemon.ask(self.request()?).await? {
             Response::Plan(plan) => plan,
             other => return Err(ask::unexpected(&other)),
@@ -34,8 +37,17 @@ impl Apply {
         if self.confirm_timeout.is_some() {
             say_what_is_tried(&daemon, screen).await?;
         }
-        screen.answer(|| render::plan::document(&plan), || render::plan::applied(&plan));
-        Ok(if self.detailed_exitcode && !plan.changes.is_empty() { Exit::Changes } else { Exit::Success })
+        let config = daemon.configuration(None).await?;
+        let adopted = config.in_force != before;
+        let document = || {
+            let mut document = render::plan::document(&plan);
+            config.add_to(&mut document);
+            document["config"]["adopted"] = json!(adopted);
+            document
+        };
+        screen.answer(document, || render::plan::applied(&plan));
+        let has_changed = adopted || !plan.changes.is_empty();
+        Ok(if self.detailed_exitcode && has_changed { Exit::Changes } else { Exit::Success })
     }
 
     fn request(&self) -> Result<ApiRequest, Failure> {

@@ -11,6 +11,7 @@ use crate::{
         ApiRequest, FORMAT_VERSION,
         client::{ClientError, call},
     },
+    config,
     node::{
         request::{Request, Response},
         status::Status,
@@ -43,6 +44,19 @@ impl<'a> Daemon<'a> {
         })
     }
 
+    /// What it knows of its configuration file, and whether that would be another text.
+    pub async fn configuration(&self, text: Option<&str>) -> Result<Configuration, Failure> {
+        let config = self.status().await?.config;
+        let other = |in_force: &String| text.is_some_and(|text| config::digest(text) != *in_force);
+        let pending = config.in_force_sha256.as_ref().map_or(config.pending, other);
+        Ok(Configuration {
+            daemon: true,
+            pending,
+            in_force: config.in_force_sha256,
+            needs_restart: config.needs_restart,
+        })
+    }
+
     /// One question to its node.
     pub async fn node(&self, request: Request) -> Result<Response, ClientError> {
         self.ask(ApiRequest::Node(request)).await
@@ -66,6 +80,27 @@ impl<'a> Daemon<'a> {
                 answer => return answer,
             }
         }
+    }
+}
+
+/// How far the configuration file is in force.
+#[derive(Debug, Default)]
+pub(super) struct Configuration {
+    /// A daemon runs.
+    pub daemon: bool,
+    /// The file says something else than what is in force.
+    pub pending: bool,
+    /// What tells the text in force from others.
+    pub in_force: Option<String>,
+    /// Keys whose value in force is read at the start only.
+    pub needs_restart: Vec<String>,
+}
+
+impl Configuration {
+    /// Adds it to a document.
+    pub fn add_to(&self, document: &mut Value) {
+        document["daemon"] = json!(self.daemon);
+        document["config"] = json!({ "pending": self.pending, "needs_restart": self.needs_restart });
     }
 }
 

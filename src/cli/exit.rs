@@ -93,12 +93,15 @@ impl Failure {
 
     /// The configuration file has problems.
     pub fn config(name: &str, text: &str, Problems(problems): Problems) -> Failure {
-        let count =
-            if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
+        let first = problems.first().map_or_else(String::new, |first| format!(": {}", first.line(name)));
+        let count = match problems.len() {
+            1 => "1 problem".to_owned(),
+            many => format!("{many} problems, the first"),
+        };
         let file = BadFile { name: name.to_owned(), text: text.to_owned(), problems };
         Failure {
             file: Some(Box::new(file)),
-            ..Failure::new(Exit::Config, "config", format!("{name} has {count}"))
+            ..Failure::new(Exit::Config, "config", format!("{name} has {count}{first}"))
         }
     }
 

@@ -6,7 +6,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    CONFIG, Exit, Failure, Global, ask, ask::Daemon, permissions, plan_file, render, run, screen::Screen,
+    CONFIG, Exit, Failure, Global, ask,
+    ask::{Configuration, Daemon},
+    permissions, plan_file, render, run,
+    screen::Screen,
     validate,
 };
 use crate::{
@@ -34,25 +37,36 @@ pub(super) struct Plan {
 
 impl Plan {
     pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
-        let plan = match &self.out {
+        let (plan, config) = match &self.out {
             Some(file) => keep(file, global, screen).await?,
             None => obtain(global, screen).await?,
         };
+        if config.pending {
+            screen.say("note: the file is not in force yet: `weavers apply` or `weavers reload` adopts it");
+        }
         let permissions = match self.check_permissions {
             true => Some(permissions::check(global).await?),
             false => None,
         };
-        screen.answer(|| self.document(&plan, &permissions), || self.text(&plan, &permissions));
+        screen.answer(|| self.document(&plan, &config, &permissions), || self.text(&plan, &permissions));
         Ok(match &permissions {
             Some(all) if permissions::is_stopped(all) => Exit::Failure,
             Some(_) | None if !plan.is_complete() => Exit::Failure,
-            Some(_) | None if self.detailed_exitcode && !plan.changes.is_empty() => Exit::Changes,
+            Some(_) | None if self.detailed_exitcode && (!plan.changes.is_empty() || config.pending) => {
+                Exit::Changes
+            }
             Some(_) | None => Exit::Success,
         })
     }
 
-    fn document(&self, plan: &plan::Plan, permissions: &Option<Vec<Permission>>) -> Value {
+    fn document(
+        &self,
+        plan: &plan::Plan,
+        config: &Configuration,
+        permissions: &Option<Vec<Permission>>,
+    ) -> Value {
         let mut document = render::plan::document(plan);
+        config.add_to(&mut document);
         if let Some(permissions) = permissions {
             document["permissions"] = json!(permissions);
         }
@@ -69,7 +83,7 @@ impl Plan {
 }
 
 /// Only a daemon that runs can carry a kept plan out, and only with the file that it was made from.
-async fn keep(file: &Path, global: &Global, screen: &Screen) -> Result<plan::Plan, Failure> {
+async fn keep(file: &Path, global: &Global, screen: &Screen) -> Result<(plan::Plan, Configuration), Failure> {
     let checked = validate::check(&global.config)?;
     checked.warn(screen);
     let daemon = Daemon::new(global);
@@ -81,32 +95,39 @@ async fn keep(file: &Path, global: &Global, screen: &Screen) -> Result<plan::Pla
     let config_sha256 = config::digest(&checked.text);
     plan_file::write(file, SavedPlan { node, config_sha256, plan: plan.clone() })?;
     screen.say(format!("note: `weavers apply {}` carries out this plan and no other", file.display()));
-    Ok(plan)
+    Ok((plan, daemon.configuration(Some(&checked.text)).await?))
 }
 
 /// From the daemon, for the file as it is now, adopted or not; or without a daemon from what can be
 /// read here.
-async fn obtain(global: &Global, screen: &Screen) -> Result<plan::Plan, Failure> {
-    match Daemon::new(global).ask(question(global, screen)?).await {
-        Ok(Response::Plan(plan)) => Ok(*plan),
+async fn obtain(global: &Global, screen: &Screen) -> Result<(plan::Plan, Configuration), Failure> {
+    let daemon = Daemon::new(global);
+    let text = text(global, screen)?;
+    let question = match &text {
+        Some(text) => ApiRequest::Preview { config: text.clone() },
+        None => ApiRequest::Node(Request::Plan),
+    };
+    match daemon.ask(question).await {
+        Ok(Response::Plan(plan)) => Ok((*plan, daemon.configuration(text.as_deref()).await?)),
         Ok(other) => Err(ask::unexpected(&other)),
         Err(ClientError::Unreachable { socket, source }) => {
-            offline(global, screen, ClientError::Unreachable { socket, source }).await
+            let plan = offline(global, screen, ClientError::Unreachable { socket, source }).await?;
+            Ok((plan, Configuration::default()))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// Whoever names no file, and may not read the usual one or has none, sees the plan of the configuration in force.
-fn question(global: &Global, screen: &Screen) -> Result<ApiRequest, Failure> {
+/// What the file says. Whoever names none, and may not read the usual one or has none, sees the plan of the configuration in force.
+fn text(global: &Global, screen: &Screen) -> Result<Option<String>, Failure> {
     match validate::check(&global.config) {
         Ok(checked) => {
             checked.warn(screen);
-            Ok(ApiRequest::Preview { config: checked.text })
+            Ok(Some(checked.text))
         }
         Err(failure) if failure.file.is_none() && global.config == Path::new(CONFIG) => {
             screen.say(format!("note: {}: this is the plan of the configuration in force", failure.message));
-            Ok(ApiRequest::Node(Request::Plan))
+            Ok(None)
         }
         Err(failure) => Err(failure),
     }

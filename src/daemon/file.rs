@@ -119,7 +119,8 @@ impl ConfigFile {
     pub(super) fn status(&self) -> ConfigStatus {
         ConfigStatus {
             path: self.path.display().to_string(),
-            pending: self.edit == Edit::Sound,
+            pending: self.edit != Edit::None,
+            in_force_sha256: Some(config::digest(&self.in_force.text)),
             error: self.error.clone(),
             needs_restart: self.needs_restart.clone(),
             trial_s: None,

@@ -86,8 +86,11 @@ pub struct Note {
 pub struct ConfigStatus {
     /// Where it is.
     pub path: String,
-    /// It was edited and not adopted yet.
+    /// It says something else than what is in force: it was edited and not adopted yet, or it was refused or rolled back.
     pub pending: bool,
+    /// SHA-256 of the text that is in force, in hexadecimal.
+    #[serde(default)]
+    pub in_force_sha256: Option<String>,
     /// Why the edited file cannot be adopted; the old one is in force.
     pub error: Option<String>,
     /// Keys whose new value needs a restart.

@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinHandle};
 use weavers::{
@@ -16,10 +16,16 @@ use weavers::{
         Answer, ApiRequest,
         server::{Call, Socket},
     },
-    node::request::{Refusal, RefusalKind, Request, Response},
+    node::{
+        request::{Refusal, RefusalKind, Request, Response},
+        status::Status,
+    },
     plan::{Change, Plan},
     state::{Action, Ec2Action, TableId},
 };
+
+/// What the configuration file of a scene says.
+const CONFIG: &str = "[ipam]\nrange = \"10.32.0.0/12\"\n";
 
 /// A directory with a control socket in it, and a daemon behind it that answers by rote.
 struct Scene {
@@ -43,8 +49,7 @@ impl Scene {
     }
 
     fn write_config(&self) {
-        let text = "[ipam]\nrange = \"10.32.0.0/12\"\n";
-        std::fs::write(self.directory.path().join("weave.toml"), text).unwrap();
+        std::fs::write(self.directory.path().join("weave.toml"), CONFIG).unwrap();
     }
 
     async fn run(&self, args: &[&str]) -> Output {
@@ -204,17 +209,21 @@ fn one_change() -> Plan {
 
 /// Answers reload and apply; the plan has `changes` or none.
 fn applying(plan: Plan) -> impl Fn(ApiRequest) -> Answer + Send + 'static {
+    answering(plan, status())
+}
+
+fn answering(plan: Plan, status: Status) -> impl Fn(ApiRequest) -> Answer + Send + 'static {
     move |request| match request {
         ApiRequest::Reload => Ok(Response::Done),
         ApiRequest::Node(Request::Apply) | ApiRequest::Preview { .. } => {
             Ok(Response::Plan(Box::new(plan.clone())))
         }
-        ApiRequest::Node(Request::Status) => Ok(Response::Status(Box::new(status()))),
+        ApiRequest::Node(Request::Status) => Ok(Response::Status(Box::new(status.clone()))),
         other => panic!("not asked in this scene: {other:?}"),
     }
 }
 
-fn status() -> weavers::node::status::Status {
+fn status() -> Status {
     serde_json::from_str(include_str!("data/status.json")).unwrap()
 }
 
@@ -237,6 +246,25 @@ async fn pending_changes_are_2_only_where_that_is_asked_for() {
     let output = scene.run(&["plan", "--json"]).await;
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["complete"], true);
+}
+
+/// Configuration managers go by the exit code: a file that changes nothing on the host, and is not in force, is a change.
+#[tokio::test]
+async fn a_file_that_is_not_in_force_is_a_change_though_nothing_else_is() {
+    let in_force = |text: &str| {
+        let mut status = status();
+        status.config.in_force_sha256 = Some(weavers::config::digest(text));
+        status
+    };
+    let scene = Scene::with(answering(Plan::default(), in_force("another text"))).await;
+    scene.write_config();
+    let output = scene.run(&["plan", "--detailed-exitcode", "--json"]).await;
+    assert_eq!(code(&output), 2);
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&document["config"]["pending"], &document["daemon"]), (&json!(true), &json!(true)));
+    let scene = Scene::with(answering(Plan::default(), in_force(CONFIG))).await;
+    scene.write_config();
+    assert_eq!(code(&scene.run(&["plan", "--detailed-exitcode"]).await), 0);
 }
 
 #[tokio::test]

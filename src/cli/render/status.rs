@@ -328,6 +328,7 @@ mod tests {
             config: ConfigStatus {
                 path: "/etc/weave/weave.toml".to_owned(),
                 pending: true,
+                in_force_sha256: None,
                 error: None,
                 needs_restart: vec!["mesh.listen".to_owned()],
                 trial_s: None,
