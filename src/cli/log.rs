@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::{self, Write},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,6 +15,9 @@ use std::{
     thread,
     time::Duration,
 };
+
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
 
 use super::screen::in_colour;
 
@@ -58,6 +61,55 @@ impl Log {
             // Too late, or no thread any more: there is nothing else to be done.
             let _ = told.recv_timeout(FAREWELL);
         }
+    }
+}
+
+/// Whether stderr leads to the journal, by what systemd says of it (systemd.exec(5), `JOURNAL_STREAM`): not where a program in between
+/// took it somewhere else.
+pub(super) fn leads_to_the_journal() -> bool {
+    let is_stderr = |stream: String| {
+        let stderr = File::from(io::stderr().as_fd().try_clone_to_owned().ok()?).metadata().ok()?;
+        Some(stream == format!("{}:{}", stderr.dev(), stderr.ino()))
+    };
+    std::env::var("JOURNAL_STREAM").ok().and_then(is_stderr).unwrap_or(false)
+}
+
+/// A log that says in front of each line how grave it is, as the journal reads it (sd-daemon(3)).
+#[derive(Clone, Debug)]
+pub(super) struct Graded(pub Log);
+
+/// Where one event goes.
+pub(super) struct Line {
+    log: Log,
+    grade: &'static str,
+}
+
+impl<'a> MakeWriter<'a> for Graded {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { log: self.0.clone(), grade: "<6>" }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
+        let grade = match *meta.level() {
+            Level::ERROR => "<3>",
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            Level::DEBUG | Level::TRACE => "<7>",
+        };
+        Line { log: self.0.clone(), grade }
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.log.write(&[self.grade.as_bytes(), event].concat())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

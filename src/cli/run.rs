@@ -1,6 +1,11 @@
 //! `weavers run`: the daemon.
 
-use super::{Exit, Failure, Global, log::Log, screen::Screen, validate};
+use super::{
+    Exit, Failure, Global,
+    log::{Graded, Log, leads_to_the_journal},
+    screen::Screen,
+    validate,
+};
 
 /// Runs until told to stop. A file that is wrong from the start is told here, with its own exit code.
 pub(super) async fn exec(global: &Global, screen: &Screen) -> Result<Exit, Failure> {
@@ -35,7 +40,7 @@ pub(super) fn failure(error: anyhow::Error) -> Failure {
     }
 }
 
-/// Events to the log. The journal keeps the time itself.
+/// Events to the log. The journal keeps the time itself, and is told how grave each is.
 fn take_events(global: &Global, log: Log) {
     use std::io::IsTerminal;
 
@@ -55,11 +60,10 @@ fn take_events(global: &Global, log: Log) {
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         }
     };
-    let events =
-        fmt().with_env_filter(filter).with_writer(move || log.clone()).with_ansi(ansi).with_target(false);
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        events.without_time().init();
+    let events = fmt().with_env_filter(filter).with_ansi(ansi).with_target(false);
+    if leads_to_the_journal() {
+        events.with_writer(Graded(log)).without_time().init();
     } else {
-        events.init();
+        events.with_writer(move || log.clone()).init();
     }
 }
