@@ -14,6 +14,12 @@ use crate::{
 pub(super) enum Ipam {
     /// Who owns which addresses
     Show,
+    /// The same as a picture: a lane for each owner, over the whole range
+    Map {
+        /// As SVG, for a browser or a document
+        #[arg(long)]
+        svg: bool,
+    },
     /// Hand out an address to a name of your choice
     Allocate {
         /// The name
@@ -45,17 +51,29 @@ pub(super) enum Ipam {
 
 impl Ipam {
     pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
-        match Daemon::new(global).node(self.into()).await? {
-            Response::Ring(pieces) => screen.answer(
+        let drawn = match self {
+            Ipam::Map { svg } => Some(svg),
+            _ => None,
+        };
+        match (Daemon::new(global).node(self.into()).await?, drawn) {
+            (Response::Ring(pieces), Some(true)) => screen.answer(
+                || json!({ "format_version": FORMAT_VERSION, "pieces": pieces }),
+                || render::map::svg(&pieces).into_string() + "\n",
+            ),
+            (Response::Ring(pieces), Some(false)) => screen.answer(
+                || json!({ "format_version": FORMAT_VERSION, "pieces": pieces }),
+                || render::map::text(&pieces),
+            ),
+            (Response::Ring(pieces), None) => screen.answer(
                 || json!({ "format_version": FORMAT_VERSION, "pieces": pieces }),
                 || render::status::ring(&pieces),
             ),
-            Response::Addresses(addresses) => screen.answer(
+            (Response::Addresses(addresses), _) => screen.answer(
                 || json!({ "format_version": FORMAT_VERSION, "addresses": addresses }),
                 || addresses.iter().map(|cidr| format!("{}\n", cidr.addr())).collect(),
             ),
-            Response::Done => screen.answer(ask::done, String::new),
-            other => return Err(ask::unexpected(&other)),
+            (Response::Done, _) => screen.answer(ask::done, String::new),
+            (other, _) => return Err(ask::unexpected(&other)),
         }
         Ok(Exit::Success)
     }
@@ -64,7 +82,7 @@ impl Ipam {
 impl From<Ipam> for Request {
     fn from(command: Ipam) -> Request {
         match command {
-            Ipam::Show => Request::ShowRing,
+            Ipam::Show | Ipam::Map { .. } => Request::ShowRing,
             Ipam::Allocate { ident, subnet } => {
                 Request::Allocate { ident, subnet: subnet.as_deref().map(Into::into) }
             }

@@ -26,6 +26,7 @@ mod permissions;
 mod plan;
 mod plan_file;
 mod reload;
+mod report;
 pub mod render;
 mod reset;
 mod run;
@@ -129,6 +130,8 @@ enum Command {
     Drain,
     /// Undo everything on this host
     Reset,
+    /// Print all that is known of this host, for somebody else to read
+    Report(report::Report),
     /// Print what is measured, as Prometheus reads it
     Metrics(metrics::Metrics),
     /// Print the JSON Schema of a document
@@ -182,6 +185,7 @@ async fn dispatch(Cli { global, command }: Cli, screen: &Screen) -> Result<Exit,
         Command::Forget(command) => command.exec(&global, screen).await,
         Command::Drain => drain::exec(&global, screen).await,
         Command::Reset => reset::exec(&global, screen).await,
+        Command::Report(command) => command.exec(&global, screen).await,
         Command::Metrics(command) => command.exec(&global, screen).await,
         Command::Schema(command) => command.exec(screen),
         Command::Man(command) => command.exec(),

@@ -97,6 +97,11 @@ impl<'a> Overview<'a> {
         })
     }
 
+    fn quarantined_in(&self, piece: Range) -> u32 {
+        let parts = self.quarantined().iter().filter(|range| range.overlaps(piece));
+        parts.map(|range| Range::new(range.start.max(piece.start), range.end.min(piece.end)).len()).sum()
+    }
+
     pub(super) fn pieces(&self) -> Vec<Piece> {
         let me = self.facts.identity.name;
         self.peers
@@ -110,6 +115,7 @@ impl<'a> Overview<'a> {
                 nickname: self.peers.ipam.nickname(entry.owner).map(str::to_owned),
                 reachable: entry.owner == me || self.peers.mesh.is_reachable(entry.owner),
                 own: entry.owner == me,
+                quarantined: self.quarantined_in(range),
                 free: if entry.owner == me { range.len() - self.peers.used_in(range) } else { entry.free },
             })
             .collect()

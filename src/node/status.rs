@@ -267,6 +267,9 @@ pub struct Piece {
     /// Whether it is this host's.
     #[serde(default)]
     pub own: bool,
+    /// Addresses of it that are in quarantine here: nobody may use them yet.
+    #[serde(default)]
+    pub quarantined: u32,
     /// What is free. Of another's piece, what it told last: it tells when somebody runs short.
     pub free: u32,
 }

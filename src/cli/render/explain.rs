@@ -96,6 +96,7 @@ mod tests {
                 nickname: Some("h1".to_owned()),
                 reachable: true,
                 own: true,
+                quarantined: 0,
                 free: 524_286,
             }),
             ident: Some("web".to_owned()),

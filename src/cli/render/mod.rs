@@ -8,6 +8,8 @@ pub mod diff;
 #[cfg(feature = "aws")]
 pub mod doctor;
 pub mod explain;
+pub mod map;
+pub mod page;
 pub mod permissions;
 pub mod plan;
 pub mod status;

@@ -444,6 +444,7 @@ mod tests {
             nickname: None,
             reachable,
             own: reachable,
+            quarantined: 0,
             free: 524_286,
         };
         let pieces = [piece("10.32.0.0/13", 1, true), piece("10.40.0.0/13", 2, false)];
