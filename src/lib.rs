@@ -10,6 +10,31 @@
 //!
 //! The modules stand in the order of their dependence: each uses only those above it, and those
 //! above `store` are pure. A test holds the tree to both.
+//!
+//! # Words
+//!
+//! | word | stands for |
+//! |---|---|
+//! | range | the container address space as a whole, `[ipam] range`; also any part of it from one address to another |
+//! | piece | a part of the ring with one owner; it grows no tokens by itself, and never loses one |
+//! | ring | who owns which piece, and at which version: the same on every host sooner or later |
+//! | donate | to give a piece, or a part that is free, to a peer that asks for space |
+//! | claim | to ask for one certain address; in an election, what a peer has promised |
+//! | elector | a peer that counts when it is agreed on who takes over from whom |
+//! | take over | to become the owner of what a dead peer owned, by a decision of the electors |
+//! | quarantine | addresses that nobody may use yet, since somebody else may have been given them |
+//! | own kind (kin) | peers that run weavers, and not a router of Weave Net |
+//! | plane | where steps are carried out, each independent of the others: the host, links that go, the interface, a route table |
+//! | observe, look | to read how the host or the VPC is; a narrow look reads what has changed |
+//! | plan | the steps that lead from what is to what should be, in an order that is safe |
+//! | drift | what others change of what is ours |
+//! | conflict | what is not ours and stands in our place: it is named and left alone |
+//! | hands | what carries out steps and looks: [`kernel`], [`vpc`], [`store`], [`transport`]; they decide nothing |
+//! | birth | what a node is given when it starts: its identity, its life, its memory |
+//! | memory | what the store has kept |
+//! | link | a pair of interfaces that connects a container: `wv…` on the host, the far end in the container |
+//! | canary | a container of our own, by which it is tried whether packets flow |
+//! | attachment | a container that is connected, or is to be, by the key under which its runtime knows it |
 
 // Words: no decisions.
 /// Text from others, made fit to be shown.

@@ -166,7 +166,7 @@ impl Mesh {
     fn turn_away(&mut self, now: Timestamp, remote: SocketAddr, theirs: &Features, objection: Objection) {
         let Features { name: peer, mut nickname, .. } = theirs.clone();
         nickname.truncate(nickname.floor_char_boundary(NICKNAME_LEN_MAX));
-        self.refused.note(now, peer, RefusedView { peer, nickname, remote, objection });
+        self.troubles.refused.note(now, peer, RefusedView { peer, nickname, remote, objection });
     }
 
     /// Of two connections to one peer both ends keep the one with the lower number.

@@ -108,12 +108,21 @@ pub struct Mesh {
     echoes: Echoes,
     dialler: Dialler,
     live: Live,
-    refused: Lately<RefusedView>,
-    unsent: Unsent,
-    dropped: Lately<DroppedView>,
+    troubles: Troubles,
     timers: Timers,
     wake: Option<Timestamp>,
     outputs: VecDeque<Output>,
+}
+
+/// What people should know of.
+#[derive(Debug, Default)]
+struct Troubles {
+    /// Peers that were turned away.
+    refused: Lately<RefusedView>,
+    /// Messages that no frame holds.
+    unsent: Unsent,
+    /// Messages of others that could not be used.
+    dropped: Lately<DroppedView>,
 }
 
 /// What is due when, and what changed since it was last looked at.
@@ -167,9 +176,7 @@ impl Mesh {
             echoes: Echoes::default(),
             dialler: Dialler::new(settings.port),
             live: Live::default(),
-            refused: Lately::default(),
-            unsent: Unsent::default(),
-            dropped: Lately::default(),
+            troubles: Troubles::default(),
             timers: Timers::default(),
             wake: None,
             outputs: VecDeque::new(),
@@ -271,17 +278,17 @@ impl Mesh {
 
     /// The peers that were turned away lately.
     pub fn refused(&self, now: Timestamp) -> impl Iterator<Item = &RefusedView> {
-        self.refused.all(now)
+        self.troubles.refused.all(now)
     }
 
     /// What was not sent since no frame can hold it.
     pub fn unsent(&self) -> impl Iterator<Item = &UnsentView> {
-        self.unsent.all()
+        self.troubles.unsent.all()
     }
 
     /// What others said and could not be used, lately.
     pub fn dropped(&self, now: Timestamp) -> impl Iterator<Item = &DroppedView> {
-        self.dropped.all(now)
+        self.troubles.dropped.all(now)
     }
 
     /// All targets, configured and discovered.

@@ -238,7 +238,7 @@ impl Mesh {
         self.topology.link(name, link);
         self.topology.settle_short_id(&mut self.rng);
         self.neighbours.insert(name, conn);
-        self.refused.forget(name);
+        self.troubles.refused.forget(name);
         if let Some(target) = self.connections.get(&conn).and_then(|connection| connection.target.as_deref())
         {
             self.dialler.connected(now, target);

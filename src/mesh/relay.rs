@@ -143,9 +143,13 @@ impl Mesh {
         match garbage {
             Garbage::Own(why) => self.close(now, conn, why, Again::Later),
             Garbage::PassedOn(from, why) => {
-                let before = self.dropped.of(now, neighbour).map_or(0, |dropped| dropped.count);
+                let before = self.troubles.dropped.of(now, neighbour).map_or(0, |dropped| dropped.count);
                 let count = before.saturating_add(1);
-                self.dropped.note(now, neighbour, DroppedView { came_by: neighbour, from, count, why });
+                self.troubles.dropped.note(
+                    now,
+                    neighbour,
+                    DroppedView { came_by: neighbour, from, count, why },
+                );
                 self.refresh(now, conn);
             }
         }
@@ -313,7 +317,7 @@ impl Mesh {
     /// What no frame can hold is not sent: the other side would close the connection.
     pub(super) fn send(&mut self, conn: ConnId, message: &[u8]) {
         if message.len() > MESSAGE_LEN_MAX {
-            return self.unsent.note(message);
+            return self.troubles.unsent.note(message);
         }
         let neighbour = self.connections.get_mut(&conn).and_then(|found| found.neighbour());
         if let Some(neighbour) = neighbour {
