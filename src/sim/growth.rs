@@ -91,7 +91,7 @@ impl Growth {
     pub fn idle(&mut self, lasts: Duration) -> Result<(), String> {
         self.world.run_until(self.world.now + lasts);
         self.world.check_all();
-        self.world.violation.take().map_or(Ok(()), Err)
+        self.world.journal.violation.take().map_or(Ok(()), Err)
     }
 
     /// Every host is disturbed at once, as by a change of its file.
@@ -112,7 +112,7 @@ impl Growth {
 
     /// Bytes that all hosts sent to each other so far.
     pub fn bytes(&self) -> u64 {
-        self.world.bytes
+        self.world.journal.bytes
     }
 
     /// Calls of all hosts so far that only read.
@@ -129,7 +129,7 @@ impl Growth {
 
     /// Events so far.
     pub fn events(&self) -> u64 {
-        self.world.events
+        self.world.journal.events
     }
 
     fn count(&self, is_it: impl Fn(&Node) -> bool) -> usize {
@@ -148,7 +148,7 @@ impl Growth {
                 return Err(format!("{PATIENCE:?} of waiting for {what}"));
             }
             self.world.run_until(self.world.now + STEP);
-            if let Some(law) = self.world.violation.take() {
+            if let Some(law) = self.world.journal.violation.take() {
                 return Err(law);
             }
         }

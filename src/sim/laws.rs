@@ -52,7 +52,7 @@ impl World {
     pub(super) fn check_on_disk(&mut self, host: usize, ident: &str, address: Address) {
         let record = crate::ipam::Record::Allocation { ident: ident.to_owned(), addresses: Vec::new() };
         let Write { key, .. } = Write::ipam(&record);
-        let disk = &self.machines[host].disk;
+        let disk = &self.machines[host].disk.now;
         let kept: Option<Vec<Ipv4Net>> = disk.get(&key).and_then(|value| serde_json::from_slice(value).ok());
         let kept = kept.unwrap_or_default().iter().any(|net| Address::from(net.addr()) == address);
         if !kept {
@@ -87,7 +87,7 @@ impl World {
             if *seeds.get_or_insert(ring.seeds()) != ring.seeds() {
                 broken = Some(format!("host {host} has the ring of another election: {:?}", ring.seeds()));
             }
-            if self.machines[host].unaware_until > self.now {
+            if self.machines[host].until.unaware > self.now {
                 continue;
             }
             // What was taken over rests until everybody else was heard on it.
@@ -170,7 +170,7 @@ impl World {
         for ((host, ident), promise) in &self.users.promises {
             let machine = &self.machines[*host];
             let Some(node) = &machine.node else { continue };
-            if machine.calm_until > self.now {
+            if machine.until.calm > self.now {
                 continue;
             }
             let held = node.overview().allocations().get(ident).into_iter().flatten();
@@ -190,7 +190,7 @@ impl World {
 
     /// A node that is woken again and again does nothing else.
     pub(super) fn check_wakes(&mut self, host: usize) {
-        let (since, wakes) = &mut self.machines[host].wakes;
+        let (since, wakes) = &mut self.machines[host].clock.wakes;
         if self.now.since(*since) > Duration::from_secs(1) {
             (*since, *wakes) = (self.now, 0);
         }
@@ -209,7 +209,7 @@ impl World {
         let Some((table, destination)) = action.route().map(|(table, to)| (table.clone(), to)) else {
             return;
         };
-        let known = self.written.get(&(host, table.clone(), destination));
+        let known = self.routes.written.get(&(host, table.clone(), destination));
         if known.is_some_and(|written| written.action == *action && written.denials < DENIALS) {
             self.violate(format!("host {host} repeats a write that EC2 acknowledged: {action}"));
         }
@@ -247,9 +247,9 @@ impl World {
                 *interface == self.machines[host].cloud.interface
                     || first
                         && (route.state == RouteState::Blackhole || self.was_dead(host, table, destination))
-                    || self.tampered.contains(&destination)
+                    || self.routes.tampered.contains(&destination)
             }
-            RouteTarget::Local | RouteTarget::Gateway(_) => self.tampered.contains(&destination),
+            RouteTarget::Local | RouteTarget::Gateway(_) => self.routes.tampered.contains(&destination),
         }
     }
 
@@ -268,13 +268,13 @@ impl World {
     ) {
         if let (Ok(_), Some((table, destination))) = (outcome, action.route()) {
             let written = Written { action: action.clone(), at: self.now, denials: 0 };
-            self.written.insert((host, table.clone(), destination), written);
+            self.routes.written.insert((host, table.clone(), destination), written);
         }
     }
 
     pub(super) fn learn_what_was_read(&mut self, host: usize, begun: Timestamp, seen: &Result<Vpc, Fault>) {
         let Ok(vpc) = seen else { return };
-        self.written.retain(|(of, table, destination), written| {
+        self.routes.written.retain(|(of, table, destination), written| {
             if *of != host {
                 return true;
             }
@@ -303,7 +303,7 @@ impl World {
         loop {
             self.run_until(self.now + STEP);
             self.check_all();
-            if self.violation.is_some() {
+            if self.journal.violation.is_some() {
                 return;
             }
             let stuck = (0..self.machines.len()).find(|&host| self.has_turn(host));

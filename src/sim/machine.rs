@@ -43,34 +43,53 @@ pub struct Machine {
     pub node: Option<Node>,
     /// Grows with each start of the process; what was meant for another is void.
     pub life: u32,
+    pub clock: Clock,
+    /// Who it is in the election.
+    pub acceptor: NodeId,
+    pub kernel: Kernel,
+    pub cloud: Cloud,
+    pub disk: Disk,
+    /// The namespace of its canary.
+    canary: Option<u64>,
+    pub until: Until,
+    /// Its disk was set back, and names users that nobody has told it yet are gone.
+    pub untidy: bool,
+}
+
+/// The time of one process.
+#[derive(Debug, Default)]
+pub struct Clock {
     born: Timestamp,
-    /// How far its clock has jumped ahead since.
+    /// How far it has jumped ahead since.
     ahead: Duration,
     /// When the node is woken next.
     pub wake: Option<Timestamp>,
     /// How often it was woken since this moment.
     pub wakes: (Timestamp, u32),
-    /// Who it is in the election.
-    pub acceptor: NodeId,
-    pub kernel: Kernel,
-    pub cloud: Cloud,
-    pub disk: BTreeMap<String, Vec<u8>>,
-    /// The disk as somebody copied it.
+}
+
+/// Where a host keeps what survives its process.
+#[derive(Debug, Default)]
+pub struct Disk {
+    /// What is on it.
+    pub now: BTreeMap<String, Vec<u8>>,
+    /// It as somebody copied it.
     pub copy: Option<BTreeMap<String, Vec<u8>>>,
-    /// The namespace of its canary.
-    canary: Option<u64>,
     /// The save that is under way.
     pub saving: Option<(SaveId, Vec<Write>)>,
+}
+
+/// How long a host is to be left alone with what befell it.
+#[derive(Debug, Default)]
+pub struct Until {
     /// Nobody asks it for anything before this.
-    pub calm_until: Timestamp,
+    pub calm: Timestamp,
     /// It was taken for dead, or its disk was set back, and it need not know before this.
-    pub unaware_until: Timestamp,
-    /// Its disk was set back, and names users that nobody has told it yet are gone.
-    pub untidy: bool,
+    pub unaware: Timestamp,
     /// Its process gets no turn before this.
-    pub frozen_until: Timestamp,
+    pub frozen: Timestamp,
     /// Nothing can be saved before this.
-    pub disk_full_until: Timestamp,
+    pub disk_full: Timestamp,
 }
 
 impl Machine {
@@ -83,30 +102,22 @@ impl Machine {
             power: Power::On,
             node: None,
             life: 0,
-            born: Timestamp::ZERO,
-            ahead: Duration::ZERO,
-            wake: None,
-            wakes: (Timestamp::ZERO, 0),
+            clock: Clock::default(),
             acceptor: NodeId::default(),
             kernel: Kernel::new(),
             cloud,
-            disk: BTreeMap::new(),
-            copy: None,
+            disk: Disk::default(),
             canary: None,
-            saving: None,
-            calm_until: Timestamp::ZERO,
-            unaware_until: Timestamp::ZERO,
+            until: Until::default(),
             untidy: false,
-            frozen_until: Timestamp::ZERO,
-            disk_full_until: Timestamp::ZERO,
         }
     }
 
     /// Starts the process with what is on disk; the text says why it cannot. A store that cannot be read
     /// is set aside.
     pub fn start(&mut self, now: Timestamp, acceptor: u64, uid: u64, seed: u64) -> Result<(), String> {
-        let memory = Memory::read(&self.disk).unwrap_or_else(|_| {
-            self.disk.clear();
+        let memory = Memory::read(&self.disk.now).unwrap_or_else(|_| {
+            self.disk.now.clear();
             Memory::default()
         });
         let memory = Memory { recalled_s: now.since(Timestamp::ZERO).as_secs(), ..memory };
@@ -124,11 +135,11 @@ impl Machine {
             boot: self.kernel.boot(),
             seed,
         };
-        self.born = now;
-        self.ahead = Duration::ZERO;
+        self.clock.born = now;
+        self.clock.ahead = Duration::ZERO;
         self.life += 1;
-        self.wake = None;
-        self.saving = None;
+        self.clock.wake = None;
+        self.disk.saving = None;
         self.cloud.restart();
         let node = Node::new(Timestamp::ZERO, birth, self.config.clone(), memory);
         let mut node = node.map_err(|refusal| refusal.message)?;
@@ -142,9 +153,9 @@ impl Machine {
         self.node = None;
         self.drop_canary();
         self.life += 1;
-        self.wake = None;
-        self.frozen_until = Timestamp::ZERO;
-        let saving = self.saving.take();
+        self.clock.wake = None;
+        self.until.frozen = Timestamp::ZERO;
+        let saving = self.disk.saving.take();
         if let Some((_, writes)) = saving.filter(|_| saved) {
             self.write(writes);
         }
@@ -152,15 +163,15 @@ impl Machine {
 
     /// The process gets no turn for a while. If the machine sleeps, its clock stands still.
     pub fn freeze(&mut self, now: Timestamp, lasts: Duration, asleep: bool) {
-        self.frozen_until = self.frozen_until.max(now + lasts);
+        self.until.frozen = self.until.frozen.max(now + lasts);
         if asleep {
-            self.born += lasts;
+            self.clock.born += lasts;
         }
     }
 
     /// The clock leaps, as that of a machine does whose sleep it counts.
     pub fn jump_clock(&mut self, ahead: Duration) {
-        self.ahead += ahead;
+        self.clock.ahead += ahead;
     }
 
     /// A namespace that lasts as long as the process.
@@ -188,40 +199,40 @@ impl Machine {
 
     /// Half of every record is lost.
     pub fn tear_store(&mut self) {
-        for value in self.disk.values_mut() {
+        for value in self.disk.now.values_mut() {
             value.truncate(value.len() / 2);
         }
     }
 
     /// Whether the disk has a ring.
     pub fn keeps_ring(&self) -> bool {
-        Memory::read(&self.disk).is_ok_and(|memory| memory.ipam.ring.is_some())
+        Memory::read(&self.disk.now).is_ok_and(|memory| memory.ipam.ring.is_some())
     }
 
     /// What it has promised and accepted, as the disk has it.
     pub fn saved_claims(&self) -> NodeClaims {
         let Write { key, .. } = Write::ipam(&Record::Paxos(NodeClaims::default()));
-        self.disk.get(&key).and_then(|value| serde_json::from_slice(value).ok()).unwrap_or_default()
+        self.disk.now.get(&key).and_then(|value| serde_json::from_slice(value).ok()).unwrap_or_default()
     }
 
     /// Changes the disk.
     pub fn write(&mut self, writes: Vec<Write>) {
         for Write { key, value } in writes {
             match value {
-                Some(value) => drop(self.disk.insert(key, value)),
-                None => drop(self.disk.remove(&key)),
+                Some(value) => drop(self.disk.now.insert(key, value)),
+                None => drop(self.disk.now.remove(&key)),
             }
         }
     }
 
     /// The process's own time.
     pub fn local(&self, now: Timestamp) -> Timestamp {
-        Timestamp::from_micros(now.as_micros().saturating_sub(self.born.as_micros())) + self.ahead
+        Timestamp::from_micros(now.as_micros().saturating_sub(self.clock.born.as_micros())) + self.clock.ahead
     }
 
     /// A moment of the process's time in that of the world.
     pub fn world(&self, local: Timestamp) -> Timestamp {
-        let since = local.since(Timestamp::ZERO + self.ahead);
-        self.born + since
+        let since = local.since(Timestamp::ZERO + self.clock.ahead);
+        self.clock.born + since
     }
 }

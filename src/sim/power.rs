@@ -62,9 +62,9 @@ impl World {
     /// A host that uses nothing is off for so long that somebody takes over what it owns; then it
     /// comes back.
     pub(super) fn take_for_dead(&mut self, host: usize, emptied: bool) {
-        if self.stormy && !emptied && self.has_turn(host) && self.blocked.is_empty() {
+        if self.stormy && !emptied && self.has_turn(host) && self.net.blocked.is_empty() {
             self.vacate(host);
-            self.machines[host].calm_until = self.now + Duration::from_secs(5);
+            self.machines[host].until.calm = self.now + Duration::from_secs(5);
             return self.schedule(Duration::from_secs(4), Event::Emptied(host));
         }
         let node = self.machines[host].node.as_ref();
@@ -72,9 +72,9 @@ impl World {
             !node.overview().allocations().is_empty() || node.overview().ring().is_empty()
         });
         // What was freed and not yet written would be in use again.
-        let kept =
-            Memory::read(&self.machines[host].disk).is_ok_and(|memory| !memory.ipam.allocations.is_empty());
-        if !used && !kept && !self.users.uses(host) && self.blocked.is_empty() {
+        let kept = Memory::read(&self.machines[host].disk.now)
+            .is_ok_and(|memory| !memory.ipam.allocations.is_empty());
+        if !used && !kept && !self.users.uses(host) && self.net.blocked.is_empty() {
             self.power_off(host, true);
             self.schedule(Duration::from_secs(15), Event::Usurp(host));
         }
@@ -83,13 +83,13 @@ impl World {
     pub(super) fn take_over(&mut self, host: usize) {
         if self.stormy
             && self.machines[host].power == Power::Off
-            && self.blocked.is_empty()
+            && self.net.blocked.is_empty()
             && self.is_spread(host)
         {
             // It hears of it when it comes back; until then it is not asked for anything.
             let hears_by = self.now + Duration::from_secs(70);
-            (self.machines[host].calm_until, self.machines[host].unaware_until) = (hears_by, hears_by);
-            self.machines[host].disk_full_until = self.now;
+            (self.machines[host].until.calm, self.machines[host].until.unaware) = (hears_by, hears_by);
+            self.machines[host].until.disk_full = self.now;
             self.usurp(host);
         }
     }
@@ -98,7 +98,7 @@ impl World {
     /// goes on, or, as on a machine that sleeps, stands still.
     pub(super) fn freeze(&mut self, host: usize) {
         // One that is to hear something by then is not kept from it.
-        if self.machines[host].node.is_none() || self.machines[host].calm_until > self.now {
+        if self.machines[host].node.is_none() || self.machines[host].until.calm > self.now {
             return;
         }
         let lasts = self.random(Duration::from_millis(50), Duration::from_secs(40));
@@ -108,7 +108,7 @@ impl World {
 
     /// All that was to come in a while is over at once, without a message from anybody meanwhile.
     pub(super) fn jump_clock(&mut self, host: usize) {
-        if self.machines[host].calm_until > self.now || !self.has_turn(host) {
+        if self.machines[host].until.calm > self.now || !self.has_turn(host) {
             return;
         }
         let ahead = self.random(Duration::from_secs(1), Duration::from_secs(7200));
@@ -120,14 +120,14 @@ impl World {
     pub(super) fn fill_disk(&mut self, host: usize) {
         let lasts = self.random(Duration::from_millis(100), Duration::from_secs(30));
         // One that could not save that it was taken for dead would own again what it lost, after each restart.
-        if self.machines[host].calm_until > self.now {
+        if self.machines[host].until.calm > self.now {
             return;
         }
-        self.machines[host].disk_full_until = self.now + lasts;
+        self.machines[host].until.disk_full = self.now + lasts;
     }
 
     fn forget_process(&mut self, host: usize) {
-        self.written.retain(|(of, _, _), _| *of != host);
+        self.routes.written.retain(|(of, _, _), _| *of != host);
         self.users.process_ended(host);
     }
 
@@ -152,7 +152,7 @@ impl World {
             machine.power == Power::Terminated
                 || machine.node.as_ref().is_some_and(|node| !node.overview().ring().is_empty())
         });
-        if !agreed || !self.blocked.is_empty() {
+        if !agreed || !self.net.blocked.is_empty() {
             return;
         }
         self.crash(host, Duration::from_secs(40));
@@ -167,12 +167,12 @@ impl World {
         let machine = &mut self.machines[host];
         match torn {
             true => machine.tear_store(),
-            false => machine.disk.clear(),
+            false => machine.disk.now.clear(),
         }
         // One whose link is broken cannot be mended when nobody knows its namespace.
         let linked = machine.kernel.sound();
         // It has to learn first what they use.
-        machine.calm_until = self.now + Duration::from_secs(40);
+        machine.until.calm = self.now + Duration::from_secs(40);
         self.note(|| format!("host {host} loses its store; links {linked:?}"));
         self.users.store_lost(host, &linked);
     }
@@ -181,7 +181,7 @@ impl World {
     pub(super) fn copy_disk(&mut self, host: usize) {
         let machine = &mut self.machines[host];
         if machine.keeps_ring() {
-            machine.copy = Some(machine.disk.clone());
+            machine.disk.copy = Some(machine.disk.now.clone());
         }
     }
 
@@ -191,7 +191,7 @@ impl World {
         let mut others = self.machines.iter().filter(|other| other.power != Power::Terminated);
         let agreed =
             others.all(|other| other.node.as_ref().is_some_and(|node| !node.overview().ring().is_empty()));
-        if !agreed || !self.blocked.is_empty() || self.machines[host].copy.is_none() {
+        if !agreed || !self.net.blocked.is_empty() || self.machines[host].disk.copy.is_none() {
             return self.copy_disk(host);
         }
         self.power_off(host, true);
@@ -203,14 +203,14 @@ impl World {
             return;
         }
         let machine = &mut self.machines[host];
-        let Some(copy) = machine.copy.clone() else { return };
+        let Some(copy) = machine.disk.copy.clone() else { return };
         let Ok(Memory { ipam, .. }) = Memory::read(&copy) else { return };
-        machine.disk = copy;
+        machine.disk.now = copy;
         machine.untidy = true;
         // It has to hear first what it did meanwhile.
         let hears_by = self.now + Duration::from_secs(90);
-        (machine.calm_until, machine.unaware_until) = (hears_by, hears_by);
-        machine.disk_full_until = self.now;
+        (machine.until.calm, machine.until.unaware) = (hears_by, hears_by);
+        machine.until.disk_full = self.now;
         self.note(|| {
             format!("the disk of host {host} is set back to {:?}", ipam.ring.map(|ring| ring.owners()))
         });
@@ -234,7 +234,7 @@ impl World {
     /// Whether the host is down and all others hold the ring that it saved.
     fn is_spread(&self, host: usize) -> bool {
         let machine = &self.machines[host];
-        let Ok(Memory { ipam, .. }) = Memory::read(&machine.disk) else { return false };
+        let Ok(Memory { ipam, .. }) = Memory::read(&machine.disk.now) else { return false };
         let saved = ipam.ring.as_ref().map(Ring::owners).unwrap_or_default();
         let others = self.machines.iter().filter(|other| other.name != machine.name);
         let mut alive = others.filter(|other| other.power != Power::Terminated);
@@ -246,7 +246,7 @@ impl World {
     /// A host that has left ends; its store is erased.
     pub(super) fn finish(&mut self, host: usize) {
         self.machines[host].stop(false);
-        self.machines[host].disk.clear();
+        self.machines[host].disk.now.clear();
         self.hang_up(host, false);
         self.forget_process(host);
     }

@@ -98,7 +98,7 @@ impl World {
         let lasts = self.random(Duration::from_secs(5), Duration::from_secs(15));
         for third in (0..self.machines.len()).filter(|third| *third != other) {
             let pair = (other.min(third), other.max(third));
-            if self.blocked.insert(pair) {
+            if self.net.blocked.insert(pair) {
                 self.schedule(lasts, Event::Pass(pair.0, pair.1));
             }
         }
@@ -116,7 +116,7 @@ impl World {
             for other in one + 1..hosts {
                 let apart = sides[one] != sides[other];
                 let chosen = if single { self.chance(200) } else { apart };
-                if chosen && self.blocked.insert((one, other)) {
+                if chosen && self.net.blocked.insert((one, other)) {
                     self.schedule(lasts, Event::Pass(one, other));
                 }
             }
@@ -124,13 +124,13 @@ impl World {
     }
 
     pub(super) fn let_pass(&mut self, one: usize, other: usize) {
-        if self.blocked.remove(&(one, other)) {
+        if self.net.blocked.remove(&(one, other)) {
             self.unstall(|host, peer| (host.min(peer), host.max(peer)) == (one, other));
         }
     }
 
     fn cut_one(&mut self) {
-        let all = self.wires.all();
+        let all = self.net.wires.all();
         if !all.is_empty() {
             let chosen = all[self.rng.random_range(0..all.len())];
             self.cut(chosen);
@@ -205,17 +205,17 @@ impl World {
                 (anywhere, create(text, anywhere, gateway))
             }
         };
-        self.tampered.insert(destination);
+        self.routes.tampered.insert(destination);
         let done = self.vpc.call(self.now, &Caller::Console, &call).result;
         let foreign = matches!(&call, Call::CreateRoute { targets, .. } if targets.gateway.is_some());
         if foreign && done.is_ok() {
-            self.conflicts.insert((table, destination));
+            self.routes.conflicts.insert((table, destination));
         }
         self.note(|| format!("a colleague: {call:?}: {done:?}"));
     }
 
     fn remove_conflicts(&mut self) {
-        for (table, destination) in std::mem::take(&mut self.conflicts) {
+        for (table, destination) in std::mem::take(&mut self.routes.conflicts) {
             let call = delete(table.0, destination);
             // It may be gone already.
             let _ = self.vpc.call(self.now, &Caller::Console, &call);
@@ -262,8 +262,8 @@ impl World {
     /// All that is broken is mended, and nobody asks for anything more.
     pub(super) fn make_well(&mut self) {
         self.stormy = false;
-        for (one, other) in std::mem::take(&mut self.blocked) {
-            self.blocked.remove(&(one, other));
+        for (one, other) in std::mem::take(&mut self.net.blocked) {
+            self.net.blocked.remove(&(one, other));
         }
         self.unstall(|_, _| true);
         self.clear_weather();

@@ -31,7 +31,7 @@ impl World {
         }
         let again = self.random(Duration::from_millis(200), Duration::from_secs(5));
         self.schedule(again, Event::Ask(host));
-        if self.machines[host].calm_until > self.now {
+        if self.machines[host].until.calm > self.now {
             return;
         }
         if self.users.retiring.contains(&host) {

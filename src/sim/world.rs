@@ -1,11 +1,12 @@
 //! The clock and its queue of events: what a node says is carried out, what comes of it is told.
 
 mod calls;
+mod parts;
 mod probes;
 mod traffic;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     time::Duration,
@@ -16,14 +17,16 @@ use ipnet::Ipv4Net;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use self::traffic::listed;
+use self::{
+    parts::{Dial, Journal, Net, Routes},
+    traffic::listed,
+};
 use super::{
     climate::{Climate, net},
-    cloud::{Cloud, Written},
+    cloud::Cloud,
     machine::{Machine, Power},
     promises::Users,
     vpc::Vpc,
-    wire::Wires,
 };
 use crate::{
     config::{Config, Init, RouteTables},
@@ -41,6 +44,8 @@ use crate::{
 const ZONES: [(&str, &str); 2] = [("10.0.0.0/17", "eu-west-1a"), ("10.0.128.0/17", "eu-west-1b")];
 /// Routes that a table may hold: as many as EC2 allows on request.
 const ROUTES_MAX: usize = 1000;
+/// The first port that a host dials from.
+const FIRST_EPHEMERAL: u16 = 32_768;
 /// Port of the mesh.
 const PORT: u16 = 6783;
 /// How long a dial waits for an answer.
@@ -61,36 +66,16 @@ pub struct World {
     pub(super) rng: ChaCha8Rng,
     pub(super) climate: Climate,
     pub(super) machines: Vec<Machine>,
-    pub(super) wires: Wires,
-    ephemeral: u16,
-    /// Dials that are not answered yet, by host and target.
-    dialling: BTreeMap<(usize, String), Dial>,
-    /// Pairs of hosts between which nothing passes.
-    pub(super) blocked: BTreeSet<(usize, usize)>,
+    pub(super) net: Net,
     pub(super) vpc: Vpc,
     pub(super) users: Users,
-    pub(super) written: BTreeMap<(usize, TableId, Ipv4Net), Written>,
-    /// Destinations that somebody else wrote to.
-    pub(super) tampered: BTreeSet<Ipv4Net>,
-    pub(super) conflicts: BTreeSet<(TableId, Ipv4Net)>,
+    pub(super) routes: Routes,
     pub(super) stormy: bool,
     /// Nothing goes wrong before this.
     pub(super) quiet_until: Timestamp,
     /// Nothing is to be written to EC2 any more.
     pub(super) watched: bool,
-    pub(super) violation: Option<String>,
-    pub(super) traced: bool,
-    history: VecDeque<String>,
-    pub(super) events: u64,
-    /// Bytes that were sent between hosts.
-    pub(super) bytes: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Dial {
-    life: u32,
-    number: u64,
-    end: Option<ConnId>,
+    pub(super) journal: Journal,
 }
 
 /// Something that will happen.
@@ -215,23 +200,14 @@ impl World {
             rng,
             climate,
             machines,
-            wires: Wires::default(),
-            ephemeral: 32768,
-            dialling: BTreeMap::new(),
-            blocked: BTreeSet::new(),
             vpc,
             users: Users::default(),
-            written: BTreeMap::new(),
-            tampered: BTreeSet::new(),
-            conflicts: BTreeSet::new(),
             stormy: true,
             quiet_until: Timestamp::ZERO,
             watched: false,
-            violation: None,
-            traced,
-            history: VecDeque::new(),
-            events: 0,
-            bytes: 0,
+            net: Net { ephemeral: FIRST_EPHEMERAL, ..Net::default() },
+            routes: Routes::default(),
+            journal: Journal { traced, ..Journal::default() },
         }
     }
 
@@ -249,10 +225,10 @@ impl World {
         Outcome {
             seed: self.seed,
             hosts: self.machines.len(),
-            events: self.events,
+            events: self.journal.events,
             lasted: self.now.since(Timestamp::ZERO),
             promised: self.users.promised,
-            failure: self.violation.take().map(|law| self.obituary(&law)),
+            failure: self.journal.violation.take().map(|law| self.obituary(&law)),
         }
     }
 
@@ -260,23 +236,23 @@ impl World {
     pub(super) fn run_until(&mut self, until: Timestamp) {
         let crowds = (self.machines.len() as u64 / CHECK_HOSTS).max(1);
         let check_every = CHECK_EVERY * crowds * crowds;
-        while self.violation.is_none() {
+        while self.journal.violation.is_none() {
             let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= until) else { break };
             let ((at, _), event) = entry.remove_entry();
             self.now = at;
             self.happen(event);
-            self.events += 1;
-            if self.events.is_multiple_of(check_every) {
+            self.journal.events += 1;
+            if self.journal.events.is_multiple_of(check_every) {
                 self.check_all();
             }
         }
-        if self.violation.is_none() {
+        if self.journal.violation.is_none() {
             self.now = until;
         }
     }
 
     fn obituary(&self, law: &str) -> String {
-        let history: Vec<&str> = self.history.iter().map(String::as_str).collect();
+        let history: Vec<&str> = self.journal.history.iter().map(String::as_str).collect();
         format!("seed {}, {}: {law}\n{}", self.seed, self.now, history.join("\n"))
     }
 
@@ -290,18 +266,18 @@ impl World {
     }
 
     pub(super) fn note(&mut self, what: impl FnOnce() -> String) {
-        if self.traced {
+        if self.journal.traced {
             let line = format!("  {} {}", self.now, what());
-            if self.history.len() == HISTORY_LEN {
-                self.history.pop_front();
+            if self.journal.history.len() == HISTORY_LEN {
+                self.journal.history.pop_front();
             }
-            self.history.push_back(line);
+            self.journal.history.push_back(line);
         }
     }
 
     pub(super) fn violate(&mut self, law: impl fmt::Display) {
-        if self.violation.is_none() {
-            self.violation = Some(law.to_string());
+        if self.journal.violation.is_none() {
+            self.journal.violation = Some(law.to_string());
         }
     }
 
@@ -328,15 +304,15 @@ impl World {
         if let Some(thaw) = self.put_off(&event) {
             return self.schedule_at(thaw, event);
         }
-        if self.traced && !matches!(event, Event::Wake(..) | Event::Arrive(_)) {
+        if self.journal.traced && !matches!(event, Event::Wake(..) | Event::Arrive(_)) {
             let line = format!("{event:?}");
             self.note(|| line.chars().take(400).collect());
         }
         match event {
             Event::Start(host) => self.start(host),
             Event::Wake(host, life) => {
-                if self.is_alive(host, life) && self.machines[host].wake == Some(self.now) {
-                    self.machines[host].wake = None;
+                if self.is_alive(host, life) && self.machines[host].clock.wake == Some(self.now) {
+                    self.machines[host].clock.wake = None;
                     self.check_wakes(host);
                     self.feed(host, Input::Woken);
                 }
@@ -398,13 +374,13 @@ impl World {
     /// Whether a process runs here and gets its turn.
     pub(super) fn has_turn(&self, host: usize) -> bool {
         let machine = &self.machines[host];
-        machine.node.is_some() && machine.frozen_until <= self.now
+        machine.node.is_some() && machine.until.frozen <= self.now
     }
 
     /// When a process that has no turn takes this up.
     fn put_off(&mut self, event: &Event) -> Option<Timestamp> {
         let host = match event {
-            Event::Arrive(conn) => self.wires.end(*conn)?.host,
+            Event::Arrive(conn) => self.net.wires.end(*conn)?.host,
             Event::Knock(_, _, target) => self.host_at(target)?,
             Event::Wake(host, _)
             | Event::DialOver(host, ..)
@@ -437,11 +413,11 @@ impl World {
             | Event::SetBack(_)
             | Event::Usurp(_) => return None,
         };
-        let thaw = self.machines[host].frozen_until;
+        let thaw = self.machines[host].until.frozen;
         if thaw <= self.now {
             return None;
         }
-        if let (Event::Wake(..), Some(wake)) = (event, &mut self.machines[host].wake) {
+        if let (Event::Wake(..), Some(wake)) = (event, &mut self.machines[host].clock.wake) {
             *wake = if *wake == self.now { thaw } else { *wake };
         }
         Some(thaw)
@@ -499,7 +475,7 @@ impl World {
                 // Only Weave Net routers are sent any, and there are none here.
                 Output::Datagram(..) => {}
                 Output::Save(id, writes) => {
-                    self.machines[host].saving = Some((id, writes));
+                    self.machines[host].disk.saving = Some((id, writes));
                     let after = self.random(Duration::from_micros(300), self.climate.disk_max);
                     self.schedule(after, Event::Stored(host, life, id));
                 }
@@ -555,8 +531,8 @@ impl World {
         let machine = &mut self.machines[host];
         let Some(wake) = machine.node.as_ref().and_then(|node| node.next_wake()) else { return };
         let at = machine.world(wake).max(self.now + Duration::from_micros(1));
-        if machine.wake.is_none_or(|set| set != at) {
-            machine.wake = Some(at);
+        if machine.clock.wake.is_none_or(|set| set != at) {
+            machine.clock.wake = Some(at);
             let life = machine.life;
             self.schedule_at(at, Event::Wake(host, life));
         }
@@ -580,13 +556,13 @@ impl World {
         if !self.is_alive(host, life) {
             return;
         }
-        let full = self.machines[host].disk_full_until > self.now;
+        let full = self.machines[host].until.disk_full > self.now;
         if self.stormy && (full || self.chance(self.climate.disk_fault_permille)) {
-            self.machines[host].saving = None;
+            self.machines[host].disk.saving = None;
             let fault = SaveFault { message: "no space left on device".to_owned(), hint: None };
             return self.feed(host, Input::Stored(id, Err(fault)));
         }
-        if let Some((_, writes)) = self.machines[host].saving.take_if(|(saving, _)| *saving == id) {
+        if let Some((_, writes)) = self.machines[host].disk.saving.take_if(|(saving, _)| *saving == id) {
             self.machines[host].write(writes);
         }
         self.feed(host, Input::Stored(id, Ok(())));

@@ -48,6 +48,12 @@ const HOMES: &[(&str, &str)] = &[
 /// Lines of a file before its tests. A file that needs more holds two ideas.
 const LINES_MAX: usize = 600;
 
+/// Fields of a struct. One that needs more is two.
+const FIELDS_MAX: usize = 15;
+
+/// Structs that are documents.
+const DOCUMENTS: &[&str] = &["Status", "Climate"];
+
 #[test]
 fn modules_use_only_the_modules_above_them() {
     let order = order();
@@ -127,6 +133,25 @@ fn foreign_crates_stay_where_they_live() {
     report(&wrong);
 }
 
+/// What is written out and read back, and what a world is drawn by, may list as much as there is to say.
+#[test]
+fn a_struct_holds_what_one_subject_needs() {
+    let mut wrong = Vec::new();
+    for module in order() {
+        for (file, text) in sources(&module) {
+            for (name, fields) in structs(&without_tests(&text)) {
+                if fields > FIELDS_MAX && !DOCUMENTS.contains(&name.as_str()) {
+                    wrong.push(format!(
+                        "{}: `{name}` has {fields} fields, {FIELDS_MAX} are enough",
+                        file.display()
+                    ));
+                }
+            }
+        }
+    }
+    report(&wrong);
+}
+
 #[test]
 fn a_file_holds_one_idea() {
     let mut wrong = Vec::new();
@@ -197,6 +222,10 @@ fn what_the_rules_look_for_is_found() {
         "crate::vpc::observe",
     ];
     assert_eq!(paths(text, "crate"), used.map(str::to_owned).into());
+
+    let text =
+        "pub struct Small {\n    /// Of: docs.\n    pub one: u8,\n    two: Vec<u8>,\n}\nstruct Tuple(u8);\n";
+    assert_eq!(structs(text), [("Small".to_owned(), 2)]);
 
     assert_eq!(impure_words("use std::{fmt, fs::File};"), ["std::fs"]);
     assert_eq!(impure_words("let now = Instant::now(); nix::unistd::sync();"), ["Instant", "nix::"]);
@@ -285,6 +314,32 @@ fn resolved(own: &str, path: &str) -> String {
         rest = further;
     }
     base.into_iter().chain([rest]).collect::<Vec<_>>().join("::")
+}
+
+/// The structs of a file with named fields, and how many each has.
+fn structs(text: &str) -> Vec<(String, usize)> {
+    let name = |line: &str| {
+        let rest = line.split_once("struct ").filter(|(before, _)| !before.contains("//"))?.1;
+        Some(rest.strip_suffix(" {")?.split('<').next()?.to_owned())
+    };
+    let is_field = |line: &&str| {
+        let line =
+            line.trim_start_matches("    ").trim_start_matches("pub ").trim_start_matches("pub(super) ");
+        line.split_once(':').is_some_and(|(name, _)| {
+            name.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit())
+        })
+    };
+    let mut lines = text.lines();
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        if let Some(name) = name(line) {
+            found.push((
+                name,
+                lines.by_ref().take_while(|line| !line.starts_with('}')).filter(is_field).count(),
+            ));
+        }
+    }
+    found
 }
 
 /// The file that a path leads into.

@@ -57,14 +57,14 @@ impl World {
     }
 
     pub(in crate::sim) fn is_blocked(&self, one: usize, other: usize) -> bool {
-        self.blocked.contains(&(one.min(other), one.max(other)))
+        self.net.blocked.contains(&(one.min(other), one.max(other)))
     }
 
     pub(in crate::sim) fn dial(&mut self, host: usize, target: String) {
         let life = self.machines[host].life;
         self.sequence += 1;
         let number = self.sequence;
-        self.dialling.insert((host, target.clone()), Dial { life, number, end: None });
+        self.net.dialling.insert((host, target.clone()), Dial { life, number, end: None });
         self.schedule(DIAL_PATIENCE, Event::DialOver(host, target.clone(), number, "timed out"));
         let after = self.latency();
         self.schedule(after, Event::Knock(host, life, target));
@@ -72,7 +72,7 @@ impl World {
 
     pub(in crate::sim) fn knock(&mut self, host: usize, life: u32, target: &str) {
         let key = (host, target.to_owned());
-        let Some(&Dial { number, life: dialled_by, .. }) = self.dialling.get(&key) else { return };
+        let Some(&Dial { number, life: dialled_by, .. }) = self.net.dialling.get(&key) else { return };
         let Some(to) = self.host_at(target) else { return };
         if !self.is_alive(host, life) || dialled_by != life || self.is_blocked(host, to) {
             return;
@@ -84,10 +84,10 @@ impl World {
         if self.machines[to].node.is_none() {
             return self.schedule(back, Event::DialOver(host, target.to_owned(), number, "refused"));
         }
-        self.ephemeral = if self.ephemeral > 60000 { 32768 } else { self.ephemeral + 1 };
-        let from = SocketAddr::new(self.machines[host].address.ip(), self.ephemeral);
-        let (near, far) = self.wires.connect((host, from), (to, self.machines[to].address));
-        if let Some(dial) = self.dialling.get_mut(&key) {
+        self.net.ephemeral = if self.net.ephemeral > 60000 { 32768 } else { self.net.ephemeral + 1 };
+        let from = SocketAddr::new(self.machines[host].address.ip(), self.net.ephemeral);
+        let (near, far) = self.net.wires.connect((host, from), (to, self.machines[to].address));
+        if let Some(dial) = self.net.dialling.get_mut(&key) {
             dial.end = Some(near);
         }
         self.deliver_after(near, back, Parcel::Dialled(target.to_owned()));
@@ -96,13 +96,13 @@ impl World {
 
     pub(in crate::sim) fn dial_over(&mut self, host: usize, target: &str, number: u64, why: &str) {
         let key = (host, target.to_owned());
-        let Some(&Dial { life, number: latest, end }) = self.dialling.get(&key) else { return };
+        let Some(&Dial { life, number: latest, end }) = self.net.dialling.get(&key) else { return };
         if latest != number {
             return;
         }
-        self.dialling.remove(&key);
+        self.net.dialling.remove(&key);
         if let Some(end) = end {
-            self.wires.remove(end);
+            self.net.wires.remove(end);
         }
         let (target, reason) = (target.to_owned(), why.to_owned());
         self.tell(host, life, Input::Mesh(mesh::Input::DialFailed { target, reason }));
@@ -110,17 +110,17 @@ impl World {
 
     /// Puts a parcel on its way, and sees that it arrives.
     pub(in crate::sim) fn deliver_after(&mut self, conn: ConnId, after: Duration, parcel: Parcel) {
-        if let Some(at) = self.wires.push(conn, self.now + after, parcel) {
+        if let Some(at) = self.net.wires.push(conn, self.now + after, parcel) {
             self.schedule_at(at, Event::Arrive(conn));
         }
     }
 
     pub(in crate::sim) fn send(&mut self, host: usize, conn: ConnId, bytes: Bytes) {
-        let Some(end) = self.wires.end(conn) else { return };
+        let Some(end) = self.net.wires.end(conn) else { return };
         let (other, peer) = (end.other, end.peer);
-        self.bytes += bytes.len() as u64;
+        self.journal.bytes += bytes.len() as u64;
         let after = self.latency();
-        if self.wires.end(other).is_some() {
+        if self.net.wires.end(other).is_some() {
             return self.deliver_after(other, after, Parcel::Bytes(bytes));
         }
         // Nobody is there any more; a host that is up says so.
@@ -130,18 +130,18 @@ impl World {
     }
 
     pub(in crate::sim) fn arrive(&mut self, conn: ConnId) {
-        let Some(end) = self.wires.end(conn) else { return };
+        let Some(end) = self.net.wires.end(conn) else { return };
         let (host, remote, peer) = (end.host, end.remote, end.peer);
         if self.is_blocked(host, peer) {
             return;
         }
-        let Some(parcel) = self.wires.take(conn, self.now) else { return };
+        let Some(parcel) = self.net.wires.take(conn, self.now) else { return };
         if self.machines[host].node.is_none() {
             return;
         }
         match parcel {
             Parcel::Dialled(target) => {
-                self.dialling.remove(&(host, target.clone()));
+                self.net.dialling.remove(&(host, target.clone()));
                 self.feed(host, Input::Mesh(mesh::Input::Dialled { target, conn, remote }));
             }
             Parcel::Bytes(bytes) => {
@@ -149,7 +149,7 @@ impl World {
                 self.strike_elector(host);
             }
             Parcel::End(why) => {
-                self.wires.remove(conn);
+                self.net.wires.remove(conn);
                 self.note(|| format!("host {host}: {conn:?} ends: {why}"));
                 self.feed(host, Input::Mesh(mesh::Input::Closed(conn, why.to_owned())));
             }
@@ -158,7 +158,7 @@ impl World {
 
     /// One side closes a connection: what it sent before still arrives.
     pub(in crate::sim) fn close(&mut self, conn: ConnId) {
-        if let Some(end) = self.wires.remove(conn) {
+        if let Some(end) = self.net.wires.remove(conn) {
             let after = self.latency();
             self.deliver_after(end.other, after, Parcel::End("closed by the other end"));
         }
@@ -166,15 +166,15 @@ impl World {
 
     /// A connection breaks, and both sides learn of it. What was on its way is lost.
     pub(in crate::sim) fn cut(&mut self, conn: ConnId) {
-        let Some(end) = self.wires.end(conn) else { return };
+        let Some(end) = self.net.wires.end(conn) else { return };
         let other = end.other;
         for one in [conn, other] {
-            if self.wires.is_unanswered(one) {
+            if self.net.wires.is_unanswered(one) {
                 return;
             }
         }
         for one in [conn, other] {
-            self.wires.lose(one);
+            self.net.wires.lose(one);
             let after = self.latency();
             self.deliver_after(one, after, Parcel::End("broken"));
         }
@@ -182,12 +182,12 @@ impl World {
 
     /// The process of a host is gone, and with it its ends. Its kernel tells the others, unless it is gone too.
     pub(in crate::sim) fn hang_up(&mut self, host: usize, silently: bool) {
-        self.dialling.retain(|(from, _), _| *from != host);
-        for conn in self.wires.of(host) {
-            let Some(end) = self.wires.remove(conn) else { continue };
+        self.net.dialling.retain(|(from, _), _| *from != host);
+        for conn in self.net.wires.of(host) {
+            let Some(end) = self.net.wires.remove(conn) else { continue };
             if !silently {
-                if self.chance(500) && !self.wires.is_unanswered(end.other) {
-                    self.wires.lose(end.other);
+                if self.chance(500) && !self.net.wires.is_unanswered(end.other) {
+                    self.net.wires.lose(end.other);
                 }
                 let after = self.latency();
                 self.deliver_after(end.other, after, Parcel::End("reset by the other end"));
@@ -197,11 +197,11 @@ impl World {
 
     /// What was stalled between these hosts goes on.
     pub(in crate::sim) fn unstall(&mut self, between: impl Fn(usize, usize) -> bool) {
-        for (conn, parcels) in self.wires.stalled() {
-            if !self.wires.end(conn).is_some_and(|end| between(end.host, end.peer)) {
+        for (conn, parcels) in self.net.wires.stalled() {
+            if !self.net.wires.end(conn).is_some_and(|end| between(end.host, end.peer)) {
                 continue;
             }
-            let gone = self.wires.end(conn).is_some_and(|end| self.wires.end(end.other).is_none());
+            let gone = self.net.wires.end(conn).is_some_and(|end| self.net.wires.end(end.other).is_none());
             let after = self.latency();
             for _ in 0..parcels {
                 self.schedule(after + DIAL_PATIENCE / 100, Event::Arrive(conn));
