@@ -333,10 +333,7 @@ fn structs(text: &str) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     while let Some(line) = lines.next() {
         if let Some(name) = name(line) {
-            found.push((
-                name,
-                lines.by_ref().take_while(|line| !line.starts_with('}')).filter(is_field).count(),
-            ));
+            found.push((name, lines.by_ref().take_while(|line| line.trim() != "}").filter(is_field).count()));
         }
     }
     found
