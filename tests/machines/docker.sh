@@ -93,7 +93,7 @@ docker_names() {
   check "it is found by its name" says "db hears" docker exec web wget -q -O - http://db/cgi-bin/name
   check "  and by its alias" says "db hears" docker exec web wget -q -O - http://store/cgi-bin/name
   check "it goes" docker rm -f db
-  check "  and its name with it" refused "" docker exec web wget -q -O - http://store/cgi-bin/name
+  check "  and its name with it" refused "wget: " docker exec web wget -q -O - http://store/cgi-bin/name
 }
 
 docker_connect() {
@@ -124,7 +124,7 @@ docker_ports() {
   check "  from a container beside it, which is seen by its own address" says "web hears $(docker_address other)" ask docker "$far" "$host:8080"
   check "  from the container itself" says "web hears" ask docker "$(docker_pid web)" "$host:8080"
   check "a port of 127.0.0.1, from there" says "web hears" net docker curl -sS --max-time 5 "http://127.0.0.1:9000/cgi-bin/name"
-  check "  and from nowhere else" refused "" net podman curl -sS --max-time 3 "http://$host:9000/cgi-bin/name"
+  check "  and from nowhere else" refused "curl: (" net podman curl -sS --max-time 3 "http://$host:9000/cgi-bin/name"
   check "a port of UDP, by 127.0.0.1" udp_arrives
   check "\`weavers status\` shows them" says "8080->80/tcp" on docker weavers status
   check "ports that follow each other" docker_run span -p 8090-8092:80-82
@@ -132,7 +132,7 @@ docker_ports() {
   check "a port that another has is refused" refused "8080/tcp is published by" docker_run late -p 8080:80
   docker rm -f late >/dev/null
   check "a container that goes" docker rm -f span
-  check "  takes its ports along" refused "" net podman curl -sS --max-time 3 "http://$host:8090/cgi-bin/name"
+  check "  takes its ports along" refused "curl: (" net podman curl -sS --max-time 3 "http://$host:8090/cgi-bin/name"
 }
 
 udp_arrives() {

@@ -54,7 +54,8 @@ step_podman() {
   check "  and the port" says "pweb hears" net docker curl -sS --max-time 5 "http://$host:8080/cgi-bin/name"
   pid=$(podman_pid pother) ip=$(podman_address pother)
   check "networks are reloaded under a running container" podman network reload pother
-  check "  which keeps its address" same "$ip" "$(podman_address pother)"
+  check "  which is the same process" same "$pid" "$(podman_pid pother)"
+  check "  and keeps its address" same "$ip" "$(podman_address pother)"
   check "  and is reached" says "pother hears" ask podman "$(podman_pid pweb)" "$ip"
   check "a running container is disconnected" podman network disconnect w pother
   check "  and connected again" podman network connect w pother
