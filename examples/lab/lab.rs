@@ -419,14 +419,26 @@ impl Lab {
              {dir}/h1 weavers status\n  \
              {dir}/h1 ip netns exec h1c1 ping ADDRESS\n  \
              {dir}/h1 curl -s http://169.254.169.254/lab/state     more: examples/lab/standin/control.rs\n\
-             {dir}/hosts/h1/ holds weave.toml, state and log.\n"
+             {dir}/hosts/h1/ holds weave.toml, state and log.\n\nWorth typing:\n  \
+             {dir}/h1 weavers ipam map                              who owns which addresses\n  \
+             {dir}/h1 weavers explain ADDRESS                       of a container on h2: what carries its packets\n  \
+             {dir}/h1 ip link del LINK; {dir}/h1 weavers status     a link of `ip link`: it is back\n  \
+             {dir}/h1 weavers doctor                                what is wrong, why, what to type\n  \
+             {dir}/h1 weavers report --html > report.html           all of it as one page\n"
         )
     }
 
     /// A script in the lab's directory that runs a command on a host.
     fn write_script(&self, host: &Host) -> anyhow::Result<()> {
         let tools = self.weavers.parent().context("weavers has no directory")?;
-        let steps = format!("nsenter --target {} --net --uts --mount --", host.keeper_pid()?);
+        // So that commands work on a host as they are written for one.
+        let files = self.dir.join("hosts").join(&host.name);
+        let steps = format!(
+            "nsenter --target {} --net --uts --mount -- env WEAVERS_CONFIG={config} WEAVERS_STATE={state}",
+            host.keeper_pid()?,
+            config = files.join("weave.toml").display(),
+            state = files.join("state").display(),
+        );
         let path = self.dir.join(&host.name);
         fs::write(&path, script(&self.entry, tools, &steps))?;
         Ok(fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?)

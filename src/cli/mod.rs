@@ -67,13 +67,19 @@ struct Cli {
 #[derive(Clone, Debug, Args)]
 struct Global {
     /// Configuration file
-    #[arg(long, global = true, value_name = "FILE", default_value = CONFIG)]
+    #[arg(long, global = true, value_name = "FILE", env = "WEAVERS_CONFIG", default_value = CONFIG)]
     config: PathBuf,
     /// State directory
-    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/weave")]
+    #[arg(long, global = true, value_name = "DIR", env = "WEAVERS_STATE", default_value = "/var/lib/weave")]
     state: PathBuf,
     /// Control socket of the daemon
-    #[arg(long, global = true, value_name = "PATH", default_value = "/run/weave/weavers.sock")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "WEAVERS_SOCKET",
+        default_value = "/run/weave/weavers.sock"
+    )]
     socket: PathBuf,
     /// How long to wait for the daemon
     #[arg(long, global = true, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]

@@ -40,7 +40,11 @@ const FILES_OF_IT: [(&str, &str); 5] = [
     ("/run/docker/plugins/weavers.sock", "Where Docker finds the plugin."),
     ("/opt/cni/bin/weavers", "The CNI plugin."),
 ];
-const ENVIRONMENT: [(&str, &str); 3] = [
+const ENVIRONMENT: [(&str, &str); 4] = [
+    (
+        "WEAVERS_CONFIG, WEAVERS_STATE, WEAVERS_SOCKET",
+        "What --config, --state and --socket are where they are not given.",
+    ),
     ("WEAVERS_LOG", "What the daemon logs, as a filter of tracing: weavers=debug."),
     ("NO_COLOR", "If it is set and not empty, nothing is coloured."),
     ("AWS_*", "Credentials and region, where they do not come from the role of the instance."),
