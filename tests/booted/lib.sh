@@ -225,11 +225,13 @@ halt() {
   find "$booted_cgroups/$name" -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null || true
 }
 
+# With nothing of this environment: a TMPDIR of ours is none of its.
 on() {
   local name=$1
   shift
   [ -n "${leader[$name]-}" ] || fail "$name does not run"
-  nsenter -at "${leader[$name]}" "$@"
+  nsenter -at "${leader[$name]}" env -i HOME=/root LC_ALL=C.UTF-8 TERM=dumb \
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
 }
 
 # Repeats a command until it succeeds.
