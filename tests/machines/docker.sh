@@ -135,11 +135,13 @@ docker_ports() {
   check "  takes its ports along" refused "curl: (" net podman curl -sS --max-time 3 "http://$host:8090/cgi-bin/name"
 }
 
+# Again until the other end listens.
 udp_arrives() {
-  in_net docker "$(docker_pid web)" timeout 5 nc -u -l -W 1 9 >"$work/udp" &
-  sleep 0.5
+  in_net docker "$(docker_pid web)" timeout 20 nc -u -l -W 1 9 >"$work/udp" &
+  eventually 15 udp_is_sent
+}
+udp_is_sent() {
   on docker sh -c 'echo hello | nc -u -w 1 127.0.0.1 9001'
-  wait $!
   says hello cat "$work/udp"
 }
 
