@@ -227,7 +227,7 @@ fn of_node(known: &Overview<'_>, status: &Status) -> Vec<MetricFamily> {
     let addresses = [
         ("owned", f64::from(status.ipam.owned_addresses)),
         ("used", f64::from(status.ipam.used)),
-        ("quarantined", known.quarantined().iter().map(|range| f64::from(range.len())).sum()),
+        ("quarantined", f64::from(known.quarantined().iter().map(|range| range.len()).sum::<u32>())),
         ("unreachable", f64::from(known.unreachable_addresses())),
     ];
     let range = 2f64.powi(32 - i32::from(status.ipam.range.prefix_len()));
