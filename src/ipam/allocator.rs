@@ -91,7 +91,7 @@ impl Allocator {
             requests: Requests::default(),
             disputes: Disputes::default(),
             quarantine: Quarantine::default(),
-            memory: if fresh { Memory::Unproven(None) } else { Memory::Whole },
+            memory: if fresh { Memory::Unproven(None) } else { Memory::Read },
             kin: None,
             nicknames: BTreeMap::from([(settings.me, settings.nickname.clone())]),
             reachable: BTreeSet::new(),
@@ -282,51 +282,6 @@ impl Allocator {
         news
     }
 
-    /// Finds out whether a host that remembers nothing is new: `has_traces` says whether there is a trace of an earlier
-    /// life, where these ranges are to be its own. Only then is a ring made from a list of seeds, which would otherwise take
-    /// back what was given away.
-    pub fn prove_memory(&mut self, has_traces: impl FnOnce(&[Range]) -> bool) {
-        let Memory::Unproven(rest) = self.memory else { return };
-        let seeded = match &self.settings.init {
-            Init::Seed(peers) if self.ring.is_empty() && !self.leaving => Some(peers.clone()),
-            Init::Seed(_) | Init::Consensus | Init::Observer => None,
-        };
-        if let Some(peers) = seeded {
-            self.begin_ring(peers);
-            self.broadcast();
-        }
-        self.memory = if has_traces(&self.owned()) { Memory::Lost } else { Memory::New };
-        match (self.memory, rest) {
-            (Memory::Lost, None) => self.quarantine_what_is_owned(),
-            (Memory::New, Some(_)) if rest == self.quarantine.number() => {
-                self.quarantine.end();
-                self.end_rest();
-            }
-            _ => {}
-        }
-        self.advance();
-    }
-
-    /// Others remember a former life of this host. If nothing of it was on disk, all that it turns out to own rests.
-    pub fn doubt_memory(&mut self) {
-        match std::mem::replace(&mut self.memory, Memory::Lost) {
-            Memory::Whole => self.memory = Memory::Whole,
-            Memory::New | Memory::Unproven(None) => self.quarantine_what_is_owned(),
-            Memory::Unproven(Some(_)) | Memory::Lost => {}
-            Memory::SetBack => self.memory = Memory::SetBack,
-        }
-    }
-
-    /// Our store was set back: what we gave away since is not known here. All that we own rests, as if the store were lost.
-    pub fn set_back(&mut self) {
-        self.memory = Memory::SetBack;
-        self.quarantine_what_is_owned();
-    }
-
-    pub(super) fn is_unproven(&self) -> bool {
-        matches!(self.memory, Memory::Unproven(_))
-    }
-
     pub(super) fn merge(&mut self, theirs: &Ring) -> Result<bool, ReceiveError> {
         let knew_none = self.ring.is_empty();
         let before = self.leaving.then(|| self.ring.clone());
@@ -337,10 +292,7 @@ impl Allocator {
         for tied in &merged.tied {
             reissued |= self.ring.reissue(tied.token, tied.version);
         }
-        if merged.forgotten.iter().any(|token| !self.disputes.concerns(*token)) {
-            self.push(Effect::SetBack);
-            self.set_back();
-        }
+        self.judge_memory(&merged);
         let kin = self.kin.as_ref();
         let yields = |peer| kin.is_some_and(|kin| !kin.contains(&peer));
         let rest = &self.quarantine;
@@ -354,7 +306,7 @@ impl Allocator {
             self.save_ring();
             self.push(Effect::RingChanged);
         }
-        if knew_none && (matches!(self.memory, Memory::Lost | Memory::SetBack) || self.is_unproven()) {
+        if knew_none && (self.memory == Memory::Lost || self.memory.may_be_old() || self.is_unproven()) {
             self.quarantine_what_is_owned();
         }
         if let (true, Memory::Unproven(rest)) = (knew_none, &mut self.memory) {
@@ -445,7 +397,7 @@ impl Allocator {
     }
 
     /// Everybody who hears the votes makes the same ring, so it need not be told.
-    fn begin_ring(&mut self, peers: Vec<PeerName>) {
+    pub(super) fn begin_ring(&mut self, peers: Vec<PeerName>) {
         self.ring = Ring::seeded(self.settings.me, self.settings.universe, peers);
         self.settle();
         self.count_free();

@@ -34,6 +34,9 @@ pub struct Merged {
     /// The pieces, by their tokens, of which the other copy has something that only this host can have written, and ours does not:
     /// the disk was set back. Only where two stand by one piece the other may have written it.
     pub forgotten: Vec<Address>,
+    /// The pieces of ours, by their tokens, of which the other copy gives something to another: whoever took this host for dead wrote
+    /// that, or it was given away by us and we do not remember it.
+    pub lost: Vec<Address>,
 }
 
 /// Why nothing of a received ring can be used.
@@ -110,10 +113,10 @@ impl Ring {
                 None => {
                     merged.changed = true;
                     merged.must_save = true;
-                    // Nobody else makes tokens of ours in a piece of ours.
-                    let within = before.entry_of(their.token);
-                    let within = within.filter(|entry| their.owner == me && entry.owner == me);
-                    merged.forgotten.extend(within.map(|entry| entry.token));
+                    // Nobody else makes tokens in a piece of ours.
+                    let within = before.entry_of(their.token).filter(|entry| entry.owner == me);
+                    let told = if their.owner == me { &mut merged.forgotten } else { &mut merged.lost };
+                    told.extend(within.map(|entry| entry.token));
                     joined.push(their);
                 }
                 Some(ours) => joined.push(better(me, ours, their, merged)),
@@ -170,6 +173,7 @@ fn better(me: PeerName, ours: Entry, their: Entry, merged: &mut Merged) -> Entry
         Greater => {
             merged.changed = true;
             merged.must_save |= !same_owner;
+            merged.lost.extend((ours.owner == me).then_some(ours.token));
             their
         }
         Equal if same_owner && ours.owner == me => ours,

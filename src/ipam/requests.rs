@@ -13,7 +13,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{Allocator, Ask, Effect, Init, Refused, Ticket, memory::Memory, message::Unicast, space::Space};
+use super::{Allocator, Ask, Effect, Init, Refused, Ticket, message::Unicast, space::Space};
 use crate::{
     addr::{Address, Range},
     peer::PeerName,
@@ -311,7 +311,7 @@ impl Allocator {
 
     /// What is held already. A disk that was set back remembers addresses that were given back and are another's by now.
     fn held(&self, net: Ipv4Net) -> Outcome {
-        let doubtful = self.memory == Memory::SetBack && self.is_doubtful(net.addr().into());
+        let doubtful = self.memory.may_be_old() && self.is_doubtful(net.addr().into());
         if doubtful { Outcome::Wait } else { Outcome::Answer(Ok(net)) }
     }
 

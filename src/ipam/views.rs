@@ -154,17 +154,30 @@ impl Allocator {
         let excess = self.excess.recent(self.now);
         let excess =
             excess.map(|(what, peer)| (format!("{what}, the last by {}", self.named(peer)), way_out(peer)));
-        let set_back = (self.memory == Memory::SetBack && self.quarantine.number().is_some()).then(|| {
+        let set_back = self.old_store().filter(|_| self.quarantine.number().is_some()).map(|what| {
             (
-                "the store of this host is older than what it told its peers: its disk was set back, or a copy of it is in \
-                 use elsewhere"
-                    .to_owned(),
+                what.to_owned(),
                 "nothing of what it owns is handed out until the other peers have shown what they own; \
                  if a copy of the disk runs elsewhere, stop that host"
                     .to_owned(),
             )
         });
         fixed.chain(unbelievable).chain(excess).chain(set_back).collect()
+    }
+
+    /// Whether the store of this host is older than what it told others, or may be.
+    fn old_store(&self) -> Option<&'static str> {
+        match self.memory {
+            Memory::SetBack => Some(
+                "the store of this host is older than what it told its peers: its disk was set back, or a copy of it is in \
+                 use elsewhere",
+            ),
+            Memory::Bereft => Some(
+                "peers own what this host owned by its store: it was taken for dead, or its disk was set back, or a copy of \
+                 it is in use elsewhere",
+            ),
+            Memory::Whole | Memory::Read | Memory::Unproven(_) | Memory::New | Memory::Lost => None,
+        }
     }
 
     /// What is waited for, each with the way out if there is one.

@@ -81,6 +81,9 @@ impl Engine {
         }
         self.peers.mesh.set_channels(self.peers.dead.channels());
         self.observed.dial(&self.facts, &mut self.peers);
+        if self.peers.dead.takeover.is_of_this_boot() {
+            self.peers.ipam.trust_memory();
+        }
         if self.facts.identity.instance.is_none() {
             // Outside EC2 nothing can be looked for.
             self.peers.ipam.prove_memory(|_| false);

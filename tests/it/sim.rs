@@ -17,9 +17,10 @@ use weavers::sim::{Outcome, World, growth::Growth};
 const SEEDS_DEFAULT: u64 = 200;
 /// The same of those in which hosts forget, which last longer.
 const SEEDS_FORGETFUL: u64 = 60;
-/// Worlds in which something was wrong once: an elector that voted twice, a canary at an address that its host had given away, and a
-/// user who was told again of such an address.
-const FORGETFUL_KEPT: [u64; 3] = [54, 309, 2022];
+/// Worlds in which something was wrong once: an elector that voted twice, a canary at an address that its host had given away, a
+/// user who was told again of such an address, a quarantine without an end, and a host that took back, by an old disk, what it had left to
+/// its heir.
+const FORGETFUL_KEPT: [u64; 5] = [54, 309, 2022, 10862, 10907];
 /// Hosts in a crowd unless told otherwise.
 const CROWD_DEFAULT: u64 = 60;
 /// Hosts of which all list one.

@@ -31,6 +31,8 @@ pub struct Ballot {
     from: Option<u64>,
     /// What we know of it is from a disk, and nobody has shown yet that it is not an old one.
     from_disk: bool,
+    /// What we know of it is from a disk that was written in this boot of the host.
+    is_of_this_boot: bool,
     abstains_until: Option<Timestamp>,
     /// Electors that know of the same decision, by their own statement.
     shown: BTreeSet<PeerName>,
@@ -51,9 +53,14 @@ impl Ballot {
         Ballot { from, from_disk: from.is_some(), ..Ballot::default() }
     }
 
-    /// It cannot be an old one.
+    /// It was written in this boot of the host, so it cannot be an old one.
     pub fn trust(&mut self) {
-        self.from_disk = false;
+        (self.from_disk, self.is_of_this_boot) = (false, true);
+    }
+
+    /// Whether our disk cannot be an old one, since it was written in this boot of the host.
+    pub fn is_of_this_boot(&self) -> bool {
+        self.is_of_this_boot
     }
 
     /// From which decision on we may vote, for the disk.

@@ -232,6 +232,11 @@ impl TakeOver {
         self.boot = Some(boot.to_owned());
     }
 
+    /// Whether the disk was written in this boot of the host, so that it cannot be an old one.
+    pub fn is_of_this_boot(&self) -> bool {
+        self.ballot.is_of_this_boot()
+    }
+
     /// It turned out on which instance we run, and all are told.
     pub fn set_instance(&mut self, instance: String) {
         self.statements.own.instance = Some(instance);

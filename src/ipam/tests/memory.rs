@@ -126,6 +126,8 @@ fn set_back_to(mut network: Network, copy: Saved, heard: &str, unheard: &str) ->
     network.stop(1);
     network.hosts.get_mut(&peer(2)).unwrap().saved = copy;
     network.restart(peer(2));
+    // What only this host can have written proves an old disk, whatever its boot.
+    network.host(2).trust_memory();
     network.cut.clear();
     network.connect();
     network
@@ -181,6 +183,69 @@ fn a_gift_leaves_a_trace_in_what_the_giver_keeps() {
     assert_ne!(network.host(2).owned(), before);
     network.hosts.get_mut(&peer(2)).unwrap().saved = copy;
     network.restart(peer(2));
+    network.host(2).trust_memory();
     network.connect();
     assert!(!network.host(2).quarantined().is_empty());
+}
+
+/// Of three hosts the second used an address, freed it, and gave all that it had to the first, which is down. Then its disk is one that
+/// was copied before.
+fn set_back_to_before_it_drained() -> Network {
+    let mut network = Network::of(3);
+    let held = network.claim(2, "old", "10.32.0.150/24");
+    assert!(matches!(network.answer(held), Some(Ok(_))));
+    let copy = network.hosts[&peer(2)].saved.clone();
+    network.host(2).free("old", None).unwrap();
+    network.promised.clear();
+    let now = network.now;
+    assert_eq!(network.host(2).drain(now), Ok((64, Some(peer(1)))));
+    network.act(peer(2));
+    network.run();
+    network.stop(1);
+    network.hosts.get_mut(&peer(2)).unwrap().saved = copy;
+    network.restart(peer(2));
+    network
+}
+
+/// Nothing that it owns bears a trace of what it gave away: it owns nothing.
+#[test]
+fn a_host_whose_disk_was_set_back_to_before_it_drained_gives_nothing_away_that_its_heir_may_use() {
+    let mut network = set_back_to_before_it_drained();
+    network.connect();
+    network.host(2).set_unconfirmed(Some(BTreeSet::new()));
+    assert_ne!(network.host(2).quarantined(), [], "what it uses, by its old disk, may be its heir's");
+    network.host(2).free("old", None).unwrap();
+    network.act(peer(2));
+    let claimed = network.claim(3, "db", "10.32.0.150/24");
+    network.pass(60);
+    assert!(!matches!(network.answer(claimed), Some(Ok(_))));
+    network.down.clear();
+    // Once for what it claims, and once for the answers.
+    network.connect();
+    network.connect();
+    network.host(2).set_unconfirmed(Some(BTreeSet::new()));
+    assert_eq!(network.host(2).quarantined(), []);
+    network.assert_agreed();
+    network.assert_sound();
+}
+
+#[test]
+fn a_host_that_was_taken_for_dead_and_whose_disk_is_no_old_one_goes_on_with_what_it_uses() {
+    let mut network = Network::of(3);
+    let held = network.claim(2, "web", "10.32.0.150/24");
+    assert!(matches!(network.answer(held), Some(Ok(_))));
+    network.stop(2);
+    let now = network.now;
+    network.host(1).forget(now, peer(2)).unwrap();
+    network.act(peer(1));
+    network.run();
+    network.restart(peer(2));
+    network.host(2).trust_memory();
+    network.down.clear();
+    network.connect();
+    network.assert_agreed();
+    assert_eq!(network.host(2).quarantined(), []);
+    let again = network.allocate(2, "web");
+    assert_eq!(network.answer(again), Some(Ok("10.32.0.150/24".to_owned())));
+    network.assert_sound();
 }
