@@ -337,16 +337,29 @@ impl Allocator {
             return;
         }
         let may_give = !self.leaving && !self.ring.is_full();
-        let donation = self.space.gift(range, &self.ring.unmovable()).filter(|_| may_give);
-        match donation.map(|donation| self.ring.grant(donation, from)) {
-            Some(Ok(())) => {
+        let gift = self.space.gift(range, &self.ring.unmovable()).or_else(|| self.stood_by(from, range));
+        let granted = gift.filter(|gift| may_give && self.ring.grant(*gift, from).is_ok());
+        match granted {
+            Some(gift) => {
                 self.ring.leave_trace();
                 self.settle();
                 self.announce();
+                if self.quarantine.leave_out(&[gift]) {
+                    self.end_rest();
+                }
             }
-            Some(Err(_)) | None => self.push(Effect::Unicast(from, Unicast::Denied(range).encode())),
+            None => self.push(Effect::Unicast(from, Unicast::Denied(range).encode())),
         }
         self.update(from);
+    }
+
+    /// An address in quarantine that another uses by its own ring, and nobody here.
+    fn stood_by(&self, peer: PeerName, range: Range) -> Option<Range> {
+        let is_its_own = range.len() == 1
+            && self.space.owns(range.start)
+            && self.quarantine.covers(range.start)
+            && self.quarantine.is_stood_by(peer, range);
+        (is_its_own && !self.space.uses(range)).then_some(range)
     }
 
     fn hear_nicknames(&mut self, from: PeerName, heard: BTreeMap<PeerName, String>) {

@@ -4,14 +4,23 @@
 //! else has heard of it. So nothing of it is handed out or given away until every owner, every peer that
 //! is there and every stranger, a host that EC2 says runs and that was not heard yet, has shown a ring in
 //! which the range is ours: had it been given a part, that part would not be ours by then.
+//!
+//! One of them may stand by a part of it: it uses addresses there, and has yielded what else is there before our store was lost
+//! ([`super::disputes`]). It asks us for what it uses, and is given it, or each of us would wait for the other.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use super::{inquiry::Inquiry, ring::Ring};
 use crate::{
     addr::{Address, Range, join},
     peer::PeerName,
 };
+
+/// Ranges kept of those by which one peer stands.
+const STOOD_BY_MAX: usize = 1024;
 
 /// What is in quarantine here.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +30,8 @@ pub struct Quarantine {
     ranges: Vec<Range>,
     awaited: BTreeSet<PeerName>,
     shown: BTreeSet<PeerName>,
+    /// What of it is their own, as awaited peers have it.
+    stood_by: BTreeMap<PeerName, Vec<Range>>,
     /// `None`: it is not known yet which there are.
     unconfirmed: Option<BTreeSet<Ipv4Addr>>,
     /// Where somebody has to be asked.
@@ -34,6 +45,7 @@ impl Quarantine {
         self.ranges = join(ranges.into_iter().chain(self.ranges.iter().copied()));
         self.awaited = awaited;
         self.shown.clear();
+        self.stood_by.clear();
         self.unconfirmed = None;
         self.end_if_over();
     }
@@ -81,6 +93,11 @@ impl Quarantine {
         &self.ranges
     }
 
+    /// Whether an awaited peer stands by this range.
+    pub fn is_stood_by(&self, peer: PeerName, range: Range) -> bool {
+        self.stood_by.get(&peer).is_some_and(|parts| parts.iter().any(|part| part.covers(range)))
+    }
+
     /// Whose ring is waited for.
     pub fn awaited(&self) -> &BTreeSet<PeerName> {
         &self.awaited
@@ -98,11 +115,25 @@ impl Quarantine {
             let others = theirs.pieces().filter(|(piece, entry)| entry.owner != me && piece.overlaps(*range));
             others.into_iter().all(|(piece, _)| !still_ours(piece.intersection(*range)))
         };
-        if self.ranges.iter().all(shows) {
+        let shows_all = self.ranges.iter().all(shows);
+        if shows_all {
             self.awaited.remove(&theirs.holder());
             self.shown.insert(theirs.holder());
         }
+        self.note_stood_by(theirs, shows_all);
         self.end_if_over()
+    }
+
+    fn note_stood_by(&mut self, theirs: &Ring, shows_all: bool) {
+        let peer = theirs.holder();
+        if shows_all {
+            self.stood_by.remove(&peer);
+            return;
+        }
+        let owned = theirs.owned_by(peer);
+        let parts = self.ranges.iter().flat_map(|range| owned.iter().map(|piece| piece.intersection(*range)));
+        let parts = parts.filter(|part| !part.is_empty()).take(STOOD_BY_MAX).collect();
+        self.stood_by.insert(peer, parts);
     }
 
     /// Only these are worth waiting for: the others own nothing and are not there. Returns whether the

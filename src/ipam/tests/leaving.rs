@@ -69,9 +69,18 @@ fn a_drained_host_leaves_all_to_an_heir_and_takes_no_more_questions() {
 
 /// Hosts 1 and 2 take over host 3 in two halves of the network.
 fn taken_over_twice(used_by_one: &[&str], used_by_two: &[&str]) -> Network {
-    let mut network = Network::of(3);
+    taken_over_twice_among(3, used_by_one, used_by_two)
+}
+
+/// The same, where there are so many hosts. The others hear of it afterwards.
+pub(super) fn taken_over_twice_among(hosts: u64, used_by_one: &[&str], used_by_two: &[&str]) -> Network {
+    let mut network = Network::of(hosts);
     network.stop(3);
     network.cut(1, 2);
+    for other in 4..=hosts {
+        network.cut(1, other);
+        network.cut(2, other);
+    }
     let now = network.now;
     for (number, used) in [(1, used_by_one), (2, used_by_two)] {
         network.host(number).set_reachable(now, BTreeSet::new());

@@ -249,3 +249,30 @@ fn a_host_that_was_taken_for_dead_and_whose_disk_is_no_old_one_goes_on_with_what
     assert_eq!(network.answer(again), Some(Ok("10.32.0.150/24".to_owned())));
     network.assert_sound();
 }
+
+/// Two stand by one piece, and the second yielded it to the first, which then lost its store: what it owns rests until the second shows
+/// that all of it is the first one's, and the second waits to be given what it uses of it.
+#[test]
+fn whoever_lost_its_store_gives_an_address_that_rests_to_the_host_that_uses_it_and_yielded_the_rest() {
+    let mut network = leaving::taken_over_twice_among(4, &["10.32.0.150/24"], &["10.32.0.150/24"]);
+    assert!(!network.host(2).contested().is_empty());
+    network.promised.remove(&(peer(1), "10.32.0.150/24".to_owned()));
+    network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
+    network.restart(peer(1));
+    network.host(1).prove_memory(|_| true);
+    // It hears first of all that the piece is its own.
+    network.cut(1, 2);
+    network.connect();
+    assert!(network.host(1).quarantined().iter().any(|range| range.contains(address("10.32.0.150"))));
+    network.cut.clear();
+    network.host(1).set_unconfirmed(Some(BTreeSet::new()));
+    for _ in 0..3 {
+        network.pass(40);
+        network.connect();
+    }
+    network.assert_agreed();
+    network.assert_sound();
+    assert_eq!(network.host(1).quarantined(), []);
+    assert_eq!(network.host(1).ring().owner(address("10.32.0.150")), Some(peer(2)));
+    assert!(network.host(2).contested().is_empty());
+}
