@@ -298,6 +298,8 @@ impl Allocator {
         let rest = &self.quarantine;
         let rests = |token| rest.covers(token);
         reissued |= self.disputes.on_merge(&mut self.ring, theirs, &merged, yields, rests);
+        // What they own may be all in what is refused here.
+        merged.refused.iter().for_each(|claim| self.quarantine.meet(claim.owner));
         if self.quarantine.leave_out(&self.disputes.yielded(&self.ring)) {
             self.end_rest();
         }

@@ -17,6 +17,7 @@ impl Allocator {
         self.check_forget(peer)?;
         self.stand_up_to(peer);
         let taken = self.take_over(peer);
+        self.rest_on();
         Ok(taken.iter().map(|range| range.len()).sum())
     }
 
@@ -33,7 +34,7 @@ impl Allocator {
             return Err(Refused::NoRing);
         }
         let owns = self.ring.entries().iter().any(|entry| entry.owner == peer);
-        let claims = self.disputes.opponents(&self.ring).iter().any(|(_, with)| *with == peer);
+        let claims = self.disputes.are_with(peer);
         if !owns && !claims && !self.nicknames.contains_key(&peer) {
             return Err(Refused::UnknownPeer { peer });
         }
@@ -126,11 +127,12 @@ impl Allocator {
         }
     }
 
-    /// Waits no longer for whoever owns nothing and is gone.
+    /// Waits no longer for whoever owns nothing, claims nothing of ours, and is gone.
     pub(super) fn rest_on(&mut self) {
-        let (ring, reachable) = (&self.ring, &self.reachable);
+        let (ring, reachable, disputes) = (&self.ring, &self.reachable, &self.disputes);
         let owns = |peer: PeerName| ring.entries().iter().any(|entry| entry.owner == peer);
-        if self.quarantine.keep_only(|peer| reachable.contains(&peer) || owns(peer)) {
+        let matters = |peer: PeerName| reachable.contains(&peer) || owns(peer) || disputes.are_with(peer);
+        if self.quarantine.keep_only(matters) {
             self.end_rest();
         }
     }

@@ -40,6 +40,11 @@ impl<'a> Overview<'a> {
         self.peers.ipam.quarantined()
     }
 
+    /// Whether this node waits for what a peer says of what is in quarantine.
+    pub fn awaits(&self, peer: PeerName) -> bool {
+        self.peers.ipam.awaited().contains(&peer)
+    }
+
     /// What was decided about the dead, as far as this node knows.
     pub fn decided(&self) -> Option<&'a Log> {
         self.peers.dead.takeover.log()

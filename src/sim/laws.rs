@@ -310,6 +310,7 @@ impl World {
             let stuck = stuck.is_some_and(|host| self.most_electors_are_dead(host));
             if self.now >= begun + FORGET_AFTER {
                 self.forget_all(self.left_to_people(stuck));
+                self.forget_claimants();
             }
             // Everybody has looked once more after the last change of anybody.
             match self.unsettled() {

@@ -239,6 +239,20 @@ impl World {
         }
     }
 
+    /// Where a host waits for one that is dead and of which all others know that it owns nothing, its status says what to do.
+    pub(super) fn forget_claimants(&mut self) {
+        let is_dead = |dead: &usize| self.machines[*dead].power == Power::Terminated && self.is_buried(*dead);
+        let dead: Vec<usize> = (0..self.machines.len()).filter(is_dead).collect();
+        for host in (0..self.machines.len()).filter(|&host| self.has_turn(host)).collect::<Vec<_>>() {
+            for &dead in &dead {
+                let name = self.machines[dead].name;
+                if self.machines[host].node.as_ref().is_some_and(|node| node.overview().awaits(name)) {
+                    self.ask_quietly(host, Request::Forget { peer: name.to_string(), alone: false });
+                }
+            }
+        }
+    }
+
     /// Somebody asks a host for an address, and nothing else.
     pub(super) fn ask_for_address(&mut self, host: usize) {
         self.allocate(host);

@@ -229,6 +229,42 @@ fn a_host_whose_disk_was_set_back_to_before_it_drained_gives_nothing_away_that_i
     network.assert_sound();
 }
 
+/// The fourth owns one address, which was the second one's, and was in use there by its old disk.
+#[test]
+fn a_host_whose_disk_was_set_back_waits_for_whoever_owns_nothing_but_what_is_in_use_by_the_old_disk() {
+    let founders = (1..=3).map(|n| settings(n, Init::Consensus, 3));
+    let mut network = Network::new(founders.chain([settings(4, Init::Observer, 3)]).collect());
+    network.connect();
+    let held = network.claim(2, "old", "10.32.0.150/24");
+    assert!(matches!(network.answer(held), Some(Ok(_))));
+    let copy = network.hosts[&peer(2)].saved.clone();
+    network.host(2).free("old", None).unwrap();
+    network.act(peer(2));
+    network.promised.clear();
+    let taken = network.claim(4, "web", "10.32.0.150/24");
+    assert!(matches!(network.answer(taken), Some(Ok(_))));
+    network.stop(4);
+    network.hosts.get_mut(&peer(2)).unwrap().saved = copy;
+    network.restart(peer(2));
+    network.connect();
+    network.connect();
+    network.host(2).set_unconfirmed(Some(BTreeSet::new()));
+    assert_eq!(network.host(2).awaited(), &[peer(4)].into());
+    network.host(2).free("old", None).unwrap();
+    network.act(peer(2));
+    let claimed = network.claim(3, "db", "10.32.0.150/24");
+    network.pass(60);
+    assert!(!matches!(network.answer(claimed), Some(Ok(_))));
+    network.down.clear();
+    // Once for what it claims, and once for the answers.
+    network.connect();
+    network.connect();
+    network.host(2).set_unconfirmed(Some(BTreeSet::new()));
+    assert_eq!(network.host(2).quarantined(), []);
+    network.assert_agreed();
+    network.assert_sound();
+}
+
 #[test]
 fn a_host_that_was_taken_for_dead_and_whose_disk_is_no_old_one_goes_on_with_what_it_uses() {
     let mut network = Network::of(3);
