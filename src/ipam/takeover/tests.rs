@@ -678,6 +678,25 @@ fn an_elector_whose_disk_was_set_back_does_not_vote_again_with_one_that_missed_i
 }
 
 #[test]
+fn an_elector_that_hears_of_a_promise_of_its_own_that_is_not_on_its_disk_says_so_and_keeps_its_vote() {
+    let mut network = Network::of(3, 3);
+    network.pass(1);
+    let before = network.hosts[&peer(1)].saved.clone();
+    let elector = &mut network.hosts.get_mut(&peer(1)).unwrap().takeover;
+    elector.paxos.propose(&Decision { dead: peer(3), heir: peer(1), ..Decision::default() });
+    let promised = elector.all_known();
+    let other = &mut network.hosts.get_mut(&peer(2)).unwrap().takeover;
+    other.hear(network.now, peer(1), &promised).unwrap();
+    let told = other.all_known();
+    network.hosts.get_mut(&peer(1)).unwrap().saved = before;
+    network.boot(1);
+    let elector = &mut network.hosts.get_mut(&peer(1)).unwrap().takeover;
+    elector.hear(network.now, peer(2), &told).unwrap();
+    assert!(std::iter::from_fn(|| elector.next_effect()).any(|effect| effect == Effect::SetBack));
+    assert_eq!(elector.ballot.known_from(), None);
+}
+
+#[test]
 fn an_elector_that_was_only_booted_votes_as_soon_as_enough_others_have_shown_what_they_know() {
     let mut network = Network::of(6, 5);
     network.pass(1);

@@ -35,6 +35,27 @@ fn what_is_given_to_a_host_that_is_leaving_by_then_goes_to_its_heir_too() {
 }
 
 #[test]
+fn a_host_that_leaves_is_nobodys_heir_any_more() {
+    let mut network = Network::of(3);
+    let now = network.now;
+    network.host(1).drain(now).unwrap();
+    network.act(peer(1));
+    network.run();
+    network.stop(3);
+    network.host(1).bury(now, peer(3), peer(1));
+    network.act(peer(1));
+    assert_eq!(network.host(1).owned(), [], "it was chosen before they heard that it leaves");
+}
+
+#[test]
+fn nothing_is_left_to_a_host_that_said_that_it_leaves() {
+    let mut network = Network::of(3);
+    let now = network.now;
+    network.host(1).set_leavers(BTreeSet::from([peer(2)]));
+    assert_eq!(network.host(1).drain(now), Ok((128, Some(peer(3)))));
+}
+
+#[test]
 fn a_dead_peer_is_taken_over_and_a_live_one_is_not() {
     let mut network = Network::of(3);
     let now = network.now;
