@@ -57,22 +57,43 @@ pub struct Allocator {
     pub(super) disputes: Disputes,
     pub(super) quarantine: Quarantine,
     pub(super) memory: Memory,
-    kin: Option<BTreeSet<PeerName>>,
-    pub(super) nicknames: BTreeMap<PeerName, String>,
-    pub(super) reachable: BTreeSet<PeerName>,
+    pub(super) peers: Peers,
     pub(super) avoided: Vec<Range>,
     pub(super) leaving: bool,
-    /// Others that leave.
-    pub(super) leavers: BTreeSet<PeerName>,
-    /// What was last told or saved at a version that is not believed, by its token.
-    pub(super) unbelievable: BTreeMap<Address, (Timestamp, Entry)>,
-    pub(super) excess: Excess,
-    /// What was told last, as it was written: much is said more than once.
-    pub(super) told: Option<Told>,
+    pub(super) doubts: Doubts,
     /// The last moment handed in.
     pub(super) now: Timestamp,
-    repeat_at: Timestamp,
+    pub(super) outgoing: Outgoing,
+}
+
+/// What is known of the others.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peers {
+    /// Where Weave Net routers share the cluster: neighbours that are none.
+    kin: Option<BTreeSet<PeerName>>,
+    pub nicknames: BTreeMap<PeerName, String>,
+    pub reachable: BTreeSet<PeerName>,
+    /// Those that leave.
+    pub leavers: BTreeSet<PeerName>,
+}
+
+/// What was said and is not believed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doubts {
+    /// What was last told or saved at a version that is not believed, by its token.
+    pub unbelievable: BTreeMap<Address, (Timestamp, Entry)>,
+    /// What goes beyond all bounds.
+    pub excess: Excess,
+}
+
+/// What is to leave.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outgoing {
     effects: VecDeque<Effect>,
+    /// What was told last, as it was written: much is said more than once.
+    pub told: Option<Told>,
+    /// When to tell the own vote again.
+    repeat_at: Timestamp,
 }
 
 impl Allocator {
@@ -92,18 +113,15 @@ impl Allocator {
             disputes: Disputes::default(),
             quarantine: Quarantine::default(),
             memory: if fresh { Memory::Unproven(None) } else { Memory::Read },
-            kin: None,
-            nicknames: BTreeMap::from([(settings.me, settings.nickname.clone())]),
-            reachable: BTreeSet::new(),
+            peers: Peers {
+                nicknames: BTreeMap::from([(settings.me, settings.nickname.clone())]),
+                ..Peers::default()
+            },
             avoided: Vec::new(),
             leaving: false,
-            leavers: BTreeSet::new(),
-            unbelievable: BTreeMap::new(),
-            excess: Excess::default(),
-            told: None,
+            doubts: Doubts::default(),
             now: Timestamp::ZERO,
-            repeat_at: Timestamp::ZERO,
-            effects: VecDeque::new(),
+            outgoing: Outgoing::default(),
             settings,
         };
         allocator.requests.want(allocator.allocations.values().flatten().map(|net| net.addr().into()));
@@ -156,9 +174,9 @@ impl Allocator {
     /// Says which peers a unicast can reach.
     pub fn set_reachable(&mut self, now: Timestamp, peers: BTreeSet<PeerName>) {
         self.now = now;
-        self.reachable = peers;
-        self.reachable.remove(&self.settings.me);
-        self.reachable.iter().for_each(|&peer| self.quarantine.meet(peer));
+        self.peers.reachable = peers;
+        self.peers.reachable.remove(&self.settings.me);
+        self.peers.reachable.iter().for_each(|&peer| self.quarantine.meet(peer));
         self.rest_on();
         self.elect();
         self.advance();
@@ -166,11 +184,11 @@ impl Allocator {
 
     /// Where Weave Net routers share the cluster: the peers of which it is known that they are none.
     pub fn set_kin(&mut self, kin: Option<BTreeSet<PeerName>>) {
-        self.kin = kin;
+        self.peers.kin = kin;
     }
 
     pub(super) fn has_routers(&self) -> bool {
-        self.kin.is_some()
+        self.peers.kin.is_some()
     }
 
     /// With a reason, joins a ring that others made and elects nobody. Without one it takes part, and
@@ -208,12 +226,12 @@ impl Allocator {
         self.space.thaw(now);
         self.ask_the_awaited();
         self.elect();
-        if self.repeat_at == Timestamp::ZERO {
+        if self.outgoing.repeat_at == Timestamp::ZERO {
             // The start: there is nobody to hear it yet.
-            self.repeat_at = now + REPEAT;
-        } else if self.repeats() && self.repeat_at <= now {
+            self.outgoing.repeat_at = now + REPEAT;
+        } else if self.repeats() && self.outgoing.repeat_at <= now {
             self.tell_vote();
-            self.repeat_at = now + REPEAT;
+            self.outgoing.repeat_at = now + REPEAT;
         }
         self.advance();
     }
@@ -222,14 +240,14 @@ impl Allocator {
     pub fn next_wake(&self) -> Option<Timestamp> {
         let elects = self.ring.is_empty() && !self.leaving;
         let election = elects.then(|| self.election.due()).flatten();
-        let started = self.repeat_at > Timestamp::ZERO;
-        let repeat = (self.repeats() || !started).then_some(self.repeat_at);
+        let started = self.outgoing.repeat_at > Timestamp::ZERO;
+        let repeat = (self.repeats() || !started).then_some(self.outgoing.repeat_at);
         [election, repeat, self.requests.next_wake(), self.next_ask()].into_iter().flatten().min()
     }
 
     /// What is to be done next.
     pub fn next_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        self.outgoing.effects.pop_front()
     }
 
     // ===== what was received =====
@@ -256,7 +274,7 @@ impl Allocator {
     fn is_to_answer(&self, source: Source) -> bool {
         let (me, peer) = (self.settings.me, source.peer());
         let Source::Broadcast { .. } = source else { return peer != me };
-        let count = |names: (Bound<PeerName>, Bound<PeerName>)| self.reachable.range(names).count();
+        let count = |names: (Bound<PeerName>, Bound<PeerName>)| self.peers.reachable.range(names).count();
         let between = match peer < me {
             true => count((Bound::Excluded(peer), Bound::Excluded(me))),
             false => {
@@ -275,7 +293,7 @@ impl Allocator {
         };
         let news = self.election.hear(self.now, neighbour, claims);
         let passed_over = self.election.take_passed_over();
-        self.excess.note(self.now, source.peer(), "promises about the first ring", passed_over);
+        self.doubts.excess.note(self.now, source.peer(), "promises about the first ring", passed_over);
         if news {
             self.elect();
         }
@@ -293,7 +311,7 @@ impl Allocator {
             reissued |= self.ring.reissue(tied.token, tied.version);
         }
         self.judge_memory(&merged);
-        let kin = self.kin.as_ref();
+        let kin = self.peers.kin.as_ref();
         let yields = |peer| kin.is_some_and(|kin| !kin.contains(&peer));
         let rest = &self.quarantine;
         let rests = |token| rest.covers(token);
@@ -327,8 +345,10 @@ impl Allocator {
 
     fn note_unbelievable(&mut self, entries: &[Entry]) {
         for entry in entries {
-            if self.unbelievable.len() < UNBELIEVABLE_MAX || self.unbelievable.contains_key(&entry.token) {
-                self.unbelievable.insert(entry.token, (self.now, *entry));
+            if self.doubts.unbelievable.len() < UNBELIEVABLE_MAX
+                || self.doubts.unbelievable.contains_key(&entry.token)
+            {
+                self.doubts.unbelievable.insert(entry.token, (self.now, *entry));
             }
         }
     }
@@ -367,14 +387,15 @@ impl Allocator {
     fn hear_nicknames(&mut self, from: PeerName, heard: BTreeMap<PeerName, String>) {
         let mut passed_over = 0;
         for (peer, nickname) in heard {
-            let known = self.nicknames.contains_key(&peer);
-            let fits = nickname.len() <= NICKNAME_LEN_MAX && (known || self.nicknames.len() < NICKNAMES_MAX);
+            let known = self.peers.nicknames.contains_key(&peer);
+            let fits =
+                nickname.len() <= NICKNAME_LEN_MAX && (known || self.peers.nicknames.len() < NICKNAMES_MAX);
             passed_over += usize::from(!fits);
             if fits && peer != self.settings.me {
-                self.nicknames.insert(peer, printable(&nickname));
+                self.peers.nicknames.insert(peer, printable(&nickname));
             }
         }
-        self.excess.note(self.now, from, "nicknames", passed_over);
+        self.doubts.excess.note(self.now, from, "nicknames", passed_over);
     }
 
     // ===== the first ring =====
@@ -384,7 +405,7 @@ impl Allocator {
         if !self.ring.is_empty() || self.leaving {
             return;
         }
-        let present = self.election.present(&self.reachable);
+        let present = self.election.present(&self.peers.reachable);
         let voted = self.election.vote(self.now, &present);
         let proposed = self.election.propose(self.now, &present);
         if voted || proposed {
@@ -470,7 +491,7 @@ impl Allocator {
     }
 
     pub(super) fn push(&mut self, effect: Effect) {
-        self.effects.push_back(effect);
+        self.outgoing.effects.push_back(effect);
     }
 
     pub(super) fn count_free(&mut self) -> bool {
@@ -481,7 +502,7 @@ impl Allocator {
 
     pub(super) fn save_ring(&mut self) {
         let record = Record::Ring(self.ring.clone());
-        match self.effects.back_mut() {
+        match self.outgoing.effects.back_mut() {
             Some(Effect::Save(last @ Record::Ring(_))) => *last = record,
             _ => self.push(Effect::Save(record)),
         }

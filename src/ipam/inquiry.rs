@@ -48,7 +48,7 @@ impl Allocator {
         if !self.has_to_ask() {
             return;
         }
-        let reached = self.quarantine.awaited().intersection(&self.reachable).copied().collect();
+        let reached = self.quarantine.awaited().intersection(&self.peers.reachable).copied().collect();
         for peer in self.quarantine.inquiry.take_turn(self.now, reached) {
             let nothing = Unicast::Request(self.nothing());
             self.push(Effect::Unicast(peer, nothing.encode()));
@@ -57,7 +57,7 @@ impl Allocator {
 
     /// When it is time.
     pub(super) fn next_ask(&self) -> Option<Timestamp> {
-        let reached = || self.quarantine.awaited().intersection(&self.reachable).next().is_some();
+        let reached = || self.quarantine.awaited().intersection(&self.peers.reachable).next().is_some();
         (self.has_to_ask() && reached()).then_some(self.quarantine.inquiry.due)
     }
 

@@ -27,7 +27,7 @@ impl Allocator {
         if peer == self.settings.me {
             return Err(Refused::Myself { peer });
         }
-        if self.reachable.contains(&peer) {
+        if self.peers.reachable.contains(&peer) {
             return Err(Refused::PeerAlive { peer, nickname: self.nickname_of(peer) });
         }
         if self.ring.is_empty() {
@@ -35,7 +35,7 @@ impl Allocator {
         }
         let owns = self.ring.entries().iter().any(|entry| entry.owner == peer);
         let claims = self.disputes.are_with(peer);
-        if !owns && !claims && !self.nicknames.contains_key(&peer) {
+        if !owns && !claims && !self.peers.nicknames.contains_key(&peer) {
             return Err(Refused::UnknownPeer { peer });
         }
         Ok(())
@@ -45,14 +45,14 @@ impl Allocator {
     /// has shown that it knows.
     pub fn bury(&mut self, now: Timestamp, dead: PeerName, heir: PeerName) {
         self.now = now;
-        let heard = self.reachable.contains(&dead);
+        let heard = self.peers.reachable.contains(&dead);
         // One that is heard has come back since that was decided, and owns again what it owns by now.
         if heir == self.settings.me && dead != heir && !heard && !self.leaving && !self.ring.is_empty() {
             self.begin_rest(dead);
             self.take_over(dead);
         }
         if !heard {
-            self.nicknames.remove(&dead);
+            self.peers.nicknames.remove(&dead);
             self.stand_up_to(dead);
         }
         self.rest_on();
@@ -82,7 +82,7 @@ impl Allocator {
     /// What this peer owns rests until everybody else has shown what of it is theirs.
     fn begin_rest(&mut self, owner: PeerName) {
         let owners = self.ring.entries().iter().map(|entry| entry.owner);
-        let mut awaited: BTreeSet<PeerName> = owners.chain(self.reachable.iter().copied()).collect();
+        let mut awaited: BTreeSet<PeerName> = owners.chain(self.peers.reachable.iter().copied()).collect();
         awaited.retain(|peer| *peer != owner && *peer != self.settings.me);
         self.quarantine.begin(self.ring.owned_by(owner), awaited);
         self.save_rest();
@@ -90,7 +90,7 @@ impl Allocator {
 
     fn take_over(&mut self, dead: PeerName) -> Vec<Range> {
         let taken = self.ring.transfer(dead, self.settings.me);
-        self.nicknames.remove(&dead);
+        self.peers.nicknames.remove(&dead);
         if !taken.is_empty() {
             self.settle();
             self.announce();
@@ -129,7 +129,7 @@ impl Allocator {
 
     /// Waits no longer for whoever owns nothing, claims nothing of ours, and is gone.
     pub(super) fn rest_on(&mut self) {
-        let (ring, reachable, disputes) = (&self.ring, &self.reachable, &self.disputes);
+        let (ring, reachable, disputes) = (&self.ring, &self.peers.reachable, &self.disputes);
         let owns = |peer: PeerName| ring.entries().iter().any(|entry| entry.owner == peer);
         let matters = |peer: PeerName| reachable.contains(&peer) || owns(peer) || disputes.are_with(peer);
         if self.quarantine.keep_only(matters) {
@@ -166,7 +166,7 @@ impl Allocator {
 
     /// These peers have given all away, or are about to: nobody leaves anything to them.
     pub fn set_leavers(&mut self, peers: BTreeSet<PeerName>) {
-        self.leavers.extend(peers);
+        self.peers.leavers.extend(peers);
     }
 
     /// Gives all that we own to an heir and refuses every question from now on. Returns how many
@@ -194,7 +194,7 @@ impl Allocator {
 
     /// What comes to be ours while we leave goes on to an heir. Whoever gave us all that it had is leaving as well.
     pub(super) fn pass_on(&mut self, before: &Ring) {
-        self.leavers.extend(self.ring.donors_of_all(before));
+        self.peers.leavers.extend(self.ring.donors_of_all(before));
         if let Some(heir) = self.heir().filter(|_| !self.owned().is_empty()) {
             self.leave_all_to(heir);
         }
@@ -215,10 +215,10 @@ impl Allocator {
     /// Whom to leave it to, as Weave Net chooses: an owner that is alive, anybody alive, an owner,
     /// anybody. Of those who stay.
     fn heir(&self) -> Option<PeerName> {
-        let stays = |peer: &PeerName| *peer != self.settings.me && !self.leavers.contains(peer);
+        let stays = |peer: &PeerName| *peer != self.settings.me && !self.peers.leavers.contains(peer);
         let owners = || self.ring.entries().iter().map(|entry| entry.owner).filter(stays);
-        let known = || self.nicknames.keys().copied().filter(stays);
-        let alive = |peer: &PeerName| self.reachable.contains(peer);
+        let known = || self.peers.nicknames.keys().copied().filter(stays);
+        let alive = |peer: &PeerName| self.peers.reachable.contains(peer);
         owners()
             .find(alive)
             .or_else(|| known().find(alive))

@@ -366,7 +366,7 @@ impl Allocator {
     }
 
     fn only_reachable(&self, mut peers: Vec<PeerName>) -> Vec<PeerName> {
-        peers.retain(|peer| self.reachable.contains(peer));
+        peers.retain(|peer| self.peers.reachable.contains(peer));
         peers
     }
 
@@ -408,7 +408,7 @@ impl Allocator {
         if request.is_some_and(|request| owners.iter().any(|owner| request.denied.contains(owner))) {
             return Some("it is in use there as well: free it on one of the two hosts".to_owned());
         }
-        let unreachable = owners.iter().all(|owner| !self.reachable.contains(owner));
+        let unreachable = owners.iter().all(|owner| !self.peers.reachable.contains(owner));
         unreachable.then(|| {
             let dead = owners.first().map_or_else(String::new, ToString::to_string);
             format!("it cannot be reached: bring it back, or, if it is dead, `weavers forget {dead}`")

@@ -54,15 +54,15 @@ impl Allocator {
         }
         let ring = (!self.ring.is_empty()).then_some(&self.ring);
         let paxos = if ring.is_none() { self.election.told() } else { None };
-        let nicknames = &self.nicknames;
+        let nicknames = &self.peers.nicknames;
         let is_the_same = |State { ring: said, paxos: claims, nicknames: known, .. }: &State| {
             said.as_ref() == ring && *claims == paxos && known == nicknames
         };
-        let told = self.told.take().filter(|told| is_the_same(&told.state));
+        let told = self.outgoing.told.take().filter(|told| is_the_same(&told.state));
         let told = told.unwrap_or_else(|| {
             let state = State { now: 0, nicknames: nicknames.clone(), paxos, ring: ring.cloned() };
             Told { written: state.encode(), state, digest: None }
         });
-        self.told.insert(told)
+        self.outgoing.told.insert(told)
     }
 }

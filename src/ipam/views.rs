@@ -89,12 +89,12 @@ impl Allocator {
 
     /// The peers that a unicast can reach, without ourselves.
     pub fn reachable(&self) -> &BTreeSet<PeerName> {
-        &self.reachable
+        &self.peers.reachable
     }
 
     /// The nickname of a peer, if it was ever heard.
     pub fn nickname(&self, peer: PeerName) -> Option<&str> {
-        self.nicknames.get(&peer).map(String::as_str)
+        self.peers.nicknames.get(&peer).map(String::as_str)
     }
 
     /// The addresses of a user.
@@ -122,7 +122,7 @@ impl Allocator {
     pub fn has_room(&self, subnet: Ipv4Net) -> bool {
         let whole = Range::from(subnet.trunc());
         let opponents: BTreeSet<PeerName> = self.contested().into_iter().map(|(_, with)| with).collect();
-        let gives = |peer: &PeerName| self.reachable.contains(peer) && !opponents.contains(peer);
+        let gives = |peer: &PeerName| self.peers.reachable.contains(peer) && !opponents.contains(peer);
         self.space.free_in(inner(whole)) > 0 || self.donors(whole).iter().any(gives)
     }
 
@@ -138,7 +138,7 @@ impl Allocator {
                     .to_owned(),
             )
         });
-        let recent = self.unbelievable.iter().filter(|(_, (at, _))| self.now.since(*at) < NAMED_FOR);
+        let recent = self.doubts.unbelievable.iter().filter(|(_, (at, _))| self.now.since(*at) < NAMED_FOR);
         let unbelievable = recent.map(|(token, (_, entry))| {
             (
                 format!(
@@ -151,7 +151,7 @@ impl Allocator {
                     .to_owned(),
             )
         });
-        let excess = self.excess.recent(self.now);
+        let excess = self.doubts.excess.recent(self.now);
         let excess =
             excess.map(|(what, peer)| (format!("{what}, the last by {}", self.named(peer)), way_out(peer)));
         let set_back = self.old_store().filter(|_| self.quarantine.number().is_some()).map(|what| {
@@ -183,12 +183,12 @@ impl Allocator {
     /// What is waited for, each with the way out if there is one.
     pub fn waits(&self) -> Vec<(String, Option<String>)> {
         if self.ring.is_empty() && !self.leaving {
-            return vec![self.election.wait(&self.reachable, &self.nicknames)];
+            return vec![self.election.wait(&self.peers.reachable, &self.peers.nicknames)];
         }
         let mut waits = Vec::new();
         for (piece, peer) in self.disputes.opponents(&self.ring) {
             let with = self.named(peer);
-            let hint = match self.reachable.contains(&peer) {
+            let hint = match self.peers.reachable.contains(&peer) {
                 true => format!(
                     "addresses that both hosts use stay open: free them here or on {with}; if it is none of your \
                      hosts, change the password of the mesh, and then `weavers forget {peer}`"
@@ -212,7 +212,7 @@ impl Allocator {
         let resting: u32 = self.quarantine.ranges().iter().map(|range| range.len()).sum();
         let addresses = format!("{resting} quarantined addresses");
         let awaited: Vec<String> = self.quarantine.awaited().iter().map(|&peer| self.named(peer)).collect();
-        let silent = self.quarantine.awaited().iter().find(|peer| !self.reachable.contains(peer));
+        let silent = self.quarantine.awaited().iter().find(|peer| !self.peers.reachable.contains(peer));
         let unconfirmed: Vec<String> =
             self.quarantine.unconfirmed().into_iter().flatten().map(Ipv4Addr::to_string).collect();
         let hint = match (silent, unconfirmed.first()) {
@@ -240,12 +240,12 @@ impl Allocator {
 
     /// The same, in words if it was not.
     pub fn nickname_of(&self, peer: PeerName) -> String {
-        self.nicknames.get(&peer).cloned().unwrap_or_else(|| "no nickname".to_owned())
+        self.peers.nicknames.get(&peer).cloned().unwrap_or_else(|| "no nickname".to_owned())
     }
 
     /// A peer as people know it.
     pub(super) fn named(&self, peer: PeerName) -> String {
-        match self.nicknames.get(&peer) {
+        match self.peers.nicknames.get(&peer) {
             Some(nickname) => format!("{peer} ({nickname})"),
             None => peer.to_string(),
         }
