@@ -73,6 +73,21 @@ pub async fn tcp_echo_by(from: &Path, to: &Path, port: u16, by: (Ipv4Addr, u16))
     echo(from, listener, by).await
 }
 
+/// The address under which whoever is called from a namespace sees its caller.
+pub async fn tcp_source(from: &Path, to: &Path, address: Ipv4Addr) -> anyhow::Result<Ipv4Addr> {
+    let listener = inside(to, move || Ok(TcpListener::bind((address, 0))?)).await?;
+    let port = listener.local_addr()?.port();
+    let server = spawn(move || Ok(listener.accept()?.1));
+    let client = inside(from, move || {
+        Ok(TcpStream::connect_timeout(&SocketAddr::from((address, port)), TCP_TIMEOUT)?)
+    });
+    let (caller, _) = tokio::try_join!(server, client)?;
+    match caller.ip() {
+        std::net::IpAddr::V4(ip) => Ok(ip),
+        std::net::IpAddr::V6(ip) => bail!("called from {ip}"),
+    }
+}
+
 async fn echo(from: &Path, listener: TcpListener, to: (Ipv4Addr, u16)) -> anyhow::Result<()> {
     let server = spawn(move || {
         let (mut stream, _) = listener.accept()?;

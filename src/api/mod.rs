@@ -20,6 +20,8 @@
 //! | `POST /v1/attach` | `target`, `name`?, `subnet`? | `attached` |
 //! | `POST /v1/connect` | `target`, `key`, `address`?, `mac`?, `mtu`?, `subnet`?, `name`?, `ports`? | `connected` |
 //! | `POST /v1/check` | `target`, `key` | `connected`, if it is as it was made |
+//! | `POST /v1/lend` | `target`, `key`, `address`?, `subnet`?, `block`?, `name`? | `lent` |
+//! | `POST /v1/lent` | `key` | `lent`, at once |
 //! | `GET /v1/can_connect` | | `done`, or why not, at once |
 //! | `POST /v1/collect` | | `done`, once containers that are gone were looked for |
 //! | `POST /v1/detach` | `target` | `done`, or `absent` if nothing was attached |
@@ -37,7 +39,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    node::request::{Pool, Refusal, Request, Response, SavedPlan, Wish},
+    node::request::{Loan, Pool, Refusal, Request, Response, SavedPlan, Wish},
     state::Key,
 };
 
@@ -76,6 +78,8 @@ pub enum ApiRequest {
     ConnectTarget { target: String, wish: Wish },
     /// Whether that is as it was made.
     CheckTarget { target: String, key: Key },
+    /// Lend an address to an interface that another plugin makes in the network namespace at this path.
+    LendTarget { target: String, loan: Loan },
     /// Disconnect it: a pid, a path, or the name it was attached under.
     DetachTarget { target: String },
 }
@@ -90,6 +94,8 @@ impl ApiRequest {
                 | Request::ShowRing
                 | Request::Range
                 | Request::CanConnect
+                | Request::Lent { .. }
+                | Request::LeasesGone { .. }
                 | Request::Confirm
                 | Request::Free { .. }
                 | Request::Lookup { .. } => false,
@@ -100,6 +106,7 @@ impl ApiRequest {
                 | Request::Explain { .. }
                 | Request::Attach { .. }
                 | Request::Connect { .. }
+                | Request::Lend { .. }
                 | Request::Check { .. }
                 | Request::Docker(_)
                 | Request::Collect
@@ -117,6 +124,7 @@ impl ApiRequest {
             | ApiRequest::AttachTarget { .. }
             | ApiRequest::ConnectTarget { .. }
             | ApiRequest::CheckTarget { .. }
+            | ApiRequest::LendTarget { .. }
             | ApiRequest::DetachTarget { .. } => true,
         }
     }

@@ -111,7 +111,7 @@ fn reply(answer: Answer) -> HttpResponse {
         Err(RefusalKind::Invalid | RefusalKind::Config) => StatusCode::BAD_REQUEST,
         Err(RefusalKind::NotFound) => StatusCode::NOT_FOUND,
         Err(RefusalKind::Unsafe | RefusalKind::Untimely | RefusalKind::Taken) => StatusCode::CONFLICT,
-        Err(RefusalKind::Failed) => StatusCode::SERVICE_UNAVAILABLE,
+        Err(RefusalKind::Failed | RefusalKind::Impaired) => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, Json(Document::from(answer))).into_response()
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::ApiRequest;
 use crate::{
-    node::request::{Pool, Refusal, RefusalKind, Request, SavedPlan, Wish},
+    node::request::{Loan, Pool, Refusal, RefusalKind, Request, SavedPlan, Wish},
     state::Key,
 };
 
@@ -43,6 +43,13 @@ struct ConnectBody {
 struct CheckBody {
     target: String,
     key: Key,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LendBody {
+    target: String,
+    #[serde(flatten)]
+    loan: Loan,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,12 +95,23 @@ pub(super) fn encode(request: &ApiRequest) -> Result<Wire, Refusal> {
             let (target, key) = (target.clone(), key.clone());
             Ok(Wire::new("check", to_json(&CheckBody { target, key })))
         }
+        ApiRequest::LendTarget { target, loan } => {
+            let (target, loan) = (target.clone(), loan.clone());
+            Ok(Wire::new("lend", to_json(&LendBody { target, loan })))
+        }
         ApiRequest::DetachTarget { target } => {
             Ok(Wire::new("detach", to_json(&DetachBody { target: target.clone() })))
         }
         ApiRequest::Node(
-            Request::Attach { .. } | Request::Detach { .. } | Request::Connect { .. } | Request::Check { .. },
+            Request::Attach { .. }
+            | Request::Detach { .. }
+            | Request::Connect { .. }
+            | Request::Check { .. }
+            | Request::Lend { .. },
         ) => Err(invalid("a network namespace is named by its target on the control socket")),
+        ApiRequest::Node(Request::LeasesGone { .. }) => {
+            Err(invalid("namespaces are looked after by the daemon itself"))
+        }
         ApiRequest::Node(Request::Docker(_)) => Err(invalid("Docker speaks on a socket of its own")),
         ApiRequest::Node(request) => Ok(match to_json(request) {
             Value::String(name) => Wire::new(&name, Value::Null),
@@ -134,6 +152,8 @@ pub(super) fn decode(method: &Method, name: &str, body: &[u8]) -> Result<ApiRequ
             .map(|ConnectBody { target, wish }| ApiRequest::ConnectTarget { target, wish }),
         "check" => serde_json::from_value(body)
             .map(|CheckBody { target, key }| ApiRequest::CheckTarget { target, key }),
+        "lend" => serde_json::from_value(body)
+            .map(|LendBody { target, loan }| ApiRequest::LendTarget { target, loan }),
         "detach" => {
             serde_json::from_value(body).map(|DetachBody { target }| ApiRequest::DetachTarget { target })
         }
@@ -196,6 +216,7 @@ mod tests {
             Request::Claim { ident: ident.clone(), address },
             Request::Free { ident: ident.clone(), address: None },
             Request::Lookup { ident },
+            Request::Lent { key: key() },
             Request::Forget { peer: "b".to_owned(), alone: false },
             Request::Drain,
             Request::Reset,
@@ -225,6 +246,16 @@ mod tests {
                 },
             },
             ApiRequest::CheckTarget { target: "/run/netns/a".to_owned(), key: key() },
+            ApiRequest::LendTarget {
+                target: "/run/netns/a".to_owned(),
+                loan: Loan {
+                    key: key(),
+                    address: Some(address),
+                    subnet: Some("10.33.0.0/16".into()),
+                    block: Some(24),
+                    name: Some("web".to_owned()),
+                },
+            },
             ApiRequest::DetachTarget { target: "/run/netns/a".to_owned() },
         ])
         .collect()

@@ -1,4 +1,4 @@
-//! The CNI plugin, installed as `/opt/cni/bin/weavers`.
+//! The CNI plugins, installed as `/opt/cni/bin/weavers` and `/opt/cni/bin/weavers-ipam`.
 
 use std::process::ExitCode;
 

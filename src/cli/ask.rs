@@ -112,6 +112,7 @@ pub(super) fn unexpected(answer: &Response) -> Failure {
         Response::Metrics(_) => "measurements",
         Response::Attached { .. } => "an attachment",
         Response::Joined(_) | Response::Connected(_) => "a connection",
+        Response::Lent(_) => "a loan",
         Response::Ring(_) => "a ring",
         Response::Explanation(_) => "an explanation",
         Response::Permissions(_) => "permissions",

@@ -146,6 +146,7 @@ impl From<Refusal> for Failure {
             RefusalKind::Config => (Exit::Config, "config"),
             RefusalKind::Taken => (Exit::Failure, "taken"),
             RefusalKind::Failed => (Exit::Failure, "failed"),
+            RefusalKind::Impaired => (Exit::Failure, "impaired"),
         };
         Failure { hint, ..Failure::new(exit, kind, message) }
     }

@@ -12,6 +12,7 @@ mod ask;
 mod attach;
 mod confirm;
 mod detach;
+mod docker;
 #[cfg(feature = "aws")]
 mod doctor;
 mod drain;
@@ -130,6 +131,9 @@ enum Command {
     /// Show and hand out addresses
     #[command(subcommand)]
     Ipam(ipam::Ipam),
+    /// Show what Docker has to be told
+    #[command(subcommand)]
+    Docker(docker::Docker),
     /// Take over the ranges of a peer that is gone for good
     Forget(forget::Forget),
     /// Give all ranges of this host away
@@ -188,6 +192,7 @@ async fn dispatch(Cli { global, command }: Cli, screen: &Screen) -> Result<Exit,
         Command::Attach(command) => command.exec(&global, screen).await,
         Command::Detach(command) => command.exec(&global, screen).await,
         Command::Ipam(command) => command.exec(&global, screen).await,
+        Command::Docker(command) => command.exec(&global, screen).await,
         Command::Forget(command) => command.exec(&global, screen).await,
         Command::Drain => drain::exec(&global, screen).await,
         Command::Reset => reset::exec(&global, screen).await,

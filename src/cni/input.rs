@@ -3,17 +3,22 @@
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
-use super::{Code, Failure, Network, Order, SOCKET, Verb, Version};
+use super::{Code, Failure, Network, Order, Role, SOCKET, Verb, Version};
 use crate::{
     addr::Address,
     config::schema::{did_you_mean, nearest},
-    node::request::Wish,
+    ipam::HOLDS,
+    node::request::{Loan, Wish},
     state::{Key, Kind, Mac},
     text::short,
 };
 
 /// Keys of a plugin's configuration that are ours.
 const OURS: [&str; 3] = ["socket", "subnet", "mtu"];
+/// Keys of its object `ipam`, where that is ours.
+const OF_IPAM: [&str; 4] = ["type", "socket", "subnet", "block"];
+/// The length of the prefix of a bridge's block, where none is named.
+const BLOCK_LEN: u8 = 24;
 /// Those of the specification. Runtimes add their own.
 const PROTOCOL: [&str; 11] = [
     "cniVersion",
@@ -58,8 +63,8 @@ impl Environment {
     }
 }
 
-/// What is to be done.
-pub fn parse(environment: &Environment, stdin: &[u8]) -> Result<Order, Failure> {
+/// What is to be done by the program in this role.
+pub fn parse(role: Role, environment: &Environment, stdin: &[u8]) -> Result<Order, Failure> {
     let Some(command) = &environment.command else { return Ok(Order::About) };
     if command == "VERSION" {
         return Ok(Order::Version(version_to_answer(stdin)));
@@ -73,14 +78,18 @@ pub fn parse(environment: &Environment, stdin: &[u8]) -> Result<Order, Failure> 
             return Err(failure.details(wrong.to_string()));
         }
     };
-    let call = Call { version: version(&config)?, environment, config: &config };
-    let network = call.network()?;
+    let call = Call { role, version: version(&config)?, environment, config: &config };
+    let network = match role {
+        Role::Interfaces => call.network()?,
+        Role::Addresses => call.network_of_upper()?,
+    };
     let verb = match command.as_str() {
+        "ADD" if role == Role::Addresses => call.lend()?,
         "ADD" => call.add()?,
         "DEL" => Verb::Del { key: call.key()? },
         "CHECK" => call.since(Version::V0_4_0, "CHECK").and_then(|()| call.check())?,
         "STATUS" => call.since(Version::V1_1_0, "STATUS").map(|()| Verb::Status)?,
-        "GC" => call.since(Version::V1_1_0, "GC").map(|()| Verb::Gc)?,
+        "GC" => call.since(Version::V1_1_0, "GC").and_then(|()| call.collect())?,
         other => {
             let message = format!("CNI_COMMAND `{}` is not known", short(other, SAID_MAX));
             return Err(call.failure(Code::Environment, message));
@@ -109,6 +118,7 @@ fn version(config: &Map<String, Value>) -> Result<Version, Failure> {
 
 /// One call, once its version is known.
 struct Call<'a> {
+    role: Role,
     version: Version,
     environment: &'a Environment,
     config: &'a Map<String, Value>,
@@ -157,12 +167,72 @@ impl Call<'_> {
         })
     }
 
+    /// The same, from the configuration of the plugin that asks for an address.
+    fn network_of_upper(&self) -> Result<Network, Failure> {
+        let ours = self.ipam()?;
+        if let Some(unknown) = ours.keys().find(|key| !OF_IPAM.contains(&key.as_str())) {
+            let message = format!("unknown key `{}` in ipam", short(unknown, SAID_MAX));
+            let known = || format!("there are {}", OF_IPAM.join(", "));
+            let hint = nearest(unknown, OF_IPAM).map_or_else(known, did_you_mean);
+            return Err(self.failure(Code::Unsupported, message).details(hint));
+        }
+        let socket = self.text(ours, "socket")?.unwrap_or(SOCKET);
+        if !socket.starts_with('/') {
+            return Err(self.wrong("ipam.socket", "is not an absolute path"));
+        }
+        // Whoever asks has the word on name servers.
+        Ok(Network { version: self.version, socket: socket.into(), dns: Value::Object(Map::new()) })
+    }
+
+    fn ipam(&self) -> Result<&Map<String, Value>, Failure> {
+        let missing = || self.wrong("ipam", "is missing, or no object");
+        self.config.get("ipam").and_then(Value::as_object).ok_or_else(missing)
+    }
+
+    fn lend(&self) -> Result<Verb, Failure> {
+        let (netns, key, ours) = (self.netns()?, self.key()?, self.ipam()?);
+        let loan = Loan {
+            key,
+            address: self.address()?,
+            subnet: self.text(ours, "subnet")?.map(Into::into),
+            block: self.block(ours)?,
+            name: self.argument("K8S_POD_NAME").map(|name| short(name, NAME_LEN_MAX)),
+        };
+        Ok(Verb::Lend { netns, loan: Box::new(loan) })
+    }
+
+    /// A bridge puts all addresses around its containers' on one link, so that they have to be its own.
+    fn block(&self, ours: &Map<String, Value>) -> Result<Option<u8>, Failure> {
+        let given = match ours.get("block") {
+            None | Some(Value::Null) => None,
+            Some(value) => {
+                let length = value.as_u64().and_then(|number| u8::try_from(number).ok());
+                let rule = || format!("`{value}` is not between {} and {}", HOLDS.start(), HOLDS.end());
+                let length = length.filter(|length| HOLDS.contains(length));
+                Some(length.ok_or_else(|| self.wrong("ipam.block", short(&rule(), SAID_MAX)))?)
+            }
+        };
+        match (self.text(self.config, "type")?.unwrap_or_default(), given) {
+            ("ptp", None) => Ok(None),
+            ("ptp", Some(_)) => Err(self.wrong("ipam.block", "containers of ptp have addresses one by one")),
+            ("bridge", given) => Ok(Some(given.unwrap_or(BLOCK_LEN))),
+            (other, _) => {
+                let message = format!("addresses are not lent to plugin `{}`", short(other, SAID_MAX));
+                let failure = self.failure(Code::Unsupported, message);
+                Err(failure.details("to ptp and bridge they are, whose packets find back in a VPC"))
+            }
+        }
+    }
+
     fn key(&self) -> Result<Key, Failure> {
         let Environment { container_id, ifname, .. } = self.environment;
         self.need(&[("CNI_CONTAINERID", container_id), ("CNI_IFNAME", ifname)])?;
         let network = self.text(self.config, "name")?.ok_or_else(|| self.wrong("name", "is missing"))?;
         let key = Key {
-            kind: Kind::Cni,
+            kind: match self.role {
+                Role::Interfaces => Kind::Cni,
+                Role::Addresses => Kind::Ipam,
+            },
             network: network.to_owned(),
             id: container_id.clone(),
             interface: ifname.clone(),
@@ -218,7 +288,21 @@ impl Call<'_> {
             self.previous("ips").ok_or_else(|| self.wrong("prevResult", "is missing, or lists no ips"))?;
         let addresses = ips.iter().filter_map(|ip| ip.get("address")?.as_str());
         let addresses = addresses.map(|cidr| cidr.split('/').next().unwrap_or(cidr).to_owned()).collect();
-        Ok(Verb::Check { netns, key, addresses })
+        Ok(match self.role {
+            Role::Interfaces => Verb::Check { netns, key, addresses },
+            Role::Addresses => Verb::Lent { key, addresses },
+        })
+    }
+
+    /// What is not listed is let go only where its namespace is gone: two runtimes may share one network, and each lists its own.
+    fn collect(&self) -> Result<Verb, Failure> {
+        const LIST: &str = "cni.dev/valid-attachments";
+        let Some(list) = self.config.get(LIST) else { return Ok(Verb::Gc) };
+        let is_attachment = |one: &Value| ["containerID", "ifname"].iter().all(|key| one[*key].is_string());
+        match list.as_array().filter(|list| list.iter().all(is_attachment)) {
+            Some(_) => Ok(Verb::Gc),
+            None => Err(self.wrong(LIST, not_a("list of containerID and ifname", list))),
+        }
     }
 
     /// A list of the result of the plugins before.

@@ -10,7 +10,10 @@ use std::{fmt, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::{node::request::Wish, state::Key};
+use crate::{
+    node::request::{Loan, Wish},
+    state::Key,
+};
 
 pub mod conflist;
 pub mod input;
@@ -49,6 +52,31 @@ impl Version {
     }
 }
 
+/// In whose place the program stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It makes interfaces.
+    Interfaces,
+    /// It lends addresses to the plugin that makes them.
+    Addresses,
+}
+
+impl Role {
+    /// The program's name in configurations.
+    pub fn program(self) -> &'static str {
+        match self {
+            Role::Interfaces => "weavers",
+            Role::Addresses => "weavers-ipam",
+        }
+    }
+
+    /// That of the program that was started by this path.
+    pub fn of(path: &std::path::Path) -> Role {
+        let is_ipam = path.file_name().is_some_and(|name| name == Role::Addresses.program());
+        if is_ipam { Role::Addresses } else { Role::Interfaces }
+    }
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Order {
@@ -79,12 +107,21 @@ pub enum Verb {
         netns: String,
         wish: Box<Wish>,
     },
+    Lend {
+        netns: String,
+        loan: Box<Loan>,
+    },
     Del {
         key: Key,
     },
     /// `addresses` are those that the result of ADD lists.
     Check {
         netns: String,
+        key: Key,
+        addresses: Vec<String>,
+    },
+    /// The same of an address that was lent.
+    Lent {
         key: Key,
         addresses: Vec<String>,
     },
@@ -129,6 +166,8 @@ pub enum Code {
     Again = 11,
     /// Nothing could be added now (STATUS).
     NotReady = 50,
+    /// Nor do all packets of what was added before arrive (STATUS).
+    Impaired = 51,
     /// No daemon answers.
     Unreachable = 100,
     /// The address or the interface that is asked for is somebody else's.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Code, Failure, Network, Verb, Version};
 use crate::{
-    node::request::{Connected, Refusal, RefusalKind, Response},
+    node::request::{Connected, Lent, Refusal, RefusalKind, Response},
     state::{GATEWAY, HOST_MAC},
 };
 
@@ -14,17 +14,45 @@ pub fn answer(network: &Network, verb: &Verb, response: &Response) -> Result<Opt
         (Verb::Add { netns, wish }, Response::Connected(made)) => {
             Ok(Some(result(network, netns, &wish.key.interface, made)))
         }
+        (Verb::Lend { .. }, Response::Lent(lent)) => Ok(Some(loan(network, lent))),
         (Verb::Check { addresses, key, .. }, Response::Connected(Connected { address, .. })) => {
-            if addresses.contains(&address.to_string()) {
-                return Ok(None);
-            }
-            let message = format!("{} has {address} and not {}", key.interface, addresses.join(", "));
-            Err(Failure::new(network.version, Code::Changed, message).details("delete it and add it anew"))
+            same(network, &key.interface, addresses, &address.to_string())
+        }
+        (Verb::Lent { addresses, key }, Response::Lent(Lent { address, .. })) => {
+            same(network, &key.interface, addresses, &address.addr().to_string())
         }
         (Verb::Del { .. } | Verb::Status | Verb::Gc, Response::Done | Response::Absent) => Ok(None),
         (_, _) => Err(Failure::new(network.version, Code::Again, "the daemon answered something else")
             .details("is it of another version? restart it")),
     }
+}
+
+/// Whether it has the address that the result of ADD lists.
+fn same(
+    network: &Network,
+    interface: &str,
+    listed: &[String],
+    address: &String,
+) -> Result<Option<Value>, Failure> {
+    if listed.contains(address) {
+        return Ok(None);
+    }
+    let message = format!("{interface} has {address} and not {}", listed.join(", "));
+    Err(Failure::new(network.version, Code::Changed, message).details("delete it and add it anew"))
+}
+
+/// The result of ADD for the plugin that makes the interface.
+fn loan(network: &Network, Lent { address, gateway }: &Lent) -> Value {
+    let mut ip = json!({ "address": address, "gateway": gateway });
+    if network.version < Version::V1_0_0 {
+        ip["version"] = json!("4");
+    }
+    json!({
+        "cniVersion": network.version.text(),
+        "ips": [ip],
+        "routes": [{ "dst": "0.0.0.0/0" }],
+        "dns": network.dns,
+    })
 }
 
 /// The result of ADD. Each version has a little more, or less, than the one before.
@@ -57,14 +85,20 @@ pub fn versions(version: &str) -> Value {
 /// The daemon said no.
 pub fn refused(network: &Network, verb: &Verb, refusal: &Refusal) -> Failure {
     let code = match (verb, refusal.kind) {
+        (Verb::Status, RefusalKind::Impaired) => Code::Impaired,
         (Verb::Status, _) => Code::NotReady,
-        (Verb::Check { .. }, RefusalKind::NotFound) => Code::Unknown,
-        (Verb::Check { .. }, _) => Code::Changed,
+        (Verb::Check { .. } | Verb::Lent { .. }, RefusalKind::NotFound) => Code::Unknown,
+        (Verb::Check { .. } | Verb::Lent { .. }, _) => Code::Changed,
         (_, RefusalKind::Invalid | RefusalKind::NotFound) => Code::Config,
         (_, RefusalKind::Taken) => Code::Taken,
-        (_, RefusalKind::Failed | RefusalKind::Unsafe | RefusalKind::Untimely | RefusalKind::Config) => {
-            Code::Again
-        }
+        (
+            _,
+            RefusalKind::Failed
+            | RefusalKind::Impaired
+            | RefusalKind::Unsafe
+            | RefusalKind::Untimely
+            | RefusalKind::Config,
+        ) => Code::Again,
     };
     let failure = Failure::new(network.version, code, refusal.message.clone());
     failure.details(refusal.hint.clone().unwrap_or_default())

@@ -1,14 +1,16 @@
 //! What runtimes were seen to say, what they might, and what they are told.
 
+use std::path::Path;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    Code, Order, Verb, Version,
+    Code, Order, Role, Verb, Version,
     input::{Environment, parse},
     output,
 };
-use crate::node::request::{Connected, Refusal, RefusalKind, Response};
+use crate::node::request::{Connected, Lent, Loan, Refusal, RefusalKind, Response};
 
 fn environment(command: &str, args: &str) -> Environment {
     Environment {
@@ -29,7 +31,7 @@ fn config(version: &str, more: Value) -> Value {
 }
 
 fn ordered(command: &str, args: &str, config: &Value) -> Result<(super::Network, Verb), super::Failure> {
-    match parse(&environment(command, args), config.to_string().as_bytes())? {
+    match parse(Role::Interfaces, &environment(command, args), config.to_string().as_bytes())? {
         Order::Of(network, verb) => Ok((network, verb)),
         other => panic!("{other:?}"),
     }
@@ -107,13 +109,94 @@ fn what_will_not_do_is_refused_by_a_code_and_by_name() {
     added("", theirs).unwrap();
 }
 
+fn lent(upper: &str, ipam: Value) -> Result<Loan, super::Failure> {
+    let config = config("1.0.0", json!({ "type": upper, "ipam": ipam }));
+    match parse(Role::Addresses, &environment("ADD", "K8S_POD_NAME=web"), config.to_string().as_bytes())? {
+        Order::Of(_, Verb::Lend { netns, loan }) => {
+            assert_eq!(netns, "/run/netns/a1");
+            Ok(*loan)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn ptp_borrows_addresses_one_by_one_and_a_bridge_out_of_a_block() {
+    let loan = lent("ptp", json!({ "type": "weavers-ipam", "subnet": "web" })).unwrap();
+    assert_eq!(loan.key.ident(), "ipam/weavers/a1/eth0");
+    assert_eq!((loan.block, loan.subnet, loan.name.as_deref()), (None, Some("web".into()), Some("web")));
+    assert_eq!(lent("bridge", json!({})).unwrap().block, Some(24));
+    assert_eq!(lent("bridge", json!({ "block": 22 })).unwrap().block, Some(22));
+    for (upper, ipam, code, said) in [
+        ("ptp", json!({ "block": 24 }), Code::Config, "one by one"),
+        ("bridge", json!({ "block": 8 }), Code::Config, "20 and 29"),
+        ("bridge", json!({ "block": "24" }), Code::Config, "ipam.block"),
+        ("bridge", json!({ "bolck": 24 }), Code::Unsupported, "did you mean"),
+        ("bridge", json!({ "ranges": [] }), Code::Unsupported, "ranges"),
+        ("bridge", json!({ "socket": "x" }), Code::Config, "ipam.socket"),
+        ("bridge", json!(null), Code::Config, "ipam"),
+        ("macvlan", json!({}), Code::Unsupported, "macvlan"),
+    ] {
+        let failure = lent(upper, ipam.clone()).unwrap_err();
+        assert_eq!(failure.code, code, "{upper} {ipam}: {failure}");
+        assert!(failure.to_string().contains(said), "{upper} {ipam}: {failure}");
+    }
+    let plain = config("1.1.0", json!({ "type": "ptp", "ipam": {} })).to_string();
+    for verb in ["DEL", "STATUS", "GC"] {
+        assert!(parse(Role::Addresses, &environment(verb, ""), plain.as_bytes()).is_ok(), "{verb}");
+    }
+    assert_eq!(Role::of(Path::new("/opt/cni/bin/weavers-ipam")), Role::Addresses);
+    assert_eq!(Role::of(Path::new("/opt/cni/bin/weavers")), Role::Interfaces);
+}
+
+#[test]
+fn the_result_of_a_loan_has_no_interface_and_the_length_that_its_borrower_needs() {
+    let response = Response::Lent(Lent {
+        address: "10.32.0.5/12".parse().unwrap(),
+        gateway: "10.32.0.1".parse().unwrap(),
+    });
+    for version in Version::ALL {
+        let told = config(version.text(), json!({ "type": "ptp", "ipam": {}, "prevResult": { "ips": [] } }));
+        let parsed = |verb: &str, config: &Value| match parse(
+            Role::Addresses,
+            &environment(verb, ""),
+            config.to_string().as_bytes(),
+        )
+        .unwrap()
+        {
+            Order::Of(network, verb) => (network, verb),
+            other => panic!("{other:?}"),
+        };
+        let (network, verb) = parsed("ADD", &told);
+        let result = output::answer(&network, &verb, &response).unwrap().unwrap();
+        let mut expected = json!({
+            "cniVersion": version.text(),
+            "ips": [{ "address": "10.32.0.5/12", "gateway": "10.32.0.1" }],
+            "routes": [{ "dst": "0.0.0.0/0" }],
+            "dns": {},
+        });
+        if version < Version::V1_0_0 {
+            expected["ips"][0]["version"] = json!("4");
+        }
+        assert_eq!(result, expected);
+        if version >= Version::V0_4_0 {
+            let after = config(version.text(), json!({ "type": "ptp", "ipam": {}, "prevResult": expected }));
+            let (network, verb) = parsed("CHECK", &after);
+            assert_eq!(output::answer(&network, &verb, &response), Ok(None));
+            let (network, verb) = parsed("CHECK", &told);
+            assert_eq!(output::answer(&network, &verb, &response).unwrap_err().code, Code::Changed);
+        }
+    }
+}
+
 #[test]
 fn each_verb_needs_what_the_specification_says() {
     let plain = config("1.1.0", json!({})).to_string();
     let with = |change: fn(&mut Environment), command| {
         let mut environment = environment(command, "");
         change(&mut environment);
-        parse(&environment, plain.as_bytes()).map_err(|failure| (failure.code, failure.message))
+        parse(Role::Interfaces, &environment, plain.as_bytes())
+            .map_err(|failure| (failure.code, failure.message))
     };
     let missing = |said: &str| Err((Code::Environment, format!("{said} not set")));
     assert_eq!(with(|env| env.netns.clear(), "ADD"), missing("CNI_NETNS"));
@@ -133,12 +216,24 @@ fn each_verb_needs_what_the_specification_says() {
         assert_eq!(wrong.unwrap_err().0, Code::Environment);
     }
     let about = Environment::default();
-    assert_eq!(parse(&about, b"").unwrap(), Order::About);
+    assert_eq!(parse(Role::Interfaces, &about, b"").unwrap(), Order::About);
+}
+
+#[test]
+fn a_list_of_valid_attachments_is_one_or_gc_is_refused() {
+    let gc = |more| ordered("GC", "", &config("1.1.0", more)).map(drop).map_err(|failure| failure.code);
+    let list = json!([{ "containerID": "a1", "ifname": "eth0" }]);
+    for fine in [json!({}), json!({ "cni.dev/valid-attachments": list, "cni.dev/attachments": list })] {
+        assert_eq!(gc(fine), Ok(()));
+    }
+    for wrong in [json!(null), json!({}), json!("a1"), json!([7]), json!([{ "containerID": "a1" }])] {
+        assert_eq!(gc(json!({ "cni.dev/valid-attachments": wrong })), Err(Code::Config), "{wrong}");
+    }
 }
 
 #[test]
 fn versions_are_told_to_whoever_asks_and_others_refused() {
-    let asked = |stdin: &str| parse(&environment("VERSION", ""), stdin.as_bytes()).unwrap();
+    let asked = |stdin: &str| parse(Role::Interfaces, &environment("VERSION", ""), stdin.as_bytes()).unwrap();
     assert_eq!(asked(r#"{"cniVersion":"0.4.0"}"#), Order::Version("0.4.0".to_owned()));
     for unknown in [r#"{"cniVersion":"2.0.0"}"#, "", "no JSON"] {
         assert_eq!(asked(unknown), Order::Version("1.1.0".to_owned()), "{unknown}");
@@ -219,6 +314,7 @@ fn a_refusal_has_the_code_that_tells_a_runtime_what_to_do() {
         (&check, RefusalKind::NotFound, 3),
         (&check, RefusalKind::Failed, 102),
         (&Verb::Status, RefusalKind::Failed, 50),
+        (&Verb::Status, RefusalKind::Impaired, 51),
     ] {
         let refusal = Refusal::new(kind, "what is wrong").hint("the way out");
         let document = output::refused(&network, verb, &refusal).document();
@@ -275,6 +371,7 @@ proptest! {
         command in prop::sample::select(vec!["ADD", "DEL", "CHECK", "STATUS", "GC", "VERSION", "x"]),
         version in prop::sample::select(vec!["0.3.1", "0.4.0", "1.0.0", "1.1.0"]),
         (id, netns, ifname, args) in any::<(String, String, String, String)>(),
+        role in prop::sample::select(vec![Role::Interfaces, Role::Addresses]),
     ) {
         let hostile = Environment { command: Some(command.to_owned()), container_id: id, netns, ifname, args };
         let object = match &more {
@@ -284,7 +381,7 @@ proptest! {
         let object = object.to_string();
         for environment in [&environment(command, "IP=;MAC"), &hostile] {
             for stdin in [object.as_bytes(), &bytes] {
-                if let Err(failure) = parse(environment, stdin) {
+                if let Err(failure) = parse(role, environment, stdin) {
                     prop_assert!(Version::find(&failure.version).is_some() && !failure.message.is_empty());
                 }
             }

@@ -6,16 +6,20 @@ use std::collections::BTreeSet;
 use ipnet::Ipv4Net;
 
 use super::{
-    Cni, Config, Docker, Init, Ipam, Mesh, Network, OnChange, Plugin, Probe, Problem, Problems, Reconcile,
-    RouteTables, SourceDestCheck, Vpc,
+    Bridge, Cni, Config, Docker, Init, Ipam, Mesh, Network, OnChange, Plugin, Probe, Problem, Problems,
+    Reconcile, RouteTables, SourceDestCheck, Vpc,
     reader::{Found, Reader, syntax},
     subnets,
     value::{self, Wrong},
 };
-use crate::{addr::Range, peer::PeerName};
+use crate::{addr::Range, ipam::HOLDS, peer::PeerName};
 
 /// Docker's own socket.
 const DOCKER_SOCKET: &str = "/run/docker.sock";
+/// Docker's own configuration file.
+const DOCKER_FILE: &str = "/etc/docker/daemon.json";
+/// The length of the prefix of the block of `docker0`.
+const DOCKER_BRIDGE_LEN: u8 = 24;
 /// A file larger than this is not a configuration.
 const TEXT_BYTES_MAX: usize = 1 << 20;
 
@@ -69,14 +73,24 @@ fn cni(reader: &mut Reader) -> Cni {
 }
 
 fn docker(reader: &mut Reader) -> Docker {
-    let word = ["auto", "off"].into_iter().find(|word| reader.is_word("docker.plugin", word));
-    let plugin = match word {
+    let named = ["auto", "off"].into_iter().find(|word| reader.is_word("docker.plugin", word));
+    let plugin = match named {
         Some("auto") => Some(Plugin::Auto),
         Some(_) => Some(Plugin::Off),
         None => value_of(reader.read("docker.plugin", value::path)).map(Plugin::At),
     };
     let socket = value_of(reader.read("docker.socket", value::path));
-    Docker { plugin: plugin.unwrap_or(Plugin::Auto), socket: socket.unwrap_or_else(|| DOCKER_SOCKET.into()) }
+    let bridge = [Bridge::Off, Bridge::Print, Bridge::Write].map(|bridge| (bridge.word(), bridge));
+    let (smallest, largest) = (u32::from(*HOLDS.end()), u32::from(*HOLDS.start()));
+    let size = reader.number("docker.bridge_size", largest..=smallest);
+    let daemon_json = value_of(reader.read("docker.daemon_json", value::path));
+    Docker {
+        plugin: plugin.unwrap_or(Plugin::Auto),
+        socket: socket.unwrap_or_else(|| DOCKER_SOCKET.into()),
+        bridge: word(reader, "docker.bridge", &bridge).unwrap_or(Bridge::Off),
+        bridge_len: size.map_or(DOCKER_BRIDGE_LEN, |found| found.value as u8),
+        daemon_json: daemon_json.unwrap_or_else(|| DOCKER_FILE.into()),
+    }
 }
 
 fn network(reader: &mut Reader) -> Network {

@@ -195,6 +195,34 @@ pub struct Docker {
     pub plugin: Plugin,
     /// Docker's own socket.
     pub socket: PathBuf,
+    /// Whether `docker0` has a block of addresses of this host.
+    pub bridge: Bridge,
+    /// The length of that block's prefix.
+    pub bridge_len: u8,
+    /// Docker's own configuration file.
+    pub daemon_json: PathBuf,
+}
+
+/// Whether `docker0` has a block of addresses of this host, and who tells Docker so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bridge {
+    /// It has none.
+    Off,
+    /// It has one, and somebody else writes Docker's file.
+    Print,
+    /// It has one, and we write the file.
+    Write,
+}
+
+impl Bridge {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Bridge::Off => "off",
+            Bridge::Print => "print",
+            Bridge::Write => "write",
+        }
+    }
 }
 
 /// Where Docker finds its plugin.
@@ -261,7 +289,9 @@ impl Config {
         let expected_peers = self.ipam.expected_peers.or(running.ipam.expected_peers);
         let ipam = Ipam { default_subnet, isolation, expected_peers, ..running.ipam.clone() };
         let mesh = Mesh { trusted_subnets: self.mesh.trusted_subnets.clone(), ..running.mesh.clone() };
-        Config { ipam, mesh, docker: running.docker.clone(), ..self }
+        let Docker { plugin, socket, .. } = running.docker.clone();
+        let docker = Docker { plugin, socket, ..self.docker.clone() };
+        Config { ipam, mesh, docker, ..self }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Daemon, Event, runtimes};
+use super::{Daemon, Event, leases, runtimes};
 use crate::{
     api::{Answer, ApiRequest, server::Call},
     kernel::target::{self, Found},
@@ -15,16 +15,27 @@ use crate::{
     state::{Far, Fault, Key, Port},
 };
 
+/// Ranges of ports in which is looked for those that programs have. Each port costs some microseconds of the loop.
+const RANGES_MAX: usize = 16;
+
 impl Daemon {
-    pub(super) fn on_call(&mut self, call: Call) {
+    pub(super) fn on_call(&mut self, mut call: Call) {
         if let Some(port) = ports_of(&call.request).iter().find(|port| runtimes::is_in_use(port)) {
             return drop(call.reply.send(Err(in_use(port))));
+        }
+        if let ApiRequest::Node(Request::Docker(Order::Publish { ports, in_use, .. })) = &mut call.request {
+            let wide = ports.iter().filter(|range| range.is_wide()).take(RANGES_MAX);
+            *in_use = wide.flat_map(|range| range.ports()).filter(runtimes::is_in_use).collect();
         }
         match call.request {
             ApiRequest::Node(Request::Apply) => self.apply(None, None, call.reply),
             ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms } => {
                 let patience = confirm_timeout_ms.map(Duration::from_millis);
                 self.apply(plan.map(|plan| *plan), patience, call.reply);
+            }
+            ApiRequest::Node(Request::Collect) => {
+                let then = (Request::Collect, call.reply);
+                leases::look(self.node.overview().borrowers(), self.events.clone(), Some(then));
             }
             ApiRequest::Node(request) => self.ask(request, call.reply),
             ApiRequest::Preview { config } => self.preview(&config, call.reply),
@@ -53,6 +64,14 @@ impl Daemon {
                 self.find(target, Far::NAME, call.reply, move |_, found| {
                     let (netns, _) = found.map_err(no_target)?;
                     Ok(Request::Check { key, netns })
+                });
+            }
+            ApiRequest::LendTarget { target, loan } => {
+                runtimes::forget_note(&self.socket, &loan.key);
+                let interface = loan.key.interface.clone();
+                self.find(target, &interface, call.reply, move |_, found| {
+                    let (netns, _) = found.map_err(no_target)?;
+                    Ok(Request::Lend { netns, loan })
                 });
             }
             ApiRequest::DetachTarget { target } => {
@@ -98,12 +117,14 @@ impl Daemon {
     }
 }
 
-/// The ports of this host that a call is to lead into a container.
-fn ports_of(request: &ApiRequest) -> &[Port] {
+/// The ports of this host that a call is to lead into a container, where there is no choice.
+fn ports_of(request: &ApiRequest) -> Vec<Port> {
     match request {
-        ApiRequest::ConnectTarget { wish, .. } => &wish.ports,
-        ApiRequest::Node(Request::Docker(Order::Publish { ports, .. })) => ports,
-        _ => &[],
+        ApiRequest::ConnectTarget { wish, .. } => wish.ports.clone(),
+        ApiRequest::Node(Request::Docker(Order::Publish { ports, .. })) => {
+            ports.iter().filter(|range| !range.is_wide()).map(|range| range.first).collect()
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -227,7 +227,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 /// Opens it for reading without waiting for whoever might write, as in a named pipe: the loop would wait, too.
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 

@@ -16,8 +16,10 @@ mod birth;
 mod calls;
 mod canary;
 mod docker;
+mod docker_bridge;
 mod file;
 mod hands;
+mod leases;
 mod measure;
 mod offline;
 mod runtimes;
@@ -42,11 +44,13 @@ use tracing::{info, trace, warn};
 
 pub use self::birth::read_password;
 use self::{
-    asking::Asking, file::ConfigFile, hands::Hands, measure::Measured, runtimes::Conflists, systemd::Systemd,
+    asking::Asking, docker_bridge::BridgeFile, file::ConfigFile, hands::Hands, measure::Measured,
+    runtimes::Conflists, systemd::Systemd,
 };
 use crate::{
     api::{Answer, server},
     config::{Cni, OnChange},
+    docker::daemon_json,
     kernel::{Kernel, canary::Canary},
     mesh,
     metrics::Metrics,
@@ -107,6 +111,7 @@ enum Event {
     PlacesSeen(Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>),
     Applied(Action, Result<Option<String>, Fault>),
     CanaryMade(Result<Arc<Canary>, Fault>),
+    DockerVersion(Option<daemon_json::Version>),
     Probed(SocketAddrV4, Bytes),
     Cancelled(RequestId),
     /// It is known where the target of a request leads.
@@ -178,6 +183,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         systemd: Systemd::new(),
         socket: options.socket.clone(),
         conflists: Conflists::default(),
+        bridge_file: BridgeFile::default(),
+        leases: leases::Looks::default(),
         end: None,
     };
     let inlets = Inlets {
@@ -243,6 +250,8 @@ struct Daemon {
     /// The control socket.
     socket: PathBuf,
     conflists: Conflists,
+    bridge_file: BridgeFile,
+    leases: leases::Looks,
     end: Option<End>,
 }
 
@@ -286,8 +295,14 @@ impl Daemon {
     /// would delete nothing either.
     fn report(&mut self) {
         self.systemd.report(&self.node);
+        self.leases.look_when_due(&self.node, &self.events);
+        self.keep_bridge_file();
         self.measured.keep(self.file.config().metrics);
         self.tell_runtimes();
+    }
+
+    fn keep_bridge_file(&mut self) {
+        self.bridge_file.keep(&self.file.config().docker, self.node.overview().docker_bridge(), &self.events);
     }
 
     fn tell_runtimes(&mut self) {
@@ -401,6 +416,10 @@ impl Daemon {
                 self.canary.hold(made, self.events.clone());
                 netns
             })),
+            Event::DockerVersion(version) => {
+                self.bridge_file.learn(version);
+                return self.keep_bridge_file();
+            }
             Event::Probed(from, bytes) => Input::Probed(from, bytes),
             Event::Cancelled(id) => {
                 self.asking.take(id);
@@ -445,6 +464,7 @@ impl Daemon {
     /// Adds what the daemon knows of the configuration file.
     fn complete(&self, status: &mut Status) {
         status.config = ConfigStatus { trial_s: status.config.trial_s, ..self.file.status() };
+        self.bridge_file.tell(&self.file.config().docker, status);
     }
 
     fn measurements(&self) -> Response {

@@ -11,7 +11,7 @@ use crate::{
     addr::Address,
     config::schema::{did_you_mean, nearest},
     node::docker::{Network, Order},
-    state::{GATEWAY, Mac, Port, Protocol},
+    state::{GATEWAY, Mac, Port, PortRange, Protocol},
     text::short,
 };
 
@@ -52,7 +52,7 @@ pub fn parse(path: &str, body: &[u8]) -> Result<Call, Wrong> {
         "NetworkDriver.ProgramExternalConnectivity" => {
             let Named { network_id: network, endpoint_id: id, options, .. } = read(body)?;
             let ports = ports(options.unwrap_or_default().get("com.docker.network.portmap"))?;
-            Ok(Call::Tell(Order::Publish { network, id, ports }))
+            Ok(Call::Tell(Order::Publish { network, id, ports, in_use: Vec::new() }))
         }
         "NetworkDriver.RevokeExternalConnectivity" => {
             let Named { network_id: network, endpoint_id: id, .. } = read(body)?;
@@ -248,21 +248,33 @@ struct Binding {
     host_ip: String,
     #[serde(default)]
     host_port: u16,
+    #[serde(default)]
+    host_port_end: u16,
 }
 
+/// Ports of a range from which one is chosen. Each is tried.
+const RANGE_LEN_MAX: u16 = 1024;
+
 /// The published ports. Docker says those of IPv6 beside those of IPv4 where a port is published at all addresses.
-fn ports(portmap: Option<&Value>) -> Result<Vec<Port>, Wrong> {
+fn ports(portmap: Option<&Value>) -> Result<Vec<PortRange>, Wrong> {
     let bindings: Vec<Binding> = match portmap {
         None | Some(Value::Null) => Vec::new(),
         Some(list) => serde_json::from_value(list.clone())
             .map_err(|wrong| garbled(format!("the ports cannot be read: {wrong}")))?,
     };
     let mut ports = Vec::new();
-    for Binding { proto, port, host_ip, host_port } in bindings {
+    for Binding { proto, port, host_ip, host_port, host_port_end } in bindings {
+        let last = host_port_end.max(host_port);
+        if last - host_port >= RANGE_LEN_MAX || (host_port == 0 && last > 0) {
+            return Err(refused(format!(
+                "ports {host_port}-{last}: a range has at most {RANGE_LEN_MAX} ports"
+            )));
+        }
         let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == proto);
         let protocol = protocol.ok_or_else(|| refused(format!("protocol {proto} has no ports")))?;
         if let Some(host_ip) = host_address(&host_ip)? {
-            ports.push(Port { protocol, host_ip: host_ip.bound, host: host_port, container: port });
+            let first = Port { protocol, host_ip: host_ip.bound, host: host_port, container: port };
+            ports.push(PortRange { first, last });
         }
     }
     ports.dedup();

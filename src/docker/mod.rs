@@ -3,6 +3,7 @@
 //! ```text
 //!  POST /NetworkDriver.CreateEndpoint {…} ─► input ─► Call ─► (the daemon) ─► output ─► {…} or {"Err":…}
 //!  GET /networks/ID of Docker's own API   ─► told  ─► what it knows
+//!  daemon.json, where `docker0` has a block ─► daemon_json ─► the same, with keys of ours
 //! ```
 //!
 //! Pure: nothing is asked or read here. What a network's addresses come from is in the id of its pool, so that nothing has to be
@@ -18,6 +19,7 @@ use crate::{
     },
 };
 
+pub mod daemon_json;
 pub mod input;
 pub mod output;
 pub mod told;

@@ -11,7 +11,7 @@ use crate::{
         docker::{Network, Order},
         request::{Connected, Joined, Pool, Refusal, RefusalKind, Response},
     },
-    state::{Mac, Port, Protocol},
+    state::{Mac, Port, PortRange, Protocol},
 };
 
 const NETWORK: &str = "9d3a2f0c";
@@ -222,11 +222,9 @@ fn ports_are_those_of_ipv4() {
     };
     let path = "/NetworkDriver.ProgramExternalConnectivity";
     let binding = |proto: u8, ip: &str, host: u16| json!({ "Proto": proto, "IP": "", "Port": 80, "HostIP": ip, "HostPort": host, "HostPortEnd": host });
-    let port = |protocol, ip: Option<&str>, host| Port {
-        protocol,
-        host_ip: ip.map(|ip| ip.parse().unwrap()),
-        host,
-        container: 80,
+    let port = |protocol, ip: Option<&str>, host| {
+        let host_ip = ip.map(|ip| ip.parse().unwrap());
+        PortRange::from(Port { protocol, host_ip, host, container: 80 })
     };
     let list = json!([
         binding(6, "0.0.0.0", 8080),
@@ -245,6 +243,14 @@ fn ports_are_those_of_ipv4() {
         panic!()
     };
     assert_eq!(ports, []);
+    let range = |first: u16, last: u16| {
+        body(json!([{ "Proto": 6, "Port": 80, "HostIP": "", "HostPort": first, "HostPortEnd": last }]))
+    };
+    let Order::Publish { ports, .. } = order(path, &range(8000, 8010)) else { panic!() };
+    assert_eq!(ports, [PortRange { first: port(Protocol::Tcp, None, 8000).first, last: 8010 }]);
+    for (first, last) in [(1, 65_535), (0, 5)] {
+        assert!(refusal(path, &range(first, last)).contains("at most"), "{first}-{last}");
+    }
     assert!(refusal(path, &body(json!([binding(6, "fd00::1", 1)]))).contains("IPv6"));
     assert!(refusal(path, &body(json!([binding(1, "", 1)]))).contains("protocol 1"));
     assert!(matches!(call(path, &body(json!([{ "Proto": 6, "Port": 70_000 }]))), Err(Wrong::Garbled(_))));

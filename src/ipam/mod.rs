@@ -52,6 +52,7 @@ use crate::{
 pub use allocator::Allocator;
 pub use message::ReceiveError;
 pub use paxos::{NodeClaims, NodeId};
+pub use requests::HOLDS;
 pub use ring::{Ring, RingError};
 
 /// Names a caller's question.
@@ -192,6 +193,24 @@ pub enum Ask {
         /// The address, with the prefix length of its subnet.
         address: Ipv4Net,
     },
+    /// A whole block of addresses that somebody else hands out; the one it has, if it has one. The answer is its CIDR.
+    Hold {
+        /// For whom.
+        ident: String,
+        /// Where from.
+        subnet: Ipv4Net,
+        /// How large.
+        prefix_len: u8,
+    },
+}
+
+impl Ask {
+    /// For whom it is.
+    pub fn ident(&self) -> &str {
+        match self {
+            Ask::Allocate { ident, .. } | Ask::Claim { ident, .. } | Ask::Hold { ident, .. } => ident,
+        }
+    }
 }
 
 /// Why something was not done.
@@ -202,6 +221,10 @@ pub enum Refused {
     Leaving,
     #[error("no address of {subnet} is free to be given: free one, or name another subnet")]
     Exhausted { subnet: Ipv4Net },
+    #[error(
+        "no whole /{prefix_len} of {subnet} is free: ask for a smaller block, free addresses, or name another subnet"
+    )]
+    NoBlock { subnet: Ipv4Net, prefix_len: u8 },
     #[error("subnet {subnet} is outside range {range}: name one inside")]
     OutOfRange { subnet: Ipv4Net, range: Range },
     #[error("subnet {subnet} has no addresses for hosts: name a /30 or larger")]

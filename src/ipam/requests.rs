@@ -24,6 +24,10 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long after a denial an address that is in use here is asked for again.
 const DENIED_PAUSE: Duration = Duration::from_secs(30);
+/// Blocks that can be held. Each address of one is a record.
+pub const HOLDS: std::ops::RangeInclusive<u8> = 20..=29;
+/// So many times as much as it takes is asked of others until a block is whole.
+const HOLD_TIMES_MAX: u32 = 4;
 /// Questions that may wait at one time.
 const PENDING_MAX: usize = 4096;
 
@@ -269,7 +273,54 @@ impl Allocator {
         match ask {
             Ask::Allocate { ident, subnet } => self.attempt_allocate(ident, subnet.trunc(), barren),
             Ask::Claim { ident, address } => self.attempt_claim(ident, *address),
+            Ask::Hold { ident, subnet, prefix_len } => {
+                self.attempt_hold(ident, (subnet.trunc(), *prefix_len), barren)
+            }
         }
+    }
+
+    /// Each address of a block is in use from then on, so that nothing else becomes of it than of any other that is.
+    fn attempt_hold(
+        &mut self,
+        ident: &str,
+        (subnet, prefix_len): (Ipv4Net, u8),
+        barren: &mut BTreeSet<Range>,
+    ) -> Outcome {
+        let (universe, whole) = (self.settings.universe, Range::from(subnet));
+        if let Some(held) = self.lookup(ident).first() {
+            return Outcome::Answer(Ok(held.trunc()));
+        }
+        if !whole.overlaps(universe) {
+            return Outcome::Answer(Err(Refused::OutOfRange { subnet, range: universe }));
+        }
+        let refused = || Outcome::Answer(Err(Refused::NoBlock { subnet, prefix_len }));
+        if !HOLDS.contains(&prefix_len) || prefix_len < subnet.prefix_len() {
+            return refused();
+        }
+        if self.ring.is_empty() {
+            return Outcome::Wait;
+        }
+        let len = 1 << (32 - prefix_len);
+        if let Some(block) = self.space.free_block(whole, len) {
+            return Outcome::Answer(Ok(self.record_block(ident, block, prefix_len)));
+        }
+        // Others give what they have in ever smaller pieces: where those add up to no block, they are not asked for the rest.
+        if self.space.free_in(whole) >= len.saturating_mul(HOLD_TIMES_MAX) {
+            return refused();
+        }
+        let outcome = self.ask_donors(whole, barren);
+        outcome.unwrap_or_else(refused)
+    }
+
+    fn record_block(&mut self, ident: &str, block: Range, prefix_len: u8) -> Ipv4Net {
+        let mut nets = Vec::with_capacity(block.len() as usize);
+        for address in (block.start.0..block.end.0).map(Address) {
+            self.space.claim(address);
+            nets.push(Ipv4Net::new_assert(address.into(), prefix_len));
+        }
+        self.allocations.insert(ident.to_owned(), nets);
+        self.save_allocation(ident);
+        Ipv4Net::new_assert(block.start.into(), prefix_len)
     }
 
     fn attempt_allocate(&mut self, ident: &str, subnet: Ipv4Net, barren: &mut BTreeSet<Range>) -> Outcome {
@@ -291,8 +342,14 @@ impl Allocator {
             let net = Ipv4Net::new_assert(address.into(), subnet.prefix_len());
             return Outcome::Answer(Ok(self.record(ident, net)));
         }
+        let exhausted = || Outcome::Answer(Err(Refused::Exhausted { subnet }));
+        self.ask_donors(whole, barren).unwrap_or_else(exhausted)
+    }
+
+    /// Whom to ask for space there; `None` where nobody has any and none is to come.
+    fn ask_donors(&mut self, whole: Range, barren: &mut BTreeSet<Range>) -> Option<Outcome> {
         if barren.contains(&whole) {
-            return Outcome::Wait;
+            return Some(Outcome::Wait);
         }
         let mut donors = self.donors(whole);
         if let Some(request) = self.requests.sent.get(&whole) {
@@ -300,13 +357,13 @@ impl Allocator {
         }
         if donors.is_empty() {
             if !self.quarantine.ranges().iter().any(|range| range.overlaps(whole)) {
-                return Outcome::Answer(Err(Refused::Exhausted { subnet }));
+                return None;
             }
             barren.insert(whole);
-            return Outcome::Wait;
+            return Some(Outcome::Wait);
         }
         barren.insert(whole);
-        Outcome::Ask(whole, self.only_reachable(donors))
+        Some(Outcome::Ask(whole, self.only_reachable(donors)))
     }
 
     /// What is held already. A disk that was set back remembers addresses that were given back and are another's by now.
@@ -381,6 +438,11 @@ impl Allocator {
             let (what, range, owners) = match ask {
                 Ask::Allocate { ident, subnet } => (
                     format!("space in {subnet} for {ident}"),
+                    (*subnet).into(),
+                    self.donors((*subnet).into()),
+                ),
+                Ask::Hold { ident, subnet, prefix_len } => (
+                    format!("a block /{prefix_len} of {subnet} for {ident}"),
                     (*subnet).into(),
                     self.donors((*subnet).into()),
                 ),

@@ -99,6 +99,16 @@ impl Space {
         self.chunks(range).next().map(|chunk| chunk.start)
     }
 
+    /// The lowest block of so many addresses, a power of two, at a multiple of its size, of which all are free and none was freed lately.
+    pub fn free_block(&self, range: Range, len: u32) -> Option<Range> {
+        let first_in = |chunk: Range| {
+            let start = chunk.start.0.checked_next_multiple_of(len)?;
+            let block = Range::new(Address(start), Address(start.checked_add(len)?));
+            (block.end <= chunk.end).then_some(block)
+        };
+        self.chunks(range).find_map(first_in)
+    }
+
     /// Takes the lowest free address of the range; if all of them were freed lately, the one that was first.
     pub fn allocate(&mut self, now: Timestamp, range: Range) -> Option<Address> {
         self.thaw(now);
@@ -384,6 +394,19 @@ mod tests {
         assert_eq!(space.allocate(later, range(1, 4)), Some(Address(3)));
         assert_eq!(space.allocate(later, range(1, 4)), None);
         assert_eq!(space.free_in(range(0, 4)), 1);
+    }
+
+    #[test]
+    fn a_block_is_whole_and_at_a_multiple_of_its_size() {
+        let mut space = space(range(3, 64));
+        assert_eq!(space.free_block(range(0, 64), 16), Some(range(16, 32)));
+        assert!(space.claim(Address(20)));
+        assert_eq!(space.free_block(range(0, 64), 16), Some(range(32, 48)));
+        assert_eq!(space.free_block(range(0, 40), 16), None, "not all of it is in there");
+        assert_eq!(space.free_block(range(0, 64), 4), Some(range(4, 8)));
+        assert_eq!(space.free_block(range(0, 64), 64), None);
+        space.free(NOW, Address(20));
+        assert_eq!(space.free_block(range(16, 32), 16), None, "one was freed lately");
     }
 
     #[test]

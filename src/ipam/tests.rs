@@ -236,8 +236,7 @@ impl Network {
 
     fn ask(&mut self, number: u64, ask: Ask) -> Ticket {
         let ticket = Ticket(self.asked.len() as u64 + 1);
-        let (Ask::Allocate { ident, .. } | Ask::Claim { ident, .. }) = &ask;
-        self.asked.insert(ticket, (peer(number), ident.clone()));
+        self.asked.insert(ticket, (peer(number), ask.ident().to_owned()));
         let now = self.now;
         self.host(number).ask(now, ticket, ask);
         self.act(peer(number));

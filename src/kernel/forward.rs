@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, fs};
 
+use ipnet::Ipv4Net;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -13,7 +14,7 @@ use super::{
     generation,
     nft::{self, Said, quoted, run, run_command},
 };
-use crate::state::{Fault, FaultKind, Forward};
+use crate::state::{Docker0, Fault, FaultKind, Forward};
 
 /// Our links, as nft and as iptables write it.
 const LINKS: &str = "wv*";
@@ -21,18 +22,37 @@ const LINKS_IPTABLES: &str = "wv+";
 
 /// What the chains of nftables said, and the number that the ruleset had then.
 #[derive(Debug, Default)]
-pub struct Observed(Option<(u32, BTreeSet<String>, Forward)>);
+pub struct Observed {
+    last: Option<(u32, Wanted, Forward)>,
+    drops_for_docker0: bool,
+}
+
+/// What is to pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wanted {
+    /// Between our links and these.
+    uplinks: BTreeSet<String>,
+    /// Whatever is of this range, by any interface.
+    range: Option<Ipv4Net>,
+}
 
 impl Observed {
-    /// Whether packets between our links and the uplinks pass.
-    pub async fn observe(&mut self, uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
-        let forward = match (generation::of_ruleset(), &self.0) {
-            (Some(number), Some((before, by, forward))) if number == *before && by == uplinks => {
+    /// Whether packets between our links and the uplinks pass, and those of a range of which something was lent.
+    pub async fn observe(
+        &mut self,
+        uplinks: &BTreeSet<String>,
+        range: Option<Ipv4Net>,
+    ) -> Result<Forward, Fault> {
+        let wanted = Wanted { uplinks: uplinks.clone(), range };
+        let forward = match (generation::of_ruleset(), &self.last) {
+            (Some(number), Some((before, by, forward))) if number == *before && *by == wanted => {
                 forward.clone()
             }
             (number, _) => {
-                let forward = by_nftables(uplinks).await?;
-                self.0 = number.map(|number| (number, uplinks.clone(), forward.clone()));
+                let chains = list(&["chains"], "chain").await?.unwrap_or_default();
+                let forward = by_nftables(&chains, &wanted).await?;
+                self.drops_for_docker0 = drops_for_docker0(&chains).await?;
+                self.last = number.map(|number| (number, wanted, forward.clone()));
                 forward
             }
         };
@@ -45,15 +65,19 @@ impl Observed {
             Legacy::Unread(why) => Forward::Unread(format!("iptables-legacy FORWARD ({why})")),
         })
     }
+
+    /// Whether Docker was last seen to drop what comes for `docker0` by another interface.
+    pub fn drops_for_docker0(&self) -> bool {
+        self.drops_for_docker0
+    }
 }
 
-async fn by_nftables(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
-    let chains = list(&["chains"], "chain").await?.unwrap_or_default();
+async fn by_nftables(chains: &[Value], wanted: &Wanted) -> Result<Forward, Fault> {
     let mut forward = Forward::Open;
     for chain in chains.iter().filter(|chain| is_foreign_forward(chain)) {
         let [family, table, name] = ["family", "table", "name"].map(|key| text(chain, key));
         let in_its_way = if is_docker(chain) && chains.iter().any(is_docker_user) {
-            Docker::look().await?.map(|docker| docker.forward(uplinks))
+            Docker::look().await?.map(|docker| docker.forward(wanted))
         } else if blocks(chain, &rules(family, table, name).await?) && !knows_our_links(family, table).await?
         {
             Some(Forward::Foreign(format!("{family} {table} {name}")))
@@ -71,8 +95,32 @@ async fn by_nftables(uplinks: &BTreeSet<String>) -> Result<Forward, Fault> {
     Ok(forward)
 }
 
+/// Whether Docker drops, before anybody is asked, what comes for containers of its own bridge by another interface: as version 28 does.
+async fn drops_for_docker0(chains: &[Value]) -> Result<bool, Fault> {
+    let is_raw = |chain: &Value| {
+        ["family", "table", "name"].map(|key| text(chain, key)) == ["ip", "raw", "PREROUTING"]
+    };
+    if !chains.iter().any(is_raw) {
+        return Ok(false);
+    }
+    let rules = list(&["chain", "ip", "raw", "PREROUTING"], "rule").await?.unwrap_or_default();
+    Ok(rules.iter().any(is_drop_for_docker0))
+}
+
+fn is_drop_for_docker0(rule: &Value) -> bool {
+    let expressions = || rule["expr"].as_array().into_iter().flatten();
+    let by_others = |expression: &Value| {
+        let found = &expression["match"];
+        let is_interface = found["left"]["meta"]["key"] == "iifname" && found["right"] == Docker0::NAME;
+        is_interface && found["op"] == "!="
+    };
+    let to_containers = |expression: &Value| expression["match"]["left"]["payload"]["field"] == "daddr";
+    let drops = |expression: &Value| expression.get("drop").is_some();
+    expressions().any(by_others) && expressions().any(to_containers) && expressions().any(drops)
+}
+
 /// Lets our packets through Docker's chain, in one transaction.
-pub async fn open(uplinks: &BTreeSet<String>) -> Result<(), Fault> {
+pub async fn open(uplinks: &BTreeSet<String>, range: Option<Ipv4Net>) -> Result<(), Fault> {
     let Some(docker) = Docker::look().await? else {
         return Err(found(FaultKind::Outdated, "chain ip filter DOCKER-USER is not there"));
     };
@@ -85,10 +133,23 @@ pub async fn open(uplinks: &BTreeSet<String>) -> Result<(), Fault> {
     }
     script +=
         &format!("insert rule ip filter DOCKER-USER oifname \"{LINKS}\" counter accept comment \"weave\"\n");
+    for rule in range.into_iter().flat_map(|range| of_range(range, uplinks)) {
+        script += &format!("insert rule ip filter DOCKER-USER {} counter accept comment \"weave\"\n", rule?);
+    }
     if !docker.is_asked_first() {
         script += "insert rule ip filter FORWARD counter jump DOCKER-USER comment \"weave\"\n";
     }
     load(&script).await
+}
+
+/// What lets packets of a range pass by interfaces that are not ours: among each other, out, and back what answers.
+fn of_range(range: Ipv4Net, uplinks: &BTreeSet<String>) -> impl Iterator<Item = Result<String, Fault>> {
+    let out = uplinks
+        .iter()
+        .map(move |uplink| Ok(format!("ip saddr {range} ip daddr != {range} oifname {}", quoted(uplink)?)));
+    let within = format!("ip saddr {range} ip daddr {range}");
+    let back = format!("ip daddr {range} ct state established,related");
+    [Ok(within), Ok(back)].into_iter().chain(out)
 }
 
 /// Removes what [`open`] added, and nothing else.
@@ -117,9 +178,17 @@ impl Docker {
         }))
     }
 
-    fn forward(&self, uplinks: &BTreeSet<String>) -> Forward {
+    fn forward(&self, wanted: &Wanted) -> Forward {
         let chain = "ip filter DOCKER-USER".to_owned();
-        if self.is_open(uplinks) { Forward::Opened(chain) } else { Forward::Closed(chain) }
+        let open = self.is_open(&wanted.uplinks) && self.is_open_to(wanted);
+        if open { Forward::Opened(chain) } else { Forward::Closed(chain) }
+    }
+
+    /// Whether the rules of a range stand where they count; without one, none.
+    fn is_open_to(&self, Wanted { uplinks, range }: &Wanted) -> bool {
+        let ends = self.user.iter().position(Rule::is_end).unwrap_or(self.user.len());
+        let of_range = self.user[..ends].iter().filter(|rule| rule.is_of_range());
+        of_range.count() == range.map_or(0, |range| of_range_count(range, uplinks))
     }
 
     /// Whether our rules stand where they count.
@@ -127,7 +196,7 @@ impl Docker {
         let counts = |accepts: &dyn Fn(&Rule) -> bool| {
             self.user.iter().take_while(|rule| !rule.is_end()).any(|rule| rule.is_ours() && accepts(rule))
         };
-        counts(&|rule| rule.iif.is_none())
+        counts(&|rule| rule.iif.is_none() && rule.oif.as_deref() == Some(LINKS))
             && uplinks.iter().all(|uplink| counts(&|rule| rule.oif.as_ref() == Some(uplink)))
             && self.is_asked_first()
     }
@@ -142,7 +211,7 @@ impl Docker {
         let jumps =
             self.forward.iter().filter(|rule| rule.comment == "weave" && rule.verdict == "jump DOCKER-USER");
         let jumps = jumps.map(|rule| format!("delete rule ip filter FORWARD handle {}\n", rule.handle));
-        let user = self.user.iter().filter(|rule| rule.is_ours());
+        let user = self.user.iter().filter(|rule| rule.is_ours() || rule.is_of_range());
         let user = user.map(|rule| format!("delete rule ip filter DOCKER-USER handle {}\n", rule.handle));
         jumps.chain(user).collect()
     }
@@ -157,6 +226,8 @@ struct Rule {
     oif: Option<String>,
     /// It asks for more than interfaces.
     narrower: bool,
+    /// It asks for addresses.
+    of_addresses: bool,
     /// `accept`, `drop`, `jump CHAIN`, …; empty if none.
     verdict: String,
 }
@@ -180,6 +251,9 @@ impl Rule {
         match (kind, body["left"]["meta"]["key"].as_str(), body["op"].as_str()) {
             ("match", Some("iifname"), Some("==")) => self.iif = name(),
             ("match", Some("oifname"), Some("==")) => self.oif = name(),
+            ("match", ..) if ["saddr", "daddr"].contains(&text(&body["left"]["payload"], "field")) => {
+                (self.narrower, self.of_addresses) = (true, true);
+            }
             ("counter" | "log", ..) => {}
             ("accept" | "drop" | "reject" | "return", ..) => self.verdict = kind.into(),
             ("jump" | "goto", ..) => self.verdict = format!("{kind} {}", text(body, "target")),
@@ -200,6 +274,11 @@ impl Rule {
         self.always() && ["accept", "drop", "reject", "return"].contains(&&*self.verdict)
     }
 
+    /// Whether it is one of [`of_range`], by the word that we leave on them.
+    fn is_of_range(&self) -> bool {
+        self.verdict == "accept" && self.of_addresses && self.comment == "weave"
+    }
+
     /// Whether it lets packets of our links through and does nothing else. It may have lost its comment:
     /// iptables-restore writes that in its own way.
     fn is_ours(&self) -> bool {
@@ -208,6 +287,10 @@ impl Rule {
             self.iif.as_deref() == Some(LINKS) && self.oif.as_deref().is_some_and(|name| name != LINKS);
         self.verdict == "accept" && !self.narrower && (to_links || from_links)
     }
+}
+
+fn of_range_count(range: Ipv4Net, uplinks: &BTreeSet<String>) -> usize {
+    of_range(range, uplinks).count()
 }
 
 fn is_foreign_forward(chain: &Value) -> bool {

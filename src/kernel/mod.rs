@@ -27,7 +27,7 @@ use rtnetlink::Handle;
 
 use crate::{
     addr::Address,
-    state::{Fault, FaultKind, Host, HostAction, Link, Scope, link_name},
+    state::{Docker0, Fault, FaultKind, Host, HostAction, Link, Scope, link_name},
 };
 
 mod address;
@@ -126,7 +126,8 @@ impl Kernel {
         self.changes.care_for(ours.values().filter_map(|end| end.namespace).collect());
         let rules = self.nft.observe(wanted.rules.as_ref()).await?;
         let ports = self.published.observe(wanted.ports.as_ref()).await?;
-        let forward = self.forward.observe(&uplinks_of(wanted)).await?;
+        let forward = self.forward.observe(&uplinks_of(wanted), wanted.lent_range()).await?;
+        let docker0 = docker0(&seen, self.forward.drops_for_docker0());
         let links = inspect::links(&seen, &ours, wanted, &mut known, scope).await;
         let path::Paths { paths, uplinks } =
             path::observe(&self.handle, &seen, wanted, &links, &mut known).await?;
@@ -140,10 +141,12 @@ impl Kernel {
             idle: idle(&ours, wanted),
             ports,
             links: Arc::new(links),
+            lent: Arc::default(),
             foreign: foreign(&seen, wanted),
             uplinks,
             others: BTreeSet::new(),
             paths,
+            docker0,
             tracking: self.tracking.observe(),
         };
         known.keep_seen(seen);
@@ -185,7 +188,7 @@ impl Kernel {
                 self.nft.load(rules).await
             }
             HostAction::SetPorts(ports) => self.published.set(ports).await,
-            HostAction::OpenForward { uplinks } => forward::open(uplinks).await,
+            HostAction::OpenForward { uplinks, range } => forward::open(uplinks, *range).await,
             HostAction::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
             HostAction::AddGateway => address::add_gateway(host).await,
             HostAction::CreateLink { .. } | HostAction::MendLink { .. } | HostAction::MakePair { .. } => {
@@ -277,6 +280,17 @@ fn idle(ours: &BTreeMap<Address, &link::End>, wanted: &Host) -> BTreeSet<Address
     let strays = |address: &Address| wanted.links.get(address).is_none_or(|link| link.netns.is_none());
     let idle = ours.iter().filter(|(address, end)| !end.running && strays(address));
     idle.map(|(address, _)| *address).collect()
+}
+
+/// Docker's own bridge, by its first address of IPv4.
+fn docker0(seen: &Seen, drops: bool) -> Option<Docker0> {
+    let end = seen.links.iter().find(|end| end.name == Docker0::NAME)?;
+    let held = seen
+        .addresses
+        .iter()
+        .find(|held| held.header.index == end.index && address::ip(held).is_some_and(|ip| ip.is_ipv4()))?;
+    let address: Ipv4Net = address::text(held).parse().ok()?;
+    Some(Docker0 { address, drops })
 }
 
 /// Rules that name no interface of this host would shut its peers out, so they are not loaded.

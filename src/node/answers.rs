@@ -34,6 +34,7 @@ impl Overview<'_> {
             }
             Waiter::Attach { ident } => self.attached(ident, late),
             Waiter::Connect { ident, .. } => self.connected(ident, late),
+            Waiter::Lend { ident, .. } => self.loan(ident, late),
             Waiter::Check { ident } => {
                 let looked = late || self.work.converge.host.has_ended_since(since);
                 looked.then(|| self.connected(ident, late)).flatten()
@@ -178,7 +179,10 @@ impl Overview<'_> {
         }
         let first = self.waits().into_iter().next();
         let what = first.as_ref().map_or("the first looks", |note| note.what.as_str());
-        let refusal = Refusal::new(RefusalKind::Failed, format!("weavers is not ready: it waits for {what}"));
+        let impaired = self.work.lost_paths.loses_packets(self.work.converge.host.seen())
+            || self.probes.probes_reach_nobody();
+        let kind = if impaired { RefusalKind::Impaired } else { RefusalKind::Failed };
+        let refusal = Refusal::new(kind, format!("weavers is not ready: it waits for {what}"));
         let hint = first.and_then(|note| note.hint).unwrap_or_else(|| "see `weavers status`".to_owned());
         Err(refusal.hint(hint))
     }

@@ -30,6 +30,7 @@ impl Local {
                 (false, _, Some(_)) => {}
             }
         }
+        self.resume_leases(cx, boot);
     }
 
     /// Connects a network namespace. `link` is the address of the link of ours that leads into it already, if one does.
@@ -162,6 +163,11 @@ impl Local {
 
     /// Disconnects a container.
     pub(super) fn detach(&mut self, cx: &mut Context<'_>, target: &Container) -> Reply {
+        if let Container::Name(name) = target
+            && self.end_lease(cx, name)
+        {
+            return Reply::Now(Ok(Response::Done));
+        }
         let attached = match target {
             Container::Netns { netns, link } => self.containers.of_netns(netns, Far::NAME, *link),
             Container::Name(name) => {
@@ -228,6 +234,12 @@ impl Local {
     /// After a look at the host: containers whose namespace is gone are released, and what a lost
     /// store forgot is learned from the links that are there.
     pub(super) fn tend(&mut self, cx: &mut Context<'_>) {
+        self.tend_bridge(cx);
+        self.tend_containers(cx);
+        self.tend_blocks(cx);
+    }
+
+    fn tend_containers(&mut self, cx: &mut Context<'_>) {
         let Some(host) = cx.work.converge.host.seen() else { return };
         let (parted, moved) = (self.containers.parted(host), self.containers.moved(host));
         if std::mem::take(&mut self.containers.forgetful) {
@@ -259,11 +271,12 @@ impl Local {
         }
     }
 
-    /// Lets go of all containers at once.
+    /// Lets go of all containers, and of all that was lent, at once.
     pub(super) fn discard_all(&mut self, cx: &mut Context<'_>) {
         for ident in self.containers.all.keys().cloned().collect::<Vec<String>>() {
             self.discard(cx, &ident);
         }
+        self.end_all_leases(cx);
     }
 
     /// Gives all ranges away, if nothing uses them.
@@ -306,10 +319,11 @@ impl Local {
         freed.map(Response::Addresses).map_err(|refused| Refusal::from(&refused))
     }
 
-    /// The container whose link has this address.
+    /// The container whose link has this address, or whom it was lent to.
     fn user_of(&self, address: Address) -> Option<String> {
         let mut all = self.containers.all().values();
-        all.find(|one| one.link_address() == Some(address)).map(Attached::called)
+        let attached = all.find(|one| one.link_address() == Some(address)).map(Attached::called);
+        attached.or_else(|| self.leases.borrower_of(address).map(|ident| format!("`{ident}`")))
     }
 }
 

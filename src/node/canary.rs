@@ -207,7 +207,8 @@ impl OwnCanary {
     ) -> Option<(Ticket, Ask)> {
         let claimed = match &ask {
             Ask::Claim { address, .. } => Some(Address::from(address.addr())),
-            Ask::Allocate { .. } => None,
+            // Its address is in no block that is free.
+            Ask::Allocate { .. } | Ask::Hold { .. } => None,
         };
         let held = self.held.map(|held| held.address);
         if claimed.is_none() || claimed != held || self.claims.len() >= CLAIMS_MAX {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     addr::{Address, Range},
-    state::{Far, Key, Netns},
+    state::{Far, Key, Kind, Netns, PortRange},
 };
 
 impl Local {
@@ -72,12 +72,18 @@ impl Local {
         let Wish { key, address, mac, mtu, subnet, name, ports } = wish;
         let invalid = |message: String| Refusal::new(RefusalKind::Invalid, message);
         key.check().map_err(|wrong| invalid(wrong.to_string()))?;
+        if key.kind == Kind::Ipam {
+            return Err(invalid(
+                "interfaces of kind ipam are another plugin's: lend it an address".to_owned(),
+            ));
+        }
         let range = cx.facts.config.ipam.range;
         if let Some(address) = address.filter(|address| !Range::from(range).contains(*address)) {
             return Err(invalid(format!("address {address} is outside [ipam] range {range}")));
         }
         check_mtu(mtu)?;
-        let ports = self.chosen_ports(&key.ident(), ports)?;
+        let ports = ports.into_iter().map(PortRange::from).collect();
+        let ports = self.chosen_ports(&key.ident(), ports, &[])?;
         let subnet = cx.facts.named_subnet(subnet)?;
         Ok(Attached {
             ident: key.ident(),
@@ -115,6 +121,9 @@ impl Local {
             && let Some(attached) = self.containers.all().get(ident).cloned()
         {
             self.release(cx, &attached);
+        }
+        if let Waiter::Lend { ident, made: true } = waiter {
+            self.end_lease(cx, ident);
         }
     }
 }

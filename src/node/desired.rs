@@ -49,6 +49,8 @@ pub struct Ground<'a> {
     pub owners: Option<Vec<(Range, PeerName)>>,
     /// What containers that are to be connected need of the host.
     pub connected: Connected,
+    /// What was lent to others, who lead there by routes of their own.
+    pub lent: Arc<BTreeSet<Ipv4Net>>,
     /// The host as last seen.
     pub seen: Option<&'a Host>,
     /// Whether the range may be used.
@@ -94,6 +96,7 @@ impl Ground<'_> {
             blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
             links: self.connected.links.clone(),
             ports: self.ports(),
+            lent: self.lent.clone(),
             ..Host::default()
         }
     }
@@ -125,7 +128,13 @@ impl Ground<'_> {
         let links = links.map(|(address, link)| (*address, link.clone()));
         let blocks = seen.blocks.iter().filter(|block| !takes(block)).copied().collect();
         match seen.links.is_empty() {
-            true => Host { rules: seen.rules.clone(), gateway: seen.gateway, blocks, ..Host::default() },
+            true => Host {
+                rules: seen.rules.clone(),
+                gateway: seen.gateway,
+                blocks,
+                lent: wanted.lent.clone(),
+                ..Host::default()
+            },
             false => Host { links: Arc::new(links.collect()), blocks, ..wanted.clone() },
         }
     }

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     addr::Address,
-    state::{Far, Key, Kind, Mac, Port},
+    state::{Far, Key, Kind, Mac, Port, PortRange},
 };
 
 /// How long Docker must have known nothing of a thing.
@@ -52,8 +52,8 @@ impl Local {
                 return self.begin_endpoint(cx, &key(&network, &id), address, mac).into();
             }
             Order::Join { network, id, sandbox } => self.join(cx, &network, &id, sandbox),
-            Order::Publish { network, id, ports } => {
-                return self.publish(cx, &key(&network, &id), ports).into();
+            Order::Publish { network, id, ports, in_use } => {
+                return self.publish(cx, &key(&network, &id), ports, &in_use).into();
             }
             Order::Unpublish { network, id } => {
                 if let Some(known) = self.endpoint(&network, &id).ok().cloned() {
@@ -180,9 +180,15 @@ impl Local {
         }))
     }
 
-    fn publish(&mut self, cx: &mut Context<'_>, key: &Key, ports: Vec<Port>) -> Result<Waiter, Refusal> {
+    fn publish(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: &Key,
+        ports: Vec<PortRange>,
+        in_use: &[Port],
+    ) -> Result<Waiter, Refusal> {
         let known = self.endpoint(&key.network, &key.id)?.clone();
-        let ports = self.chosen_ports(&known.ident, ports)?;
+        let ports = self.chosen_ports(&known.ident, ports, in_use)?;
         let ident = known.ident.clone();
         if known.ports != ports {
             self.remember(cx, Attached { ports, ..known });

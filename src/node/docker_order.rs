@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     addr::Address,
-    state::{Mac, Port},
+    state::{Mac, Port, PortRange},
 };
 
 /// What Docker tells us, and asks.
@@ -23,8 +23,9 @@ pub enum Order {
     Endpoint { network: String, id: String, address: Address, mac: Option<Mac> },
     /// What a container needs to know that is about to have it, in this sandbox.
     Join { network: String, id: String, sandbox: String },
-    /// These ports of the host lead to it, and no others. Port 0 is one that we choose.
-    Publish { network: String, id: String, ports: Vec<Port> },
+    /// Of each of these the first port of the host that is free leads to it, and no others do. Port 0 is one that we choose. `in_use`: ports of
+    /// wide ranges that programs of the host have.
+    Publish { network: String, id: String, ports: Vec<PortRange>, in_use: Vec<Port> },
     /// None of the host's ports leads to it any more.
     Unpublish { network: String, id: String },
     /// It is over; answered when the link is gone.

@@ -59,6 +59,8 @@ pub(super) enum Upshot {
     FormerKept(Box<Order>),
     /// The container of this name got no address.
     NoAddress(String, Refused),
+    /// Nothing could be lent to the interface of this name.
+    NoLoan(String, Refusal),
 }
 
 impl Engine {
@@ -161,6 +163,15 @@ impl Engine {
                 let (local, mut cx) = self.local();
                 let refused = local.on_address(&mut cx, &ident, result).err()?;
                 return Some(Upshot::NoAddress(ident, refused));
+            }
+            Purpose::Lease(ident) => {
+                let (local, mut cx) = self.local();
+                let refusal = local.on_leased(&mut cx, &ident, result).err()?;
+                return Some(Upshot::NoLoan(ident, refusal));
+            }
+            Purpose::DockerBridge => {
+                let (local, mut cx) = self.local();
+                local.on_bridge_block(&mut cx, result);
             }
             Purpose::Request(id) => {
                 let result = result.map(Response::Addresses).map_err(|refused| Refusal::from(&refused));

@@ -22,6 +22,7 @@ impl Overview<'_> {
         let ident = self.peers.holder(address);
         let attached = self.local.containers.all().values().find(|one| one.link_address() == Some(address));
         let container = attached.map(|attached| self.attachment(attached));
+        let container = container.or_else(|| self.borrower_at(address));
         let tables = if standing == Standing::Outside { Vec::new() } else { self.work.carriers(address) };
         Explanation {
             format_version: FORMAT_VERSION.to_owned(),

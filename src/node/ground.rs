@@ -74,6 +74,7 @@ impl<'a> Overview<'a> {
             // of a cluster to join, and nobody would make another ring.
             owners: (self.peers.has_ring() && self.facts.ring_kept).then(|| self.peers.ipam.settled_owners()),
             connected: self.connected_by(config),
+            lent: self.local.leases.lent(),
             seen: self.work.converge.host.seen(),
             verdict: self.verdict(),
             interface: self.work.converge.vpc.seen().map(|vpc| &vpc.interface),

@@ -1,10 +1,10 @@
-//! What lives on this host: containers, those of Docker's networks among them, and the canary.
+//! What lives on this host: containers, those of Docker's networks among them, what was lent to others, and the canary.
 
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    canary::OwnCanary, containers::Containers, docker::Docker, facts::Facts, out::Out, peers::Peers,
-    reconcile::Reconcile,
+    canary::OwnCanary, containers::Containers, docker::Docker, docker_bridge::DockerBridge, facts::Facts,
+    lease::Leases, out::Out, peers::Peers, reconcile::Reconcile,
 };
 use crate::{addr::Range, plan::Plan};
 
@@ -13,6 +13,8 @@ use crate::{addr::Range, plan::Plan};
 pub(super) struct Local {
     pub containers: Containers,
     pub docker: Docker,
+    pub bridge: DockerBridge,
+    pub leases: Leases,
     pub canary: OwnCanary,
     /// Chooses ports of the host.
     pub rng: ChaCha8Rng,
@@ -31,6 +33,7 @@ impl Local {
     /// link may use an address that the store has forgotten.
     pub fn avoided(&self, facts: &Facts, plan: &Plan) -> Vec<Range> {
         let conflicts = plan.conflicts.iter().map(|conflict| conflict.destination);
+        let conflicts = conflicts.filter(|destination| !self.bridge.claims(*destination));
         let forgotten = self.containers.is_forgetful().then_some(facts.config.ipam.range);
         conflicts.chain(forgotten).map(Range::from).chain(self.canary.kept()).collect()
     }

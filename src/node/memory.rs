@@ -77,6 +77,24 @@ pub struct Attached {
     pub owed: Option<String>,
 }
 
+/// An address that was lent to another plugin, or is about to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Who borrowed it.
+    pub key: Key,
+    /// Where its interface is.
+    pub netns: Netns,
+    /// The address, once there is one.
+    #[serde(default)]
+    pub address: Option<Address>,
+    /// It is one of the block of its network.
+    #[serde(default)]
+    pub of_block: bool,
+    /// What its runtime calls the container for people.
+    #[serde(default)]
+    pub label: Option<String>,
+}
+
 /// What the last look at the route tables showed of this host's own routes: enough to know, before the next look succeeds, for which
 /// addresses packets can flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +135,8 @@ pub struct Memory {
     pub attached: BTreeMap<String, Attached>,
     /// Networks of Docker's, by id.
     pub networks: BTreeMap<String, Network>,
+    /// Addresses that were lent to other plugins, by the names that they are filed under.
+    pub leases: BTreeMap<String, Lease>,
     /// The links that were there before the store have been learned from.
     pub links_known: bool,
     /// A configuration that nobody has confirmed.
@@ -156,6 +176,7 @@ const INSTANCE: &str = "instance/";
 const ALLOCATION: &str = "allocation/";
 const ATTACHED: &str = "attached/";
 const NETWORK: &str = "network/";
+const LEASE: &str = "lease/";
 const LINKS_KNOWN: &str = "links_known";
 const TRIAL: &str = "trial";
 const LAST_READ: &str = "last_read";
@@ -192,6 +213,8 @@ impl Memory {
                 memory.ipam.allocations.insert(ident.to_owned(), parse(key, value)?);
             } else if let Some(id) = key.strip_prefix(NETWORK) {
                 memory.networks.insert(id.to_owned(), parse(key, value)?);
+            } else if let Some(ident) = key.strip_prefix(LEASE) {
+                memory.leases.insert(ident.to_owned(), parse(key, value)?);
             } else if let Some(ident) = key.strip_prefix(ATTACHED) {
                 memory.attached.insert(ident.to_owned(), parse(key, value)?);
             }
@@ -239,6 +262,15 @@ impl Write {
         }
     }
 
+    /// Remembers what was lent to another plugin, or forgets it.
+    pub fn lease(ident: &str, lease: Option<&Lease>) -> Write {
+        let key = format!("{LEASE}{ident}");
+        match lease {
+            Some(lease) => put(key, lease),
+            None => Write { key, value: None },
+        }
+    }
+
     /// Remembers that every link of which nothing is remembered is in nobody's use.
     pub fn links_known() -> Write {
         put(LINKS_KNOWN.to_owned(), &true)
@@ -271,6 +303,11 @@ impl Write {
         put(LAST_READ.to_owned(), read)
     }
 
+    /// Where the addresses of a user are remembered.
+    pub fn key_of_allocation(ident: &str) -> String {
+        format!("{ALLOCATION}{ident}")
+    }
+
     /// Remembers what the address manager asks for.
     pub fn ipam(record: &Record) -> Write {
         match record {
@@ -278,9 +315,9 @@ impl Write {
             Record::Paxos(claims) => put(PAXOS.to_owned(), claims),
             Record::Quarantine(ranges) => put(REST.to_owned(), ranges),
             Record::Allocation { ident, addresses } if addresses.is_empty() => {
-                Write { key: format!("{ALLOCATION}{ident}"), value: None }
+                Write { key: Write::key_of_allocation(ident), value: None }
             }
-            Record::Allocation { ident, addresses } => put(format!("{ALLOCATION}{ident}"), addresses),
+            Record::Allocation { ident, addresses } => put(Write::key_of_allocation(ident), addresses),
         }
     }
 }

@@ -42,7 +42,7 @@ impl Overview<'_> {
         (!is_kept).then(|| format!("its record on the disk: {}", fault.message))
     }
 
-    fn missing_route(&self, address: Address) -> Option<String> {
+    pub(super) fn missing_route(&self, address: Address) -> Option<String> {
         let Some(vpc) = self.work.converge.vpc.seen() else {
             if let Some(read) = self.observed.last_reads.recalled(self.facts) {
                 return self.missing_by(read, address);

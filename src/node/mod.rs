@@ -54,8 +54,12 @@ mod takeover;
 mod canary;
 mod containers;
 pub mod docker;
+mod docker_bridge;
+mod lease;
 mod local;
 mod ports;
+mod lending;
+mod docker_block;
 mod attach;
 pub mod connect;
 mod docker_driver;
@@ -69,6 +73,8 @@ mod overview;
 mod lost_ways;
 mod report;
 mod missing;
+mod lease_report;
+mod docker_bridge_report;
 mod takeover_report;
 mod explain;
 mod probe_report;
@@ -101,9 +107,11 @@ use self::{
     dead::Dead,
     discovery::Discovery,
     docker::Docker,
+    docker_bridge::DockerBridge,
     engine::{Engine, Upshot},
     facts::{Facts, Leave},
     last_read::LastReads,
+    lease::Leases,
     local::{Context, Local},
     memory::Memory,
     names::Names,
@@ -160,6 +168,8 @@ impl Node {
         let local = Local {
             containers: Containers::new(memory.attached, !memory.links_known),
             docker: Docker::new(memory.networks),
+            bridge: DockerBridge::default(),
+            leases: Leases::new(memory.leases),
             canary: OwnCanary::default(),
             rng: ChaCha8Rng::seed_from_u64(rng.next_u64()),
         };
@@ -319,6 +329,11 @@ impl Node {
                     self.engine.out.answer(id, Err(Refusal::from(&refused)));
                 }
             }
+            Upshot::NoLoan(ident, refusal) => {
+                for id in self.waiting.take_where(|waiter| waiter.is_lending(&ident)) {
+                    self.engine.out.answer(id, Err(refusal.clone()));
+                }
+            }
         }
     }
 
@@ -413,6 +428,7 @@ impl Node {
             request,
             Request::Attach { .. }
                 | Request::Connect { .. }
+                | Request::Lend { .. }
                 | Request::Allocate { .. }
                 | Request::Claim { .. }
         );
@@ -429,6 +445,11 @@ impl Node {
             }
             Request::Lookup { ident } => {
                 Reply::Now(Ok(Response::Addresses(peers.ipam.lookup(&ident).to_vec())))
+            }
+            Request::Lent { key } => Reply::Now(self.engine.overview().lent_to(&key)),
+            Request::LeasesGone { gone } => {
+                local.end_gone_leases(&mut Context { facts, peers, work, out }, gone);
+                Reply::Now(Ok(Response::Done))
             }
             // What is above keeps nobody waiting.
             _ if busy.is_some() => Reply::Now(Err(Refusal::busy())),
@@ -456,6 +477,9 @@ impl Node {
             }
             Request::Connect { netns, link, wish } => {
                 local.connect(&mut Context { facts, peers, work, out }, netns, link, wish).into()
+            }
+            Request::Lend { netns, loan } => {
+                local.lend(&mut Context { facts, peers, work, out }, netns, loan).into()
             }
             Request::Docker(order) => local.on_docker(&mut Context { facts, peers, work, out }, order),
             Request::Check { key, netns } => {

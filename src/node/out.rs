@@ -102,6 +102,7 @@ fn promises(answer: &Result<Response, Refusal>) -> bool {
         Ok(
             Response::Attached { .. }
             | Response::Connected(_)
+            | Response::Lent(_)
             | Response::Joined(_)
             | Response::Addresses(_)
             | Response::Moved { .. },

@@ -10,7 +10,7 @@ use super::{
     memory::Attached,
     request::{Refusal, RefusalKind},
 };
-use crate::state::{Host, Port, Published};
+use crate::state::{Host, Port, PortRange, Published};
 
 /// Ports of one container. Each costs an element of a map.
 const PORTS_MAX: usize = 4096;
@@ -38,16 +38,25 @@ impl Attached {
 }
 
 impl Local {
-    /// These ports for the container of this name, with those chosen that are left to us. A port that another one has is refused.
-    pub(super) fn chosen_ports(&mut self, ident: &str, wanted: Vec<Port>) -> Result<Vec<Port>, Refusal> {
+    /// These ports for the container of this name, with those chosen that are left to us: of a range the first that neither another container
+    /// nor a program of the host has. A port that another one has is refused.
+    pub(super) fn chosen_ports(
+        &mut self,
+        ident: &str,
+        wanted: Vec<PortRange>,
+        in_use: &[Port],
+    ) -> Result<Vec<Port>, Refusal> {
         if wanted.len() > PORTS_MAX {
             let message = format!("{} ports are published; {PORTS_MAX} are the most", wanted.len());
             return Err(Refusal::new(RefusalKind::Invalid, message));
         }
         let mut ports: Vec<Port> = Vec::new();
-        let wanted: BTreeSet<Port> = wanted.into_iter().collect();
+        let wanted: BTreeSet<PortRange> = wanted.into_iter().collect();
         let before = self.containers.all().get(ident).map(|one| one.ports.clone()).unwrap_or_default();
-        let (open, named): (Vec<Port>, Vec<Port>) = wanted.into_iter().partition(|port| port.host == 0);
+        let (wide, single): (Vec<PortRange>, Vec<PortRange>) =
+            wanted.into_iter().partition(PortRange::is_wide);
+        let (open, named): (Vec<Port>, Vec<Port>) =
+            single.into_iter().map(|range| range.first).partition(|port| port.host == 0);
         for port in named {
             if let Some(taken) = ports.iter().find(|other| other.overlaps(&port)) {
                 let message = format!("port {} is to lead to {taken} and to {port}", port.of_host());
@@ -60,17 +69,36 @@ impl Local {
             }
             ports.push(port);
         }
-        for port in open {
-            let is_same = |one: &&Port| (Port { host: 0, ..**one }) == port;
-            // Whoever asks again is answered the same.
-            let again =
-                before.iter().find(is_same).filter(|one| !ports.iter().any(|other| other.overlaps(one)));
-            let port = again.copied().or_else(|| self.open_port(ident, &ports, port));
-            let none = || Refusal::new(RefusalKind::Failed, format!("no port is free of {CHOSEN:?}"));
+        // Whoever asks again is answered the same.
+        let again = |ports: &[Port], is_it: &dyn Fn(&Port) -> bool| {
+            let free = |one: &&Port| !ports.iter().any(|other| other.overlaps(one));
+            before.iter().filter(|one| is_it(one)).find(free).copied()
+        };
+        for range in wide {
+            let port = again(&ports, &|one| range.ports().any(|port| port == *one));
+            let port = port.or_else(|| self.first_free(ident, &ports, range, in_use));
+            let none = || {
+                let hint = "stop what has them, or choose other ports";
+                Refusal::new(RefusalKind::Taken, format!("no port of {range} is free")).hint(hint)
+            };
             ports.push(port.ok_or_else(none)?);
+        }
+        for port in open {
+            let chosen = again(&ports, &|one| Port { host: 0, ..*one } == port);
+            let chosen = chosen.or_else(|| self.open_port(ident, &ports, port));
+            let none = || Refusal::new(RefusalKind::Failed, format!("no port is free of {CHOSEN:?}"));
+            ports.push(chosen.ok_or_else(none)?);
         }
         ports.sort();
         Ok(ports)
+    }
+
+    fn first_free(&self, ident: &str, taken: &[Port], range: PortRange, in_use: &[Port]) -> Option<Port> {
+        range.ports().find(|port| {
+            !taken.iter().any(|other| other.overlaps(port))
+                && !in_use.contains(port)
+                && self.publisher_of(ident, port).is_none()
+        })
     }
 
     fn open_port(&mut self, ident: &str, taken: &[Port], port: Port) -> Option<Port> {

@@ -151,6 +151,7 @@ impl<'a> Overview<'a> {
             targets: self.peers.mesh.targets().into_iter().map(target).collect(),
             ipam: self.ipam_status(),
             attachments: self.attachments(),
+            docker_bridge: self.docker_bridge_status(),
             probe: self.probe_status(),
             tables: self.work.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default(),
             upkeep: self.work.upkeep(),
@@ -263,6 +264,7 @@ impl<'a> Overview<'a> {
         problems.extend(self.work.foreign_firewall());
         problems.extend(self.lost_packets());
         problems.extend(self.work.full_tracking());
+        problems.extend(self.bridge_problems());
         problems.extend(self.work.plan.conflicts.iter().map(|conflict| Note {
             what: format!(
                 "{} {} -> {} is not ours and is left alone; no address beneath it is handed out",
@@ -347,7 +349,8 @@ impl<'a> Overview<'a> {
     }
 
     pub(super) fn attachments(&self) -> Vec<AttachmentStatus> {
-        self.local.containers.all().values().map(|attached| self.attachment(attached)).collect()
+        let attached = self.local.containers.all().values().map(|attached| self.attachment(attached));
+        attached.chain(self.lease_statuses()).collect()
     }
 
     pub(super) fn attachment(&self, attached: &Attached) -> AttachmentStatus {

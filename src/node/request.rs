@@ -53,6 +53,14 @@ pub enum Request {
     /// What Docker tells us. Not asked on the control socket.
     #[serde(skip)]
     Docker(Order),
+    /// Lend an address to an interface that another plugin makes in this namespace; answered when packets can flow there. Where they cannot,
+    /// or nobody waits any more, it is taken back.
+    Lend { netns: Netns, loan: Loan },
+    /// What was lent to this key.
+    Lent { key: Key },
+    /// These namespaces are gone, with all that was lent there. Not said on the control socket.
+    #[serde(skip)]
+    LeasesGone { gone: Vec<(Key, Netns)> },
     /// Disconnect a network namespace, by itself or by the name it was attached under.
     Detach { target: Container },
     /// Who owns what.
@@ -116,6 +124,25 @@ impl Wish {
     }
 }
 
+/// What another plugin asks an address for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loan {
+    /// What it will know it by.
+    pub key: Key,
+    /// The one address that it is to have; otherwise any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
+    /// Where the address, or the block, is to come from; otherwise the default subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Pool>,
+    /// It is one of a block that the network has to itself, which has a prefix of this length; otherwise it is one of many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<u8>,
+    /// What the runtime calls the container for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
 /// Where an address is to come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -156,6 +183,8 @@ pub enum Response {
     Attached { address: Ipv4Net, mtu: u32 },
     /// To `Connect` and `Check`.
     Connected(Connected),
+    /// To `Lend` and `Lent`.
+    Lent(Lent),
     /// To Docker's `Join`.
     Joined(Joined),
     /// To `ShowRing`: pieces in ascending order.
@@ -187,6 +216,15 @@ pub struct Connected {
     pub mtu: u32,
     /// The host's end of its link.
     pub link: String,
+}
+
+/// An address that another plugin asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lent {
+    /// The address, and how much of what is around it is behind the same interface, or the way back.
+    pub address: Ipv4Net,
+    /// The way back: an address of this host.
+    pub gateway: Address,
 }
 
 /// What a container needs to know whose link Docker moves.
@@ -268,6 +306,8 @@ pub enum RefusalKind {
     Taken,
     /// It could not be done.
     Failed,
+    /// Nor would anything else be: packets of the containers that are there are lost, too.
+    Impaired,
 }
 
 impl Refusal {
@@ -312,6 +352,7 @@ impl From<&Refused> for Refusal {
             | Refused::Myself { .. } => RefusalKind::Invalid,
             Refused::Leaving
             | Refused::Exhausted { .. }
+            | Refused::NoBlock { .. }
             | Refused::Avoided { .. }
             | Refused::NoRing
             | Refused::Busy { .. } => RefusalKind::Failed,

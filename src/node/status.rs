@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     addr::Address,
@@ -47,6 +48,9 @@ pub struct Status {
     pub ipam: IpamStatus,
     /// Attached containers.
     pub attachments: Vec<AttachmentStatus>,
+    /// The block of Docker's own bridge, where it has one or is to have one.
+    #[serde(default)]
+    pub docker_bridge: Option<DockerBridgeStatus>,
     /// What probes between the canaries of hosts have found.
     #[serde(default)]
     pub probe: ProbeStatus,
@@ -179,6 +183,23 @@ pub struct AttachmentStatus {
     pub ports: Vec<String>,
     /// Packets can flow; otherwise what is missing.
     pub missing: Option<String>,
+}
+
+/// The block of Docker's own bridge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DockerBridgeStatus {
+    /// `print` or `write`; `off` where one is held still.
+    pub mode: String,
+    /// The block that is held for it, once there is one.
+    pub block: Option<Ipv4Net>,
+    /// The address of `docker0`, if it has one.
+    pub docker0: Option<Ipv4Net>,
+    /// `docker0` has the block.
+    pub agrees: bool,
+    /// What Docker's `daemon.json` has to say, key by key, once it is known.
+    pub daemon_json: Option<BTreeMap<String, Value>>,
+    /// Keys that it lacks.
+    pub missing: Vec<String>,
 }
 
 /// What probes between the canaries of hosts have found.

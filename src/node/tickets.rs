@@ -10,6 +10,10 @@ use crate::ipam::Ticket;
 pub enum Purpose {
     /// An address for a container.
     Attach(String),
+    /// An address for an interface of another plugin's.
+    Lease(String),
+    /// A block for Docker's own bridge.
+    DockerBridge,
     /// Somebody asked for an address itself.
     Request(RequestId),
 }

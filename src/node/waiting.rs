@@ -41,6 +41,9 @@ pub enum Waiter {
     Connect { ident: String, made: bool },
     /// The same of one that was connected before, by a look begun now.
     Check { ident: String },
+    /// That there is an address for this interface of another plugin's, and a way to it. One that was made for that is taken back where
+    /// there is none.
+    Lend { ident: String, made: bool },
     /// That a look at the host begun now has ended.
     Looked,
     /// That the link of this address is gone.
@@ -160,11 +163,18 @@ impl Waiter {
         }
     }
 
+    /// Whether it waits for an address that is lent to this one.
+    pub fn is_lending(&self, to: &str) -> bool {
+        matches!(self, Waiter::Lend { ident, .. } if ident == to)
+    }
+
     fn deadline(&self, since: Timestamp) -> Option<Timestamp> {
         match self {
             Waiter::Converged(_) | Waiter::Ready => None,
             Waiter::Attach { .. } | Waiter::Detach { .. } | Waiter::Forget { .. } => Some(since + PATIENCE),
-            Waiter::Connect { .. } | Waiter::Check { .. } => Some(since + PATIENCE_OF_RUNTIMES),
+            Waiter::Connect { .. } | Waiter::Lend { .. } | Waiter::Check { .. } => {
+                Some(since + PATIENCE_OF_RUNTIMES)
+            }
             Waiter::Looks(_) | Waiter::Looked => Some(since + LOOKS),
             Waiter::Drain { .. } | Waiter::Reset => Some(since + HAND_OVER),
         }

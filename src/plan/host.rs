@@ -17,7 +17,8 @@ pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
     gateway(desired, actual, plan);
     links(desired, actual, plan);
     ports(desired, actual, plan);
-    plan.conflicts.extend(actual.foreign.iter().map(|(&destination, target)| Conflict {
+    let foreign = actual.foreign.iter().filter(|(destination, _)| !desired.is_lent(**destination));
+    plan.conflicts.extend(foreign.map(|(&destination, target)| Conflict {
         place: Place::Host,
         destination,
         target: target.clone(),
@@ -48,7 +49,8 @@ fn rules(desired: &Host, actual: &Host, plan: &mut Plan) {
 fn forward(desired: &Host, actual: &Host, plan: &mut Plan) {
     match (&desired.rules, &actual.forward) {
         (Some(rules), Forward::Closed(chain)) => {
-            let action = HostAction::OpenForward { uplinks: rules.uplinks.clone() };
+            let range = desired.lent_range();
+            let action = HostAction::OpenForward { uplinks: rules.uplinks.clone(), range };
             plan.push(action, chain.clone(), "it drops what containers send and receive");
         }
         (None, Forward::Opened(chain)) => {

@@ -1,5 +1,5 @@
 //! The plugin that runtimes run: environment and stdin in, the daemon asked, a result out. What is said is decided in [`cni`]; netavark, which
-//! says on the command line what it wants, is in a file of its own.
+//! says on the command line what it wants, is in a file of its own. Under the name of `weavers-ipam` it lends addresses to other plugins.
 //!
 //! It starts for every container, so that it does without an asynchronous runtime.
 
@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::{
     api::{ApiRequest, blocking, client::ClientError},
     cni::{
-        Code, Failure, Network, Order, Verb, Version,
+        Code, Failure, Network, Order, Role, Verb, Version,
         input::{self, Environment},
         output,
     },
@@ -40,7 +40,8 @@ const STDIN_BYTES_MAX: u64 = 4 << 20;
 /// Does what the environment says. An error goes to stdout, as the specification has it.
 pub fn run() -> ExitCode {
     let environment = Environment::read(|name| std::env::var(name).ok());
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args();
+    let role = Role::of(Path::new(&arguments.next().unwrap_or_default()));
     if environment.command.is_none()
         && let Some(verb) = arguments.next().filter(|word| VERBS.contains(&word.as_str()))
     {
@@ -50,8 +51,8 @@ pub fn run() -> ExitCode {
     }
     let late = Failure::new(Version::V1_1_0, Code::Again, format!("no answer within {PATIENCE:?}"));
     watch_the_time(&late.details("`weavers status` says what it waits for").document());
-    let answer = order(&environment).and_then(|order| match order {
-        Order::About => Ok(about()),
+    let answer = order(role, &environment).and_then(|order| match order {
+        Order::About => Ok(about(role)),
         Order::Version(version) => Ok(Some(output::versions(&version))),
         Order::Of(network, verb) => perform(&network, &verb),
     });
@@ -71,15 +72,15 @@ fn end(answer: Result<Option<Value>, Value>) -> ExitCode {
     }
 }
 
-fn order(environment: &Environment) -> Result<Order, Failure> {
+fn order(role: Role, environment: &Environment) -> Result<Order, Failure> {
     let unread =
         |why: String| Failure::new(Version::V1_1_0, Code::Unread, "stdin cannot be read").details(why);
     if environment.command.is_none() {
-        return input::parse(environment, &[]);
+        return input::parse(role, environment, &[]);
     }
     let stdin = read_stdin().map_err(|error| unread(error.to_string()))?;
     let stdin = stdin.ok_or_else(|| unread(format!("it is longer than {STDIN_BYTES_MAX} bytes")))?;
-    input::parse(environment, &stdin)
+    input::parse(role, environment, &stdin)
 }
 
 /// All of it, unless it is too long.
@@ -106,10 +107,11 @@ fn print(document: &Value) -> io::Result<()> {
 }
 
 /// Some runtimes run every plugin that they find without a word, and look for a version in what it says.
-fn about() -> Option<Value> {
+fn about(role: Role) -> Option<Value> {
     let spoken = Version::ALL.map(Version::text).join(", ");
     let text = format!(
-        "CNI weavers plugin {}\nCNI protocol versions supported: {spoken}\n",
+        "CNI {} plugin {}\nCNI protocol versions supported: {spoken}\n",
+        role.program(),
         env!("CARGO_PKG_VERSION")
     );
     let _ = io::stderr().write_all(text.as_bytes());
@@ -126,6 +128,11 @@ fn perform(network: &Network, verb: &Verb) -> Result<Option<Value>, Failure> {
             expect_namespace(network, netns)?;
             (ApiRequest::CheckTarget { target: netns.clone(), key: key.clone() }, PATIENCE)
         }
+        Verb::Lend { netns, loan } => {
+            expect_namespace(network, netns)?;
+            (ApiRequest::LendTarget { target: netns.clone(), loan: (**loan).clone() }, PATIENCE)
+        }
+        Verb::Lent { key, .. } => (ApiRequest::Node(Request::Lent { key: key.clone() }), PATIENCE),
         Verb::Del { key } => return delete(network, key).map(|()| None),
         Verb::Status => (ApiRequest::Node(Request::CanConnect), PATIENCE_OF_STATUS),
         Verb::Gc => (ApiRequest::Node(Request::Collect), PATIENCE),

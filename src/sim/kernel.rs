@@ -102,10 +102,12 @@ impl Kernel {
             idle: BTreeSet::new(),
             ports: self.ports.clone(),
             links: Arc::new(links.collect()),
+            lent: Arc::default(),
             foreign: BTreeMap::new(),
             uplinks: [(UPLINK.to_owned(), UPLINK_MTU)].into(),
             others: BTreeSet::new(),
             paths: self.paths(wanted).into_iter().map(Arc::new).collect(),
+            docker0: None,
             tracking: None,
         }
     }

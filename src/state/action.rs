@@ -33,7 +33,12 @@ pub enum HostAction {
     /// Load our nftables table, whole, in one transaction.
     LoadRules(Rules),
     /// Let our packets through other programs' forward chains.
-    OpenForward { uplinks: BTreeSet<String> },
+    OpenForward {
+        uplinks: BTreeSet<String>,
+        /// All of this range, by whatever interface: addresses of it were lent.
+        #[serde(default)]
+        range: Option<Ipv4Net>,
+    },
     /// Add the `unreachable` route of an owned CIDR.
     AddBlock(Ipv4Net),
     /// Give the host [`GATEWAY`].

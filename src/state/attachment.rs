@@ -122,6 +122,8 @@ pub enum Kind {
     Docker,
     /// By the plugins of netavark, which Podman uses.
     Podman,
+    /// By another plugin, which makes the interface and asks for its address only.
+    Ipam,
 }
 
 impl fmt::Display for Kind {
@@ -130,6 +132,7 @@ impl fmt::Display for Kind {
             Kind::Cni => f.write_str("cni"),
             Kind::Docker => f.write_str("docker"),
             Kind::Podman => f.write_str("podman"),
+            Kind::Ipam => f.write_str("ipam"),
         }
     }
 }

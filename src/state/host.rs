@@ -46,6 +46,8 @@ pub struct Host {
     pub gone: BTreeSet<Address>,
     /// Observed only: links whose other end nobody has set up, of those that are not known to lead into some namespace.
     pub idle: BTreeSet<Address>,
+    /// Desired only: addresses and blocks inside the range that were lent. What leads there is the business of whoever has them.
+    pub lent: Arc<BTreeSet<Ipv4Net>>,
     /// Observed only: routes inside the range that are not ours, as text. Reported, never touched.
     pub foreign: BTreeMap<Ipv4Net, String>,
     /// Observed only: the interfaces that carry traffic between hosts and to the outside, and their MTU.
@@ -54,6 +56,8 @@ pub struct Host {
     pub others: BTreeSet<Address>,
     /// Observed only: what the kernel would do with packets of containers.
     pub paths: Vec<Arc<Path>>,
+    /// Observed only: Docker's own bridge, if it has an address.
+    pub docker0: Option<Docker0>,
     /// Observed only: the table of tracked connections, where it is full.
     pub tracking: Option<Tracking>,
 }
@@ -64,11 +68,39 @@ impl Host {
         Arc::make_mut(&mut self.links)
     }
 
+    /// Whether this destination was lent, by itself or as a part of a block.
+    pub fn is_lent(&self, destination: Ipv4Net) -> bool {
+        let covers = |length| {
+            let wider = Ipv4Net::new(destination.network(), length);
+            wider.is_ok_and(|wider| self.lent.contains(&wider.trunc()))
+        };
+        !self.lent.is_empty() && (0..=destination.prefix_len()).any(covers)
+    }
+
+    /// The range, where something of it was lent: packets for it pass by other interfaces than our links.
+    pub fn lent_range(&self) -> Option<Ipv4Net> {
+        self.range().filter(|_| !self.lent.is_empty())
+    }
+
     /// The container range, as far as this says it. Rules that stand for whatever an earlier life left say nothing of it.
     pub fn range(&self) -> Option<Ipv4Net> {
         let of_rules = self.rules.as_ref().map(|rules| rules.range).filter(|range| range.prefix_len() > 0);
         of_rules.or_else(|| self.links.values().next().map(|link| link.range))
     }
+}
+
+/// Docker's own bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Docker0 {
+    /// Its address, with the length of what is around it.
+    pub address: Ipv4Net,
+    /// Docker drops what comes for its containers by any other interface, before all other rules.
+    pub drops: bool,
+}
+
+impl Docker0 {
+    /// Its name.
+    pub const NAME: &str = "docker0";
 }
 
 /// A table of tracked connections that has no room. What finds none is dropped, of containers and of the host.

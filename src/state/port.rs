@@ -23,6 +23,15 @@ pub struct Port {
     pub container: u16,
 }
 
+/// Ports of the host that follow each other. The first of them that is free leads to a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortRange {
+    /// The first; 0 where any port of the host will do.
+    pub first: Port,
+    /// The last one's number.
+    pub last: u16,
+}
+
 /// A port and the container that it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Published {
@@ -61,6 +70,39 @@ impl Protocol {
             Protocol::Tcp => 6,
             Protocol::Udp => 17,
             Protocol::Sctp => 132,
+        }
+    }
+}
+
+impl From<Port> for PortRange {
+    fn from(port: Port) -> PortRange {
+        PortRange { first: port, last: port.host }
+    }
+}
+
+impl PortRange {
+    /// Whether there is a choice.
+    pub fn is_wide(&self) -> bool {
+        self.first.host < self.last
+    }
+
+    /// The ports, in their order.
+    pub fn ports(self) -> impl Iterator<Item = Port> {
+        (self.first.host..=self.last).map(move |host| Port { host, ..self.first })
+    }
+}
+
+/// As in `8000-8010->80/tcp`.
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Port { host_ip, host, container, protocol } = self.first;
+        if let Some(address) = host_ip {
+            write!(f, "{address}:")?;
+        }
+        let last = self.last;
+        match self.is_wide() {
+            true => write!(f, "{host}-{last}->{container}/{}", protocol.text()),
+            false => write!(f, "{host}->{container}/{}", protocol.text()),
         }
     }
 }

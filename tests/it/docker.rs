@@ -8,7 +8,7 @@ use weavers::{
         memory::Attached,
         request::{Connected, Container, Refusal, RefusalKind, Request, Response},
     },
-    state::{Port, Protocol, Published},
+    state::{Port, PortRange, Protocol, Published},
 };
 
 use crate::lone_host::Host;
@@ -57,8 +57,11 @@ fn end(id: &str) -> Order {
 }
 
 fn publish(id: &str, ports: &[(u16, u16)]) -> Order {
-    let port = |&(host, container)| Port { protocol: Protocol::Tcp, host_ip: None, host, container };
-    Order::Publish { network: "net".to_owned(), id: id.to_owned(), ports: ports.iter().map(port).collect() }
+    let port = |&(host, container): &(u16, u16)| {
+        PortRange::from(Port { protocol: Protocol::Tcp, host_ip: None, host, container })
+    };
+    let ports = ports.iter().map(port).collect();
+    Order::Publish { network: "net".to_owned(), id: id.to_owned(), ports, in_use: Vec::new() }
 }
 
 fn told(containers: &[(&str, Address)]) -> Order {
@@ -199,6 +202,38 @@ fn a_port_leads_to_one_container_and_goes_with_it() {
     tell(&mut host, publish("b", &[(8080, 80)])).unwrap();
     let status = host.node.status();
     assert_eq!(status.attachments[0].ports, ["8080->80/tcp"]);
+}
+
+#[test]
+fn of_a_range_of_ports_the_first_that_is_free_leads_to_the_container() {
+    let mut host = Host::new();
+    for id in ["a", "b", "c", "d"] {
+        let address = lend(&mut host, id);
+        tell(&mut host, endpoint(id, address)).unwrap();
+    }
+    let port = |host, container| Port { protocol: Protocol::Tcp, host_ip: None, host, container };
+    let range = |id: &str, in_use: &[u16]| Order::Publish {
+        network: "net".to_owned(),
+        id: id.to_owned(),
+        ports: vec![PortRange { first: port(8000, 80), last: 8002 }],
+        in_use: in_use.iter().map(|host| port(*host, 80)).collect(),
+    };
+    tell(&mut host, range("a", &[8000])).unwrap();
+    tell(&mut host, range("a", &[])).unwrap();
+    tell(&mut host, range("b", &[])).unwrap();
+    tell(&mut host, range("c", &[])).unwrap();
+    let shown = |host: &Host| -> Vec<Vec<String>> {
+        host.node.status().attachments.into_iter().map(|one| one.ports).collect()
+    };
+    assert_eq!(shown(&host), [vec!["8001->80/tcp"], vec!["8000->80/tcp"], vec!["8002->80/tcp"], vec![]]);
+    let refusal = tell(&mut host, range("d", &[])).unwrap_err();
+    assert_eq!(
+        (refusal.kind, refusal.message.as_str()),
+        (RefusalKind::Taken, "no port of 8000-8002->80/tcp is free")
+    );
+    tell(&mut host, end("b")).unwrap();
+    tell(&mut host, range("d", &[])).unwrap();
+    assert_eq!(shown(&host).last().unwrap(), &["8000->80/tcp"]);
 }
 
 #[test]

@@ -23,6 +23,7 @@ use weavers::{
 
 use crate::born::born;
 
+const CONFIG: &str = "[ipam]\nrange = '10.32.0.0/12'\n[vpc]\nroute_tables = 'rtb-1'\n";
 const US: PeerName = PeerName::from_u64(1);
 
 /// A host with its kernel, and a VPC in which all is as it should be.
@@ -49,12 +50,6 @@ impl Host {
 
     /// One whose store holds these containers, all with an address.
     pub fn remembering(containers: Vec<Attached>) -> Host {
-        let text = "[ipam]\nrange = '10.32.0.0/12'\n[vpc]\nroute_tables = 'rtb-1'\n";
-        let identity = Identity { name: US, acceptor: PeerUid(1), instance: Some("i-1".to_owned()) };
-        let birth = born(identity.clone());
-        let config = config::parse(text).unwrap();
-        let entries = vec![Entry { token: "10.32.0.0".parse().unwrap(), owner: US, version: 1, free: 9 }];
-        let ring = Ring::from_parts(US, config.ipam.range.into(), entries, vec![US]).unwrap();
         let address = |one: &Attached| (one.ident.clone(), one.address.into_iter().collect());
         let allocations = containers.iter().map(address).collect();
         // One that is known by its link alone has one.
@@ -62,22 +57,47 @@ impl Host {
         let link = |one: &Attached| Some((one.link_address()?, Link { mtu: 1376, ..Link::default() }));
         let links = Arc::new(found.filter_map(link).collect());
         let memory = Memory {
-            identity: Some(identity),
-            ipam: Saved { ring: Some(ring), paxos: None, allocations, rest: Vec::new() },
-            takeover: Default::default(),
+            ipam: Saved { allocations, ..Saved::default() },
             attached: containers.into_iter().map(|one| (one.ident.clone(), one)).collect(),
-            links_known: true,
-            trial: None,
             ..Memory::default()
+        };
+        let kernel = state::Host { links, ..state::Host::default() };
+        Host::born(memory, kernel, "")
+    }
+
+    /// One whose store holds this, and that it owns the whole range.
+    pub fn with(memory: Memory) -> Host {
+        Host::born(memory, state::Host::default(), "")
+    }
+
+    /// One of which the configuration says more, on a host that looks so.
+    pub fn configured(more: &str, kernel: state::Host) -> Host {
+        Host::born(Memory::default(), kernel, more)
+    }
+
+    /// It adopts another configuration.
+    pub fn reconfigure(&mut self, more: &str) {
+        self.asked += 1;
+        let config = Box::new(config::parse(&format!("{CONFIG}{more}")).unwrap());
+        self.tell(Input::Configured(RequestId(self.asked), config));
+    }
+
+    fn born(memory: Memory, kernel: state::Host, more: &str) -> Host {
+        let identity = Identity { name: US, acceptor: PeerUid(1), instance: Some("i-1".to_owned()) };
+        let birth = born(identity.clone());
+        let config = config::parse(&format!("{CONFIG}{more}")).unwrap();
+        let entries = vec![Entry { token: "10.32.0.0".parse().unwrap(), owner: US, version: 1, free: 9 }];
+        let ring = Ring::from_parts(US, config.ipam.range.into(), entries, vec![US]).unwrap();
+        let memory = Memory {
+            identity: Some(identity),
+            ipam: Saved { ring: Some(ring), ..memory.ipam },
+            links_known: true,
+            ..memory
         };
         let mut host = Host {
             node: Node::new(Timestamp::ZERO, birth, config, memory).unwrap(),
             now: Timestamp::ZERO,
-            kernel: state::Host {
-                uplinks: [("ens5".to_owned(), 9001)].into(),
-                links,
-                ..state::Host::default()
-            },
+            kernel: state::Host { uplinks: [("ens5".to_owned(), 9001)].into(), ..kernel },
             nft_fails: false,
             holds_disk: false,
             saves: Vec::new(),

@@ -6,11 +6,11 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, unshare};
-use weavers::state::{Forward, HostAction, Isolation, REST, Rules, Subnet};
+use weavers::state::{Docker0, Forward, HostAction, Isolation, REST, Rules, Subnet};
 
 use crate::{
     stories,
-    world::{Container, PATIENCE, World, create, crosses, rules, sh, udp, uplink},
+    world::{Container, PATIENCE, World, create, crosses, range, rules, sh, udp, uplink},
 };
 
 stories![
@@ -25,6 +25,8 @@ stories![
     a_container_is_answered_by_another_that_it_called_by_a_published_port,
     docker_s_drop_is_opened_and_closed_again,
     a_flushed_forward_chain_is_opened_again,
+    what_was_lent_passes_by_interfaces_of_others_where_docker_drops_all_else,
+    docker_0_is_seen_with_its_address_and_whether_docker_drops_what_comes_from_elsewhere,
     a_chain_that_only_its_owner_should_amend_is_named,
     old_iptables_are_seen_where_they_are,
     a_container_is_connected_only_under_the_rules_that_were_seen,
@@ -249,7 +251,7 @@ async fn docker_s_drop_is_opened_and_closed_again(mut world: World) {
     assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
     assert!(!crosses(&a, &b, 100));
 
-    let open = HostAction::OpenForward { uplinks: rules().uplinks };
+    let open = HostAction::OpenForward { uplinks: rules().uplinks, range: None };
     world.apply(open.clone()).await;
     assert_eq!(world.observe().await.forward, Forward::Opened("ip filter DOCKER-USER".into()));
     assert!(crosses(&a, &b, 100));
@@ -269,10 +271,52 @@ async fn docker_s_drop_is_opened_and_closed_again(mut world: World) {
     assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
 }
 
+async fn what_was_lent_passes_by_interfaces_of_others_where_docker_drops_all_else(mut world: World) {
+    world.load_rules(rules()).await;
+    sh(DOCKER);
+    let before = sh("nft -s list table ip filter");
+    let open = |range| HostAction::OpenForward { uplinks: rules().uplinks, range };
+    world.apply(open(None)).await;
+    assert!(matches!(world.observe().await.forward, Forward::Opened(_)));
+    world.wanted.lent = std::sync::Arc::new([range()].into());
+    assert!(matches!(world.observe().await.forward, Forward::Closed(_)), "something was lent since");
+    world.apply(open(Some(range()))).await;
+    assert!(matches!(world.observe().await.forward, Forward::Opened(_)));
+    let opened = sh("nft -s list table ip filter");
+    assert!(opened.contains(&format!("ip saddr {} ip daddr {}", range(), range())), "{opened}");
+    world.apply(open(Some(range()))).await;
+    assert_eq!(sh("nft -s list table ip filter"), opened, "opening twice is opening once");
+    world.wanted.lent = Default::default();
+    assert!(matches!(world.observe().await.forward, Forward::Closed(_)), "nothing is lent any more");
+    world.apply(HostAction::CloseForward).await;
+    assert_eq!(sh("nft -s list table ip filter"), before, "only what was ours is gone");
+}
+
+async fn docker_0_is_seen_with_its_address_and_whether_docker_drops_what_comes_from_elsewhere(
+    mut world: World,
+) {
+    world.load_rules(rules()).await;
+    assert_eq!(world.observe().await.docker0, None);
+    sh("ip link add docker0 type bridge; ip addr add 10.32.8.1/24 dev docker0; ip link set docker0 up");
+    let address = "10.32.8.1/24".parse().unwrap();
+    assert_eq!(world.observe().await.docker0, Some(Docker0 { address, drops: false }));
+    let chain = "type filter hook prerouting priority -300; policy accept;";
+    sh(&format!(
+        "nft 'table ip raw {{ chain PREROUTING {{ {chain} iifname != \"docker0\" ip daddr 10.32.8.2 counter drop; }}; }}'"
+    ));
+    assert_eq!(world.observe().await.docker0, Some(Docker0 { address, drops: true }));
+    sh("nft flush chain ip raw PREROUTING; nft add rule ip raw PREROUTING ip daddr 10.32.8.2 drop");
+    assert_eq!(
+        world.observe().await.docker0,
+        Some(Docker0 { address, drops: false }),
+        "that is somebody else's"
+    );
+}
+
 async fn a_flushed_forward_chain_is_opened_again(mut world: World) {
     world.wanted.rules = Some(rules());
     sh(DOCKER);
-    let open = HostAction::OpenForward { uplinks: rules().uplinks };
+    let open = HostAction::OpenForward { uplinks: rules().uplinks, range: None };
     world.apply(open.clone()).await;
     sh("nft flush chain ip filter FORWARD");
     assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
@@ -294,7 +338,7 @@ async fn a_chain_that_only_its_owner_should_amend_is_named(mut world: World) {
     assert_eq!(world.observe().await.forward, firewalld);
     sh(DOCKER);
     assert!(matches!(world.observe().await.forward, Forward::Closed(_)), "what we can amend comes first");
-    world.apply(HostAction::OpenForward { uplinks: rules().uplinks }).await;
+    world.apply(HostAction::OpenForward { uplinks: rules().uplinks, range: None }).await;
     assert_eq!(world.observe().await.forward, firewalld);
     sh("nft insert rule inet firewalld filter_FORWARD oifname '\"wv*\"' accept");
     let opened = Forward::Opened("ip filter DOCKER-USER".into());

@@ -1,6 +1,7 @@
 //! What a container costs where many are already, beside Debian's CNI plugins `bridge` and `host-local` in the same run.
 //!
-//! Theirs is a process for each call, as runtimes call it. Ours is a call of the control socket, and the command line beside it.
+//! Theirs is a process for each call, as runtimes call it. Ours is a call of the control socket, and beside it the command line and the plugin
+//! that runtimes call.
 
 use std::{
     collections::VecDeque,
@@ -39,12 +40,17 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Ticks a second of the times in `/proc/PID/stat`, the same on every Linux that EC2 offers.
 const TICKS: f64 = 100.0;
 const PLUGINS: &str = "/usr/lib/cni";
+/// What our plugin is told.
+const OURS: &str = r#"{"cniVersion":"1.0.0","name":"weavers","type":"weavers"}"#;
 
 /// Who connects containers.
 #[derive(Clone, Copy)]
 enum By {
     Socket,
     CommandLine,
+    /// Our plugin of CNI, as runtimes call it.
+    Cni,
+    /// Those of others.
     Plugins,
 }
 
@@ -59,6 +65,7 @@ struct Cost {
     size: usize,
     ours: Times,
     command_line: f64,
+    cni: Times,
     theirs: Option<Times>,
     /// Percents of a core that the daemon takes while nothing happens.
     cpu: f64,
@@ -74,13 +81,16 @@ struct Times {
     del_rate: f64,
 }
 
-const HEAD: &str = "there   attach by the socket, by the command line, by CNI   eight at once, CNI   eight detach, CNI   idle CPU   memory";
+const HEAD: &str = "there   one by the socket, the command line, our CNI plugin, bridge+host-local   eight at once: socket, our CNI plugin, bridge   \
+     eight deleted: socket, our CNI plugin, bridge   idle CPU   memory";
 
 /// Measures at each size, and prints a line for each; draws a picture if it is told where.
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     ensure!(Path::new(PLUGINS).join("bridge").is_file(), "apt-get install containernetworking-plugins");
     let ready = lab.start_hosts(0..BARE).await?;
-    let bench = Bench { lab: &*lab, conf: conf(lab.dir())? };
+    let plugin = lab.binary().with_file_name("weavers-cni");
+    ensure!(plugin.is_file(), "{} is not there: build it", plugin.display());
+    let bench = Bench { lab: &*lab, conf: conf(lab.dir())?, plugin };
     let mut sizes = lab.options.containers.clone();
     if sizes.is_empty() {
         sizes = SIZES.to_vec();
@@ -108,7 +118,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
 impl By {
     fn can_hold(self, size: usize) -> bool {
         match self {
-            By::Socket | By::CommandLine => true,
+            By::Socket | By::CommandLine | By::Cni => true,
             By::Plugins => size <= BRIDGED_MAX,
         }
     }
@@ -116,17 +126,20 @@ impl By {
 
 impl Cost {
     fn line(&self) -> String {
-        let Cost { size, ours, command_line, theirs, cpu, memory } = self;
+        let Cost { size, ours, command_line, cni, theirs, cpu, memory } = self;
         let of_theirs = |value: fn(&Times) -> f64| {
             theirs.as_ref().map_or_else(|| "-".to_owned(), |times| format!("{:.1}", value(times)))
         };
         format!(
-            "{size:5} {:14.1} ms {command_line:16.1} ms {:>12} ms {:14.0}/s {:>8}/s {:9.0}/s {:>8}/s {cpu:9.2} % {memory:6.1} MB",
+            "{size:5} {:9.1} ms {command_line:9.1} ms {:9.1} ms {:>9} ms {:11.0}/s {:6.0}/s {:>7}/s {:11.0}/s {:6.0}/s {:>7}/s {cpu:9.2} % {memory:6.1} MB",
             ours.add_ms,
+            cni.add_ms,
             of_theirs(|times| times.add_ms),
             ours.add_rate,
+            cni.add_rate,
             of_theirs(|times| times.add_rate),
             ours.del_rate,
+            cni.del_rate,
             of_theirs(|times| times.del_rate),
         )
     }
@@ -138,13 +151,16 @@ fn picture(costs: &[Cost]) -> String {
     let theirs =
         |value: fn(&Times) -> f64| costs.iter().filter_map(|cost| cost.theirs.as_ref()).map(value).collect();
     let command_line = costs.iter().map(|cost| cost.command_line).collect();
+    let by_cni = |value: fn(&Times) -> f64| costs.iter().map(|cost| value(&cost.cni)).collect();
     let times = vec![
         ("control socket", ours(|times| times.add_ms)),
         ("bridge+host-local", theirs(|times| times.add_ms)),
         ("command line", command_line),
+        ("weavers by CNI", by_cni(|times| times.add_ms)),
     ];
     let rates = vec![
         ("control socket", ours(|times| times.add_rate)),
+        ("weavers by CNI", by_cni(|times| times.add_rate)),
         ("bridge+host-local", theirs(|times| times.add_rate)),
     ];
     let panel = |title, unit, lines| Panel { title, unit, along: "containers there", at: &sizes, lines };
@@ -168,18 +184,21 @@ fn conf(dir: &Path) -> anyhow::Result<String> {
 struct Bench<'a> {
     lab: &'a Lab,
     conf: String,
+    /// Our plugin of CNI.
+    plugin: PathBuf,
 }
 
 impl Bench<'_> {
     async fn measure(&self, size: usize) -> anyhow::Result<Cost> {
         let ours = self.times(By::Socket).await?;
         let command_line = ms(self.median(By::CommandLine).await?);
+        let cni = self.times(By::Cni).await?;
         let theirs = match By::Plugins.can_hold(size) {
             true => Some(self.times(By::Plugins).await?),
             false => None,
         };
         let (cpu, memory) = self.idle().await?;
-        Ok(Cost { size, ours, command_line, theirs, cpu, memory })
+        Ok(Cost { size, ours, command_line, cni, theirs, cpu, memory })
     }
 
     async fn times(&self, by: By) -> anyhow::Result<Times> {
@@ -209,7 +228,8 @@ impl Bench<'_> {
         let side = match by {
             By::Socket => "ours",
             By::CommandLine => "cli",
-            By::Plugins => "cni",
+            By::Cni => "cni",
+            By::Plugins => "bridge",
         };
         let names: Vec<String> = of.map(|number| format!("{side}-{kind}-{number}")).collect();
         let lines: Vec<String> = names.iter().map(|name| format!("netns add {name}")).collect();
@@ -254,7 +274,11 @@ impl Bench<'_> {
             (By::Socket, Verb::Del) => self.ask(ApiRequest::DetachTarget { target }).await,
             (By::CommandLine, Verb::Add) => self.lab.weavers(0, &["attach", &target]).await.map(drop),
             (By::CommandLine, Verb::Del) => self.lab.weavers(0, &["detach", &target]).await.map(drop),
-            (By::Plugins, verb) => self.plugin(verb, name, &target).await,
+            (By::Cni, verb) => self.plugin((0, &self.plugin, OURS), verb, name, &target).await,
+            (By::Plugins, verb) => {
+                let bridge = Path::new(PLUGINS).join("bridge");
+                self.plugin((BARE, &bridge, &self.conf), verb, name, &target).await
+            }
         }
     }
 
@@ -263,18 +287,24 @@ impl Bench<'_> {
         client::call(&socket, &request, PATIENCE).await.map(drop).with_context(|| format!("{request:?}"))
     }
 
-    /// On a host where no daemon of ours runs.
-    async fn plugin(&self, verb: Verb, name: &str, netns: &str) -> anyhow::Result<()> {
+    /// Theirs on a host where no daemon of ours runs.
+    async fn plugin(
+        &self,
+        (host, program, conf): (usize, &Path, &str),
+        verb: Verb,
+        name: &str,
+        netns: &str,
+    ) -> anyhow::Result<()> {
         let verb = match verb {
             Verb::Add => "ADD",
             Verb::Del => "DEL",
         };
-        let mut command = self.lab.hosts[BARE].enter()?;
-        command.arg(Path::new(PLUGINS).join("bridge")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut command = self.lab.hosts[host].enter()?;
+        command.arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", name).env("CNI_NETNS", netns);
         command.env("CNI_IFNAME", "eth0").env("CNI_PATH", PLUGINS);
         let mut child = command.spawn()?;
-        child.stdin.take().context("no stdin")?.write_all(self.conf.as_bytes()).await?;
+        child.stdin.take().context("no stdin")?.write_all(conf.as_bytes()).await?;
         let output = child.wait_with_output().await?;
         ensure!(output.status.success(), "{verb} {name}: {}", String::from_utf8_lossy(&output.stdout));
         Ok(())

@@ -70,7 +70,8 @@ pub async fn forgotten(lab: &mut Lab) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-async fn begin(lab: &mut Lab) -> anyhow::Result<Option<(Dockers, Duration, Checks)>> {
+/// A network of ours on each host; nothing where there cannot be a Docker.
+pub async fn begin(lab: &mut Lab) -> anyhow::Result<Option<(Dockers, Duration, Checks)>> {
     if !lab.is_root() {
         return Ok(None);
     }
@@ -91,7 +92,7 @@ async fn begin(lab: &mut Lab) -> anyhow::Result<Option<(Dockers, Duration, Check
 }
 
 /// Without root there are no control groups for Docker.
-async fn not_here(lab: &mut Lab) -> anyhow::Result<Report> {
+pub async fn not_here(lab: &mut Lab) -> anyhow::Result<Report> {
     let ready = lab.start_all().await?;
     let mut report = basic::report(lab).await?;
     report.ready = ready;
@@ -204,6 +205,7 @@ async fn ports(lab: &mut Lab, dockers: &Dockers, checks: &mut Checks) -> anyhow:
     let chosen = status.contains("->70/tcp");
     checks.add("and the one that was chosen", holds(chosen, || status.clone()));
 
+    ranges(lab, dockers, checks).await?;
     let other = ["run", "-d", "--name", "other", "--network", NETWORK, "-p", "8080:81", dockers.image()];
     let ran = dockers.ran(lab, 0, &other).await?;
     checks.add("a port leads to one container", ran.says(125, &["8080/tcp is published by"]));
@@ -217,6 +219,29 @@ async fn ports(lab: &mut Lab, dockers: &Dockers, checks: &mut Checks) -> anyhow:
     let gone = lab.on_host(0, &["nft", "list", "tables"]).await?;
     checks.add("and goes with it", holds(!gone.contains("weave-ports"), || gone.clone()));
     checks.timed("which leaves nothing to do", lab.settled(0).await?);
+    Ok(())
+}
+
+/// Of a range of ports the first that is free leads to one container; one range leads to another, port by port.
+async fn ranges(lab: &mut Lab, dockers: &Dockers, checks: &mut Checks) -> anyhow::Result<()> {
+    for (name, publish, shown) in [
+        ("first", "8080-8090:80", "8081->80/tcp"),
+        ("second", "8080-8090:80", "8082->80/tcp"),
+        ("several", "9100-9102:70-72", "9102->72/tcp"),
+    ] {
+        let index = dockers.run(lab, 0, name, &["-p", publish]).await?;
+        let status = lab.weavers(0, &["status"]).await?;
+        checks.add(format!("-p {publish} is {shown}"), holds(status.contains(shown), || status.clone()));
+        let netns = lab.containers[index].netns.clone();
+        let (port, inside) = shown.trim_end_matches("/tcp").split_once("->").context("a port")?;
+        let (by, far) = ((lab.hosts[0].address, port.parse()?), lab.containers[2].netns.clone());
+        let through = net::tcp_echo_by(&far, &netns, inside.parse()?, by).await;
+        checks.add("and leads there", through.map_err(|error| format!("{error:#}")));
+    }
+    for name in ["first", "second", "several"] {
+        dockers.docker(lab, 0, &["rm", "-f", name]).await?;
+        lab.containers.pop();
+    }
     Ok(())
 }
 

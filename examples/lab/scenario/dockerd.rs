@@ -3,8 +3,15 @@
 use std::{fs, net::Ipv4Addr, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
-use tokio::process::Child;
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
 
 use super::{
     engine::{self, Mounts},
@@ -18,6 +25,7 @@ const SOCKET: &str = "/run/docker/docker.sock";
 pub const NETWORK: &str = "w";
 const IMAGE: &str = "bb:1";
 const UP_WITHIN: Duration = Duration::from_secs(20);
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// The daemons, by host.
 pub struct Dockers {
@@ -46,7 +54,7 @@ impl Dockers {
     /// Starts them all, with the image.
     pub async fn start_all(&mut self, lab: &Lab) -> anyhow::Result<()> {
         for host in 0..lab.hosts.len() {
-            self.start(lab, host)?;
+            self.daemons.push(self.spawn(lab, host)?);
         }
         for host in 0..lab.hosts.len() {
             self.await_up(lab, host).await?;
@@ -57,11 +65,13 @@ impl Dockers {
         Ok(())
     }
 
-    /// Starts one. Its containers would outlive it.
-    fn start(&mut self, lab: &Lab, host: usize) -> anyhow::Result<()> {
+    /// Starts one. Its containers would outlive it, unless a file of its own says otherwise.
+    fn spawn(&self, lab: &Lab, host: usize) -> anyhow::Result<Child> {
         let dir = &lab.hosts[host].dir;
         let log = fs::File::options().create(true).append(true).open(dir.join("dockerd.log"))?;
-        fs::write(dir.join("daemon.json"), "{\"live-restore\": true}")?;
+        if !dir.join("daemon.json").exists() {
+            fs::write(dir.join("daemon.json"), "{\"live-restore\": true}")?;
+        }
         let mut command = self.mounts[host].enter()?;
         command
             .arg("dockerd")
@@ -71,8 +81,7 @@ impl Dockers {
         command.arg("--data-root").arg(dir.join("docker")).arg("--pidfile").arg(dir.join("docker.pid"));
         command.args(["-H", &format!("unix://{SOCKET}")]).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-        self.daemons.push(command.spawn().context("dockerd cannot be started")?);
-        Ok(())
+        command.spawn().context("dockerd cannot be started")
     }
 
     /// Waits until one answers.
@@ -86,9 +95,14 @@ impl Dockers {
 
     /// Runs `docker` on a host, however it ends.
     pub async fn ran(&self, lab: &Lab, host: usize, args: &[&str]) -> anyhow::Result<Ran> {
+        finish(&mut self.command(lab, host, args)?).await
+    }
+
+    /// The command for that.
+    pub fn command(&self, lab: &Lab, host: usize, args: &[&str]) -> anyhow::Result<Command> {
         let mut command = lab.hosts[host].enter()?;
-        command.env("DOCKER_HOST", format!("unix://{SOCKET}")).arg("docker").args(args);
-        finish(&mut command).await
+        command.env("DOCKER_HOST", format!("unix://{SOCKET}")).arg("docker").args(args).kill_on_drop(true);
+        Ok(command)
     }
 
     /// The same; what it prints.
@@ -100,26 +114,50 @@ impl Dockers {
 
     /// Runs a container on the network, which becomes one of the lab's; its index.
     pub async fn run(&self, lab: &mut Lab, host: usize, name: &str, more: &[&str]) -> anyhow::Result<usize> {
-        let start = ["run", "-d", "--name", name, "--network", NETWORK];
-        self.docker(lab, host, &[&start, more, &[IMAGE]].concat()).await?;
-        self.adopt(lab, host, name).await
+        self.run_on(lab, host, (name, NETWORK), more).await
     }
 
-    /// A container that runs becomes one of the lab's.
-    pub async fn adopt(&self, lab: &mut Lab, host: usize, name: &str) -> anyhow::Result<usize> {
-        let found = self.find(lab, host, name).await?;
-        lab.containers.push(found);
+    /// The same on the network of this name.
+    pub async fn run_on(
+        &self,
+        lab: &mut Lab,
+        host: usize,
+        (name, network): (&str, &str),
+        more: &[&str],
+    ) -> anyhow::Result<usize> {
+        let start = ["run", "-d", "--name", name, "--network", network];
+        self.docker(lab, host, &[&start, more, &[IMAGE]].concat()).await?;
+        lab.containers.push(self.find_on(lab, host, (name, network)).await?);
         Ok(lab.containers.len() - 1)
     }
 
     /// A container that runs, as it is by now.
     pub async fn find(&self, lab: &Lab, host: usize, name: &str) -> anyhow::Result<Container> {
+        self.find_on(lab, host, (name, NETWORK)).await
+    }
+
+    async fn find_on(
+        &self,
+        lab: &Lab,
+        host: usize,
+        (name, network): (&str, &str),
+    ) -> anyhow::Result<Container> {
         let text = self.docker(lab, host, &["inspect", "--type", "container", name]).await?;
         let all: Value = serde_json::from_str(&text)?;
         let pid = all.pointer("/0/State/Pid").and_then(Value::as_u64).context("no pid")?;
-        let address = all.pointer(&format!("/0/NetworkSettings/Networks/{NETWORK}/IPAddress"));
+        let address = all.pointer(&format!("/0/NetworkSettings/Networks/{network}/IPAddress"));
         let address: Ipv4Addr = address.and_then(Value::as_str).context("no address")?.parse()?;
         Ok(Container { name: name.to_owned(), host, netns: format!("/proc/{pid}/ns/net").into(), address })
+    }
+
+    /// Ends the daemon of a host and starts it again; its containers live on.
+    pub async fn restart(&mut self, lab: &Lab, host: usize) -> anyhow::Result<()> {
+        let pid = self.daemons[host].id().context("dockerd has ended")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        timeout(ENDS_WITHIN, self.daemons[host].wait()).await.context("dockerd does not end")??;
+        let new = self.spawn(lab, host)?;
+        self.daemons[host] = new;
+        self.await_up(lab, host).await
     }
 
     /// The arguments that start another one and end when it has ended.

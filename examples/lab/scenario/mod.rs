@@ -7,9 +7,12 @@ use crate::{lab::Lab, report::Report};
 
 mod basic;
 mod cni;
+mod cni_ipam;
 mod containerd;
 mod disk;
 mod docker;
+mod docker_bridge;
+mod docker_cost;
 mod dockerd;
 mod engine;
 mod cost;
@@ -36,6 +39,7 @@ mod faults;
 mod isolation;
 mod mtu;
 mod restart;
+mod rounds;
 mod runtime;
 mod space;
 mod store;
@@ -119,7 +123,14 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "fight", hosts: 3, interval: "2s", run: |lab| Box::pin(fight::run(lab)) },
     Scenario { name: "cni", hosts: 3, interval: "4s", run: |lab| Box::pin(cni::run(lab)) },
     Scenario { name: "cni-chain", hosts: 3, interval: "4s", run: |lab| Box::pin(cni::chain(lab)) },
+    Scenario { name: "cni-ipam", hosts: 3, interval: "4s", run: |lab| Box::pin(cni_ipam::run(lab)) },
     Scenario { name: "docker", hosts: 3, interval: "4s", run: |lab| Box::pin(docker::run(lab)) },
+    Scenario {
+        name: "docker-bridge",
+        hosts: 2,
+        interval: "4s",
+        run: |lab| Box::pin(docker_bridge::run(lab)),
+    },
     Scenario { name: "podman", hosts: 3, interval: "4s", run: |lab| Box::pin(podman::run(lab)) },
     Scenario { name: "containerd", hosts: 2, interval: "4s", run: |lab| Box::pin(containerd::run(lab)) },
     Scenario { name: "partition", hosts: 3, interval: "2s", run: |lab| Box::pin(partition::run(lab)) },
@@ -128,6 +139,8 @@ pub const ALL: &[Scenario] = &[
 /// What is measured rather than tried, or takes minutes; played when it is asked for by name.
 pub const MEASURES: &[Scenario] = &[
     Scenario { name: "cost", hosts: 3, interval: "30s", run: |lab| Box::pin(cost::run(lab)) },
+    Scenario { name: "docker-cost", hosts: 2, interval: "30s", run: |lab| Box::pin(docker_cost::run(lab)) },
+    Scenario { name: "rounds", hosts: 2, interval: "30s", run: |lab| Box::pin(rounds::run(lab)) },
     Scenario {
         name: "docker-forgotten",
         hosts: 2,

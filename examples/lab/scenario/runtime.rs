@@ -37,7 +37,9 @@ impl Runtime {
         let (library, plugin) = (bin.join("libcni"), bin.join("weavers"));
         let ours = lab.binary().with_file_name("weavers-cni");
         ensure!(ours.is_file(), "{} is not there: build it", ours.display());
-        std::os::unix::fs::symlink(ours, &plugin)?;
+        for name in ["weavers", "weavers-ipam"] {
+            std::os::unix::fs::symlink(&ours, bin.join(name))?;
+        }
         build(lab, &library).await?;
         for (index, host) in lab.hosts.iter().enumerate() {
             let conf_dir = host.dir.join("net.d");
@@ -62,23 +64,62 @@ impl Runtime {
         container: &Namespace,
         more: (&Value, &str),
     ) -> anyhow::Result<Ran> {
+        self.list_of(lab, host, ("weavers", verb), container, more).await
+    }
+
+    /// The same to the list of this name.
+    pub async fn list_of(
+        &self,
+        lab: &Lab,
+        host: usize,
+        (network, verb): (&str, &str),
+        container: &Namespace,
+        more: (&Value, &str),
+    ) -> anyhow::Result<Ran> {
         let mut command = lab.hosts[host].enter()?;
         let dir = &lab.hosts[host].dir;
-        command.env("CNI_PATH", &self.path).arg(&self.library).arg(dir.join("net.d")).args(["weavers", verb]);
+        command.env("CNI_PATH", &self.path).arg(&self.library).arg(dir.join("net.d")).args([network, verb]);
         command.arg(dir.join("cache")).arg(&container.name).arg(&container.path).arg("eth0");
         finish(command.arg(more.0.to_string()).arg(more.1)).await
     }
 
     /// Our plugin alone does this, in the newest version.
     pub fn ours(&self, lab: &Lab, host: usize, verb: &str, container: Call<'_>) -> anyhow::Result<Command> {
-        let mut config = json!({ "cniVersion": "1.1.0", "name": "weavers", "type": "weavers" });
+        let config = json!({ "cniVersion": "1.1.0", "name": "weavers", "type": "weavers" });
+        self.plugin(lab, host, verb, container, config)
+    }
+
+    /// What lends addresses does this, to a network of `ptp` or of a bridge, by its name.
+    pub async fn lender(
+        &self,
+        lab: &Lab,
+        host: usize,
+        (network, upper, verb): (&str, &str, &str),
+        container: Call<'_>,
+    ) -> anyhow::Result<Ran> {
+        let ipam = json!({ "type": "weavers-ipam" });
+        let config = json!({ "cniVersion": "1.1.0", "name": network, "type": upper, "ipam": ipam });
+        finish(&mut self.plugin(lab, host, verb, container, config)?).await
+    }
+
+    fn plugin(
+        &self,
+        lab: &Lab,
+        host: usize,
+        verb: &str,
+        container: Call<'_>,
+        mut config: Value,
+    ) -> anyhow::Result<Command> {
         if let Some(previous) = container.previous {
             config["prevResult"] = previous.clone();
         }
         let mut command = lab.hosts[host].enter()?;
         command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", container.id).env("CNI_IFNAME", "eth0");
         command.env("CNI_NETNS", container.netns).env("CNI_ARGS", "").env("CONFIG", config.to_string());
-        command.args(["sh", "-c", "printf %s \"$CONFIG\" | \"$0\""]).arg(&self.plugin);
+        let is_lender = config.get("ipam").is_some();
+        let program =
+            if is_lender { self.plugin.with_file_name("weavers-ipam") } else { self.plugin.clone() };
+        command.args(["sh", "-c", "printf %s \"$CONFIG\" | \"$0\""]).arg(program);
         command.kill_on_drop(true);
         Ok(command)
     }

@@ -27,6 +27,7 @@ pub fn text(status: &Status) -> String {
     section(&mut text, "route tables", tables(status));
     section(&mut text, "routes", routes(status));
     section(&mut text, "containers", containers(status));
+    section(&mut text, "docker0", docker0(status));
     section(&mut text, "paths", paths(&status.probe));
     section(&mut text, "last steps", steps(status));
     text
@@ -97,6 +98,20 @@ fn configuration(status: &Status) -> Vec<String> {
     }));
     lines.extend(config.needs_restart.iter().map(|key| format!("{key} waits for a restart")));
     lines
+}
+
+/// The block that is held for Docker's own bridge, and whether that has it.
+fn docker0(status: &Status) -> Vec<String> {
+    let Some(bridge) = &status.docker_bridge else { return Vec::new() };
+    let has = match (bridge.docker0, bridge.agrees) {
+        (None, _) => "docker0 is not there".to_owned(),
+        (Some(address), true) => format!("docker0 has it ({address})"),
+        (Some(address), false) => format!("docker0 has {address}"),
+    };
+    match bridge.block {
+        Some(block) => vec![format!("{block} is held ({}), {has}", bridge.mode)],
+        None => vec![format!("no block is held yet ({}), {has}", bridge.mode)],
+    }
 }
 
 /// Connections, then the hosts that there is none to.
@@ -303,6 +318,7 @@ mod tests {
                 electors: Vec::new(),
             },
             attachments: Vec::new(),
+            docker_bridge: None,
             probe: ProbeStatus::default(),
             tables: BTreeMap::new(),
             upkeep: BTreeMap::new(),

@@ -65,6 +65,31 @@ fn the_edges_of_a_subnet_and_strange_subnets_are_refused() {
 }
 
 #[test]
+fn a_block_is_held_whole_and_space_is_asked_of_others_where_none_is_here() {
+    let mut network = Network::of(2);
+    let hold =
+        |ident: &str, prefix_len| Ask::Hold { ident: ident.to_owned(), subnet: net(UNIVERSE), prefix_len };
+    let ticket = network.ask(1, hold("bridge", 26));
+    let held = network.answer(ticket).unwrap().unwrap();
+    assert_eq!(network.host(1).lookup("bridge").len(), 64, "each of its addresses is in use");
+    let again = network.ask(1, hold("bridge", 26));
+    assert_eq!(network.answer(again), Some(Ok(held.clone())), "it is the same block");
+    let single = network.allocate(1, "web");
+    let single = network.answer(single).unwrap().unwrap();
+    assert!(!net(&held).contains(&net(&single).addr()));
+    // Of the 128 addresses of each host 64 are left to the second, and those that it gives the first one are no whole block.
+    let second = network.ask(1, hold("another", 26));
+    assert!(matches!(network.answer(second), Some(Ok(_))), "{:?}", network.answer(second));
+    for (wrong, prefix_len) in [("large", 8), ("small", 30), ("whole", 20)] {
+        let ticket = network.ask(2, hold(wrong, prefix_len));
+        assert!(matches!(network.answer(ticket), Some(Err(Refused::NoBlock { .. }))), "{wrong}");
+    }
+    network.host(1).free("bridge", None).unwrap();
+    network.act(peer(1));
+    assert_eq!(network.host(1).lookup("bridge"), []);
+}
+
+#[test]
 fn a_claim_gets_the_address_from_its_owner_and_a_second_one_is_denied() {
     let mut network = Network::of(2);
     let ticket = network.claim(1, "web", "10.32.0.200/24");
