@@ -12,7 +12,7 @@ use crate::{
         docker::Order,
         request::{Container, Refusal, RefusalKind, Request},
     },
-    state::{Far, Fault, Key, Port},
+    state::{Far, Fault, Key, Kind, Port},
 };
 
 /// Ranges of ports in which is looked for those that programs have. Each port costs some microseconds of the loop.
@@ -117,9 +117,11 @@ impl Daemon {
     }
 }
 
-/// The ports of this host that a call is to lead into a container, where there is no choice.
+/// The ports of this host that a call is to lead into a container, where there is no choice, and that a program may have. Podman binds
+/// those of its containers before it asks us, as long as they run.
 fn ports_of(request: &ApiRequest) -> Vec<Port> {
     match request {
+        ApiRequest::ConnectTarget { wish, .. } if wish.key.kind == Kind::Podman => Vec::new(),
         ApiRequest::ConnectTarget { wish, .. } => wish.ports.clone(),
         ApiRequest::Node(Request::Docker(Order::Publish { ports, .. })) => {
             ports.iter().filter(|range| !range.is_wide()).map(|range| range.first).collect()
@@ -135,4 +137,23 @@ fn in_use(port: &Port) -> Refusal {
 
 fn no_target(Fault { message, hint, .. }: Fault) -> Refusal {
     Refusal { hint, ..Refusal::new(RefusalKind::Invalid, message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{node::request::Wish, state::Protocol};
+
+    fn connect(kind: Kind) -> ApiRequest {
+        let key = Key { kind, network: "w".to_owned(), id: "c".to_owned(), interface: "eth0".to_owned() };
+        let port = Port { protocol: Protocol::Tcp, host_ip: None, host: 8080, container: 80 };
+        let wish = Wish { ports: vec![port], ..Wish::of(key) };
+        ApiRequest::ConnectTarget { target: "/run/netns/c".to_owned(), wish }
+    }
+
+    #[test]
+    fn a_port_that_podman_has_bound_itself_is_not_looked_at() {
+        assert_eq!(ports_of(&connect(Kind::Podman)).len(), 0);
+        assert_eq!(ports_of(&connect(Kind::Cni)).len(), 1);
+    }
 }

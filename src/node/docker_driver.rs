@@ -227,6 +227,7 @@ impl Local {
 
     fn on_told(&mut self, cx: &mut Context<'_>, networks: Vec<Told>) {
         let mut missing: BTreeSet<String> = self.docker.networks.keys().cloned().collect();
+        let has_networks = !networks.is_empty();
         let mut used = BTreeSet::new();
         let mut known = BTreeSet::new();
         for Told { id, network, endpoints, reserved } in networks {
@@ -241,8 +242,9 @@ impl Local {
                 self.learn_endpoint(cx, &id, endpoint);
             }
         }
+        // Whose a link is that a lost store left was learned just now, if Docker knows it.
         let unheard = |one: &&Attached| {
-            is_dockers(one)
+            (is_dockers(one) || has_networks && one.is_found())
                 && !one.leaving
                 && !known.contains(&one.ident)
                 && one.link_address().is_none_or(|address| is_idle(cx.work, address))
@@ -306,9 +308,11 @@ impl Local {
         );
     }
 
+    /// What a lost store left may be Docker's, too.
     fn has_of_docker(&self, peers: &Peers) -> bool {
+        let may_be = |one: &Attached| is_dockers(one) || one.is_found();
         !self.docker.networks.is_empty()
-            || self.containers.all().values().any(is_dockers)
+            || self.containers.all().values().any(may_be)
             || leases(peers).next().is_some()
     }
 

@@ -272,6 +272,7 @@ fn with_found(address: Address) -> Host {
 fn a_lost_store_learns_from_docker_whose_its_links_are() {
     let address = "10.32.0.9".parse().unwrap();
     let mut host = with_found(address);
+    assert_eq!(tell(&mut host, Order::Pending), Ok(Response::Done), "Docker is asked");
     tell(&mut host, told(&[("a", address)])).unwrap();
     let left = host.node.status().attachments;
     assert_eq!((left.len(), left[0].ident.as_str()), (1, "docker/net/a/eth"));
@@ -293,6 +294,29 @@ fn a_link_that_a_lost_store_left_is_let_go_when_docker_releases_it_and_nobody_us
     tell(&mut host, Order::Release { address }).unwrap();
     host.pass(5_000);
     assert_eq!(host.node.status().attachments.len(), 0);
+}
+
+#[test]
+fn a_link_that_a_lost_store_left_is_let_go_when_docker_has_not_known_it_for_a_minute() {
+    let (of_docker, of_others) = ("10.32.0.9".parse().unwrap(), "10.32.0.10".parse().unwrap());
+    let found = |address: Address| Attached {
+        ident: format!("found-wv{:08x}", address.0),
+        address: Some(Ipv4Net::new_assert(address.into(), 12)),
+        ..Attached::default()
+    };
+    let mut host = Host::remembering(vec![found(of_docker), found(of_others)]);
+    host.pass(31_000);
+    host.kernel.idle = [of_docker].into();
+    host.pass(31_000);
+    tell(&mut host, told(&[])).unwrap();
+    host.pass(30_000);
+    tell(&mut host, told(&[])).unwrap();
+    assert_eq!(host.node.status().attachments.len(), 2, "it may only just have come");
+    host.pass(31_000);
+    tell(&mut host, told(&[])).unwrap();
+    host.pass(5_000);
+    let left: Vec<String> = host.node.status().attachments.into_iter().map(|one| one.ident).collect();
+    assert_eq!(left, ["found-wv0a20000a"], "somebody uses that link");
 }
 
 #[test]

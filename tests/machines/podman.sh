@@ -46,7 +46,7 @@ step_podman() {
   check "  by 127.0.0.1" says "pweb hears" net podman curl -sS --max-time 5 "http://127.0.0.1:8080/cgi-bin/name"
   check "  from the container itself" says "pweb hears" ask podman "$(podman_pid pweb)" "$host:8080"
   check "  one of a range" says "pweb hears" net docker curl -sS --max-time 5 "http://$host:8090/cgi-bin/name"
-  check "a port that another has is refused" refused "8080/tcp is published by" podman_run plate -p 8080:80
+  check "a port that another has is refused, by Podman itself" refused "address already in use" podman_run plate -p 8080:80
   podman rm -f plate >/dev/null 2>&1 || true
   check "\`weavers status\` shows names and ports" says "8080->80/tcp" on podman weavers status
   check "a restart" podman restart -t 0 pweb pwish
