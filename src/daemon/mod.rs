@@ -44,8 +44,7 @@ use tracing::{info, trace, warn};
 
 pub use self::birth::read_password;
 use self::{
-    asking::Asking, docker_bridge::BridgeFile, file::ConfigFile, hands::Hands, measure::Measured,
-    runtimes::Conflists, systemd::Systemd,
+    asking::Asking, file::ConfigFile, hands::Hands, measure::Measured, runtimes::Runtimes, systemd::Systemd,
 };
 use crate::{
     api::{Answer, server},
@@ -182,9 +181,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         measured,
         systemd: Systemd::new(),
         socket: options.socket.clone(),
-        conflists: Conflists::default(),
-        bridge_file: BridgeFile::default(),
-        leases: leases::Looks::default(),
+        runtimes: Runtimes::default(),
         end: None,
     };
     let inlets = Inlets {
@@ -249,9 +246,7 @@ struct Daemon {
     systemd: Systemd,
     /// The control socket.
     socket: PathBuf,
-    conflists: Conflists,
-    bridge_file: BridgeFile,
-    leases: leases::Looks,
+    runtimes: Runtimes,
     end: Option<End>,
 }
 
@@ -285,7 +280,7 @@ impl Daemon {
         }
         self.systemd.stopping();
         if matches!(self.end, Some(End::Left)) {
-            self.conflists.keep(&Cni::default(), &self.socket);
+            self.runtimes.conflists.keep(&Cni::default(), &self.socket);
         }
         self.saver.finish();
         self.end.unwrap_or(End::Told)
@@ -295,19 +290,14 @@ impl Daemon {
     /// would delete nothing either.
     fn report(&mut self) {
         self.systemd.report(&self.node);
-        self.leases.look_when_due(&self.node, &self.events);
-        self.keep_bridge_file();
+        self.runtimes.tend(&self.node, self.file.config(), &self.events);
         self.measured.keep(self.file.config().metrics);
         self.tell_runtimes();
     }
 
-    fn keep_bridge_file(&mut self) {
-        self.bridge_file.keep(&self.file.config().docker, self.node.overview().docker_bridge(), &self.events);
-    }
-
     fn tell_runtimes(&mut self) {
         if self.node.overview().is_ready() {
-            self.conflists.keep(&self.file.config().cni, &self.socket);
+            self.runtimes.conflists.keep(&self.file.config().cni, &self.socket);
         }
     }
 
@@ -324,7 +314,7 @@ impl Daemon {
         trace!(?input);
         self.node.handle(self.now(), input);
         self.carry_out();
-        if self.conflists.are_due(&self.file.config().cni) {
+        if self.runtimes.conflists.are_due(&self.file.config().cni) {
             self.tell_runtimes();
         }
     }
@@ -417,8 +407,8 @@ impl Daemon {
                 netns
             })),
             Event::DockerVersion(version) => {
-                self.bridge_file.learn(version);
-                return self.keep_bridge_file();
+                self.runtimes.bridge_file.learn(version);
+                return self.runtimes.tend(&self.node, self.file.config(), &self.events);
             }
             Event::Probed(from, bytes) => Input::Probed(from, bytes),
             Event::Cancelled(id) => {
@@ -464,7 +454,7 @@ impl Daemon {
     /// Adds what the daemon knows of the configuration file.
     fn complete(&self, status: &mut Status) {
         status.config = ConfigStatus { trial_s: status.config.trial_s, ..self.file.status() };
-        self.bridge_file.tell(&self.file.config().docker, status);
+        self.runtimes.bridge_file.tell(&self.file.config().docker, status);
     }
 
     fn measurements(&self) -> Response {

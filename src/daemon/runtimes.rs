@@ -7,14 +7,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::{Event, docker_bridge::BridgeFile, leases};
 use crate::{
     cni::conflist::{self, Reader},
-    config::Cni,
+    config::{Cni, Config},
+    node::Node,
     spool,
     state::{Key, Port, Protocol},
 };
+
+/// What is kept for runtimes beside the node.
+#[derive(Debug, Default)]
+pub(super) struct Runtimes {
+    pub(super) conflists: Conflists,
+    pub(super) bridge_file: BridgeFile,
+    leases: leases::Looks,
+}
+
+impl Runtimes {
+    /// Looks at Docker's file, and for network namespaces that are gone, where it is time to.
+    pub(super) fn tend(&mut self, node: &Node, config: &Config, events: &mpsc::Sender<Event>) {
+        self.leases.look_when_due(node, events);
+        self.bridge_file.keep(&config.docker, node.overview().docker_bridge(), events);
+    }
+}
 
 /// The files that name the plugin, as they were last written.
 #[derive(Debug, Default)]

@@ -98,12 +98,13 @@ impl Out {
 fn promises(answer: &Result<Response, Refusal>) -> bool {
     match answer {
         Ok(Response::Status(_) | Response::Plan(_) | Response::Ring(_)) => false,
+        // The disk had the endpoint before there was anything to join; where its sandbox is, Docker knows as well.
+        Ok(Response::Joined(_)) => false,
         Ok(Response::Explanation(_) | Response::Permissions(_) | Response::Metrics(_)) | Err(_) => false,
         Ok(
             Response::Attached { .. }
             | Response::Connected(_)
             | Response::Lent(_)
-            | Response::Joined(_)
             | Response::Addresses(_)
             | Response::Moved { .. },
         ) => true,

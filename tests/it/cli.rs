@@ -185,7 +185,7 @@ fn what_has_no_effect_is_said_on_stderr() {
 fn manual_pages_and_completions_are_written() {
     let directory = tempfile::tempdir().unwrap();
     assert_eq!(code(&weavers(&["man", directory.path().to_str().unwrap()])), 0);
-    assert!(directory.path().join("weavers-plan.1").exists());
+    assert!(directory.path().join("weavers-plan.8").exists());
     assert!(stdout(&weavers(&["completion", "bash"])).contains("weavers"));
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 use weavers::{
     addr::Address,
@@ -31,7 +31,7 @@ use crate::lone_host::Host;
 
 /// Calls of the program. Each is a process.
 const RUNS: usize = 60;
-const CALLS: usize = 400;
+const CALLS: usize = 150;
 
 /// The same words each time, so that a failure can be played again.
 fn runner() -> TestRunner {
@@ -174,17 +174,22 @@ const PATHS: &[&str] = &[
 ];
 
 /// A node behind the socket, with the time that it takes passing at once.
-async fn behind(mut host: Host, mut calls: mpsc::Receiver<Call>) -> Host {
-    while let Some(Call { request, reply }) = calls.recv().await {
+async fn behind(mut host: Host, mut calls: mpsc::Receiver<Call>, mut over: oneshot::Receiver<()>) -> Host {
+    loop {
+        let Call { request, reply } = tokio::select! {
+            Some(call) = calls.recv() => call,
+            _ = &mut over => return host,
+        };
         let ApiRequest::Node(request) = request else { continue };
         host.answers.clear();
         host.ask(request);
-        if host.answers.is_empty() {
-            host.pass(40_000);
+        for _ in 0..40 {
+            if host.answers.is_empty() {
+                host.pass(1_000);
+            }
         }
         let _ = reply.send(host.answers.pop().expect("it is answered"));
     }
-    host
 }
 
 /// A container of somebody, by this name.
@@ -207,6 +212,7 @@ async fn whatever_comes_by_docker_s_socket_is_answered_and_the_containers_of_oth
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("docker.sock");
     let (sender, calls) = mpsc::channel(8);
+    let (done, over) = oneshot::channel();
     let served = tokio::spawn(api::docker::serve(UnixListener::bind(&path).unwrap(), sender));
     let asked = async {
         let mut runner = runner();
@@ -234,9 +240,10 @@ async fn whatever_comes_by_docker_s_socket_is_answered_and_the_containers_of_oth
             let answer = told.split("\r\n\r\n").nth(1).unwrap();
             assert!(serde_json::from_str::<Value>(answer).is_ok(), "{call}: {told}");
         }
-        served.abort();
+        let _ = done.send(());
     };
-    let (host, ()) = tokio::join!(behind(host, calls), asked);
+    let (host, ()) = tokio::join!(behind(host, calls, over), asked);
+    served.abort();
     let there: Vec<Address> = host.kernel.links.keys().copied().collect();
     for (name, address) in ["one", "two"].iter().zip(addresses) {
         let ident = format!("docker/net/{name}/eth");

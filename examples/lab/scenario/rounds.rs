@@ -232,12 +232,12 @@ impl Bystander {
 
     /// All that could be changed, in both places.
     async fn look(&self, lab: &Lab) -> anyhow::Result<String> {
-        let there = "ip -o link; ip -o addr; ip route; ip neigh show nud permanent; sysctl net.ipv4.conf.by1";
+        let there =
+            "ip -o link; ip -o -4 addr; ip route; ip neigh show nud permanent; sysctl net.ipv4.conf.by1";
         let inside = net::run(Command::new("ip").args(["netns", "exec", &self.0, "sh", "-c", there])).await?;
         let outside = lab
-            .on_host(0, &["sh", "-c", "ip -o link show by0; ip -o addr show by0; ip route show dev by0"])
+            .on_host(0, &["sh", "-c", "ip -o link show by0; ip -o -4 addr show by0; ip route show dev by0"])
             .await?;
-        // How long an address is valid is told anew each time.
         Ok(format!("{inside}{outside}"))
     }
 }
