@@ -7,7 +7,7 @@ module: config
 short_description: Writes weave.toml and brings it into force
 description:
   - Validates the file, writes it, and has the daemon adopt it by C(weavers apply).
-  - If the file is refused, or not all of it can be carried out, the former file is put back and is in force again.
+  - If the file is refused, or not all of it can be carried out, the former file is put back, and is in force again, after O(confirm_timeout) at the latest.
   - In check mode C(weavers plan) tells what the new file would change on the host and in the route tables, and nothing is changed. A file that
     would be refused fails in check mode, too.
   - Where no daemon runs, the file is validated and written.
@@ -169,7 +169,8 @@ def apply(weavers, path, old, new):
         return weavers.config()
     if old != new:
         put(weavers.module, path, old)
-        # A file that was adopted, but not carried out to the end, is given up again; one that was refused never was in force.
+        # A file that was adopted, but not carried out to the end, is given up again; one that was refused never was in force. A trial ends by
+        # itself, and refuses this.
         if old is not None:
             weavers.ask("reload")
     return weavers.refuse(code, document, restored=old != new)
