@@ -248,9 +248,8 @@ impl Ec2Hand {
     /// What EC2 is asked by, which looks anew which interface is ours. Whoever holds it is about to connect: so does
     /// the hand that comes next.
     fn in_doubt_of_its_interface(&self) -> Option<Arc<Ec2>> {
-        let ec2 = self.ec2.try_lock().ok()?.clone()?;
-        ec2.doubt_interface();
-        Some(ec2)
+        let ec2 = self.ec2.try_lock().ok()?;
+        ec2.as_ref().map(|ec2| Arc::new(ec2.in_doubt_of_its_interface()))
     }
 
     /// A look, with the interface that the host has at that moment.

@@ -52,7 +52,8 @@ impl Ec2 {
         match *self {}
     }
 
-    pub fn doubt_interface(&self) {
+    #[must_use]
+    pub fn in_doubt_of_its_interface(&self) -> Ec2 {
         match *self {}
     }
 

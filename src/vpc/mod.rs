@@ -143,9 +143,17 @@ impl Ec2 {
         std::mem::replace(&mut memory.rival, rival.clone()) == rival || told
     }
 
-    /// Somebody has said anew which links carry the traffic: the next look follows at once.
-    pub fn doubt_interface(&self) {
-        self.memory().told = true;
+    /// The same hand after somebody has said anew which links carry the traffic: its next look follows at once. A look of the
+    /// former one that is under way may have begun before that was said.
+    #[must_use]
+    pub fn in_doubt_of_its_interface(&self) -> Ec2 {
+        Ec2 {
+            client: self.client.clone(),
+            calls: self.calls.clone(),
+            clock: self.clock.clone(),
+            identity: self.identity.clone(),
+            memory: Mutex::new(Memory { told: true, ..Memory::default() }),
+        }
     }
 
     /// The check may have been set since it was last read: the next look reads it, too.
@@ -241,6 +249,25 @@ mod tests {
             "container range 10.32.0.0/12 overlaps 10.36.0.0/16, which is the VPC's own"
         );
         assert!(overlaps("10.0.128.0/20".parse().unwrap(), &vpc).is_some());
+    }
+
+    #[test]
+    fn what_is_said_of_the_interface_is_for_looks_that_begin_after_it() {
+        let identity = Identity {
+            instance: "i-1".into(),
+            interface: InterfaceId("eni-1".into()),
+            subnet: "subnet-1".into(),
+            vpc: "vpc-1".into(),
+            region: "eu-west-1".into(),
+            address: "10.0.0.4".parse().unwrap(),
+        };
+        let sdk = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
+        let former = Ec2::with_identity(identity, &sdk, None);
+        let told = former.in_doubt_of_its_interface();
+        let other = Some(InterfaceId("eni-2".into()));
+        assert!(!former.agrees(other.clone()), "it was under way");
+        assert!(told.agrees(other.clone()));
+        assert!(former.agrees(other), "two looks agree");
     }
 
     #[test]
