@@ -45,7 +45,10 @@ impl Apply {
             document["config"]["adopted"] = json!(adopted);
             document
         };
-        screen.answer(document, || render::plan::applied(&plan));
+        screen.answer(document, || {
+            let configuration = if adopted { "The configuration is adopted.\n" } else { "" };
+            format!("{configuration}{}", render::plan::applied(&plan))
+        });
         let has_changed = adopted || !plan.changes.is_empty();
         Ok(if self.detailed_exitcode && has_changed { Exit::Changes } else { Exit::Success })
     }
