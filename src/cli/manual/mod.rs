@@ -4,7 +4,8 @@ mod commands;
 mod file;
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -64,7 +65,10 @@ impl Man {
 
 impl Completion {
     pub fn exec(self) -> Result<Exit, Failure> {
-        clap_complete::generate(self.shell, &mut Cli::command(), "weavers", &mut std::io::stdout().lock());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "weavers", &mut script);
+        // Whoever closed the pipe has read enough.
+        let _closed = std::io::stdout().lock().write_all(&script);
         Ok(Exit::Success)
     }
 }
