@@ -149,7 +149,7 @@ fn firewall(host: &Host) -> Finding {
 
 fn tracking(host: &Host) -> Option<Finding> {
     let why = "containers and this host open no connection that leaves by an uplink";
-    Some(Finding::fail("tracking", host.tracking?.to_string(), why).fix(Tracking::WAY_OUT))
+    Some(Finding::fail("tracking", host.surroundings.tracking?.to_string(), why).fix(Tracking::WAY_OUT))
 }
 
 fn mtu(config: &Config, host: &Host) -> Finding {

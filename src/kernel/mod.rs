@@ -27,7 +27,7 @@ use rtnetlink::Handle;
 
 use crate::{
     addr::Address,
-    state::{Docker0, Fault, FaultKind, Host, HostAction, Link, Scope, link_name},
+    state::{Docker0, Fault, FaultKind, Host, HostAction, Link, Scope, Surroundings, link_name},
 };
 
 mod address;
@@ -146,8 +146,7 @@ impl Kernel {
             uplinks,
             others: BTreeSet::new(),
             paths,
-            docker0,
-            tracking: self.tracking.observe(),
+            surroundings: Surroundings { docker0, tracking: self.tracking.observe() },
         };
         known.keep_seen(seen);
         self.known = known;

@@ -20,7 +20,7 @@ impl Local {
     /// After a look at the host: asks for a block where there is to be one, and lets it go where there is not.
     pub(super) fn tend_bridge(&mut self, cx: &mut Context<'_>) {
         let Some(host) = cx.work.converge.host.seen() else { return };
-        let docker0 = host.docker0;
+        let docker0 = host.surroundings.docker0;
         let may = cx.facts.leave == Leave::No && cx.peers.has_ring() && !self.bridge.asked;
         let wanted = cx.facts.config.docker.bridge != Bridge::Off;
         match block(&cx.peers.ipam) {

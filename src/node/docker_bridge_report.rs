@@ -20,7 +20,7 @@ impl Overview<'_> {
     }
 
     fn docker0(&self) -> Option<Docker0> {
-        self.work.converge.host.seen()?.docker0
+        self.work.converge.host.seen()?.surroundings.docker0
     }
 
     /// As far as the node knows it; the daemon knows Docker's file.

@@ -419,7 +419,7 @@ impl Reconcile {
     }
 
     fn full_tracking(&self) -> Option<Note> {
-        let tracking = self.converge.host.seen()?.tracking?;
+        let tracking = self.converge.host.seen()?.surroundings.tracking?;
         Some(Note { what: tracking.to_string(), hint: Some(Tracking::WAY_OUT.into()) })
     }
 }

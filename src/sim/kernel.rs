@@ -11,7 +11,7 @@ use crate::{
     addr::Address,
     state::{
         Fate, Fault, FaultKind, Forward, Host, HostAction, Link, Loss, Netns, Packet, Path, Ports, Rules,
-        link_name,
+        Surroundings, link_name,
     },
 };
 
@@ -107,8 +107,7 @@ impl Kernel {
             uplinks: [(UPLINK.to_owned(), UPLINK_MTU)].into(),
             others: BTreeSet::new(),
             paths: self.paths(wanted).into_iter().map(Arc::new).collect(),
-            docker0: None,
-            tracking: None,
+            surroundings: Surroundings::default(),
         }
     }
 

@@ -56,9 +56,16 @@ pub struct Host {
     pub others: BTreeSet<Address>,
     /// Observed only: what the kernel would do with packets of containers.
     pub paths: Vec<Arc<Path>>,
-    /// Observed only: Docker's own bridge, if it has an address.
+    /// Observed only: what is not for containers of ours, and matters to them.
+    pub surroundings: Surroundings,
+}
+
+/// What is on a host beside what is ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Docker's own bridge, if it has an address.
     pub docker0: Option<Docker0>,
-    /// Observed only: the table of tracked connections, where it is full.
+    /// The table of tracked connections, where it is full.
     pub tracking: Option<Tracking>,
 }
 

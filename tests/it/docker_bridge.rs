@@ -8,7 +8,7 @@ use weavers::{
         request::{Request, Response},
         status::DockerBridgeStatus,
     },
-    state::{Docker0, Host as Seen},
+    state::{Docker0, Host as Seen, Surroundings},
 };
 
 use crate::lone_host::Host;
@@ -27,7 +27,7 @@ fn used(host: &Host) -> usize {
 /// Docker is restarted with this address for its bridge.
 fn docker0(host: &mut Host, address: &str, drops: bool) {
     let address: Ipv4Net = address.parse().unwrap();
-    host.kernel.docker0 = Some(Docker0 { address, drops });
+    host.kernel.surroundings.docker0 = Some(Docker0 { address, drops });
     host.kernel.foreign = [(address.trunc(), "unicast dev docker0".to_owned())].into();
     if !address.to_string().starts_with("10.3") {
         host.kernel.foreign.clear();
@@ -93,7 +93,7 @@ fn what_does_not_agree_is_named_with_what_to_do() {
 fn a_lost_store_holds_what_docker_0_has_before_anybody_is_given_an_address_of_it() {
     let address: Ipv4Net = "10.32.0.1/28".parse().unwrap();
     let seen = Seen {
-        docker0: Some(Docker0 { address, drops: false }),
+        surroundings: Surroundings { docker0: Some(Docker0 { address, drops: false }), tracking: None },
         foreign: [(address.trunc(), "unicast dev docker0".to_owned())].into(),
         ..Seen::default()
     };

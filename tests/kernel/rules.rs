@@ -296,18 +296,18 @@ async fn docker_0_is_seen_with_its_address_and_whether_docker_drops_what_comes_f
     mut world: World,
 ) {
     world.load_rules(rules()).await;
-    assert_eq!(world.observe().await.docker0, None);
+    assert_eq!(world.observe().await.surroundings.docker0, None);
     sh("ip link add docker0 type bridge; ip addr add 10.32.8.1/24 dev docker0; ip link set docker0 up");
     let address = "10.32.8.1/24".parse().unwrap();
-    assert_eq!(world.observe().await.docker0, Some(Docker0 { address, drops: false }));
+    assert_eq!(world.observe().await.surroundings.docker0, Some(Docker0 { address, drops: false }));
     let chain = "type filter hook prerouting priority -300; policy accept;";
     sh(&format!(
         "nft 'table ip raw {{ chain PREROUTING {{ {chain} iifname != \"docker0\" ip daddr 10.32.8.2 counter drop; }}; }}'"
     ));
-    assert_eq!(world.observe().await.docker0, Some(Docker0 { address, drops: true }));
+    assert_eq!(world.observe().await.surroundings.docker0, Some(Docker0 { address, drops: true }));
     sh("nft flush chain ip raw PREROUTING; nft add rule ip raw PREROUTING ip daddr 10.32.8.2 drop");
     assert_eq!(
-        world.observe().await.docker0,
+        world.observe().await.surroundings.docker0,
         Some(Docker0 { address, drops: false }),
         "that is somebody else's"
     );
