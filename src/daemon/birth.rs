@@ -237,8 +237,8 @@ mod tests {
             let parsed = named.map(|(_, found)| found.iter().map(|one| one.parse().unwrap()).collect());
             literal.or(parsed).ok_or_else(|| format!("cannot resolve {host}"))
         };
-        let own = ["10.0.1.11".parse().unwrap()].into();
-        transport::resolve_by(resolver, &own, config.peers.clone()).await
+        let own: IpAddr = "10.0.1.11".parse().unwrap();
+        transport::resolve_by(resolver, |address| address == own, config.peers.clone()).await
     }
 
     fn config(text: &str) -> Config {

@@ -13,9 +13,9 @@ use tokio::{
 
 use super::{
     DIALS_MAX, Event, Shared, canonical, lock,
-    names::{RESOLVE, lookup, own_addresses},
+    names::{RESOLVE, hosts, is_own, lookup},
 };
-use crate::mesh::{Endpoint, Hosts};
+use crate::mesh::Endpoint;
 
 /// How long one address may take to answer.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -44,7 +44,7 @@ pub(super) async fn run(shared: Arc<Shared>, target: String, crowded: bool) {
 async fn connect(shared: &Shared, target: &str) -> Result<(TcpStream, SocketAddr), String> {
     let Endpoint { host, port } = Endpoint::parse(target)?;
     let found = lookup(host.to_owned(), RESOLVE).await?;
-    let hosts = Hosts::new(found.iter().copied(), &own_addresses());
+    let hosts = hosts(&found, is_own);
     if hosts.are_several() {
         return Err(format!("{host} stands for {} hosts, each of which is dialled by itself", hosts.count()));
     }
