@@ -19,18 +19,19 @@ use crate::{
 impl Local {
     /// Takes up what was attached before the restart. The namespaces of an earlier boot are gone; an
     /// address that was filed under a name of the caller's choice is kept for whoever comes under it.
-    pub(super) fn resume(&mut self, cx: &mut Context<'_>, boot: &str) {
+    pub(super) fn resume(&mut self, cx: &mut Context<'_>) {
         for attached in self.containers.all.values().cloned().collect::<Vec<_>>() {
             // One that was found by its link alone is known to be gone when the link is.
-            let rebooted = attached.netns.as_ref().is_some_and(|netns| *netns.boot != *boot);
+            let made_in = attached.netns.as_ref().map(|netns| &*netns.boot).or(attached.boot.as_deref());
+            let rebooted = made_in.is_some_and(|made_in| made_in != cx.facts.boot);
             match (rebooted, attached.named && !attached.leaving, attached.address) {
                 (true, true, _) => self.forget(cx, &attached.ident),
-                (true, false, _) => self.release(cx, &attached),
+                (true, false, _) => self.let_go(cx, attached),
                 (false, _, None) => self.ask_for_address(cx, attached),
                 (false, _, Some(_)) => {}
             }
         }
-        self.resume_leases(cx, boot);
+        self.resume_leases(cx);
     }
 
     /// Connects a network namespace. `link` is the address of the link of ours that leads into it already, if one does.

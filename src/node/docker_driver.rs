@@ -147,6 +147,7 @@ impl Local {
                 key: Some(key.clone()),
                 far: Far::to_be_moved(address, mac),
                 mtu,
+                boot: Some(cx.facts.boot.clone()),
                 ..Attached::default()
             },
         );
@@ -267,9 +268,7 @@ impl Local {
             if cx.facts.now.since(since) < FORGOTTEN_AFTER {
                 self.docker.missing.insert(name, since);
             } else if let Some(attached) = self.containers.all().get(&name).cloned() {
-                let lease = attached.link_address().and_then(|address| cx.peers.holder(address));
-                let owed = lease.filter(|holder| holder.starts_with(LEASE)).or(attached.owed.clone());
-                self.release(cx, &Attached { owed, ..attached });
+                self.let_go(cx, attached);
             } else if name.starts_with(LEASE) {
                 let _ = cx.peers.ipam.free(&name, None);
                 cx.out.disturbed = true;
@@ -277,6 +276,13 @@ impl Local {
                 self.forget_network(cx, &name);
             }
         }
+    }
+
+    /// Releases a container, and with it what Docker was lent for it and will not give back.
+    pub(super) fn let_go(&mut self, cx: &mut Context<'_>, attached: Attached) {
+        let lease = attached.link_address().and_then(|address| cx.peers.holder(address));
+        let owed = lease.filter(|holder| holder.starts_with(LEASE)).or(attached.owed.clone());
+        self.release(cx, &Attached { owed, ..attached });
     }
 
     /// Its container's name; and where a lost store left its link alone, whose that is.
@@ -303,6 +309,7 @@ impl Local {
                 mtu: self.docker.networks.get(network).and_then(|network| network.mtu),
                 label: Some(told.name),
                 key: Some(key),
+                boot: Some(cx.facts.boot.clone()),
                 ..Attached::default()
             },
         );

@@ -76,7 +76,7 @@ impl Engine {
         (local, Context { facts, peers, work, out })
     }
 
-    pub fn wake_up(&mut self, fresh: bool, boot: &str) {
+    pub fn wake_up(&mut self, fresh: bool) {
         if fresh {
             self.out.ledger.write(Write::format());
             self.out.ledger.write(Write::identity(&self.facts.identity));
@@ -95,7 +95,7 @@ impl Engine {
             self.work.converge.vpc.hold();
         }
         let (local, mut cx) = self.local();
-        local.resume(&mut cx, boot);
+        local.resume(&mut cx);
     }
 
     /// Carries on until nothing more follows from what happened, but for what is not the engine's to do.

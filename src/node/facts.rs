@@ -16,6 +16,8 @@ pub(super) struct Facts {
     pub identity: Identity,
     /// What the metadata have said in this life.
     pub metadata: Option<Metadata>,
+    /// The kernel's boot id.
+    pub boot: String,
     /// How people call this host.
     pub nickname: String,
     /// The configuration in force.

@@ -31,21 +31,16 @@ pub(super) struct LastReads {
     kept: Option<LastRead>,
     /// When this life began, in seconds since 1970.
     began_s: u64,
-    boot: String,
 }
 
 impl LastReads {
-    pub(super) fn new(recalled: Option<LastRead>, began_s: u64, boot: &str) -> LastReads {
-        LastReads { kept: recalled.clone(), recalled, began_s, boot: boot.to_owned() }
+    pub(super) fn new(recalled: Option<LastRead>, began_s: u64) -> LastReads {
+        LastReads { kept: recalled.clone(), recalled, began_s }
     }
 
     /// Seconds since 1970.
     pub(super) fn wall_s(&self, now: Timestamp) -> u64 {
         self.began_s + now.since(Timestamp::ZERO).as_secs()
-    }
-
-    pub(super) fn boot(&self) -> &str {
-        &self.boot
     }
 
     /// A look has succeeded: it is what counts from now on, and what a next life goes by.
@@ -67,7 +62,7 @@ impl LastReads {
         let recalled = self.recalled.as_ref()?;
         let is_ours = match &facts.metadata {
             Some(metadata) => metadata.interface == recalled.interface,
-            None => recalled.boot == self.boot,
+            None => recalled.boot == facts.boot,
         };
         (is_ours && recalled.range == facts.config.ipam.range).then_some(recalled)
     }

@@ -191,8 +191,8 @@ impl Local {
     }
 
     /// After a start: the namespaces of an earlier boot are gone, and nobody waits any more for what has no address.
-    pub(super) fn resume_leases(&mut self, cx: &mut Context<'_>, boot: &str) {
-        let over = |lease: &Lease| *lease.netns.boot != *boot || lease.address.is_none();
+    pub(super) fn resume_leases(&mut self, cx: &mut Context<'_>) {
+        let over = |lease: &Lease| *lease.netns.boot != *cx.facts.boot || lease.address.is_none();
         let all = self.leases.all.iter().filter(|(_, lease)| over(lease));
         for ident in all.map(|(ident, _)| ident.clone()).collect::<Vec<String>>() {
             self.end_lease(cx, &ident);

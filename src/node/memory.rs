@@ -69,6 +69,9 @@ pub struct Attached {
     /// Where its runtime says that its namespace is, which is that one's affair.
     #[serde(default)]
     pub sandbox: Option<String>,
+    /// The kernel's boot id when it was connected, where its namespace is its runtime's affair.
+    #[serde(default)]
+    pub boot: Option<String>,
     /// Ports of the host that lead to it.
     #[serde(default)]
     pub ports: Vec<Port>,

@@ -164,7 +164,6 @@ impl Node {
         ipam.set_kin(config.mesh.weave_peers.then(BTreeSet::new));
         let dead = Dead::new(&birth.identity, &birth.boot, memory.takeover, &config);
         let probes = Probes::new(birth.identity.name, ChaCha8Rng::seed_from_u64(rng.next_u64()));
-        let boot = birth.boot;
         let local = Local {
             containers: Containers::new(memory.attached, !memory.links_known),
             docker: Docker::new(memory.networks),
@@ -177,13 +176,14 @@ impl Node {
             discovery: Discovery::default(),
             names: Names::default(),
             places: Places::default(),
-            last_reads: LastReads::new(memory.last_read, memory.recalled_s, &boot),
+            last_reads: LastReads::new(memory.last_read, memory.recalled_s),
             cadence: Cadence::new(rng),
         };
         let facts = Facts {
             now,
             identity: birth.identity,
             metadata: None,
+            boot: birth.boot,
             nickname: birth.nickname,
             config,
             leave: Leave::No,
@@ -203,7 +203,7 @@ impl Node {
         let pending = Pending::new(Trials::new(memory.trial.is_some()));
         let mut node = Node { engine, waiting: Waiting::default(), pending };
         node.engine.story.begin(&node.engine.peers);
-        node.engine.wake_up(fresh, &boot);
+        node.engine.wake_up(fresh);
         node.settle();
         Ok(node)
     }

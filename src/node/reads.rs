@@ -50,7 +50,7 @@ impl Overview<'_> {
         let led = vpc.tables.iter().map(|(id, table)| (id.clone(), led(table))).collect();
         let read = LastRead {
             at_s: self.observed.last_reads.wall_s(self.facts.now),
-            boot: self.observed.last_reads.boot().to_owned(),
+            boot: self.facts.boot.clone(),
             range: self.facts.config.ipam.range,
             interface: vpc.interface.clone(),
             source_dest_check: vpc.source_dest_check,

@@ -3,12 +3,13 @@
 use ipnet::Ipv4Net;
 use weavers::{
     addr::Address,
+    ipam::Saved,
     node::{
         docker::{LEASE, Network, Order, Told, ToldEndpoint},
-        memory::Attached,
+        memory::{Attached, Memory},
         request::{Connected, Container, Refusal, RefusalKind, Request, Response},
     },
-    state::{Port, PortRange, Protocol, Published},
+    state::{Far, Key, Kind, Port, PortRange, Protocol, Published},
 };
 
 use crate::lone_host::Host;
@@ -257,6 +258,44 @@ fn what_docker_has_forgotten_is_let_go_and_not_before_a_minute() {
     assert_eq!(left, ["docker/net/b/eth"], "somebody uses that link");
     assert!(!host.node.overview().allocations().contains_key(&format!("{LEASE}c")), "{lent} was for nobody");
     assert_eq!(used(&host), 1);
+}
+
+/// Docker starts before us and gives nothing back while we are not there.
+#[test]
+fn after_a_boot_what_docker_had_is_free_and_what_lives_on_is_kept() {
+    let remembered = |id: &str, boot: Option<&str>, address: Address| Attached {
+        ident: format!("docker/net/{id}/eth"),
+        key: Some(Key {
+            kind: Kind::Docker,
+            network: "net".to_owned(),
+            id: id.to_owned(),
+            interface: "eth".to_owned(),
+        }),
+        address: Some(Ipv4Net::new_assert(address.into(), 12)),
+        far: Far::to_be_moved(address, None),
+        ports: vec![Port { protocol: Protocol::Tcp, host_ip: None, host: 8080, container: 80 }],
+        boot: boot.map(str::to_owned),
+        ..Attached::default()
+    };
+    let addresses = ["10.32.0.5", "10.32.0.6", "10.32.0.7"].map(|text| text.parse::<Address>().unwrap());
+    let [gone, alive, unknown] = addresses;
+    let attached = [
+        remembered("gone", Some("of yesterday"), gone),
+        remembered("alive", Some("boot"), alive),
+        remembered("of an earlier version", None, unknown),
+    ];
+    let lease =
+        |address: Address| (format!("{LEASE}{address}"), vec![Ipv4Net::new_assert(address.into(), 12)]);
+    let mut host = Host::with(Memory {
+        ipam: Saved { allocations: addresses.map(lease).into(), ..Saved::default() },
+        attached: attached.map(|one| (one.ident.clone(), one)).into(),
+        ..Memory::default()
+    });
+    host.pass(1_000);
+    let left: Vec<String> = host.node.status().attachments.into_iter().map(|one| one.ident).collect();
+    assert_eq!(left, ["docker/net/alive/eth", "docker/net/of an earlier version/eth"]);
+    claim(&mut host, "again", gone).expect("its address can be given at once");
+    assert_eq!(claim(&mut host, "no", alive).unwrap_err().kind, RefusalKind::Taken);
 }
 
 /// A host whose store was lost, and a link that was found.
