@@ -1,6 +1,6 @@
 //! The links of ours as they are. A container is looked into where something may have changed since nothing was wrong with it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     bound, container_end,
@@ -10,14 +10,14 @@ use super::{
 };
 use crate::{
     addr::Address,
-    state::{Fault, Host, Link, Netns, Scope},
+    state::{Fault, Host, Link, Links, Netns, Scope},
 };
 
 /// A link that is to be looked at from inside its container.
 struct Visit {
     address: Address,
-    end: End,
-    wanted: Link,
+    end: Arc<End>,
+    wanted: Arc<Link>,
     netns: Netns,
     /// Where the host finds the container.
     mac: Option<Vec<u8>>,
@@ -26,16 +26,16 @@ struct Visit {
 /// All of them; `ours` are their host ends.
 pub(super) async fn links(
     seen: &Seen,
-    ours: &BTreeMap<Address, &End>,
+    ours: &BTreeMap<Address, &Arc<End>>,
     wanted: &Host,
     known: &mut Known,
     scope: Scope,
-) -> BTreeMap<Address, Link> {
-    let (mut links, mut visits) = (BTreeMap::new(), Vec::new());
+) -> Links {
+    let (mut links, mut visits) = (Vec::with_capacity(ours.len()), Vec::new());
     for (&address, &end) in ours {
         let wanted = wanted.links.get(&address).filter(|one| one.netns.is_some() || one.far.moved);
         let Some(wanted) = wanted else {
-            links.insert(address, Link { mtu: end.mtu, ..Link::default() });
+            links.push((address, Arc::new(Link { mtu: end.mtu, ..Link::default() })));
             continue;
         };
         let sound = known.link(address, end, wanted);
@@ -46,7 +46,7 @@ pub(super) async fn links(
                 let faults = bound::faults(seen.faults(end, &right(address, wanted)));
                 let (range, far) = (wanted.range, wanted.far.clone());
                 let netns = sound.and_then(|sound| sound.netns.clone());
-                Link { netns, mtu: end.mtu, range, far, faults }
+                Arc::new(Link { netns, mtu: end.mtu, range, far, faults })
             }
         };
         match &wanted.netns {
@@ -60,8 +60,9 @@ pub(super) async fn links(
             None if !is_known => known.keep_link(address, end, wanted, &link),
             Some(_) | None => {}
         }
-        links.insert(address, link);
+        links.push((address, link));
     }
+    let mut links = links.into_iter().collect();
     visit_all(visits, &mut links, ours, wanted, known).await;
     links
 }
@@ -69,15 +70,16 @@ pub(super) async fn links(
 /// Looks into containers, and keeps what was found there.
 async fn visit_all(
     visits: Vec<Visit>,
-    links: &mut BTreeMap<Address, Link>,
-    ours: &BTreeMap<Address, &End>,
+    links: &mut Links,
+    ours: &BTreeMap<Address, &Arc<End>>,
     wanted: &Host,
     known: &mut Known,
 ) {
     let addresses: Vec<Address> = visits.iter().map(|visit| visit.address).collect();
     let found = visit::each(visits, |visitor, visit| Box::pin(look_inside(visitor, visit))).await;
     for (address, found) in addresses.into_iter().zip(found) {
-        let Some(link) = links.get_mut(&address) else { continue };
+        let Some(shared) = links.get_mut(&address) else { continue };
+        let link = Arc::make_mut(shared);
         match found {
             Ok((netns, faults)) => {
                 link.netns = Some(netns);
@@ -87,10 +89,18 @@ async fn visit_all(
         }
         link.faults = bound::faults(std::mem::take(&mut link.faults));
         if link.is_sound() {
-            known.keep_link(address, ours[&address], &wanted.links[&address], link);
+            share(shared, &wanted.links[&address]);
+            known.keep_link(address, ours[&address], &wanted.links[&address], shared);
         } else {
             known.forget_link(address);
         }
+    }
+}
+
+/// Most links are just as they are wanted: then one of both is enough.
+fn share(found: &mut Arc<Link>, wanted: &Arc<Link>) {
+    if found == wanted {
+        *found = wanted.clone();
     }
 }
 

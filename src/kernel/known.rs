@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Looks that come by themselves until each container was entered, where the kernel tells of changes inside.
-const ROUNDS: u32 = 40;
+const ROUNDS: u32 = 120;
 /// The same until the host's side was read as a whole, where the kernel tells of changes there.
 const HOST_ROUNDS: u32 = 4;
 
@@ -41,9 +41,9 @@ pub(super) struct Known {
 /// A link that was looked into, and what it was compared with.
 #[derive(Debug)]
 struct Sound {
-    wanted: Link,
-    end: End,
-    found: Link,
+    wanted: Arc<Link>,
+    end: Arc<End>,
+    found: Arc<Link>,
 }
 
 impl Known {
@@ -99,7 +99,7 @@ impl Known {
     pub fn acted_on(&mut self) -> (BTreeSet<Address>, BTreeSet<u32>) {
         let links = std::mem::take(&mut self.acted_on);
         let ends = self.seen.iter().filter(|_| !links.is_empty()).flat_map(|seen| &seen.links);
-        let of_these = |end: &&End| end.serves().is_some_and(|address| links.contains(&address));
+        let of_these = |end: &&Arc<End>| end.serves.is_some_and(|address| links.contains(&address));
         let indices = ends.filter(of_these).map(|end| end.index).collect();
         (links, indices)
     }
@@ -115,13 +115,13 @@ impl Known {
     }
 
     /// A link that is as it was when nothing was wrong with it.
-    pub fn link(&self, address: Address, end: &End, wanted: &Link) -> Option<&Link> {
+    pub fn link(&self, address: Address, end: &Arc<End>, wanted: &Arc<Link>) -> Option<&Arc<Link>> {
         let sound = self.sound.get(&address)?;
-        (sound.end == *end && sound.wanted == *wanted).then_some(&sound.found)
+        (is_as_it_was(&sound.end, end) && is_as_it_was(&sound.wanted, wanted)).then_some(&sound.found)
     }
 
     /// A link was looked into, and nothing was wrong.
-    pub fn keep_link(&mut self, address: Address, end: &End, wanted: &Link, found: &Link) {
+    pub fn keep_link(&mut self, address: Address, end: &Arc<End>, wanted: &Arc<Link>, found: &Arc<Link>) {
         let (wanted, end, found) = (wanted.clone(), end.clone(), found.clone());
         self.sound.insert(address, Sound { wanted, end, found });
     }
@@ -135,4 +135,9 @@ impl Known {
     pub fn keep_paths(&mut self, address: Address, paths: Vec<Arc<Path>>) {
         self.paths.insert(address, paths);
     }
+}
+
+/// Most of what is compared is the same thing.
+fn is_as_it_was<T: PartialEq>(before: &Arc<T>, now: &Arc<T>) -> bool {
+    Arc::ptr_eq(before, now) || before == now
 }

@@ -14,6 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::Ipv4Addr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -143,6 +144,8 @@ pub struct End {
     pub controller: Option<u32>,
     /// What it was once named for. A host end is known by it under another name.
     pub alias: String,
+    /// The address that it is the host end for, whatever its name is by now.
+    pub serves: Option<Address>,
     /// The number that the host has for the namespace of the other end.
     pub namespace: Option<i32>,
     pub settings: Settings,
@@ -163,6 +166,7 @@ impl End {
             peer: None,
             controller: None,
             alias: String::new(),
+            serves: None,
             namespace: None,
             settings: Settings::default(),
         };
@@ -180,6 +184,8 @@ impl End {
                 _ => {}
             }
         }
+        let by_alias = || address_of_link(&end.alias).filter(|_| end.veth);
+        end.serves = address_of_link(&end.name).or_else(by_alias);
         end
     }
 
@@ -203,21 +209,21 @@ impl End {
         self.alias == link_name(wanted.address)
     }
 
+    /// Whether its name says that it is a host end of ours.
+    fn has_its_name(&self) -> bool {
+        address_of_link(&self.name).is_some()
+    }
+
     /// Whether packets that come in by it are passed on.
     pub fn forwards(&self) -> bool {
         self.settings.forwarding.is_none_or(|value| value == 1)
     }
-
-    /// The address that it is the host end for, whatever its name is by now.
-    pub fn serves(&self) -> Option<Address> {
-        address_of_link(&self.name).or_else(|| address_of_link(&self.alias).filter(|_| self.veth))
-    }
 }
 
 /// All interfaces of the calling thread's namespace, by their index.
-pub async fn all() -> Result<Vec<End>, Fault> {
+pub async fn all() -> Result<Vec<Arc<End>>, Fault> {
     let mut ends = Vec::new();
-    dump::links(|message| ends.push(End::read(message))).await?;
+    dump::links(|message| ends.push(Arc::new(End::read(message)))).await?;
     ends.sort_by_key(|end| end.index);
     Ok(ends)
 }
@@ -230,7 +236,10 @@ pub async fn find(handle: &Handle, name: &str) -> Result<Option<End>, Fault> {
 /// The host end of the link of an address, also under another name.
 pub async fn host_end(host: &Handle, address: Address) -> Result<Option<End>, Fault> {
     match find(host, &link_name(address)).await? {
-        None => Ok(all().await?.into_iter().find(|end| end.serves() == Some(address))),
+        None => {
+            let all = all().await?;
+            Ok(all.iter().find(|end| end.serves == Some(address)).map(|end| End::clone(end)))
+        }
         found => Ok(found),
     }
 }
@@ -258,7 +267,8 @@ async fn one(question: LinkGetRequest, which: impl fmt::Display) -> Result<Optio
 /// What the host has, in one dump of each kind.
 #[derive(Debug)]
 pub struct Seen {
-    pub links: Vec<End>,
+    /// By their index. What knows an interface that has not changed shares it.
+    pub links: Vec<Arc<End>>,
     pub routes: route::Table,
     pub neighbours: BTreeSet<Neighbour>,
     pub addresses: Vec<AddressMessage>,
@@ -285,17 +295,17 @@ impl Seen {
     ) -> Result<Option<Seen>, Fault> {
         for &index in interfaces {
             let place = self.links.binary_search_by_key(&index, |end| end.index);
-            let was_ours = place.is_ok_and(|place| self.links[place].serves().is_some());
-            let end = numbered(handle, index).await?;
+            let was_ours = place.is_ok_and(|place| self.links[place].serves.is_some());
+            let end = numbered(handle, index).await?.map(Arc::new);
             match &end {
-                Some(end) if end.serves().is_none() => return Ok(None),
+                Some(end) if end.serves.is_none() => return Ok(None),
                 None if !was_ours => return Ok(None),
                 Some(_) | None => {}
             }
             self.routes.renew(strict, index).await?;
-            self.neighbours.retain(|(interface, ..)| *interface != index);
+            neighbour::forget(&mut self.neighbours, index);
             self.addresses.retain(|held| held.header.index != index);
-            if let Some(address) = end.as_ref().and_then(End::serves) {
+            if let Some(address) = end.as_ref().and_then(|end| end.serves) {
                 self.neighbours.extend(neighbour::find(handle, index, address.into()).await?);
                 self.addresses.extend(address::of(strict, index).await?);
             }
@@ -312,12 +322,12 @@ impl Seen {
     /// The interface of that index.
     pub fn interface(&self, index: u32) -> Option<&End> {
         let place = self.links.binary_search_by_key(&index, |end| end.index);
-        place.ok().map(|place| &self.links[place])
+        place.ok().map(|place| &*self.links[place])
     }
 
     /// The host ends of ours among these interfaces.
     pub fn host_ends(&self, interfaces: &BTreeSet<u32>) -> BTreeSet<(u32, Address)> {
-        let end = |index: &u32| Some((*index, self.interface(*index)?.serves()?));
+        let end = |index: &u32| Some((*index, self.interface(*index)?.serves?));
         interfaces.iter().filter_map(end).collect()
     }
 
@@ -327,10 +337,12 @@ impl Seen {
     }
 
     /// Host ends of ours, by the address that each is for. One that has its name goes before one that had it.
-    pub fn ours(&self) -> BTreeMap<Address, &End> {
-        let by_name = |end: &&End| address_of_link(&end.name).is_some();
-        let (named, renamed): (Vec<&End>, Vec<&End>) = self.links.iter().partition(by_name);
-        renamed.into_iter().chain(named).filter_map(|end| Some((end.serves()?, end))).collect()
+    pub fn ours(&self) -> BTreeMap<Address, &Arc<End>> {
+        let mut ours: Vec<(Address, &Arc<End>)> =
+            self.links.iter().filter_map(|end| Some((end.serves?, end))).collect();
+        // Of two for one address the last is kept.
+        ours.sort_by_key(|(address, end)| (*address, end.has_its_name()));
+        ours.into_iter().collect()
     }
 
     /// The MAC address at which the host finds a container.
@@ -387,8 +399,8 @@ pub(super) async fn pair(
         (Some(near), Some(far)) if near.is_other_end_of(&far) => Ok(Some((near, far))),
         (near, Some(far)) => {
             let other = all().await?.into_iter().find(|end| end.is_other_end_of(&far));
-            match other.filter(|end| near.is_none() && is_renamed(end, &far, wanted)) {
-                Some(end) => Ok(Some((named_back(host, &end, wanted.address).await?, far))),
+            match other.as_deref().filter(|end| near.is_none() && is_renamed(end, &far, wanted)) {
+                Some(end) => Ok(Some((named_back(host, end, wanted.address).await?, far))),
                 None => Err(in_the_way((near, &far), &inside.netns, wanted).await?),
             }
         }
@@ -400,7 +412,7 @@ pub(super) async fn pair(
 /// Whether both are the link that is wanted, and the host end has lost its name only.
 fn is_renamed(near: &End, far: &End, wanted: &Wanted<'_>) -> bool {
     let ours = near.mac == HOST_MAC.0 && far.mac == wanted.far.mac(wanted.address).0;
-    address_of_link(&near.name).is_none() && (ours || near.serves() == Some(wanted.address))
+    !near.has_its_name() && (ours || near.serves == Some(wanted.address))
 }
 
 /// Removes a link by the index of its host end.
@@ -427,7 +439,7 @@ async fn in_the_way(
     wanted: &Wanted<'_>,
 ) -> Result<Fault, Fault> {
     let (path, name) = (netns.path.display(), &wanted.far.name);
-    let served = |end: &End| end.serves().filter(|_| end.is_other_end_of(far));
+    let served = |end: &Arc<End>| end.serves.filter(|_| end.is_other_end_of(far));
     let other = all().await?.iter().find_map(served);
     if let Some(other) = other {
         return Ok(found(FaultKind::Outdated, format!("{name} in {path} is still the link of {other}")));

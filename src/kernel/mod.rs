@@ -27,7 +27,7 @@ use rtnetlink::Handle;
 
 use crate::{
     addr::Address,
-    state::{Docker0, Fault, FaultKind, Host, HostAction, Link, Scope, Surroundings, link_name},
+    state::{Docker0, Fault, FaultKind, Host, HostAction, Links, Scope, Surroundings, link_name},
 };
 
 mod address;
@@ -268,14 +268,14 @@ fn not_here(action: &HostAction) -> Fault {
 
 /// Wanted links that are not there, and whose namespace is not either. Whoever holds such a link forgets it,
 /// so it has to be certain.
-fn gone(wanted: &Host, links: &BTreeMap<Address, Link>) -> BTreeSet<Address> {
+fn gone(wanted: &Host, links: &Links) -> BTreeSet<Address> {
     let absent = wanted.links.iter().filter(|(address, _)| !links.contains_key(address));
     let gone = absent.filter(|(_, link)| link.netns.as_ref().is_some_and(ways::is_gone));
     gone.map(|(address, _)| *address).collect()
 }
 
 /// Links that lead to nobody who has set his end up, of those whose other end is not known to be in some namespace.
-fn idle(ours: &BTreeMap<Address, &link::End>, wanted: &Host) -> BTreeSet<Address> {
+fn idle(ours: &BTreeMap<Address, &Arc<link::End>>, wanted: &Host) -> BTreeSet<Address> {
     let strays = |address: &Address| wanted.links.get(address).is_none_or(|link| link.netns.is_none());
     let idle = ours.iter().filter(|(address, end)| !end.running && strays(address));
     idle.map(|(address, _)| *address).collect()
@@ -283,7 +283,7 @@ fn idle(ours: &BTreeMap<Address, &link::End>, wanted: &Host) -> BTreeSet<Address
 
 /// Docker's own bridge, by its first address of IPv4.
 fn docker0(seen: &Seen, drops: bool) -> Option<Docker0> {
-    let end = seen.links.iter().find(|end| end.name == Docker0::NAME)?;
+    let end = seen.links.iter().find(|end| end.serves.is_none() && end.name == Docker0::NAME)?;
     let held = seen
         .addresses
         .iter()
@@ -315,6 +315,6 @@ fn uplinks_of(wanted: &Host) -> BTreeSet<String> {
 fn foreign(seen: &Seen, wanted: &Host) -> BTreeMap<Ipv4Net, String> {
     let Some(range) = wanted.range() else { return BTreeMap::new() };
     let ours: BTreeSet<u32> =
-        seen.links.iter().filter(|end| end.serves().is_some()).map(|end| end.index).collect();
+        seen.links.iter().filter(|end| end.serves.is_some()).map(|end| end.index).collect();
     seen.routes.foreign(range, &ours, &|index| seen.name(index))
 }

@@ -34,6 +34,15 @@ pub async fn all(handle: &Handle) -> Result<BTreeSet<Neighbour>, Fault> {
     Ok(found)
 }
 
+/// Leaves out those by this interface.
+pub fn forget(found: &mut BTreeSet<Neighbour>, index: u32) {
+    let first = |index| (index, Ipv4Addr::UNSPECIFIED, Vec::new());
+    let of_it: Vec<Neighbour> = found.range(first(index)..first(index.saturating_add(1))).cloned().collect();
+    for neighbour in &of_it {
+        found.remove(neighbour);
+    }
+}
+
 /// One of them, by which packets go to `address`. One question, however many there are.
 pub async fn find(handle: &Handle, index: u32, address: Ipv4Addr) -> Result<Option<Neighbour>, Fault> {
     Ok(ask(handle, index, address).await?.as_ref().and_then(usable))

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     addr::Address,
-    state::{Fate, Fault, Host, Link, Loss, Packet, Path, address_of_link},
+    state::{Fate, Fault, Host, Links, Loss, Packet, Path},
 };
 
 /// Addresses that are nobody's (RFC 5737), in two networks, since one may be taken for containers.
@@ -54,7 +54,7 @@ pub async fn observe(
     handle: &Handle,
     seen: &Seen,
     wanted: &Host,
-    links: &BTreeMap<Address, Link>,
+    links: &Links,
     known: &mut Known,
 ) -> Result<Paths, Fault> {
     let asker = Asker { handle, seen };
@@ -127,15 +127,14 @@ impl Carriers {
         if self.by.is_empty() {
             let indices = asker.seen.routes.default_interfaces();
             let beneath = asker.seen.links.iter().filter(|end| end.ethernet && indices.contains(&end.index));
-            self.by.extend(beneath.map(|end| (end.clone(), outside)));
+            self.by.extend(beneath.map(|end| (End::clone(end), outside)));
         }
     }
 
     fn add(&mut self, seen: &Seen, interface: &str, from: Ipv4Addr) {
-        let into_vpc =
-            |end: &&End| end.name == interface && end.ethernet && address_of_link(&end.name).is_none();
+        let into_vpc = |end: &&Arc<End>| end.serves.is_none() && end.ethernet && end.name == interface;
         if let Some(end) = seen.links.iter().find(into_vpc) {
-            self.by.entry(end.clone()).or_insert(from);
+            self.by.entry(End::clone(end)).or_insert(from);
         }
     }
 
@@ -180,8 +179,8 @@ impl Answer {
 impl Asker<'_> {
     /// The container with this address.
     fn source_behind(&self, address: Address) -> Option<Source> {
-        let end = self.seen.links.iter().find(|end| address_of_link(&end.name) == Some(address))?;
-        Some(Source { address: address.into(), interface: Some(end.clone()) })
+        let end = self.seen.links.iter().find(|end| end.serves == Some(address))?;
+        Some(Source { address: address.into(), interface: Some(End::clone(end)) })
     }
 
     async fn ask(&self, to: Ipv4Addr, from: Option<&Source>) -> Result<Answer, Fault> {
@@ -294,7 +293,7 @@ fn outside_of(wanted: &Host) -> Ipv4Addr {
 
 /// Addresses of this host by which its services may answer.
 fn own_addresses(seen: &Seen) -> BTreeSet<Ipv4Addr> {
-    let of_others = |index| seen.interface(index).is_some_and(|end| end.up && end.serves().is_none());
+    let of_others = |index| seen.interface(index).is_some_and(|end| end.up && end.serves.is_none());
     let held = seen.addresses.iter().filter(|held| of_others(held.header.index)).filter_map(address::ip);
     let inet = held.filter_map(|ip| match ip {
         IpAddr::V4(ip) => Some(ip),

@@ -11,7 +11,7 @@ use crate::{
     addr::{Address, Range, join},
     config::{Config, SourceDestCheck},
     peer::PeerName,
-    state::{Desired, DesiredVpc, Host, InterfaceId, Link, Ports, Rules, TableId, Vpc, link_name},
+    state::{Desired, DesiredVpc, Host, InterfaceId, Links, Ports, Rules, TableId, Vpc, link_name},
 };
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
@@ -32,7 +32,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, Default)]
 pub struct Connected {
     /// Links of containers and of the canary, by the address that each is for.
-    pub links: Arc<BTreeMap<Address, Link>>,
+    pub links: Arc<Links>,
     /// Ports that lead to containers.
     pub ports: Ports,
 }

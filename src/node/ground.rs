@@ -124,12 +124,20 @@ impl Overview<'_> {
 
     fn make_up(&self, basis: &Basis) -> Connected {
         let &Basis { mtu, range, .. } = basis;
-        let usual = |netns| Link { netns, mtu, range, far: Far::default(), faults: Vec::new() };
+        let before = self.work.wanted.links();
         let of = |attached: &Attached| {
-            let (mtu, far) = (attached.mtu.unwrap_or(mtu), attached.far.clone());
-            Some((attached.link_address()?, Link { mtu, far, ..usual(attached.netns.clone()) }))
+            let address = attached.link_address()?;
+            let known = before.get(&address).filter(|link| is_for(link, attached, basis)).cloned();
+            let made = || {
+                let (mtu, far) = (attached.mtu.unwrap_or(mtu), attached.far.clone());
+                Arc::new(Link { netns: attached.netns.clone(), mtu, range, far, faults: Vec::new() })
+            };
+            Some((address, known.unwrap_or_else(made)))
         };
-        let canary = basis.canary.clone().map(|(address, netns)| (address, usual(Some(netns))));
+        let canary = basis.canary.clone().map(|(address, netns)| {
+            let link = Link { netns: Some(netns), mtu, range, far: Far::default(), faults: Vec::new() };
+            (address, Arc::new(link))
+        });
         let links = self.linked().filter_map(of).chain(canary).collect();
         Connected { links: Arc::new(links), ports: self.linked().flat_map(Attached::published).collect() }
     }
@@ -153,4 +161,17 @@ impl Overview<'_> {
         let connected = self.work.wanted.if_of(&basis).is_none().then(|| self.make_up(&basis))?;
         Some(Wanted::new(basis, connected))
     }
+}
+
+/// Whether a link is what this container is to have.
+fn is_for(link: &Link, attached: &Attached, basis: &Basis) -> bool {
+    let same_netns = match (&link.netns, &attached.netns) {
+        // Most of them share the path, which is slow to compare.
+        (Some(one), Some(other)) => {
+            one.is_same(other) && (Arc::ptr_eq(&one.path, &other.path) || one.path == other.path)
+        }
+        (one, other) => one.is_none() && other.is_none(),
+    };
+    let mtu = attached.mtu.unwrap_or(basis.mtu);
+    same_netns && (link.mtu, link.range) == (mtu, basis.range) && link.far == attached.far
 }

@@ -4,7 +4,10 @@
 use ipnet::Ipv4Net;
 
 use super::desired::Connected;
-use crate::{addr::Address, state::Netns};
+use crate::{
+    addr::Address,
+    state::{Links, Netns},
+};
 
 /// What that follows from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +27,12 @@ impl Wanted {
     /// What was made up, if it follows from this.
     pub fn if_of(&self, basis: &Basis) -> Option<&Connected> {
         self.0.as_ref().filter(|(known, _)| known == basis).map(|(_, connected)| connected)
+    }
+
+    /// The links that were made up last.
+    pub fn links(&self) -> &Links {
+        static NONE: Links = Links::new();
+        self.0.as_ref().map_or(&NONE, |(_, connected)| &connected.links)
     }
 
     /// This was made up.

@@ -87,7 +87,7 @@ fn gateway(desired: &Host, actual: &Host, plan: &mut Plan) {
 fn links(desired: &Host, actual: &Host, plan: &mut Plan) {
     // Rules that name no uplink fence nothing.
     let fenced = desired.rules.as_ref().is_some_and(|rules| !rules.uplinks.is_empty());
-    let mut found = actual.links.iter().peekable();
+    let mut found = actual.links.iter().map(|(address, link)| (address, &**link)).peekable();
     let mut unwanted = Vec::new();
     for (&address, wanted) in desired.links.iter() {
         while let Some((&other, _)) = found.next_if(|(other, _)| **other < address) {

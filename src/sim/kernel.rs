@@ -80,10 +80,9 @@ impl Kernel {
 
     /// What is, as `Kernel::observe` reads it.
     pub fn observe(&self, wanted: &Host) -> Host {
-        let links = self
-            .links
-            .iter()
-            .map(|(&address, veth)| (address, self.observe_link(veth, wanted.links.get(&address))));
+        let links = self.links.iter().map(|(&address, veth)| {
+            (address, Arc::new(self.observe_link(veth, wanted.links.get(&address).map(|one| &**one))))
+        });
         let gone = wanted.links.iter().filter(|(address, link)| {
             let lost = link.netns.as_ref().is_some_and(|netns| !self.holds(netns));
             lost && !self.links.contains_key(address)

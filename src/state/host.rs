@@ -24,6 +24,9 @@ pub enum Scope {
     Changed,
 }
 
+/// Links by the address they serve. Each is shared by all who know it, so that a thousand of them cost little to hand on.
+pub type Links = BTreeMap<Address, Arc<Link>>;
+
 /// All that is ours on the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
@@ -41,7 +44,7 @@ pub struct Host {
     /// what was asked for.
     pub ports: Option<Ports>,
     /// Container links by the address they serve. Observed: every link named as ours.
-    pub links: Arc<BTreeMap<Address, Link>>,
+    pub links: Arc<Links>,
     /// Observed only: wanted links whose namespace is gone for good.
     pub gone: BTreeSet<Address>,
     /// Observed only: links whose other end nobody has set up, of those that are not known to lead into some namespace.
@@ -71,8 +74,13 @@ pub struct Surroundings {
 
 impl Host {
     /// Its links, to be changed. Whoever shares them keeps them as they are.
-    pub fn links_mut(&mut self) -> &mut BTreeMap<Address, Link> {
+    pub fn links_mut(&mut self) -> &mut Links {
         Arc::make_mut(&mut self.links)
+    }
+
+    /// One of its links, to be changed in the same way.
+    pub fn link_mut(&mut self, address: Address) -> Option<&mut Link> {
+        self.links_mut().get_mut(&address).map(Arc::make_mut)
     }
 
     /// Whether this destination was lent, by itself or as a part of a block.

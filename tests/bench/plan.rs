@@ -130,7 +130,7 @@ fn host() -> Host {
             format!("/run/docker/netns/{number:012x}"),
         );
         let link = Link { netns: Some(netns), mtu: 9001, range, ..Link::default() };
-        (Address(FIRST + (number / BLOCK) * 2 * BLOCK + number % BLOCK), link)
+        (Address(FIRST + (number / BLOCK) * 2 * BLOCK + number % BLOCK), Arc::new(link))
     };
     let blocks = (0..ROUTES / 2).map(|number| {
         let start = Address(FIRST + number * 2 * BLOCK);

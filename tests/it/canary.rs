@@ -193,7 +193,7 @@ impl Life {
                     far: far.clone(),
                     faults: Vec::new(),
                 };
-                self.host.links_mut().insert(*address, link);
+                self.host.links_mut().insert(*address, link.into());
             }
             Action::Host(HostAction::DeleteLink(address)) => drop(self.host.links_mut().remove(address)),
             Action::Host(HostAction::AddGateway) => self.host.gateway = true,

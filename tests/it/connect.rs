@@ -139,7 +139,8 @@ fn whoever_asks_whether_all_is_well_is_told_by_a_look_begun_then() {
     assert!(matches!(check(&mut host, 1, "a"), Ok(Response::Connected(_))));
     assert_eq!(check(&mut host, 1, "b").unwrap_err().kind, RefusalKind::NotFound);
     assert_eq!(check(&mut host, 2, "a").unwrap_err().kind, RefusalKind::Invalid);
-    host.kernel.links_mut().values_mut().for_each(|link| link.faults.push("range route missing".to_owned()));
+    let links = host.kernel.links_mut().values_mut().map(std::sync::Arc::make_mut);
+    links.for_each(|link| link.faults.push("range route missing".to_owned()));
     let refusal = check(&mut host, 1, "a").unwrap_err();
     assert!(refusal.message.contains("range route missing"), "{refusal:?}");
     assert_eq!(attached(&host).len(), 1, "it stays connected");

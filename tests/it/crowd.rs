@@ -370,7 +370,12 @@ impl Host {
                 own.path = self.found_at.as_deref().map_or_else(|| wanted.path.clone(), Into::into);
             }
         }
-        state::Host { links: links.into(), uplinks: [("eth0".to_owned(), 9001)].into(), ..wanted }
+        let links = links.into_iter().map(|(address, link)| (address, link.into())).collect();
+        state::Host {
+            links: std::sync::Arc::new(links),
+            uplinks: [("eth0".to_owned(), 9001)].into(),
+            ..wanted
+        }
     }
 
     fn apply(&mut self, action: &Action) -> Result<(), Fault> {

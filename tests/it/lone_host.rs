@@ -54,7 +54,7 @@ impl Host {
         let allocations = containers.iter().map(address).collect();
         // One that is known by its link alone has one.
         let found = containers.iter().filter(|one| one.netns.is_none() && !one.far.moved);
-        let link = |one: &Attached| Some((one.link_address()?, Link { mtu: 1376, ..Link::default() }));
+        let link = |one: &Attached| Some((one.link_address()?, Link { mtu: 1376, ..Link::default() }.into()));
         let links = Arc::new(found.filter_map(link).collect());
         let memory = Memory {
             ipam: Saved { allocations, ..Saved::default() },
@@ -209,7 +209,7 @@ impl Host {
     }
 
     fn connect(&mut self, address: Address, link: Link) {
-        self.kernel.links_mut().insert(address, link);
+        self.kernel.links_mut().insert(address, link.into());
     }
 }
 

@@ -133,5 +133,5 @@ fn allocate() -> Request {
 fn host_with_a_link() -> Host {
     let address = Address::from(IN_USE.parse::<std::net::Ipv4Addr>().unwrap());
     let link = Link { mtu: 9000, ..Link::default() };
-    Host { links: BTreeMap::from([(address, link)]).into(), ..Host::default() }
+    Host { links: BTreeMap::from([(address, link.into())]).into(), ..Host::default() }
 }

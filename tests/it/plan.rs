@@ -287,7 +287,7 @@ impl Case {
             forward: seen.closed_by.clone().map_or(Forward::Open, Forward::Closed),
             gateway: !seen.no_gateway,
             blocks: seen.blocks.clone(),
-            links: Arc::new(seen.links.iter().map(|(address, seen)| (*address, link(seen))).collect()),
+            links: Arc::new(seen.links.iter().map(|(address, seen)| (*address, link(seen).into())).collect()),
             gone: seen.gone.clone(),
             foreign: seen.foreign.clone(),
             uplinks: seen.uplinks.clone(),

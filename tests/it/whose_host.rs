@@ -458,12 +458,14 @@ impl Host {
                     }
                 }
                 Output::ObserveHost(wanted, _) => {
+                    let links = self.links.iter().map(|(address, link)| (*address, link.clone().into()));
+                    let links: weavers::state::Links = links.collect();
                     let seen = Network {
                         sysctls: wanted.sysctls.keys().map(|key| (key.clone(), "1".to_owned())).collect(),
                         rules: self.rules.clone(),
                         gateway: wanted.gateway,
                         blocks: self.blocks.clone(),
-                        links: self.links.clone().into(),
+                        links: links.into(),
                         uplinks: [("eth0".to_owned(), 9001)].into(),
                         ..Network::default()
                     };

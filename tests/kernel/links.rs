@@ -200,7 +200,7 @@ async fn a_far_end_has_the_name_and_the_mac_that_are_asked_for(mut world: World)
     let container = Container::new();
     let far = Far { name: "eth0".to_owned(), mac: Some("02:00:00:00:00:07".parse().unwrap()), moved: false };
     world.want(&container, A, 9000);
-    world.wanted.links_mut().get_mut(&at(A)).unwrap().far = far.clone();
+    world.wanted.link_mut(at(A)).unwrap().far = far.clone();
     world.apply(create_as(&far, &container, A, 9000)).await;
     assert_eq!(world.observe().await.links, world.wanted.links);
     assert!(container.sh("ip link show dev eth0").contains("02:00:00:00:00:07"));
@@ -213,7 +213,7 @@ async fn a_container_with_two_links_of_ours_is_reached_by_both(mut world: World)
     for (address, name) in [(A, "eth0"), (B, "net1")] {
         let far = Far { name: name.to_owned(), mac: None, moved: false };
         world.want(&container, address, 9000);
-        world.wanted.links_mut().get_mut(&at(address)).unwrap().far = far.clone();
+        world.wanted.link_mut(at(address)).unwrap().far = far.clone();
         world.apply(create_as(&far, &container, address, 9000)).await;
         assert_eq!(target::link_into(&container.netns, name), Some(at(address)));
     }
@@ -396,7 +396,7 @@ async fn a_path_that_leads_elsewhere_is_not_followed(mut world: World) {
     let other = Netns { cookie: container.netns.cookie + 1, ..container.netns.clone() };
     assert!(!netns::verify(&other) && ways::is_gone(&other));
     assert!(!ways::is_gone(&container.netns));
-    world.wanted.links_mut().get_mut(&at(A)).unwrap().netns = Some(other);
+    world.wanted.link_mut(at(A)).unwrap().netns = Some(other);
     let link = world.observe().await.links_mut().remove(&at(A)).unwrap();
     assert_eq!(link.netns, None);
     assert!(link.faults[0].contains("leads to another"), "{:?}", link.faults);
@@ -463,7 +463,7 @@ async fn a_container_whose_first_process_has_ended_is_found_by_another(mut world
     let of = |process: &Child| target::of_target(&process.id().to_string()).unwrap();
     let known = of(&first);
     let link = Link { netns: Some(known.clone()), mtu: 1500, range: range(), ..Link::default() };
-    world.wanted.links_mut().insert(at(A), link);
+    world.wanted.links_mut().insert(at(A), link.into());
     let create = |netns: &Netns| HostAction::CreateLink {
         address: at(A),
         netns: netns.clone(),

@@ -31,7 +31,7 @@ stories![
 fn want_pair(world: &mut World, address: &str) -> HostAction {
     let far = Far::to_be_moved(at(address), None);
     let link = Link { mtu: 9001, range: range(), far: far.clone(), ..Link::default() };
-    world.wanted.links_mut().insert(at(address), link);
+    world.wanted.links_mut().insert(at(address), link.into());
     HostAction::MakePair { address: at(address), mtu: 9001, far }
 }
 

@@ -196,7 +196,7 @@ impl World {
 
     pub fn want(&mut self, container: &Container, address: &str, mtu: u32) {
         let link = Link { netns: Some(container.netns.clone()), mtu, range: range(), ..Link::default() };
-        self.wanted.links_mut().insert(at(address), link);
+        self.wanted.links_mut().insert(at(address), link.into());
     }
 
     /// Wants rules and puts them in force, for uplinks that are there.
