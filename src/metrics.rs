@@ -13,7 +13,7 @@ use prometheus::{
 };
 
 use crate::{
-    node::{Node, Overview, status::Status},
+    node::{Node, Overview, protocol::status::Status},
     plan::{Place, Plane},
     state::{Action, Fault, FaultKind, RouteState, Table, TableId, Target},
 };

@@ -2,7 +2,7 @@
 //!
 //! A [`Store`] is synchronous and durable: once `write` returns, power may fail. A [`Saver`] does the
 //! writing on a thread of its own, because an fsync takes milliseconds on a good disk and seconds on a bad one.
-//! What the records mean is known to `node::memory` alone.
+//! What the records mean is known to `node::persist::memory` alone.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::node::memory::Write;
+use crate::node::persist::memory::Write;
 
 /// Name of the store's file in the state directory.
 pub const FILE_NAME: &str = "weave.redb";

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Answer, ApiRequest, Document, client::ClientError, wire};
-use crate::node::request::Response;
+use crate::node::protocol::request::Response;
 
 /// What such a program asks for is answered in a few words.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;

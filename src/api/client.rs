@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use super::{Answer, ApiRequest, Document, wire};
 use crate::{
     metrics,
-    node::request::{Refusal, Response},
+    node::protocol::request::{Refusal, Response},
 };
 
 /// The status of a large cluster is some megabytes.

@@ -28,8 +28,8 @@ use crate::{
         output::{answer, failed, refused},
     },
     node::{
-        docker::LEASE,
-        request::{Refusal, RefusalKind, Request},
+        containers::docker::LEASE,
+        protocol::request::{Refusal, RefusalKind, Request},
     },
     text::short,
 };
@@ -77,7 +77,7 @@ async fn ask(State(door): State<Door>, method: Method, uri: Uri, body: Bytes) ->
     };
     let ident = format!("{LEASE}{:016x}", rand::random::<u64>());
     let said = match call.request(&ident) {
-        None => answer(&call, &crate::node::request::Response::Done),
+        None => answer(&call, &crate::node::protocol::request::Response::Done),
         Some(request) => match perform(&door, &call, request).await {
             Ok(response) => answer(&call, &response),
             Err(refusal) => {

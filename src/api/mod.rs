@@ -39,7 +39,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    node::request::{Loan, Pool, Refusal, Request, Response, SavedPlan, Wish},
+    node::protocol::request::{Loan, Pool, Refusal, Request, Response, SavedPlan, Wish},
     state::Key,
 };
 

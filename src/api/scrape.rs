@@ -20,7 +20,7 @@ use super::{
     ApiRequest,
     server::{Call, hand_over},
 };
-use crate::{metrics, node::request::Response};
+use crate::{metrics, node::protocol::request::Response};
 
 /// Connections at one time; the next one waits.
 const CONNECTIONS_MAX: usize = 8;

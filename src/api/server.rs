@@ -17,7 +17,7 @@ pub use super::socket::Socket;
 use super::{Answer, ApiRequest, Document, wire};
 use crate::{
     metrics,
-    node::request::{Refusal, RefusalKind, Response},
+    node::protocol::request::{Refusal, RefusalKind, Response},
 };
 
 /// A configuration file with room for its escapes, or a plan of some thousand steps.

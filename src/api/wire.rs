@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::ApiRequest;
 use crate::{
-    node::request::{Loan, Pool, Refusal, RefusalKind, Request, SavedPlan, Wish},
+    node::protocol::request::{Loan, Pool, Refusal, RefusalKind, Request, SavedPlan, Wish},
     state::Key,
 };
 

@@ -5,10 +5,15 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use serde_json::json;
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, plan_file, reload, render, screen::Screen};
+use super::{
+    Exit, Failure, Global,
+    ask::{self, Daemon},
+    plan_file, reload, render,
+    screen::Screen,
+};
 use crate::{
     api::ApiRequest,
-    node::request::{Request, Response},
+    node::protocol::request::{Request, Response},
 };
 
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use crate::{
         client::{ClientError, call},
     },
     config,
-    node::{
+    node::protocol::{
         request::{Request, Response},
         status::Status,
     },

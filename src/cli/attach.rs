@@ -3,10 +3,15 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, screen::Screen, target};
+use super::{
+    Exit, Failure, Global,
+    ask::{self, Daemon},
+    screen::Screen,
+    target,
+};
 use crate::{
     api::{ApiRequest, FORMAT_VERSION},
-    node::request::Response,
+    node::protocol::request::Response,
 };
 
 #[derive(Debug, Args)]

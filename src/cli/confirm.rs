@@ -1,7 +1,11 @@
 //! `weavers confirm`: keep the configuration that is being tried.
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, screen::Screen};
-use crate::node::request::Request;
+use super::{
+    Exit, Failure, Global,
+    ask::{self, Daemon},
+    screen::Screen,
+};
+use crate::node::protocol::request::Request;
 
 pub(super) async fn exec(global: &Global, screen: &Screen) -> Result<Exit, Failure> {
     Daemon::new(global).node(Request::Confirm).await?;

@@ -2,8 +2,13 @@
 
 use clap::Args;
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, screen::Screen, target};
-use crate::{api::ApiRequest, node::request::Response};
+use super::{
+    Exit, Failure, Global,
+    ask::{self, Daemon},
+    screen::Screen,
+    target,
+};
+use crate::{api::ApiRequest, node::protocol::request::Response};
 
 #[derive(Debug, Args)]
 pub(super) struct Detach {

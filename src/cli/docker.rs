@@ -3,10 +3,14 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, screen::Screen};
+use super::{
+    Exit, Failure, Global,
+    ask::{self, Daemon},
+    screen::Screen,
+};
 use crate::{
     api::FORMAT_VERSION,
-    node::{
+    node::protocol::{
         request::{Request, Response},
         status::Status,
     },

@@ -2,10 +2,14 @@
 
 use serde_json::json;
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, screen::Screen};
+use super::{
+    Exit, Failure, Global,
+    ask::{self, Daemon},
+    screen::Screen,
+};
 use crate::{
     api::FORMAT_VERSION,
-    node::request::{Request, Response},
+    node::protocol::request::{Request, Response},
 };
 
 pub(super) async fn exec(global: &Global, screen: &Screen) -> Result<Exit, Failure> {

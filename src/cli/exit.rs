@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{FORMAT_VERSION, client::ClientError},
     config::{Problem, Problems},
-    node::request::{Refusal, RefusalKind},
+    node::protocol::request::{Refusal, RefusalKind},
 };
 
 /// The exit codes, which are never changed.

@@ -3,10 +3,15 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, render, screen::Screen};
+use super::{
+    Exit, Failure, Global,
+    ask::{self, Daemon},
+    render,
+    screen::Screen,
+};
 use crate::{
     addr::Address,
-    node::request::{Request, Response},
+    node::protocol::request::{Request, Response},
 };
 
 #[derive(Debug, Args)]

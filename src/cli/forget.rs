@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Exit, Failure, Global, ask::Daemon, drain, screen::Screen};
-use crate::node::request::Request;
+use crate::node::protocol::request::Request;
 
 #[derive(Debug, Args)]
 pub(super) struct Forget {

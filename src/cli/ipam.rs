@@ -3,11 +3,16 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Exit, Failure, Global, ask, ask::Daemon, render, screen::Screen};
+use super::{
+    Exit, Failure, Global,
+    ask::{self, Daemon},
+    render,
+    screen::Screen,
+};
 use crate::{
     addr::Address,
     api::FORMAT_VERSION,
-    node::request::{Request, Response},
+    node::protocol::request::{Request, Response},
 };
 
 #[derive(Debug, Subcommand)]

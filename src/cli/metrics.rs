@@ -9,10 +9,14 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::{Exit, Failure, Global, ask::Daemon, ask::unexpected, screen::Screen};
+use super::{
+    Exit, Failure, Global,
+    ask::{Daemon, unexpected},
+    screen::Screen,
+};
 use crate::{
     api::{ApiRequest, FORMAT_VERSION},
-    node::request::Response,
+    node::protocol::request::Response,
 };
 
 /// Whoever collects it may be anybody.

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::{Failure, Global, ask, ask::Daemon, validate};
+use super::{
+    Failure, Global,
+    ask::{self, Daemon},
+    validate,
+};
 use crate::{
     api::{ApiRequest, client::ClientError},
     metrics::Calls,
-    node::request::{Permission, Response, Verdict},
+    node::protocol::request::{Permission, Response, Verdict},
     state::Fault,
     vpc::Ec2,
 };

@@ -6,8 +6,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    CONFIG, Exit, Failure, Global, ask,
-    ask::{Configuration, Daemon},
+    CONFIG, Exit, Failure, Global,
+    ask::{self, Configuration, Daemon},
     permissions, plan_file, render, run,
     screen::Screen,
     validate,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::{ApiRequest, client::ClientError},
     config,
-    node::request::{Permission, Request, Response, SavedPlan},
+    node::protocol::request::{Permission, Request, Response, SavedPlan},
     plan,
 };
 

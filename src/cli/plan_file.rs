@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::Failure;
-use crate::{api::FORMAT_VERSION, node::request::SavedPlan};
+use crate::{api::FORMAT_VERSION, node::protocol::request::SavedPlan};
 
 /// A file larger than this is no plan.
 const FILE_BYTES_MAX: u64 = 16 << 20;

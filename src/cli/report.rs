@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::FORMAT_VERSION,
-    node::request::{Request, Response},
+    node::protocol::request::{Request, Response},
 };
 
 /// Lines of the log that are shown.

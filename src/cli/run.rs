@@ -34,7 +34,7 @@ pub(super) fn options(global: &Global) -> crate::daemon::Options {
 
 /// What the daemon refused keeps its kind, and with it its exit code.
 pub(super) fn failure(error: anyhow::Error) -> Failure {
-    match error.downcast::<crate::node::request::Refusal>() {
+    match error.downcast::<crate::node::protocol::request::Refusal>() {
         Ok(refusal) => refusal.into(),
         Err(error) => Failure::failed(format!("{error:#}")),
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Exit, Failure, Global, ask::Daemon, render, screen::Screen};
 use crate::{
     api::client::ClientError,
-    node::{request::Request, status},
+    node::protocol::{request::Request, status},
 };
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use crate::{
     addr::Address,
     config::schema::{did_you_mean, nearest},
     ipam::HOLDS,
-    node::request::{Loan, Wish},
+    node::protocol::request::{Loan, Wish},
     state::{Key, Kind, Mac},
     text::short,
 };

@@ -11,7 +11,7 @@ use std::{fmt, path::PathBuf};
 use serde_json::{Value, json};
 
 use crate::{
-    node::request::{Loan, Wish},
+    node::protocol::request::{Loan, Wish},
     state::Key,
 };
 

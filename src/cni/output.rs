@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Code, Failure, Network, Verb, Version};
 use crate::{
-    node::request::{Connected, Lent, Refusal, RefusalKind, Response},
+    node::protocol::request::{Connected, Lent, Refusal, RefusalKind, Response},
     state::{GATEWAY, HOST_MAC},
 };
 

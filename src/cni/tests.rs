@@ -10,7 +10,7 @@ use super::{
     input::{Environment, parse},
     output,
 };
-use crate::node::request::{Connected, Lent, Loan, Refusal, RefusalKind, Response};
+use crate::node::protocol::request::{Connected, Lent, Loan, Refusal, RefusalKind, Response};
 
 fn environment(command: &str, args: &str) -> Environment {
     Environment {
@@ -37,7 +37,7 @@ fn ordered(command: &str, args: &str, config: &Value) -> Result<(super::Network,
     }
 }
 
-fn added(args: &str, more: Value) -> Result<crate::node::request::Wish, super::Failure> {
+fn added(args: &str, more: Value) -> Result<crate::node::protocol::request::Wish, super::Failure> {
     match ordered("ADD", args, &config("1.0.0", more))?.1 {
         Verb::Add { wish, .. } => Ok(*wish),
         other => panic!("{other:?}"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Event;
-use crate::{api::Answer, node::request::RequestId};
+use crate::{api::Answer, node::protocol::request::RequestId};
 
 /// The ways back to them.
 #[derive(Default)]

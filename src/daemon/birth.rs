@@ -21,8 +21,8 @@ use crate::{
     metrics::Calls,
     node::{
         Birth,
-        memory::{self, Identity, Memory, Unreadable},
-        request::{Refusal, RefusalKind},
+        persist::memory::{self, Identity, Memory, Unreadable},
+        protocol::request::{Refusal, RefusalKind},
     },
     peer::{PeerName, PeerUid},
     state::FaultKind,

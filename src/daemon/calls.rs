@@ -8,7 +8,7 @@ use super::{Daemon, Event, leases, runtimes};
 use crate::{
     api::{Answer, ApiRequest, server::Call},
     kernel::target::{self, Found},
-    node::{
+    node::protocol::{
         docker::Order,
         request::{Container, Refusal, RefusalKind, Request},
     },
@@ -142,7 +142,7 @@ fn no_target(Fault { message, hint, .. }: Fault) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{node::request::Wish, state::Protocol};
+    use crate::{node::protocol::request::Wish, state::Protocol};
 
     fn connect(kind: Kind) -> ApiRequest {
         let key = Key { kind, network: "w".to_owned(), id: "c".to_owned(), interface: "eth0".to_owned() };

@@ -21,7 +21,7 @@ use crate::{
     },
     config,
     docker::{DRIVER, PLUGIN, told},
-    node::{
+    node::protocol::{
         docker::{Order, Told},
         request::{Request, Response},
     },

@@ -22,7 +22,7 @@ use crate::{
     api::client,
     config::{self, Bridge},
     docker::daemon_json::{self, Keys, Version},
-    node::status::{Note, Status},
+    node::protocol::status::{Note, Status},
 };
 
 /// How often it is looked which Docker there is: another one may know another key.

@@ -17,10 +17,12 @@ use crate::{
     api::Answer,
     config::{self, Config, OnChange},
     node::{
-        memory::Trial,
-        order::Terms,
-        request::{Refusal, RefusalKind, Response, SavedPlan},
-        status::ConfigStatus,
+        boundary::order::Terms,
+        persist::memory::Trial,
+        protocol::{
+            request::{Refusal, RefusalKind, Response, SavedPlan},
+            status::ConfigStatus,
+        },
     },
 };
 

@@ -23,7 +23,7 @@ use crate::{
     metrics::Calls,
     node::{
         identity::Metadata,
-        request::{Refusal, RefusalKind, Response},
+        protocol::request::{Refusal, RefusalKind, Response},
     },
     state::{Action, Ec2Action, Fault, FaultKind, Host, HostAction, Scope, TableId, Tables, Vpc},
     transport,

@@ -13,7 +13,7 @@ use super::Event;
 use crate::{
     api::Answer,
     kernel::ways,
-    node::{Node, request::Request},
+    node::{Node, protocol::request::Request},
     state::{Key, Netns},
 };
 

@@ -55,11 +55,13 @@ use crate::{
     metrics::Metrics,
     node::{
         Input, Node, Output,
+        boundary::order::Order,
         identity::Metadata,
-        ledger::{SaveFault, SaveId},
-        order::Order,
-        request::{Refusal, Request, RequestId, Response, SavedPlan},
-        status::{ConfigStatus, PathState, PathStatus, Status},
+        persist::ledger::{SaveFault, SaveId},
+        protocol::{
+            request::{Refusal, Request, RequestId, Response, SavedPlan},
+            status::{ConfigStatus, PathState, PathStatus, Status},
+        },
     },
     plan::Plan,
     state::{Action, Fault, Host, InstanceState, SubnetId, Vpc},
@@ -367,7 +369,7 @@ impl Daemon {
         }
     }
 
-    fn save(&mut self, id: u64, writes: Vec<crate::node::memory::Write>) {
+    fn save(&mut self, id: u64, writes: Vec<crate::node::persist::memory::Write>) {
         if let Err(error) = self.saver.save(id, writes) {
             self.node.handle(self.now(), Input::Stored(SaveId(id), Err(save_fault(&error))));
         }

@@ -6,7 +6,7 @@ use super::{Options, birth, file::ConfigFile, hands};
 use crate::{
     kernel::{Kernel, watch::Changes},
     metrics::Calls,
-    node::{Input, Node, Output, memory::Memory},
+    node::{Input, Node, Output, persist::memory::Memory},
     plan::Plan,
     state::{Fault, FaultKind, Scope},
     store::Store,

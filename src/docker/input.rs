@@ -10,7 +10,7 @@ use super::{ADDRESS_SPACE, Call, Wrong};
 use crate::{
     addr::Address,
     config::schema::{did_you_mean, nearest},
-    node::docker::{Network, Order},
+    node::protocol::docker::{Network, Order},
     state::{GATEWAY, Mac, Port, PortRange, Protocol},
     text::short,
 };
@@ -362,7 +362,7 @@ fn lend(body: AddressBody) -> Result<Call, Wrong> {
     if let Some(address) = address.filter(|address| !pool.contains(&std::net::Ipv4Addr::from(*address))) {
         return Err(refused(format!("{address} is not in {pool}")));
     }
-    Ok(Call::Lend { from: from.map(crate::node::request::Pool::Cidr), address })
+    Ok(Call::Lend { from: from.map(crate::node::protocol::request::Pool::Cidr), address })
 }
 
 /// The pool and where its addresses come from; otherwise the default subnet.

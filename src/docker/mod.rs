@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     addr::Address,
-    node::{
+    node::protocol::{
         docker::Order,
         request::{Pool, Request},
     },

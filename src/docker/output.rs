@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Call;
 use crate::{
-    node::request::{Connected, Joined, Refusal, Response},
+    node::protocol::request::{Connected, Joined, Refusal, Response},
     state::GATEWAY,
 };
 

@@ -7,7 +7,7 @@ use super::{
     told,
 };
 use crate::{
-    node::{
+    node::protocol::{
         docker::{Network, Order},
         request::{Connected, Joined, Pool, Refusal, RefusalKind, Response},
     },

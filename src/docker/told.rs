@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::input::{mtu, one_address};
 use crate::{
-    node::docker::{Network, Told, ToldEndpoint},
+    node::protocol::docker::{Network, Told, ToldEndpoint},
     text::short,
 };
 

@@ -6,7 +6,7 @@ use super::{Facts, Finding, facts::Cloud};
 use crate::{
     addr::Range,
     config::{Config, SourceDestCheck},
-    node::request::{Permission, Verdict},
+    node::protocol::request::{Permission, Verdict},
     state::{Fault, RouteState, Vpc},
     vpc::{groups::Group, overlaps},
 };

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::{
     config::Config,
-    node::{request::Permission, status::Status},
+    node::protocol::{request::Permission, status::Status},
     state::{Fault, Host, Vpc as Tables},
     vpc::{Identity, groups::Group},
 };

@@ -12,7 +12,7 @@ use crate::{
     daemon::read_password,
     kernel::{Kernel, watch::Changes},
     metrics::Calls,
-    node::{
+    node::protocol::{
         request::{Request, Response},
         status::Status,
     },

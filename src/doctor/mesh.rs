@@ -4,7 +4,7 @@ use super::{
     Facts, Finding,
     facts::{Outcome, Probe},
 };
-use crate::node::status::{ConnectionStatus, PathState, PathStatus, ProbeStatus, Status};
+use crate::node::protocol::status::{ConnectionStatus, PathState, PathStatus, ProbeStatus, Status};
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let Ok(status) = &facts.daemon else {
@@ -129,7 +129,7 @@ fn stuck(probe: &Probe) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{doctor::Level, node::status::TargetStatus};
+    use crate::{doctor::Level, node::protocol::status::TargetStatus};
 
     fn probe(outcome: Outcome) -> Probe {
         Probe { to: "10.0.1.12".parse().unwrap(), size: 9001, outcome }

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     addr::Address,
     config::schema::{did_you_mean, nearest},
-    node::request::{Connected, Pool, Wish},
+    node::protocol::request::{Connected, Pool, Wish},
     state::{GATEWAY, Key, Kind, Mac, Port, Protocol},
     text::short,
 };

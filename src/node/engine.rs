@@ -5,26 +5,33 @@ use std::{collections::BTreeSet, time::Duration};
 use ipnet::Ipv4Net;
 
 use super::{
-    cadence::{has_room_for_the_check, usual_share},
-    canary,
-    desired::link_mtu,
-    discovery::Discovery,
+    boundary::{
+        io::Output,
+        order::Order,
+        out::{Effect, Out},
+        tickets::Purpose,
+    },
+    cluster::{
+        observed::Observed,
+        peers::{News, Peers},
+        probes::Probes,
+    },
+    containers::{
+        canary,
+        local::{Context, Local},
+    },
     facts::Facts,
     identity::{Metadata, contradicted},
-    io::Output,
-    local::{Context, Local},
-    memory::Write,
-    observed::Observed,
-    order::Order,
-    out::{Effect, Out},
-    overview::Overview,
-    peers::{News, Peers},
-    probes::Probes,
-    reconcile::Reconcile,
-    request::{Refusal, Response},
+    observe::{
+        cadence::{has_room_for_the_check, usual_share},
+        discovery::Discovery,
+        view::PAUSE_DENIED,
+    },
+    persist::memory::Write,
+    protocol::request::{Refusal, Response},
+    reconcile::{Reconcile, desired::link_mtu},
+    report::overview::Overview,
     story::Story,
-    tickets::Purpose,
-    view::PAUSE_DENIED,
 };
 use crate::{
     addr::Address,

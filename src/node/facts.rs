@@ -4,8 +4,8 @@ use ipnet::Ipv4Net;
 
 use super::{
     identity::Metadata,
-    memory::Identity,
-    request::{Pool, Refusal, RefusalKind},
+    persist::memory::Identity,
+    protocol::request::{Pool, Refusal, RefusalKind},
 };
 use crate::{config::Config, time::Timestamp};
 

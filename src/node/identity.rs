@@ -4,7 +4,7 @@
 //! another came with a copied disk: it ends, and the next start sets the store aside. Until the metadata has answered in this life
 //! nothing can be read or written in EC2, and what the disk remembers of EC2 counts only if the machine was not started anew since.
 
-use super::request::{Refusal, RefusalKind};
+use super::protocol::request::{Refusal, RefusalKind};
 use crate::state::InterfaceId;
 
 /// This host to EC2, by the metadata.

@@ -5,91 +5,30 @@
 //! the two there is no clock, no file and no socket, so that a run can be played again.
 //!
 //! A node is composed of the mesh (who is there), the address manager (who owns what), the
-//! containers, the loop's memory ([`converge`]) and the ledger, which holds back every message and
+//! containers, the loop's memory ([`reconcile`]) and the ledger, which holds back every message and
 //! answer until the disk has what it rests on. This file only routes between them.
 
-// Words: what is said, asked, remembered and done; no decisions.
-pub mod docker_order;
-pub mod status;
-pub mod explanation;
-pub mod request;
+// What is said and kept, and how it comes and goes.
+pub mod protocol;
+pub mod persist;
 pub mod identity;
-pub mod memory;
-pub mod event;
-pub mod order;
-pub mod ledger;
-mod io;
-
-// What every subject reads, and how what follows leaves.
 mod facts;
-mod out;
-mod view;
-mod tickets;
-mod waiting;
-
-// Peers: who else is there, who owns what, and what becomes of the dead.
-mod cadence;
-mod discovery;
-mod names;
-pub mod peer_subnets;
-mod last_read;
-mod dead;
-mod unconfirmed;
-mod peers;
-mod gossip;
+pub mod boundary;
 
 // From what is to what should be.
-mod drift;
-mod converge;
-mod desired;
-mod links;
-mod moves;
-mod paths;
-mod quota;
+pub mod observe;
 mod reconcile;
-mod observed;
-mod takeover;
 
-// On this host.
-mod canary;
-mod containers;
-pub mod docker;
-mod docker_bridge;
-mod lease;
-mod local;
-mod ports;
-mod lending;
-mod docker_block;
-mod attach;
-pub mod connect;
-mod docker_driver;
+// The subjects.
+mod cluster;
+pub mod containers;
 
-// Whether packets get there.
-mod doubt;
-mod probes;
-
-// What is known, read and not changed: reports, and what decisions rest on.
-mod overview;
-mod lost_ways;
+// All of them, read and not changed.
 mod report;
-mod missing;
-mod lease_report;
-mod docker_bridge_report;
-mod takeover_report;
-mod explain;
-mod probe_report;
-mod impact;
-mod reads;
-mod ground;
-mod election;
-mod answers;
-
-// Configurations to come.
-pub mod trial;
-mod pending;
-mod preview;
+mod bootstrap;
 
 // All of it together.
+mod config_change;
 mod story;
 mod settings;
 mod engine;
@@ -100,42 +39,46 @@ use ipnet::Ipv4Net;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub use self::{
+    boundary::{
+        io::{Input, Output},
+        out::{CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL},
+    },
+    report::{overview::Overview, status::UNREAD_WAY_OUT},
+    settings::{Birth, CONN_LIMIT},
+};
 use self::{
-    cadence::Cadence,
-    canary::OwnCanary,
-    containers::Containers,
-    dead::Dead,
-    discovery::Discovery,
-    docker::Docker,
-    docker_bridge::DockerBridge,
+    boundary::{
+        order::Order,
+        out::{Effect, Out},
+        tickets::Purpose,
+        waiting::{Reply, Sight, WAITERS_MAX, Waiter, Waiting},
+    },
+    cluster::{dead::Dead, observed::Observed, peers::Peers, probes::Probes},
+    config_change::{
+        pending::{self, Pending},
+        trial::Trials,
+    },
+    containers::{
+        canary::OwnCanary,
+        docker::Docker,
+        docker_bridge::DockerBridge,
+        lease::Leases,
+        local::{Context, Local},
+        registry::Containers,
+    },
     engine::{Engine, Upshot},
     facts::{Facts, Leave},
-    last_read::LastReads,
-    lease::Leases,
-    local::{Context, Local},
-    memory::Memory,
-    names::Names,
-    observed::Observed,
-    order::Order,
-    out::{Effect, Out},
-    peer_subnets::Places,
-    peers::Peers,
-    pending::Pending,
-    probes::Probes,
+    observe::{
+        cadence::Cadence, discovery::Discovery, last_read::LastReads, names::Names, peer_subnets::Places,
+    },
+    persist::memory::Memory,
+    protocol::{
+        request::{Pool, Refusal, RefusalKind, Request, RequestId, Response, leaving},
+        status::Status,
+    },
     reconcile::Reconcile,
-    request::{Pool, Refusal, RefusalKind, Request, RequestId, Response, leaving},
-    status::Status,
     story::Story,
-    tickets::Purpose,
-    trial::Trials,
-    waiting::{Reply, Sight, WAITERS_MAX, Waiter, Waiting},
-};
-pub use self::{
-    io::{Input, Output},
-    out::{CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL},
-    overview::Overview,
-    report::UNREAD_WAY_OUT,
-    settings::{Birth, CONN_LIMIT},
 };
 use crate::{
     config::Config,

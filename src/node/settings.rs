@@ -1,6 +1,6 @@
 //! What a node is born with, and what the mesh and the address manager are told of the configuration.
 
-use super::memory::Identity;
+use super::persist::memory::Identity;
 use crate::{
     config::{self, Config},
     ipam, mesh,

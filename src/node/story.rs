@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{event::Event, overview::Overview, peers::Peers};
+use super::{boundary::event::Event, cluster::peers::Peers, report::overview::Overview};
 use crate::{
     addr::{Range, without_all},
     peer::PeerName,

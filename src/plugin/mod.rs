@@ -22,8 +22,9 @@ use crate::{
         input::{self, Environment},
         output,
     },
-    netavark::{self as words, VERBS},
-    node::request::{Request, Response},
+    netavark as words,
+    netavark::VERBS,
+    node::protocol::request::{Request, Response},
     spool,
     state::Key,
 };

@@ -10,7 +10,7 @@ use crate::{
     api::{ApiRequest, blocking, client::ClientError},
     cni::SOCKET,
     netavark::{self, Call},
-    node::request::{Request, Response},
+    node::protocol::request::{Request, Response},
 };
 
 /// What came of it: nothing, where nothing is to be printed.

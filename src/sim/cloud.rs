@@ -14,7 +14,7 @@ use super::vpc::{
 };
 use crate::{
     addr::Range,
-    node::{identity::Metadata, peer_subnets::CALL_MAX},
+    node::{identity::Metadata, observe::peer_subnets::CALL_MAX},
     state::{Ec2Action, Fault, FaultKind, InstanceState, InterfaceId, Route, Table, Tables, Target, Vpc},
     time::Timestamp,
 };

@@ -11,7 +11,7 @@ use super::{
     world::{Event, World},
 };
 use crate::{
-    node::{Node, request::Request},
+    node::{Node, protocol::request::Request},
     time::Timestamp,
 };
 

@@ -18,8 +18,8 @@ use crate::{
     addr::{Address, Range},
     node::{
         Node,
-        memory::Write,
-        status::{PathState, ProbeStatus},
+        persist::memory::Write,
+        protocol::status::{PathState, ProbeStatus},
     },
     peer::PeerName,
     state::{Ec2Action, Fault, InterfaceId, RouteState, TableId, Target, Vpc},

@@ -15,8 +15,10 @@ use crate::{
     },
     node::{
         Birth, Input, Node,
-        ledger::SaveId,
-        memory::{Identity, Memory, Write},
+        persist::{
+            ledger::SaveId,
+            memory::{Identity, Memory, Write},
+        },
     },
     peer::{PeerName, PeerUid},
     state::Netns,

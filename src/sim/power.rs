@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     ipam::Ring,
-    node::{Input, memory::Memory},
+    node::{Input, persist::memory::Memory},
 };
 
 impl World {

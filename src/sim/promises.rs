@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 
 use crate::{
     addr::Address,
-    node::request::RequestId,
+    node::protocol::request::RequestId,
     state::{Netns, link_name},
 };
 

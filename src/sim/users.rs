@@ -14,7 +14,7 @@ use crate::{
     addr::{Address, Range},
     node::{
         Input,
-        request::{Container, Refusal, Request, RequestId, Response},
+        protocol::request::{Container, Refusal, Request, RequestId, Response},
     },
     peer::PeerName,
     state::link_name,

@@ -33,7 +33,7 @@ use crate::{
     mesh::{self, ConnId, Hosts},
     node::{
         Input, Output,
-        ledger::{SaveFault, SaveId},
+        persist::ledger::{SaveFault, SaveId},
     },
     peer::PeerName,
     state::{self, Action, Ec2Action, Fault, Host, HostAction, InstanceState, SubnetId, TableId, Tables},

@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use crate::{
     config::{Config, Vpc as Settings},
     metrics::Calls,
-    node::request::Permission,
+    node::protocol::request::Permission,
     state::{Ec2Action, Fault, FaultKind, InstanceState, InterfaceId, SubnetId, TableId, Tables, Vpc},
 };
 

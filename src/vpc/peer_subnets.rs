@@ -9,7 +9,7 @@ use aws_sdk_ec2::types::{Filter, Instance};
 
 use super::{Ec2, fault::Call, observe::filter};
 use crate::{
-    node::peer_subnets::CALL_MAX,
+    node::observe::peer_subnets::CALL_MAX,
     state::{Fault, SubnetId},
 };
 

@@ -17,7 +17,7 @@ use super::{
     fault::{Call, refused},
 };
 use crate::{
-    node::request::{Permission, Verdict},
+    node::protocol::request::{Permission, Verdict},
     state::{FaultKind, TableId},
 };
 

@@ -17,7 +17,7 @@ use weavers::{
         client::{ClientError, call},
         server::{Call, Socket},
     },
-    node::request::{Refusal, RefusalKind, Request, Response},
+    node::protocol::request::{Refusal, RefusalKind, Request, Response},
 };
 
 const SOON: Duration = Duration::from_secs(10);

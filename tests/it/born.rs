@@ -1,7 +1,7 @@
 //! What a node in a story is born with, where the story does not turn on it.
 
 use weavers::{
-    node::{Birth, memory::Identity},
+    node::{Birth, persist::memory::Identity},
     peer::PeerUid,
 };
 

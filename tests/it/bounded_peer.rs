@@ -4,7 +4,7 @@ use ipnet::Ipv4Net;
 use weavers::{
     addr::Address,
     ipam::ring::{Entry, VERSION_MAX},
-    node::request::{Request, Response},
+    node::protocol::request::{Request, Response},
     peer::PeerName,
 };
 

@@ -7,8 +7,8 @@ use weavers::{
     config::{self, Config},
     node::{
         Input, Node, Output,
-        memory::{Identity, Memory},
-        request::{Refusal, Request, RequestId, Response},
+        persist::memory::{Identity, Memory},
+        protocol::request::{Refusal, Request, RequestId, Response},
     },
     peer::PeerUid,
     state::{Action, Fault, FaultKind, Host, HostAction, InterfaceId, Link, Netns, Table, TableId, Vpc},

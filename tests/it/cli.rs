@@ -16,7 +16,7 @@ use weavers::{
         Answer, ApiRequest,
         server::{Call, Socket},
     },
-    node::{
+    node::protocol::{
         request::{Refusal, RefusalKind, Request, Response},
         status::Status,
     },

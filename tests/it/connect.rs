@@ -4,8 +4,8 @@ use weavers::{
     addr::Address,
     node::{
         Input,
-        memory::Attached,
-        request::{Connected, Container, Refusal, RefusalKind, Request, RequestId, Response, Wish},
+        persist::memory::Attached,
+        protocol::request::{Connected, Container, Refusal, RefusalKind, Request, RequestId, Response, Wish},
     },
     state::{Key, Kind, Mac, Netns},
 };

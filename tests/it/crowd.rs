@@ -17,9 +17,11 @@ use weavers::{
     mesh::{self, ConnId, Mesh, OVERLAY, Recipients, Settings},
     node::{
         Birth, Input, Node, Output,
-        ledger::SaveFault,
-        memory::{Identity, Memory},
-        request::{Pool, Refusal, Request, RequestId, Response},
+        persist::{
+            ledger::SaveFault,
+            memory::{Identity, Memory},
+        },
+        protocol::request::{Pool, Refusal, Request, RequestId, Response},
     },
     peer::{PeerName, PeerUid},
     state::{
@@ -138,8 +140,9 @@ impl Crowd {
     pub fn notes(&self, host: usize) -> String {
         let status = self.hosts[host].node.status();
         let notes = status.waits.into_iter().chain(status.problems);
-        let line =
-            |note: weavers::node::status::Note| format!("{} ({})", note.what, note.hint.unwrap_or_default());
+        let line = |note: weavers::node::protocol::status::Note| {
+            format!("{} ({})", note.what, note.hint.unwrap_or_default())
+        };
         notes.map(line).collect::<Vec<String>>().join("\n")
     }
 
@@ -353,7 +356,7 @@ impl Host {
         }
     }
 
-    fn keep(&mut self, writes: Vec<weavers::node::memory::Write>) {
+    fn keep(&mut self, writes: Vec<weavers::node::persist::memory::Write>) {
         for write in writes {
             match write.value {
                 Some(value) => drop(self.saved.insert(write.key, value)),

@@ -15,9 +15,11 @@ use weavers::{
     mesh::{self, ConnId, Hosts},
     node::{
         Birth, DEAD_CHANNEL, Input, Node, Output,
-        memory::{Identity, Memory},
-        request::{Pool, Refusal, RefusalKind, Request, RequestId, Response},
-        status::Note,
+        persist::memory::{Identity, Memory},
+        protocol::{
+            request::{Pool, Refusal, RefusalKind, Request, RequestId, Response},
+            status::Note,
+        },
     },
     peer::{PeerName, PeerUid},
     state::{self, Action, Fault, FaultKind, HostAction, InstanceState, InterfaceId, Vpc},

@@ -19,7 +19,7 @@ use weavers::{
     },
     mesh::{ConnId, Input, Mesh, Output, Settings},
     netavark,
-    node::{memory::Memory, request::Request},
+    node::{persist::memory::Memory, protocol::request::Request},
     peer::{PeerName, PeerUid},
     time::Timestamp,
 };

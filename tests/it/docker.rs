@@ -5,9 +5,12 @@ use weavers::{
     addr::Address,
     ipam::Saved,
     node::{
-        docker::{LEASE, Network, Order, Told, ToldEndpoint},
-        memory::{Attached, Memory},
-        request::{Connected, Container, Refusal, RefusalKind, Request, Response},
+        containers::docker::LEASE,
+        persist::memory::{Attached, Memory},
+        protocol::{
+            docker::{Network, Order, Told, ToldEndpoint},
+            request::{Connected, Container, Refusal, RefusalKind, Request, Response},
+        },
     },
     state::{Far, Key, Kind, Port, PortRange, Protocol, Published},
 };

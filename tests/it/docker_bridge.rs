@@ -5,8 +5,10 @@ use weavers::{
     addr::Address,
     node::{
         Input,
-        request::{Request, Response},
-        status::DockerBridgeStatus,
+        protocol::{
+            request::{Request, Response},
+            status::DockerBridgeStatus,
+        },
     },
     state::{Docker0, Host as Seen, Surroundings},
 };

@@ -6,8 +6,10 @@ use weavers::{
     config,
     node::{
         Input, Node, Output,
-        ledger::SaveId,
-        memory::{Identity, Memory},
+        persist::{
+            ledger::SaveId,
+            memory::{Identity, Memory},
+        },
     },
     peer::PeerUid,
     state::{

@@ -23,7 +23,7 @@ use weavers::{
     mesh::{ConnId, FRAME_LEN_MAX, INTRODUCTION_LEN_MAX, Input, Mesh, OVERLAY, Output, RECENT_MAX, Settings},
     node::{
         DEAD_CHANNEL,
-        request::{Request, Response},
+        protocol::request::{Request, Response},
     },
     peer::{PeerName, PeerUid},
     time::Timestamp,

@@ -22,8 +22,11 @@ use weavers::{
     addr::Address,
     api::{self, ApiRequest, server::Call},
     node::{
-        docker::{LEASE, Order},
-        request::{Request, Response},
+        containers::docker::LEASE,
+        protocol::{
+            docker::Order,
+            request::{Request, Response},
+        },
     },
 };
 

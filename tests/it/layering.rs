@@ -199,13 +199,13 @@ fn a_circle_is_found_however_long_it_is() {
     assert_eq!(found(&[("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")]), None);
     assert_eq!(found(&[("a", "b"), ("b", "c"), ("c", "b")]), Some(["b", "c", "b"].map(str::to_owned).into()));
 
-    let above = |path: &str| resolved("node::ledger", path);
-    assert_eq!(above("super::memory::Write"), "node::memory::Write");
-    assert_eq!(above("super::super::plan"), "plan");
-    assert_eq!(above("self::tests"), "node::ledger::tests");
-    assert_eq!(above("crate::node::io"), "node::io");
-    let files = ["node", "node::io", "node::memory"].map(str::to_owned).into();
-    assert_eq!(file_of("node::memory::Write", &files), Some("node::memory"));
+    let above = |path: &str| resolved("node::persist::ledger", path);
+    assert_eq!(above("super::memory::Write"), "node::persist::memory::Write");
+    assert_eq!(above("super::super::boundary::io"), "node::boundary::io");
+    assert_eq!(above("self::tests"), "node::persist::ledger::tests");
+    assert_eq!(above("crate::node::boundary::io"), "node::boundary::io");
+    let files = ["node", "node::boundary::io", "node::persist::memory"].map(str::to_owned).into();
+    assert_eq!(file_of("node::persist::memory::Write", &files), Some("node::persist::memory"));
     assert_eq!(file_of("node::Node", &files), Some("node"));
     assert_eq!(file_of("plan::Plan", &files), None);
 }
@@ -295,7 +295,7 @@ fn without_tests(text: &str) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// `node::ledger` of `src/node/ledger.rs`, `node` of `src/node/mod.rs`.
+/// `node::persist::ledger` of `src/node/persist/ledger.rs`, `node` of `src/node/mod.rs`.
 fn module_path(file: &Path) -> String {
     let path = file.strip_prefix(root().join("src")).unwrap().with_extension("");
     let parts = path.iter().map(|part| part.to_str().unwrap()).filter(|part| *part != "mod");

@@ -7,8 +7,8 @@ use weavers::{
     addr::Address,
     node::{
         Input,
-        memory::{Lease, Memory, Write},
-        request::{Container, Lent, Loan, Refusal, RefusalKind, Request, RequestId, Response},
+        persist::memory::{Lease, Memory, Write},
+        protocol::request::{Container, Lent, Loan, Refusal, RefusalKind, Request, RequestId, Response},
     },
     state::{Key, Kind},
 };

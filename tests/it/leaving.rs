@@ -8,8 +8,8 @@ use weavers::{
     ipam::{Ring, Saved, ring::Entry},
     node::{
         Input, Node, Output,
-        memory::{Identity, Memory},
-        request::{Refusal, Request, RequestId, Response},
+        persist::memory::{Identity, Memory},
+        protocol::request::{Refusal, Request, RequestId, Response},
     },
     peer::{PeerName, PeerUid},
     state::{

@@ -9,9 +9,11 @@ use weavers::{
     ipam::{Ring, Saved, ring::Entry},
     node::{
         Input, Node, Output,
-        ledger::SaveId,
-        memory::{Attached, Identity, Memory},
-        request::{Container, Refusal, Request, RequestId, Response},
+        persist::{
+            ledger::SaveId,
+            memory::{Attached, Identity, Memory},
+        },
+        protocol::request::{Container, Refusal, Request, RequestId, Response},
     },
     peer::{PeerName, PeerUid},
     state::{

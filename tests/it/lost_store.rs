@@ -7,8 +7,8 @@ use weavers::{
     config::{self, Config},
     node::{
         Input, Node, Output,
-        memory::{Identity, Memory},
-        request::{Request, RequestId, Response},
+        persist::memory::{Identity, Memory},
+        protocol::request::{Request, RequestId, Response},
     },
     peer::PeerUid,
     state::{Action, Host, HostAction, Link},

@@ -11,7 +11,7 @@ use weavers::{
     metrics::{Metrics, Process},
     node::{
         Input, Node,
-        memory::{Identity, Memory},
+        persist::memory::{Identity, Memory},
     },
     peer::PeerUid,
     state::{Action, Ec2Action, Fault, FaultKind, Host, InterfaceId, Table, TableId, Vpc},

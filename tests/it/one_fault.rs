@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use weavers::{
     node::{
-        ledger::SaveFault,
-        request::{Container, Request, Response},
+        persist::ledger::SaveFault,
+        protocol::request::{Container, Request, Response},
     },
     state::{Fault, FaultKind, Netns},
 };

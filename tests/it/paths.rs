@@ -11,7 +11,7 @@ use weavers::{
     config,
     node::{
         Input, Node, Output,
-        memory::{Identity, Memory},
+        persist::memory::{Identity, Memory},
     },
     peer::PeerUid,
     state::{

@@ -22,8 +22,8 @@ use weavers::{
     ipam::{Ring, Saved, ring::Entry},
     node::{
         Birth, Input, Node, Output,
-        memory::{Attached, Identity, Memory},
-        request::{Request, RequestId, Response},
+        persist::memory::{Attached, Identity, Memory},
+        protocol::request::{Request, RequestId, Response},
     },
     peer::{PeerName, PeerUid},
     plan::Plan,

@@ -11,7 +11,7 @@ use weavers::{
     mesh::{self, ConnId},
     node::{
         Input, Node,
-        memory::{Attached, Identity, Memory},
+        persist::memory::{Attached, Identity, Memory},
     },
     peer::{PeerName, PeerUid},
     plan::{Change, Conflict, Plan, Usage},

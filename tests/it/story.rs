@@ -1,7 +1,7 @@
 //! What the log tells of a cluster.
 
 use weavers::{
-    node::request::Request,
+    node::protocol::request::Request,
     state::{Fault, FaultKind},
 };
 

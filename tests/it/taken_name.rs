@@ -1,6 +1,6 @@
 //! A container that comes under a name which another one is just giving up.
 
-use weavers::node::request::Response;
+use weavers::node::protocol::request::Response;
 
 use crate::lone_host::Host;
 

@@ -6,9 +6,9 @@ use weavers::{
     config::{self, Config},
     node::{
         Input,
-        memory::Trial,
-        order::{Order, Terms},
-        request::{RefusalKind, RequestId},
+        boundary::order::{Order, Terms},
+        persist::memory::Trial,
+        protocol::request::{RefusalKind, RequestId},
     },
 };
 
@@ -23,7 +23,7 @@ fn between_the_saving_of_a_trial_and_its_begin_nothing_else_is_adopted() {
     host.tell(Input::Ordered(order(1, 1400)));
     host.tell(Input::Configured(RequestId(103), Box::new(file(1420))));
     host.tell(Input::Ordered(order(105, 1440)));
-    let refused = |answer: &Result<_, weavers::node::request::Refusal>| {
+    let refused = |answer: &Result<_, weavers::node::protocol::request::Refusal>| {
         answer.as_ref().is_err_and(|refusal| refusal.kind == RefusalKind::Untimely)
     };
     assert_eq!(host.answers.len(), 3, "a reload, and an order, which is told twice: {:?}", host.answers);

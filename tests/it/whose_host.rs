@@ -14,8 +14,8 @@ use weavers::{
     node::{
         Birth, Input, Node, Output,
         identity::Metadata,
-        memory::{Identity, Memory},
-        request::{Refusal, Request, RequestId, Response},
+        persist::memory::{Identity, Memory},
+        protocol::request::{Refusal, Request, RequestId, Response},
     },
     peer::{PeerName, PeerUid},
     state::{
@@ -379,7 +379,7 @@ impl Host {
 
     /// The same, as it is on disk.
     fn records() -> BTreeMap<String, Vec<u8>> {
-        use weavers::{ipam::Record, node::memory::Write};
+        use weavers::{ipam::Record, node::persist::memory::Write};
         let Memory { identity, ipam, .. } = Host::remembered();
         let ring = Write::ipam(&Record::Ring(ipam.ring.unwrap()));
         let writes = [Write::identity(&identity.unwrap()), ring, Write::links_known()];

@@ -17,7 +17,7 @@ use weavers::{
         ApiRequest,
         client::{ClientError, call},
     },
-    node::request::Response,
+    node::protocol::request::Response,
 };
 
 use super::{

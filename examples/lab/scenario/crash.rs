@@ -23,7 +23,7 @@ use weavers::{
         ApiRequest,
         client::{ClientError, call},
     },
-    node::request::{Request, Response},
+    node::protocol::request::{Request, Response},
 };
 
 use super::{

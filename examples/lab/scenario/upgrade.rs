@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Instant};
 
 use anyhow::Context;
 use weavers::{
-    node::memory::{FORMAT, Write},
+    node::persist::memory::{FORMAT, Write},
     store::Store,
 };
 

@@ -2,7 +2,7 @@
 
 use super::{columns, printable};
 use crate::{
-    node::explanation::{Carrier, Explanation, Standing},
+    node::protocol::explanation::{Carrier, Explanation, Standing},
     state::RouteState,
 };
 
@@ -73,10 +73,9 @@ fn carrier(carrier: &Carrier) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::{
-        node::{
+        node::protocol::{
             explanation::HostRoute,
-            status::Piece,
-            status::{AttachmentStatus, Note},
+            status::{AttachmentStatus, Note, Piece},
         },
         peer::PeerName,
         state::TableId,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use super::columns;
-use crate::{node::status::Piece, peer::PeerName};
+use crate::{node::protocol::status::Piece, peer::PeerName};
 
 /// Owners that have a lane of their own; the others share the last one.
 const LANES_MAX: usize = 24;

@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{map, plan};
 use crate::{
-    node::status::{Note, Piece, Status},
+    node::protocol::status::{Note, Piece, Status},
     plan::Plan,
     text::{printable, printable_lines},
 };

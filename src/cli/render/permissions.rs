@@ -3,7 +3,7 @@
 use clap::builder::styling::AnsiColor;
 
 use super::{paint, printable};
-use crate::node::request::{Permission, Verdict};
+use crate::node::protocol::request::{Permission, Verdict};
 
 /// The permissions for people.
 pub fn text(permissions: &[Permission]) -> String {

@@ -4,7 +4,7 @@ use clap::builder::styling::AnsiColor;
 
 use super::{bold, columns, count, paint, printable};
 use crate::{
-    node::status::{
+    node::protocol::status::{
         AttachmentStatus, ConnectionStatus, IpamStatus, Note, PathState, PathStatus, Piece, ProbeStatus,
         Status, Upkeep,
     },
@@ -281,7 +281,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        node::status::{AttachmentStatus, ConfigStatus, StepStatus, TargetStatus},
+        node::protocol::status::{AttachmentStatus, ConfigStatus, StepStatus, TargetStatus},
         peer::PeerName,
         state::{InterfaceId, Table, Target},
     };

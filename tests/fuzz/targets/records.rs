@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use libfuzzer_sys::fuzz_target;
 use weavers::{
     ipam::{Allocator, Init, NodeId, Record, Settings},
-    node::memory::{Memory, Write},
+    node::persist::memory::{Memory, Write},
 };
 use weavers_fuzz::US;
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weavers::node::request::Request;
+use weavers::node::protocol::request::Request;
 
 fuzz_target!(|input: &[u8]| {
     if let Ok(request) = serde_json::from_slice::<Request>(input) {

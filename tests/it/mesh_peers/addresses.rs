@@ -3,7 +3,7 @@
 //! Every message between them is written or read by Go's own `encoding/gob` (see [`crate::go`]).
 
 use serde_json::{Value, json};
-use weavers::node::request::{Request, Response};
+use weavers::node::protocol::request::{Request, Response};
 
 use super::{
     eventually,

@@ -19,8 +19,8 @@ use weavers::{
     mesh::{self, Delivery, Kind, Mesh, OVERLAY, Recipients, SLEEVE, Settings, TargetView},
     node::{
         self, Birth, Node,
-        memory::{Identity, Memory},
-        request::{Refusal, Request, RequestId, Response},
+        persist::memory::{Identity, Memory},
+        protocol::request::{Refusal, Request, RequestId, Response},
     },
     peer::{PeerName, PeerUid},
     state::{InterfaceId, Vpc},

@@ -1,0 +1,72 @@
+//! When a host that has no ring lets its address manager make one, and whether it is as new as it believes.
+
+use ipnet::Ipv4Net;
+
+use super::{
+    cluster::{peers::Peers, unconfirmed::hears_all_listed},
+    reconcile::desired::routes_of_others,
+    report::overview::Overview,
+};
+use crate::{
+    addr::Range,
+    config::Init,
+    state::{Target, Vpc},
+};
+
+impl Overview<'_> {
+    pub(super) fn reason_not_to_elect(&self) -> Option<String> {
+        let vpc = &self.work.converge.vpc;
+        match (vpc.seen(), vpc.fault(), &self.facts.config.ipam.init) {
+            (None, None, _) => Some("the route tables have not been read yet".to_owned()),
+            (None, Some(fault), Init::Seed(_)) => Some(format!(
+                "the route tables, which show whether this host gave addresses away before, cannot be read: {fault}"
+            )),
+            _ => self.reason_to_join().or_else(|| self.reason_to_be_patient()),
+        }
+    }
+
+    /// Whoever finds routes of other live interfaces inside the range joins and does not elect.
+    fn reason_to_join(&self) -> Option<String> {
+        let vpc = self.work.converge.vpc.seen()?;
+        let (cidr, interface) = routes_of_others(self.facts.config.ipam.range, vpc).into_iter().next()?;
+        Some(format!("{cidr} is routed to {interface}: a cluster is there already"))
+    }
+
+    /// Whether whoever wrote the file wants this host to be the only one for now, and there is no ring yet.
+    fn expects_nobody(&self) -> bool {
+        self.facts.config.ec2_tag.is_some()
+            && self.facts.config.ipam.expected_peers == Some(1)
+            && !self.peers.has_ring()
+    }
+
+    /// Why a host whose peers are found by tag elects nobody: whoever sees only itself cannot know whether
+    /// the others are not there or not found. One that is to be alone knows it once a look has found nobody else.
+    fn reason_to_be_patient(&self) -> Option<String> {
+        let (key, value) = self.facts.config.ec2_tag.as_ref()?;
+        let looked =
+            self.observed.discovery.found.seen().is_some() && self.observed.discovery.found.fault().is_none();
+        if self.expects_nobody() && looked && hears_all_listed(&self.peers.mesh, &self.observed.names) {
+            return None;
+        }
+        let alone = self.peers.mesh.reachable().is_empty();
+        alone.then(|| match self.observed.discovery.found.fault() {
+            Some(fault) => format!("no other instance with tag {key}={value} could be looked for: {fault}"),
+            None => format!("no other instance with tag {key}={value} was heard"),
+        })
+    }
+}
+
+impl Peers {
+    /// A host that remembers nothing is new unless the route tables show what it owned before, or that what is to be its own
+    /// is another's. What is read first was there before anything that it writes.
+    pub(super) fn look_for_traces(&mut self, range: Ipv4Net, vpc: &Vpc) {
+        let routes = vpc.tables.values().flat_map(|table| &table.routes);
+        let mut inside = routes.filter(|(cidr, _)| range.contains(*cidr));
+        let led_here = inside.any(|(_, route)| route.target == Target::Interface(vpc.interface.clone()));
+        let others: Vec<Range> =
+            routes_of_others(range, vpc).into_iter().map(|(cidr, _)| cidr.into()).collect();
+        self.ipam.prove_memory(|owned| {
+            led_here || owned.iter().any(|ours| others.iter().any(|theirs| ours.overlaps(*theirs)))
+        });
+    }
+}

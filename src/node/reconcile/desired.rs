@@ -1,0 +1,215 @@
+//! What should be, from the configuration, the ring and the attachments.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ipnet::Ipv4Net;
+
+use crate::{
+    addr::{Address, Range, join},
+    config::{Config, SourceDestCheck},
+    peer::PeerName,
+    state::{Desired, DesiredVpc, Host, InterfaceId, Links, Ports, Rules, TableId, Vpc, link_name},
+};
+
+/// MTU of the links while the uplink's is not known yet: what every path carries.
+const MTU_SAFE: u32 = 1500;
+
+/// Whether the container range may be used: it must lie outside every CIDR of the VPC, or what is set up for it cuts the host off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may, as a look at the VPC has shown; or there is no VPC.
+    Sound,
+    /// Nobody has looked yet.
+    Unknown,
+    /// It may not: these are the CIDRs of the VPC.
+    Refused(Vec<Ipv4Net>),
+}
+
+/// What containers that are to be connected need of the host.
+#[derive(Clone, Debug, Default)]
+pub struct Connected {
+    /// Links of containers and of the canary, by the address that each is for.
+    pub links: Arc<Links>,
+    /// Ports that lead to containers.
+    pub ports: Ports,
+}
+
+/// All that the desired state follows from.
+pub struct Ground<'a> {
+    /// `weave.toml`.
+    pub config: &'a Config,
+    /// This peer.
+    pub me: PeerName,
+    /// What we own, by the ring, and may use. What rests may be in use elsewhere, and packets leave for it.
+    pub owned: Vec<Range>,
+    /// Who owns what, by the ring; `None` while there is none.
+    pub owners: Option<Vec<(Range, PeerName)>>,
+    /// What containers that are to be connected need of the host.
+    pub connected: Connected,
+    /// What was lent to others, who lead there by routes of their own.
+    pub lent: Arc<BTreeSet<Ipv4Net>>,
+    /// The host as last seen.
+    pub seen: Option<&'a Host>,
+    /// Whether the range may be used.
+    pub verdict: Verdict,
+    /// Our interface in the VPC, once known.
+    pub interface: Option<&'a InterfaceId>,
+    /// Routes at which EC2 refused a table another one.
+    pub full: BTreeMap<TableId, usize>,
+    /// What changed hands so lately that the last read need not show what became of it.
+    pub restless: Vec<Range>,
+    /// This host undoes everything.
+    pub leaving: bool,
+    /// Its routes go, whoever owns the addresses.
+    pub withdraw: bool,
+}
+
+impl Ground<'_> {
+    /// What should be.
+    pub fn desired(&self) -> Desired {
+        let host = match &self.verdict {
+            _ if self.leaving => Host::default(),
+            Verdict::Sound => self.host(),
+            Verdict::Unknown => self.host_as_it_is(&[]),
+            Verdict::Refused(cidrs) => self.host_as_it_is(cidrs),
+        };
+        let vpc = match &self.verdict {
+            Verdict::Sound | Verdict::Unknown => self.vpc(),
+            Verdict::Refused(_) => None,
+        };
+        Desired { host, vpc }
+    }
+
+    /// What a look at the host compares with: all that there is to be once the range may be used.
+    pub fn looked_for(&self) -> Host {
+        if self.leaving { Host::default() } else { self.host() }
+    }
+
+    fn host(&self) -> Host {
+        Host {
+            sysctls: self.sysctls(),
+            rules: rules(self.config, self.seen),
+            gateway: true,
+            blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
+            links: self.connected.links.clone(),
+            ports: self.ports(),
+            lent: self.lent.clone(),
+            ..Host::default()
+        }
+    }
+
+    /// What comes in by an uplink is passed on only if that one may, whatever holds for all.
+    fn sysctls(&self) -> BTreeMap<String, String> {
+        let uplinks = uplink_names(self.config, self.seen).into_iter();
+        let of_uplinks = uplinks.map(|name| format!("net.ipv4.conf.{name}.forwarding"));
+        let publishers: BTreeSet<Address> =
+            self.connected.ports.iter().map(|published| published.to).collect();
+        let local = publishers.into_iter().map(|address| local_setting(&link_name(address)));
+        let all = of_uplinks.chain(["net.ipv4.ip_forward".to_owned()]).chain(local);
+        all.map(|name| (name, "1".to_owned())).collect()
+    }
+
+    fn ports(&self) -> Option<Ports> {
+        (!self.connected.ports.is_empty()).then(|| self.connected.ports.clone())
+    }
+
+    /// What was set up for the range stays, and nothing is added; only blocks go that take addresses of the VPC from the host. Where
+    /// containers run, what guards them is kept up.
+    fn host_as_it_is(&self, cidrs_of_vpc: &[Ipv4Net]) -> Host {
+        let Some(seen) = self.seen else { return Host::default() };
+        let wanted = self.host();
+        let takes = |block: &Ipv4Net| {
+            cidrs_of_vpc.iter().any(|cidr| Range::from(*cidr).overlaps(Range::from(*block)))
+        };
+        let links = wanted.links.iter().filter(|(address, _)| seen.links.contains_key(address));
+        let links = links.map(|(address, link)| (*address, link.clone()));
+        let blocks = seen.blocks.iter().filter(|block| !takes(block)).copied().collect();
+        match seen.links.is_empty() {
+            true => Host {
+                rules: seen.rules.clone(),
+                gateway: seen.gateway,
+                blocks,
+                lent: wanted.lent.clone(),
+                ..Host::default()
+            },
+            false => Host { links: Arc::new(links.collect()), blocks, ..wanted.clone() },
+        }
+    }
+
+    fn vpc(&self) -> Option<DesiredVpc> {
+        Some(DesiredVpc {
+            range: self.config.ipam.range.into(),
+            me: self.me,
+            interface: self.interface?.clone(),
+            disable_check: self.config.vpc.source_dest_check == SourceDestCheck::Disable && !self.leaving,
+            // Without a ring nothing is ours to route; our own interface is, already.
+            owners: self.owners.clone().unwrap_or_default(),
+            quota: self.config.vpc.quota,
+            full: self.full.clone(),
+            restless: self.restless.clone(),
+            withdraw: self.withdraw,
+        })
+    }
+}
+
+/// Name of the setting by which packets to 127.0.0.1 are let to a container.
+pub(in crate::node) fn local_setting(link: &str) -> String {
+    format!("net.ipv4.conf.{link}.route_localnet")
+}
+
+/// MTU of the links of a host that looks so. While no uplink carries anything they stay as they are.
+pub fn link_mtu(config: &Config, seen: Option<&Host>) -> u32 {
+    let names = uplink_names(config, seen);
+    let uplinks = seen.into_iter().flat_map(|host| &host.uplinks);
+    let of_uplinks = uplinks.filter(|(name, _)| names.contains(*name)).map(|(_, mtu)| *mtu);
+    let of_links = || seen.into_iter().flat_map(|host| host.links.values()).map(|link| link.mtu);
+    let follows = || of_uplinks.min().or_else(|| of_links().max()).unwrap_or(MTU_SAFE);
+    config.network.mtu.unwrap_or_else(follows)
+}
+
+/// While no uplink is known, rules are left as they are: they would guard nothing.
+pub(in crate::node) fn rules(config: &Config, seen: Option<&Host>) -> Option<Rules> {
+    let uplinks = uplink_names(config, seen);
+    if uplinks.is_empty() {
+        return seen.and_then(|host| host.rules.clone());
+    }
+    Some(Rules {
+        range: config.ipam.range,
+        uplinks,
+        mesh_port: config.mesh.listen.port(),
+        metrics_port: config.metrics.map(|listen| listen.port()),
+        block_metadata: config.network.block_metadata,
+        isolation: config.ipam.isolation.clone(),
+    })
+}
+
+/// Those that are configured, or else those that carry the traffic.
+pub(in crate::node) fn uplink_names(config: &Config, seen: Option<&Host>) -> BTreeSet<String> {
+    let seen = || seen.into_iter().flat_map(|host| host.uplinks.keys().cloned()).collect();
+    config.network.uplinks.clone().unwrap_or_else(seen)
+}
+
+/// A CIDR of the VPC that shares addresses with the range.
+pub(in crate::node) fn taken(config: &Config, vpc: &Vpc) -> Option<Ipv4Net> {
+    let range = Range::from(config.ipam.range);
+    let mut local = vpc.tables.values().flat_map(|table| &table.local);
+    local.find(|cidr| Range::from(**cidr).overlaps(range)).copied()
+}
+
+/// Every route inside the range that leads to an interface other than ours, and is active: the
+/// mark of a cluster that is there already.
+pub fn routes_of_others(range: Ipv4Net, vpc: &crate::state::Vpc) -> Vec<(Ipv4Net, String)> {
+    let routes = vpc.tables.values().flat_map(|table| &table.routes);
+    let alive = routes.filter(|(cidr, route)| {
+        range.contains(*cidr) && route.created && route.state == crate::state::RouteState::Active
+    });
+    alive
+        .filter_map(|(cidr, route)| match &route.target {
+            crate::state::Target::Interface(id) if *id != vpc.interface => Some((*cidr, id.to_string())),
+            crate::state::Target::Interface(_) | crate::state::Target::Other(_) => None,
+        })
+        .collect()
+}

@@ -1,0 +1,179 @@
+//! What the desired state follows from, as this node knows it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::overview::Overview;
+use crate::{
+    config::Config,
+    node::{
+        facts::Leave,
+        persist::memory::Attached,
+        reconcile::{
+            desired::{Connected, Ground, Verdict, link_mtu, rules, taken, uplink_names},
+            links::{Basis, Wanted},
+        },
+    },
+    plan::Plan,
+    state::{Actual, Desired, Far, Link, Rules},
+};
+
+impl<'a> Overview<'a> {
+    /// MTU of the links of this host.
+    pub(in crate::node) fn link_mtu(&self) -> u32 {
+        link_mtu(&self.facts.config, self.work.converge.host.seen())
+    }
+
+    /// The interfaces that carry the traffic of this host.
+    pub(in crate::node) fn uplink_names(&self) -> BTreeSet<String> {
+        uplink_names(&self.facts.config, self.work.converge.host.seen())
+    }
+
+    /// The rules that a look at this host compares with.
+    pub(in crate::node) fn rules_to_look_for(&self) -> Option<Rules> {
+        match self.facts.leave {
+            Leave::No => rules(&self.facts.config, self.work.converge.host.seen()),
+            Leave::HandingOver | Leave::Withdrawing => None,
+        }
+    }
+
+    pub(in crate::node) fn ground(&self) -> Ground<'a> {
+        self.ground_of(&self.facts.config)
+    }
+
+    /// Whether the range may be used.
+    pub(in crate::node) fn verdict(&self) -> Verdict {
+        match self.work.converge.vpc.seen() {
+            Some(vpc) => match taken(&self.facts.config, vpc) {
+                Some(_) => {
+                    Verdict::Refused(vpc.tables.values().flat_map(|table| &table.local).copied().collect())
+                }
+                None => Verdict::Sound,
+            },
+            // Outside EC2 there is nobody to ask.
+            None if self.facts.identity.instance.is_none()
+                || self.observed.last_reads.recalled(self.facts).is_some() =>
+            {
+                Verdict::Sound
+            }
+            None => Verdict::Unknown,
+        }
+    }
+
+    /// What should be under this configuration.
+    pub(in crate::node) fn desired(&self, config: &Config) -> Desired {
+        self.ground_of(config).desired()
+    }
+
+    fn ground_of<'b>(&self, config: &'b Config) -> Ground<'b>
+    where
+        'a: 'b,
+    {
+        Ground {
+            config,
+            me: self.facts.identity.name,
+            owned: self.peers.ipam.settled(),
+            // A ring that a crash can still take must leave no routes: everybody would take them for those
+            // of a cluster to join, and nobody would make another ring.
+            owners: (self.peers.has_ring() && self.facts.ring_kept).then(|| self.peers.ipam.settled_owners()),
+            connected: self.connected_by(config),
+            lent: self.local.leases.lent(),
+            seen: self.work.converge.host.seen(),
+            verdict: self.verdict(),
+            interface: self.work.converge.vpc.seen().map(|vpc| &vpc.interface),
+            full: self.work.quotas.full(self.facts.now),
+            restless: self
+                .work
+                .converge
+                .vpc
+                .seen_at()
+                .map(|begun| self.work.moves.before(begun))
+                .unwrap_or_default(),
+            leaving: self.facts.leave != Leave::No,
+            withdraw: self.facts.leave == Leave::Withdrawing,
+        }
+    }
+}
+
+impl Overview<'_> {
+    /// What would change under this configuration.
+    pub(in crate::node) fn plan_for(&self, config: &Config) -> Plan {
+        let vpc = self.work.converge.believed();
+        let actual = Actual { host: self.work.converge.host.seen(), vpc: vpc.as_deref() };
+        let mut plan = Plan::new(&self.desired(config), actual);
+        self.work.converge.drift.explain(&mut plan);
+        if !self.peers.has_ring() && self.facts.leave == Leave::No {
+            plan.notes.push("routes follow agreement: there is no ring yet".into());
+        }
+        plan.unread.extend(self.unread(config));
+        plan.notes.extend(self.coming().into_iter().map(|note| note.what));
+        plan
+    }
+
+    /// What containers need of the host under this configuration.
+    fn connected_by(&self, config: &Config) -> Connected {
+        let basis = self.basis_of_links(config);
+        self.work.wanted.if_of(&basis).cloned().unwrap_or_else(|| self.make_up(&basis))
+    }
+
+    fn basis_of_links(&self, config: &Config) -> Basis {
+        Basis {
+            containers: self.local.containers.version(),
+            canary: self.local.canary.link(),
+            mtu: link_mtu(config, self.work.converge.host.seen()),
+            range: config.ipam.range,
+        }
+    }
+
+    fn make_up(&self, basis: &Basis) -> Connected {
+        let &Basis { mtu, range, .. } = basis;
+        let before = self.work.wanted.links();
+        let of = |attached: &Attached| {
+            let address = attached.link_address()?;
+            let known = before.get(&address).filter(|link| is_for(link, attached, basis)).cloned();
+            let made = || {
+                let (mtu, far) = (attached.mtu.unwrap_or(mtu), attached.far.clone());
+                Arc::new(Link { netns: attached.netns.clone(), mtu, range, far, faults: Vec::new() })
+            };
+            Some((address, known.unwrap_or_else(made)))
+        };
+        let canary = basis.canary.clone().map(|(address, netns)| {
+            let link = Link { netns: Some(netns), mtu, range, far: Far::default(), faults: Vec::new() };
+            (address, Arc::new(link))
+        });
+        let links = self.linked().filter_map(of).chain(canary).collect();
+        Connected { links: Arc::new(links), ports: self.linked().flat_map(Attached::published).collect() }
+    }
+
+    /// Containers that are to have a link: those that are staying, once the disk has them. Otherwise a crash
+    /// could leave the link of one container at the address that the disk has for another.
+    pub(in crate::node) fn linked(&self) -> impl Iterator<Item = &Attached> {
+        let seen = self.work.converge.host.seen();
+        let is_linked = move |one: &Attached| {
+            let address = one.link_address();
+            address.is_some_and(|address| seen.is_some_and(|host| host.links.contains_key(&address)))
+        };
+        let unkept = self.ledger.unkept_containers();
+        let staying = self.local.containers.all().values().filter(|one| !one.leaving);
+        staying.filter(move |one| !unkept.contains(one.ident.as_str()) || is_linked(one))
+    }
+
+    /// It, made up for the configuration in force, if that may be something else by now.
+    pub(in crate::node) fn wanted_anew(&self) -> Option<Wanted> {
+        let basis = self.basis_of_links(&self.facts.config);
+        let connected = self.work.wanted.if_of(&basis).is_none().then(|| self.make_up(&basis))?;
+        Some(Wanted::new(basis, connected))
+    }
+}
+
+/// Whether a link is what this container is to have.
+fn is_for(link: &Link, attached: &Attached, basis: &Basis) -> bool {
+    let same_netns = match (&link.netns, &attached.netns) {
+        // Most of them share the path, which is slow to compare.
+        (Some(one), Some(other)) => {
+            one.is_same(other) && (Arc::ptr_eq(&one.path, &other.path) || one.path == other.path)
+        }
+        (one, other) => one.is_none() && other.is_none(),
+    };
+    let mtu = attached.mtu.unwrap_or(basis.mtu);
+    same_netns && (link.mtu, link.range) == (mtu, basis.range) && link.far == attached.far
+}

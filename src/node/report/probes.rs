@@ -1,0 +1,178 @@
+//! What people are told of the paths to other hosts, as probes find them.
+
+use std::time::Duration;
+
+use super::overview::Overview;
+use crate::{
+    addr::{Address, Range},
+    config::SourceDestCheck,
+    node::{
+        cluster::probes::path_status,
+        protocol::status::{Note, ProbeStatus},
+        reconcile::Reconcile,
+    },
+    peer::PeerName,
+    probe::{Direction, Verdict, packet::Size},
+    time::Timestamp,
+};
+
+/// Paths whose loss is told in full; of more there is a number.
+const TOLD_MAX: usize = 8;
+
+impl Overview<'_> {
+    /// The peer whose space this address is in, if it has a canary.
+    pub(in crate::node) fn probed_owner(&self, address: Address) -> Option<PeerName> {
+        let owner = self.peers.ipam.ring().owner(address)?;
+        self.probes.prober.paths().any(|(peer, _)| peer == owner).then_some(owner)
+    }
+
+    // ===== what people are told =====
+
+    /// The canary, and the path to each host that has one.
+    pub(super) fn probe_status(&self) -> ProbeStatus {
+        let paths = self.probes.prober.paths();
+        ProbeStatus {
+            canary: self.local.canary.address(),
+            paths: paths
+                .map(|(peer, path)| {
+                    path_status(self.facts, self.peers, peer, path.verdict(), path.small.round_trip)
+                })
+                .collect(),
+        }
+    }
+
+    /// What probes have found to be wrong, with what to look at.
+    pub(super) fn probe_problems(&self) -> Vec<Note> {
+        let mut dying = self.probes.dying();
+        let told = dying.by_ref().take(TOLD_MAX);
+        let mut problems: Vec<Note> =
+            told.map(|(peer, size, direction, since)| self.loss(peer, size, direction, since)).collect();
+        let more = dying.count();
+        if more > 0 {
+            let what = format!("packets die between this host and {more} more hosts");
+            problems.push(Note { what, hint: Some("weavers status --json, `probe`, names them all".into()) });
+        }
+        problems.extend(self.rewritten());
+        problems.extend(self.local.canary.fault().map(|fault| Note {
+            what: format!("paths are not probed: {}", fault.message),
+            hint: fault.hint.clone(),
+        }));
+        problems
+    }
+
+    /// Of one peer.
+    pub(super) fn losses_of(&self, peer: PeerName) -> impl Iterator<Item = Note> {
+        let of_peer = self.probes.dying().filter(move |(other, ..)| *other == peer);
+        of_peer.map(|(peer, size, direction, since)| self.loss(peer, size, direction, since))
+    }
+
+    /// Packets to or from a peer that die.
+    pub(in crate::node) fn loss(
+        &self,
+        peer: PeerName,
+        size: Size,
+        direction: Direction,
+        since: Timestamp,
+    ) -> Note {
+        let name = self.peers.named(peer);
+        let way = match direction {
+            Direction::Out => format!("to {name}"),
+            Direction::Back => format!("from {name}"),
+        };
+        let lasts = humantime::format_duration(Duration::from_secs(self.facts.now.since(since).as_secs()));
+        let what = match size {
+            Size::Small => format!("packets of containers {way} have been lost for {lasts}"),
+            Size::Large => {
+                let mtu = self.link_mtu();
+                format!("packets of {mtu} bytes {way} have been lost for {lasts}, small ones arrive")
+            }
+        };
+        let hint = match size {
+            Size::Small => self.what_to_look_at(peer, direction, since),
+            Size::Large => {
+                "the way carries less than [network] mtu: lower it on all hosts, or let ICMP type 3 code 4 pass"
+                    .to_owned()
+            }
+        };
+        Note { what, hint: Some(hint) }
+    }
+
+    /// The likely cause: what is known here to be wrong on that way, otherwise what cannot be seen from here.
+    fn what_to_look_at(&self, peer: PeerName, direction: Direction, since: Timestamp) -> String {
+        let (ours, theirs) = (self.local.canary.address(), self.peers.canary_of(peer));
+        let destination = match direction {
+            Direction::Out => theirs,
+            Direction::Back => ours,
+        };
+        // What was read before says nothing of it.
+        let is_read = self.work.converge.vpc.is_seen_since(since);
+        if let Some(cause) = self.known_cause(destination.filter(|_| is_read), direction) {
+            return cause;
+        }
+        let range = self.facts.config.ipam.range;
+        let (sender, receiver) = match direction {
+            Direction::Out => ("this host".to_owned(), self.peers.named(peer)),
+            Direction::Back => (self.peers.named(peer), "this host".to_owned()),
+        };
+        let carried = match direction {
+            Direction::Out if is_read => {
+                destination.map_or_else(String::new, |address| self.work.carried_to(address, &receiver))
+            }
+            Direction::Out | Direction::Back => String::new(),
+        };
+        format!(
+            "{carried}look at the security group of {receiver} (it must let {range} in), the network ACLs of both subnets, the \
+             source/destination check of both, and firewalls (`nft list ruleset`) on {sender} and on {receiver}"
+        )
+    }
+
+    fn known_cause(&self, destination: Option<Address>, direction: Direction) -> Option<String> {
+        let route = destination.and_then(|address| self.wrong_route(address));
+        let is_on = self.work.converge.vpc.seen().and_then(|vpc| vpc.source_dest_check) == Some(true);
+        let check =
+            (is_on && self.facts.config.vpc.source_dest_check != SourceDestCheck::Ignore).then(|| {
+                "the source/destination check of this host's interface is on: EC2 drops these packets"
+                    .to_owned()
+            });
+        let covered = match direction {
+            Direction::Out => destination.and_then(|address| self.work.covering_route(address)),
+            Direction::Back => None,
+        };
+        covered.or(route).or(check)
+    }
+
+    /// Whoever sees another address than that of our canary.
+    fn rewritten(&self) -> impl Iterator<Item = Note> {
+        let flowing = self.probes.prober.paths().filter(|(_, path)| path.verdict() == Verdict::Flows);
+        let seen = flowing.filter_map(|(peer, path)| Some((peer, path.rewritten?)));
+        seen.take(1).map(|(peer, seen)| Note {
+            what: format!("packets of containers arrive at {} as if {seen} had sent them", self.peers.named(peer)),
+            hint: Some(format!(
+                "a rule that is not ours masquerades inside {}: look for it with `nft list ruleset` and `iptables-save`",
+                self.facts.config.ipam.range
+            )),
+        })
+    }
+}
+
+impl Reconcile {
+    /// Where the route tables lead what is sent to an address of another host: whose interface that is only that host knows.
+    fn carried_to(&self, address: Address, receiver: &str) -> String {
+        let carriers = self.carriers(address).into_iter();
+        let leads = carriers.filter_map(|carrier| {
+            Some(format!("{} leads {} to {}", carrier.table, carrier.destination?, carrier.target?))
+        });
+        let leads: Vec<String> = leads.take(TOLD_MAX).collect();
+        if leads.is_empty() {
+            return String::new();
+        }
+        format!("{}, which must be an interface of {receiver}; ", leads.join(", "))
+    }
+
+    /// A route on this host that is not ours and takes what is sent to this address.
+    fn covering_route(&self, address: Address) -> Option<String> {
+        let host = self.converge.host.seen()?;
+        let (cidr, target) = host.foreign.iter().find(|(cidr, _)| Range::from(**cidr).contains(address))?;
+        Some(format!("this host has a route that is not ours, {cidr} {target}: remove it"))
+    }
+}
