@@ -15,15 +15,15 @@ pub use self::{
 };
 pub use crate::ipam::takeover::InstanceState;
 
-mod action;
 pub mod attachment;
-mod fault;
-mod host;
+mod shared;
 mod link;
 mod paths;
 mod port;
-mod shared;
+mod host;
 mod vpc;
+mod action;
+mod fault;
 
 /// What should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

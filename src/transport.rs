@@ -14,8 +14,8 @@
 
 mod connection;
 mod datagrams;
-mod dial;
 mod names;
+mod dial;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

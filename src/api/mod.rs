@@ -43,13 +43,13 @@ use crate::{
     state::Key,
 };
 
-pub mod blocking;
-pub mod client;
-pub mod docker;
-pub mod server;
-pub mod scrape;
-mod socket;
 mod wire;
+pub mod client;
+pub mod blocking;
+mod socket;
+pub mod server;
+pub mod docker;
+pub mod scrape;
 
 /// Version of the documents: minor changes add, major ones break.
 pub const FORMAT_VERSION: &str = "1.0";

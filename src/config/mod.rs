@@ -5,12 +5,12 @@
 //! problem is shown.
 //! Nothing here reads a file: whoever calls [`parse`] has the text.
 
-mod check;
 pub mod diagnostic;
-mod reader;
 pub mod schema;
-mod subnets;
 mod value;
+mod reader;
+mod subnets;
+mod check;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 

@@ -12,18 +12,18 @@
 //! stops, the data path stays as it is.
 
 mod asking;
+mod file;
 mod birth;
+mod leases;
+mod docker_bridge;
+mod runtimes;
 mod calls;
 mod canary;
+mod systemd;
 mod docker;
-mod docker_bridge;
-mod file;
 mod hands;
-mod leases;
 mod measure;
 mod offline;
-mod runtimes;
-mod systemd;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

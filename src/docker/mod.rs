@@ -20,8 +20,8 @@ use crate::{
 };
 
 pub mod daemon_json;
-pub mod input;
 pub mod output;
+pub mod input;
 pub mod told;
 
 /// The driver's name in `docker network create`, unless its socket has another.

@@ -3,8 +3,8 @@
 //! [`gather`] reads all there is to read, with a daemon and without one, and changes nothing;
 //! [`examine`] judges it. Everything is looked at, whatever fails.
 
-mod cloud;
 pub mod facts;
+mod cloud;
 mod gather;
 mod host;
 mod mesh;

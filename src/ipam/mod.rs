@@ -18,26 +18,27 @@
 //! done comes out as [`Effect`]s, which are carried out in their order, so that what is promised is on
 //! disk before it is sent.
 
-pub mod allocator;
+pub mod ring;
+pub mod merge;
 mod disputes;
+pub mod paxos;
 pub mod election;
 pub mod excess;
-mod inquiry;
-mod leave;
 mod memory;
-pub mod merge;
 pub mod message;
-pub mod paxos;
 mod recent;
-pub mod takeover;
-mod requests;
-mod quarantine;
-pub mod ring;
 pub mod space;
+mod requests;
+mod inquiry;
+mod quarantine;
+mod told;
+pub mod allocator;
+mod leave;
+pub mod takeover;
+mod views;
+
 #[cfg(test)]
 mod tests;
-mod told;
-mod views;
 
 use std::collections::BTreeMap;
 

@@ -16,25 +16,25 @@
 //! silent cut in seconds rather than in a minute. With a router that offers only its own overlay, `sleeve` keeps that
 //! one up, and carries nothing.
 
-mod admission;
-mod compare;
-mod connection;
 mod crypto;
-mod description;
-mod dial;
-mod features;
 mod frame;
-mod gossip;
+mod features;
+mod message;
 mod handshake;
+mod sleeve;
+mod connection;
+mod target;
+mod dial;
+mod admission;
+mod description;
+mod routes;
+mod topology;
+mod compare;
+mod gossip;
 mod interface;
 mod lately;
-mod message;
 mod peering;
 mod relay;
-mod routes;
-mod sleeve;
-mod target;
-mod topology;
 mod unsent;
 
 use std::{
@@ -486,8 +486,8 @@ fn take_due(timer: &mut Option<Timestamp>, now: Timestamp) -> bool {
 }
 
 #[cfg(test)]
+mod vectors;
+#[cfg(test)]
 mod captures;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod vectors;

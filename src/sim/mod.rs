@@ -14,17 +14,17 @@
 //! A world follows from its seed alone: no clock, no thread, no order but that of the queue.
 
 mod climate;
-mod cloud;
-pub mod growth;
-mod kernel;
-mod laws;
-mod machine;
-mod power;
-mod promises;
-mod trouble;
-mod users;
 pub mod vpc;
+mod cloud;
+mod kernel;
+mod machine;
+mod promises;
 mod wire;
 pub mod world;
+pub mod growth;
+mod laws;
+mod power;
+mod trouble;
+mod users;
 
 pub use world::{Outcome, World};

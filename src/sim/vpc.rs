@@ -35,9 +35,9 @@ use crate::{
 
 mod call;
 mod console;
+mod filter;
 mod describe;
 mod error;
-mod filter;
 mod gate;
 mod group;
 mod route;

@@ -3,19 +3,19 @@
 //! No decisions here: what to change is the plan's business. [`Ec2::observe`] reads, [`Ec2::apply`]
 //! carries out one action, and both say why not in the words of [`fault`].
 
+mod proxy;
+pub mod fault;
 mod apply;
 mod calls;
 mod clock;
-pub mod fault;
 pub mod groups;
 mod lists;
 mod metadata;
+mod table;
 mod observe;
 mod peers;
 mod permission;
 mod peer_subnets;
-mod proxy;
-mod table;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -4,15 +4,15 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use crate::text::printable;
 
+pub mod plan;
 pub mod diff;
 #[cfg(feature = "aws")]
 pub mod doctor;
 pub mod explain;
 pub mod map;
+pub mod status;
 pub mod page;
 pub mod permissions;
-pub mod plan;
-pub mod status;
 
 /// Rows as left-aligned columns; `gaps` are the spaces behind each column, the last for all further.
 fn columns(rows: &[Vec<String>], gaps: &[usize]) -> Vec<String> {

@@ -18,13 +18,13 @@
 //! An heir takes over if it heard how it was chosen. Whoever hears of it later, having been away, cut off, or without a store, takes
 //! over nothing: what became of the dead since it does not know, and they are decided about again if they still own something.
 
+pub mod decisions;
 mod ballot;
+mod statements;
+mod message;
 mod exchange;
 mod liveness;
-pub mod decisions;
 mod proposals;
-mod message;
-mod statements;
 
 #[cfg(test)]
 mod tests;
