@@ -27,9 +27,9 @@ use crate::{
         input::parse,
         output::{answer, failed, refused},
     },
-    node::{
-        containers::docker::LEASE,
-        protocol::request::{Refusal, RefusalKind, Request},
+    node::protocol::{
+        docker::LEASE,
+        request::{Refusal, RefusalKind, Request},
     },
     text::short,
 };

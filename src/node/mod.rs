@@ -21,7 +21,7 @@ mod reconcile;
 
 // The subjects.
 mod cluster;
-pub mod containers;
+mod containers;
 
 // All of them, read and not changed.
 mod report;
@@ -61,8 +61,7 @@ use self::{
     },
     containers::{
         canary::OwnCanary,
-        docker::Docker,
-        docker_bridge::DockerBridge,
+        docker::{Docker, DockerBridge},
         lease::Leases,
         local::{Context, Local},
         registry::Containers,

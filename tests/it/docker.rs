@@ -5,10 +5,9 @@ use weavers::{
     addr::Address,
     ipam::Saved,
     node::{
-        containers::docker::LEASE,
         persist::memory::{Attached, Memory},
         protocol::{
-            docker::{Network, Order, Told, ToldEndpoint},
+            docker::{LEASE, Network, Order, Told, ToldEndpoint},
             request::{Connected, Container, Refusal, RefusalKind, Request, Response},
         },
     },

@@ -21,12 +21,9 @@ use tokio::{
 use weavers::{
     addr::Address,
     api::{self, ApiRequest, server::Call},
-    node::{
-        containers::docker::LEASE,
-        protocol::{
-            docker::Order,
-            request::{Request, Response},
-        },
+    node::protocol::{
+        docker::{LEASE, Order},
+        request::{Request, Response},
     },
 };
 

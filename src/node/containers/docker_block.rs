@@ -4,7 +4,7 @@
 use ipnet::Ipv4Net;
 
 use super::{
-    docker_bridge::{IDENT, block},
+    docker::{BRIDGE, bridge_block},
     local::{Context, Local},
 };
 use crate::{
@@ -21,10 +21,10 @@ impl Local {
         let docker0 = host.surroundings.docker0;
         let may = cx.facts.leave == Leave::No && cx.peers.has_ring() && !self.bridge.asked;
         let wanted = cx.facts.config.docker.bridge != Bridge::Off;
-        match block(&cx.peers.ipam) {
+        match bridge_block(&cx.peers.ipam) {
             None if wanted && may => self.ask_for_bridge(cx, docker0),
             Some(block) if !wanted && !docker0.is_some_and(|it| block.contains(&it.address.addr())) => {
-                let _ = cx.peers.ipam.free(IDENT, None);
+                let _ = cx.peers.ipam.free(BRIDGE, None);
                 self.leases.renew_lent(&cx.peers.ipam);
                 cx.out.disturbed = true;
             }
@@ -46,7 +46,7 @@ impl Local {
         let avoided = self.avoided(cx.facts, &cx.work.plan);
         cx.peers.ipam.set_avoided(avoided);
         let ticket = cx.peers.tickets.open(Purpose::DockerBridge);
-        self.put(cx, ticket, Ask::Hold { ident: IDENT.to_owned(), subnet, prefix_len });
+        self.put(cx, ticket, Ask::Hold { ident: BRIDGE.to_owned(), subnet, prefix_len });
     }
 
     /// The address manager has answered.

@@ -17,7 +17,6 @@ use ipnet::Ipv4Net;
 
 use super::{
     connect::check_mtu,
-    docker::LEASE,
     local::{Context, Local},
 };
 use crate::{
@@ -28,7 +27,7 @@ use crate::{
         facts::{Facts, Leave},
         persist::memory::{Attached, Write},
         protocol::{
-            docker::{Network, Order, Told, ToldEndpoint},
+            docker::{LEASE, Network, Order, Told, ToldEndpoint},
             request::{Joined, Pool, Refusal, RefusalKind, Response, leaving},
         },
         reconcile::Reconcile,

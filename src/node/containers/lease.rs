@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::docker_bridge;
+use super::docker::bridge_block;
 use crate::{addr::Address, ipam::Allocator, node::persist::memory::Lease, time::Timestamp};
 
 /// The name that the way back of single addresses is filed under.
@@ -64,7 +64,7 @@ impl Leases {
     pub fn renew_lent(&mut self, ipam: &Allocator) {
         let alone = self.all.values().filter(|lease| !lease.of_block).filter_map(|lease| lease.address);
         let alone = alone.map(|address| Ipv4Net::from(Ipv4Addr::from(address)));
-        let blocks = blocks(ipam).map(|(_, block)| block).chain(docker_bridge::block(ipam));
+        let blocks = blocks(ipam).map(|(_, block)| block).chain(bridge_block(ipam));
         self.lent = Arc::new(alone.chain(blocks).collect());
     }
 }

@@ -3,7 +3,10 @@
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    canary::OwnCanary, docker::Docker, docker_bridge::DockerBridge, lease::Leases, registry::Containers,
+    canary::OwnCanary,
+    docker::{Docker, DockerBridge},
+    lease::Leases,
+    registry::Containers,
 };
 use crate::{
     addr::Range,

@@ -2,10 +2,8 @@
 
 /// The containers, and by what they are known.
 pub(super) mod registry;
-/// What is remembered of Docker.
-pub mod docker;
-/// The block that `docker0` has to itself.
-pub(super) mod docker_bridge;
+/// What is known of Docker.
+pub(super) mod docker;
 /// What was lent to other plugins.
 pub(super) mod lease;
 /// The container of our own, by which packets are tried.

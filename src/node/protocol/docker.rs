@@ -8,6 +8,9 @@ use crate::{
     state::{Mac, Port, PortRange},
 };
 
+/// Names that leases are filed under begin so.
+pub const LEASE: &str = "docker-lease-";
+
 /// What Docker tells us, and asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The fields say what they are.

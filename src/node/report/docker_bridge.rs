@@ -7,7 +7,7 @@ use crate::{
     addr::Range,
     config::Bridge,
     node::{
-        containers::docker_bridge::{IDENT, block},
+        containers::docker::{BRIDGE, bridge_block},
         persist::memory::Write,
         protocol::status::{DockerBridgeStatus, Note},
     },
@@ -17,9 +17,9 @@ use crate::{
 impl Overview<'_> {
     /// The block, and the MTU of the links on it, once the disk has it.
     pub fn docker_bridge(&self) -> Option<(Ipv4Net, u32)> {
-        let kept = self.ledger.is_kept(&Write::key_of_allocation(IDENT));
+        let kept = self.ledger.is_kept(&Write::key_of_allocation(BRIDGE));
         let knows_mtu = self.facts.config.network.mtu.is_some() || !self.uplink_names().is_empty();
-        let block = block(&self.peers.ipam).filter(|_| kept && knows_mtu)?;
+        let block = bridge_block(&self.peers.ipam).filter(|_| kept && knows_mtu)?;
         Some((block, self.link_mtu()))
     }
 
@@ -29,7 +29,7 @@ impl Overview<'_> {
 
     /// As far as the node knows it; the daemon knows Docker's file.
     pub(super) fn docker_bridge_status(&self) -> Option<DockerBridgeStatus> {
-        let (mode, block) = (self.facts.config.docker.bridge, block(&self.peers.ipam));
+        let (mode, block) = (self.facts.config.docker.bridge, bridge_block(&self.peers.ipam));
         if mode == Bridge::Off && block.is_none() {
             return None;
         }
@@ -46,7 +46,7 @@ impl Overview<'_> {
 
     pub(super) fn bridge_problems(&self) -> Vec<Note> {
         let (mode, block, docker0) =
-            (self.facts.config.docker.bridge, block(&self.peers.ipam), self.docker0());
+            (self.facts.config.docker.bridge, bridge_block(&self.peers.ipam), self.docker0());
         let mut notes = Vec::new();
         if mode == Bridge::Off {
             return notes;
