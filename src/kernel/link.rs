@@ -341,7 +341,8 @@ impl Seen {
         let mut ours: Vec<(Address, &Arc<End>)> =
             self.links.iter().filter_map(|end| Some((end.serves?, end))).collect();
         // Of two for one address the last is kept.
-        ours.sort_by_key(|(address, end)| (*address, end.has_its_name()));
+        let named = |(_, end): &(Address, &Arc<End>)| end.has_its_name();
+        ours.sort_by(|one, other| one.0.cmp(&other.0).then_with(|| named(one).cmp(&named(other))));
         ours.into_iter().collect()
     }
 

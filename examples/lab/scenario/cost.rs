@@ -7,17 +7,17 @@ use std::{
     collections::VecDeque,
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
-use tokio::{io::AsyncWriteExt, time::sleep};
+use tokio::{sync::oneshot, time::sleep};
 use weavers::api::{ApiRequest, client};
 
 use self::chart::Panel;
-use crate::{lab::Lab, net, report::Report};
+use crate::{host::run_inside, lab::Lab, net, report::Report};
 
 #[path = "../../../tests/bench/chart.rs"]
 mod chart;
@@ -34,8 +34,8 @@ const CALLERS: usize = 8;
 /// The host without a daemon, on which the plugins work.
 const BARE: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Before and while nothing is done.
-const CALM: Duration = Duration::from_secs(5);
+/// Before and while nothing is done. What the kernel knows of neighbours ages for so long, and it tells of that.
+const CALM: Duration = Duration::from_secs(45);
 const IDLE: Duration = Duration::from_secs(60);
 /// Ticks a second of the times in `/proc/PID/stat`, the same on every Linux that EC2 offers.
 const TICKS: f64 = 100.0;
@@ -299,13 +299,13 @@ impl Bench<'_> {
             Verb::Add => "ADD",
             Verb::Del => "DEL",
         };
-        let mut command = self.lab.hosts[host].enter()?;
-        command.arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut command = std::process::Command::new(program);
         command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", name).env("CNI_NETNS", netns);
         command.env("CNI_IFNAME", "eth0").env("CNI_PATH", PLUGINS);
-        let mut child = command.spawn()?;
-        child.stdin.take().context("no stdin")?.write_all(conf.as_bytes()).await?;
-        let output = child.wait_with_output().await?;
+        let (pid, conf) = (self.lab.hosts[host].keeper_pid()?, conf.to_owned());
+        let (done, ended) = oneshot::channel();
+        thread::spawn(move || done.send(run_inside(pid, command, conf.as_bytes())));
+        let output = ended.await.context("the thread of a plugin has ended")??;
         ensure!(output.status.success(), "{verb} {name}: {}", String::from_utf8_lossy(&output.stdout));
         Ok(())
     }
