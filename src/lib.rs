@@ -95,7 +95,9 @@ pub mod vpc;
 #[cfg(not(feature = "aws"))]
 #[path = "vpc/absent.rs"]
 pub mod vpc;
-/// `weave.toml` changed on disk.
+/// `weave.toml` and its drop-ins on disk.
+pub mod config_files;
+/// One of them changed.
 pub mod watch;
 /// The control socket: HTTP with JSON bodies.
 pub mod api;

@@ -1,12 +1,12 @@
-//! `weave.toml` changed on disk.
+//! `weave.toml` or one of its drop-ins changed on disk.
 //!
-//! The directory is watched, not the file: editors and configuration managers put a new file in
-//! place of the old one. An event only says that it is worth a look; whether the file is another one
+//! The directories are watched, not the files: editors and configuration managers put a new file in
+//! place of the old one. An event only says that it is worth a look; whether a file is another one
 //! is told by its inode, size and time. A look every few seconds catches what gives no event: a link
 //! that leads out of the directory, a directory that was replaced, a host without watches left.
 
 use std::{
-    ffi::OsString,
+    collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -20,6 +20,8 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
+use crate::config_files;
+
 /// How long it must be quiet before a look: a writer is rarely done with one write.
 const QUIET: Duration = Duration::from_millis(200);
 /// Looked at by now even if it never gets quiet.
@@ -27,8 +29,8 @@ const QUIET_WITHIN: Duration = Duration::from_secs(2);
 /// Between two looks when nothing is heard.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Says so each time the file at `path` has become another one, or has come or gone. Ends when the
-/// receiver is dropped. Changes that were not taken off yet are one change.
+/// Says so each time the file at `path` or a drop-in of it has become another one, or has come or gone. Ends when
+/// the receiver is dropped. Changes that were not taken off yet are one change.
 pub fn changes(path: PathBuf) -> mpsc::Receiver<()> {
     let (told, changes) = mpsc::channel(1);
     let watch = Watch::new(path);
@@ -38,12 +40,17 @@ pub fn changes(path: PathBuf) -> mpsc::Receiver<()> {
 
 struct Watch {
     path: PathBuf,
-    seen: Option<Identity>,
-    watched: Option<Watched>,
-    /// Something happened to our file, or to the directory. One place: more says nothing more.
+    seen: Seen,
+    /// The directory of the file, and that of its drop-ins.
+    directories: [PathBuf; 2],
+    watched: [Option<Watched>; 2],
+    /// Something happened to our files, or to a directory. One place: more says nothing more.
     stirred: mpsc::Receiver<()>,
     stir: mpsc::Sender<()>,
 }
+
+/// What the files are, by their paths; of drop-ins that cannot be listed, why.
+type Seen = Result<BTreeMap<PathBuf, Option<Identity>>, String>;
 
 /// What tells a file from the one that was there before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +71,9 @@ impl Watch {
     fn new(path: PathBuf) -> Watch {
         let path = std::path::absolute(&path).unwrap_or(path);
         let (stir, stirred) = mpsc::channel(1);
-        let seen = Identity::of(&path);
-        let mut watch = Watch { path, seen, watched: None, stirred, stir };
+        let seen = look(&path);
+        let directories = [path.parent().unwrap_or(&path).to_owned(), config_files::drop_in_directory(&path)];
+        let mut watch = Watch { path, seen, directories, watched: [None, None], stirred, stir };
         watch.keep_watching();
         watch
     }
@@ -76,10 +84,12 @@ impl Watch {
         loop {
             tokio::select! {
                 () = told.closed() => return,
-                _ = looks.tick() => self.keep_watching(),
+                _ = looks.tick() => {}
                 _ = self.stirred.recv() => self.settle().await,
             }
-            let now = Identity::of(&self.path);
+            // Before the look: what comes after it is heard.
+            self.keep_watching();
+            let now = look(&self.path);
             if now != self.seen {
                 self.seen = now;
                 // A change that still waits to be taken off says as much.
@@ -93,27 +103,28 @@ impl Watch {
         while Instant::now() < until && timeout(QUIET, self.stirred.recv()).await.is_ok() {}
     }
 
-    /// Watches the directory, again if it is another one than before.
+    /// Watches each directory, again if it is another one than before.
     fn keep_watching(&mut self) {
-        let Some(directory) = self.path.parent() else { return };
-        let now = fs::metadata(directory).ok().map(|found| (found.dev(), found.ino()));
-        if now == self.watched.as_ref().map(|watched| watched.directory) {
-            return;
-        }
-        self.watched = now.and_then(|identity| {
-            let watcher = self.watcher(directory).inspect_err(|error| {
-                warn!(directory = %directory.display(), %error, "directory not watched, looking at the file by time");
+        for (number, directory) in self.directories.iter().enumerate() {
+            let now = fs::metadata(directory).ok().map(|found| (found.dev(), found.ino()));
+            if now == self.watched[number].as_ref().map(|watched| watched.directory) {
+                continue;
+            }
+            self.watched[number] = now.and_then(|identity| {
+                let watcher = self.watcher(directory).inspect_err(|error| {
+                    warn!(directory = %directory.display(), %error, "directory not watched, looking at its files by time");
+                });
+                Some(Watched { directory: identity, _watcher: watcher.ok()? })
             });
-            Some(Watched { directory: identity, _watcher: watcher.ok()? })
-        });
+        }
     }
 
     fn watcher(&self, directory: &Path) -> notify::Result<RecommendedWatcher> {
-        let name = self.path.file_name().map(OsString::from);
+        let path = self.path.clone();
         let stir = self.stir.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let concerns = match &event {
-                Ok(event) => !event.kind.is_access() && concerns(event, name.as_ref()),
+                Ok(event) => !event.kind.is_access() && concerns(event, &path),
                 Err(_) => true,
             };
             if concerns {
@@ -126,9 +137,21 @@ impl Watch {
     }
 }
 
-/// Whether it names our file, or no file at all.
-fn concerns(event: &Event, name: Option<&OsString>) -> bool {
-    event.paths.is_empty() || event.paths.iter().any(|path| path.file_name() == name.map(OsString::as_os_str))
+/// Whether it names our file, a drop-in or their directory, or no file at all.
+fn concerns(event: &Event, file: &Path) -> bool {
+    let drop_ins = config_files::drop_in_directory(file);
+    let is_ours = |path: &PathBuf| {
+        let is_drop_in =
+            path.parent() == Some(&drop_ins) && path.file_name().is_some_and(config_files::is_drop_in);
+        path == file || *path == drop_ins || is_drop_in
+    };
+    event.paths.is_empty() || event.paths.iter().any(is_ours)
+}
+
+fn look(path: &Path) -> Seen {
+    let drop_ins = config_files::drop_ins(path).map_err(|error| format!("{error:#}"))?;
+    let files = [path.to_owned()].into_iter().chain(drop_ins);
+    Ok(files.map(|path| (path.clone(), Identity::of(&path))).collect())
 }
 
 impl Identity {
@@ -170,6 +193,28 @@ mod tests {
         assert!(told(&mut changes, SOON).await, "renamed into place");
         fs::remove_file(&path).unwrap();
         assert!(told(&mut changes, SOON).await, "removed");
+    }
+
+    #[tokio::test]
+    async fn drop_ins_are_told_when_they_come_are_edited_and_go_and_so_is_their_directory() {
+        let (directory, _path, mut changes) = scene();
+        let drop_ins = directory.path().join("conf.d");
+        fs::create_dir(&drop_ins).unwrap();
+        assert!(!told(&mut changes, Duration::from_millis(800)).await, "an empty directory says nothing");
+        let drop_in = drop_ins.join("10-mtu.toml");
+        fs::write(&drop_in, "").unwrap();
+        assert!(told(&mut changes, SOON).await, "it came");
+        fs::write(&drop_in, "network.mtu = 9000").unwrap();
+        assert!(told(&mut changes, SOON).await, "it was edited");
+        fs::write(drop_ins.join(".10-mtu.toml.swp"), "").unwrap();
+        fs::write(drop_ins.join("README"), "").unwrap();
+        fs::read(&drop_in).unwrap();
+        assert!(!told(&mut changes, Duration::from_millis(800)).await, "those are none");
+        fs::rename(&drop_in, drop_ins.join("10-mtu.toml.off")).unwrap();
+        assert!(told(&mut changes, SOON).await, "it went");
+        fs::remove_dir_all(&drop_ins).unwrap();
+        fs::write(&drop_ins, "").unwrap();
+        assert!(told(&mut changes, SOON).await, "its directory is none any more");
     }
 
     #[tokio::test]

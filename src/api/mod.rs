@@ -39,6 +39,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    config::Sources,
     node::protocol::request::{Loan, Pool, Refusal, Request, Response, SavedPlan, Wish},
     state::Key,
 };
@@ -60,8 +61,8 @@ pub const FORMAT_VERSION: &str = "1.0";
 pub enum ApiRequest {
     /// What its node answers. `Attach`, `Detach`, `Connect` and `Check` are not asked this way but by target.
     Node(Request),
-    /// What would change under this text of a `weave.toml`. Nothing is adopted.
-    Preview { config: String },
+    /// What would change under this `weave.toml` and these drop-ins. Nothing is adopted.
+    Preview { config: Sources },
     /// Adopt the configuration file and carry it out: only if this is what it takes, or until it is not
     /// confirmed within these milliseconds.
     ApplyOnTerms { plan: Option<Box<SavedPlan>>, confirm_timeout_ms: Option<u64> },

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::ApiRequest;
 use crate::{
+    config::{Source, Sources},
     node::protocol::request::{Loan, Pool, Refusal, RefusalKind, Request, SavedPlan, Wish},
     state::Key,
 };
@@ -55,6 +56,8 @@ struct LendBody {
 #[derive(Serialize, Deserialize)]
 struct PreviewBody {
     config: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    drop_ins: Vec<Source>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,7 +77,8 @@ struct DetachBody {
 pub(super) fn encode(request: &ApiRequest) -> Result<Wire, Refusal> {
     match request {
         ApiRequest::Preview { config } => {
-            Ok(Wire::new("preview", to_json(&PreviewBody { config: config.clone() })))
+            let body = PreviewBody { config: config.main.text.clone(), drop_ins: config.drop_ins.clone() };
+            Ok(Wire::new("preview", to_json(&body)))
         }
         ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms } => {
             let body = ApplyBody { plan: plan.clone(), confirm_timeout_ms: *confirm_timeout_ms };
@@ -135,9 +139,9 @@ pub(super) fn decode(method: &Method, name: &str, body: &[u8]) -> Result<ApiRequ
         serde_json::from_slice(body).map_err(|wrong| invalid(format!("the body is not JSON: {wrong}")))?
     };
     let request = match name {
-        "preview" => {
-            serde_json::from_value(body).map(|PreviewBody { config }| ApiRequest::Preview { config })
-        }
+        "preview" => serde_json::from_value(body).map(|PreviewBody { config, drop_ins }| {
+            ApiRequest::Preview { config: Sources { drop_ins, ..Sources::from(config.as_str()) } }
+        }),
         "apply" if !body.is_null() => {
             serde_json::from_value(body).map(|ApplyBody { plan, confirm_timeout_ms }| {
                 ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms }

@@ -11,7 +11,7 @@ use crate::{
         ApiRequest, FORMAT_VERSION,
         client::{ClientError, call},
     },
-    config,
+    config::Sources,
     node::protocol::{
         request::{Request, Response},
         status::Status,
@@ -44,10 +44,10 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// What it knows of its configuration file, and whether that would be another text.
-    pub async fn configuration(&self, text: Option<&str>) -> Result<Configuration, Failure> {
+    /// What it knows of its configuration file, and whether these say something else.
+    pub async fn configuration(&self, sources: Option<&Sources>) -> Result<Configuration, Failure> {
         let config = self.status().await?.config;
-        let other = |in_force: &String| text.is_some_and(|text| config::digest(text) != *in_force);
+        let other = |in_force: &String| sources.is_some_and(|sources| sources.digest() != *in_force);
         let pending = config.in_force_sha256.as_ref().map_or(config.pending, other);
         Ok(Configuration {
             daemon: true,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{FORMAT_VERSION, client::ClientError},
-    config::{Problem, Problems},
+    config::{Problem, Problems, Sources},
     node::protocol::request::{Refusal, RefusalKind},
 };
 
@@ -53,14 +53,12 @@ pub struct Failure {
     pub file: Option<Box<BadFile>>,
 }
 
-/// A configuration file with problems.
+/// A configuration with problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadFile {
-    /// As it was named.
-    pub name: String,
-    /// What it says.
-    pub text: String,
-    /// What is wrong with it.
+    /// What its files say.
+    pub sources: Sources,
+    /// What is wrong with them.
     pub problems: Vec<Problem>,
 }
 
@@ -87,20 +85,23 @@ impl Failure {
     }
 
     /// The configuration file cannot be read at all.
-    pub fn unreadable(name: &str, error: &std::io::Error) -> Failure {
-        Failure::new(Exit::Config, "config", format!("{name}: cannot be read: {error}"))
+    pub fn unreadable(error: &anyhow::Error) -> Failure {
+        Failure::new(Exit::Config, "config", format!("{error:#}"))
     }
 
-    /// The configuration file has problems.
-    pub fn config(name: &str, text: &str, Problems(problems): Problems) -> Failure {
-        let first = problems.first().map_or_else(String::new, |first| format!(": {}", first.line(name)));
+    /// The configuration has problems.
+    pub fn config(sources: Sources, Problems(problems): Problems) -> Failure {
+        let first = problems.first().map_or_else(String::new, |first| format!(": {first}"));
+        let name = match problems.first() {
+            Some(first) if problems.iter().all(|problem| problem.file == first.file) => first.file.clone(),
+            _ => "the configuration".to_owned(),
+        };
         let count = match problems.len() {
             1 => "1 problem".to_owned(),
             many => format!("{many} problems, the first"),
         };
-        let file = BadFile { name: name.to_owned(), text: text.to_owned(), problems };
         Failure {
-            file: Some(Box::new(file)),
+            file: Some(Box::new(BadFile { sources, problems })),
             ..Failure::new(Exit::Config, "config", format!("{name} has {count}{first}"))
         }
     }

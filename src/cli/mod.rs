@@ -29,6 +29,7 @@ mod log;
 mod manual;
 mod metrics;
 mod validate;
+mod config;
 mod permissions;
 mod run;
 mod plan;
@@ -67,7 +68,7 @@ struct Cli {
 /// What every subcommand knows.
 #[derive(Clone, Debug, Args)]
 struct Global {
-    /// Configuration file
+    /// Configuration file; its drop-ins are those of conf.d beside it
     #[arg(long, global = true, value_name = "FILE", env = "WEAVERS_CONFIG", default_value = CONFIG)]
     config: PathBuf,
     /// State directory
@@ -107,12 +108,15 @@ enum Colour {
 enum Command {
     /// Run the daemon
     Run,
-    /// Check a configuration file, offline
+    /// Check the configuration, or one file of it, offline
     Validate(validate::Validate),
     /// Show what the configuration file would change, and why, without applying it
     Plan(plan::Plan),
     /// Adopt the configuration, converge now and wait until nothing is left to do
     Apply(apply::Apply),
+    /// Show the configuration
+    #[command(subcommand)]
+    Config(config::Config),
     /// Keep the configuration that `apply --confirm-timeout` tries
     Confirm,
     /// Adopt the configuration, as SIGHUP does, and say whether it was accepted
@@ -183,6 +187,7 @@ async fn dispatch(Cli { global, command }: Cli, screen: &Screen) -> Result<Exit,
         Command::Validate(command) => command.exec(&global, screen),
         Command::Plan(command) => command.exec(&global, screen).await,
         Command::Apply(command) => command.exec(&global, screen).await,
+        Command::Config(command) => command.exec(&global, screen).await,
         Command::Confirm => confirm::exec(&global, screen).await,
         Command::Reload => reload::exec(&global, screen).await,
         Command::Status(command) => command.exec(&global, screen).await,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{ApiRequest, client::ClientError},
-    config,
+    config::Sources,
     node::protocol::request::{Permission, Request, Response, SavedPlan},
     plan,
 };
@@ -87,28 +87,28 @@ async fn keep(file: &Path, global: &Global, screen: &Screen) -> Result<(plan::Pl
     let checked = validate::check(&global.config)?;
     checked.warn(screen);
     let daemon = Daemon::new(global);
-    let plan = match daemon.ask(ApiRequest::Preview { config: checked.text.clone() }).await? {
+    let plan = match daemon.ask(ApiRequest::Preview { config: checked.sources.clone() }).await? {
         Response::Plan(plan) => *plan,
         other => return Err(ask::unexpected(&other)),
     };
     let node = daemon.status().await?.name;
-    let config_sha256 = config::digest(&checked.text);
+    let config_sha256 = checked.sources.digest();
     plan_file::write(file, SavedPlan { node, config_sha256, plan: plan.clone() })?;
     screen.say(format!("note: `weavers apply {}` carries out this plan and no other", file.display()));
-    Ok((plan, daemon.configuration(Some(&checked.text)).await?))
+    Ok((plan, daemon.configuration(Some(&checked.sources)).await?))
 }
 
 /// From the daemon, for the file as it is now, adopted or not; or without a daemon from what can be
 /// read here.
 async fn obtain(global: &Global, screen: &Screen) -> Result<(plan::Plan, Configuration), Failure> {
     let daemon = Daemon::new(global);
-    let text = text(global, screen)?;
-    let question = match &text {
-        Some(text) => ApiRequest::Preview { config: text.clone() },
+    let sources = sources(global, screen)?;
+    let question = match &sources {
+        Some(sources) => ApiRequest::Preview { config: sources.clone() },
         None => ApiRequest::Node(Request::Plan),
     };
     match daemon.ask(question).await {
-        Ok(Response::Plan(plan)) => Ok((*plan, daemon.configuration(text.as_deref()).await?)),
+        Ok(Response::Plan(plan)) => Ok((*plan, daemon.configuration(sources.as_ref()).await?)),
         Ok(other) => Err(ask::unexpected(&other)),
         Err(ClientError::Unreachable { socket, source }) => {
             let plan = offline(global, screen, ClientError::Unreachable { socket, source }).await?;
@@ -119,11 +119,11 @@ async fn obtain(global: &Global, screen: &Screen) -> Result<(plan::Plan, Configu
 }
 
 /// What the file says. Whoever names none, and may not read the usual one or has none, sees the plan of the configuration in force.
-fn text(global: &Global, screen: &Screen) -> Result<Option<String>, Failure> {
+fn sources(global: &Global, screen: &Screen) -> Result<Option<Sources>, Failure> {
     match validate::check(&global.config) {
         Ok(checked) => {
             checked.warn(screen);
-            Ok(Some(checked.text))
+            Ok(Some(checked.sources))
         }
         Err(failure) if failure.file.is_none() && global.config == Path::new(CONFIG) => {
             screen.say(format!("note: {}: this is the plan of the configuration in force", failure.message));

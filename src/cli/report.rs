@@ -13,6 +13,8 @@ use super::{
 };
 use crate::{
     api::FORMAT_VERSION,
+    config::{Source, Sources},
+    config_files,
     node::protocol::request::{Request, Response},
 };
 
@@ -42,7 +44,7 @@ impl Report {
             pieces,
             plan,
             doctor: doctor(global).await,
-            config: std::fs::read_to_string(&global.config).unwrap_or_else(|error| error.to_string()),
+            config: config(global),
             log: log(),
             made: format!("made at {}", humantime::format_rfc3339_seconds(SystemTime::now())),
         };
@@ -59,6 +61,19 @@ impl Report {
         };
         screen.answer(document, || if self.html { page::html(&report) } else { page::text(&report) });
         Ok(Exit::Success)
+    }
+}
+
+/// The text of the file; of several files with the name of each before it.
+fn config(global: &Global) -> String {
+    match config_files::read(&global.config) {
+        Ok(Sources { main, drop_ins }) if drop_ins.is_empty() => main.text,
+        Ok(sources) => {
+            let texts =
+                sources.iter().map(|Source { name, text }| format!("# {name}\n{}\n", text.trim_end()));
+            texts.collect::<Vec<_>>().join("\n")
+        }
+        Err(error) => format!("{error:#}"),
     }
 }
 

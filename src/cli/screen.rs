@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Colour, Exit, Failure, Global};
 use crate::{
-    config::{Problem, diagnostic::Severity},
+    config::{Problem, Sources, diagnostic::Severity},
     text::{printable, printable_lines},
 };
 
@@ -59,7 +59,7 @@ impl Screen {
         }
         if let Some(file) = &failure.file {
             for problem in &file.problems {
-                self.problem(Severity::Error, problem, &file.name, &file.text);
+                self.problem(Severity::Error, problem, &file.sources);
             }
             return;
         }
@@ -81,14 +81,13 @@ impl Screen {
     }
 
     /// A place in a configuration file: a line for editors and logs, and on a terminal a drawing.
-    pub fn problem(&self, severity: Severity, problem: &Problem, file: &str, text: &str) {
-        let line = match severity {
-            Severity::Error => problem.line(file),
-            Severity::Warning => format!("warning: {}", problem.line(file)),
-        };
-        self.say(line);
+    pub fn problem(&self, severity: Severity, problem: &Problem, sources: &Sources) {
+        self.say(match severity {
+            Severity::Error => problem.to_string(),
+            Severity::Warning => format!("warning: {problem}"),
+        });
         if std::io::stderr().is_terminal() {
-            self.talk(&problem.draw(severity, &printable(file), text, true));
+            self.talk(&problem.draw(severity, sources.text_of(&problem.file), true));
         }
     }
 }

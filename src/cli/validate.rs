@@ -1,4 +1,4 @@
-//! `weavers validate`: offline, unprivileged; nothing is read but the file.
+//! `weavers validate`: offline, unprivileged; nothing is read but the files.
 
 use std::path::{Path, PathBuf};
 
@@ -8,21 +8,21 @@ use serde_json::json;
 use super::{Exit, Failure, Global, screen::Screen};
 use crate::{
     api::FORMAT_VERSION,
-    config::{self, Config, Problem, diagnostic::Severity},
+    config::{self, Config, Problem, Sources, diagnostic::Severity},
+    config_files,
     text::printable,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct Validate {
-    /// The file; otherwise that of --config
+    /// A file, by itself; otherwise that of --config with its drop-ins, as the daemon would read them
     file: Option<PathBuf>,
 }
 
-/// A file without errors.
+/// A configuration without errors.
 pub(super) struct Checked {
-    name: String,
-    /// What it says.
-    pub text: String,
+    /// What its files say.
+    pub sources: Sources,
     /// What that means.
     pub config: Config,
     warnings: Vec<Problem>,
@@ -30,22 +30,33 @@ pub(super) struct Checked {
 
 impl Validate {
     pub fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
-        let checked = check(self.file.as_ref().unwrap_or(&global.config))?;
+        let checked = match &self.file {
+            Some(file) => sound(config_files::read_alone(file))?,
+            None => check(&global.config)?,
+        };
         checked.warn(screen);
-        let document =
-            || json!({ "format_version": FORMAT_VERSION, "valid": true, "warnings": checked.warnings });
-        screen.answer(document, || format!("{}: valid", printable(&checked.name)));
+        let names: Vec<&str> = checked.sources.iter().map(|source| source.name.as_str()).collect();
+        let document = || {
+            let warnings = &checked.warnings;
+            json!({ "format_version": FORMAT_VERSION, "valid": true, "files": names, "warnings": warnings })
+        };
+        screen.answer(document, || {
+            names.iter().map(|name| format!("{}: valid", printable(name))).collect::<Vec<_>>().join("\n")
+        });
         Ok(Exit::Success)
     }
 }
 
-/// Reads and checks `file`.
+/// Reads and checks `file` with its drop-ins.
 pub(super) fn check(file: &Path) -> Result<Checked, Failure> {
-    let name = file.display().to_string();
-    let text = std::fs::read_to_string(file).map_err(|error| Failure::unreadable(&name, &error))?;
-    match config::check(&text) {
-        Ok((config, warnings)) => Ok(Checked { name, text, config, warnings }),
-        Err(problems) => Err(Failure::config(&name, &text, problems)),
+    sound(config_files::read_given(file))
+}
+
+fn sound(read: anyhow::Result<Sources>) -> Result<Checked, Failure> {
+    let sources = read.map_err(|error| Failure::unreadable(&error))?;
+    match config::check(&sources) {
+        Ok((config, warnings)) => Ok(Checked { sources, config, warnings }),
+        Err(problems) => Err(Failure::config(sources, problems)),
     }
 }
 
@@ -53,7 +64,7 @@ impl Checked {
     /// Says what is accepted and does nothing.
     pub fn warn(&self, screen: &Screen) {
         for warning in &self.warnings {
-            screen.problem(Severity::Warning, warning, &self.name, &self.text);
+            screen.problem(Severity::Warning, warning, &self.sources);
         }
     }
 }

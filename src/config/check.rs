@@ -1,4 +1,4 @@
-//! From what the file says to a `Config`, section by section. A value that is missing or wrong
+//! From what the files say to a `Config`, section by section. A value that is missing or wrong
 //! gives way to its default, so that the search for problems goes on.
 
 use std::collections::BTreeSet;
@@ -9,6 +9,7 @@ use super::{
     Bridge, Cni, Config, Docker, Init, Ipam, Mesh, Network, OnChange, Plugin, Probe, Problem, Problems,
     Reconcile, RouteTables, SourceDestCheck, Vpc,
     reader::{Found, Reader, syntax},
+    sources::Sources,
     subnets,
     value::{self, Wrong},
 };
@@ -20,17 +21,14 @@ const DOCKER_SOCKET: &str = "/run/docker.sock";
 const DOCKER_FILE: &str = "/etc/docker/daemon.json";
 /// The length of the prefix of the block of `docker0`.
 const DOCKER_BRIDGE_LEN: u8 = 24;
-/// A file larger than this is not a configuration.
+/// Files that are larger together are not a configuration.
 const TEXT_BYTES_MAX: usize = 1 << 20;
 
 /// The configuration and the warnings, or every problem.
-pub(super) fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
-    if text.len() > TEXT_BYTES_MAX {
-        let message = format!("the file is larger than {TEXT_BYTES_MAX} bytes");
-        return Err(Problems(vec![Problem::at("", 0..0, "", message)]));
-    }
-    let root = syntax(text)?;
-    let mut reader = Reader::new(text, root.get_ref());
+pub(super) fn check(sources: &Sources) -> Result<(Config, Vec<Problem>), Problems> {
+    hold_to_size(sources)?;
+    let tables = syntax(sources)?;
+    let mut reader = Reader::new(sources, &tables);
     let ec2_tag = discovery(&mut reader);
     let mesh = mesh(&mut reader);
     let config = Config {
@@ -47,6 +45,21 @@ pub(super) fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
         reconcile: reconcile(&mut reader),
     };
     reader.finish(config)
+}
+
+fn hold_to_size(sources: &Sources) -> Result<(), Problems> {
+    let mut bytes = 0;
+    for source in sources.iter() {
+        bytes += source.text.len();
+        if bytes > TEXT_BYTES_MAX {
+            let message = match sources.drop_ins.is_empty() {
+                true => format!("the file is larger than {TEXT_BYTES_MAX} bytes"),
+                false => format!("up to its end the files are larger than {TEXT_BYTES_MAX} bytes"),
+            };
+            return Err(Problems(vec![Problem::at(source, 0..0, "", message)]));
+        }
+    }
+    Ok(())
 }
 
 /// Each peer once, in the order given: naming one twice does no harm.
@@ -137,7 +150,7 @@ fn default_subnet(reader: &mut Reader, range: Option<&Found<Ipv4Net>>, default: 
         (Some(subnet), Some(range)) => {
             if !Range::from(range).overlaps(Range::from(subnet.value)) {
                 let wrong = Wrong::new(format!("{} is outside ipam.range {range}", subnet.value));
-                reader.problem(key, subnet.span, wrong.hint("leave it out to use the whole range"));
+                reader.problem(key, subnet.place, wrong.hint("leave it out to use the whole range"));
             }
             subnet.value
         }
@@ -176,11 +189,11 @@ fn init(reader: &mut Reader) -> Init {
 
 fn seed(reader: &mut Reader) -> Vec<PeerName> {
     let mut names = Vec::new();
-    for Found { value: name, span } in
+    for Found { value: name, place } in
         reader.list("ipam.seed", value::peer_name).map_or_else(Vec::new, |list| list.value)
     {
         if names.contains(&name) {
-            reader.problem("ipam.seed", span, Wrong::new(format!("{name} is in the list twice")));
+            reader.problem("ipam.seed", place, Wrong::new(format!("{name} is in the list twice")));
         }
         names.push(name);
     }
@@ -239,7 +252,7 @@ fn reclaim(reader: &mut Reader, weave_peers: bool) -> Option<std::time::Duration
     let grace = reader.read(key, |text| value::duration(("10s", "30days"), text));
     if let Some(grace) = grace.as_ref().filter(|_| weave_peers) {
         let what = "no effect with mesh.weave_peers: use `weavers forget`";
-        reader.warning(key, grace.span.clone(), what);
+        reader.warning(key, grace.place.clone(), what);
     }
     Some(value_of(grace).unwrap_or(std::time::Duration::from_secs(3600)))
 }
@@ -288,8 +301,12 @@ fn values<T>(list: Option<Found<Vec<Found<T>>>>) -> Vec<T> {
 mod tests {
     use super::*;
 
+    fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
+        super::check(&text.into())
+    }
+
     fn lines(text: &str) -> String {
-        check(text).expect_err("the file has problems").lines("weave.toml")
+        check(text).expect_err("the file has problems").to_string()
     }
 
     #[test]
@@ -388,7 +405,10 @@ reclaim = 3600
         assert!(check("vpc.reclaim = '1s'").is_err());
         let (_, warnings) = check("vpc.reclaim = '2h'\nmesh.weave_peers = true").unwrap();
         let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        assert_eq!(lines, ["1:15: vpc.reclaim: no effect with mesh.weave_peers: use `weavers forget`"]);
+        assert_eq!(
+            lines,
+            ["weave.toml:1:15: vpc.reclaim: no effect with mesh.weave_peers: use `weavers forget`"]
+        );
     }
 
     #[test]

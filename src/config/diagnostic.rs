@@ -6,11 +6,14 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::Serialize;
 use thiserror::Error;
 
+use super::sources::Source;
 use crate::text::printable;
 
 /// Something wrong in the file, or accepted without effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
+    /// The file, as it was named.
+    pub file: String,
     /// Line, from 1.
     pub line: usize,
     /// Column in characters, from 1.
@@ -25,7 +28,7 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
-/// Every problem found in a file, in the order of the text; never empty.
+/// Every problem found in a configuration, in the order of its files and their text; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Error)]
 #[serde(transparent)]
 pub struct Problems(pub Vec<Problem>);
@@ -40,11 +43,12 @@ pub enum Severity {
 }
 
 impl Problem {
-    /// A problem at these bytes of `text`.
-    pub fn at(text: &str, span: ops::Range<usize>, key: impl Into<String>, message: String) -> Problem {
-        let before = text.get(..span.start).unwrap_or(text);
+    /// A problem at these bytes of a file.
+    pub fn at(source: &Source, span: ops::Range<usize>, key: impl Into<String>, message: String) -> Problem {
+        let before = source.text.get(..span.start).unwrap_or(&source.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         Problem {
+            file: source.name.clone(),
             line: before.matches('\n').count() + 1,
             col: before[line_start..].chars().count() + 1,
             span,
@@ -54,13 +58,8 @@ impl Problem {
         }
     }
 
-    /// One line, `file:line:col: key: message (hint)`.
-    pub fn line(&self, file: &str) -> String {
-        format!("{file}:{self}")
-    }
-
-    /// The line of the file with the place marked, as a compiler draws it.
-    pub fn draw(&self, severity: Severity, file: &str, text: &str, colour: bool) -> String {
+    /// The line of its file with the place marked, as a compiler draws it.
+    pub fn draw(&self, severity: Severity, text: &str, colour: bool) -> String {
         let level = match severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
@@ -70,8 +69,9 @@ impl Problem {
         } else {
             format!("{}: {}", self.key, self.message)
         };
+        let file = printable(&self.file);
         let snippet =
-            Snippet::source(text).path(file).annotation(AnnotationKind::Primary.span(self.span.clone()));
+            Snippet::source(text).path(&file).annotation(AnnotationKind::Primary.span(self.span.clone()));
         let mut group = level.primary_title(title).element(snippet);
         if let Some(hint) = &self.hint {
             group = group.element(Level::HELP.message(hint));
@@ -81,10 +81,10 @@ impl Problem {
     }
 }
 
-/// `line:col: key: message (hint)`, on one line: a key may be written with escapes.
+/// `file:line:col: key: message (hint)`, on one line: a key may be written with escapes.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.line, self.col)?;
+        write!(f, "{}:{}:{}: ", printable(&self.file), self.line, self.col)?;
         if !self.key.is_empty() {
             write!(f, "{}: ", printable(&self.key))?;
         }
@@ -93,14 +93,7 @@ impl fmt::Display for Problem {
     }
 }
 
-impl Problems {
-    /// A line for each problem, each with the file's name before it.
-    pub fn lines(&self, file: &str) -> String {
-        self.0.iter().map(|problem| problem.line(file)).collect::<Vec<_>>().join("\n")
-    }
-}
-
-/// The problems without the file's name, a line each.
+/// A line each.
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, problem) in self.0.iter().enumerate() {
@@ -117,9 +110,13 @@ impl fmt::Display for Problems {
 mod tests {
     use super::*;
 
+    fn source(text: &str) -> Source {
+        Source { name: "weave.toml".to_owned(), text: text.to_owned() }
+    }
+
     fn problem() -> (Problem, &'static str) {
         let text = "# für\n[vpc]\nquota = 0\n";
-        let mut problem = Problem::at(text, 21..22, "vpc.quota", "0 is below 1".to_owned());
+        let mut problem = Problem::at(&source(text), 21..22, "vpc.quota", "0 is below 1".to_owned());
         problem.hint = Some("leave it out".to_owned());
         (problem, text)
     }
@@ -127,20 +124,21 @@ mod tests {
     #[test]
     fn a_problem_is_one_line_that_an_editor_can_jump_to() {
         let (problem, _) = problem();
-        assert_eq!(problem.line("weave.toml"), "weave.toml:3:9: vpc.quota: 0 is below 1 (leave it out)");
+        assert_eq!(problem.to_string(), "weave.toml:3:9: vpc.quota: 0 is below 1 (leave it out)");
     }
 
     #[test]
     fn columns_count_characters_and_spans_count_bytes() {
         let text = "peers = [\"ü\", 3]";
-        let problem = Problem::at(text, text.find('3').unwrap()..text.len() - 1, "peers", String::new());
+        let at = text.find('3').unwrap()..text.len() - 1;
+        let problem = Problem::at(&source(text), at, "peers", String::new());
         assert_eq!((problem.line, problem.col), (1, 15));
     }
 
     #[test]
     fn a_drawing_shows_the_line_and_the_way_out() {
         let (problem, text) = problem();
-        insta::assert_snapshot!(problem.draw(Severity::Error, "weave.toml", text, false), @r"
+        insta::assert_snapshot!(problem.draw(Severity::Error, text, false), @r"
         error: vpc.quota: 0 is below 1
          --> weave.toml:3:9
           |

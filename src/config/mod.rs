@@ -1,14 +1,16 @@
 //! `weave.toml`, from text to a checked [`Config`] or every problem found in it.
 //!
-//! [`schema`] lists the keys; `reader` walks the file, `value` reads one value, `check` (with `subnets`, for
-//! the tables of that name) makes a `Config` of them whose values need no second look; [`diagnostic`] is how a
-//! problem is shown.
-//! Nothing here reads a file: whoever calls [`parse`] has the text.
+//! [`schema`] lists the keys; [`sources`] are the texts; `reader` walks them, `value` reads one value, `check` (with
+//! `subnets`, for the tables of that name) makes a `Config` of them whose values need no second look; [`diagnostic`] is
+//! how a problem is shown, [`origin`] where each value comes from.
+//! Nothing here reads a file: whoever calls [`check`] has the texts.
 
+pub mod sources;
 pub mod diagnostic;
 pub mod schema;
 mod value;
 mod reader;
+pub mod origin;
 mod subnets;
 mod check;
 
@@ -17,23 +19,26 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 use ipnet::Ipv4Net;
 use sha2::{Digest, Sha256};
 
-pub use self::diagnostic::{Problem, Problems};
+pub use self::{
+    diagnostic::{Problem, Problems},
+    sources::{Source, Sources},
+};
 use crate::{
     peer::PeerName,
     state::{Isolation, SubnetId, TableId, Tables},
 };
 
-/// Reads the text of a `weave.toml`.
+/// Reads the text of a `weave.toml` that stands alone.
 pub fn parse(text: &str) -> Result<Config, Problems> {
-    check(text).map(|(config, _)| config)
+    check(&text.into()).map(|(config, _)| config)
 }
 
-/// As [`parse`], with what is accepted but does nothing in this version.
-pub fn check(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
-    check::check(text)
+/// Reads a `weave.toml` and its drop-ins; with what is accepted but does nothing in this version.
+pub fn check(sources: &Sources) -> Result<(Config, Vec<Problem>), Problems> {
+    check::check(sources)
 }
 
-/// What tells the text of one file from that of another: its SHA-256.
+/// What tells one text from another: its SHA-256.
 pub fn digest(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -35,7 +35,7 @@ pub(super) fn isolation(reader: &mut Reader, range: Ipv4Net, default_subnet: Ipv
     let entries = reader.tables(KEY, &SUBNET_KEYS);
     if let Some(first_beyond) = entries.get(SUBNETS_MAX) {
         let wrong = Wrong::new(format!("there are {}, more than {SUBNETS_MAX}", entries.len()));
-        reader.problem(KEY, first_beyond.span.clone(), wrong);
+        reader.problem(KEY, first_beyond.place.clone(), wrong);
     }
     let mut tables: Vec<Table> = Vec::new();
     for entry in entries.iter().take(SUBNETS_MAX) {
@@ -62,13 +62,13 @@ fn read<'t>(reader: &mut Reader<'t>, entry: &Entry<'t>) -> Option<Table> {
     let cidr = reader.read_in(entry, CIDR, value::subnet);
     let allow = reader.list_in(entry, ALLOW, value::subnet_name);
     if !entry.has(NAME) {
-        reader.problem(NAME, entry.span.clone(), Wrong::new("the subnet has no name"));
+        reader.problem(NAME, entry.place.clone(), Wrong::new("the subnet has no name"));
     }
     let is_rest = name.as_ref().is_some_and(|name| name.value == REST);
     if !is_rest && !entry.has(CIDR) {
         let wrong =
             Wrong::new("the subnet has no addresses").hint("write them as in cidr = \"10.32.0.0/16\"");
-        reader.problem(CIDR, entry.span.clone(), wrong);
+        reader.problem(CIDR, entry.place.clone(), wrong);
     }
     Some(Table { name: name?, cidr, allow })
 }
@@ -87,13 +87,13 @@ fn hold_to_range(reader: &mut Reader, Table { name, cidr, .. }: &Table, range: I
     } else {
         return;
     };
-    reader.problem(CIDR, cidr.span.clone(), wrong);
+    reader.problem(CIDR, cidr.place.clone(), wrong);
 }
 
 fn hold_to_others(reader: &mut Reader, table: &Table, earlier: &[Table]) {
     if earlier.iter().any(|other| other.name.value == table.name.value) {
         let wrong = Wrong::new(format!("there is a subnet {} already", table.name.value));
-        reader.problem(NAME, table.name.span.clone(), wrong);
+        reader.problem(NAME, table.name.place.clone(), wrong);
     }
     let Some(cidr) = &table.cidr else { return };
     let overlaps = |other: &&Table| {
@@ -102,7 +102,7 @@ fn hold_to_others(reader: &mut Reader, table: &Table, earlier: &[Table]) {
     for other in earlier.iter().filter(overlaps) {
         let theirs = other.cidr.as_ref().map(|cidr| cidr.value.to_string()).unwrap_or_default();
         let wrong = Wrong::new(format!("{} overlaps {theirs} of {}", cidr.value, other.name.value));
-        reader.problem(CIDR, cidr.span.clone(), wrong);
+        reader.problem(CIDR, cidr.place.clone(), wrong);
     }
 }
 
@@ -114,14 +114,14 @@ fn hold_to_names(reader: &mut Reader, tables: &[Table]) {
             let near = nearest(&allowed.value, names.iter().copied());
             let wrong = Wrong::new(format!("there is no subnet {}", allowed.value));
             let hint = near.map_or_else(|| format!("known are {}", names.join(", ")), did_you_mean);
-            reader.problem(ALLOW, allowed.span.clone(), wrong.hint(hint));
+            reader.problem(ALLOW, allowed.place.clone(), wrong.hint(hint));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{check, parse};
+    use crate::config::parse;
 
     const TWO: &str = r#"
         [ipam]
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn subnets_are_read_with_whom_they_reach() {
-        let isolation = check(TWO).unwrap().0.ipam.isolation;
+        let isolation = parse(TWO).unwrap().ipam.isolation;
         let reaching =
             |name| isolation.reaching(name).map(|subnet| subnet.cidr.to_string()).collect::<Vec<_>>();
         assert_eq!(reaching("web"), ["10.32.0.0/16"]);
@@ -167,7 +167,7 @@ ipam.subnet = [
   3,
 ]
 "#;
-        insta::assert_snapshot!(parse(text).unwrap_err().lines("weave.toml"), @r#"
+        insta::assert_snapshot!(parse(text).unwrap_err().to_string(), @r#"
         weave.toml:3:26: ipam.subnet.cidr: 10.32.0.0/16 is a part of ipam.default_subnet 10.32.0.0/12: a container that is attached without --subnet could get an address of web (set ipam.default_subnet to one of the subnets, or outside all of them)
         weave.toml:3:51: ipam.subnet.allow: there is no subnet bd (known are bits, none, out, rest, web)
         weave.toml:3:57: ipam.subnet.allow: expected a string, found an integer
@@ -188,7 +188,7 @@ ipam.subnet = [
 
     #[test]
     fn subnets_that_are_no_list_are_a_problem() {
-        let lines = parse("ipam.subnet = 'web'").unwrap_err().lines("weave.toml");
+        let lines = parse("ipam.subnet = 'web'").unwrap_err().to_string();
         assert_eq!(lines, "weave.toml:1:15: ipam.subnet: expected a list of tables, found a string");
     }
 }

@@ -21,6 +21,7 @@ use super::Event;
 use crate::{
     api::client,
     config::{self, Bridge},
+    config_files,
     docker::daemon_json::{self, Keys, Version},
     node::protocol::status::{Note, Status},
 };
@@ -134,7 +135,7 @@ fn target(path: &Path) -> PathBuf {
 
 /// What is not there says nothing.
 fn read(path: &Path) -> io::Result<String> {
-    let file = match super::file::open(path) {
+    let file = match config_files::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
         file => file?,
     };

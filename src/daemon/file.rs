@@ -1,21 +1,17 @@
-//! The configuration file as the daemon knows it: what is in force, what was edited since, and
+//! The configuration as the daemon knows it, `weave.toml` with its drop-ins: what is in force, what was edited since, and
 //! what is wrong with it.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::Context;
-use nix::libc;
 use tracing::{info, warn};
 
 use crate::{
     api::Answer,
-    config::{self, Config, OnChange},
+    config::{self, Config, OnChange, Sources},
+    config_files,
     node::{
         boundary::order::Terms,
         persist::memory::Trial,
@@ -26,20 +22,17 @@ use crate::{
     },
 };
 
-/// More than any configuration needs.
-const LEN_MAX: u64 = 1 << 20;
-
-/// A file that was read and found sound, on its way into the node.
+/// A configuration that was read and found sound, on its way into the node.
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) config: Config,
-    text: String,
+    sources: Sources,
 }
 
 impl Candidate {
-    /// Refused where a plan was made from another text.
+    /// Refused where a plan was made from other texts.
     pub(super) fn expected_by(self, plan: Option<&SavedPlan>) -> Result<Candidate, Refusal> {
-        if plan.is_none_or(|plan| plan.config_sha256 == config::digest(&self.text)) {
+        if plan.is_none_or(|plan| plan.config_sha256 == self.sources.digest()) {
             return Ok(self);
         }
         let message = "the configuration file is not the one that the plan was made from";
@@ -67,14 +60,14 @@ pub(super) struct ConfigFile {
     former: Option<InForce>,
     edit: Edit,
     error: Option<String>,
-    /// A text that the node has refused; `error` says why.
-    refused: Option<String>,
+    /// What the node has refused; `error` says why.
+    refused: Option<Sources>,
     needs_restart: Vec<String>,
 }
 
-/// A text that was adopted, and what it says.
+/// Files that were adopted, and what they say.
 struct InForce {
-    text: String,
+    sources: Sources,
     config: Config,
 }
 
@@ -82,17 +75,16 @@ impl ConfigFile {
     /// Reads the file at `path` for the first time. One that was tried and never confirmed gives way to the
     /// one that was in force before it.
     pub(super) fn read(path: &Path, trial: Option<&Trial>) -> anyhow::Result<ConfigFile> {
-        let written = read(path)?;
-        let trial = trial.filter(|trial| trial.candidate == config::digest(&written));
-        let (text, refused) = match trial {
-            Some(trial) => (trial.former.clone(), Some(written)),
+        let written = config_files::read(path)?;
+        let trial = trial.filter(|trial| trial.candidate == written.digest());
+        let (sources, refused) = match trial {
+            Some(trial) => (trial.former_of(&written.main.name), Some(written)),
             None => (written, None),
         };
-        let (config, warnings) = config::check(&text).map_err(|problems| {
-            Refusal::new(RefusalKind::Config, problems.lines(&path.display().to_string()))
-        })?;
+        let (config, warnings) = config::check(&sources)
+            .map_err(|problems| Refusal::new(RefusalKind::Config, problems.to_string()))?;
         for warning in warnings {
-            warn!(key = warning.key, "{}", warning.message);
+            warn!(file = warning.file, key = warning.key, "{}", warning.message);
         }
         let error = refused.is_some().then(|| rolled_back("it was not confirmed before the daemon ended"));
         if let Some(error) = &error {
@@ -101,7 +93,7 @@ impl ConfigFile {
         Ok(ConfigFile {
             path: path.to_owned(),
             at_start: config.clone(),
-            in_force: InForce { text, config },
+            in_force: InForce { sources, config },
             former: None,
             edit: if refused.is_some() { Edit::Broken } else { Edit::None },
             error,
@@ -122,7 +114,8 @@ impl ConfigFile {
         ConfigStatus {
             path: self.path.display().to_string(),
             pending: self.edit != Edit::None,
-            in_force_sha256: Some(config::digest(&self.in_force.text)),
+            drop_ins: self.drop_ins(),
+            in_force_sha256: Some(self.in_force.sources.digest()),
             error: self.error.clone(),
             needs_restart: self.needs_restart.clone(),
             trial_s: None,
@@ -132,10 +125,10 @@ impl ConfigFile {
     /// The file was edited: validates it and remembers what it amounts to.
     pub(super) fn look(&mut self) -> Edit {
         match self.candidate() {
-            Ok(candidate) if candidate.text == self.in_force.text => {
+            Ok(candidate) if candidate.sources.say_the_same(&self.in_force.sources) => {
                 (self.edit, self.error) = (Edit::None, None)
             }
-            Ok(candidate) if self.refused.as_ref() == Some(&candidate.text) => {}
+            Ok(candidate) if self.was_refused(&candidate.sources) => {}
             Ok(_) => {
                 info!("the configuration file was edited: adopt it with `weavers reload`");
                 (self.edit, self.error) = (Edit::Sound, None);
@@ -147,11 +140,8 @@ impl ConfigFile {
 
     /// Reads the file anew.
     pub(super) fn candidate(&mut self) -> Result<Candidate, Refusal> {
-        let text = read(&self.path).map_err(|error| refused(format!("{error:#}")));
-        let checked = text.and_then(|text| {
-            let config = check(&self.path.display().to_string(), &text)?;
-            Ok(Candidate { config, text })
-        });
+        let sources = config_files::read(&self.path).map_err(|error| refused(format!("{error:#}")));
+        let checked = sources.and_then(|sources| Ok(Candidate { config: check(&sources)?, sources }));
         if let Err(refusal) = &checked {
             (self.edit, self.error, self.refused) = (Edit::Broken, Some(refusal.message.clone()), None);
         }
@@ -160,16 +150,16 @@ impl ConfigFile {
 
     /// What comes back if nobody confirms the candidate; nothing where it is in force already.
     pub(super) fn trial(&self, candidate: &Candidate, patience: Duration) -> Option<Terms> {
-        let former = &self.in_force.text;
-        let record = Trial { former: former.clone(), candidate: config::digest(&candidate.text) };
-        (candidate.text != *former).then_some(Terms { record, patience })
+        let former = &self.in_force.sources;
+        let record = Trial::of(former, &candidate.sources);
+        (!candidate.sources.say_the_same(former)).then_some(Terms { record, patience })
     }
 
     /// The node has adopted the candidate, or refused it.
-    pub(super) fn settle(&mut self, Candidate { config, text }: Candidate, result: Answer) -> Answer {
+    pub(super) fn settle(&mut self, Candidate { config, sources }: Candidate, result: Answer) -> Answer {
         match result {
             Ok(_) => {
-                self.former = Some(std::mem::replace(&mut self.in_force, InForce { text, config }));
+                self.former = Some(std::mem::replace(&mut self.in_force, InForce { sources, config }));
                 self.compare_with_start();
                 (self.edit, self.error, self.refused) = (Edit::None, None, None);
                 info!(needs_restart = ?self.needs_restart, "configuration adopted");
@@ -181,7 +171,7 @@ impl ConfigFile {
             }
             Err(refusal) => {
                 (self.edit, self.error) = (Edit::Broken, Some(refusal.message.clone()));
-                self.refused = Some(text);
+                self.refused = Some(sources);
                 warn!(error = refusal.message, "configuration refused");
                 Err(refusal)
             }
@@ -195,7 +185,16 @@ impl ConfigFile {
         self.compare_with_start();
         let error = rolled_back(why);
         warn!(error, "the configuration before it is in force");
-        (self.edit, self.error, self.refused) = (Edit::Broken, Some(error), Some(tried.text));
+        (self.edit, self.error, self.refused) = (Edit::Broken, Some(error), Some(tried.sources));
+    }
+
+    fn was_refused(&self, sources: &Sources) -> bool {
+        self.refused.as_ref().is_some_and(|refused| refused.say_the_same(sources))
+    }
+
+    /// Those that are in force.
+    fn drop_ins(&self) -> Vec<String> {
+        self.in_force.sources.drop_ins.iter().map(|drop_in| drop_in.name.clone()).collect()
     }
 
     fn compare_with_start(&mut self) {
@@ -209,50 +208,67 @@ fn rolled_back(why: &str) -> String {
 }
 
 /// Reads a configuration that the daemon could go on with; refused if it is not sound.
-pub(super) fn check(name: &str, text: &str) -> Result<Config, Refusal> {
-    config::parse(text).map_err(|problems| refused(problems.lines(name)))
+pub(super) fn check(sources: &Sources) -> Result<Config, Refusal> {
+    config::check(sources).map(|(config, _)| config).map_err(|problems| refused(problems.to_string()))
 }
 
 fn refused(message: String) -> Refusal {
     Refusal::new(RefusalKind::Config, message).hint("the running configuration stays in force")
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
-    let name = path.display();
-    let cannot = || format!("configuration file {name} cannot be read");
-    let file = open(path).with_context(cannot)?;
-    anyhow::ensure!(file.metadata().with_context(cannot)?.is_file(), "{}: it is no regular file", cannot());
-    let mut text = String::new();
-    file.take(LEN_MAX + 1).read_to_string(&mut text).with_context(cannot)?;
-    anyhow::ensure!(text.len() as u64 <= LEN_MAX, "{}: it is larger than {LEN_MAX} bytes", cannot());
-    Ok(text)
-}
-
-/// Opens it for reading without waiting for whoever might write, as in a named pipe: the loop would wait, too.
-pub(super) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use nix::{sys::stat::Mode, unistd::mkfifo};
-
     use super::*;
 
+    /// A file in force that says this.
+    fn scene(text: &str) -> (tempfile::TempDir, PathBuf, ConfigFile) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weave.toml");
+        fs::write(&path, text).unwrap();
+        let file = ConfigFile::read(&path, None).unwrap();
+        (directory, path, file)
+    }
+
+    fn adopt(file: &mut ConfigFile) {
+        let candidate = file.candidate().unwrap();
+        file.settle(candidate, Ok(Response::Done)).unwrap();
+    }
+
+    fn told(file: &ConfigFile) -> (bool, Option<String>) {
+        (file.status().pending, file.status().error)
+    }
+
     #[test]
-    fn what_comes_in_the_place_of_the_file_is_read_neither_for_ever_nor_whatever_its_size() {
-        let dir = tempfile::tempdir().unwrap();
-        let [pipe, large, small] = ["pipe", "large", "small"].map(|name| dir.path().join(name));
-        mkfifo(&pipe, Mode::S_IRWXU).unwrap();
-        fs::write(&large, "#".repeat(LEN_MAX as usize + 1)).unwrap();
-        fs::write(&small, "#".repeat(LEN_MAX as usize)).unwrap();
-        let refusal = |path: &Path| read(path).unwrap_err().to_string();
-        for path in [&pipe, Path::new("/dev/zero"), dir.path()] {
-            assert!(refusal(path).ends_with("cannot be read: it is no regular file"), "{}", refusal(path));
+    fn a_drop_in_that_was_tried_and_is_gone_does_not_come_back_and_one_that_was_in_force_does() {
+        let (directory, path, mut file) = scene("network.mtu = 1400");
+        let drop_ins = directory.path().join("conf.d");
+        fs::create_dir(&drop_ins).unwrap();
+        fs::write(drop_ins.join("10.toml"), "network.mtu = 1500").unwrap();
+        let candidate = file.candidate().unwrap();
+        let terms = file.trial(&candidate, Duration::from_secs(1)).expect("it is another");
+        file.settle(candidate, Ok(Response::Done)).unwrap();
+        assert_eq!(file.status().drop_ins, [drop_ins.join("10.toml").display().to_string()]);
+        let started = ConfigFile::read(&path, Some(&terms.record)).unwrap();
+        assert_eq!((told(&started).0, started.config().network.mtu), (true, Some(1400)));
+
+        adopt(&mut file);
+        fs::remove_file(drop_ins.join("10.toml")).unwrap();
+        let terms = file.trial(&file.candidate_of_now(), Duration::from_secs(1)).expect("it is another");
+        let text = serde_json::to_string(&terms.record).unwrap();
+        let record = serde_json::from_str(&text).unwrap();
+        let started = ConfigFile::read(&path, Some(&record)).unwrap();
+        assert_eq!((told(&started).0, started.config().network.mtu), (true, Some(1500)));
+        let of_before = r#"{"former":"network.mtu = 1300","candidate":"x"}"#;
+        let of_before: Trial = serde_json::from_str(of_before).unwrap();
+        assert_eq!(of_before.former_of("weave.toml"), "network.mtu = 1300".into());
+    }
+
+    impl ConfigFile {
+        fn candidate_of_now(&self) -> Candidate {
+            let sources = config_files::read(&self.path).unwrap();
+            Candidate { config: check(&sources).unwrap(), sources }
         }
-        assert!(refusal(&large).ends_with("it is larger than 1048576 bytes"));
-        assert!(read(&small).is_ok());
     }
 }

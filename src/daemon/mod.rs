@@ -48,7 +48,7 @@ use self::{
 };
 use crate::{
     api::{Answer, server},
-    config::{Cni, OnChange},
+    config::{Cni, OnChange, Sources},
     docker::daemon_json,
     kernel::{Kernel, canary::Canary},
     mesh,
@@ -242,7 +242,7 @@ struct Daemon {
     canary: canary::Hand,
     events: mpsc::Sender<Event>,
     asking: Asking,
-    /// Configurations on their way into the node, with the text they were read from.
+    /// Configurations on their way into the node, with the texts they were read from.
     reloading: BTreeMap<RequestId, file::Candidate>,
     measured: Measured,
     systemd: Systemd,
@@ -475,8 +475,8 @@ impl Daemon {
     }
 
     /// Has the node plan for another configuration without adopting it.
-    fn preview(&mut self, text: &str, reply: oneshot::Sender<Answer>) {
-        match file::check("the configuration", text) {
+    fn preview(&mut self, sources: &Sources, reply: oneshot::Sender<Answer>) {
+        match file::check(sources) {
             Ok(config) => {
                 let id = self.asking.wait(reply, &self.events);
                 self.handle(Input::Previewed(id, Box::new(config)));

@@ -9,6 +9,7 @@ use super::facts::{Cloud, Facts, Outcome, Probe};
 use crate::{
     api::{ApiRequest, client::call},
     config::{self, Config},
+    config_files,
     daemon::read_password,
     kernel::{Kernel, watch::Changes},
     metrics::Calls,
@@ -32,9 +33,12 @@ const SYSCTLS: [&str; 1] = ["net.ipv4.ip_forward"];
 
 /// All that can be read on this host, with its daemon and without.
 pub async fn gather(file: &Path, socket: &Path) -> Facts {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("it cannot be read: {error}"));
+    let sources = config_files::read(file).map_err(|error| format!("{error:#}"));
     let name = file.display().to_string();
-    let config = text.and_then(|text| config::parse(&text).map_err(|problems| problems.lines(&name)));
+    let config = sources.and_then(|sources| match config::check(&sources) {
+        Ok((config, _)) => Ok(config),
+        Err(problems) => Err(problems.to_string()),
+    });
     let password = config.as_ref().ok().and_then(|config| config.mesh.password_file.as_deref());
     let password =
         password.map(|path| read_password(path).map(|password| password.len()).map_err(|e| format!("{e:#}")));

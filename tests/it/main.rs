@@ -14,6 +14,7 @@ mod dead_peer;
 mod decoders;
 mod docker;
 mod docker_bridge;
+mod drop_ins;
 mod first_ring;
 mod go;
 mod go_codecs;

@@ -36,7 +36,7 @@ fn between_the_saving_of_a_trial_and_its_begin_nothing_else_is_adopted() {
 }
 
 fn order(id: u64, mtu: u32) -> Box<Order> {
-    let record = Trial { former: "in force".to_owned(), candidate: mtu.to_string() };
+    let record = Trial::of(&"in force".into(), &mtu.to_string().as_str().into());
     let trial = Some(Terms { record, patience: Duration::from_secs(120) });
     let (adopted, done) = (RequestId(1_000 + id), RequestId(1_001 + id));
     Box::new(Order { adopted, done, config: file(mtu), plan: None, trial })

@@ -35,6 +35,7 @@ mod probes;
 mod password;
 mod podman;
 mod drift;
+mod drop_ins;
 mod faults;
 mod isolation;
 mod mtu;
@@ -79,6 +80,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "live-keys", hosts: 3, interval: "2s", run: |lab| Box::pin(reload::keys(lab)) },
     Scenario { name: "apply-file", hosts: 3, interval: "4s", run: |lab| Box::pin(terms::file(lab)) },
     Scenario { name: "confirm", hosts: 3, interval: "4s", run: |lab| Box::pin(terms::confirm(lab)) },
+    Scenario { name: "drop-ins", hosts: 2, interval: "4s", run: |lab| Box::pin(drop_ins::drop_ins(lab)) },
     Scenario { name: "explain", hosts: 3, interval: "2s", run: |lab| Box::pin(explain::run(lab)) },
     Scenario { name: "doctor", hosts: 2, interval: "4s", run: |lab| Box::pin(doctor::run(lab)) },
     Scenario { name: "permissions", hosts: 2, interval: "4s", run: |lab| Box::pin(doctor::permissions(lab)) },

@@ -16,13 +16,14 @@ def config(name, config, timeout="60s"):
     """The file holds these keys, and the daemon has adopted them; where none runs it is validated and written.
 
     If the file is refused, or cannot be carried out to the end, the former one is put back and is in force again. With test=True `weavers plan`
-    tells what would change, and a file that would be refused fails.
+    tells what would change, and a file that would be refused fails. Drop-ins, the files conf.d/*.toml beside it, are judged with it and
+    are left as they are.
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "in force"}
     if not __salt__["weavers.installed"]():
         return dict(ret, result=None if __opts__["test"] else False, comment="weavers is not installed")
     old, new = _read(name), __salt__["weavers.render"](config)
-    running, refused = _plan(ret, old, new, timeout)
+    running, refused = _plan(ret, name, old, new, timeout)
     if refused:
         return refused
     if old != new:
@@ -48,13 +49,15 @@ def ready(name, timeout="60s"):
     return ret if answer["retcode"] == SUCCESS else _refused(ret, answer)
 
 
-def _plan(ret, old, new, timeout):
+def _plan(ret, name, old, new, timeout):
     """What the new file would change, into `ret`; whether a daemon runs, and the refusal if there is one."""
     ask = __salt__["weavers.ask"]
-    fresh = salt.utils.files.mkstemp(suffix=".toml")
+    # Beside the file, where its drop-ins are. The daemon takes no notice of other names.
+    beside = os.path.dirname(name)
+    fresh = salt.utils.files.mkstemp(prefix=".weave.toml.", dir=beside if os.access(beside, os.W_OK) else None)
     try:
         _write(fresh, new)
-        answer = ask("validate", fresh)
+        answer = ask("validate", "--config", fresh)
         if answer["retcode"] != SUCCESS:
             return False, _refused(ret, answer)
         # `plan` looks by itself where no daemon runs, so it is `status` that tells.
@@ -100,10 +103,16 @@ def _apply(ret, name, old, new, timeout):
 
 def _refused(ret, answer):
     error = answer["document"].get("error") or {}
-    said = [f"line {one['line']}: {one['key']}: {one['message']}" for one in error.get("problems") or []]
+    said = [f"{_file(one)}, line {one['line']}: {one['key']}: {one['message']}" for one in error.get("problems") or []]
     said = said or [error.get("message")] if error else answer["document"].get("notes")
     comment = "; ".join(said or [f"weavers ended with {answer['retcode']}"])
     return dict(ret, result=False, comment="\n".join(part for part in (comment, error.get("hint")) if part))
+
+
+def _file(problem):
+    """The file that a problem is in; what is checked lies under a name of its own."""
+    file = os.path.basename(problem["file"])
+    return "weave.toml" if file.startswith(".weave.toml.") else file
 
 
 def _read(path):

@@ -30,8 +30,9 @@ const SIGNALS: [(&str, &str); 2] = [
     ),
     ("SIGTERM, SIGINT", "The daemon ends. Links, rules and routes stay, and packets flow."),
 ];
-const FILES_OF_IT: [(&str, &str); 5] = [
+const FILES_OF_IT: [(&str, &str); 6] = [
     ("/etc/weave/weave.toml", "The configuration, see weave.toml(5)."),
+    ("/etc/weave/conf.d/*.toml", "Its drop-ins, merged over it in the order of their names."),
     (
         "/var/lib/weave/weave.redb",
         "What survives a restart: the ring, containers, decisions. Of this host alone: it is not copied to another.",

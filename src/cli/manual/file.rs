@@ -11,10 +11,13 @@ use crate::config::schema::{KEYS, Key, Missing};
 const NAME: &str = "weave.toml";
 const SCHEMA: &str = include_str!("../schema/config.json");
 
-const ABOUT: [&str; 3] = [
+const ABOUT: [&str; 4] = [
     "The configuration of weavers is a file in TOML. A key that is missing has a value that holds without it, so that an empty file is a valid one.",
     "A key that is called live is adopted by weavers reload, weavers apply and SIGHUP; any other is read when the daemon starts, and weavers status \
      names one that waits for that. A file with an error in it changes nothing: weavers validate names every error, with its line and the way out.",
+    "Drop-ins, the files *.toml of the directory conf.d beside the file, are merged over it in the order of their names. A key is what the last file that has \
+     it says, and a list, also that of [[ipam.subnet]], as a whole. A file whose name begins with a dot is none. There are up to 64, and 1 MiB of all files. An \
+     error is named with its own file; a value that a later file replaces is not judged. weavers config show --origins tells where each value comes from.",
     "Times are written as in 30s, 5m or 1h; networks as in 10.32.0.0/12.",
 ];
 
@@ -43,8 +46,8 @@ pub(super) fn page(date: &str) -> io::Result<Page> {
     }
     let mut text = Vec::new();
     roff.to_writer(&mut text)?;
-    see_also(&[("weavers".to_owned(), COMMANDS), ("weavers-validate".to_owned(), COMMANDS)])
-        .to_writer(&mut text)?;
+    let commands = ["weavers", "weavers-validate", "weavers-config-show"];
+    see_also(&commands.map(|name| (name.to_owned(), COMMANDS))).to_writer(&mut text)?;
     Ok(Page { name: NAME.to_owned(), section: FILES, text })
 }
 

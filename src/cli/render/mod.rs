@@ -15,7 +15,7 @@ pub mod page;
 pub mod permissions;
 
 /// Rows as left-aligned columns; `gaps` are the spaces behind each column, the last for all further.
-fn columns(rows: &[Vec<String>], gaps: &[usize]) -> Vec<String> {
+pub(super) fn columns(rows: &[Vec<String>], gaps: &[usize]) -> Vec<String> {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)

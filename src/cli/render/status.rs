@@ -85,6 +85,7 @@ fn note(note: &Note) -> String {
 fn configuration(status: &Status) -> Vec<String> {
     let config = &status.config;
     let mut lines = vec![config.path.clone()];
+    lines.extend(config.drop_ins.iter().cloned());
     if let Some(error) = &config.error {
         lines.push("the edited file cannot be adopted, the one before is in force:".to_owned());
         lines.extend(error.lines().map(|line| format!("  {line}")));
@@ -344,6 +345,7 @@ mod tests {
             config: ConfigStatus {
                 path: "/etc/weave/weave.toml".to_owned(),
                 pending: true,
+                drop_ins: Vec::new(),
                 in_force_sha256: None,
                 error: None,
                 needs_restart: vec!["mesh.listen".to_owned()],

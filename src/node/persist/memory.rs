@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::{
     addr::Address,
+    config::{Source, Sources},
     ipam::{self, Record, takeover},
     node::protocol::docker::Network,
     peer::{PeerName, PeerUid},
@@ -121,8 +122,28 @@ pub struct LastRead {
 pub struct Trial {
     /// The file that was in force before, which comes back.
     pub former: String,
-    /// SHA-256 of the file that is tried.
+    /// Its drop-ins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drop_ins: Vec<Source>,
+    /// What tells what is tried from others.
     pub candidate: String,
+}
+
+impl Trial {
+    /// `candidate` is tried in the place of `former`.
+    pub fn of(former: &Sources, candidate: &Sources) -> Trial {
+        Trial {
+            former: former.main.text.clone(),
+            drop_ins: former.drop_ins.clone(),
+            candidate: candidate.digest(),
+        }
+    }
+
+    /// What was in force before; its first file is called `name`.
+    pub fn former_of(&self, name: &str) -> Sources {
+        let main = Source { name: name.to_owned(), text: self.former.clone() };
+        Sources { main, drop_ins: self.drop_ins.clone() }
+    }
 }
 
 /// All that was remembered.

@@ -92,7 +92,10 @@ pub struct ConfigStatus {
     pub path: String,
     /// It says something else than what is in force: it was edited and not adopted yet, or it was refused or rolled back.
     pub pending: bool,
-    /// SHA-256 of the text that is in force, in hexadecimal.
+    /// Its drop-ins that are in force.
+    #[serde(default)]
+    pub drop_ins: Vec<String>,
+    /// SHA-256 of the text that is in force, in hexadecimal; with drop-ins of all texts, with a zero byte before each further one.
     #[serde(default)]
     pub in_force_sha256: Option<String>,
     /// Why the edited file cannot be adopted; the old one is in force.

@@ -11,6 +11,7 @@ description:
   - In check mode C(weavers plan) tells what the new file would change on the host and in the route tables, and nothing is changed. A file that
     would be refused fails in check mode, too.
   - Where no daemon runs, the file is validated and written.
+  - Drop-ins, the files C(conf.d/*.toml) beside it, are judged with it and are left as they are.
 version_added: 0.1.0
 author: weavers authors (@weavers)
 options:
@@ -107,6 +108,12 @@ def render(table, prefix=""):
     return "".join(lines + tables)
 
 
+def name(problem):
+    """The file that a problem is in; what is checked lies under a name of its own."""
+    file = os.path.basename(problem["file"])
+    return "weave.toml" if file.startswith(".weave.toml.") else file
+
+
 class Weavers:
     """The program on this host."""
 
@@ -130,7 +137,8 @@ class Weavers:
 
     def refuse(self, code, document, **more):
         error = document.get("error") or {}
-        problems = ["line %(line)s: %(key)s: %(message)s" % problem for problem in error.get("problems") or []]
+        told = error.get("problems") or []
+        problems = ["%s, line %s: %s: %s" % (name(one), one["line"], one["key"], one["message"]) for one in told]
         # A plan that rests on something unread has notes in place of an error.
         said = problems or [error.get("message")] if error else document.get("notes")
         message = "; ".join(said or ["weavers ended with %d" % code])
@@ -200,10 +208,14 @@ def main():
         module.exit_json(msg="weavers is not installed yet: the file is not validated", **result)
     weavers = Weavers(module, program)
 
-    descriptor, fresh = tempfile.mkstemp(dir=module.tmpdir, suffix=".toml")
+    # Beside the file, where its drop-ins are. The daemon takes no notice of other names.
+    beside = os.path.dirname(path)
+    beside = beside if os.access(beside, os.W_OK) else module.tmpdir
+    descriptor, fresh = tempfile.mkstemp(dir=beside, prefix=".weave.toml.")
+    module.add_cleanup_file(fresh)
     with os.fdopen(descriptor, "wb") as file:
         file.write(new)
-    code, document = weavers.ask("validate", fresh)
+    code, document = weavers.ask("validate", "--config", fresh)
     if code != SUCCESS:
         weavers.refuse(code, document)
 
