@@ -13,6 +13,8 @@ const LANES_MAX: usize = 24;
 const CELLS: usize = 60;
 /// The picture, in units of its own.
 const WIDTH: f64 = 1000.0;
+/// So wide a piece is drawn at least, to be seen.
+const WIDTH_MIN: f64 = 1.5;
 const LANE_HEIGHT: f64 = 34.0;
 const BAR_HEIGHT: f64 = 14.0;
 
@@ -130,14 +132,39 @@ pub fn svg(pieces: &[Piece]) -> Markup {
         svg xmlns="http://www.w3.org/2000/svg" viewBox=(format!("0 0 {WIDTH} {height}")) role="img" {
             title { "The container address space, by owner" }
             style { (STYLE) }
-            defs {
-                pattern id="gone" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)" {
-                    rect width="6" height="6" class="free" {}
-                    rect width="2" height="6" class="stripe" {}
-                }
-            }
+            (hatching())
             @for (number, lane) in lanes.iter().enumerate() {
                 (drawn(lane, LANE_HEIGHT * number as f64))
+            }
+        }
+    }
+}
+
+/// The lanes for a page: what is to be read stands beside the pictures, which are as wide as the page, whatever that is.
+pub fn lanes_of_page(pieces: &[Piece]) -> Markup {
+    let lanes = lanes(pieces);
+    let view = format!("0 0 {WIDTH} {BAR_HEIGHT}");
+    html! {
+        @if lanes.is_empty() { p { "Nobody owns anything yet: the peers have not agreed on a ring." } }
+        div class="map" {
+            svg width="0" height="0" style="position:absolute" aria-hidden="true" { style { (STYLE) } (hatching()) }
+            @for lane in &lanes {
+                p { b { (shown(&lane.name)) } span { (lane.words()) } }
+                svg viewBox=(view) preserveAspectRatio="none" class=[lane.own.then_some("mine")] aria-hidden="true" {
+                    (bar(lane, 0.0))
+                }
+            }
+        }
+    }
+}
+
+/// For what belongs to a peer that is not reached.
+fn hatching() -> Markup {
+    html! {
+        defs {
+            pattern id="gone" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)" {
+                rect width="6" height="6" class="free" {}
+                rect width="2" height="6" class="stripe" {}
             }
         }
     }
@@ -149,21 +176,28 @@ const STYLE: &str = ".map-name{font:600 12px sans-serif;fill:#222}.map-words{fon
 .used{fill:#8fb4ff}.mine .free{fill:#2c6a40}.mine .used{fill:#7fe0a0}}";
 
 fn drawn(lane: &Lane, top: f64) -> Markup {
-    let (text, bar) = (top + 12.0, top + 17.0);
+    let text = top + 12.0;
     html! {
         g class=[lane.own.then_some("mine")] {
             text x="0" y=(text) class="map-name" { (shown(&lane.name)) }
             text x=(WIDTH) y=(text) class="map-words" text-anchor="end" { (lane.words()) }
-            rect x="0" y=(bar) width=(WIDTH) height=(BAR_HEIGHT) class="lane" {}
-            @for (from, to, used) in &lane.spans {
-                @let (x, width) = (from * WIDTH, ((to - from) * WIDTH).max(0.5));
-                @if lane.unreachable {
-                    rect x=(x) y=(bar) width=(width) height=(BAR_HEIGHT) fill="url(#gone)" {}
-                } @else {
-                    rect x=(x) y=(bar) width=(width) height=(BAR_HEIGHT) class="free" {}
-                }
-                rect x=(x) y=(bar) width=(width * used) height=(BAR_HEIGHT) class="used" {}
+            (bar(lane, top + 17.0))
+        }
+    }
+}
+
+/// Where its pieces lie, and how far each is used.
+fn bar(lane: &Lane, top: f64) -> Markup {
+    html! {
+        rect x="0" y=(top) width=(WIDTH) height=(BAR_HEIGHT) class="lane" {}
+        @for (from, to, used) in &lane.spans {
+            @let (x, width) = (from * WIDTH, ((to - from) * WIDTH).max(WIDTH_MIN));
+            @if lane.unreachable {
+                rect x=(x) y=(top) width=(width) height=(BAR_HEIGHT) fill="url(#gone)" {}
+            } @else {
+                rect x=(x) y=(top) width=(width) height=(BAR_HEIGHT) class="free" {}
             }
+            rect x=(x) y=(top) width=(width * used) height=(BAR_HEIGHT) class="used" {}
         }
     }
 }
@@ -211,6 +245,16 @@ mod tests {
         let last = lanes.last().unwrap();
         assert_eq!(last.name, "477 others, 1 of them not reached");
         assert_eq!(lanes.iter().map(|lane| lane.size).sum::<u64>(), (2..=501).sum::<u64>());
+    }
+
+    #[test]
+    fn on_a_page_each_lane_has_its_words_as_text_and_its_picture_is_as_wide_as_the_page() {
+        let page = lanes_of_page(&[piece(1, 512, 100), piece(3, 256, 200)]).into_string();
+        assert!(page.contains("<b>host-1</b><span>512 addresses, 412 used, this host</span>"), "{page}");
+        assert!(page.contains("not reached") && page.contains("url(#gone)"), "{page}");
+        assert_eq!(page.matches("preserveAspectRatio=\"none\"").count(), 2);
+        assert!(!page.contains("<text"), "it would shrink with the picture: {page}");
+        assert!(lanes_of_page(&[]).into_string().contains("Nobody owns anything yet"));
     }
 
     #[test]

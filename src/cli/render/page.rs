@@ -52,7 +52,7 @@ pub fn html(report: &Report) -> String {
                 (headline(status, &report.made))
                 (notes("Problems", "bad", &status.problems))
                 (notes("Waits for", "wait", &status.waits))
-                section { h2 { "Address space " (status.ipam.range) } div class="map" { (map::svg(&report.pieces)) } }
+                section { h2 { "Address space " (status.ipam.range) } (map::lanes_of_page(&report.pieces)) }
                 (tables(status))
                 (peers(status))
                 (containers(status))
@@ -84,10 +84,13 @@ const STYLE: &str = "body{font:15px/1.45 sans-serif;max-width:1100px;margin:0 au
 h1{font-size:1.4em}h2{font-size:1.1em;margin:1.6em 0 .4em}pre,.wide{overflow-x:auto}pre{background:#f4f4f7;padding:.7em;font-size:13px}\
 table{border-collapse:collapse;font-size:14px}td,th{text-align:left;padding:.2em .9em .2em 0;vertical-align:top}\
 .state{display:inline-block;padding:.1em .6em;border-radius:.3em;margin-right:.5em;background:#d9f2df}.state.no{background:#f7d9d4}\
-li{margin:.3em 0}.hint{color:#666}.bad h2{color:#a3200d}.map svg{width:100%;height:auto}.bar{display:inline-block;width:8em;background:#e8e8ee}\
+li{margin:.3em 0}h1,li,p{overflow-wrap:anywhere}.hint{color:#666}.bad h2{color:#a3200d}.map p{display:flex;flex-wrap:wrap;justify-content:space-between;\
+gap:0 1em;margin:.5em 0 .1em;font-size:13px}.map span{color:#666}.map svg{display:block;width:100%;height:14px}.bar{display:inline-block;width:8em;background:#e8e8ee}\
 .bar span{display:block;height:.7em;background:#2457b8}\
+@media(max-width:600px){tr,td{display:block}tr{margin:.6em 0}td{padding:0;overflow-wrap:anywhere}td:first-child{font-weight:600}\
+pre{white-space:pre-wrap;overflow-wrap:anywhere;tab-size:4}}\
 @media(prefers-color-scheme:dark){body{color:#e6e6ea;background:#17171b}pre{background:#222228}.state{background:#1d4a2a}\
-.state.no{background:#5c2318}.hint{color:#a0a0aa}.bad h2{color:#ff9a86}.bar{background:#2c2c34}.bar span{background:#8fb4ff}}";
+.state.no{background:#5c2318}.hint,.map span{color:#a0a0aa}.bad h2{color:#ff9a86}.bar{background:#2c2c34}.bar span{background:#8fb4ff}}";
 
 fn headline(status: &Status, made: &str) -> Markup {
     let state = |yes: bool, is: &str, is_not: &str| {
