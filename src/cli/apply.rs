@@ -8,12 +8,17 @@ use serde_json::json;
 use super::{
     Exit, Failure, Global,
     ask::{self, Daemon},
-    plan_file, reload, render,
+    plan_file,
+    progress::{self, Progress},
+    reload, render,
     screen::Screen,
 };
 use crate::{
     api::ApiRequest,
-    node::protocol::request::{Request, Response},
+    node::protocol::{
+        request::{Request, Response},
+        status::Status,
+    },
 };
 
 #[derive(Debug, Args)]
@@ -34,7 +39,8 @@ impl Apply {
         let daemon = Daemon::new(global);
         // Where it cannot be asked for, what is asked for next says why.
         let before = daemon.configuration(None).await.ok().and_then(|config| config.in_force);
-        let plan = match daemon.ask(self.request()?).await? {
+        let answer = progress::telling(global, screen, steps, daemon.ask(self.request()?)).await;
+        let plan = match answer? {
             Response::Plan(plan) => plan,
             other => return Err(ask::unexpected(&other)),
         };
@@ -67,6 +73,17 @@ impl Apply {
             self.confirm_timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         Ok(ApiRequest::ApplyOnTerms { plan, confirm_timeout_ms })
     }
+}
+
+/// What was done since it was asked for, and what is left.
+fn steps(status: &Status, since: Duration) -> Progress {
+    let recent = status.steps.iter().filter(|step| step.age_s < since.as_secs() && step.outcome == "done");
+    let done = match recent.count() {
+        0 => String::new(),
+        1 => "1 step done".to_owned(),
+        many => format!("{many} steps done"),
+    };
+    Progress { done, awaited: progress::first_wait(status, "a look at the host and the route tables") }
 }
 
 async fn say_what_is_tried(daemon: &Daemon<'_>, screen: &Screen) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 mod ask;
 mod plan_file;
 mod screen;
+mod progress;
 mod reload;
 pub mod render;
 mod apply;

@@ -52,6 +52,19 @@ impl Screen {
         let _closed = writeln!(stderr, "{text}");
     }
 
+    /// Draws a line of talk in the place of the one before, which was drawn by this, too. It ends none.
+    pub fn redraw(&self, text: &str) {
+        const BACK: &str = "\r\x1b[K";
+        let style = clap::builder::styling::Style::new().dimmed();
+        // What moves the cursor is no colour, and stays where none is wanted.
+        let mut stderr = std::io::stderr().lock();
+        let _closed = write!(stderr, "{BACK}");
+        if !text.is_empty() {
+            let _closed = write!(AutoStream::new(&mut stderr, self.colour), "{style}{text}{style:#}");
+        }
+        let _closed = stderr.flush();
+    }
+
     /// What went wrong.
     pub fn failure(&self, failure: &Failure) {
         if self.json {

@@ -1,9 +1,17 @@
 //! `weavers status`: who, what, how far, and what each wait is waiting for.
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::{Exit, Failure, Global, ask::Daemon, render, screen::Screen};
+use super::{
+    Exit, Failure, Global,
+    ask::Daemon,
+    progress::{self, Progress},
+    render,
+    screen::Screen,
+};
 use crate::{
     api::client::ClientError,
     node::protocol::{request::Request, status},
@@ -28,7 +36,7 @@ enum Wait {
 impl Status {
     pub async fn exec(self, global: &Global, screen: &Screen) -> Result<Exit, Failure> {
         if let Some(Wait::Ready) = self.wait {
-            await_ready(global).await?;
+            await_ready(global, screen).await?;
         }
         let status = Daemon::new(global).status().await?;
         screen.answer(|| json!(status), || render::status::text(&status));
@@ -37,8 +45,10 @@ impl Status {
 }
 
 /// What it waited for in vain is said, since the caller would ask next.
-async fn await_ready(global: &Global) -> Result<(), Failure> {
-    match Daemon::new(global).node_when_up(Request::AwaitReady).await {
+async fn await_ready(global: &Global, screen: &Screen) -> Result<(), Failure> {
+    let daemon = Daemon::new(global);
+    let ready = daemon.node_when_up(Request::AwaitReady);
+    match progress::telling(global, screen, peers, ready).await {
         Ok(_) => Ok(()),
         Err(error @ ClientError::Late(_)) => {
             let waits = Daemon::new(global).status().await.map_or_else(|_| Vec::new(), |status| status.waits);
@@ -57,4 +67,15 @@ async fn await_ready(global: &Global) -> Result<(), Failure> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Who is there, and what is missing.
+fn peers(status: &status::Status, _: Duration) -> Progress {
+    let connected = status.connections.iter().filter(|connection| connection.peer.is_some()).count();
+    let done = match connected {
+        0 => String::new(),
+        1 => "connected to 1 peer".to_owned(),
+        many => format!("connected to {many} peers"),
+    };
+    Progress { done, awaited: progress::first_wait(status, "packets to flow") }
 }

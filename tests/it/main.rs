@@ -35,6 +35,7 @@ mod plan;
 mod plan_laws;
 mod printed;
 mod schema;
+mod progress;
 mod sim;
 mod story;
 mod taken_name;
