@@ -163,10 +163,12 @@ impl ConfigFile {
                 self.compare_with_start();
                 (self.edit, self.error, self.refused) = (Edit::None, None, None);
                 info!(needs_restart = ?self.needs_restart, "configuration adopted");
+                // The files may have been edited once more meanwhile.
+                self.look();
                 Ok(Response::Done)
             }
             Err(refusal) if refusal.kind == RefusalKind::Untimely => {
-                info!(error = refusal.message, "configuration not adopted now");
+                warn!(error = refusal.message, hint = refusal.hint, "configuration not adopted now");
                 Err(refusal)
             }
             Err(refusal) => {
@@ -186,6 +188,13 @@ impl ConfigFile {
         let error = rolled_back(why);
         warn!(error, "the configuration before it is in force");
         (self.edit, self.error, self.refused) = (Edit::Broken, Some(error), Some(tried.sources));
+        // The former files may be back already, or others.
+        self.look();
+    }
+
+    /// The files could be adopted, and were not.
+    pub(super) fn is_edited(&self) -> bool {
+        self.edit == Edit::Sound
     }
 
     fn was_refused(&self, sources: &Sources) -> bool {
@@ -238,6 +247,37 @@ mod tests {
 
     fn told(file: &ConfigFile) -> (bool, Option<String>) {
         (file.status().pending, file.status().error)
+    }
+
+    #[test]
+    fn files_that_are_back_before_a_roll_back_are_in_force_and_others_are_pending() {
+        let [former, tried, other] = ["network.mtu = 1400", "network.mtu = 1500", "network.mtu = 1600"];
+        for (at_the_end, expected) in [(former, false), (tried, true), (other, true)] {
+            let (_directory, path, mut file) = scene(former);
+            fs::write(&path, tried).unwrap();
+            adopt(&mut file);
+            fs::write(&path, at_the_end).unwrap();
+            file.roll_back("nobody confirmed it in time");
+            let (pending, error) = told(&file);
+            assert_eq!(pending, expected, "{at_the_end}");
+            assert_eq!(error.is_some(), at_the_end == tried, "{at_the_end}: {error:?}");
+            assert_eq!(
+                file.is_edited(),
+                at_the_end == other,
+                "{at_the_end} would be adopted where edits are"
+            );
+            assert_eq!(file.config().network.mtu, Some(1400));
+        }
+    }
+
+    #[test]
+    fn an_edit_while_another_is_adopted_is_pending() {
+        let (_directory, path, mut file) = scene("");
+        fs::write(&path, "network.mtu = 1500").unwrap();
+        let candidate = file.candidate().unwrap();
+        fs::write(&path, "network.mtu = 1600").unwrap();
+        file.settle(candidate, Ok(Response::Done)).unwrap();
+        assert_eq!((told(&file), file.config().network.mtu), ((true, None), Some(1500)));
     }
 
     #[test]

@@ -291,6 +291,7 @@ impl Daemon {
     /// Tells systemd how it is, and runtimes that they can be served. That file stays where they cannot for a while: without it they
     /// would delete nothing either.
     fn report(&mut self) {
+        self.adopt_late();
         self.systemd.report(&self.node);
         self.runtimes.tend(&self.node, self.file.config(), &self.events);
         self.measured.keep(self.file.config().metrics);
@@ -457,6 +458,7 @@ impl Daemon {
     fn complete(&self, status: &mut Status) {
         status.config = ConfigStatus { trial_s: status.config.trial_s, ..self.file.status() };
         self.runtimes.bridge_file.tell(&self.file.config().docker, status);
+        self.runtimes.conflists.tell(status);
     }
 
     fn measurements(&self) -> Response {
@@ -470,6 +472,14 @@ impl Daemon {
 
     fn on_edited(&mut self) {
         if self.file.look() == file::Edit::Sound && self.file.on_change() == OnChange::Apply {
+            self.reload(None);
+        }
+    }
+
+    /// An edit that came while another configuration was being tried is adopted once that is over, where edits are.
+    fn adopt_late(&mut self) {
+        let is_wanted = self.file.is_edited() && self.file.on_change() == OnChange::Apply;
+        if is_wanted && self.reloading.is_empty() && !self.node.is_trying() {
             self.reload(None);
         }
     }

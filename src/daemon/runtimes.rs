@@ -14,7 +14,10 @@ use super::{Event, docker_bridge::BridgeFile, leases};
 use crate::{
     cni::conflist::{self, Reader},
     config::{Cni, Config},
-    node::Node,
+    node::{
+        Node,
+        protocol::status::{Note, Status},
+    },
     spool,
     state::{Key, Port, Protocol},
 };
@@ -35,29 +38,83 @@ impl Runtimes {
     }
 }
 
-/// The files that name the plugin, as they were last written.
+/// The files that name the plugin.
 #[derive(Debug, Default)]
-pub(super) struct Conflists(Vec<(PathBuf, String)>);
+pub(super) struct Conflists {
+    /// As they were last written.
+    written: Vec<(PathBuf, String)>,
+    /// Those that could not be written, and why.
+    faults: Vec<Fault>,
+}
+
+#[derive(Debug)]
+struct Fault {
+    path: PathBuf,
+    error: io::Error,
+}
 
 impl Conflists {
     /// Whether runtimes wait to be told that they can be served.
     pub(super) fn are_due(&self, config: &Cni) -> bool {
-        self.0.is_empty() && (config.conf_dir.is_some() || config.nomad_conf_dir.is_some())
+        let was_tried = !self.written.is_empty() || !self.faults.is_empty();
+        !was_tried && (config.conf_dir.is_some() || config.nomad_conf_dir.is_some())
     }
 
-    /// Writes what this configuration wants and was not written; removes what it wants no more.
+    /// Writes what this configuration wants and was not written, also what could not be; removes what it wants no more.
     pub(super) fn keep(&mut self, config: &Cni, socket: &Path) {
         let wanted = wanted(config, socket);
-        for (path, _) in self.0.iter().filter(|(path, _)| !wanted.iter().any(|(other, _)| other == path)) {
-            remove(path);
+        let is_wanted = |path: &PathBuf| wanted.iter().any(|(other, _)| other == path);
+        for (path, _) in self.written.extract_if(.., |(path, _)| !is_wanted(path)) {
+            remove(&path);
         }
-        for (path, text) in wanted.iter().filter(|one| !self.0.contains(one)) {
-            match write(path, text) {
-                Ok(()) => info!(path = %path.display(), "conflist written"),
-                Err(error) => warn!(path = %path.display(), %error, "conflist cannot be written"),
+        let known = std::mem::take(&mut self.faults);
+        for one in wanted {
+            if self.written.contains(&one) {
+                continue;
+            }
+            let (path, text) = one;
+            match write(&path, &text) {
+                Ok(()) => {
+                    info!(path = %path.display(), "conflist written");
+                    self.written.retain(|(other, _)| *other != path);
+                    self.written.push((path, text));
+                }
+                Err(error) => {
+                    let is_news = !known.iter().any(|fault| fault.path == path && fault.is(&error));
+                    if is_news {
+                        warn!(path = %path.display(), %error, "conflist cannot be written");
+                    }
+                    self.faults.push(Fault { path, error });
+                }
             }
         }
-        self.0 = wanted;
+    }
+
+    /// Adds to a status what could not be written.
+    pub(super) fn tell(&self, status: &mut Status) {
+        status.problems.extend(self.faults.iter().map(Fault::note));
+    }
+}
+
+impl Fault {
+    fn is(&self, error: &io::Error) -> bool {
+        self.error.to_string() == error.to_string()
+    }
+
+    fn note(&self) -> Note {
+        let (path, error) = (self.path.display(), &self.error);
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => {
+                "make its directory, or correct it under [cni]: it is tried again every few seconds"
+            }
+            // The unit opens them for writing when it starts, if they are there.
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "restart weavers: its unit may write only to /etc/cni/net.d and /opt/cni/config, and only where they were there when it started"
+            }
+            _ => "see to it that weavers may write there: it is tried again every few seconds",
+        };
+        let what = format!("runtimes do not find weavers: {path} cannot be written: {error}");
+        Note { what, hint: Some(hint.to_owned()) }
     }
 }
 
@@ -112,5 +169,36 @@ pub(super) fn deleted(socket: &Path) -> Vec<Key> {
 pub(super) fn forget_note(socket: &Path, key: &Key) {
     if let Err(error) = spool::withdraw(socket, key) {
         warn!(%error, ident = key.ident(), "the note of a deleted container cannot be removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflist_that_cannot_be_written_is_told_and_written_once_its_directory_is_there() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("net.d");
+        let config = Cni { conf_dir: Some(dir.clone()), ..Cni::default() };
+        let (mut conflists, socket) = (Conflists::default(), Path::new("/run/weave/weavers.sock"));
+        assert!(conflists.are_due(&config));
+        conflists.keep(&config, socket);
+        assert!(!conflists.are_due(&config), "it is tried again by time, not at every event");
+        let notes: Vec<Note> = conflists.faults.iter().map(Fault::note).collect();
+        assert!(notes[0].what.contains("10-weavers.conflist cannot be written: No such file"), "{notes:?}");
+        assert!(notes[0].hint.as_ref().unwrap().contains("make its directory"), "{notes:?}");
+
+        fs::create_dir(&dir).unwrap();
+        conflists.keep(&config, socket);
+        assert!(conflists.faults.is_empty() && dir.join(conflist::FILE_NAME).exists());
+        conflists.keep(&Cni::default(), socket);
+        assert!(!dir.join(conflist::FILE_NAME).exists(), "what is wanted no more goes");
+    }
+
+    #[test]
+    fn a_directory_that_the_unit_may_not_write_to_has_a_way_out_of_its_own() {
+        let fault = Fault { path: "/x".into(), error: io::ErrorKind::ReadOnlyFilesystem.into() };
+        assert!(fault.note().hint.unwrap().starts_with("restart weavers"));
     }
 }

@@ -161,6 +161,11 @@ impl Node {
         self.with_trial(self.overview().status())
     }
 
+    /// Whether a configuration is being tried, so that no other is adopted.
+    pub fn is_trying(&self) -> bool {
+        self.pending.trials.is_trying(self.engine.facts.now).is_some()
+    }
+
     fn with_trial(&self, mut status: Status) -> Status {
         status.config.trial_s = self.pending.trials.left_s(self.engine.facts.now);
         status
@@ -290,7 +295,7 @@ impl Node {
 
     fn on_configured(&mut self, id: RequestId, config: Config) {
         let objection = || pending::objection(&self.engine.facts, &self.engine.peers, &config);
-        if let Some(refusal) = self.pending.trials.is_trying().or_else(objection) {
+        if let Some(refusal) = self.pending.trials.is_trying(self.engine.facts.now).or_else(objection) {
             return self.engine.out.answer(id, Err(refusal));
         }
         self.pending.trials.forget(&mut self.engine.out);
@@ -309,7 +314,9 @@ impl Node {
 
     /// The looks that an order waits for have ended: its plan is what it takes still, or it is declined.
     fn judge_order(&mut self) {
-        let Some((order, looked)) = self.pending.looked(&self.engine.work) else { return };
+        let Some((order, looked)) = self.pending.looked(self.engine.facts.now, &self.engine.work) else {
+            return;
+        };
         match looked.and_then(|()| self.engine.overview().still_takes(&order)) {
             Ok(()) => self.begin(order),
             Err(refusal) => self.decline(&order, &refusal),

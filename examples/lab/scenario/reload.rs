@@ -23,6 +23,8 @@ use crate::{
 const NOTICED_WITHIN: Duration = Duration::from_secs(3);
 /// How long until a ring is agreed on, or something is named that is not.
 const AGREED_WITHIN: Duration = Duration::from_secs(15);
+/// How long until the file for runtimes is written.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(8);
 /// How long until what was adopted is done.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -266,7 +268,27 @@ pub async fn keys(lab: &mut Lab) -> anyhow::Result<Report> {
         "so does reload, and nothing more",
         ran.says(0, &["mesh.nickname is read at the start"]).and(only),
     );
+    conflist(lab, &mut checks).await?;
     report(lab, ready, checks).await
+}
+
+/// A directory that is not there when its name is adopted, and comes later.
+async fn conflist(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    let directory = lab.hosts[0].dir.join("late.d");
+    let file = directory.join("10-weavers.conflist");
+    lab.edit(0, "[vpc]\n", &format!("[cni]\nconf_dir = {directory:?}\n\n[vpc]\n"))?;
+    checks
+        .add("a directory for runtimes is taken live", lab.ran(0, &["reload"]).await?.says(0, &["adopted"]));
+    let named = "runtimes do not find weavers";
+    let said = eventually(WRITTEN_WITHIN, async || Ok(lab.ran(0, &["status"]).await?.says(0, &[named])));
+    checks.timed("it is not there, and status says so", said.await?);
+    checks.add("so does doctor", lab.ran_in_place(0, &["doctor"]).await?.says(0, &[named]));
+    std::fs::create_dir(&directory)?;
+    let written = eventually(WRITTEN_WITHIN, async || Ok(holds(file.is_file(), || "no conflist".to_owned())));
+    checks.timed("it comes, and the conflist is written", written.await?);
+    let gone = !lab.ran(0, &["status"]).await?.stdout.contains(named);
+    checks.add("status says so no more", holds(gone, || named.to_owned()));
+    Ok(())
 }
 
 // ===== looks =====

@@ -17,6 +17,8 @@ const BACK_WITHIN: Duration = Duration::from_secs(4);
 /// How long a peer may be lost during a trial, and until when the former configuration is back then.
 const GRACE: Duration = Duration::from_secs(5);
 const LOST_WITHIN: Duration = Duration::from_secs(7);
+/// How long until an edit is adopted that came during a trial.
+const LATE_WITHIN: Duration = Duration::from_secs(12);
 /// How long a peer is away that is started anew: long enough for all others to notice.
 const AWAY: Duration = Duration::from_secs(1);
 
@@ -75,7 +77,8 @@ pub async fn confirm(lab: &mut Lab) -> anyhow::Result<Report> {
     checks.add("it is in force", same(&vec![1500; 2], &mtus_of(lab, 0).await?));
     checks.add("status says that it is tried", lab.ran(0, &["status"]).await?.says(0, &["on trial"]));
     let other = lab.ran(0, &["reload"]).await?;
-    checks.add("nothing else is adopted meanwhile", other.says(5, &["a configuration is being tried"]));
+    let words = ["a configuration is being tried", "weavers confirm", "s; then adopt another"];
+    checks.add("nothing else is adopted meanwhile, and the way out is named", other.says(5, &words));
     checks.timed("nobody confirms: the former one is back", back(lab, 9000).await?);
     let said = lab.ran(0, &["status"]).await?.says(0, &["rolled back: nobody confirmed it in time"]);
     checks.add("status says why", said);
@@ -128,7 +131,33 @@ pub async fn confirm(lab: &mut Lab) -> anyhow::Result<Report> {
 
     checks.add("reload adopts it all the same", lab.ran(0, &["reload"]).await?.says(0, &["adopted"]));
     checks.timed("as it is", back(lab, 9000).await?);
+    edited_meanwhile(lab, &mut checks).await?;
     report(lab, ready, checks).await
+}
+
+/// Edits that come while something is tried.
+async fn edited_meanwhile(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    let trial = ["apply", "--confirm-timeout", TRIAL];
+    lab.edit(0, "mtu = 9000", "mtu = 1500")?;
+    checks.add("one more is tried", lab.ran(0, &trial).await?.says(0, &["Applied: 2 replaced."]));
+    lab.edit(0, "mtu = 1500", "mtu = 9000")?;
+    checks.timed("nobody confirms: the former one is back", back(lab, 9000).await?);
+    let pending = async || Ok(same(&false, &(lab.status(0).await?["config"]["pending"] == true)));
+    let settled = eventually(BACK_WITHIN, pending).await?;
+    checks.timed("so is its file, and nothing is pending", settled);
+
+    lab.edit(0, "interval =", "on_change = \"apply\"\ninterval =")?;
+    checks.add("edits are adopted at once", lab.ran(0, &["reload"]).await?.says(0, &["adopted"]));
+    // It is adopted by whoever is first: the trial, or the edit, after which there is nothing to try.
+    lab.edit(0, "mtu = 9000", "mtu = 1500")?;
+    lab.ran(0, &["apply", "--confirm-timeout", "3s"]).await?;
+    lab.edit(0, "mtu = 1500", "mtu = 1400")?;
+    let late = eventually(LATE_WITHIN, async || Ok(same(&vec![1400; 2], &mtus_of(lab, 0).await?)));
+    checks.timed("so is one that comes during a trial, once that is over", late.await?);
+    lab.edit(0, "mtu = 1400", "mtu = 9000")?;
+    let last = eventually(LATE_WITHIN, async || Ok(same(&vec![9000; 2], &mtus_of(lab, 0).await?)));
+    checks.timed("and the last is what it was", last.await?);
+    Ok(())
 }
 
 async fn back(lab: &Lab, mtu: u32) -> anyhow::Result<Result<Duration, String>> {

@@ -39,7 +39,8 @@ impl Pending {
         busy: Option<Refusal>,
         order: Box<Order>,
     ) -> Result<Option<Box<Order>>, (Box<Order>, Refusal)> {
-        let objection = self.trials.is_trying().or_else(|| objection(facts, peers, &order.config)).or(busy);
+        let trying = self.trials.is_trying(facts.now);
+        let objection = trying.or_else(|| objection(facts, peers, &order.config)).or(busy);
         let another = || Refusal::new(RefusalKind::Failed, "another plan is about to be carried out");
         match (objection, &order.plan) {
             (Some(refusal), _) => Err((order, refusal)),
@@ -57,7 +58,7 @@ impl Pending {
     }
 
     /// The order whose looks have ended, and whether it may be compared with what they brought.
-    pub fn looked(&mut self, work: &Reconcile) -> Option<(Box<Order>, Result<(), Refusal>)> {
+    pub fn looked(&mut self, now: Timestamp, work: &Reconcile) -> Option<(Box<Order>, Result<(), Refusal>)> {
         let (since, order) = self.order.take()?;
         let (host, vpc) = (&work.converge.host, &work.converge.vpc);
         if let Some(fault) = host.fault_since(since).or(vpc.fault_since(since)) {
@@ -68,7 +69,7 @@ impl Pending {
             self.order = Some((since, order));
             return None;
         }
-        let trying = self.trials.is_trying();
+        let trying = self.trials.is_trying(now);
         Some((order, trying.map_or(Ok(()), Err)))
     }
 

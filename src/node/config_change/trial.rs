@@ -89,13 +89,18 @@ impl Trials {
     }
 
     /// Nothing else is adopted while something is tried: what would come back then?
-    pub(in crate::node) fn is_trying(&self) -> Option<Refusal> {
-        let (what, hint) = match self.stage {
+    pub(in crate::node) fn is_trying(&self, now: Timestamp) -> Option<Refusal> {
+        let (what, hint) = match &self.stage {
             Stage::Idle => return None,
-            Stage::Preparing => ("a configuration is about to be tried", "wait for it: see `weavers status`"),
-            Stage::Trying(_) => (
+            Stage::Preparing => {
+                ("a configuration is about to be tried", "wait for it: see `weavers status`".to_owned())
+            }
+            Stage::Trying(trying) => (
                 "a configuration is being tried",
-                "keep it with `weavers confirm`, or wait until the former one is back",
+                format!(
+                    "keep it with `weavers confirm`, or wait until the former one is back, in {} s; then adopt another",
+                    trying.until.since(now).as_secs()
+                ),
             ),
         };
         Some(Refusal::new(RefusalKind::Untimely, what).hint(hint))
