@@ -1,4 +1,4 @@
-//! The daemon's log: events on their way to stderr, which may be slow, full or closed.
+//! The daemon's log: events on their way to stderr, or to the journal, which may be slow, full or closed.
 //!
 //! Whoever tells something neither waits for the reader nor fails with it: a thread of its own writes, what it does not get
 //! rid of is lost, and the log says how much that was once it goes on.
@@ -35,7 +35,7 @@ pub(super) struct Log {
 
 #[derive(Debug)]
 enum Order {
-    Write(String),
+    Write(Vec<u8>),
     /// All that came before is written.
     Tell(SyncSender<()>),
 }
@@ -43,15 +43,26 @@ enum Order {
 impl Log {
     /// Writes to stderr, past the lock that others print under: they are not to wait either.
     pub(super) fn to_stderr() -> io::Result<Log> {
-        Log::to(File::from(io::stderr().as_fd().try_clone_to_owned()?))
+        Log::to(File::from(io::stderr().as_fd().try_clone_to_owned()?), |note| format!("{note}\n").into())
     }
 
-    fn to(output: impl Write + Send + 'static) -> io::Result<Log> {
+    /// What is told is written at once, each by itself; `note` makes what can be written of a note on what was lost.
+    pub(super) fn to(
+        output: impl Write + Send + 'static,
+        note: impl Fn(&str) -> Vec<u8> + Send + 'static,
+    ) -> io::Result<Log> {
         let (orders, queue) = sync_channel(LINES_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let counted = lost.clone();
-        thread::Builder::new().name("log".into()).spawn(move || write_all(output, &queue, &counted))?;
+        thread::Builder::new().name("log".into()).spawn(move || write_all(output, note, &queue, &counted))?;
         Ok(Log { orders, lost })
+    }
+
+    /// Has it written as it is.
+    pub(super) fn write_entry(&self, entry: Vec<u8>) {
+        if self.orders.try_send(Order::Write(entry)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Waits until what was told is written, unless that takes too long.
@@ -118,10 +129,7 @@ impl Write for Log {
     /// The whole of an event, as it is formatted.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
-        let line = format!("{}\n", in_colour(text.trim_end_matches('\n')));
-        if self.orders.try_send(Order::Write(line)).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        }
+        self.write_entry(format!("{}\n", in_colour(text.trim_end_matches('\n'))).into());
         Ok(event.len())
     }
 
@@ -130,17 +138,22 @@ impl Write for Log {
     }
 }
 
-fn write_all(mut output: impl Write, queue: &Receiver<Order>, lost: &AtomicU64) {
+fn write_all(
+    mut output: impl Write,
+    note: impl Fn(&str) -> Vec<u8>,
+    queue: &Receiver<Order>,
+    lost: &AtomicU64,
+) {
     for order in queue {
         match order {
             Order::Write(line) => {
                 let missing = lost.swap(0, Ordering::Relaxed);
-                let note = match missing {
-                    0 => String::new(),
-                    count => format!("{count} lines of the log were lost: they could not be written\n"),
-                };
-                if output.write_all(format!("{note}{line}").as_bytes()).is_err() {
-                    lost.fetch_add(missing + 1, Ordering::Relaxed);
+                let count = format!("{missing} lines of the log were lost: they could not be written");
+                if missing > 0 && output.write_all(&note(&count)).is_err() {
+                    lost.fetch_add(missing, Ordering::Relaxed);
+                }
+                if output.write_all(&line).is_err() {
+                    lost.fetch_add(1, Ordering::Relaxed);
                 }
             }
             // Whoever asked may have waited long enough.
@@ -161,6 +174,10 @@ mod tests {
 
     const MANY: usize = 3 * LINES_MAX;
 
+    fn line(note: &str) -> Vec<u8> {
+        format!("{note}\n").into()
+    }
+
     /// An event comes whole.
     fn tell(log: &mut Log, event: &str) {
         assert_eq!(log.write(format!("{event}\n").as_bytes()).unwrap(), event.len() + 1);
@@ -169,7 +186,7 @@ mod tests {
     #[test]
     fn a_log_that_nobody_reads_holds_nobody_up_and_says_later_what_was_lost() {
         let (reader, writer) = io::pipe().unwrap();
-        let mut log = Log::to(writer).unwrap();
+        let mut log = Log::to(writer, line).unwrap();
         let begun = Instant::now();
         for number in 0..MANY {
             tell(&mut log, &format!("event {number} {}", "x".repeat(100)));
@@ -213,7 +230,7 @@ mod tests {
     #[test]
     fn a_log_whose_disk_is_full_ends_nobody_and_goes_on_when_there_is_room() {
         let disk = Disk::default();
-        let mut log = Log::to(disk.clone()).unwrap();
+        let mut log = Log::to(disk.clone(), line).unwrap();
         tell(&mut log, "one");
         tell(&mut log, "two");
         log.flush();

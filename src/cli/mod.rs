@@ -27,6 +27,7 @@ mod explain;
 mod forget;
 mod ipam;
 mod log;
+mod journal;
 mod manual;
 mod metrics;
 mod validate;

@@ -8,6 +8,7 @@ use std::{
 
 use tracing::{info, warn};
 
+use super::log;
 use crate::{
     api::Answer,
     config::{self, Config, OnChange, Sources},
@@ -88,7 +89,7 @@ impl ConfigFile {
         }
         let error = refused.is_some().then(|| rolled_back("it was not confirmed before the daemon ended"));
         if let Some(error) = &error {
-            warn!(error, "the configuration before it is in force");
+            warn!(journal.message_id = log::REFUSED, error, "the configuration before it is in force");
         }
         Ok(ConfigFile {
             path: path.to_owned(),
@@ -133,7 +134,11 @@ impl ConfigFile {
                 info!("the configuration file was edited: adopt it with `weavers reload`");
                 (self.edit, self.error) = (Edit::Sound, None);
             }
-            Err(refusal) => warn!(error = refusal.message, "the edited configuration file cannot be adopted"),
+            Err(refusal) => warn!(
+                journal.message_id = log::REFUSED,
+                error = refusal.message,
+                "the edited configuration file cannot be adopted"
+            ),
         }
         self.edit
     }
@@ -162,7 +167,7 @@ impl ConfigFile {
                 self.former = Some(std::mem::replace(&mut self.in_force, InForce { sources, config }));
                 self.compare_with_start();
                 (self.edit, self.error, self.refused) = (Edit::None, None, None);
-                info!(needs_restart = ?self.needs_restart, "configuration adopted");
+                info!(journal.message_id = log::ADOPTED, needs_restart = ?self.needs_restart, "configuration adopted");
                 // The files may have been edited once more meanwhile.
                 self.look();
                 Ok(Response::Done)
@@ -174,7 +179,7 @@ impl ConfigFile {
             Err(refusal) => {
                 (self.edit, self.error) = (Edit::Broken, Some(refusal.message.clone()));
                 self.refused = Some(sources);
-                warn!(error = refusal.message, "configuration refused");
+                warn!(journal.message_id = log::REFUSED, error = refusal.message, "configuration refused");
                 Err(refusal)
             }
         }
@@ -186,7 +191,7 @@ impl ConfigFile {
         let tried = std::mem::replace(&mut self.in_force, former);
         self.compare_with_start();
         let error = rolled_back(why);
-        warn!(error, "the configuration before it is in force");
+        warn!(journal.message_id = log::REFUSED, error, "the configuration before it is in force");
         (self.edit, self.error, self.refused) = (Edit::Broken, Some(error), Some(tried.sources));
         // The former files may be back already, or others.
         self.look();

@@ -12,6 +12,7 @@
 //! stops, the data path stays as it is.
 
 mod asking;
+mod log;
 mod file;
 mod birth;
 mod leases;
@@ -60,7 +61,7 @@ use crate::{
         persist::ledger::{SaveFault, SaveId},
         protocol::{
             request::{Refusal, Request, RequestId, Response, SavedPlan},
-            status::{ConfigStatus, PathState, PathStatus, Status},
+            status::{ConfigStatus, Status},
         },
     },
     plan::Plan,
@@ -355,9 +356,8 @@ impl Daemon {
                 Output::MakeCanary => self.canary.make(self.events.clone()),
                 Output::DropCanary => self.canary.drop(),
                 Output::Probe(to, bytes) => self.canary.send(to, bytes),
-                Output::Told(event) if event.is_trouble() => warn!("{event}"),
-                Output::Told(event) => info!("{event}"),
-                Output::PathChanged(path) => log_path(&path),
+                Output::Told(event) => log::event(&event),
+                Output::PathChanged(path) => log::path(&path),
                 Output::Apply(action) => self.hands.apply(action),
                 Output::Answer(id, result) => self.answer(id, result),
                 Output::RolledBack(why) => {
@@ -396,11 +396,8 @@ impl Daemon {
             Event::RunningSeen(result) => Input::RunningSeen(result),
             Event::PlacesSeen(result) => Input::PlacesSeen(result),
             Event::Applied(action, outcome) => {
-                let cause = self.node.overview().cause(&action);
-                match &outcome {
-                    Ok(request_id) => info!(%action, cause, request_id, "done"),
-                    Err(fault) => warn!(%action, cause, %fault, "failed"),
-                }
+                let known = self.node.overview();
+                log::step(&action, known.cause(&action), known.is_repair(&action), &outcome);
                 self.measured.metrics.stepped(&action, &outcome);
                 Input::Applied(action, outcome)
             }
@@ -511,7 +508,11 @@ impl Daemon {
         match self.file.candidate() {
             Ok(candidate) => self.resolve(candidate, Adoption::Reload(reply)),
             Err(refusal) => {
-                warn!(error = refusal.message, "the configuration file is not adopted");
+                warn!(
+                    journal.message_id = log::REFUSED,
+                    error = refusal.message,
+                    "the configuration file is not adopted"
+                );
                 if let Some(reply) = reply {
                     drop(reply.send(Err(refusal)));
                 }
@@ -573,16 +574,6 @@ impl Daemon {
         self.hands.use_ec2(&config);
         self.reloading.insert(adopted, candidate);
         self.handle(Input::Ordered(Box::new(Order { adopted, done, config, plan, trial })));
-    }
-}
-
-/// What becomes of packets is part of the story of a cluster.
-fn log_path(path: &PathStatus) {
-    let PathStatus { peer, nickname, since_s, .. } = path;
-    match (path.state, path.state.lost()) {
-        (_, Some((which, way))) => warn!(which, way, %peer, nickname, since_s, "packets are lost"),
-        (PathState::Flows, None) => info!(%peer, nickname, "packets flow"),
-        (_, None) => info!(%peer, nickname, "it is not known any more whether packets flow"),
     }
 }
 

@@ -6,6 +6,7 @@ use super::{boundary::event::Event, cluster::peers::Peers, report::overview::Ove
 use crate::{
     addr::{Range, without_all},
     peer::PeerName,
+    plan::Conflict,
 };
 
 /// Events of one kind that are told one by one at a time; of more there is a number.
@@ -21,6 +22,8 @@ pub(super) struct Story {
     /// Which quarantine.
     quarantine: Option<u64>,
     failing: BTreeMap<&'static str, String>,
+    is_ready: bool,
+    conflicts: Vec<Conflict>,
     /// Peers or owners may be others than those that were told of.
     touched: bool,
 }
@@ -50,6 +53,8 @@ impl Story {
         kinds.push(self.of_take_overs(known));
         kinds.push(self.of_quarantine(known));
         kinds.push(self.of_reads(known));
+        kinds.push(self.of_conflicts(known));
+        kinds.push(self.of_readiness(known));
         kinds.into_iter().flat_map(few).collect()
     }
 
@@ -109,6 +114,23 @@ impl Story {
         let ranges = known.peers.ipam.quarantined().len();
         let begun = now.map(|_| Event::QuarantineBegun { ranges });
         vec![begun.unwrap_or(Event::QuarantineEnded)]
+    }
+
+    fn of_conflicts(&mut self, known: Overview<'_>) -> Vec<Event> {
+        let now = &known.work.plan.conflicts;
+        if *now == self.conflicts {
+            return Vec::new();
+        }
+        let before = std::mem::replace(&mut self.conflicts, now.clone());
+        let new = now.iter().filter(|conflict| !before.contains(conflict));
+        new.map(|conflict| Event::ConflictFound(conflict.clone())).collect()
+    }
+
+    /// For the first time in this life: what it waits for after that is told otherwise.
+    fn of_readiness(&mut self, known: Overview<'_>) -> Vec<Event> {
+        let is_news = !self.is_ready && known.is_ready();
+        self.is_ready |= is_news;
+        if is_news { vec![Event::Ready] } else { Vec::new() }
     }
 
     fn of_reads(&mut self, known: Overview<'_>) -> Vec<Event> {

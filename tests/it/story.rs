@@ -2,7 +2,7 @@
 
 use weavers::{
     node::protocol::request::Request,
-    state::{Fault, FaultKind},
+    state::{Fault, FaultKind, Route, RouteState, Target},
 };
 
 use crate::crowd::Crowd;
@@ -43,4 +43,19 @@ fn reads_that_fail_are_told_once_with_the_reason_and_once_when_they_work_again()
     crowd.hosts[0].unread = None;
     crowd.pass(300);
     assert_eq!(crowd.hosts[0].told, ["the VPC can be read again"]);
+}
+
+#[test]
+fn a_host_tells_once_that_it_is_ready_and_once_of_a_route_that_is_not_ours() {
+    let mut crowd = Crowd::of(2);
+    crowd.pass(60);
+    let told =
+        |crowd: &Crowd, words: &str| crowd.hosts[0].told.iter().filter(|line| line.contains(words)).count();
+    assert_eq!(told(&crowd, "ready: a container"), 1, "{:#?}", crowd.hosts[0].told);
+    let target = Target::Other("pcx-77".to_owned());
+    let foreign = Route { target, state: RouteState::Active, created: true };
+    crowd.routes.insert("10.44.0.0/24".parse().unwrap(), foreign);
+    crowd.pass(900);
+    assert_eq!(told(&crowd, "conflict: rtb-1 10.44.0.0/24 -> pcx-77"), 1, "{:#?}", crowd.hosts[0].told);
+    assert_eq!(told(&crowd, "ready: a container"), 1);
 }

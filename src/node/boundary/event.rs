@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{addr::Range, state::Fault};
+use crate::{addr::Range, plan::Conflict, state::Fault};
 
 /// Something that happened. Peers are named as people know them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,13 +18,15 @@ pub enum Event {
     QuarantineEnded,
     ReadsFail { what: &'static str, fault: Fault },
     ReadsWork { what: &'static str },
+    Ready,
+    ConflictFound(Conflict),
     More { events: usize },
 }
 
 impl Event {
     /// Whether somebody should look after it.
     pub fn is_trouble(&self) -> bool {
-        matches!(self, Event::ReadsFail { .. })
+        matches!(self, Event::ReadsFail { .. } | Event::ConflictFound(_))
     }
 }
 
@@ -53,6 +55,10 @@ impl fmt::Display for Event {
             Event::QuarantineEnded => f.write_str("quarantine ended: all ranges of this host are used"),
             Event::ReadsFail { what, fault } => write!(f, "{what} cannot be read: {fault}"),
             Event::ReadsWork { what } => write!(f, "{what} can be read again"),
+            Event::Ready => f.write_str("ready: a container that is attached now is reached"),
+            Event::ConflictFound(Conflict { place, destination, target }) => {
+                write!(f, "conflict: {place} {destination} -> {target} is not ours and is left alone")
+            }
             Event::More { events } => write!(f, "and {events} more of that kind"),
         }
     }

@@ -307,6 +307,13 @@ impl Converge {
         work.in_flight.iter().find(|change| change.action == *action).map(|change| change.cause.as_str())
     }
 
+    /// Whether a step that is under way undoes what somebody did to a route.
+    pub fn is_repair(&self, action: &Action) -> bool {
+        let work = self.work.get(&Plane::of(action));
+        let change = work.and_then(|work| work.in_flight.iter().find(|change| change.action == *action));
+        change.is_some_and(|change| self.drift.is_repair(change))
+    }
+
     /// A step has ended. Returns the next steps to take.
     pub fn applied(
         &mut self,

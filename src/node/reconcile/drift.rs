@@ -106,17 +106,25 @@ impl Drift {
                 change.cause = format!("the interface of this host was exchanged: it is {interface} now");
                 continue;
             }
-            let cause = match &change.action {
-                Action::Ec2(Ec2Action::CreateRoute { .. }) => "somebody deleted it",
-                Action::Ec2(Ec2Action::ReplaceRoute { .. }) if !is_blackhole(&change.before) => {
-                    "somebody changed it"
-                }
-                _ => continue,
-            };
-            if key(&change.action).is_some_and(|key| self.held.contains(&key)) {
-                change.cause = cause.to_owned();
+            if let Some(deed) = self.deed(change) {
+                change.cause = format!("somebody {deed} it");
             }
         }
+    }
+
+    /// Whether this step undoes what somebody did.
+    pub fn is_repair(&self, change: &Change) -> bool {
+        !self.is_left_behind(&change.before) && self.deed(change).is_some()
+    }
+
+    /// What somebody did to our route that this step sets back.
+    fn deed(&self, change: &Change) -> Option<&'static str> {
+        let deed = match &change.action {
+            Action::Ec2(Ec2Action::CreateRoute { .. }) => "deleted",
+            Action::Ec2(Ec2Action::ReplaceRoute { .. }) if !is_blackhole(&change.before) => "changed",
+            _ => return None,
+        };
+        key(&change.action).filter(|key| self.held.contains(key)).map(|_| deed)
     }
 
     /// A step has succeeded.

@@ -122,4 +122,9 @@ impl<'a> Overview<'a> {
     pub fn cause(&self, action: &Action) -> Option<&'a str> {
         self.work.converge.cause(action)
     }
+
+    /// Whether a step that is under way undoes what somebody did to a route.
+    pub fn is_repair(&self, action: &Action) -> bool {
+        self.work.converge.is_repair(action)
+    }
 }
