@@ -1,5 +1,5 @@
 """examples/cloudformation, examples/terraform and examples/cloud-init: the stack is created in moto, and every weave.toml that a host would find is
-validated by weavers. The permissions of each are those that README.md lists.
+validated by weavers. The permissions of each are those that weavers-ec2(7) lists.
 
 Argument: the program weavers.
 """
@@ -24,8 +24,8 @@ EXAMPLES = pathlib.Path("examples")
 WEAVERS = sys.argv[1]
 
 
-def readme_actions():
-    policy = re.search(r"```json\n(.*?\"Statement\".*?)```", pathlib.Path("README.md").read_text(), re.S).group(1)
+def listed_actions():
+    policy = re.search(r"```json\n(.*?\"Statement\".*?)```", pathlib.Path("packaging/man/weavers-ec2.7.md").read_text(), re.S).group(1)
     return {action for one in json.loads(policy)["Statement"] for action in as_list(one["Action"])}
 
 
@@ -77,7 +77,7 @@ def check_cloudformation():
     policy = boto3.client("iam").get_role_policy(RoleName=outputs["Role"], PolicyName="weavers")["PolicyDocument"]
     # moto gives the text that it keeps, which is Python's rather than JSON.
     policy = yaml.safe_load(policy) if isinstance(policy, str) else policy
-    check("stack: permissions", {action for one in policy["Statement"] for action in as_list(one["Action"])}, readme_actions())
+    check("stack: permissions", {action for one in policy["Statement"] for action in as_list(one["Action"])}, listed_actions())
     version = ec2.describe_launch_template_versions(LaunchTemplateId=outputs["LaunchTemplate"])["LaunchTemplateVersions"][0]
     check_user_data("stack: user data", base64.b64decode(version["LaunchTemplateData"]["UserData"]).decode())
     hosts = [one for all in ec2.describe_instances()["Reservations"] for one in all["Instances"]]
@@ -107,7 +107,7 @@ def check_terraform():
     used = set(re.findall(r"\bvar\.(\w+)", "".join(texts.values())))
     check("terraform: variables", used, declared)
     actions = set(re.findall(r"\"(ec2:[A-Z]\w+)\"", texts[place / "main.tf"])) - {"ec2:Vpc"}
-    check("terraform: permissions", actions, readme_actions())
+    check("terraform: permissions", actions, listed_actions())
     given = dict(container_range="10.32.0.0/12", hosts="3", cluster="prod", package_url="https://packages.example.net/weavers.rpm")
     user_data = (place / "user-data.yml.tftpl").read_text()
     check("terraform: variables of the user data", set(re.findall(r"\$\{(\w+)\}", user_data)), given.keys())

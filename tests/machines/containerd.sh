@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2154 # set by tests/runtimes and tests/machines/machine.sh
 
 containerd_machine() {
-  # As README.md has it for Debian, and with the plugins of its package, among which the interface looks for all.
+  # As weavers-cni(7) has it for Debian, and with the plugins of its package, among which the interface looks for all.
   install -D "$binaries/weavers-cni" "$1/usr/lib/cni/weavers"
   ln -sf ../../../usr/lib/cni/portmap "$1/opt/cni/bin/portmap"
   cat >>"$1/etc/weave/weave.toml" <<'TOML'
@@ -58,7 +58,7 @@ step_containerd() {
   check "the image comes from Docker" docker save -o /share/bb.tar bb:1
   check "  and is imported" ctr images import /share/bb.tar
   check "  for the interface, too" ctr -n k8s.io images import /share/bb.tar
-  check "a container, as in README.md" says "169.254.1.1" ctr run --rm --cni "${no_limits[@]}" docker.io/library/bb:1 t0 ip route
+  check "a container, as in weavers-cni(7)" says "169.254.1.1" ctr run --rm --cni "${no_limits[@]}" docker.io/library/bb:1 t0 ip route
   for name in t1 t2; do
     check "one that stays" ctr run -d --cni "${no_limits[@]}" --env "NAME=$name" docker.io/library/bb:1 "$name" httpd -f -p 0.0.0.0:80 -h /www
     add_container containerd "$(task_pid "$name")" "$name" "$(cni_address "default-$name")"

@@ -61,7 +61,7 @@ step_docker() {
   check "the image is imported" docker_image
   check "a network without a subnet is refused, with the way out" refused "--subnet $docker_cidr" \
     docker network create -d weavers --ipam-driver weavers x
-  check "a network, as in README.md" docker network create -d weavers --ipam-driver weavers --subnet "$docker_cidr" w
+  check "a network, as in weavers-docker(7)" docker network create -d weavers --ipam-driver weavers --subnet "$docker_cidr" w
   check "a container with ports" docker_run web -p 8080:80 -p 127.0.0.1:9000:80 -p 127.0.0.1:9001:9/udp
   check "another" docker_run other
   docker_know web

@@ -56,7 +56,7 @@ machine_start() {
   done
 }
 
-# A root of its own, in which weavers is installed as README.md says.
+# A root of its own, in which weavers is installed as weavers-operations(7) says.
 machine_make() {
   local dir=$work/$1 host=$2 m=$work/$1/root
   mkdir -p "$dir"/{upper,overlay,root,docker,containerd,containers,share}

@@ -27,7 +27,7 @@ podman_know() { add_container podman "$(podman_pid "$1")" "$1" "$(podman_address
 step_podman() {
   local ip mac=02:42:ac:11:00:77 host=${address[podman]} pid
   check "the image is imported" podman import --change 'CMD ["httpd","-f","-p","0.0.0.0:80","-h","/www"]' --change 'ENV PATH=/bin' --change 'STOPSIGNAL SIGKILL' /root/image.tar bb:1
-  check "a network, as in README.md" podman network create --driver weavers w
+  check "a network, as in weavers-podman(7)" podman network create --driver weavers w
   check "a network with an unknown option is refused" refused "is not known" podman network create --driver weavers -o mut=1400 x
   check "  one outside of the range" refused "outside [ipam] range" podman network create --driver weavers --subnet 172.30.0.0/16 x
   check "  one of IPv6" refused "IPv6" podman network create --driver weavers --ipv6 x

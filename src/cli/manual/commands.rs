@@ -5,14 +5,17 @@ use std::io;
 use clap::Command;
 use clap_mangen::Man;
 
-use super::{COMMANDS, FILES, MANUAL, Page, see_also, source, terms};
+use super::{COMMANDS, FILES, GUIDES, MANUAL, Page, guide, see_also, source, terms};
 
 /// What the page of all commands is called.
 const ALL: &str = "weavers";
 
 const EXIT_STATUS: [(&str, &str); 8] = [
     ("0", "Success. plan: nothing to do. status --check: converged."),
-    ("1", "Error. plan: something was not read, so there may be more to do."),
+    (
+        "1",
+        "Error. plan: something was not read, so there may be more to do, and its document has complete: false.",
+    ),
     (
         "2",
         "Only with --detailed-exitcode: changes pending, or made; the file is not in force, or was adopted.",
@@ -137,7 +140,8 @@ fn of_all(all: &Command, names: &[(String, &str)], date: &str) -> io::Result<Pag
     ] {
         section.to_writer(&mut text)?;
     }
-    let others = [("weave.toml".to_owned(), FILES)].into_iter().chain(names.iter().cloned());
+    let guides = guide::PAGES.iter().map(|(name, _)| ((*name).to_owned(), GUIDES));
+    let others = [("weave.toml".to_owned(), FILES)].into_iter().chain(guides).chain(names.iter().cloned());
     see_also(&others.collect::<Vec<_>>()).to_writer(&mut text)?;
     Ok(Page { name: ALL.to_owned(), section: COMMANDS, text })
 }

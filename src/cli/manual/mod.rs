@@ -1,5 +1,6 @@
 //! Manual pages and completion scripts, for packages.
 
+mod guide;
 mod commands;
 mod file;
 
@@ -17,9 +18,10 @@ use super::{Cli, Exit, Failure};
 
 /// What all pages belong to.
 const MANUAL: &str = "weavers";
-/// Where commands are that administrators use, and where files are described.
+/// Where commands are that administrators use, where files are described, and where is told how things go together.
 const COMMANDS: &str = "8";
 const FILES: &str = "5";
+const GUIDES: &str = "7";
 
 #[derive(Debug, Args)]
 pub(super) struct Man {
@@ -56,6 +58,7 @@ impl Man {
         fs::create_dir_all(directory)?;
         let mut pages = commands::pages(Cli::command(), &self.date)?;
         pages.push(file::page(&self.date)?);
+        pages.extend(guide::pages(&self.date)?);
         for Page { name, section, text } in pages {
             fs::write(directory.join(format!("{name}.{section}")), text)?;
         }
@@ -125,7 +128,9 @@ mod tests {
     fn every_page_that_another_one_names_is_there() {
         let pages = written();
         let there: BTreeSet<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
-        for page in ["weavers.8", "weave.toml.5", "weavers-status.8", "weavers-ipam-show.8"] {
+        for page in
+            ["weavers.8", "weave.toml.5", "weavers-docker.7", "weavers-status.8", "weavers-ipam-show.8"]
+        {
             assert!(there.contains(page), "{page} is missing of {there:?}");
         }
         assert!(!there.contains("weavers-man.8"), "what only packages use has none");
