@@ -27,7 +27,10 @@ use super::{
         discovery::Discovery,
         view::PAUSE_DENIED,
     },
-    persist::memory::Write,
+    persist::{
+        ledger::{SaveFault, SaveId},
+        memory::Write,
+    },
     protocol::request::{Refusal, Response},
     reconcile::{Reconcile, desired::link_mtu},
     report::overview::Overview,
@@ -204,10 +207,7 @@ impl Engine {
                 self.story.touch();
                 self.probes.touch();
                 self.work.converge.drift.keep(&self.peers.ipam.owned());
-                match self.facts.ring_kept {
-                    true => self.out.disturbed = true,
-                    false => self.out.let_out(Effect::RingKept),
-                }
+                self.out.disturbed |= self.facts.ring_kept;
             }
             News::TopologyChanged => {
                 self.story.touch();
@@ -230,12 +230,23 @@ impl Engine {
             // Whoever waits for an answer asks again, or another peer.
             Effect::Unicast(channel, to, message) => drop(mesh.unicast(to, channel, &message)),
             Effect::Answer(id, result) => self.out.outputs.push_back(Output::Answer(id, result)),
-            Effect::ContainerKept => self.out.disturbed = true,
-            Effect::RingKept => (self.facts.ring_kept, self.out.disturbed) = (true, true),
             Effect::FormerKept(order) => return Some(Upshot::FormerKept(order)),
             Effect::Finish => self.out.outputs.push_back(Output::Finished),
         }
         None
+    }
+
+    /// A save has ended. A crash cannot take any more what it has: routes may lead to ranges, and links be made.
+    pub fn on_stored(&mut self, id: SaveId, result: Result<(), SaveFault>) {
+        let Engine { facts, local, out, .. } = self;
+        let has = |is_of_kind: fn(&str) -> bool| result.is_ok() && out.ledger.is_saving(id, is_of_kind);
+        let (has_ring, has_containers) = (has(Write::is_of_ring), has(Write::is_of_attached));
+        facts.ring_kept |= has_ring;
+        if has_containers {
+            local.containers.touch();
+        }
+        out.disturbed |= has_ring || has_containers;
+        out.stored(facts.now, id, result);
     }
 
     pub fn on_woken(&mut self) {

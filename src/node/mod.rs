@@ -200,10 +200,7 @@ impl Node {
                 }
                 self.engine.on_applied(&action, outcome);
             }
-            Input::Stored(id, result) => {
-                local.containers.touch();
-                out.stored(facts.now, id, result);
-            }
+            Input::Stored(id, result) => self.engine.on_stored(id, result),
             Input::CanaryMade(result) => {
                 local.canary.made(facts, work, result);
                 out.disturbed = true;

@@ -8,7 +8,7 @@ use crate::{
     mesh::Recipients,
     node::{
         persist::ledger::{Ledger, SaveFault, SaveId},
-        protocol::request::{Refusal, RequestId, Response},
+        protocol::request::{Refusal, RefusalKind, RequestId, Response},
     },
     peer::PeerName,
     time::Timestamp,
@@ -28,11 +28,7 @@ pub(in crate::node) enum Effect {
     Offer(Vec<(&'static str, Digest)>),
     Unicast(&'static str, PeerName, Vec<u8>),
     Answer(RequestId, Result<Response, Refusal>),
-    /// A crash cannot take the ring any more.
-    RingKept,
-    /// Nor a container: its link may be made.
-    ContainerKept,
-    /// Nor what was in force before: the order may be carried out.
+    /// A crash cannot take what was in force before: the order may be carried out.
     FormerKept(Box<Order>),
     Finish,
 }
@@ -65,17 +61,15 @@ impl Out {
                 self.ledger.rest_message(bytes, effect)
             }
             Effect::Answer(_, result) if !promises(result) => Some(effect),
-            Effect::Answer(..)
-            | Effect::RingKept
-            | Effect::ContainerKept
-            | Effect::FormerKept(_)
-            | Effect::Finish => self.ledger.rest(effect),
+            Effect::Answer(..) | Effect::FormerKept(_) | Effect::Finish => self.ledger.rest(effect),
         };
         self.ready.extend(ready);
     }
 
-    /// Answers who asked.
+    /// Answers who asked. Nothing is promised while more answers than may wait for the disk.
     pub fn answer(&mut self, id: RequestId, result: Result<Response, Refusal>) {
+        let refused = promises(&result) && !self.ledger.has_room();
+        let result = if refused { Err(unkept(self.ledger.fault())) } else { result };
         self.let_out(Effect::Answer(id, result));
     }
 
@@ -97,6 +91,13 @@ impl Out {
     }
 }
 
+/// Why something that was done is not promised.
+fn unkept(fault: Option<&SaveFault>) -> Refusal {
+    let why = fault.map_or("the disk is slow", |fault| &fault.message);
+    let hint = fault.and_then(|fault| fault.hint.clone());
+    Refusal { hint, ..Refusal::new(RefusalKind::Failed, format!("it is done and may be lost: {why}")) }
+}
+
 /// Whether somebody relies on it that the answer still holds after a restart. What only tells how things are does not wait
 /// for a disk that is full.
 fn promises(answer: &Result<Response, Refusal>) -> bool {
@@ -113,5 +114,34 @@ fn promises(answer: &Result<Response, Refusal>) -> bool {
             | Response::Moved { .. },
         ) => true,
         Ok(Response::Absent | Response::Done) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::persist::memory::Write;
+
+    #[test]
+    fn more_answers_than_may_wait_for_a_disk_are_refused_and_nothing_that_goes_on_by_itself_is_lost() {
+        let (mut out, mut asked) = (Out::new(), 0);
+        let fault = SaveFault { message: "no space left".to_owned(), hint: Some("make room".to_owned()) };
+        out.ledger.write(Write::format());
+        let (id, _) = out.ledger.begin(Timestamp::ZERO).unwrap();
+        out.stored(Timestamp::ZERO, id, Err(fault));
+        while out.ledger.has_room() {
+            out.answer(RequestId(asked), Ok(Response::Done));
+            asked += 1;
+        }
+        out.answer(RequestId(asked), Ok(Response::Done));
+        let Some(Effect::Answer(_, Err(refusal))) = out.next_effect() else { panic!("it is not answered") };
+        assert_eq!(refusal.message, "it is done and may be lost: no space left");
+        assert_eq!(refusal.hint.as_deref(), Some("make room"));
+        out.let_out(Effect::Finish);
+        let (id, _) = out.ledger.begin(Timestamp::from_micros(u64::MAX)).unwrap();
+        out.stored(Timestamp::ZERO, id, Ok(()));
+        let left: Vec<Effect> = std::iter::from_fn(|| out.next_effect()).collect();
+        assert_eq!(left.len() as u64, asked + 1);
+        assert!(matches!(left.last(), Some(Effect::Finish)));
     }
 }

@@ -8,7 +8,6 @@ use crate::{
     ipam::{Ask, Refused, Ticket},
     node::{
         boundary::{
-            out::Effect,
             tickets::Purpose,
             waiting::{Reply, Waiter},
         },
@@ -225,7 +224,6 @@ impl Local {
         cx.out.ledger.write(Write::attached(&attached.ident, Some(&attached)));
         self.containers.all.insert(attached.ident.clone(), attached);
         self.containers.touch();
-        cx.out.let_out(Effect::ContainerKept);
     }
 
     pub(in crate::node) fn forget(&mut self, cx: &mut Context<'_>, ident: &str) {

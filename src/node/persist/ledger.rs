@@ -21,7 +21,7 @@ pub struct SaveId(pub u64);
 const MESSAGES_MAX: usize = 10_000;
 /// How many bytes of them: a few states of a large cluster for each of its neighbours.
 const BYTES_MAX: usize = 64 << 20;
-/// How many effects may wait in all. Each that is no message is for somebody who waits, and their number has a bound.
+/// How many effects may wait in all before nothing more is promised.
 const HELD_MAX: usize = 3 * MESSAGES_MAX;
 /// First pause after a save that failed; doubles up to [`PAUSE_MAX`]. A full disk says no at once.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -105,30 +105,42 @@ impl<E> Ledger<E> {
         self.unsaved.insert(write.key, write.value);
     }
 
-    /// Lets an effect out as soon as all that was written before it is saved: `Some` if that is now.
+    /// Whether one more may wait of what somebody asks for, and goes on asking for while the disk refuses.
+    pub fn has_room(&self) -> bool {
+        self.held.len() < HELD_MAX
+    }
+
+    /// Lets an effect out as soon as all that was written before it is saved: `Some` if that is now. Whoever adds many asks before
+    /// whether there is room.
     pub fn rest(&mut self, effect: E) -> Option<E> {
-        self.rest_if(|ledger| ledger.held.len() < HELD_MAX, 0, effect)
+        let Some(on) = self.last_save() else { return Some(effect) };
+        self.held.push_back(Held { on, bytes: 0, effect });
+        None
     }
 
     /// Does the same with a message of so many bytes, which is dropped while many wait: it is sent again.
     pub fn rest_message(&mut self, bytes: usize, message: E) -> Option<E> {
-        let has_room = |ledger: &Ledger<E>| {
-            ledger.held.len() < MESSAGES_MAX && ledger.bytes.saturating_add(bytes) <= BYTES_MAX
-        };
-        self.rest_if(has_room, bytes, message)
-    }
-
-    fn rest_if(&mut self, has_room: impl Fn(&Self) -> bool, bytes: usize, effect: E) -> Option<E> {
-        let on = match &self.under_way {
-            _ if !self.unsaved.is_empty() => self.next,
-            Some((id, _)) => *id,
-            None => return Some(effect),
-        };
-        if has_room(self) {
+        let Some(on) = self.last_save() else { return Some(message) };
+        if self.held.len() < MESSAGES_MAX && self.bytes.saturating_add(bytes) <= BYTES_MAX {
             self.bytes += bytes;
-            self.held.push_back(Held { on, bytes, effect });
+            self.held.push_back(Held { on, bytes, effect: message });
         }
         None
+    }
+
+    /// The save that has all that was written, unless the disk has it.
+    fn last_save(&self) -> Option<SaveId> {
+        match &self.under_way {
+            _ if !self.unsaved.is_empty() => Some(self.next),
+            Some((id, _)) => Some(*id),
+            None => None,
+        }
+    }
+
+    /// Whether this save is under way and has a record of this kind.
+    pub fn is_saving(&self, id: SaveId, is_of_kind: impl Fn(&str) -> bool) -> bool {
+        let writes = self.under_way.iter().filter(|(under_way, _)| *under_way == id);
+        writes.flat_map(|(_, writes)| writes).any(|write| is_of_kind(&write.key))
     }
 
     /// The save to begin now, if one is due and none is under way.

@@ -268,6 +268,16 @@ impl Write {
         key.strip_prefix(ATTACHED)
     }
 
+    /// Whether a container is remembered there.
+    pub fn is_of_attached(key: &str) -> bool {
+        Write::ident_of_attached(key).is_some()
+    }
+
+    /// Whether the ring is remembered there.
+    pub fn is_of_ring(key: &str) -> bool {
+        key == RING
+    }
+
     /// Remembers a container, or forgets it.
     pub fn attached(ident: &str, attached: Option<&Attached>) -> Write {
         let key = Write::key_of_attached(ident);
