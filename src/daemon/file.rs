@@ -10,14 +10,13 @@ use tracing::{info, warn};
 
 use super::log;
 use crate::{
-    api::Answer,
     config::{self, Config, OnChange, Sources},
     config_files,
     node::{
         boundary::order::Terms,
         persist::memory::Trial,
         protocol::{
-            request::{Refusal, RefusalKind, Response, SavedPlan},
+            request::{Refusal, RefusalKind, SavedPlan},
             status::ConfigStatus,
         },
     },
@@ -160,29 +159,24 @@ impl ConfigFile {
         (!candidate.sources.say_the_same(former)).then_some(Terms { record, patience })
     }
 
-    /// The node has adopted the candidate, or refused it.
-    pub(super) fn settle(&mut self, Candidate { config, sources }: Candidate, result: Answer) -> Answer {
-        match result {
-            Ok(_) => {
-                self.former = Some(std::mem::replace(&mut self.in_force, InForce { sources, config }));
-                self.compare_with_start();
-                (self.edit, self.error, self.refused) = (Edit::None, None, None);
-                info!(journal.message_id = log::ADOPTED, needs_restart = ?self.needs_restart, "configuration adopted");
-                // The files may have been edited once more meanwhile.
-                self.look();
-                Ok(Response::Done)
-            }
-            Err(refusal) if refusal.kind == RefusalKind::Untimely => {
-                warn!(error = refusal.message, hint = refusal.hint, "configuration not adopted now");
-                Err(refusal)
-            }
-            Err(refusal) => {
-                (self.edit, self.error) = (Edit::Broken, Some(refusal.message.clone()));
-                self.refused = Some(sources);
-                warn!(journal.message_id = log::REFUSED, error = refusal.message, "configuration refused");
-                Err(refusal)
-            }
+    /// The node has adopted the candidate.
+    pub(super) fn adopt(&mut self, Candidate { config, sources }: Candidate) {
+        self.former = Some(std::mem::replace(&mut self.in_force, InForce { sources, config }));
+        self.compare_with_start();
+        (self.edit, self.error, self.refused) = (Edit::None, None, None);
+        info!(journal.message_id = log::ADOPTED, needs_restart = ?self.needs_restart, "configuration adopted");
+        // The files may have been edited once more meanwhile.
+        self.look();
+    }
+
+    /// The candidate cannot come into force, or not now.
+    pub(super) fn refuse(&mut self, candidate: Candidate, refusal: &Refusal) {
+        if refusal.kind == RefusalKind::Untimely {
+            return warn!(error = refusal.message, hint = refusal.hint, "configuration not adopted now");
         }
+        (self.edit, self.error) = (Edit::Broken, Some(refusal.message.clone()));
+        self.refused = Some(candidate.sources);
+        warn!(journal.message_id = log::REFUSED, error = refusal.message, "configuration refused");
     }
 
     /// The node has gone back to what was in force before.

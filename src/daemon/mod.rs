@@ -360,6 +360,7 @@ impl Daemon {
                 Output::PathChanged(path) => log::path(&path),
                 Output::Apply(action) => self.hands.apply(action),
                 Output::Answer(id, result) => self.answer(id, result),
+                Output::Adopted(id) => self.settle(id, None),
                 Output::RolledBack(why) => {
                     self.file.roll_back(&why);
                     self.hands.use_ec2(self.file.config());
@@ -439,10 +440,7 @@ impl Daemon {
     }
 
     fn answer(&mut self, id: RequestId, mut result: Answer) {
-        if let Some(candidate) = self.reloading.remove(&id) {
-            result = self.file.settle(candidate, result);
-            self.hands.use_ec2(self.file.config());
-        }
+        self.settle(id, result.as_ref().err());
         if let Ok(Response::Status(status)) = &mut result {
             self.complete(status);
         }
@@ -543,9 +541,9 @@ impl Daemon {
                 self.order(candidate, plan.map(|plan| *plan), patience, reply);
             }
             (Some(refusal), adoption) => {
-                let answer = self.file.settle(candidate, Err(refusal));
+                self.file.refuse(candidate, &refusal);
                 if let Adoption::Reload(Some(reply)) | Adoption::Apply { reply, .. } = adoption {
-                    drop(reply.send(answer));
+                    drop(reply.send(Err(refusal)));
                 }
             }
         }
@@ -557,6 +555,16 @@ impl Daemon {
         self.hands.use_ec2(&config);
         self.reloading.insert(id, candidate);
         self.handle(Input::Configured(id, Box::new(config)));
+    }
+
+    /// The node has adopted a file, or refused it.
+    fn settle(&mut self, id: RequestId, refusal: Option<&Refusal>) {
+        let Some(candidate) = self.reloading.remove(&id) else { return };
+        match refusal {
+            None => self.file.adopt(candidate),
+            Some(refusal) => self.file.refuse(candidate, refusal),
+        }
+        self.hands.use_ec2(self.file.config());
     }
 
     /// The node is asked to adopt a file and to converge at once, so that no step that follows from the file is taken before it

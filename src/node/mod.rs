@@ -296,7 +296,12 @@ impl Node {
             return self.engine.out.answer(id, Err(refusal));
         }
         self.pending.trials.forget(&mut self.engine.out);
+        self.adopt(id, config);
+    }
+
+    fn adopt(&mut self, id: RequestId, config: Config) {
         self.engine.adopt(config.adopted_by(&self.engine.facts.config));
+        self.engine.out.outputs.push_back(Output::Adopted(id));
         self.engine.out.answer(id, Ok(Response::Done));
     }
 
@@ -327,8 +332,7 @@ impl Node {
     }
 
     fn carry_out(&mut self, order: Order) {
-        self.engine.adopt(order.config.adopted_by(&self.engine.facts.config));
-        self.engine.out.answer(order.adopted, Ok(Response::Done));
+        self.adopt(order.adopted, order.config);
         self.engine.hurry();
         self.reply(order.done, Reply::When(Waiter::Converged(Vec::new())));
     }

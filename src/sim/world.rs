@@ -519,7 +519,7 @@ impl World {
                 Output::PathChanged(path) => self.note(|| format!("host {host}: {path:?}")),
                 Output::Apply(action) => self.apply(host, life, action),
                 Output::Answer(id, result) => self.answered(host, id, result),
-                Output::RolledBack(_) => {}
+                Output::Adopted(_) | Output::RolledBack(_) => {}
                 Output::Finished => self.finish(host),
                 Output::Stop(refusal) => panic!("disks are not copied here: {}", refusal.message),
             }

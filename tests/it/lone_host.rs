@@ -41,8 +41,12 @@ pub struct Host {
     pub holds_links: bool,
     /// Why a look at the host fails, if it does.
     pub unreadable: Option<Fault>,
+    /// Looks at the host so far.
+    pub looks: u64,
     pub asked: u64,
     pub answers: Vec<Result<Response, Refusal>>,
+    /// With which questions a configuration came into force.
+    pub adopted: Vec<RequestId>,
 }
 
 impl Host {
@@ -105,8 +109,10 @@ impl Host {
             saves: Vec::new(),
             holds_links: false,
             unreadable: None,
+            looks: 0,
             asked: 0,
             answers: Vec::new(),
+            adopted: Vec::new(),
         };
         host.carry_out();
         host
@@ -164,6 +170,7 @@ impl Host {
                 Output::Save(id, _) if self.holds_disk => self.saves.push(id),
                 Output::Save(id, _) => self.node.handle(self.now, Input::Stored(id, Ok(()))),
                 Output::ObserveHost(..) => {
+                    self.looks += 1;
                     let seen = self.unreadable.clone().map_or_else(|| Ok(self.kernel.clone()), Err);
                     self.node.handle(self.now, Input::HostSeen(seen));
                 }
@@ -173,6 +180,7 @@ impl Host {
                     self.node.handle(self.now, Input::Applied(action, outcome));
                 }
                 Output::Answer(_, answer) => self.answers.push(answer),
+                Output::Adopted(id) => self.adopted.push(id),
                 _ => {}
             }
         }

@@ -8,7 +8,7 @@ use weavers::{
         Input,
         boundary::order::{Order, Terms},
         persist::memory::Trial,
-        protocol::request::{RefusalKind, RequestId},
+        protocol::request::{RefusalKind, RequestId, Response},
     },
 };
 
@@ -33,6 +33,21 @@ fn between_the_saving_of_a_trial_and_its_begin_nothing_else_is_adopted() {
     assert!(host.node.status().config.trial_s.is_some());
     host.pass(130_000);
     assert_eq!(host.node.status().config.trial_s, None, "nobody confirmed it");
+}
+
+#[test]
+fn what_came_into_force_is_told_at_once_and_promised_once_the_disk_has_what_it_rests_on() {
+    let mut host = Host::new();
+    host.pass(5_000);
+    host.holds_disk = true;
+    host.attach(1);
+    host.tell(Input::Configured(RequestId(103), Box::new(file(1420))));
+    assert_eq!((host.adopted.as_slice(), host.answers.len()), ([RequestId(103)].as_slice(), 0));
+    host.saved();
+    assert_eq!(host.answers.first(), Some(&Ok(Response::Done)));
+    host.tell(Input::Ordered(order(1, 1440)));
+    host.tell(Input::Configured(RequestId(104), Box::new(file(1400))));
+    assert_eq!(host.adopted, [RequestId(103), RequestId(1_001)], "what is refused is not adopted");
 }
 
 fn order(id: u64, mtu: u32) -> Box<Order> {

@@ -114,6 +114,8 @@ pub enum Output {
     Apply(Action),
     /// Answer who asked.
     Answer(RequestId, Result<Response, Refusal>),
+    /// The configuration that came with this question is in force. Whoever asked is answered once the disk has what rests on it.
+    Adopted(RequestId),
     /// The configuration that was in force before the one that was tried is in force again, and why.
     RolledBack(String),
     /// Nothing of ours is left on this host: erase the store and end.

@@ -329,6 +329,7 @@ impl Party for Whole {
                 | Output::ObserveInstances(..)
                 | Output::ObserveRunning(..)
                 | Output::Datagram(..)
+                | Output::Adopted(_)
                 | Output::RolledBack(_)
                 | Output::MakeCanary
                 | Output::DropCanary
