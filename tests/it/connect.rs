@@ -60,6 +60,19 @@ fn the_same_key_has_the_same_answer_and_another_name_for_its_interface() {
 }
 
 #[test]
+fn what_waited_in_vain_for_its_key_to_become_free_leaves_nothing() {
+    let mut host = Host::new();
+    connect(&mut host, 1, wish("a", "eth0")).unwrap();
+    host.holds_links = true;
+    host.ask(Request::Detach { target: Container::Name(wish("a", "eth0").key.ident()) });
+    connect(&mut host, 2, wish("a", "eth0")).unwrap_err();
+    host.holds_links = false;
+    host.pass(120_000);
+    assert!(host.kernel.links.is_empty(), "{:?}", host.kernel.links);
+    connect(&mut host, 2, wish("a", "eth0")).unwrap();
+}
+
+#[test]
 fn what_is_asked_for_is_given_or_refused_and_never_something_else() {
     let mut host = Host::new();
     let address: Address = "10.32.7.7".parse().unwrap();

@@ -176,14 +176,16 @@ impl Local {
                 self.containers.named(name).or_else(|| self.containers.of_dead_path(name))
             }
         };
-        if let (None, Container::Netns { netns, .. }) = (attached, target)
-            && let Some(ident) = self.containers.coming(netns).map(|coming| coming.ident.clone())
-        {
-            self.containers.successors.remove(&ident);
-            return Reply::Now(Ok(Response::Done));
-        }
-        // Already gone is success: a runtime may call twice.
-        let Some(attached) = attached.cloned() else { return Reply::Now(Ok(Response::Absent)) };
+        let Some(attached) = attached.cloned() else {
+            let coming = match target {
+                Container::Netns { netns, .. } => self.containers.coming(netns),
+                Container::Name(path) => self.containers.coming_from(path),
+            };
+            let coming = coming.map(|coming| coming.ident.clone());
+            let withdrawn = coming.and_then(|ident| self.containers.successors.remove(&ident));
+            // Already gone is success: a runtime may call twice.
+            return Reply::Now(Ok(withdrawn.map_or(Response::Absent, |_| Response::Done)));
+        };
         self.containers.successors.remove(&attached.ident);
         self.release(cx, &attached);
         match attached.link_address() {

@@ -124,7 +124,9 @@ impl Local {
 
     /// Takes a connection back that could not be made, or that nobody waits for any more.
     pub(in crate::node) fn undo_connect(&mut self, cx: &mut Context<'_>, waiter: &Waiter) {
+        // One that waits for its name was not let in yet: whoever has the name is leaving already.
         if let Waiter::Connect { ident, made: true } = waiter
+            && self.containers.successors.remove(ident).is_none()
             && let Some(attached) = self.containers.all().get(ident).cloned()
         {
             self.release(cx, &attached);

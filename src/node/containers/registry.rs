@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::Arc,
 };
 
@@ -98,12 +99,16 @@ impl Containers {
         self.successors.values().find(|one| one.is_in(netns) && one.key.is_none())
     }
 
+    /// The same of one that was last found by this pid or path.
+    pub(super) fn coming_from(&self, target: &str) -> Option<&Attached> {
+        let path = Netns::path_of(target);
+        self.successors.values().find(|one| one.was_at(&path) && one.key.is_none())
+    }
+
     /// The container that was last found by this pid or path, which leads to no namespace any more.
     pub(super) fn of_dead_path(&self, target: &str) -> Option<&Attached> {
         let path = Netns::path_of(target);
-        let known =
-            |one: &&Attached| !one.leaving && one.netns.as_ref().is_some_and(|own| *own.path == *path);
-        self.all.values().find(known)
+        self.all.values().find(|one| !one.leaving && one.was_at(&path))
     }
 
     /// Namespaces that were found by another path than the one that is remembered.
@@ -142,6 +147,10 @@ impl Attached {
     /// Whether it is in this namespace.
     pub fn is_in(&self, netns: &Netns) -> bool {
         self.netns.as_ref().is_some_and(|own| own.is_same(netns))
+    }
+
+    fn was_at(&self, path: &Path) -> bool {
+        self.netns.as_ref().is_some_and(|own| *own.path == *path)
     }
 
     /// Whether nothing is known of it but its link, which a lost store left.
