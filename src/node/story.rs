@@ -137,6 +137,7 @@ impl Story {
         let reads = [
             ("the network of this host", known.work.converge.host.fault()),
             ("the VPC", known.work.converge.vpc.fault()),
+            ("the addresses of the names in `peers`", known.observed.names.look.fault()),
             ("the tagged instances", known.observed.discovery.found.fault()),
             ("the subnets of the peers", known.observed.places.fault()),
             ("the state of instances", known.peers.dead.fault()),

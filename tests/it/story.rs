@@ -1,7 +1,10 @@
 //! What the log tells of a cluster.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use weavers::{
-    node::protocol::request::Request,
+    mesh::Hosts,
+    node::{Input, protocol::request::Request},
     state::{Fault, FaultKind, Route, RouteState, Target},
 };
 
@@ -58,4 +61,21 @@ fn a_host_tells_once_that_it_is_ready_and_once_of_a_route_that_is_not_ours() {
     crowd.pass(900);
     assert_eq!(told(&crowd, "conflict: rtb-1 10.44.0.0/24 -> pcx-77"), 1, "{:#?}", crowd.hosts[0].told);
     assert_eq!(told(&crowd, "ready: a container"), 1);
+}
+
+#[test]
+fn names_that_cannot_be_resolved_are_told_as_other_reads_are() {
+    let mut crowd = Crowd::of(1);
+    crowd.hosts[0].told.clear();
+    let failed = |why: &str| BTreeMap::from([("h2.example".to_owned(), Err(why.to_owned()))]);
+    for _ in 0..3 {
+        crowd.tell(0, Input::NamesSeen(failed("h2.example cannot be resolved")));
+    }
+    let found = Hosts::new(["10.0.0.2".parse().unwrap()], &BTreeSet::new());
+    crowd.tell(0, Input::NamesSeen([("h2.example".to_owned(), Ok(found))].into()));
+    let told = [
+        "the addresses of the names in `peers` cannot be read: h2.example cannot be resolved",
+        "the addresses of the names in `peers` can be read again",
+    ];
+    assert_eq!(crowd.hosts[0].told, told);
 }
