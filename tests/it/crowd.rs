@@ -1,8 +1,8 @@
 //! Some hosts in memory that share a route table, and somebody among them who says what he likes.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -66,6 +66,8 @@ pub struct Host {
     pub told: Vec<String>,
     /// Why the VPC cannot be read.
     pub unread: Option<Fault>,
+    /// Of which instances it asked for the subnets last.
+    pub places: BTreeSet<Ipv4Addr>,
     asked: u64,
 }
 
@@ -77,6 +79,15 @@ impl Crowd {
 
     /// The same, each with what is on its disk.
     pub fn remembering(number: usize, disk: impl Fn(PeerName) -> BTreeMap<String, Vec<u8>>) -> Crowd {
+        Crowd::joined(number, disk, |_, _| true)
+    }
+
+    /// The same, with connections between some of them.
+    pub fn joined(
+        number: usize,
+        disk: impl Fn(PeerName) -> BTreeMap<String, Vec<u8>>,
+        are_connected: impl Fn(usize, usize) -> bool,
+    ) -> Crowd {
         let names: Vec<PeerName> = (2..).take(number).map(PeerName::from_u64).collect();
         let hosts = names.iter().map(|&name| Host::new(name, &names, disk(name))).collect();
         let mut crowd = Crowd {
@@ -90,7 +101,7 @@ impl Crowd {
         };
         for one in 0..number {
             crowd.carry_out(one);
-            (0..one).for_each(|other| crowd.connect(one, other));
+            (0..one).filter(|other| are_connected(one, *other)).for_each(|other| crowd.connect(one, other));
         }
         crowd.pass(5);
         crowd
@@ -108,6 +119,14 @@ impl Crowd {
             }
             self.talk();
         }
+    }
+
+    /// A host adopts a configuration with these lines about the VPC.
+    pub fn reconfigure(&mut self, host: usize, vpc: &str) {
+        let text = format!("[ipam]\nrange = '10.32.0.0/12'\n[vpc]\n{vpc}\n");
+        self.hosts[host].asked += 1;
+        let id = RequestId(self.hosts[host].asked);
+        self.tell(host, Input::Configured(id, Box::new(config::parse(&text).unwrap())));
     }
 
     /// Asks a host, and waits for the answer for so long.
@@ -291,7 +310,10 @@ impl Crowd {
                     Input::InstancesSeen(Ok(running.collect()))
                 }
                 Output::ObserveRunning(_) => Input::RunningSeen(Ok([].into())),
-                Output::ObservePlaces(_) => Input::PlacesSeen(Ok(BTreeMap::new())),
+                Output::ObservePlaces(addresses) => {
+                    host.places = addresses;
+                    Input::PlacesSeen(Ok(BTreeMap::new()))
+                }
                 Output::Apply(action) => {
                     let done = host.apply(&action);
                     route(&mut self.routes, &action);
@@ -352,6 +374,7 @@ impl Host {
             answers: BTreeMap::new(),
             told: Vec::new(),
             unread: None,
+            places: BTreeSet::new(),
             asked: 0,
         }
     }

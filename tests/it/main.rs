@@ -25,6 +25,7 @@ mod layering;
 mod lease;
 mod leaving;
 mod lone_host;
+mod looks;
 mod lost_store;
 mod memory;
 mod mesh_peers;

@@ -180,3 +180,18 @@ impl Waiter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_waits_for_is_not_copied_to_be_looked_at() {
+        let mut waiting = Waiting::default();
+        let plan = Sight::Preview(Box::default());
+        waiting.add(Timestamp::ZERO, RequestId(1), Waiter::Looks(plan));
+        let [one, again] = [(); 2].map(|()| waiting.all(Timestamp::ZERO).remove(0));
+        assert!(Arc::ptr_eq(&one.2, &again.2));
+        assert_eq!(waiting.take(RequestId(1)).as_ref(), Some(&*one.2));
+    }
+}
