@@ -42,16 +42,17 @@ impl Lane {
 
     /// What is to be known of it, in words.
     fn words(&self) -> String {
+        // Others tell it when somebody runs short, and not before.
         let state = match (self.own, self.unreachable) {
             (true, _) => ", this host",
-            (false, true) => ", not reached",
-            (false, false) => "",
+            (false, true) => " as last told, not reached",
+            (false, false) => " as last told",
         };
         let quarantine = match self.quarantined {
             0 => String::new(),
             some => format!(", {some} in quarantine"),
         };
-        format!("{} addresses, {} used{quarantine}{state}", self.size, self.used)
+        format!("{} addresses{quarantine}, {} used{state}", self.size, self.used)
     }
 }
 
@@ -229,8 +230,8 @@ mod tests {
         let pieces = [piece(2, 256, 0), piece(1, 512, 512), piece(3, 256, 200), piece(1, 512, 100)];
         insta::assert_snapshot!(text(&pieces), @r"
         host-1  ..........--------------------..........####################  1024 addresses, 412 used, this host
-        host-2  ##########..................................................  256 addresses, 256 used, 4 in quarantine
-        host-3  ..............................++++++++++....................  256 addresses, 56 used, not reached
+        host-2  ##########..................................................  256 addresses, 4 in quarantine, 256 used as last told
+        host-3  ..............................++++++++++....................  256 addresses, 56 used as last told, not reached
 
         . another's   - free   + used in part   # used for the most part
         ");
