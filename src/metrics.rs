@@ -13,7 +13,10 @@ use prometheus::{
 };
 
 use crate::{
-    node::{Node, Overview, protocol::status::Status},
+    node::{
+        Node, Overview,
+        protocol::status::{ConnectionState, Status},
+    },
     plan::{Place, Plane},
     state::{Action, Fault, FaultKind, RouteState, Table, TableId, Target},
 };
@@ -309,10 +312,10 @@ fn of_routes(known: &Overview<'_>, status: &Status) -> Vec<MetricFamily> {
 }
 
 fn of_peers(known: &Overview<'_>, status: &Status) -> Vec<MetricFamily> {
-    let state = |state: &'static str| {
-        (state, count(status.connections.iter().filter(|one| one.state == state).count()))
+    let state = |state: ConnectionState| {
+        (state.word(), count(status.connections.iter().filter(|one| one.state == state).count()))
     };
-    let states = ["introducing", "pending", "established"].map(state);
+    let states = ConnectionState::ALL.map(state);
     let missing = status.targets.iter().filter(|target| target.is_missing()).count();
     vec![
         gauge("weavers_peers", "Connections to peers, by how far they are.", by("state", &states)),

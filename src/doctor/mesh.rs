@@ -4,7 +4,9 @@ use super::{
     Facts, Finding,
     facts::{Outcome, Probe},
 };
-use crate::node::protocol::status::{ConnectionStatus, PathState, PathStatus, ProbeStatus, Status};
+use crate::node::protocol::status::{
+    ConnectionState, ConnectionStatus, PathState, PathStatus, ProbeStatus, Status,
+};
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let Ok(status) = &facts.daemon else {
@@ -19,12 +21,13 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
 }
 
 fn connections(status: &Status) -> Vec<Finding> {
-    let established = status.connections.iter().filter(|one| one.state == "established").count();
+    let established =
+        status.connections.iter().filter(|one| one.state == ConnectionState::Established).count();
     let missing = status.targets.iter().filter(|target| target.is_missing());
     let mut findings: Vec<Finding> = missing
         .map(|target| {
             let why = "what it owns cannot be asked for, and it learns of no change";
-            let error = target.error.clone().unwrap_or_else(|| target.state.clone());
+            let error = target.error.as_deref().unwrap_or(target.state.word());
             let host = target.target.split(':').next().unwrap_or_default();
             Finding::warn("peers", format!("{} is not connected: {error}", target.target), why).fix(format!(
                 "nc -vz {host} 6783; the security group must let TCP 6783 in; on {host}: weavers doctor"
@@ -129,7 +132,10 @@ fn stuck(probe: &Probe) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{doctor::Level, node::protocol::status::TargetStatus};
+    use crate::{
+        doctor::Level,
+        node::protocol::status::{TargetState, TargetStatus},
+    };
 
     fn probe(outcome: Outcome) -> Probe {
         Probe { to: "10.0.1.12".parse().unwrap(), size: 9001, outcome }
@@ -155,17 +161,19 @@ mod tests {
 
     #[test]
     fn who_dialled_us_is_not_missing_and_neither_are_we() {
-        let target = |state: &str, error: Option<&str>| TargetStatus {
+        let target = |state, error: Option<&str>| TargetStatus {
             target: "10.0.1.12".to_owned(),
-            state: state.to_owned(),
+            state,
+            own: false,
             error: error.map(str::to_owned),
         };
-        assert!(!target("connected", None).is_missing());
-        assert!(!target("suspended", None).is_missing());
-        assert!(!target("suspended", Some("connected to ourselves")).is_missing());
-        assert!(target("suspended", Some("another peer has our name")).is_missing());
-        assert!(target("waiting", Some("connection refused")).is_missing());
-        assert!(target("attempting", None).is_missing());
+        assert!(!target(TargetState::Connected, None).is_missing());
+        assert!(!target(TargetState::Suspended, None).is_missing());
+        let turned_away = target(TargetState::Suspended, Some("whatever it is"));
+        assert!(turned_away.is_missing());
+        assert!(!TargetStatus { own: true, ..turned_away }.is_missing());
+        assert!(target(TargetState::Waiting, Some("connection refused")).is_missing());
+        assert!(target(TargetState::Attempting, None).is_missing());
     }
 
     #[test]

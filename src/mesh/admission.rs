@@ -85,7 +85,7 @@ impl Mesh {
         }
         if theirs.name == self.settings.name {
             if theirs.uid == self.settings.uid {
-                return Err(Refusal::never("connected to ourselves"));
+                return Err(Refusal { why: "connected to ourselves".to_owned(), again: Again::Own });
             }
             self.turn_away(now, remote, theirs, Objection::Name);
             let why = format!("another peer has our name {}: give one of them another", theirs.name);

@@ -38,6 +38,8 @@ pub enum TargetState {
     Connected,
     /// Not dialled: connected otherwise, or never again.
     Suspended,
+    /// Not dialled: it is this host.
+    Own,
 }
 
 /// The live connections, as far as they bear on whom to dial.
@@ -76,6 +78,8 @@ pub enum Again {
     Later,
     /// Not until somebody says so.
     Never,
+    /// Nor until then: it leads to ourselves.
+    Own,
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +102,16 @@ enum Phase {
     Attempting,
     Connected { since: Timestamp },
     Never,
+    Own,
+}
+
+impl Phase {
+    fn is_given_up(self) -> bool {
+        match self {
+            Phase::Never | Phase::Own => true,
+            Phase::Waiting { .. } | Phase::Attempting | Phase::Connected { .. } => false,
+        }
+    }
 }
 
 /// All targets.
@@ -123,7 +137,7 @@ impl Dialler {
             let fresh = Target::new(now, text, self.port, true);
             let target = self.targets.entry(text.clone()).or_insert_with(|| fresh.clone());
             target.direct = true;
-            if target.phase == Phase::Never {
+            if target.phase.is_given_up() {
                 *target = fresh;
             }
         }
@@ -133,7 +147,7 @@ impl Dialler {
     pub fn set_discovered(&mut self, now: Timestamp, mentioned: &BTreeSet<SocketAddr>) {
         self.changed = true;
         self.targets.retain(|_, target| {
-            let idle = matches!(target.phase, Phase::Waiting { .. } | Phase::Never);
+            let idle = matches!(target.phase, Phase::Waiting { .. }) || target.phase.is_given_up();
             target.direct || !idle || target.address.is_some_and(|address| mentioned.contains(&address))
         });
         let known: BTreeSet<SocketAddr> = self.targets.values().filter_map(|target| target.address).collect();
@@ -191,7 +205,8 @@ impl Dialler {
     ) -> Unheard {
         let missed = |target: &&Target| {
             target.direct
-                && !matches!(target.phase, Phase::Connected { .. } | Phase::Never)
+                && !matches!(target.phase, Phase::Connected { .. })
+                && !target.phase.is_given_up()
                 && !target.is_connected_otherwise(live)
         };
         let mut unheard = Unheard::default();
@@ -247,6 +262,7 @@ impl Dialler {
         target.error = Some(why);
         target.phase = match (again, target.phase) {
             (Again::Never, _) => Phase::Never,
+            (Again::Own, _) => Phase::Own,
             (Again::Later, Phase::Connected { since }) if now.since(since) > LONG_LIFE => {
                 target.pause = PAUSE_MIN;
                 Phase::Waiting { due: now }
@@ -264,7 +280,7 @@ impl Dialler {
     pub fn view(&self, live: &Live) -> impl Iterator<Item = (&str, TargetState, Option<&str>)> {
         self.targets.iter().map(|(text, target)| {
             let heard = target.is_connected_otherwise(live) || target.is_spared(live);
-            let amiss = target.phase == Phase::Never || !heard;
+            let amiss = target.phase.is_given_up() || !heard;
             (text.as_str(), target.state(live), target.error.as_deref().filter(|_| amiss))
         })
     }
@@ -284,7 +300,8 @@ impl Target {
             Phase::Waiting { due } if !self.is_connected_otherwise(live) && !self.is_spared(live) => {
                 Some(due)
             }
-            Phase::Waiting { .. } | Phase::Attempting | Phase::Connected { .. } | Phase::Never => None,
+            Phase::Waiting { .. } | Phase::Attempting | Phase::Connected { .. } => None,
+            Phase::Never | Phase::Own => None,
         }
     }
 
@@ -312,6 +329,7 @@ impl Target {
             Phase::Attempting => TargetState::Attempting,
             Phase::Connected { .. } => TargetState::Connected,
             Phase::Never => TargetState::Suspended,
+            Phase::Own => TargetState::Own,
         }
     }
 }

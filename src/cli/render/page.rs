@@ -159,7 +159,7 @@ fn peers(status: &Status) -> Markup {
                         tr {
                             td { (printable(peer.nickname.as_deref().unwrap_or(""))) }
                             td { (printable(&peer.address)) }
-                            td { (printable(&peer.state)) }
+                            td { (peer.state.word()) }
                             td { (if peer.encrypted { "encrypted" } else { "" }) }
                         }
                     }
@@ -167,7 +167,7 @@ fn peers(status: &Status) -> Markup {
                         tr {
                             td { (printable(&target.target)) }
                             td {}
-                            td { (printable(&target.state)) }
+                            td { (target.state.word()) }
                             td { (printable(target.error.as_deref().unwrap_or(""))) }
                         }
                     }

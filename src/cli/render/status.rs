@@ -122,14 +122,14 @@ fn peers(status: &Status) -> Vec<String> {
             connection.address.clone(),
             connection.peer.map_or_else(String::new, |peer| peer.to_string()),
             connection.nickname.clone().unwrap_or_default(),
-            connection.state.clone(),
+            connection.state.word().to_owned(),
             if connection.outbound { "dialled" } else { "dialled us" }.to_owned(),
             if connection.encrypted { "encrypted" } else { "" }.to_owned(),
         ]
     };
     let mut lines = columns(&status.connections.iter().map(connection).collect::<Vec<_>>(), &[2]);
     let missing = status.targets.iter().filter(|target| target.is_missing()).map(|target| {
-        vec![target.target.clone(), target.state.clone(), target.error.clone().unwrap_or_default()]
+        vec![target.target.clone(), target.state.word().to_owned(), target.error.clone().unwrap_or_default()]
     });
     lines.extend(columns(&missing.collect::<Vec<_>>(), &[2]));
     lines
@@ -282,7 +282,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        node::protocol::status::{AttachmentStatus, ConfigStatus, StepStatus, TargetStatus},
+        node::protocol::status::{
+            AttachmentStatus, ConfigStatus, ConnectionState, StepStatus, TargetState, TargetStatus,
+        },
         peer::PeerName,
         state::{InterfaceId, Table, Target},
     };
@@ -306,7 +308,8 @@ mod tests {
             connections: Vec::new(),
             targets: vec![TargetStatus {
                 target: "10.0.1.12".to_owned(),
-                state: "waiting".to_owned(),
+                state: TargetState::Waiting,
+                own: false,
                 error: Some("connection refused".to_owned()),
             }],
             ipam: IpamStatus {
@@ -358,7 +361,7 @@ mod tests {
                 version: None,
                 outbound: true,
                 encrypted: false,
-                state: "established".to_owned(),
+                state: ConnectionState::Established,
             }],
             targets: Vec::new(),
             ipam: IpamStatus {

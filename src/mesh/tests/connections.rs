@@ -105,7 +105,7 @@ fn our_own_address_among_the_targets_is_harmless() {
     world.connect(0, &[0]);
     world.run(120_000);
     assert_eq!(world.dials.len(), 1);
-    assert_eq!(world.target(0).state, TargetState::Suspended);
+    assert_eq!(world.target(0).state, TargetState::Own);
     assert_eq!(world.target(0).error.as_deref(), Some("connected to ourselves"));
     world.connect(0, &[0]);
     world.run(1000);

@@ -15,7 +15,7 @@ use crate::{
 /// Version of the status document.
 pub(in crate::node) const FORMAT_VERSION: &str = "1.0";
 
-/// Who, what, how far, and what each wait is waiting for.
+/// All there is to know of a host, and what it is waiting for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Version of this document: minor changes add, major ones break.
@@ -123,8 +123,35 @@ pub struct ConnectionStatus {
     pub outbound: bool,
     /// The stream is encrypted.
     pub encrypted: bool,
-    /// `introducing`, `pending`, `established`.
-    pub state: String,
+    /// How far it is.
+    pub state: ConnectionState,
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionState {
+    /// It is not known yet who the other end is.
+    Introducing,
+    /// Datagrams have not arrived yet, both ways.
+    Pending,
+    /// It works.
+    Established,
+}
+
+impl ConnectionState {
+    /// All of them, in order.
+    pub const ALL: [ConnectionState; 3] =
+        [ConnectionState::Introducing, ConnectionState::Pending, ConnectionState::Established];
+
+    /// As people read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            ConnectionState::Introducing => "introducing",
+            ConnectionState::Pending => "pending",
+            ConnectionState::Established => "established",
+        }
+    }
 }
 
 /// A configured or discovered peer address.
@@ -132,19 +159,49 @@ pub struct ConnectionStatus {
 pub struct TargetStatus {
     /// As configured.
     pub target: String,
-    /// `waiting`, `attempting`, `connected`, `suspended`.
-    pub state: String,
+    /// What it is doing.
+    pub state: TargetState,
+    /// It is this host.
+    #[serde(default)]
+    pub own: bool,
     /// What went wrong last.
     pub error: Option<String>,
+}
+
+/// What a target is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetState {
+    /// For its time.
+    Waiting,
+    /// Dialling, or being introduced.
+    Attempting,
+    /// There is a connection that we dialled.
+    Connected,
+    /// Not dialled: connected otherwise, or never again.
+    Suspended,
+}
+
+impl TargetState {
+    /// As people read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            TargetState::Waiting => "waiting",
+            TargetState::Attempting => "attempting",
+            TargetState::Connected => "connected",
+            TargetState::Suspended => "suspended",
+        }
+    }
 }
 
 impl TargetStatus {
     /// A host that is connected by its own dialling is no longer dialled, and nothing is amiss with it. Nor with the
     /// own address, which is among the peers where all hosts have one list.
     pub fn is_missing(&self) -> bool {
-        match (self.state.as_str(), self.error.as_deref()) {
-            ("connected", _) | ("suspended", None | Some("connected to ourselves")) => false,
-            (_, _) => true,
+        match self.state {
+            TargetState::Connected => false,
+            TargetState::Suspended => self.error.is_some() && !self.own,
+            TargetState::Waiting | TargetState::Attempting => true,
         }
     }
 }
@@ -304,6 +361,22 @@ impl Piece {
         match &self.nickname {
             Some(nickname) => format!("{nickname} ({})", self.peer),
             None => self.peer.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_state_are_those_of_the_document() {
+        for state in ConnectionState::ALL {
+            assert_eq!(serde_json::json!(state), state.word());
+        }
+        use TargetState::{Attempting, Connected, Suspended, Waiting};
+        for state in [Waiting, Attempting, Connected, Suspended] {
+            assert_eq!(serde_json::json!(state), state.word());
         }
     }
 }

@@ -7,16 +7,14 @@ use crate::{
     addr::{Range, join, without_all},
     config::{RouteTables, SourceDestCheck},
     ipam::{excess::way_out, ring::ENTRIES_MAX},
-    mesh::{
-        ConnectionView, DroppedView, Objection, RefusedView, SLEEVE, TargetState, TargetView, UnsentView,
-    },
+    mesh::{self, ConnectionView, DroppedView, Objection, RefusedView, SLEEVE, TargetView, UnsentView},
     node::{
         cluster::peers::Peers,
         facts::Leave,
         persist::memory::Attached,
         protocol::status::{
-            AttachmentStatus, ConfigStatus, ConnectionStatus, FORMAT_VERSION, IpamStatus, Note, Piece,
-            Status, StepStatus, TargetStatus, Upkeep,
+            AttachmentStatus, ConfigStatus, ConnectionState, ConnectionStatus, FORMAT_VERSION, IpamStatus,
+            Note, Piece, Status, StepStatus, TargetState, TargetStatus, Upkeep,
         },
         reconcile::{
             Reconcile,
@@ -134,7 +132,7 @@ impl<'a> Overview<'a> {
         looked && nothing_left && !lost && self.is_ready()
     }
 
-    /// Who, what, how far, and what each wait is waiting for. The daemon adds what it knows of the
+    /// All there is to know of this host, and what it is waiting for. The daemon adds what it knows of the
     /// configuration file.
     pub(in crate::node) fn status(&self) -> Status {
         Status {
@@ -459,9 +457,9 @@ impl Peers {
 
 fn connection(view: ConnectionView) -> ConnectionStatus {
     let state = match (view.peer, view.established) {
-        (None, _) => "introducing",
-        (Some(_), false) => "pending",
-        (Some(_), true) => "established",
+        (None, _) => ConnectionState::Introducing,
+        (Some(_), false) => ConnectionState::Pending,
+        (Some(_), true) => ConnectionState::Established,
     };
     ConnectionStatus {
         address: view.remote.to_string(),
@@ -470,7 +468,7 @@ fn connection(view: ConnectionView) -> ConnectionStatus {
         version: view.version,
         outbound: view.outbound,
         encrypted: view.encrypted,
-        state: state.to_owned(),
+        state,
     }
 }
 
@@ -509,12 +507,12 @@ fn refused(view: &RefusedView) -> Note {
 
 fn target(view: TargetView) -> TargetStatus {
     let state = match view.state {
-        TargetState::Waiting => "waiting",
-        TargetState::Attempting => "attempting",
-        TargetState::Connected => "connected",
-        TargetState::Suspended => "suspended",
+        mesh::TargetState::Waiting => TargetState::Waiting,
+        mesh::TargetState::Attempting => TargetState::Attempting,
+        mesh::TargetState::Connected => TargetState::Connected,
+        mesh::TargetState::Suspended | mesh::TargetState::Own => TargetState::Suspended,
     };
-    TargetStatus { target: view.target, state: state.to_owned(), error: view.error }
+    TargetStatus { target: view.target, state, own: view.state == mesh::TargetState::Own, error: view.error }
 }
 
 /// A step that is needed and cannot be taken.
