@@ -18,10 +18,10 @@ use crate::{
 pub(super) struct Attach {
     /// A pid, the path or name of a network namespace, or the name of a Docker or Podman container
     target: String,
-    /// The name to remember it by; otherwise a container's own
+    /// Name to remember the container by; otherwise its own
     #[arg(long)]
     name: Option<String>,
-    /// Give it an address of this part of the range, or of the subnet that weave.toml calls so
+    /// Take the address from this part of the range, or from the subnet of this name in weave.toml
     #[arg(long, value_name = "CIDR|NAME")]
     subnet: Option<String>,
 }

@@ -7,7 +7,7 @@ use crate::node::protocol::request::Request;
 
 #[derive(Debug, Args)]
 pub(super) struct Forget {
-    /// Its name or nickname
+    /// Name or nickname of the peer
     peer: String,
 
     /// Do not wait for the others to agree: only if most electors are gone for good

@@ -17,11 +17,11 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Ipam {
-    /// Who owns which addresses
+    /// Show which peer owns which addresses
     Show,
-    /// The same as a picture: a lane for each owner, over the whole range
+    /// Draw which peer owns which addresses: a lane for each, over the whole range
     Map {
-        /// As SVG, for a browser or a document
+        /// Write SVG, for a browser or a document
         #[arg(long)]
         svg: bool,
     },
@@ -29,7 +29,7 @@ pub(super) enum Ipam {
     Allocate {
         /// The name
         ident: String,
-        /// Take it from this part of the range, or from the subnet that weave.toml calls so
+        /// Take the address from this part of the range, or from the subnet of this name in weave.toml
         #[arg(long, value_name = "CIDR|NAME")]
         subnet: Option<String>,
     },
@@ -47,7 +47,7 @@ pub(super) enum Ipam {
         /// The address
         address: Option<Address>,
     },
-    /// The addresses of a name
+    /// Show the addresses of a name
     Lookup {
         /// The name
         ident: String,

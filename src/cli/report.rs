@@ -23,7 +23,7 @@ const LOG_LINES: &str = "200";
 
 #[derive(Debug, Args)]
 pub(super) struct Report {
-    /// As one page for a browser, without scripts
+    /// Write one HTML page without scripts, for a browser
     #[arg(long)]
     html: bool,
 }

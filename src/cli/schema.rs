@@ -6,7 +6,7 @@ use super::{Exit, Failure, screen::Screen};
 
 #[derive(Debug, Args)]
 pub(super) struct Schema {
-    /// Of what
+    /// Which document
     of: Document,
 }
 

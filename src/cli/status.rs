@@ -1,4 +1,4 @@
-//! `weavers status`: who, what, how far, and what each wait is waiting for.
+//! `weavers status`: peers, addresses, routes and containers of this host, and what it is waiting for.
 
 use std::time::Duration;
 

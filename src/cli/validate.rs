@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct Validate {
-    /// A file, by itself; otherwise that of --config with its drop-ins, as the daemon would read them
+    /// File to check by itself; otherwise that of --config with its drop-ins, as the daemon would read them
     file: Option<PathBuf>,
 }
 

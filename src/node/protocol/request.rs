@@ -28,9 +28,9 @@ pub struct RequestId(pub u64);
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs)] // The fields say what they are.
 pub enum Request {
-    /// Who, what, how far, and what each wait is waiting for.
+    /// All there is to know of this host, and what it is waiting for.
     Status,
-    /// The same, by looks begun and probes sent now.
+    /// The status, by looks begun and probes sent now.
     Examine,
     /// What would change, and why, by looks begun now.
     Plan,
