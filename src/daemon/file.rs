@@ -241,7 +241,7 @@ mod tests {
 
     fn adopt(file: &mut ConfigFile) {
         let candidate = file.candidate().unwrap();
-        file.settle(candidate, Ok(Response::Done)).unwrap();
+        file.adopt(candidate);
     }
 
     fn told(file: &ConfigFile) -> (bool, Option<String>) {
@@ -275,7 +275,7 @@ mod tests {
         fs::write(&path, "network.mtu = 1500").unwrap();
         let candidate = file.candidate().unwrap();
         fs::write(&path, "network.mtu = 1600").unwrap();
-        file.settle(candidate, Ok(Response::Done)).unwrap();
+        file.adopt(candidate);
         assert_eq!((told(&file), file.config().network.mtu), ((true, None), Some(1500)));
     }
 
@@ -287,7 +287,7 @@ mod tests {
         fs::write(drop_ins.join("10.toml"), "network.mtu = 1500").unwrap();
         let candidate = file.candidate().unwrap();
         let terms = file.trial(&candidate, Duration::from_secs(1)).expect("it is another");
-        file.settle(candidate, Ok(Response::Done)).unwrap();
+        file.adopt(candidate);
         assert_eq!(file.status().drop_ins, [drop_ins.join("10.toml").display().to_string()]);
         let started = ConfigFile::read(&path, Some(&terms.record)).unwrap();
         assert_eq!((told(&started).0, started.config().network.mtu), (true, Some(1400)));
