@@ -41,7 +41,7 @@ use tracing::{debug, warn};
 pub use self::names::{Answers, RESOLVE, resolve, resolve_by};
 use self::{connection::Connection, datagrams::Datagrams};
 use crate::{
-    mesh::{ConnId, INTRODUCTIONS_MAX},
+    mesh::{ConnId, INTRODUCTIONS_MAX, Input},
     node::CONN_LIMIT,
 };
 
@@ -99,6 +99,19 @@ pub enum Event {
         /// What it says.
         bytes: Bytes,
     },
+}
+
+impl From<Event> for Input {
+    fn from(event: Event) -> Input {
+        match event {
+            Event::Accepted { conn, remote } => Input::Accepted { conn, remote },
+            Event::Dialled { target, conn, remote } => Input::Dialled { target, conn, remote },
+            Event::DialFailed { target, reason } => Input::DialFailed { target, reason },
+            Event::Received(conn, bytes) => Input::Received(conn, bytes),
+            Event::Closed(conn, reason) => Input::Closed(conn, reason),
+            Event::Datagram { from, bytes } => Input::Datagram { from, bytes },
+        }
+    }
 }
 
 /// All connections of one node.

@@ -52,7 +52,6 @@ use crate::{
     config::{Cni, OnChange, Sources},
     docker::daemon_json,
     kernel::{Kernel, canary::Canary},
-    mesh,
     metrics::Metrics,
     node::{
         Input, Node, Output,
@@ -266,7 +265,7 @@ impl Daemon {
             let wake = self.next_wake();
             // All arms are cancel-safe, and none waits inside its body.
             tokio::select! {
-                Some(event) = inlets.wire.recv() => self.handle(Input::Mesh(on_wire(event))),
+                Some(event) = inlets.wire.recv() => self.handle(Input::Mesh(event.into())),
                 Some((id, result)) = inlets.saved.recv() => {
                     self.handle(Input::Stored(SaveId(id), result.map_err(|error| save_fault(&error))));
                 }
@@ -594,15 +593,4 @@ fn wake_is_set(wake: Instant, start: Instant) -> bool {
 
 fn save_fault(error: &store::StoreError) -> SaveFault {
     SaveFault { message: error.in_full(), hint: error.hint() }
-}
-
-fn on_wire(event: transport::Event) -> mesh::Input {
-    match event {
-        transport::Event::Accepted { conn, remote } => mesh::Input::Accepted { conn, remote },
-        transport::Event::Dialled { target, conn, remote } => mesh::Input::Dialled { target, conn, remote },
-        transport::Event::DialFailed { target, reason } => mesh::Input::DialFailed { target, reason },
-        transport::Event::Received(conn, bytes) => mesh::Input::Received(conn, bytes),
-        transport::Event::Closed(conn, reason) => mesh::Input::Closed(conn, reason),
-        transport::Event::Datagram { from, bytes } => mesh::Input::Datagram { from, bytes },
-    }
 }
