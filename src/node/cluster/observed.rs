@@ -46,7 +46,7 @@ impl Observed {
         peers.unconfirmed.look(facts, out);
         if facts.config.vpc.route_tables == RouteTables::Auto {
             let share = usual_share(peers.readers(facts));
-            if self.places.look(facts.now, &peers.hosts().collect(), share, out) {
+            if self.places.look(facts.now, || peers.hosts().collect(), share, out) {
                 // There is nobody to ask about.
                 self.on_places_seen(facts, peers, work, out, Ok(BTreeMap::new()));
             }

@@ -68,14 +68,19 @@ impl Places {
     }
 
     /// Asks for the subnets of the peers at these addresses, if it is time; not sooner than a share of the reading calls after the
-    /// last look. Returns whether that time has come and there is nobody to ask about.
+    /// last look. Returns whether that time has come and there is nobody to ask about. Of many peers it takes long to say where they
+    /// are.
     pub(in crate::node) fn look(
         &mut self,
         now: Timestamp,
-        hosts: &BTreeSet<Ipv4Addr>,
+        hosts: impl FnOnce() -> BTreeSet<Ipv4Addr>,
         share: Duration,
         out: &mut Out,
     ) -> bool {
+        if self.next_look().is_none_or(|due| due > now) {
+            return false;
+        }
+        let hosts = hosts();
         if self.doubted.take_if(|due| *due <= now).is_some()
             && hosts.iter().any(|host| !self.asked.contains(host))
         {
