@@ -21,6 +21,8 @@ const DOCKER_SOCKET: &str = "/run/docker.sock";
 const DOCKER_FILE: &str = "/etc/docker/daemon.json";
 /// The length of the prefix of the block of `docker0`.
 const DOCKER_BRIDGE_LEN: u8 = 24;
+/// How long a host waits between two blocks that it offers to others.
+const COMPACT_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
 /// Files that are larger together are not a configuration.
 const TEXT_BYTES_MAX: usize = 1 << 20;
 
@@ -138,6 +140,8 @@ fn ipam(reader: &mut Reader, found_by_tag: bool) -> Ipam {
         range,
         init,
         expected_peers: expected.map(|found| found.value as usize),
+        compact: word(reader, "ipam.compact", &[("on", Some(COMPACT_EVERY)), ("off", None)])
+            .unwrap_or(Some(COMPACT_EVERY)),
     }
 }
 

@@ -95,6 +95,8 @@ pub struct Ipam {
     /// Peers that the first ring waits for, this host included; `None`: those of `peers` other
     /// than this host, plus one. Only the daemon knows which of them this host is.
     pub expected_peers: Option<usize>,
+    /// Whether blocks move so that there are fewer routes, and how long a host waits between two of them.
+    pub compact: Option<Duration>,
 }
 
 /// How the first ring comes to be.

@@ -35,6 +35,7 @@ pub const KEYS: &[Key] = &[
     fixed("ipam.init", Default("\"consensus\"")),
     live("ipam.expected_peers", Example("3")),
     fixed("ipam.seed", Default("[]")),
+    live("ipam.compact", Default("\"on\"")),
     live("discovery.ec2_tag", Default("\"\"")),
     fixed("mesh.name", Default("\"auto\"")),
     fixed("mesh.nickname", Default("\"auto\"")),

@@ -20,13 +20,13 @@ use super::{
     message::{self, State, Unicast},
     paxos::Claims,
     quarantine::Quarantine,
-    requests::Requests,
+    requests::{Requests, inner},
     ring::Entry,
     space::Space,
     told::Told,
 };
 use crate::{
-    addr::{Address, Range},
+    addr::{Address, Range, without_all},
     peer::PeerName,
     text::printable,
     time::Timestamp,
@@ -34,6 +34,9 @@ use crate::{
 
 /// How often a host without a ring says again what it knows, in case it was not heard.
 const REPEAT: Duration = Duration::from_secs(5);
+
+/// A whole block is given rather than a part of another that is at most so many times as large.
+const WHOLE_SHARE: u32 = 4;
 
 /// Who tells somebody that broadcasts without a ring that there is one.
 const ANSWERS_MAX: usize = 8;
@@ -359,20 +362,35 @@ impl Allocator {
             return;
         }
         let may_give = !self.leaving && !self.ring.is_full();
-        let gift = self.space.gift(range, &self.ring.unmovable()).or_else(|| self.stood_by(from, range));
-        let granted = gift.filter(|gift| may_give && self.ring.grant(*gift, from).is_ok());
-        match granted {
-            Some(gift) => {
-                self.ring.leave_trace();
-                self.settle();
-                self.announce();
-                if self.quarantine.leave_out(&[gift]) {
-                    self.end_rest();
-                }
-            }
-            None => self.push(Effect::Unicast(from, Unicast::Denied(range).encode())),
+        let gift = self.gift(range).or_else(|| self.stood_by(from, range)).filter(|_| may_give);
+        if !gift.is_some_and(|gift| self.hand_over(gift, from)) {
+            self.push(Effect::Unicast(from, Unicast::Denied(range).encode()));
         }
         self.update(from);
+    }
+
+    /// What to give a peer that asks for space in this range: a block that can be done without, unless that is small beside a part of
+    /// another. So the peer has one block, and nobody has more than before.
+    fn gift(&mut self, range: Range) -> Option<Range> {
+        let whole = self.spare_blocks().into_iter().map(Range::from);
+        let whole = whole.filter(|block| range.covers(*block) && block.overlaps(inner(range)));
+        let whole = whole.max_by_key(|block| block.len());
+        let part = self.space.gift(range, &self.ring.unmovable());
+        whole.filter(|whole| part.is_none_or(|part| whole.len() >= part.len() / WHOLE_SHARE)).or(part)
+    }
+
+    /// Makes this range another's, and tells everybody. Returns whether it was ours to give.
+    pub(super) fn hand_over(&mut self, gift: Range, to: PeerName) -> bool {
+        if self.ring.grant(gift, to).is_err() {
+            return false;
+        }
+        self.ring.leave_trace();
+        self.settle();
+        self.announce();
+        if self.quarantine.leave_out(&[gift]) {
+            self.end_rest();
+        }
+        true
     }
 
     /// An address in quarantine that another uses by its own ring, and nobody here.
@@ -452,7 +470,9 @@ impl Allocator {
     /// Makes the space follow the ring. An address in use that became ours is taken; one that is no
     /// longer ours is claimed from its new owner.
     pub(super) fn settle(&mut self) {
-        let lost = self.space.set_owned(self.ring.owned_by(self.settings.me));
+        let owned = self.ring.owned_by(self.settings.me);
+        self.space.note_growth(self.now, without_all(&owned, self.space.owned()));
+        let lost = self.space.set_owned(owned);
         self.requests.want(lost);
         for address in self.requests.wanted() {
             if self.space.owns(address) {

@@ -9,6 +9,7 @@
 //!    election    when to propose          requests   questions, and space asked of others
 //!    disputes    pieces claimed twice     leave      take over, give away
 //!    quarantine  what was taken over, until everybody knows
+//!    compact     blocks that move so that there are fewer routes
 //!    excess      what peers said beyond all bounds       told     what others are told
 //!
 //!  takeover    who takes over from the dead, by agreement
@@ -33,6 +34,7 @@ mod inquiry;
 mod quarantine;
 mod told;
 pub mod allocator;
+pub mod compact;
 mod leave;
 pub mod takeover;
 mod views;

@@ -180,14 +180,14 @@ impl Allocator {
         Ok(freed)
     }
 
-    /// The lowest address of a subnet that could be handed out here without asking anybody, if there are `least` of them.
+    /// The next address of a subnet that could be handed out here without asking anybody, if there are `least` of them.
     pub fn spare(&self, subnet: Ipv4Net, least: u32) -> Option<Address> {
         if subnet.prefix_len() > 30 {
             return None;
         }
         let whole = Range::from(subnet.trunc());
         let hosts = Range::new(Address(whole.start.0 + 1), Address(whole.end.0 - 1));
-        self.space.lowest_in(hosts).filter(|_| self.space.has_free(hosts, least))
+        self.space.next_in(hosts).filter(|_| self.space.has_free(hosts, least))
     }
 
     /// Notes an address that was found in use on this host. It is never handed out again, and claimed

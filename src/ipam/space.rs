@@ -1,12 +1,19 @@
 //! The addresses of this host: which of those it owns are in use.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::recent::Recent;
 use crate::{
     addr::{Address, Range, join},
     time::Timestamp,
 };
+
+/// How long what has become ours is new. No call to EC2 lasts longer.
+const SETTLES: Duration = Duration::from_secs(15);
 
 /// What this host owns, what of it is in use, and what must not be handed out.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +23,8 @@ pub struct Space {
     avoided: Vec<Range>,
     /// What was freed lately, and can be handed out if there is nothing else.
     recent: Recent,
+    /// What has become ours lately, and when.
+    grown: Vec<(Timestamp, Range)>,
     /// What can be handed out: ends of chunks by their starts. It follows from the rest and is kept, so that an address
     /// costs the same however many are in use. Two neighbouring chunks never touch.
     free: BTreeMap<Address, Address>,
@@ -52,6 +61,23 @@ impl Space {
         let (owned, avoided) = (&self.owned, &self.avoided);
         self.recent.retain(|address| covered(owned, address) && !covered(avoided, address));
         self.free = self.carve();
+    }
+
+    /// What we own, ascending, neighbours joined.
+    pub fn owned(&self) -> &[Range] {
+        &self.owned
+    }
+
+    /// These have become ours.
+    pub fn note_growth(&mut self, now: Timestamp, ranges: Vec<Range>) {
+        self.grown.retain(|(since, _)| now.since(*since) < SETTLES);
+        self.grown.extend(ranges.into_iter().map(|range| (now, range)));
+    }
+
+    /// Whether some of this range has become ours so lately that a call that leads its route here may be under way: it would come
+    /// after one of its next owner.
+    pub fn is_new(&self, now: Timestamp, range: Range) -> bool {
+        self.grown.iter().any(|(since, new)| now.since(*since) < SETTLES && new.overlaps(range))
     }
 
     /// Whether we own this address.
@@ -94,25 +120,41 @@ impl Space {
             })
     }
 
-    /// The lowest address in this range that is free and was not freed lately.
-    pub fn lowest_in(&self, range: Range) -> Option<Address> {
-        self.chunks(range).next().map(|chunk| chunk.start)
+    /// Whether nobody uses an address of this range, which is all ours, and none was freed lately.
+    pub fn is_untouched(&self, range: Range) -> bool {
+        self.chunks(range).next() == Some(range)
     }
 
-    /// The lowest block of so many addresses, a power of two, at a multiple of its size, of which all are free and none was freed lately.
+    /// The address in this range to hand out next, of those that were not freed lately: the lowest of the block that comes first.
+    pub fn next_in(&self, range: Range) -> Option<Address> {
+        self.in_turn(range).into_iter().find_map(|part| self.chunks(part).next()).map(|chunk| chunk.start)
+    }
+
+    /// What of this range lies in each block of ours. A block of which something is in use comes before one that may be given away,
+    /// a large one before a small one.
+    fn in_turn(&self, range: Range) -> Vec<Range> {
+        let near = self.owned.iter().filter(|owned| owned.overlaps(range));
+        let mut blocks: Vec<Range> = near.flat_map(|owned| owned.cidrs()).map(Range::from).collect();
+        if blocks.len() > 1 {
+            blocks.sort_by_cached_key(|block| (self.is_untouched(*block), Reverse(block.len()), block.start));
+        }
+        blocks.into_iter().map(|block| block.intersection(range)).filter(|part| !part.is_empty()).collect()
+    }
+
+    /// The next block of so many addresses, a power of two, at a multiple of its size, of which all are free and none was freed lately.
     pub fn free_block(&self, range: Range, len: u32) -> Option<Range> {
         let first_in = |chunk: Range| {
             let start = chunk.start.0.checked_next_multiple_of(len)?;
             let block = Range::new(Address(start), Address(start.checked_add(len)?));
             (block.end <= chunk.end).then_some(block)
         };
-        self.chunks(range).find_map(first_in)
+        self.in_turn(range).into_iter().find_map(|part| self.chunks(part).find_map(first_in))
     }
 
-    /// Takes the lowest free address of the range; if all of them were freed lately, the one that was first.
+    /// Takes the next free address of the range; if all of them were freed lately, the one that was first.
     pub fn allocate(&mut self, now: Timestamp, range: Range) -> Option<Address> {
         self.thaw(now);
-        let address = self.lowest_in(range).or_else(|| self.recent.oldest(range))?;
+        let address = self.next_in(range).or_else(|| self.recent.oldest(range))?;
         self.take(address);
         Some(address)
     }
@@ -397,13 +439,24 @@ mod tests {
     }
 
     #[test]
+    fn of_several_blocks_the_largest_in_use_is_filled_first_and_what_may_move_stays_free() {
+        let mut space = Space::default();
+        space.set_owned(vec![range(0, 4), range(16, 32), range(64, 128)]);
+        assert!(space.claim(Address(2)) && space.claim(Address(20)));
+        let handed_out: Vec<Address> = (0..19).map_while(|_| space.allocate(NOW, range(0, 128))).collect();
+        let expected = (16..20).chain(21..32).chain([0, 1, 3, 64]).map(Address);
+        assert_eq!(handed_out, expected.collect::<Vec<_>>());
+        assert!(!space.is_untouched(range(64, 128)) && space.is_untouched(range(65, 128)));
+    }
+
+    #[test]
     fn a_block_is_whole_and_at_a_multiple_of_its_size() {
         let mut space = space(range(3, 64));
-        assert_eq!(space.free_block(range(0, 64), 16), Some(range(16, 32)));
+        assert_eq!(space.free_block(range(0, 64), 16), Some(range(32, 48)), "of the largest block");
         assert!(space.claim(Address(20)));
         assert_eq!(space.free_block(range(0, 64), 16), Some(range(32, 48)));
         assert_eq!(space.free_block(range(0, 40), 16), None, "not all of it is in there");
-        assert_eq!(space.free_block(range(0, 64), 4), Some(range(4, 8)));
+        assert_eq!(space.free_block(range(0, 64), 4), Some(range(16, 20)), "of one that is in use");
         assert_eq!(space.free_block(range(0, 64), 64), None);
         space.free(NOW, Address(20));
         assert_eq!(space.free_block(range(16, 32), 16), None, "one was freed lately");
@@ -496,9 +549,15 @@ mod tests {
                         };
                         let there: Vec<u32> = (start..end).filter(free).collect();
                         let kept_back = |&&address: &&u32| space.recent.count(range(address, address + 1)) > 0;
+                        let kept_back_before: Vec<u32> = there.iter().filter(kept_back).copied().collect();
                         let lowest = there.iter().find(|address| !kept_back(address)).copied().map(Address);
+                        let blocks: usize = space.owned.iter().map(|owned| owned.cidrs().len()).sum();
                         let allocated = space.allocate(NOW, range(start, end));
-                        prop_assert!(lowest.is_none() || allocated == lowest);
+                        prop_assert!(lowest.is_none() || blocks > 1 || allocated == lowest);
+                        let is_fit = |address: Address| {
+                            there.contains(&address.0) && !kept_back_before.contains(&address.0)
+                        };
+                        prop_assert!(lowest.is_none() || allocated.is_some_and(is_fit));
                         prop_assert_eq!(allocated.is_none(), there.is_empty());
                     }
                     Event::Claimed(address) => drop(space.claim(Address(address))),

@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::time::Timestamp;
 
+mod compaction;
 mod election;
 mod exchange;
 mod laws;

@@ -87,6 +87,11 @@ impl Allocator {
         self.space.uses(range)
     }
 
+    /// Whether somebody waits for an address.
+    pub fn is_waiting(&self) -> bool {
+        self.requests.is_waiting()
+    }
+
     /// The peers that a unicast can reach, without ourselves.
     pub fn reachable(&self) -> &BTreeSet<PeerName> {
         &self.peers.reachable

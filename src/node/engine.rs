@@ -162,6 +162,7 @@ impl Engine {
             self.peers.dead.next_wake(self.facts.now),
             self.peers.unconfirmed.next_look(),
             self.local.canary.next_wake(),
+            self.peers.next_offer(&self.facts),
         ];
         wakes.into_iter().flatten().min()
     }
@@ -206,7 +207,10 @@ impl Engine {
             News::RingChanged => {
                 self.story.touch();
                 self.probes.touch();
-                self.work.converge.drift.keep(&self.peers.ipam.owned());
+                let owned = self.peers.ipam.owned();
+                self.work.converge.drift.keep(&owned);
+                let pace = self.facts.config.ipam.compact.unwrap_or_default();
+                self.peers.compaction.see(self.facts.now, pace, &owned);
                 self.out.disturbed |= self.facts.ring_kept;
             }
             News::TopologyChanged => {
@@ -217,6 +221,10 @@ impl Engine {
             }
             News::Said => self.probes.touch(),
             News::Talk(delivery) => self.probes.on_talk(self.facts.now, &delivery),
+            News::Block(delivery) => {
+                let moves = self.overview().moves();
+                self.peers.on_block(&self.facts, &mut self.out, moves, &delivery);
+            }
         }
         None
     }
@@ -278,6 +286,20 @@ impl Engine {
         self.peers.ipam.set_avoided(self.local.avoided(&self.facts, &self.work.plan));
         for action in self.work.converge.take(self.facts.now, &self.work.plan) {
             self.out.outputs.push_back(Output::Apply(action));
+        }
+        self.offer_block();
+    }
+
+    /// Offers another a block that this host can do without, if it is time and all is well.
+    fn offer_block(&mut self) {
+        let Some(pace) =
+            self.facts.config.ipam.compact.filter(|_| self.peers.next_offer(&self.facts).is_some())
+        else {
+            return;
+        };
+        let pause = self.observed.cadence.jittered(pace);
+        if self.peers.compaction.is_due(self.facts.now, pause) && self.overview().moves().gives {
+            self.peers.offer_block(&self.facts, &mut self.out);
         }
     }
 

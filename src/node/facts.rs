@@ -23,6 +23,8 @@ pub(super) struct Facts {
     /// The configuration in force.
     pub config: Config,
     pub leave: Leave,
+    /// The configuration in force is being tried.
+    pub on_trial: bool,
     /// There is a ring, and the disk has it.
     pub ring_kept: bool,
 }

@@ -42,9 +42,9 @@ use rand_chacha::ChaCha8Rng;
 pub use self::{
     boundary::{
         io::{Input, Output},
-        out::{CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL},
+        out::{CHANNEL, COMPACT_CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL},
     },
-    report::{overview::Overview, status::UNREAD_WAY_OUT},
+    report::{compaction::WRITES_AN_HOUR, overview::Overview, status::UNREAD_WAY_OUT},
     settings::{Birth, CONN_LIMIT},
 };
 use self::{
@@ -129,6 +129,7 @@ impl Node {
             nickname: birth.nickname,
             config,
             leave: Leave::No,
+            on_trial: false,
             ring_kept,
         };
         let engine = Engine {
@@ -244,6 +245,7 @@ impl Node {
         self.carry_on();
         self.judge_trial();
         self.judge_order();
+        self.engine.facts.on_trial = self.pending.trials.is_under_way();
         if std::mem::take(&mut self.engine.out.disturbed) {
             self.engine.turn(&self.waiting.explained().collect());
         }

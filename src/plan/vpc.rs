@@ -15,6 +15,11 @@ use crate::{
     state::{DesiredVpc, Ec2Action, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
 };
 
+/// Routes that one can stand for.
+const SEVERAL: usize = 2;
+/// Why a route is made that is not needed for any packet.
+const MERGED: &str = "one route in the place of several";
+
 pub(super) fn compare(desired: &DesiredVpc, actual: &Vpc, plan: &mut Plan) {
     if desired.disable_check && actual.source_dest_check == Some(true) {
         let action = Ec2Action::DisableCheck { interface: desired.interface.clone() };
@@ -23,8 +28,9 @@ pub(super) fn compare(desired: &DesiredVpc, actual: &Vpc, plan: &mut Plan) {
     if desired.disable_check && actual.source_dest_check.is_none() {
         plan.unread.push(format!("the source/destination check of {} cannot be read", actual.interface));
     }
+    let mut spare = desired.spare_writes;
     for (id, table) in &actual.tables {
-        Judge { desired, id, table }.plan(plan);
+        spare -= Judge { desired, id, table, spare }.plan(plan).min(spare);
     }
 }
 
@@ -54,18 +60,29 @@ struct Judge<'a> {
     desired: &'a DesiredVpc,
     id: &'a TableId,
     table: &'a Table,
+    /// Writes that may be made only to have fewer routes.
+    spare: usize,
 }
 
 impl Judge<'_> {
-    fn plan(&self, plan: &mut Plan) {
+    /// Returns how many writes it plans only to have fewer routes.
+    fn plan(&self, plan: &mut Plan) -> usize {
         plan.conflicts.extend(self.conflicts());
         if self.desired.withdraw {
-            return self.withdraw(plan);
+            self.withdraw(plan);
+            return 0;
         }
-        let redundant = self.redundant(&self.table.routes);
-        let replaces = self.replaces(&redundant);
-        let creates = self.creates(&replaces);
+        let revived = self.revived();
+        let mut redundant = self.redundant(&self.table.routes);
+        redundant.retain(|cidr| !revived.contains(cidr));
         let quota = self.desired.quota_of(self.id);
+        let mut replaces = self.replaces(&redundant, &revived);
+        let mut creates = self.creates(&replaces);
+        let room = quota.map_or(usize::MAX, |quota| quota.saturating_sub(self.table.used + creates.len()));
+        let merges = self.merges(&redundant, room);
+        replaces.retain(|cidr| !merges.keys().any(|block| block.contains(cidr)));
+        creates.retain(|block| !merges.contains_key(block));
+        creates.extend(merges.keys());
         let full = quota.is_some_and(|quota| self.table.used + creates.len() > quota);
         let first: &[Ipv4Net] = if full { &redundant } else { &[] };
         let left = self.table.used.saturating_sub(first.len());
@@ -82,7 +99,7 @@ impl Judge<'_> {
             self.push_replace(destination, plan);
         }
         for &destination in creates {
-            self.push_create(destination, plan);
+            self.push_create(destination, merges.contains_key(&destination), plan);
         }
         self.push_deletes(later.iter(), plan);
         let after = left + creates.len() - later.len().min(left + creates.len());
@@ -90,10 +107,54 @@ impl Judge<'_> {
         for &destination in refused {
             self.push_refused(destination, after, plan);
         }
+        merges.values().sum()
+    }
+
+    /// Routes that cover several owners, are ours to see to and lead nowhere. Led to us, one stands for all of our blocks in it, be
+    /// they without a route or with one each.
+    fn revived(&self) -> BTreeSet<Ipv4Net> {
+        let dead = self.table.routes.iter().filter(|(cidr, route)| {
+            route.state == RouteState::Blackhole && !self.owned_whole(**cidr) && self.is_ours(**cidr)
+        });
+        let ours = |part: Range| self.owners_of(part).any(|owner| owner == self.desired.me);
+        let stands_for = |cidr: Ipv4Net| {
+            let parts = segments(&self.table.routes, cidr.into());
+            parts.iter().any(|(part, found)| *found == Some(cidr) && ours(*part))
+                || self.own_inside(cidr).count() >= SEVERAL
+        };
+        dead.map(|(cidr, _)| *cidr).filter(|cidr| stands_for(*cidr)).collect()
+    }
+
+    /// Destinations strictly inside this one that one owner has, us.
+    fn own_inside(&self, cidr: Ipv4Net) -> impl Iterator<Item = Ipv4Net> {
+        let inside = meeting(&self.table.routes, cidr.into())
+            .filter(move |other| cidr.contains(other) && *other != cidr);
+        inside.filter(|other| self.owned_whole(*other) && is_route_of_a_peer(&self.table.routes[other]))
+    }
+
+    /// Blocks of ours to which several routes lead where one would do, and how many writes that takes: as many as there is room and
+    /// writes to spare for, once they have been ours for a while.
+    fn merges(&self, redundant: &[Ipv4Net], room: usize) -> BTreeMap<Ipv4Net, usize> {
+        let mut spare = self.spare;
+        let cost = |block: &Ipv4Net| {
+            let led_by = self.own_inside(*block).filter(|cidr| !redundant.contains(cidr)).count();
+            (led_by >= SEVERAL).then_some(led_by + 1)
+        };
+        let absent = self.blocks().into_iter().filter(|block| !self.table.routes.contains_key(block));
+        let calm = absent.filter(|block| !self.is_restless(*block) && !self.is_led_from_above(*block));
+        let mergeable = calm.filter_map(|block| Some((block, cost(&block)?)));
+        mergeable
+            .take(room)
+            .take_while(|(_, cost)| {
+                let affords = *cost <= spare;
+                spare = spare.saturating_sub(*cost);
+                affords
+            })
+            .collect()
     }
 
     /// Routes of ours that lead elsewhere or nowhere, and are the longest match of something.
-    fn replaces(&self, redundant: &[Ipv4Net]) -> BTreeSet<Ipv4Net> {
+    fn replaces(&self, redundant: &[Ipv4Net], revived: &BTreeSet<Ipv4Net>) -> BTreeSet<Ipv4Net> {
         let redundant: BTreeSet<Ipv4Net> = redundant.iter().copied().collect();
         let matched: BTreeSet<Ipv4Net> = segments(&self.table.routes, self.desired.range)
             .into_iter()
@@ -106,6 +167,7 @@ impl Judge<'_> {
                 let route = &self.table.routes[cidr];
                 is_route_of_a_peer(route) && !is_good(route, &self.desired.interface)
             })
+            .chain(revived.iter().copied())
             .collect()
     }
 
@@ -155,12 +217,26 @@ impl Judge<'_> {
     }
 
     /// Whether without `route` the addresses of `range` would still go where they should: to us, if
-    /// the route led to us or all of it is ours.
+    /// the route led to us or all of it is ours. A route that another may delete is not relied on.
     fn leads_the_same(&self, left: &BTreeMap<Ipv4Net, Route>, range: Range, route: &Route) -> bool {
         let ours = points_at(route, &self.desired.interface) || self.owned_by_us(range);
-        ours && segments(left, range)
-            .iter()
-            .all(|(_, cidr)| cidr.is_some_and(|cidr| is_good(&left[&cidr], &self.desired.interface)))
+        ours && self.leads_to_us(left, range)
+    }
+
+    /// Whether these routes lead all of `range` to us, and go on to as long as we say so.
+    fn leads_to_us(&self, left: &BTreeMap<Ipv4Net, Route>, range: Range) -> bool {
+        let stays =
+            |cidr: Ipv4Net| !self.inside(cidr) || self.owners_of(cidr.into()).next() == Some(self.desired.me);
+        segments(left, range).iter().all(|(_, cidr)| {
+            cidr.is_some_and(|cidr| is_good(&left[&cidr], &self.desired.interface) && stays(cidr))
+        })
+    }
+
+    /// Whether all of this block would lead to us without the routes inside it.
+    fn is_led_from_above(&self, block: Ipv4Net) -> bool {
+        let mut left = self.table.routes.clone();
+        left.retain(|cidr, _| !block.contains(cidr));
+        self.leads_to_us(&left, block.into())
     }
 
     /// The table as it is after these writes.
@@ -203,15 +279,20 @@ impl Judge<'_> {
             && route.is_none_or(|route| is_route_of_a_peer(route) && self.writer_is_us(cidr, route))
     }
 
-    /// Every destination has one writer: the peer that owns all of it, by the ring. One that covers several owners is left as it is
-    /// while it leads to somebody: whoever holds it could only tell by a read, which may be old. Where it leads nowhere, the owner
-    /// of its first address sees to it, once what it covers has not changed hands for a while: somebody who owned all of it before
-    /// may just have led it to itself.
+    /// Every destination has one writer: the peer that owns all of it, by the ring; of one that covers several owners, the owner of
+    /// its first address. That one leaves it as it is while it leads to somebody, unless there are writes to spare: it may then go
+    /// where no address follows it. Nor is it touched before what it covers has not changed hands for a while: somebody who owned
+    /// all of it before may just have led it to itself.
     fn writer_is_us(&self, cidr: Ipv4Net, route: &Route) -> bool {
         let owners: BTreeSet<PeerName> = self.owners_of(cidr.into()).collect();
         let is_first = self.owners_of(cidr.into()).next() == Some(self.desired.me);
-        let restless = || self.desired.restless.iter().any(|piece| piece.overlaps(cidr.into()));
-        is_first && (owners.len() == 1 || route.state == RouteState::Blackhole && !restless())
+        let may_go = route.state == RouteState::Blackhole || self.spare > 0;
+        is_first && (owners.len() == 1 || may_go && !self.is_restless(cidr))
+    }
+
+    /// Whether some of it changed hands lately.
+    fn is_restless(&self, cidr: Ipv4Net) -> bool {
+        self.desired.restless.iter().any(|piece| piece.overlaps(cidr.into()))
     }
 
     fn owners_of(&self, range: Range) -> impl Iterator<Item = PeerName> {
@@ -257,13 +338,10 @@ impl Judge<'_> {
         plan.push(Ec2Action::ReplaceRoute { table, destination, interface }, before, cause);
     }
 
-    fn push_create(&self, destination: Ipv4Net, plan: &mut Plan) {
+    fn push_create(&self, destination: Ipv4Net, merges: bool, plan: &mut Plan) {
         let (table, interface) = (self.id.clone(), self.desired.interface.clone());
-        plan.push(
-            Ec2Action::CreateRoute { table, destination, interface },
-            "",
-            "owned here, missing in the table",
-        );
+        let cause = if merges { MERGED } else { "owned here, missing in the table" };
+        plan.push(Ec2Action::CreateRoute { table, destination, interface }, "", cause);
     }
 
     /// A route that is needed and would not fit.

@@ -20,6 +20,8 @@ pub struct Climate {
     pub users: bool,
     /// Grace before the ranges of a terminated host are taken over; none: somebody asks for it.
     pub reclaim: Option<Duration>,
+    /// Time between two blocks that a host offers to others; none: it offers none.
+    pub compact: Option<Duration>,
     pub start_within: Duration,
     pub storm: Duration,
     /// Mean time between troubles; none if zero.
@@ -88,6 +90,7 @@ impl Climate {
             seeded: false,
             users: true,
             reclaim: None,
+            compact: Some(Duration::from_secs(2)),
             start_within: Duration::from_secs(1),
             storm: Duration::from_secs(40),
             trouble_every: Duration::ZERO,

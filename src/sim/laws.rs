@@ -17,7 +17,7 @@ use super::{
 use crate::{
     addr::{Address, Range},
     node::{
-        Node,
+        Node, WRITES_AN_HOUR,
         persist::memory::Write,
         protocol::status::{PathState, ProbeStatus},
     },
@@ -179,8 +179,10 @@ impl World {
                 lost = Some(format!("host {host} lost {address}, which it acknowledged to {ident}"));
             }
             let owner = node.overview().ring().owner(address);
-            // One that lost its store may not have heard of a ring yet.
-            if range.contains(address) && owner != Some(machine.name) && !node.overview().ring().is_empty() {
+            // One that lost its store may not have heard of the ring yet.
+            let alone = node.overview().reachable().iter().all(|peer| *peer == machine.name);
+            let unheard = node.overview().ring().is_empty() || alone && ident.starts_with("found-");
+            if range.contains(address) && owner != Some(machine.name) && !unheard {
                 lost =
                     Some(format!("{address} of {ident} of host {host} belongs to {owner:?} by its own ring"));
             }
@@ -225,10 +227,12 @@ impl World {
             .collect();
         let whole = owners.iter().all(|owner| *owner == me) && !owners.is_empty();
         let foreign = !owners.is_empty() && owners.iter().all(|owner| *owner == owners[0] && *owner != me);
+        let first = owners.first() == Some(&me);
         let allowed = match action {
             Ec2Action::DeleteRoute { .. } => {
-                !foreign && (whole || self.is_holder(host, &table, destination, owners.first() == Some(&me)))
+                !foreign && (whole || first || self.is_holder(host, &table, destination))
             }
+            Ec2Action::ReplaceRoute { .. } => whole || first && self.is_dead(host, &table, destination),
             _ => whole,
         };
         if !allowed {
@@ -238,26 +242,22 @@ impl World {
         }
     }
 
-    /// Of a destination that covers several owners the holder is its writer.
-    fn is_holder(&self, host: usize, table: &TableId, destination: Ipv4Net, first: bool) -> bool {
+    /// The writer of a destination that covers several owners is the owner of its first address; its holder only while it leaves.
+    fn is_holder(&self, host: usize, table: &TableId, destination: Ipv4Net) -> bool {
         let routes = self.vpc.routes(table);
         let Some(route) = routes.iter().find(|route| route.destination == destination) else { return true };
-        match &route.target {
-            RouteTarget::Interface(interface) => {
-                *interface == self.machines[host].cloud.interface
-                    || first
-                        && (route.state == RouteState::Blackhole || self.was_dead(host, table, destination))
-                    || self.routes.tampered.contains(&destination)
-            }
-            RouteTarget::Local | RouteTarget::Gateway(_) => self.routes.tampered.contains(&destination),
-        }
+        let ours = RouteTarget::Interface(self.machines[host].cloud.interface.clone());
+        route.target == ours || self.routes.tampered.contains(&destination)
     }
 
-    /// Whether a route led nowhere when this host last looked. Its target may be back since; EC2 has no deletion on a condition.
-    fn was_dead(&self, host: usize, table: &TableId, destination: Ipv4Net) -> bool {
+    /// Whether a route leads nowhere, or did when this host last looked. Its target may be back since; EC2 has no write on a condition.
+    fn is_dead(&self, host: usize, table: &TableId, destination: Ipv4Net) -> bool {
+        let routes = self.vpc.routes(table);
+        let now = routes.iter().find(|route| route.destination == destination);
         let tables = self.machines[host].node.as_ref().map(|node| node.status().tables).unwrap_or_default();
         let read = tables.get(table).and_then(|table| table.routes.get(&destination));
         read.is_some_and(|route| route.state == RouteState::Blackhole)
+            || now.is_none_or(|route| route.state == RouteState::Blackhole)
     }
 
     pub(super) fn learn_what_was_written(
@@ -301,7 +301,10 @@ impl World {
         let deadline = begun + settle_max;
         let mut settled_at = None;
         loop {
+            let before = self.writes();
             self.run_until(self.now + STEP);
+            // What one host wrote may give another, or itself after a while, something to do.
+            settled_at = settled_at.filter(|_| self.writes() == before);
             self.check_all();
             if self.journal.violation.is_some() {
                 return;
@@ -328,7 +331,11 @@ impl World {
             }
             settled_at = None;
         }
-        self.watched = true;
+        // Whoever has few writes left to have fewer routes has more after a while.
+        let node = |host: usize| self.machines[host].node.as_ref();
+        let left = |host: &usize| node(*host).map_or(0, |node| node.overview().writes_left());
+        let is_done = |host: &usize| left(host) > WRITES_AN_HOUR / 2;
+        self.watched = (0..self.machines.len()).filter(is_done).collect();
         self.run_until(self.now + WATCH);
         self.check_all();
         if let Some(why) = self.unsettled() {
@@ -343,6 +350,11 @@ impl World {
         let is_known = |name| self.nodes().any(|(_, node)| node.overview().instance_of(name).is_some());
         let dead = self.machines.iter().enumerate().filter(|(_, machine)| machine.power == Power::Terminated);
         dead.filter(|(_, machine)| all || !is_known(machine.name)).map(|(host, _)| host).collect()
+    }
+
+    /// Calls so far that change something in EC2.
+    fn writes(&self) -> u64 {
+        self.vpc.calls().iter().filter(|(action, _)| action.mutates()).map(|(_, count)| count).sum()
     }
 
     /// What is not yet as it should be.
@@ -376,12 +388,56 @@ impl World {
             let (resting, waits) = (node.overview().quarantined(), node.status().waits);
             return Some(format!("host {host} does not use yet what it took over: {resting:?}: {waits:?}"));
         }
-        self.unheard(&hosts)
+        self.unmoved(&hosts)
+            .or_else(|| self.unheard(&hosts))
             .or_else(|| self.disagreeing(&hosts))
             .or_else(|| self.astray(&hosts))
             .or_else(|| self.unlinked())
             .or_else(|| self.unprobed())
             .or_else(|| self.superfluous())
+    }
+
+    /// Nobody has a block to give that another would take: moves come to an end.
+    fn unmoved(&self, hosts: &[usize]) -> Option<String> {
+        let node = |host: usize| self.machines[host].node.as_ref();
+        let tired =
+            hosts.iter().filter(|host| node(**host).is_none_or(|node| !node.overview().takes_blocks()));
+        let tired: BTreeSet<PeerName> = tired.map(|host| self.machines[*host].name).collect();
+        let moves = |host: &usize| Some((*host, node(*host)?.overview().spare_block(&tired)?));
+        hosts.iter().find_map(moves).map(|(host, gift)| format!("host {host} has not given {gift:?}"))
+    }
+
+    /// Whether an address is another's by what this host knows. Of its own it may not know yet that another uses one.
+    pub(super) fn knows_as_anothers(&self, host: usize, address: Address) -> bool {
+        let ring = self.machines[host].node.as_ref().map(|node| node.overview().ring());
+        ring.is_none_or(|ring| ring.owner(address) != Some(self.machines[host].name))
+    }
+
+    /// The addresses in this destination on which somebody relies and whose packets arrive, from each subnet; none in a world with
+    /// troubles, where a call may still be under way as what it concerns is given away.
+    pub(super) fn arriving(&self, destination: Ipv4Net) -> BTreeSet<(usize, SubnetId, Address)> {
+        if !self.climate.trouble_every.is_zero() {
+            return BTreeSet::new();
+        }
+        let alive = self.machines.iter().filter(|machine| machine.power != Power::Terminated);
+        let senders = alive.filter_map(|machine| {
+            let interface = &machine.cloud.interface;
+            Some((self.vpc.interfaces().get(interface)?.subnet.clone(), interface))
+        });
+        let senders: BTreeMap<SubnetId, &InterfaceId> = senders.collect();
+        let inside = |address: Address| destination.contains(&Ipv4Addr::from(address));
+        let promised = self.users.promises.iter().filter(|(_, promise)| inside(promise.address));
+        let source = Ipv4Addr::from(Range::from(self.climate.range).start);
+        let mut arriving = BTreeSet::new();
+        for ((host, _), promise) in promised {
+            let right = &self.machines[*host].cloud.interface;
+            for (subnet, from) in &senders {
+                if self.vpc.forward(from, source, promise.address.into()).as_ref() == Some(right) {
+                    arriving.insert((*host, subnet.clone(), promise.address));
+                }
+            }
+        }
+        arriving
     }
 
     /// Whether nobody counts on a host any more, as everybody alive has it.
@@ -483,6 +539,11 @@ impl World {
             for route in routes.iter().filter(|route| inside(route.destination)) {
                 let piece = Range::from(route.destination);
                 let one_owner = owners.iter().filter(|(owned, _)| owned.overlaps(piece)).count() == 1;
+                // One that covers several is relied on by the owner of its first address alone.
+                let owner_of = |destination: Ipv4Net| {
+                    let first = Range::from(destination).start;
+                    owners.iter().find(|(owned, _)| owned.contains(first)).map(|(_, owner)| *owner)
+                };
                 let RouteTarget::Interface(target) = &route.target else { continue };
                 if route.state == RouteState::Blackhole {
                     return Some(format!("{} -> {target} in {table} leads nowhere", route.destination));
@@ -500,7 +561,9 @@ impl World {
                     let address = Ipv4Addr::from(address);
                     let matching = others.iter().filter(|(cidr, _)| cidr.contains(&address));
                     let best = matching.max_by_key(|(cidr, _)| cidr.prefix_len());
-                    best.is_none_or(|(_, interface)| *interface != target)
+                    best.is_none_or(|(cidr, interface)| {
+                        *interface != target || owner_of(*cidr) != owner_of(route.destination)
+                    })
                 };
                 if one_owner && !(piece.start.0..piece.end.0).any(elsewhere) {
                     return Some(format!("{} -> {target} in {table} is of no use", route.destination));

@@ -9,6 +9,7 @@
 //!    power    what goes wrong with processes, disks and hosts
 //!    laws     what must hold after each step, and once all is quiet
 //!  growth   a calm world of any size, founded, joined and left idle, and measured
+//!  turnover one whose hosts are replaced again and again, and what becomes of the route table
 //! ```
 //!
 //! A world follows from its seed alone: no clock, no thread, no order but that of the queue.
@@ -22,6 +23,7 @@ mod promises;
 mod wire;
 pub mod world;
 pub mod growth;
+pub mod turnover;
 mod laws;
 mod power;
 mod trouble;

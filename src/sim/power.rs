@@ -138,6 +138,11 @@ impl World {
         if alive - 1 <= self.machines.len() / 2 || self.machines[host].power != Power::On {
             return;
         }
+        self.end(host);
+    }
+
+    /// The instance of a host is terminated.
+    pub(super) fn end(&mut self, host: usize) {
         self.power_off(host, false);
         self.machines[host].power = Power::Terminated;
         self.users.host_lost(host);

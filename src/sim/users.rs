@@ -157,7 +157,8 @@ impl World {
         self.ask(host, What::Address(ident.clone()), Request::Claim { ident, address });
     }
 
-    fn free_something(&mut self, host: usize) {
+    /// Somebody gives back an address, if somebody has one.
+    pub(super) fn free_something(&mut self, host: usize) {
         let mut idents = self.users.idents(host);
         let promises = &self.users.promises;
         idents.retain(|ident| promises[&(host, ident.clone())].cookie.is_none());

@@ -74,7 +74,7 @@ pub struct World {
     /// Nothing goes wrong before this.
     pub(super) quiet_until: Timestamp,
     /// Nothing is to be written to EC2 any more.
-    pub(super) watched: bool,
+    pub(super) watched: BTreeSet<usize>,
     pub(super) journal: Journal,
 }
 
@@ -170,6 +170,7 @@ impl World {
         config.ipam.default_subnet = climate.range;
         config.ipam.expected_peers = Some(climate.founders);
         config.vpc.reclaim = climate.reclaim;
+        config.ipam.compact = climate.compact;
         // Probes make many events, and say little of agreement.
         config.probe.enable = seed % 8 == 5;
         // In every other world they are named; in the others they have to be found.
@@ -204,7 +205,7 @@ impl World {
             users: Users::default(),
             stormy: true,
             quiet_until: Timestamp::ZERO,
-            watched: false,
+            watched: BTreeSet::new(),
             net: Net { ephemeral: FIRST_EPHEMERAL, ..Net::default() },
             routes: Routes::default(),
             journal: Journal { traced, ..Journal::default() },

@@ -55,6 +55,8 @@ pub struct DesiredVpc {
     pub full: BTreeMap<TableId, usize>,
     /// What changed hands so lately that the tables as they were read need not show what became of it.
     pub restless: Vec<Range>,
+    /// Writes that may be made only to have fewer routes.
+    pub spare_writes: usize,
     /// Leave: every route of ours goes.
     pub withdraw: bool,
 }

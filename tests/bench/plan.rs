@@ -90,6 +90,7 @@ impl World {
             quota: Some(1000),
             full: BTreeMap::new(),
             restless: Vec::new(),
+            spare_writes: 0,
             withdraw: false,
         };
         let host = host();

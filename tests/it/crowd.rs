@@ -41,6 +41,8 @@ const CHANNEL: &str = "IPallocation";
 pub struct Crowd {
     pub hosts: Vec<Host>,
     pub routes: BTreeMap<Ipv4Net, Route>,
+    /// Routes that were written.
+    pub writes: usize,
     intruder: Option<Mesh>,
     now: Timestamp,
     wires: BTreeMap<(usize, ConnId), (usize, ConnId)>,
@@ -93,6 +95,7 @@ impl Crowd {
         let mut crowd = Crowd {
             hosts,
             routes: BTreeMap::new(),
+            writes: 0,
             intruder: None,
             now: Timestamp::ZERO,
             wires: BTreeMap::new(),
@@ -316,6 +319,7 @@ impl Crowd {
                 }
                 Output::Apply(action) => {
                     let done = host.apply(&action);
+                    self.writes += usize::from(action.route().is_some());
                     route(&mut self.routes, &action);
                     Input::Applied(action, done.map(|()| None))
                 }

@@ -8,6 +8,7 @@ mod bounded_peer;
 mod canary;
 mod cli;
 mod config;
+mod compact_peer;
 mod connect;
 mod crowd;
 mod dead_peer;

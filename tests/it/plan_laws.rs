@@ -33,6 +33,8 @@ struct World {
     quota: Option<usize>,
     /// What changed hands lately.
     restless: Vec<Range>,
+    /// Writes that each may make only to have fewer routes.
+    spare: usize,
 }
 
 /// A peer at work: what it read last, what it wrote since, and what it has still to do.
@@ -56,6 +58,7 @@ impl World {
             quota: self.quota,
             full: BTreeMap::new(),
             restless: self.restless.clone(),
+            spare_writes: self.spare,
             withdraw: false,
         };
         Desired { host: Host::default(), vpc: Some(vpc) }
@@ -148,6 +151,15 @@ impl World {
         join(owned).into_iter().flat_map(Range::cidrs).collect()
     }
 
+    /// Whether no route over this one covers several owners of whom another than its own is the first.
+    fn may_be_relied_on(&self, table: &TableId, cidr: Ipv4Net) -> bool {
+        let first =
+            |cidr: Ipv4Net| self.owners.iter().find(|(range, _)| range.contains(Range::from(cidr).start));
+        let over = self.tables[table].routes.keys().filter(|over| over.contains(&cidr) && **over != cidr);
+        let mut inside = over.filter(|over| universe().covers((**over).into()));
+        inside.all(|over| first(*over).map(|(_, owner)| owner) == first(cidr).map(|(_, owner)| owner))
+    }
+
     fn owners_of(&self, cidr: Ipv4Net) -> BTreeSet<usize> {
         let overlapping = self.owners.iter().filter(|(range, _)| range.overlaps(cidr.into()));
         overlapping.map(|(_, owner)| *owner).collect()
@@ -164,7 +176,7 @@ impl World {
 proptest! {
     #[test]
     fn where_everything_is_as_it_should_be_nothing_is_planned(owners in owners(), me in 0..PEERS) {
-        let mut world = World { owners, tables: [(table_id(0), Table::default())].into(), quota: None, restless: Vec::new() };
+        let mut world = World { owners, tables: [(table_id(0), Table::default())].into(), quota: None, restless: Vec::new(), spare: 0 };
         for peer in 0..PEERS {
             for cidr in world.cidrs_of(peer) {
                 world.tables.values_mut().next().unwrap().routes.insert(cidr, active(interface(peer)));
@@ -196,8 +208,10 @@ proptest! {
         for (id, table) in world.tables.clone() {
             for (cidr, route) in &table.routes {
                 let of_a_peer = (0..PEERS).any(|peer| *route == active(interface(peer)));
-                // A route that covers several owners is left as it is while it leads to one of them.
-                if of_a_peer && universe().covers((*cidr).into()) && world.owners_of(*cidr).len() == 1 {
+                // A route that covers several owners is left as it is while it leads to one of them, and relied on by the
+                // owner of its first address alone.
+                let relied_on = world.may_be_relied_on(&id, *cidr);
+                if of_a_peer && universe().covers((*cidr).into()) && world.owners_of(*cidr).len() == 1 && relied_on {
                     let mut without = world.clone();
                     without.tables.get_mut(&id).unwrap().routes.remove(cidr);
                     prop_assert!(without.delivered() != delivered, "{cidr} is not needed in {table:#?}");
@@ -219,6 +233,20 @@ proptest! {
         }
     }
 
+    /// What is free moves until it makes large blocks; then one route leads to each.
+    #[test]
+    fn where_writes_are_to_spare_one_route_leads_to_each_block(owners in owners(), mask in collection::vec(0..PEERS, SIZE as usize)) {
+        let mut world = World { owners, tables: [(table_id(0), Table::default())].into(), quota: None, restless: Vec::new(), spare: 100 };
+        // One route for each address, to whoever had it before.
+        let routes = mask.iter().enumerate().map(|(at, peer)| (cidr(at as u32, 32), active(interface(*peer))));
+        let routes: BTreeMap<_, _> = routes.collect();
+        world.tables = [(table_id(0), Table { used: routes.len(), routes, local: Vec::new() })].into();
+        world.settle();
+        world.is_settled()?;
+        let blocks: BTreeSet<Ipv4Net> = (0..PEERS).flat_map(|peer| world.cidrs_of(peer)).collect();
+        prop_assert_eq!(world.tables[&table_id(0)].routes.keys().copied().collect::<BTreeSet<_>>(), blocks);
+    }
+
     #[test]
     fn a_plan_names_nothing_that_is_not_its_peers(world in worlds(quotas()), me in 0..PEERS) {
         for action in world.plan(me, &world.tables) {
@@ -228,9 +256,13 @@ proptest! {
             let owners = world.owners_of(cidr);
             let there = world.tables[&table].routes.get(&cidr);
             prop_assert!(!there.is_some_and(is_foreign), "{action}");
-            match owners.len() {
-                1 => prop_assert!(owners.contains(&me), "{action}"),
-                _ => prop_assert!(matches!(action, Action::Ec2(Ec2Action::DeleteRoute { .. })), "{action}"),
+            let dead = there.is_some_and(|route| route.state == RouteState::Blackhole);
+            let first = world.owners.iter().find(|(range, _)| range.contains(Range::from(cidr).start));
+            prop_assert_eq!(first.map(|(_, owner)| *owner), Some(me), "{}", action);
+            match &action {
+                Action::Ec2(Ec2Action::ReplaceRoute { .. }) => prop_assert!(owners.len() == 1 || dead, "{action}"),
+                Action::Ec2(Ec2Action::CreateRoute { .. }) => prop_assert!(owners.len() == 1, "{action}"),
+                _ => prop_assert!(owners.len() == 1 || dead || world.spare > 0, "{action}"),
             }
         }
     }
@@ -286,8 +318,11 @@ proptest! {
             let all = plan.changes.iter().chain(&plan.refused).map(|change| change.action.clone());
             all.filter(|action| matches!(action, Action::Ec2(Ec2Action::CreateRoute { .. }))).collect()
         };
-        let unlimited = World { quota: None, ..world.clone() };
-        prop_assert_eq!(creates(&plan), creates(&unlimited.whole_plan(me, &world.tables)));
+        // What would only spare routes is not missed.
+        let needed = World { spare: 0, ..world.clone() };
+        let unlimited = World { quota: None, ..needed.clone() };
+        let tables = &world.tables;
+        prop_assert_eq!(creates(&needed.whole_plan(me, tables)), creates(&unlimited.whole_plan(me, tables)));
     }
 
     /// As above, but ranges change hands on the way, hosts die, and each peer knows of that what it has heard.
@@ -318,7 +353,7 @@ proptest! {
         let owners = pieces.into_iter().filter(|(range, _)| !range.is_empty()).collect();
         let routes = [(cidr(0, 27), active(interface(donor)))].into();
         let table = Table { routes, used: 1, local: Vec::new() };
-        let mut world = World { owners, tables: [(table_id(0), table)].into(), quota: None, restless: Vec::new() };
+        let mut world = World { owners, tables: [(table_id(0), table)].into(), quota: None, restless: Vec::new(), spare: 0 };
         let wanted =
             Action::Ec2(Ec2Action::CreateRoute { table: table_id(0), destination: given, interface: interface(heir) });
         prop_assert_eq!(world.plan(heir, &world.tables), vec![wanted.clone()]);
@@ -347,6 +382,23 @@ proptest! {
         });
         prop_assert_eq!(planned, ours.collect::<BTreeSet<_>>());
     }
+}
+
+#[test]
+fn what_a_larger_route_leads_here_anyway_is_not_put_together() {
+    let foreign = Route { created: false, ..active(interface(0)) };
+    let routes = [
+        ("10.32.0.0/24".parse().unwrap(), active(interface(2))),
+        (cidr(16, 28), foreign),
+        (cidr(16, 29), active(interface(0))),
+        (cidr(24, 29), active(interface(0))),
+    ];
+    let table = Table { routes: routes.into(), used: 5, local: Vec::new() };
+    let tables = [(table_id(0), table)].into();
+    let mut world =
+        World { owners: vec![(universe(), 2)], tables, quota: None, restless: Vec::new(), spare: 3 };
+    world.settle();
+    world.is_settled().unwrap();
 }
 
 /// Peers whose ranges change hands. A ring is gossiped whole, so that who hears of one change hears of all that led to it.
@@ -571,14 +623,15 @@ impl Worker {
 // ===== worlds =====
 
 fn worlds(quota: impl Strategy<Value = Option<usize>>) -> impl Strategy<Value = World> {
-    (owners(), collection::vec(collection::vec(routes(), 0..8), 1..=2), quota).prop_map(
-        |(owners, tables, quota)| {
+    let spare = prop_oneof![Just(0), 1usize..40];
+    (owners(), collection::vec(collection::vec(routes(), 0..8), 1..=2), quota, spare).prop_map(
+        |(owners, tables, quota, spare)| {
             let table = |routes: Vec<(Ipv4Net, Route)>| {
                 let routes: BTreeMap<_, _> = routes.into_iter().collect();
                 Table { used: routes.len() + 1, routes, local: Vec::new() }
             };
             let tables = tables.into_iter().enumerate().map(|(at, routes)| (table_id(at), table(routes)));
-            World { owners, tables: tables.collect(), quota, restless: Vec::new() }
+            World { owners, tables: tables.collect(), quota, restless: Vec::new(), spare }
         },
     )
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weavers::sim::{Outcome, World, growth::Growth};
+use weavers::sim::{Outcome, World, growth::Growth, turnover::Turnover};
 
 /// Worlds that are played unless told otherwise.
 const SEEDS_DEFAULT: u64 = 200;
@@ -22,7 +22,7 @@ const SEEDS_FORGETFUL: u64 = 60;
 /// its heir.
 const FORGETFUL_KEPT: [u64; 5] = [54, 309, 2022, 10862, 10907];
 /// Hosts in a crowd unless told otherwise. With 60 the troubles of this seed cut the space into more pieces than a table of 1,000 routes
-/// holds, and nothing puts pieces together yet.
+/// holds, and to put so many together takes more writes than hosts make within its time.
 const CROWD_DEFAULT: u64 = 59;
 /// Hosts of which all list one.
 const LISTED_DEFAULT: u64 = 20;
@@ -135,6 +135,24 @@ fn hosts_that_know_the_same_tell_each_other_next_to_nothing() {
     let of_a_host: Vec<u64> = (0..number("WEAVERS_IDLE_MINUTES").unwrap_or(2)).map(minute).collect();
     println!("simulation: each of {hosts} idle hosts sends {of_a_host:?} bytes, minute by minute");
     assert!(of_a_host.last().is_some_and(|bytes| *bytes <= IDLE_MAX));
+}
+
+/// `WEAVERS_TURNOVER` says how many hosts, each of which is replaced five times.
+#[test]
+fn hosts_that_are_replaced_leave_one_route_each() {
+    let hosts = number("WEAVERS_TURNOVER").unwrap_or(10) as usize;
+    let mut turnover = Turnover::new(1, hosts, 5, Some(Duration::from_secs(60)));
+    turnover.found().unwrap();
+    for number in 0..5 * hosts {
+        turnover.replace(number % 2 == 0).unwrap();
+        turnover.pass(Duration::from_secs(60)).unwrap();
+    }
+    let before = turnover.routes().0;
+    turnover.pass(Duration::from_secs(3600)).unwrap();
+    let (routes, running) = turnover.routes();
+    println!("simulation: {before} routes lead to {hosts} hosts that were replaced, {routes} an hour later");
+    assert_eq!(running, hosts);
+    assert!(routes * 10 <= hosts * 11, "{routes} routes of {hosts} hosts: {:?}", turnover.waits());
 }
 
 #[test]

@@ -5,8 +5,8 @@ use clap::builder::styling::AnsiColor;
 use super::{bold, columns, count, paint, printable};
 use crate::{
     node::protocol::status::{
-        AttachmentStatus, ConnectionStatus, IpamStatus, Note, PathState, PathStatus, Piece, ProbeStatus,
-        Status, Upkeep,
+        AttachmentStatus, CompactionStatus, ConnectionStatus, IpamStatus, Note, PathState, PathStatus, Piece,
+        ProbeStatus, Status, Upkeep,
     },
     state::{Route, RouteState, TableId},
 };
@@ -149,7 +149,23 @@ fn addresses(ipam: &IpamStatus) -> Vec<String> {
         format!("range {}, {}", ipam.range, count(ipam.owners as usize, "owner")),
     ];
     lines.extend(electors);
+    lines.extend(fewer_routes(&ipam.compaction));
     lines
+}
+
+/// How many routes lead here, where there could be fewer.
+fn fewer_routes(compaction: &CompactionStatus) -> Option<String> {
+    let CompactionStatus { on, routes, routes_least, waits, next } = compaction;
+    if routes == routes_least && next.is_none() {
+        return None;
+    }
+    let has = format!("{} lead here where {routes_least} would do", count(*routes, "route"));
+    Some(match (on, waits, next) {
+        (false, ..) => format!("{has}; [ipam] compact is off"),
+        (true, Some(waits), _) => format!("{has}; nothing moves now: {waits}"),
+        (true, None, Some(next)) => format!("{has}; {next}"),
+        (true, None, None) => has,
+    })
 }
 
 fn tables(status: &Status) -> Vec<String> {
@@ -320,6 +336,7 @@ mod tests {
                 used: 0,
                 owners: 0,
                 electors: Vec::new(),
+                compaction: CompactionStatus::default(),
             },
             attachments: Vec::new(),
             docker_bridge: None,

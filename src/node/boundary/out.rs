@@ -20,6 +20,8 @@ pub const CHANNEL: &str = "IPallocation";
 pub const DEAD_CHANNEL: &str = "weavers/dead";
 /// The channel on which peers say which probes arrived; ours alone.
 pub const PROBE_CHANNEL: &str = "weavers/probe";
+/// The channel on which peers offer each other blocks; ours alone.
+pub const COMPACT_CHANNEL: &str = "weavers/compact";
 /// What waits in the ledger until it may leave.
 #[derive(Debug)]
 pub(in crate::node) enum Effect {

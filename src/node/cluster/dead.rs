@@ -12,7 +12,7 @@ use crate::{
         takeover::{self, TakeOver},
     },
     node::{
-        boundary::out::{CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL},
+        boundary::out::{CHANNEL, COMPACT_CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL},
         observe::view::View,
         persist::memory::Identity,
     },
@@ -44,7 +44,10 @@ impl Dead {
         let mut takeover = TakeOver::new(me, identity.instance.clone(), saved);
         takeover.set_boot(boot);
         Dead {
-            channels: if alone { &[CHANNEL] } else { &[CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL] },
+            channels: match alone {
+                true => &[CHANNEL],
+                false => &[CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL, COMPACT_CHANNEL],
+            },
             takeover,
             look: View::default(),
             looked_for: BTreeSet::new(),

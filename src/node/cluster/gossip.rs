@@ -9,7 +9,7 @@ use crate::{
     ipam::{Relay, Source},
     mesh::{ConnId, Delivery, Kind, Offer, Recipients},
     node::{
-        boundary::out::{CHANNEL, DEAD_CHANNEL, Effect, Out, PROBE_CHANNEL},
+        boundary::out::{CHANNEL, COMPACT_CHANNEL, DEAD_CHANNEL, Effect, Out, PROBE_CHANNEL},
         facts::Facts,
     },
     time::Timestamp,
@@ -21,8 +21,10 @@ const RELAY_SHARE: Duration = Duration::from_micros(500);
 
 impl Peers {
     pub fn on_delivery(&mut self, facts: &Facts, out: &mut Out, delivery: Delivery) {
-        if delivery.channel == PROBE_CHANNEL {
-            return self.news.push_back(News::Talk(delivery));
+        match delivery.channel.as_str() {
+            PROBE_CHANNEL => return self.news.push_back(News::Talk(delivery)),
+            COMPACT_CHANNEL => return self.news.push_back(News::Block(delivery)),
+            _ => {}
         }
         if delivery.channel != CHANNEL {
             return self.on_said(facts, out, delivery);

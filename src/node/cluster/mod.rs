@@ -6,6 +6,8 @@ pub(super) mod dead;
 pub(super) mod unconfirmed;
 /// The mesh, the address manager, and what becomes of the dead.
 pub(super) mod peers;
+/// Blocks that move between hosts, and what is said of one.
+pub(super) mod compact;
 /// What peers tell each other, and how news are passed on.
 pub(super) mod gossip;
 /// What was observed of peers, and whom to dial by it.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     addr::{Address, Range},
-    ipam::{self, Allocator, Refused, Ticket},
+    ipam::{self, Allocator, Refused, Ticket, compact::Compaction},
     mesh::{self, Delivery, Mesh},
     node::{
         boundary::{
@@ -43,6 +43,7 @@ pub(in crate::node) struct Peers {
     pub unconfirmed: Unconfirmed,
     /// When to pass on what was heard, and who alone told us of it.
     pub relay: Option<(Timestamp, Option<PeerName>)>,
+    pub compaction: Compaction,
     /// What others have to hear of.
     pub news: VecDeque<News>,
 }
@@ -60,6 +61,8 @@ pub(in crate::node) enum News {
     Said,
     /// A peer says something about probes.
     Talk(Delivery),
+    /// A peer says something about a block.
+    Block(Delivery),
 }
 
 impl Peers {
@@ -71,6 +74,7 @@ impl Peers {
             dead,
             unconfirmed: Unconfirmed::default(),
             relay: None,
+            compaction: Compaction::default(),
             news: VecDeque::new(),
         }
     }

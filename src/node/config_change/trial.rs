@@ -88,6 +88,11 @@ impl Trials {
         trying.lost.values().map(|since| *since + GRACE).chain([trying.until]).min()
     }
 
+    /// Whether one is tried, or about to be.
+    pub(in crate::node) fn is_under_way(&self) -> bool {
+        !matches!(self.stage, Stage::Idle)
+    }
+
     /// Nothing else is adopted while something is tried: what would come back then?
     pub(in crate::node) fn is_trying(&self, now: Timestamp) -> Option<Refusal> {
         let (what, hint) = match &self.stage {

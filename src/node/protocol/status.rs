@@ -224,6 +224,24 @@ pub struct IpamStatus {
     /// Peers that agree on who takes over from the dead; none where Weave Net routers share the cluster.
     #[serde(default)]
     pub electors: Vec<String>,
+    /// How many routes lead to this host, and how few could.
+    #[serde(default)]
+    pub compaction: CompactionStatus,
+}
+
+/// How many routes lead to this host, and how few could.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompactionStatus {
+    /// Blocks move so that there are fewer routes.
+    pub on: bool,
+    /// Routes that lead here, in the table that has most of them.
+    pub routes: usize,
+    /// The same once all blocks have moved of which nobody uses an address.
+    pub routes_least: usize,
+    /// Why none moves now, if one could.
+    pub waits: Option<String>,
+    /// What moves next, in words.
+    pub next: Option<String>,
 }
 
 /// An attached container.

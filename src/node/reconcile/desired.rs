@@ -61,6 +61,8 @@ pub struct Ground<'a> {
     pub full: BTreeMap<TableId, usize>,
     /// What changed hands so lately that the last read need not show what became of it.
     pub restless: Vec<Range>,
+    /// Writes to EC2 that may be made only to have fewer routes.
+    pub spare_writes: usize,
     /// This host undoes everything.
     pub leaving: bool,
     /// Its routes go, whoever owns the addresses.
@@ -150,6 +152,7 @@ impl Ground<'_> {
             quota: self.config.vpc.quota,
             full: self.full.clone(),
             restless: self.restless.clone(),
+            spare_writes: self.spare_writes,
             withdraw: self.withdraw,
         })
     }

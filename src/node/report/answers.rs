@@ -77,7 +77,11 @@ impl Overview<'_> {
     pub(in crate::node) fn told(&self, sight: &Sight, unseen: &[&str]) -> Response {
         let mut plan = match sight {
             &Sight::Address(address) => return Response::Explanation(Box::new(self.explain(address))),
-            Sight::Plan => self.with_impact(self.work.plan.clone()),
+            Sight::Plan => {
+                let mut plan = self.work.plan.clone();
+                plan.notes.extend(self.coming_move());
+                self.with_impact(plan)
+            }
             Sight::Preview(config) => self.preview(config),
             Sight::Status => return Response::Status(Box::new(self.status())),
         };

@@ -88,6 +88,7 @@ impl<'a> Overview<'a> {
                 .seen_at()
                 .map(|begun| self.work.moves.before(begun))
                 .unwrap_or_default(),
+            spare_writes: self.spare_writes(),
             leaving: self.facts.leave != Leave::No,
             withdraw: self.facts.leave == Leave::Withdrawing,
         }

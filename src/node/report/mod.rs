@@ -4,6 +4,8 @@
 pub(super) mod overview;
 /// Packets that get lost, and which ways are asked about.
 pub(super) mod lost_ways;
+/// When a block may move so that there are fewer routes, and what is said of it.
+pub(super) mod compaction;
 /// The status, from all its parts.
 pub(super) mod status;
 /// Why packets of a container cannot flow yet.

@@ -345,6 +345,7 @@ impl<'a> Overview<'a> {
             used: self.peers.ipam.used(),
             owners: owners.len() as u32,
             electors: electors.map(|peer| self.peers.named(peer)).collect(),
+            compaction: self.compaction(),
         }
     }
 

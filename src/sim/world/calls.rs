@@ -7,6 +7,7 @@ use rand::RngExt;
 
 use super::{Event, World};
 use crate::{
+    addr::Address,
     sim::{machine::Power, vpc::Faults},
     state::{Ec2Action, Tables},
 };
@@ -40,8 +41,17 @@ impl World {
         if self.machines[host].power == Power::Terminated {
             return;
         }
+        let destination = action.route().map(|(_, destination)| destination);
+        let before = destination.map(|destination| self.arriving(destination)).unwrap_or_default();
         let outcome = self.machines[host].cloud.apply(self.now, &mut self.vpc, &action);
-        if self.watched {
+        let after = destination.map(|destination| self.arriving(destination)).unwrap_or_default();
+        let mut lost = before.difference(&after);
+        let is_at_fault =
+            |(of, _, address): &&(usize, _, Address)| *of == host || self.knows_as_anothers(host, *address);
+        if let Some(lost) = lost.find(is_at_fault) {
+            self.violate(format!("host {host} keeps packets from {lost:?}: {action}"));
+        }
+        if self.watched.contains(&host) {
             self.violate(format!(
                 "host {host} writes to EC2 although nothing was to do: {action}: {outcome:?}"
             ));
