@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use ipnet::Ipv4Net;
 use tokio::{process::Command, time::sleep};
-use weavers::sim::vpc::{Action, RouteTarget};
+use weavers::sim::vpc::{Action, Faults, RouteTarget};
 
 use super::{
     basic::{self, owned},
@@ -18,6 +18,8 @@ const SOON: Duration = Duration::from_secs(5);
 const RESET_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the data path is watched while a daemon is stopped.
 const STOPPED: Duration = Duration::from_secs(2);
+/// How long EC2 takes for an answer, for somebody who waits to see why.
+const SLOW_MS: u64 = 1_000;
 
 /// The four hosts, by what becomes of them.
 const STAYS: usize = 0;
@@ -106,8 +108,13 @@ async fn drained(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     let container = lab.containers[DRAINED].clone();
     let netns = container.netns.to_string_lossy().into_owned();
     lab.weavers(DRAINED, &["detach", &netns]).await?;
+    lab.cloud.with(|vpc, _| vpc.set_faults(Faults { delay_ms: SLOW_MS, ..Faults::default() }));
     let drained = lab.ran(DRAINED, &["drain"]).await?;
+    lab.cloud.with(|vpc, _| vpc.set_faults(Faults::default()));
     checks.add("drain succeeds", drained.says(0, &[]));
+    let waited = drained.stderr.contains("all ranges given away")
+        && drained.stderr.contains("to lead to the new owner");
+    checks.add("and says what it waits for while EC2 is slow", holds(waited, || drained.stderr.clone()));
     same_after(lab, checks, "its ranges and routes went to an heir", DRAINED).await?;
     let attach = lab.ran(DRAINED, &["attach", &netns]).await?;
     checks.add(
