@@ -314,7 +314,7 @@ impl Engine {
             peers.ipam.ask(facts.now, ticket, ask);
         }
         let host = work.converge.host.seen();
-        let told = local.canary.told(host, link_mtu(&facts.config, host));
+        let told = local.canary.told(host, link_mtu(&facts.config, host), &facts.config.ipam.isolation);
         peers.dead.takeover.set_canary(told);
         self.probes.prober.set_canary(facts.now, told);
     }

@@ -61,6 +61,10 @@ pub struct Canary {
     pub address: Ipv4Addr,
     /// MTU of its link.
     pub mtu: u32,
+    /// Digest of what its host keeps apart: between hosts that do not agree on it the stricter one drops packets. `None` of a
+    /// version that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<u64>,
 }
 
 /// What is to be done.

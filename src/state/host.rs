@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::{link::Link, paths::Path, port::Ports};
-use crate::addr::Address;
+use crate::{addr::Address, digest::Digest};
 
 /// How much of the host a look is to ask about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +191,11 @@ impl Isolation {
     pub fn reaching(&self, name: &str) -> impl Iterator<Item = &Subnet> {
         let reaches = move |(own, subnet): &(&String, &Subnet)| *own == name || subnet.allow.contains(name);
         self.subnets.iter().filter(reaches).map(|(_, subnet)| subnet)
+    }
+
+    /// The same on hosts that keep the same apart.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&serde_json::to_vec(self).expect("names and addresses can be written"))
     }
 
     /// Whether the rest reaches the containers of `name`.

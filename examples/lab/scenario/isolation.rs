@@ -8,6 +8,8 @@ use crate::{lab::Lab, pinger::end_without_loss, report::Report};
 /// How long until what was adopted is done.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(2);
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// How long packets may die until it is said why.
+const NAMED_WITHIN: Duration = Duration::from_secs(20);
 
 const APART: &str = r#"
 [[ipam.subnet]]
@@ -90,7 +92,33 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     }
     let rules = lab.on_host(0, &["nft", "list", "table", "inet", "weave"]).await?;
     checks.add("and no rules for them", holds(!rules.contains("isolation"), || rules));
+    first_to_adopt(lab, &mut checks).await?;
     report(lab, ready, checks).await
+}
+
+/// A host that is the first to adopt subnets drops what the others send: both sides say so, and blame nothing else.
+async fn first_to_adopt(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    let (file, former) = (lab.hosts[0].config(), std::fs::read_to_string(lab.hosts[0].config())?);
+    lab.edit(0, "default_subnet = \"10.40.0.0/13\"", "default_subnet = \"10.32.0.0/13\"")?;
+    append(lab, 0, "\n[[ipam.subnet]]\nname = \"own\"\ncidr = \"10.32.0.0/13\"\n")?;
+    checks.add("h1 is the first to adopt a subnet", lab.ran(0, &["reload"]).await?.says(0, &[]));
+    let causes = [(0, "(h2) has no [[ipam.subnet]] yet"), (1, "this host has no [[ipam.subnet]] yet, and")];
+    for (host, cause) in causes {
+        let named =
+            eventually(NAMED_WITHIN, async || Ok(lab.ran(host, &["status"]).await?.says(0, &[cause])))
+                .await?;
+        checks.timed(format!("h{} says why packets die", host + 1), named);
+    }
+    let first_of_h2 = super::basic::owned(lab, 1).await?[0].network().to_string();
+    let explained = lab.ran(0, &["explain", &first_of_h2]).await?;
+    checks.add("and so does explain", explained.says(0, &["(h2) has no [[ipam.subnet]] yet"]));
+    checks.add(
+        "which blames no security group",
+        holds(!explained.stdout.contains("security group"), || explained.stdout),
+    );
+    std::fs::write(&file, former)?;
+    checks.add("h1 gives it up", lab.ran(0, &["apply"]).await?.says(0, &["Applied"]));
+    Ok(())
 }
 
 /// Subnets that cannot be are refused together, each with its place.

@@ -255,9 +255,9 @@ impl Peers {
         self.dead.takeover.canaries().filter(believable).collect()
     }
 
-    pub fn canary_of(&self, peer: PeerName) -> Option<Address> {
+    pub fn canary_of(&self, peer: PeerName) -> Option<Canary> {
         let mut others = self.dead.takeover.canaries();
-        others.find(|(other, _)| *other == peer).map(|(_, canary)| canary.address.into())
+        others.find(|(other, _)| *other == peer).map(|(_, canary)| canary)
     }
 
     pub fn decisions(&self) -> Option<u64> {

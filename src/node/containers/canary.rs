@@ -19,7 +19,7 @@ use crate::{
         reconcile::Reconcile,
     },
     probe::Canary,
-    state::{Fault, Host, Netns},
+    state::{Fault, Host, Isolation, Netns},
     time::Timestamp,
 };
 
@@ -184,7 +184,7 @@ impl OwnCanary {
     }
 
     /// The canary as the peers are to know it: once its link was seen as it should be.
-    pub fn told(&mut self, host: Option<&Host>, mtu: u32) -> Option<Canary> {
+    pub fn told(&mut self, host: Option<&Host>, mtu: u32, isolation: &Isolation) -> Option<Canary> {
         let (address, netns) = self.link()?;
         let link = host.and_then(|host| host.links.get(&address));
         let sound = link.is_some_and(|link| {
@@ -192,7 +192,7 @@ impl OwnCanary {
         });
         let held = self.held.as_mut()?;
         held.told |= sound;
-        held.told.then(|| Canary { address: address.into(), mtu })
+        held.told.then(|| Canary { address: address.into(), mtu, isolation: Some(isolation.digest().0) })
     }
 
     /// Somebody claims the very address of the canary: it gives it up, and the claim waits until its link is gone. Returns the

@@ -13,6 +13,7 @@ use crate::{
     },
     peer::PeerName,
     probe::{Direction, Verdict, packet::Size},
+    state::Isolation,
     time::Timestamp,
 };
 
@@ -99,14 +100,14 @@ impl Overview<'_> {
 
     /// The likely cause: what is known here to be wrong on that way, otherwise what cannot be seen from here.
     fn what_to_look_at(&self, peer: PeerName, direction: Direction, since: Timestamp) -> String {
-        let (ours, theirs) = (self.local.canary.address(), self.peers.canary_of(peer));
         let destination = match direction {
-            Direction::Out => theirs,
-            Direction::Back => ours,
+            Direction::Out => self.peers.canary_of(peer).map(|canary| canary.address.into()),
+            Direction::Back => self.local.canary.address(),
         };
         // What was read before says nothing of it.
         let is_read = self.work.converge.vpc.is_seen_since(since);
-        if let Some(cause) = self.known_cause(destination.filter(|_| is_read), direction) {
+        let known = self.known_cause(destination.filter(|_| is_read), direction);
+        if let Some(cause) = known.or_else(|| self.other_subnets(peer)) {
             return cause;
         }
         let range = self.facts.config.ipam.range;
@@ -139,6 +140,24 @@ impl Overview<'_> {
             Direction::Back => None,
         };
         covered.or(route).or(check)
+    }
+
+    /// A host that has adopted other subnets than this one: it may be the one that drops, or this one.
+    fn other_subnets(&self, peer: PeerName) -> Option<String> {
+        let theirs = self.peers.canary_of(peer)?.isolation?;
+        let ours = &self.facts.config.ipam.isolation;
+        if theirs == ours.digest().0 {
+            return None;
+        }
+        let name = self.peers.named(peer);
+        let what = if theirs == Isolation::default().digest().0 {
+            format!("{name} has no [[ipam.subnet]] yet, and this host keeps its subnets apart")
+        } else if *ours == Isolation::default() {
+            format!("this host has no [[ipam.subnet]] yet, and {name} keeps its subnets apart")
+        } else {
+            format!("this host and {name} have different [[ipam.subnet]], and the stricter one drops packets")
+        };
+        Some(format!("{what}: give all hosts the same, and `weavers reload` there"))
     }
 
     /// Whoever sees another address than that of our canary.
