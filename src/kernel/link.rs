@@ -70,6 +70,10 @@ const HOST_END: [Setting; 4] = [
     },
 ];
 
+/// One queue each way, which is all that a veth uses. The kernel makes one for each processor otherwise, drops the others again, and
+/// waits until no processor uses them any more: twice for each link, and longer than for all else that is done for it.
+const QUEUES: [LinkAttribute; 2] = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
+
 /// A setting as it should be.
 struct Setting {
     key: &'static str,
@@ -460,13 +464,14 @@ pub(super) async fn create(host: &Handle, inside: Option<&Inside>, wanted: &Want
         .name(&*wanted.far.name)
         .mtu(wanted.mtu)
         .address(wanted.far.mac(wanted.address).0.into());
-    let far = inside.iter().fold(far, |far, inside| far.setns_by_fd(inside.fd())).build();
+    let far = inside.iter().fold(far, |far, inside| far.setns_by_fd(inside.fd()));
+    let far = QUEUES.into_iter().fold(far, |far, queue| far.append_extra_attribute(queue)).build();
     let near = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(&*name)
         .mtu(wanted.mtu)
         .address(HOST_MAC.0.into())
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
-        .build();
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(far)));
+    let near = QUEUES.into_iter().fold(near, |near, queue| near.append_extra_attribute(queue)).build();
     let made = already_there(host.link().add(near).execute().await);
     made.map_err(|error| fault(format_args!("making link {name}"), &error))
 }

@@ -66,6 +66,12 @@ async fn a_fresh_link_has_no_fault_and_making_it_again_changes_nothing(mut world
     let container = Container::new();
     world.attach(&container, A, 9000).await;
     let before = sh("ip -d link; ip route; ip neigh");
+    for end in [sh("ip -d link show dev wv0a200102"), container.sh("ip -d link show dev ethwe")] {
+        assert!(
+            end.contains("numtxqueues 1 numrxqueues 1 "),
+            "the kernel waits for whoever uses others: {end}"
+        );
+    }
     let seen = world.observe().await;
     assert_eq!(seen.links, world.wanted.links);
     world.apply(create(&container, A, 9000)).await;
