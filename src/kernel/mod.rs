@@ -36,6 +36,7 @@ mod address;
 pub mod netns;
 pub mod canary;
 mod raw;
+mod prompt;
 mod dump;
 mod neighbour;
 mod route;

@@ -1,7 +1,8 @@
 //! What a target leads to: the network namespace of a process, or of a path.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::Path};
 
+use nix::errno::Errno;
 use rtnetlink::new_connection_with_strict_check;
 use tokio::{runtime, time::timeout};
 
@@ -25,8 +26,8 @@ pub type Found = (Netns, Option<Address>);
 /// The namespace that a target leads to; waits for it no longer than for any look into a container.
 pub async fn find(target: String, interface: Option<String>) -> Result<Found, Fault> {
     let what = format!("looking for the network namespace of {target}");
-    let work = async move |_| {
-        let netns = of_target(&target)?;
+    let work = async move |visitor: visit::Visitor| {
+        let netns = known_by(&target, |path| visitor.cookie_of(path))?;
         let link = interface.and_then(|interface| link_into(&netns, &interface));
         Ok((netns, link))
     };
@@ -35,6 +36,10 @@ pub async fn find(target: String, interface: Option<String>) -> Result<Found, Fa
 
 /// The namespace of a process, by pid, or the one that a path leads to.
 pub fn of_target(target: &str) -> Result<Netns, Fault> {
+    known_by(target, cookie_of)
+}
+
+fn known_by(target: &str, cookie_of: impl FnOnce(&Path) -> Result<u64, Errno>) -> Result<Netns, Fault> {
     let path = Netns::path_of(target);
     if !path.is_absolute() {
         let message = format!("`{target}` is neither a pid nor the absolute path of a network namespace");

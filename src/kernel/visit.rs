@@ -20,7 +20,7 @@ use nix::{
     errno::Errno,
     sched::{CloneFlags, setns},
 };
-use rtnetlink::{Handle, new_connection_with_strict_check};
+use rtnetlink::Handle;
 use tokio::{
     runtime,
     sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
@@ -32,7 +32,7 @@ use super::{
     bound::{self, VISIT, VISITS_MAX},
     fault::{Cause, fault, found},
     netns::{boot_id, cookie, gone, open, refused},
-    ways,
+    prompt, ways,
 };
 use crate::state::{Fault, FaultKind, Netns};
 
@@ -75,9 +75,14 @@ impl Visitor {
     fn new() -> Result<Visitor, Fault> {
         let cannot = |error: io::Error| fault("connecting to rtnetlink", &error);
         let home = File::open("/proc/thread-self/ns/net").map_err(cannot)?;
-        let (connection, host, _) = new_connection_with_strict_check().map_err(cannot)?;
+        let (connection, host) = prompt::connect().map_err(cannot)?;
         tokio::spawn(connection);
         Ok(Visitor { host, home })
+    }
+
+    /// The cookie of the namespace that a path leads to.
+    pub fn cookie_of(&self, path: &Path) -> Result<u64, Errno> {
+        there_and_back(&open(path)?, &self.home, cookie)
     }
 
     /// Enters `netns` by its path, or by another way where its path no longer leads to it: the process that it was found by
@@ -101,10 +106,10 @@ impl Visitor {
         }
         let file = open(path).map_err(|cause| refused(path, &cause))?;
         let made = there_and_back(&file, &self.home, || {
-            let connection = new_connection_with_strict_check().map_err(|error| error.errno())?;
+            let connection = prompt::connect().map_err(|error| error.errno())?;
             Ok((cookie()?, connection))
         });
-        let (cookie, (connection, handle, _)) = made.map_err(|cause| refused(path, &cause))?;
+        let (cookie, (connection, handle)) = made.map_err(|cause| refused(path, &cause))?;
         if cookie != netns.cookie {
             return Err(gone(path, "its path leads to another one now"));
         }
