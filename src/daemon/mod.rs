@@ -24,6 +24,7 @@ mod systemd;
 mod docker;
 mod hands;
 mod measure;
+mod heap;
 mod offline;
 
 use std::{
@@ -73,9 +74,8 @@ use crate::{
 
 /// Events that may wait for the loop.
 const EVENTS_MAX: usize = 1024;
-/// Outputs carried out before the loop looks at signals and timers again.
+/// How often systemd and runtimes are told how we are.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
-
 /// What is logged of the reason why a connection was closed, which may repeat what the other side said.
 const REASON_LEN_MAX: usize = 600;
 
@@ -141,6 +141,7 @@ enum End {
 
 /// Runs until told to stop.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    heap::tend();
     let file = ConfigFile::read(&options.config, birth::trial(&options)?.as_ref())?;
     let (stored, saved) = mpsc::channel(EVENTS_MAX);
     let (events, reported) = mpsc::channel(EVENTS_MAX);
