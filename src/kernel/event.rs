@@ -12,13 +12,15 @@ use super::{
 pub(super) enum Event {
     /// An interface, its addresses, settings or neighbours, or a route of ours by it.
     OfInterface(u32),
+    /// A neighbour by an interface is gone. By others than links of ours they come and go all the time.
+    OfNeighbour(u32),
     /// Other routes, policy rules, nexthops.
     Elsewhere,
     /// Something in the namespace that the host has this number for.
     Inside(i32),
     /// nftables.
     OfRules,
-    /// Neighbours on the uplinks come and age all the time; only that one is deleted may concern us.
+    /// Neighbours come and age all the time; only that one is deleted may concern us.
     Nothing,
     /// Some were dropped.
     Lost,
@@ -36,7 +38,7 @@ impl Event {
     /// The same, where it comes from the namespace of this number.
     pub fn inside(self, number: i32) -> Event {
         match self {
-            Event::OfInterface(_) | Event::Elsewhere => Event::Inside(number),
+            Event::OfInterface(_) | Event::OfNeighbour(_) | Event::Elsewhere => Event::Inside(number),
             Event::Nothing | Event::OfRules | Event::Inside(_) | Event::Lost | Event::Deaf => Event::Nothing,
         }
     }
@@ -49,11 +51,15 @@ impl Event {
         let Some(kind) = raw::kind(message) else { return Event::Elsewhere };
         match kind {
             libc::RTM_NEWNEIGH => Event::Nothing,
-            libc::RTM_NEWLINK
-            | libc::RTM_DELLINK
-            | libc::RTM_NEWADDR
-            | libc::RTM_DELADDR
-            | libc::RTM_DELNEIGH => of_interface(raw::word(message, BODY + 4)),
+            // Those of IPv6 are not ours, and each container has some that come and go by themselves.
+            libc::RTM_DELNEIGH if message.get(BODY) == Some(&(libc::AF_INET6 as u8)) => Event::Nothing,
+            libc::RTM_DELNEIGH => match of_interface(raw::word(message, BODY + 4)) {
+                Event::OfInterface(index) => Event::OfNeighbour(index),
+                unreadable => unreadable,
+            },
+            libc::RTM_NEWLINK | libc::RTM_DELLINK | libc::RTM_NEWADDR | libc::RTM_DELADDR => {
+                of_interface(raw::word(message, BODY + 4))
+            }
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE if message.get(BODY + 5) == Some(&route::PROTOCOL) => {
                 of_interface(raw::attribute(message, BODY + 12, OIF))
             }
@@ -81,9 +87,15 @@ mod tests {
     #[test]
     fn an_event_names_the_interface_that_it_is_about() {
         let of_seven = [0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0];
-        for kind in [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWADDR, libc::RTM_DELNEIGH] {
+        for kind in [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWADDR] {
             assert_eq!(Event::read(&message(kind, &of_seven)), Event::OfInterface(7));
         }
+        let neighbour = |family: libc::c_int| {
+            let body = [&[family as u8][..], &of_seven[1..]].concat();
+            Event::read(&message(libc::RTM_DELNEIGH, &body))
+        };
+        assert_eq!(neighbour(libc::AF_INET), Event::OfNeighbour(7));
+        assert_eq!(neighbour(libc::AF_INET6), Event::Nothing);
         let by_seven = [8, 0, 4, 0, 7, 0, 0, 0];
         let route = |protocol| {
             [&[2, 32, 0, 0, 254, protocol, 0, 0, 0, 0, 0, 0][..], &[5, 0, 9, 0, 1, 0, 0, 0], &by_seven]

@@ -124,7 +124,8 @@ impl Kernel {
         touched.extend(seen.host_ends(&told.interfaces));
         known.forget(scope, &told, &touched);
         let ours = seen.ours();
-        self.changes.care_for(ours.values().filter_map(|end| end.namespace).collect());
+        let others = seen.links.iter().filter(|end| end.serves.is_none()).map(|end| end.index);
+        self.changes.care_for(ours.values().filter_map(|end| end.namespace).collect(), others.collect());
         let rules = self.nft.observe(wanted.rules.as_ref()).await?;
         let ports = self.published.observe(wanted.ports.as_ref()).await?;
         let forward = self.forward.observe(&uplinks_of(wanted), wanted.lent_range()).await?;

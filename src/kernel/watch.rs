@@ -9,7 +9,7 @@ use std::{
     collections::BTreeSet,
     io::{self, IoSliceMut},
     os::fd::AsRawFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use nix::{
     cmsg_space,
     errno::Errno,
     libc,
-    sys::socket::{ControlMessageOwned, MsgFlags, SetSockOpt, recvmsg},
+    sys::socket::{ControlMessageOwned, MsgFlags, SetSockOpt, recvmsg, sockopt::RcvBufForce},
 };
 use rtnetlink::sys::{
     Socket, SocketAddr,
@@ -44,6 +44,9 @@ const NFTABLES_GROUP: u32 = 1 << 6;
 const INTERFACES_MAX: usize = 4096;
 /// Bytes of an event that are read: its head, and where a route or a setting names its interface.
 const HEAD_LEN: usize = 256;
+/// Bytes of events that may wait, in the kernel: a container that comes makes some dozens of events, of some kilobytes each. What finds no
+/// room is lost, and where room is short the kernel holds up whoever changes something.
+const ROOM: usize = 8 << 20;
 /// Events that are read at one time. Where there are more, some count as lost.
 const EVENTS_MAX: usize = 1 << 16;
 
@@ -66,8 +69,27 @@ pub struct Changes(Arc<Watched>);
 struct Watched {
     sources: Vec<Source>,
     told: Mutex<Told>,
+    cares: Mutex<Cares>,
+}
+
+/// What the last look tells of whom events matter of.
+#[derive(Debug, Default)]
+struct Cares {
     /// The namespaces that links of ours lead into.
-    ours: Mutex<BTreeSet<i32>>,
+    namespaces: BTreeSet<i32>,
+    /// Interfaces that are no links of ours, whose neighbours are not either.
+    others: BTreeSet<u32>,
+}
+
+impl Cares {
+    fn for_event(&self, event: &Event) -> bool {
+        match event {
+            Event::Nothing => false,
+            Event::Inside(number) => self.namespaces.contains(number),
+            Event::OfNeighbour(index) => !self.others.contains(index),
+            Event::OfInterface(_) | Event::Elsewhere | Event::OfRules | Event::Lost | Event::Deaf => true,
+        }
+    }
 }
 
 /// What has changed.
@@ -79,6 +101,8 @@ pub(super) struct Told {
     pub namespaces: BTreeSet<i32>,
     /// Routes, rules, or whatever is of no one interface.
     pub elsewhere: bool,
+    /// Rules: which, their number tells, see `generation`.
+    pub rules: bool,
     /// Events were dropped: anything.
     pub lost: bool,
     /// Nobody tells of what is changed in containers, or it was more than could be heard.
@@ -105,11 +129,10 @@ enum Kind {
 impl Changes {
     /// What has changed until now.
     pub(super) fn take(&self) -> Told {
-        self.drain();
-        let hears = |kind| self.0.sources.iter().any(|source| source.kind == kind);
+        self.drain(&self.0.sources);
         let mut told = std::mem::take(&mut *self.0.lock());
-        told.deaf |= !hears(Kind::Containers);
-        told.hears_host = hears(Kind::Host);
+        told.deaf |= !self.hears(Kind::Containers);
+        told.hears_host = self.hears(Kind::Host);
         told
     }
 
@@ -119,40 +142,44 @@ impl Changes {
         interfaces.into_iter().for_each(|index| told.note(Event::OfInterface(index)));
     }
 
-    /// Of containers, only changes in these namespaces are told from now on.
-    pub(super) fn care_for(&self, namespaces: BTreeSet<i32>) {
-        *self.0.ours.lock().unwrap_or_else(PoisonError::into_inner) = namespaces;
+    /// Of containers, only changes in these namespaces are told from now on; and of these interfaces, which are not ours, no neighbours.
+    pub(super) fn care_for(&self, namespaces: BTreeSet<i32>, others: BTreeSet<u32>) {
+        *self.lock_cares() = Cares { namespaces, others };
     }
 
-    /// Reads what has come. Whether any of it matters.
-    fn drain(&self) -> bool {
-        let ours = self.0.ours.lock().unwrap_or_else(PoisonError::into_inner);
+    fn hears(&self, kind: Kind) -> bool {
+        self.0.sources.iter().any(|source| source.kind == kind)
+    }
+
+    fn lock_cares(&self) -> MutexGuard<'_, Cares> {
+        self.0.cares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is something that no look has taken yet.
+    fn is_told(&self) -> bool {
+        *self.0.lock() != Told::default()
+    }
+
+    /// Reads what has come from there.
+    fn drain(&self, sources: &[Source]) {
+        let cares = self.lock_cares();
         let mut told = self.0.lock();
-        let mut matters = false;
-        for source in &self.0.sources {
-            let mut events = std::iter::from_fn(|| source.next());
+        for source in sources {
+            let mut events = std::iter::from_fn(|| source.next()).fuse();
             for event in events.by_ref().take(EVENTS_MAX) {
-                let concerns_us = match event {
-                    Event::Nothing => false,
-                    Event::Inside(number) => ours.contains(&number),
-                    Event::OfInterface(_) | Event::Elsewhere | Event::OfRules => true,
-                    Event::Lost | Event::Deaf => true,
-                };
-                if concerns_us {
+                if cares.for_event(&event) {
                     told.note(event);
-                    matters = true;
                 }
             }
             if events.next().is_some() {
                 told.note(source.overflow());
             }
         }
-        matters
     }
 }
 
 impl Watched {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Told> {
+    fn lock(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -160,7 +187,7 @@ impl Watched {
 impl Told {
     fn note(&mut self, event: Event) {
         match event {
-            Event::OfInterface(index) => {
+            Event::OfInterface(index) | Event::OfNeighbour(index) => {
                 self.interfaces.insert(index);
                 self.lost |= self.interfaces.len() > INTERFACES_MAX;
             }
@@ -171,8 +198,9 @@ impl Told {
             Event::Elsewhere => self.elsewhere = true,
             Event::Lost => self.lost = true,
             Event::Deaf => self.deaf = true,
-            // Rules have a number that tells, see `generation`; a neighbour that ages matters to nobody.
-            Event::OfRules | Event::Nothing => {}
+            Event::OfRules => self.rules = true,
+            // A neighbour that ages matters to nobody.
+            Event::Nothing => {}
         }
     }
 }
@@ -184,6 +212,8 @@ impl Source {
         if kind == Kind::Containers {
             ListenAllNsid.set(&socket, &true)?;
         }
+        // Whoever may not have more than the host gives to each has what that is.
+        let _ = RcvBufForce.set(&socket, &ROOM);
         socket.bind(&SocketAddr::new(0, groups))?;
         #[expect(deprecated, reason = "the socket owns its descriptor for as long as it lives")]
         Ok(Source { socket: AsyncFd::new(socket)?, kind })
@@ -261,12 +291,15 @@ async fn watch(changes: Changes, at: usize, wake: mpsc::Sender<()>) {
                 return;
             }
         };
-        let matters = changes.drain();
+        changes.drain(&changes.0.sources[at..=at]);
         readable.clear_ready();
-        if matters {
+        if changes.is_told() {
             // The rest of the burst.
             sleep(GATHER).await;
-            changes.drain();
+            changes.drain(&changes.0.sources);
+        }
+        // What we did ourselves may be known by now.
+        if changes.is_told() {
             // A full channel holds a waking that nobody has answered yet; it stands for this one, too.
             let _ = wake.try_send(());
         }
