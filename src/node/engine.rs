@@ -246,15 +246,22 @@ impl Engine {
 
     /// A save has ended. A crash cannot take any more what it has: routes may lead to ranges, and links be made.
     pub fn on_stored(&mut self, id: SaveId, result: Result<(), SaveFault>) {
-        let Engine { facts, local, out, .. } = self;
+        let Engine { facts, out, .. } = self;
         let has = |is_of_kind: fn(&str) -> bool| result.is_ok() && out.ledger.is_saving(id, is_of_kind);
         let (has_ring, has_containers) = (has(Write::is_of_ring), has(Write::is_of_attached));
         facts.ring_kept |= has_ring;
-        if has_containers {
-            local.containers.touch();
-        }
         out.disturbed |= has_ring || has_containers;
-        out.stored(facts.now, id, result);
+        if has_containers {
+            self.touch_unkept();
+        }
+        self.out.stored(self.facts.now, id, result);
+    }
+
+    /// Whether the link of a container is kept up that the disk does not have hangs on whether it is there.
+    fn touch_unkept(&mut self) {
+        for ident in self.out.ledger.unkept_containers() {
+            self.local.containers.touch_named(ident);
+        }
     }
 
     pub fn on_woken(&mut self) {
@@ -277,9 +284,7 @@ impl Engine {
     pub fn turn(&mut self, explained: &BTreeSet<Address>) {
         self.work.moves.see(self.facts.now, &self.peers.ipam.settled_owners());
         self.tend_canary();
-        if let Some(wanted) = self.overview().wanted_anew() {
-            self.work.wanted = wanted;
-        }
+        self.make_up_links();
         self.observed.look(&self.facts, &mut self.peers, &mut self.work, &mut self.out);
         self.look(explained);
         self.work.plan = self.overview().plan_for(&self.facts.config);
@@ -301,6 +306,14 @@ impl Engine {
         if self.peers.compaction.is_due(self.facts.now, pause) && self.overview().moves().gives {
             self.peers.offer_block(&self.facts, &mut self.out);
         }
+    }
+
+    /// What containers need of the host is made up for what they are now.
+    fn make_up_links(&mut self) {
+        let Some(anew) = self.overview().wanted_anew() else { return };
+        self.work.wanted.take_in(anew);
+        self.local.containers.all_made_up();
+        debug_assert!(self.overview().is_made_up(), "what was touched is not all that has changed");
     }
 
     fn tend_canary(&mut self) {
@@ -346,9 +359,7 @@ impl Engine {
     pub fn on_host_seen(&mut self, result: Result<Host, Fault>) {
         let interval = self.observed.cadence.jittered(self.facts.config.reconcile.interval);
         self.work.converge.host_seen(self.facts.now, result, interval);
-        if !self.out.ledger.unkept_containers().is_empty() {
-            self.local.containers.touch();
-        }
+        self.touch_unkept();
         self.work.judge_paths(&self.facts.config);
         self.out.disturbed = true;
         if self.work.converge.host.fault().is_none() {

@@ -224,14 +224,15 @@ impl Local {
 
     pub(super) fn remember(&mut self, cx: &mut Context<'_>, attached: Attached) {
         cx.out.ledger.write(Write::attached(&attached.ident, Some(&attached)));
-        self.containers.all.insert(attached.ident.clone(), attached);
-        self.containers.touch();
+        let address = attached.link_address();
+        let former = self.containers.all.insert(attached.ident.clone(), attached);
+        self.containers.touch(address.into_iter().chain(former.and_then(|former| former.link_address())));
     }
 
     pub(in crate::node) fn forget(&mut self, cx: &mut Context<'_>, ident: &str) {
         cx.out.ledger.write(Write::attached(ident, None));
-        self.containers.all.remove(ident);
-        self.containers.touch();
+        let former = self.containers.all.remove(ident);
+        self.containers.touch(former.and_then(|former| former.link_address()));
     }
 
     /// After a look at the host: containers whose namespace is gone are released, and what a lost

@@ -27,6 +27,8 @@ pub struct Containers {
     pub(super) successors: BTreeMap<String, Attached>,
     /// Goes up where links may follow from another state of them.
     version: u64,
+    /// Addresses whose links are not as they were made up last, or lead to others.
+    touched: BTreeSet<Address>,
 }
 
 impl Containers {
@@ -39,6 +41,7 @@ impl Containers {
             parting: BTreeSet::new(),
             successors: BTreeMap::new(),
             version: 0,
+            touched: BTreeSet::new(),
         }
     }
 
@@ -62,9 +65,26 @@ impl Containers {
         self.version
     }
 
-    /// Their links may be others by now.
-    pub(in crate::node) fn touch(&mut self) {
+    /// The links of those who have these addresses may be others by now.
+    pub(in crate::node) fn touch(&mut self, addresses: impl IntoIterator<Item = Address>) {
         self.version += 1;
+        self.touched.extend(addresses);
+    }
+
+    /// The link of the container that is remembered by this name may be another by now.
+    pub(in crate::node) fn touch_named(&mut self, ident: &str) {
+        let address = self.all.get(ident).and_then(Attached::link_address);
+        self.touch(address);
+    }
+
+    /// Addresses whose links are not as they were made up last.
+    pub(in crate::node) fn touched(&self) -> &BTreeSet<Address> {
+        &self.touched
+    }
+
+    /// All links are made up for what the containers are now.
+    pub(in crate::node) fn all_made_up(&mut self) {
+        self.touched.clear();
     }
 
     /// A look at the host begins: what it shows of the links of those who are leaving now can be relied on.

@@ -29,7 +29,7 @@ pub enum Verdict {
 }
 
 /// What containers that are to be connected need of the host.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connected {
     /// Links of containers and of the canary, by the address that each is for.
     pub links: Arc<Links>,

@@ -1,6 +1,8 @@
 //! What containers that are to be connected need of the host: links, and ports that lead to them. It is made up anew only where
 //! something has changed that it follows from, so that a host with a thousand containers compares two maps and copies none.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use ipnet::Ipv4Net;
 
 use super::desired::Connected;
@@ -35,8 +37,38 @@ impl Wanted {
         self.0.as_ref().map_or(&NONE, |(_, connected)| &connected.links)
     }
 
-    /// This was made up.
-    pub fn new(basis: Basis, connected: Connected) -> Wanted {
-        Wanted(Some((basis, connected)))
+    /// Whether it follows from the same but for the containers.
+    pub fn is_of_other_containers(&self, basis: &Basis) -> bool {
+        self.0.as_ref().is_some_and(|(known, _)| {
+            let containers = known.containers;
+            Basis { containers, ..basis.clone() } == *known
+        })
     }
+
+    /// Takes in what was made up.
+    pub fn take_in(&mut self, Anew { basis, of, connected }: Anew) {
+        match (of, &mut self.0) {
+            (Some(addresses), Some((known, all))) => {
+                let canary = basis.canary.as_ref().map(|(address, _)| *address);
+                let links = Arc::make_mut(&mut all.links);
+                // A canary's address is no container's.
+                for address in addresses.iter().filter(|address| Some(**address) != canary) {
+                    links.remove(address);
+                }
+                links.extend(connected.links.iter().map(|(address, link)| (*address, link.clone())));
+                all.ports.retain(|published| !addresses.contains(&published.to));
+                all.ports.extend(connected.ports);
+                *known = basis;
+            }
+            (_, all) => *all = Some((basis, connected)),
+        }
+    }
+}
+
+/// What was made up.
+pub(in crate::node) struct Anew {
+    pub basis: Basis,
+    /// Of these addresses only; `None`: of all.
+    pub of: Option<BTreeSet<Address>>,
+    pub connected: Connected,
 }

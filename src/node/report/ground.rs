@@ -4,13 +4,14 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::overview::Overview;
 use crate::{
+    addr::Address,
     config::Config,
     node::{
         facts::Leave,
         persist::memory::Attached,
         reconcile::{
             desired::{Connected, Ground, Verdict, link_mtu, rules, taken, uplink_names},
-            links::{Basis, Wanted},
+            links::{Anew, Basis},
         },
     },
     plan::Plan,
@@ -127,22 +128,24 @@ impl Overview<'_> {
 
     fn make_up(&self, basis: &Basis) -> Connected {
         let &Basis { mtu, range, .. } = basis;
-        let before = self.work.wanted.links();
-        let of = |attached: &Attached| {
-            let address = attached.link_address()?;
-            let known = before.get(&address).filter(|link| is_for(link, attached, basis)).cloned();
-            let made = || {
-                let (mtu, far) = (attached.mtu.unwrap_or(mtu), attached.far.clone());
-                Arc::new(Link { netns: attached.netns.clone(), mtu, range, far, faults: Vec::new() })
-            };
-            Some((address, known.unwrap_or_else(made)))
-        };
         let canary = basis.canary.clone().map(|(address, netns)| {
             let link = Link { netns: Some(netns), mtu, range, far: Far::default(), faults: Vec::new() };
             (address, Arc::new(link))
         });
-        let links = self.linked().filter_map(of).chain(canary).collect();
+        let links = self.linked().filter_map(|one| self.link_of(one, basis)).chain(canary).collect();
         Connected { links: Arc::new(links), ports: self.linked().flat_map(Attached::published).collect() }
+    }
+
+    /// The link of a container.
+    fn link_of(&self, attached: &Attached, basis: &Basis) -> Option<(Address, Arc<Link>)> {
+        let &Basis { mtu, range, .. } = basis;
+        let address = attached.link_address()?;
+        let known = self.work.wanted.links().get(&address).filter(|link| is_for(link, attached, basis));
+        let made = || {
+            let (mtu, far) = (attached.mtu.unwrap_or(mtu), attached.far.clone());
+            Arc::new(Link { netns: attached.netns.clone(), mtu, range, far, faults: Vec::new() })
+        };
+        Some((address, known.cloned().unwrap_or_else(made)))
     }
 
     /// Containers that are to have a link: those that are staying, once the disk has them. Otherwise a crash
@@ -159,10 +162,27 @@ impl Overview<'_> {
     }
 
     /// It, made up for the configuration in force, if that may be something else by now.
-    pub(in crate::node) fn wanted_anew(&self) -> Option<Wanted> {
+    pub(in crate::node) fn wanted_anew(&self) -> Option<Anew> {
         let basis = self.basis_of_links(&self.facts.config);
-        let connected = self.work.wanted.if_of(&basis).is_none().then(|| self.make_up(&basis))?;
-        Some(Wanted::new(basis, connected))
+        if self.work.wanted.if_of(&basis).is_some() {
+            return None;
+        }
+        if !self.work.wanted.is_of_other_containers(&basis) {
+            let connected = self.make_up(&basis);
+            return Some(Anew { basis, of: None, connected });
+        }
+        let touched = self.local.containers.touched();
+        let is_touched = |one: &&Attached| one.link_address().is_some_and(|one| touched.contains(&one));
+        let links = self.linked().filter(is_touched).filter_map(|one| self.link_of(one, &basis));
+        let ports = self.linked().filter(is_touched).flat_map(Attached::published);
+        let connected = Connected { links: Arc::new(links.collect()), ports: ports.collect() };
+        Some(Anew { basis, of: Some(touched.clone()), connected })
+    }
+
+    /// Whether what was made up last, part by part, is what would be made up of all now.
+    pub(in crate::node) fn is_made_up(&self) -> bool {
+        let basis = self.basis_of_links(&self.facts.config);
+        self.work.wanted.if_of(&basis) == Some(&self.make_up(&basis))
     }
 }
 
