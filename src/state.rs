@@ -7,7 +7,9 @@ pub use self::{
     action::{Action, Ec2Action, HostAction},
     attachment::{Far, HOST_MAC, Key, Kind, Mac, is_interface_name},
     fault::{Fault, FaultKind},
-    host::{Docker0, Forward, Host, Isolation, Links, REST, Rules, Scope, Subnet, Surroundings, Tracking},
+    host::{
+        Docker0, Forward, Host, Isolation, Links, Made, REST, Rules, Scope, Subnet, Surroundings, Tracking,
+    },
     link::{GATEWAY, LINKS, Link, Netns, address_of_link, link_name},
     paths::{Fate, Loss, Packet, Path},
     port::{Port, PortRange, Ports, Protocol, Published},

@@ -177,6 +177,14 @@ async fn work_on_host(mut kernel: Kernel, mut jobs: mpsc::Receiver<Job>, events:
             let actions = with_others(action, &mut held, &mut jobs);
             let mut ended = pin!(kernel.apply_to_links(actions).await);
             while let Some((action, outcome)) = ended.next().await {
+                let outcome = match outcome {
+                    Ok(Some(read)) => {
+                        let _ = events.send(Event::LinkMade(read.made.clone())).await;
+                        kernel.take_in(read);
+                        Ok(())
+                    }
+                    outcome => outcome.map(drop),
+                };
                 let _ = events.send(Event::Applied(action.into(), outcome.map(|()| None))).await;
             }
         } else {

@@ -65,7 +65,7 @@ use crate::{
         },
     },
     plan::Plan,
-    state::{Action, Fault, Host, InstanceState, SubnetId, Vpc},
+    state::{Action, Fault, Host, InstanceState, Made, SubnetId, Vpc},
     store,
     text::short,
     time::Timestamp,
@@ -110,6 +110,7 @@ enum Event {
     InstancesSeen(Result<BTreeMap<String, InstanceState>, Fault>),
     RunningSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     PlacesSeen(Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>),
+    LinkMade(Made),
     Applied(Action, Result<Option<String>, Fault>),
     CanaryMade(Result<Arc<Canary>, Fault>),
     DockerVersion(Option<daemon_json::Version>),
@@ -396,6 +397,7 @@ impl Daemon {
             Event::InstancesSeen(result) => Input::InstancesSeen(result),
             Event::RunningSeen(result) => Input::RunningSeen(result),
             Event::PlacesSeen(result) => Input::PlacesSeen(result),
+            Event::LinkMade(made) => Input::LinkMade(made),
             Event::Applied(action, outcome) => {
                 let known = self.node.overview();
                 log::step(&action, known.cause(&action), known.is_repair(&action), &outcome);

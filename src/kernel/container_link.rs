@@ -4,18 +4,20 @@ use super::{
     container_end,
     fault::found,
     link::{self, End, Wanted},
+    read_back::{ReadBack, Reader},
     sysctl,
     visit::Visitor,
 };
 use crate::state::{Fault, FaultKind, Netns, address_of_link, link_name};
 
-/// Makes a link be whole, whatever is there of it.
+/// Makes a link be whole, whatever is there of it, and reads it back.
 pub(super) async fn ensure(
     visitor: &Visitor,
     settings: &sysctl::Tree,
     netns: &Netns,
     wanted: &Wanted<'_>,
-) -> Result<(), Fault> {
+    reader: &Reader,
+) -> Result<Option<ReadBack>, Fault> {
     let (host, inside) = (&visitor.host, visitor.enter(netns)?);
     let (near, far) = match link::pair(host, &inside, wanted).await? {
         Some(pair) => pair,
@@ -28,7 +30,9 @@ pub(super) async fn ensure(
     link::mend(host, settings, (&near, far.mac.clone()), wanted).await?;
     container_end::mend(&inside, &near, &far, wanted).await?;
     link::finish(host, &near, wanted).await?;
-    link::settle(host, &near, &inside.handle, &far).await
+    link::settle(host, &near, &inside.handle, &far).await?;
+    // A look tells why where it cannot be read.
+    Ok(reader.read(visitor, &inside, &near, wanted).await.unwrap_or(None))
 }
 
 /// Makes the host's end be whole, and the other beside it where the link is not there. Where that one is by now is its runtime's

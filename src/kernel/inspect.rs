@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     bound, container_end,
-    known::Known,
+    known::{Known, share},
     link::{End, Seen, Wanted},
     visit::{self, Visitor},
 };
@@ -94,13 +94,6 @@ async fn visit_all(
         } else {
             known.forget_link(address);
         }
-    }
-}
-
-/// Most links are just as they are wanted: then one of both is enough.
-fn share(found: &mut Arc<Link>, wanted: &Arc<Link>) {
-    if found == wanted {
-        *found = wanted.clone();
     }
 }
 

@@ -9,6 +9,8 @@ use std::{
 
 use super::{
     link::{End, Seen},
+    path::Carriers,
+    read_back::ReadBack,
     watch::Told,
 };
 use crate::{
@@ -32,6 +34,10 @@ pub(super) struct Known {
     acted_on: BTreeSet<Address>,
     /// How packets reach the containers.
     paths: BTreeMap<Address, Vec<Arc<Path>>>,
+    /// The interfaces by which they come in there.
+    asked_by: Vec<String>,
+    /// By what they come in, where the last look asked for a container.
+    carriers: Option<Arc<Carriers>>,
     /// Something in a container may have changed that was not told.
     deaf: bool,
     /// Looks that came by themselves.
@@ -95,6 +101,16 @@ impl Known {
         }
     }
 
+    /// A link that was changed by ours was read back then.
+    pub fn take_in(&mut self, ReadBack { made, seen }: ReadBack) {
+        let (address, link) = (made.address, made.link);
+        let (Some(known), Some(end)) = (&mut self.seen, seen.links.first().cloned()) else { return };
+        known.take_in(seen);
+        self.acted_on.remove(&address);
+        self.paths.insert(address, made.paths);
+        self.keep_link(address, &end, &link, &link);
+    }
+
     /// What was changed by ours since the look before: the links, and the interfaces that they had then.
     pub fn acted_on(&mut self) -> (BTreeSet<Address>, BTreeSet<u32>) {
         let links = std::mem::take(&mut self.acted_on);
@@ -115,15 +131,41 @@ impl Known {
     }
 
     /// A link that is as it was when nothing was wrong with it.
-    pub fn link(&self, address: Address, end: &Arc<End>, wanted: &Arc<Link>) -> Option<&Arc<Link>> {
-        let sound = self.sound.get(&address)?;
-        (is_as_it_was(&sound.end, end) && is_as_it_was(&sound.wanted, wanted)).then_some(&sound.found)
+    pub fn link(&mut self, address: Address, end: &Arc<End>, wanted: &Arc<Link>) -> Option<&Arc<Link>> {
+        let sound = self.sound.get_mut(&address)?;
+        if !(is_as_it_was(&sound.end, end) && is_as_it_was(&sound.wanted, wanted)) {
+            return None;
+        }
+        // One of two that are the same is enough.
+        if !Arc::ptr_eq(&sound.wanted, wanted) {
+            sound.wanted = wanted.clone();
+            share(&mut sound.found, wanted);
+        }
+        Some(&sound.found)
     }
 
     /// A link was looked into, and nothing was wrong.
     pub fn keep_link(&mut self, address: Address, end: &Arc<End>, wanted: &Arc<Link>, found: &Arc<Link>) {
         let (wanted, end, found) = (wanted.clone(), end.clone(), found.clone());
         self.sound.insert(address, Sound { wanted, end, found });
+    }
+
+    /// By what packets for containers come in, as far as the last look asked for one.
+    pub fn carriers(&self) -> Option<Arc<Carriers>> {
+        self.carriers.clone()
+    }
+
+    /// It was asked for a container, or for none.
+    pub fn keep_carriers(&mut self, carriers: Option<Arc<Carriers>>) {
+        self.carriers = carriers;
+    }
+
+    /// Packets for containers come in by these interfaces: what was asked of others is not known.
+    pub fn ask_by<'a>(&mut self, interfaces: impl Iterator<Item = &'a String> + Clone) {
+        if !interfaces.clone().eq(&self.asked_by) {
+            self.paths.clear();
+            self.asked_by = interfaces.cloned().collect();
+        }
     }
 
     /// How packets reach the container of a link that has not changed.
@@ -134,6 +176,13 @@ impl Known {
     /// The kernel was asked how packets reach the container of a sound link.
     pub fn keep_paths(&mut self, address: Address, paths: Vec<Arc<Path>>) {
         self.paths.insert(address, paths);
+    }
+}
+
+/// Most links are just as they are wanted: then one of both is enough.
+pub(super) fn share(found: &mut Arc<Link>, wanted: &Arc<Link>) {
+    if found == wanted {
+        *found = wanted.clone();
     }
 }
 

@@ -323,6 +323,35 @@ impl Seen {
         Ok(Some(self))
     }
 
+    /// The host end of an address, with what was read of it alone: of routes the one that packets to that address take.
+    pub async fn of_one(strict: &Handle, index: u32, address: Address) -> Result<Option<Seen>, Fault> {
+        let Some(end) = numbered(strict, index).await?.filter(|end| end.serves == Some(address)) else {
+            return Ok(None);
+        };
+        Ok(Some(Seen {
+            links: vec![Arc::new(end)],
+            routes: route::Table::leading_to(strict, address.into()).await?,
+            neighbours: neighbour::find(strict, index, address.into()).await?.into_iter().collect(),
+            addresses: address::of(strict, index).await?,
+        }))
+    }
+
+    /// Takes in what was read of host ends since.
+    pub fn take_in(&mut self, since: Seen) {
+        for end in since.links {
+            let index = end.index;
+            neighbour::forget(&mut self.neighbours, index);
+            self.addresses.retain(|held| held.header.index != index);
+            match self.links.binary_search_by_key(&index, |end| end.index) {
+                Ok(place) => self.links[place] = end,
+                Err(place) => self.links.insert(place, end),
+            }
+        }
+        self.routes.take_in(since.routes);
+        self.neighbours.extend(since.neighbours);
+        self.addresses.extend(since.addresses);
+    }
+
     /// The interface of that index.
     pub fn interface(&self, index: u32) -> Option<&End> {
         let place = self.links.binary_search_by_key(&index, |end| end.index);

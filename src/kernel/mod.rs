@@ -5,7 +5,7 @@
 //!                     address, neighbour   container's namespace
 //!                     sysctl, tracking     /proc
 //!                     nft, forward         nft
-//!                     path                 rtnetlink: what would become of a packet
+//!                     packets, path        rtnetlink: what would become of a packet
 //!  Kernel::apply   ─► the same, one action
 //!  watch           ─► somebody changed something: look again
 //! ```
@@ -46,16 +46,18 @@ mod visit;
 mod link;
 mod source;
 mod container_end;
-mod container_link;
 mod event;
+pub mod watch;
+mod path;
+pub mod read_back;
+mod container_link;
 mod generation;
 mod listing;
 mod nft;
 mod forward;
-pub mod watch;
 mod known;
 mod inspect;
-mod path;
+mod packets;
 mod published;
 pub mod removal;
 pub mod target;
@@ -66,6 +68,7 @@ use fault::{fault, found};
 use known::Known;
 use link::{Seen, Wanted};
 use published::Publisher;
+use read_back::{ReadBack, Reader};
 use removal::Remover;
 use watch::{Changes, Told};
 
@@ -131,8 +134,8 @@ impl Kernel {
         let forward = self.forward.observe(&uplinks_of(wanted), wanted.lent_range()).await?;
         let docker0 = docker0(&seen, self.forward.drops_for_docker0());
         let links = inspect::links(&seen, &ours, wanted, &mut known, scope).await;
-        let path::Paths { paths, uplinks } =
-            path::observe(&self.handle, &seen, wanted, &links, &mut known).await?;
+        let packets::Paths { paths, uplinks } =
+            packets::observe(&self.handle, &seen, wanted, &links, &mut known).await?;
         let host = Host {
             sysctls: self.settings.observe(wanted.sysctls.keys())?,
             rules,
@@ -194,7 +197,7 @@ impl Kernel {
             HostAction::AddGateway => address::add_gateway(host).await,
             HostAction::CreateLink { .. } | HostAction::MendLink { .. } | HostAction::MakePair { .. } => {
                 let ended = pin!(self.apply_to_links(vec![action.clone()]).await).next().await;
-                ended.map_or(Ok(()), |(_, result)| result)
+                ended.map_or(Ok(()), |(_, result)| result.map(drop))
             }
             HostAction::DeleteLink(address) => {
                 let mut results = self.remover().remove(BTreeSet::from([*address])).await;
@@ -207,11 +210,11 @@ impl Kernel {
         }
     }
 
-    /// Makes and mends links side by side, and tells of each as it ends.
+    /// Makes and mends links side by side, and tells of each as it ends; with what was read back, which is to be taken in.
     pub async fn apply_to_links(
         &mut self,
         actions: Vec<HostAction>,
-    ) -> impl Stream<Item = (HostAction, Result<(), Fault>)> + Send + use<> {
+    ) -> impl Stream<Item = (HostAction, Result<Option<ReadBack>, Fault>)> + Send + use<> {
         let creates = |action: &HostAction| {
             matches!(action, HostAction::CreateLink { .. } | HostAction::MakePair { .. })
         };
@@ -220,18 +223,24 @@ impl Kernel {
             false => Ok(()),
         };
         actions.iter().for_each(|action| self.known.act_on(action));
+        let reader = Reader { changes: self.changes.clone(), carriers: self.known.carriers() };
         let work = actions.into_iter().map(|action| {
             let fenced = if creates(&action) { fenced.clone() } else { Ok(()) };
-            let settings = self.settings.clone();
+            let (settings, reader) = (self.settings.clone(), reader.clone());
             async move {
                 let result = match fenced {
-                    Ok(()) => link_action(settings, &action).await,
+                    Ok(()) => link_action(settings, reader, &action).await,
                     Err(fault) => Err(fault),
                 };
                 (action, result)
             }
         });
         work.collect::<FuturesUnordered<_>>()
+    }
+
+    /// A link was read back after it was changed: the next look need not.
+    pub fn take_in(&mut self, read: ReadBack) {
+        self.known.take_in(read);
     }
 
     /// Removes links, also while a look is under way.
@@ -241,14 +250,18 @@ impl Kernel {
 }
 
 /// Makes or mends a link, on a thread of its own.
-async fn link_action(settings: Arc<sysctl::Tree>, action: &HostAction) -> Result<(), Fault> {
+async fn link_action(
+    settings: Arc<sysctl::Tree>,
+    reader: Reader,
+    action: &HostAction,
+) -> Result<Option<ReadBack>, Fault> {
     let what = |address| format!("making link {}", link_name(address));
     match action.clone() {
         HostAction::CreateLink { address, netns, mtu, range, far }
         | HostAction::MendLink { address, netns, mtu, range, far } => {
             let work = async move |visitor: visit::Visitor| {
                 let wanted = Wanted { address, mtu, range, far: &far };
-                container_link::ensure(&visitor, &settings, &netns, &wanted).await
+                container_link::ensure(&visitor, &settings, &netns, &wanted, &reader).await
             };
             visit::apart(&visit::FOR_LINKS, &what(address), bound::CHANGE, work).await
         }
@@ -256,7 +269,7 @@ async fn link_action(settings: Arc<sysctl::Tree>, action: &HostAction) -> Result
             let work = async move |visitor: visit::Visitor| {
                 let range = Ipv4Net::from(Ipv4Addr::from(address));
                 let wanted = Wanted { address, mtu, range, far: &far };
-                container_link::ensure_pair(&visitor, &settings, &wanted).await
+                container_link::ensure_pair(&visitor, &settings, &wanted).await.map(|()| None)
             };
             visit::apart(&visit::FOR_LINKS, &what(address), bound::CHANGE, work).await
         }

@@ -9,11 +9,7 @@
 //! Only whoever asks for what came in is told of policy rules on interfaces, of forwarding that is off, and of
 //! reverse paths.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
@@ -26,101 +22,59 @@ use rtnetlink::{
 };
 
 use super::{
-    address,
     fault::{Cause, fault},
-    known::Known,
     link::{End, Seen},
 };
 use crate::{
     addr::Address,
-    state::{Fate, Fault, Host, Links, Loss, Packet, Path},
+    state::{Fate, Fault, Loss, Packet, Path, link_name},
 };
 
-/// Addresses that are nobody's (RFC 5737), in two networks, since one may be taken for containers.
-const OUTSIDE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(198, 51, 100, 1)];
-/// Addresses of this host of which is asked how they reach a container.
-const OWN_MAX: usize = 16;
-
-/// What the kernel said, and which interfaces carry traffic by it.
-#[derive(Debug, Default)]
-pub struct Paths {
-    pub paths: Vec<Arc<Path>>,
-    /// Interfaces by which packets of containers get where the VPC is, by name, with their MTU.
-    pub uplinks: BTreeMap<String, u32>,
-}
-
-/// Asks about everything that matters for the containers that are there.
-pub async fn observe(
-    handle: &Handle,
-    seen: &Seen,
-    wanted: &Host,
-    links: &Links,
-    known: &mut Known,
-) -> Result<Paths, Fault> {
-    let asker = Asker { handle, seen };
-    // Of one that is broken in itself its faults are told.
-    let sound = links.iter().filter(|(_, link)| link.is_sound());
-    let sound: Vec<Address> = sound.map(|(address, _)| *address).collect();
-    let container = sound.first().and_then(|address| asker.source_behind(*address));
-
-    let mut paths = Vec::new();
-    let mut carriers = Carriers::default();
-    for &other in &wanted.others {
-        let answer = asker.ask(other.into(), container.as_ref()).await?;
-        carriers.see(&asker, &answer, other.into());
-        paths.push(Arc::new(answer.path(Packet::ToOther(other))));
-    }
-    // Where the VPC leads what comes for containers is told by the way that the host itself takes, see `uplink`.
-    if let Some(other) = wanted.others.first() {
-        carriers.see(&asker, &asker.ask((*other).into(), None).await?, (*other).into());
-    }
-    let outside = outside_of(wanted);
-    let answer = asker.ask(outside, container.as_ref()).await?;
-    carriers.see_outside(&asker, &answer, outside);
-    paths.push(Arc::new(answer.path(Packet::Outside)));
-
-    for &address in &sound {
-        if let Some(known) = known.paths(address).filter(|known| carriers.are_asked_in(known)) {
-            paths.extend(known.iter().cloned());
-            continue;
-        }
-        let mut to_container = Vec::new();
-        for (uplink, from) in &carriers.by {
-            let arrived = Source { address: *from, interface: Some(uplink.clone()) };
-            let answer = asker.ask(address.into(), Some(&arrived)).await?;
-            let packet = Packet::ToContainer { address, uplink: uplink.name.clone() };
-            to_container.push(Arc::new(answer.path(packet)));
-        }
-        paths.extend(to_container.iter().cloned());
-        known.keep_paths(address, to_container);
-    }
-    if let Some(&to) = sound.first() {
-        for from in own_addresses(seen) {
-            let own = Source { address: from, interface: None };
-            let answer = asker.ask(to.into(), Some(&own)).await?;
-            paths.push(Arc::new(answer.path(Packet::FromHost { from, to })));
-        }
-    }
-    Ok(Paths { paths, uplinks: carriers.uplinks() })
-}
-
 /// The interfaces that lead where the VPC is, each with an address that answers come from by it.
-#[derive(Default)]
-struct Carriers {
+#[derive(Debug, Default)]
+pub(super) struct Carriers {
     by: BTreeMap<End, Ipv4Addr>,
 }
 
 impl Carriers {
+    /// How packets reach the container of a host end of which alone all this was read; `None` where any does not by that one.
+    pub async fn lead_to(
+        &self,
+        handle: &Handle,
+        seen: &Seen,
+        address: Address,
+    ) -> Result<Option<Vec<Arc<Path>>>, Fault> {
+        let link = link_name(address);
+        let by_it = |path: &Arc<Path>| match &path.fate {
+            Fate::Leaves { interface, gateway: None } => *interface == link,
+            Fate::Leaves { .. } | Fate::Stays | Fate::Lost(_) => false,
+        };
+        let paths = self.to_container(&Asker { handle, seen }, address).await?;
+        Ok(paths.iter().all(by_it).then_some(paths))
+    }
+
+    /// How packets that come in by them reach a container.
+    pub async fn to_container(&self, asker: &Asker<'_>, address: Address) -> Result<Vec<Arc<Path>>, Fault> {
+        let mut paths = Vec::with_capacity(self.by.len());
+        for (uplink, from) in &self.by {
+            let arrived = Source { address: *from, interface: Some(uplink.clone()) };
+            let answer = asker.ask(address.into(), Some(&arrived)).await?;
+            let packet = Packet::ToContainer { address, uplink: uplink.name.clone() };
+            paths.push(Arc::new(answer.path(packet)));
+        }
+        Ok(paths)
+    }
+
     /// A packet to another host is carried by the VPC's router. What leads there without one is somebody's
     /// shortcut, a tunnel as a rule, and what it leads to is not known to be the VPC.
-    fn see(&mut self, asker: &Asker<'_>, answer: &Answer, other: Ipv4Addr) {
+    pub fn see(&mut self, asker: &Asker<'_>, answer: &Answer, other: Ipv4Addr) {
         if let Fate::Leaves { interface, gateway: Some(_) } = &answer.fate {
             self.add(asker.seen, interface, other);
         }
     }
 
     /// Where everything else goes by a tunnel, the default route beneath it is still the way into the VPC.
-    fn see_outside(&mut self, asker: &Asker<'_>, answer: &Answer, outside: Ipv4Addr) {
+    pub fn see_outside(&mut self, asker: &Asker<'_>, answer: &Answer, outside: Ipv4Addr) {
         if let Fate::Leaves { interface, .. } = &answer.fate {
             self.add(asker.seen, interface, outside);
         }
@@ -138,52 +92,52 @@ impl Carriers {
         }
     }
 
-    /// Whether it is by these interfaces that a container was asked about.
-    fn are_asked_in(&self, paths: &[Arc<Path>]) -> bool {
-        let asked = paths.iter().filter_map(|path| match &path.packet {
-            Packet::ToContainer { uplink, .. } => Some(uplink),
-            Packet::ToOther(_) | Packet::FromHost { .. } | Packet::Outside => None,
-        });
-        asked.eq(self.by.keys().map(|end| &end.name))
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &String> + Clone {
+        self.by.keys().map(|end| &end.name)
     }
 
-    fn uplinks(&self) -> BTreeMap<String, u32> {
+    /// Their names, each with its MTU.
+    pub fn uplinks(&self) -> BTreeMap<String, u32> {
         self.by.keys().map(|end| (end.name.clone(), end.mtu)).collect()
     }
 }
 
 /// Whom a packet comes from.
-struct Source {
-    address: Ipv4Addr,
+pub(super) struct Source {
+    pub address: Ipv4Addr,
     /// Where it came in; `None`: it is the host's own.
-    interface: Option<End>,
+    pub interface: Option<End>,
 }
 
-struct Asker<'a> {
-    handle: &'a Handle,
-    seen: &'a Seen,
+/// Who asks, and what is known of the host.
+pub(super) struct Asker<'a> {
+    pub handle: &'a Handle,
+    pub seen: &'a Seen,
 }
 
 /// What the kernel would do, and by which route.
-struct Answer {
+pub(super) struct Answer {
     fate: Fate,
     route: Option<String>,
 }
 
 impl Answer {
-    fn path(self, packet: Packet) -> Path {
+    /// The same, as it is told of a packet.
+    pub fn path(self, packet: Packet) -> Path {
         Path { packet, fate: self.fate, route: self.route }
     }
 }
 
 impl Asker<'_> {
     /// The container with this address.
-    fn source_behind(&self, address: Address) -> Option<Source> {
+    pub fn source_behind(&self, address: Address) -> Option<Source> {
         let end = self.seen.links.iter().find(|end| end.serves == Some(address))?;
         Some(Source { address: address.into(), interface: Some(End::clone(end)) })
     }
 
-    async fn ask(&self, to: Ipv4Addr, from: Option<&Source>) -> Result<Answer, Fault> {
+    /// What would become of a packet.
+    pub async fn ask(&self, to: Ipv4Addr, from: Option<&Source>) -> Result<Answer, Fault> {
         let interface = from.and_then(|source| source.interface.as_ref());
         match self.answer(to, from).await {
             Ok(Some(message)) => Ok(self.read(&message, to)),
@@ -282,22 +236,4 @@ fn loss(errno: Errno, came_in: Option<&End>) -> Option<Loss> {
         (Errno::ENODEV | Errno::EPERM | Errno::ENOBUFS | Errno::ECONNRESET, _) => None,
         (other, _) => Some(Loss::Other(other as i32)),
     }
-}
-
-/// An address of the outside.
-fn outside_of(wanted: &Host) -> Ipv4Addr {
-    let range = wanted.range();
-    let is_outside = |address: &&Ipv4Addr| range.is_none_or(|range| !range.contains(*address));
-    OUTSIDE.iter().find(is_outside).copied().unwrap_or(OUTSIDE[0])
-}
-
-/// Addresses of this host by which its services may answer.
-fn own_addresses(seen: &Seen) -> BTreeSet<Ipv4Addr> {
-    let of_others = |index| seen.interface(index).is_some_and(|end| end.up && end.serves.is_none());
-    let held = seen.addresses.iter().filter(|held| of_others(held.header.index)).filter_map(address::ip);
-    let inet = held.filter_map(|ip| match ip {
-        IpAddr::V4(ip) => Some(ip),
-        IpAddr::V6(_) => None,
-    });
-    inet.filter(|address| !address.is_loopback() && !address.is_link_local()).take(OWN_MAX).collect()
 }

@@ -267,6 +267,32 @@ impl Table {
         Ok(())
     }
 
+    /// Reads the one route that packets to this address take. However many there are, the kernel looks at no other.
+    pub async fn leading_to(handle: &Handle, address: Ipv4Addr) -> Result<Table, Fault> {
+        let mut question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+        // A question is of no kind and about any table.
+        question.header = RouteHeader {
+            address_family: AddressFamily::Inet,
+            destination_prefix_length: 32,
+            flags: RouteFlags::LookupTable | RouteFlags::FibMatch,
+            ..RouteHeader::default()
+        };
+        match Box::pin(handle.route().get(question).execute()).try_next().await {
+            Ok(route) => Ok(Table::of(route.into_iter().collect())),
+            Err(error) => Err(fault(format_args!("reading the route to {address}"), &error)),
+        }
+    }
+
+    /// Takes in routes that were read since.
+    pub fn take_in(&mut self, since: Table) {
+        for row in since.rows {
+            let place = (row.entry.destination, row.entry.interface);
+            self.rows.retain(|known| (known.entry.destination, known.entry.interface) != place);
+            self.rows.push(row);
+        }
+        self.rows.sort_by_key(|row| row.entry.destination);
+    }
+
     /// Our routes by one interface of a container, by a handle that checks strictly: the kernel leaves out all others.
     pub async fn ours_by(handle: &Handle, interface: u32) -> Result<Table, Fault> {
         let mut question = RouteMessage::default();

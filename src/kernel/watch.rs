@@ -126,6 +126,10 @@ enum Kind {
     Containers,
 }
 
+impl Kind {
+    const ALL: [Kind; 2] = [Kind::Host, Kind::Containers];
+}
+
 impl Changes {
     /// What has changed until now.
     pub(super) fn take(&self) -> Told {
@@ -145,6 +149,18 @@ impl Changes {
     /// Of containers, only changes in these namespaces are told from now on; and of these interfaces, which are not ours, no neighbours.
     pub(super) fn care_for(&self, namespaces: BTreeSet<i32>, others: BTreeSet<u32>) {
         *self.lock_cares() = Cares { namespaces, others };
+    }
+
+    /// A link is about to be read back by whoever changed it: what was told of it until now is what he did. `false` where something
+    /// else has changed as well, or nobody tells.
+    pub(super) fn absorb(&self, interface: u32, namespace: i32) -> bool {
+        self.lock_cares().namespaces.insert(namespace);
+        self.drain(&self.0.sources);
+        let mut told = self.0.lock();
+        told.interfaces.remove(&interface);
+        told.namespaces.remove(&namespace);
+        let all_told = Kind::ALL.iter().all(|kind| self.hears(*kind));
+        all_told && !told.lost && !told.deaf && !told.elsewhere
     }
 
     fn hears(&self, kind: Kind) -> bool {

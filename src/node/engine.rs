@@ -1,6 +1,6 @@
 //! What follows from what happened: peers agree, looks are taken, the plan is made and carried out.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use ipnet::Ipv4Net;
 
@@ -25,7 +25,7 @@ use super::{
     observe::{
         cadence::{has_room_for_the_check, usual_share},
         discovery::Discovery,
-        view::PAUSE_DENIED,
+        view::{CALM, PAUSE_DENIED},
     },
     persist::{
         ledger::{SaveFault, SaveId},
@@ -41,12 +41,9 @@ use crate::{
     config::{Config, RouteTables},
     ipam::{Refused, Ticket},
     mesh,
-    state::{Action, Ec2Action, Fault, FaultKind, Host, Vpc},
+    state::{Action, Ec2Action, Fault, FaultKind, Host, Made, Vpc},
     time::Timestamp,
 };
-
-/// Shortest time between two looks at a host that is disturbed again and again.
-const CALM: Duration = Duration::from_millis(200);
 
 /// Each subject, and what is to leave.
 pub(super) struct Engine {
@@ -386,6 +383,11 @@ impl Engine {
             self.peers.look_for_traces(self.facts.config.ipam.range, vpc);
         }
         self.out.disturbed = true;
+    }
+
+    pub fn on_link_made(&mut self, made: Made) {
+        self.work.link_made(&self.facts.config, made);
+        self.touch_unkept();
     }
 
     pub fn on_applied(&mut self, action: &Action, outcome: Result<Option<String>, Fault>) {

@@ -195,6 +195,7 @@ impl Node {
             }
             Input::RunningSeen(result) => observed.on_running_seen(facts, peers, result),
             Input::PlacesSeen(result) => observed.on_places_seen(facts, peers, work, out, result),
+            Input::LinkMade(made) => self.engine.on_link_made(made),
             Input::Applied(action, outcome) => {
                 if outcome.is_ok() {
                     self.waiting.count(&action, &work.plan);

@@ -10,8 +10,8 @@ use ipnet::Ipv4Net;
 use crate::{
     addr::Address,
     state::{
-        Fate, Fault, FaultKind, Forward, Host, HostAction, Link, Loss, Netns, Packet, Path, Ports, Rules,
-        Surroundings, link_name,
+        Fate, Fault, FaultKind, Forward, Host, HostAction, Link, Loss, Made, Netns, Packet, Path, Ports,
+        Rules, Surroundings, link_name,
     },
 };
 
@@ -112,24 +112,19 @@ impl Kernel {
 
     /// Packets leave by the uplink; those that come in by it reach the containers whose links are sound.
     fn paths(&self, wanted: &Host) -> Vec<Path> {
-        let leaves = |packet, interface: String| {
-            let fate = Fate::Leaves { interface, gateway: None };
-            Path { packet, fate, route: None }
-        };
         let out = wanted.others.iter().map(|&other| Packet::ToOther(other)).chain([Packet::Outside]);
         let out = out.map(|packet| leaves(packet, UPLINK.to_owned()));
         let sound = self.links.iter().filter(|(_, veth)| !veth.broken).map(|(address, _)| *address);
-        let forwards = self.sysctls.get(FORWARDING).is_some_and(|value| value == "1");
-        let inward = sound.map(|address| {
-            let packet = Packet::ToContainer { address, uplink: UPLINK.to_owned() };
-            match forwards {
-                true => leaves(packet, link_name(address)),
-                false => {
-                    Path { packet, fate: Fate::Lost(Loss::NotForwarded(UPLINK.to_owned())), route: None }
-                }
-            }
-        });
-        out.chain(inward).collect()
+        out.chain(sound.map(|address| self.inward(address))).collect()
+    }
+
+    /// What comes in by the uplink for the container of a sound link.
+    fn inward(&self, address: Address) -> Path {
+        let packet = Packet::ToContainer { address, uplink: UPLINK.to_owned() };
+        match self.sysctls.get(FORWARDING).is_some_and(|value| value == "1") {
+            true => leaves(packet, link_name(address)),
+            false => Path { packet, fate: Fate::Lost(Loss::NotForwarded(UPLINK.to_owned())), route: None },
+        }
     }
 
     fn observe_link(&self, veth: &Veth, wanted: Option<&Link>) -> Link {
@@ -185,6 +180,21 @@ impl Kernel {
             HostAction::DeleteRules => self.rules = None,
         }
         Ok(())
+    }
+
+    /// What whoever made or mended a link reads back then, where it is whole and packets reach it.
+    pub fn read_back(&self, action: &HostAction) -> Option<Made> {
+        let (HostAction::CreateLink { address, netns, mtu, range, far }
+        | HostAction::MendLink { address, netns, mtu, range, far }) = action
+        else {
+            return None;
+        };
+        let (mtu, range, far) = (*mtu, *range, far.clone());
+        let wanted = Link { netns: Some(netns.clone()), mtu, range, far, faults: Vec::new() };
+        let link = self.observe_link(self.links.get(address)?, Some(&wanted));
+        let paths = vec![Arc::new(self.inward(*address))];
+        let is_whole = link == wanted && paths.iter().all(|path| matches!(path.fate, Fate::Leaves { .. }));
+        is_whole.then(|| Made { address: *address, link: Arc::new(link), paths })
     }
 
     fn set(&mut self, name: &str, value: &str) {
@@ -251,4 +261,9 @@ impl Kernel {
     fn holds(&self, netns: &Netns) -> bool {
         *netns.boot == *self.boot() && self.namespaces.contains(&netns.cookie)
     }
+}
+
+fn leaves(packet: Packet, interface: String) -> Path {
+    let fate = Fate::Leaves { interface, gateway: None };
+    Path { packet, fate, route: None }
 }

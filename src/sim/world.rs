@@ -336,6 +336,9 @@ impl World {
             Event::HostAct(host, life, action) => {
                 if self.is_alive(host, life) {
                     let outcome = self.machines[host].kernel.apply(&action).map(|()| None);
+                    if let Some(made) = self.machines[host].kernel.read_back(&action) {
+                        self.tell(host, life, Input::LinkMade(made));
+                    }
                     self.tell(host, life, Input::Applied(action.into(), outcome));
                 }
             }

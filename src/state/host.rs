@@ -9,7 +9,11 @@ use std::{
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{link::Link, paths::Path, port::Ports};
+use super::{
+    link::Link,
+    paths::{Packet, Path},
+    port::Ports,
+};
 use crate::{addr::Address, digest::Digest};
 
 /// How much of the host a look is to ask about.
@@ -26,6 +30,17 @@ pub enum Scope {
 
 /// Links by the address they serve. Each is shared by all who know it, so that a thousand of them cost little to hand on.
 pub type Links = BTreeMap<Address, Arc<Link>>;
+
+/// A link that was made or mended, and was whole when it was read back then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The address that it serves.
+    pub address: Address,
+    /// The link as it was found.
+    pub link: Arc<Link>,
+    /// How packets that come in reach it, by each interface that carries traffic between hosts.
+    pub paths: Vec<Arc<Path>>,
+}
 
 /// All that is ours on the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,6 +96,18 @@ impl Host {
     /// One of its links, to be changed in the same way.
     pub fn link_mut(&mut self, address: Address) -> Option<&mut Link> {
         self.links_mut().get_mut(&address).map(Arc::make_mut)
+    }
+
+    /// A link was made or mended, and read back, since this was observed.
+    pub fn take_in(&mut self, Made { address, link, paths }: Made) {
+        let of_it =
+            |path: &Path| matches!(path.packet, Packet::ToContainer { address: to, .. } if to == address);
+        if self.links_mut().insert(address, link).is_some() {
+            self.paths.retain(|path| !of_it(path));
+        }
+        self.paths.extend(paths);
+        self.gone.remove(&address);
+        self.idle.remove(&address);
     }
 
     /// Whether this destination was lent, by itself or as a part of a block.

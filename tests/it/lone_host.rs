@@ -17,7 +17,7 @@ use weavers::{
     },
     peer::{PeerName, PeerUid},
     state::{
-        self, Action, Fault, FaultKind, HostAction, InterfaceId, Link, Netns, Route, RouteState, Table,
+        self, Action, Fault, FaultKind, HostAction, InterfaceId, Link, Made, Netns, Route, RouteState, Table,
         TableId, Target, Vpc,
     },
     time::Timestamp,
@@ -39,6 +39,8 @@ pub struct Host {
     saves: Vec<SaveId>,
     /// Links are not removed for now.
     pub holds_links: bool,
+    /// Whoever makes a link reads it back.
+    pub reads_back: bool,
     /// Why a look at the host fails, if it does.
     pub unreadable: Option<Fault>,
     /// Looks at the host so far.
@@ -108,6 +110,7 @@ impl Host {
             holds_disk: false,
             saves: Vec::new(),
             holds_links: false,
+            reads_back: false,
             unreadable: None,
             looks: 0,
             asked: 0,
@@ -177,6 +180,10 @@ impl Host {
                 Output::ObserveVpc(..) => self.node.handle(self.now, Input::VpcSeen(Ok(vpc()))),
                 Output::Apply(action) => {
                     let outcome = self.apply(&action).map(|()| None);
+                    if let Some(made) = action.makes_link().filter(|_| self.reads_back) {
+                        let (link, paths) = (self.kernel.links[&made].clone(), Vec::new());
+                        self.node.handle(self.now, Input::LinkMade(Made { address: made, link, paths }));
+                    }
                     self.node.handle(self.now, Input::Applied(action, outcome));
                 }
                 Output::Answer(_, answer) => self.answers.push(answer),

@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use weavers::node::Input;
+use weavers::node::{Input, protocol::request::Response};
 
 use crate::{
     crowd::Crowd,
@@ -38,4 +38,20 @@ fn the_subnet_is_asked_for_of_a_host_that_only_a_neighbour_is_connected_to() {
     crowd.pass(30);
     let hosts: BTreeSet<Ipv4Addr> = [[10, 0, 0, 3], [10, 0, 0, 4]].map(Ipv4Addr::from).into();
     assert_eq!(crowd.hosts[0].places, hosts);
+}
+
+#[test]
+fn a_link_that_was_read_back_is_relied_on_before_the_host_is_looked_at() {
+    let mut host = Host::new();
+    host.reads_back = true;
+    host.pass(1_000);
+    let before = host.looks;
+    host.attach(1);
+    assert!(matches!(host.answers[..], [Ok(Response::Attached { .. })]), "{:?}", host.answers);
+    assert_eq!(host.looks, before);
+    host.pass(300);
+    assert_eq!(host.looks, before + 1, "and soon afterwards the host is looked at");
+    host.reads_back = false;
+    host.attach(2);
+    assert_eq!((host.looks, host.answers.len()), (before + 2, 2), "what was not is looked at");
 }

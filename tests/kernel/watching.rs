@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::{sync::mpsc::Receiver, time::timeout};
 use weavers::{
     kernel::{
         Kernel,
+        read_back::ReadBack,
         watch::{Changes, disturbances},
     },
-    state::Scope,
+    state::{Fate, HostAction, Scope},
 };
 
 use crate::{
     stories,
-    world::{Container, PATIENCE, World, at, rules, sh, uplink},
+    world::{Container, PATIENCE, World, at, create, rules, sh, uplink},
 };
 
 stories![
@@ -23,6 +25,9 @@ stories![
     a_look_at_what_has_changed_shows_what_a_whole_one_shows,
     what_changes_in_a_container_is_told_and_seen_at_once,
     a_container_of_which_nothing_is_told_is_entered_by_a_look_that_comes_by_itself,
+    what_was_read_back_when_it_was_made_is_known_and_disturbs_nobody,
+    a_link_is_left_to_a_look_where_more_matters_than_the_link,
+    neighbours_that_are_not_ours_come_and_go_unnoticed,
 ];
 
 async fn woken(wakings: &mut Receiver<()>) -> bool {
@@ -187,4 +192,76 @@ async fn a_container_of_which_nothing_is_told_is_entered_by_a_look_that_comes_by
         ["default route missing"],
         "what is wrong is looked at again"
     );
+}
+
+/// A host whose kernel tells of changes, with an uplink and a container that was looked at.
+async fn watched(world: &mut World, router: &Container, first: &Container) -> Receiver<()> {
+    let (mut wakings, changes) = disturbances().unwrap();
+    world.kernel = Kernel::new(changes).unwrap();
+    uplink(router);
+    world.load_rules(rules()).await;
+    world.attach(first, "10.32.1.2", 1500).await;
+    world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    while woken(&mut wakings).await {}
+    world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    wakings
+}
+
+async fn read_back(world: &mut World, action: HostAction) -> Option<ReadBack> {
+    let mut ended = std::pin::pin!(world.kernel.apply_to_links(vec![action]).await);
+    ended.next().await.unwrap().1.unwrap()
+}
+
+async fn what_was_read_back_when_it_was_made_is_known_and_disturbs_nobody(mut world: World) {
+    let (router, first, second) = (Container::new(), Container::new(), Container::new());
+    let mut wakings = watched(&mut world, &router, &first).await;
+    world.want(&second, "10.32.1.3", 1500);
+    let read = read_back(&mut world, create(&second, "10.32.1.3", 1500)).await.expect("it is whole");
+    assert_eq!(read.made.link, world.wanted.links[&at("10.32.1.3")]);
+    let by_it = Fate::Leaves { interface: "wv0a200103".to_owned(), gateway: None };
+    assert_eq!(read.made.paths.iter().map(|path| &path.fate).collect::<Vec<_>>(), [&by_it]);
+    world.kernel.take_in(read);
+    assert!(!woken(&mut wakings).await, "what we did is known");
+    let narrow = world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    let mut fresh = Kernel::new(Changes::default()).unwrap();
+    assert_eq!(narrow, fresh.observe(&world.wanted, Scope::Whole).await.unwrap());
+    for (change, fault) in [
+        ("ip neigh del 10.32.1.3 dev wv0a200103", "host neighbour missing"),
+        ("ip link set wv0a200103 mtu 1400", "mtu of the host end is 1400"),
+    ] {
+        sh(change);
+        assert!(woken(&mut wakings).await, "{change}");
+        let seen = world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+        assert!(seen.links[&at("10.32.1.3")].faults.iter().any(|found| found == fault), "{change}: {seen:?}");
+        while woken(&mut wakings).await {}
+    }
+    second.sh("ip route del default");
+    assert!(woken(&mut wakings).await);
+    let seen = world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    let faults = &seen.links[&at("10.32.1.3")].faults;
+    assert!(faults.iter().any(|found| found == "default route missing"), "{faults:?}");
+}
+
+async fn a_link_is_left_to_a_look_where_more_matters_than_the_link(mut world: World) {
+    let (router, first) = (Container::new(), Container::new());
+    let others = [Container::new(), Container::new(), Container::new()];
+    let _wakings = watched(&mut world, &router, &first).await;
+    sh("ip rule add to 10.32.1.4 prohibit pref 50");
+    let read = read_back(&mut world, create(&others[0], "10.32.1.3", 1500)).await;
+    assert!(read.is_none(), "a policy rule that nobody has looked at");
+    world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    let read = read_back(&mut world, create(&others[1], "10.32.1.4", 1500)).await;
+    assert!(read.is_none(), "packets for it are lost: {read:?}");
+    world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    assert!(read_back(&mut world, create(&others[2], "10.32.1.5", 1500)).await.is_some());
+}
+
+async fn neighbours_that_are_not_ours_come_and_go_unnoticed(mut world: World) {
+    let (router, first) = (Container::new(), Container::new());
+    let mut wakings = watched(&mut world, &router, &first).await;
+    sh("ip neigh add 10.0.1.77 lladdr 02:00:00:00:00:01 dev eth0; ip neigh del 10.0.1.77 dev eth0");
+    first.sh("ip neigh add fe80::77 lladdr 02:00:00:00:00:01 dev ethwe; ip neigh del fe80::77 dev ethwe");
+    assert!(!woken(&mut wakings).await);
+    sh("ip neigh del 10.32.1.2 dev wv0a200102");
+    assert!(woken(&mut wakings).await);
 }

@@ -23,7 +23,7 @@ use crate::{
             status::PathStatus,
         },
     },
-    state::{Action, Fault, Host, InstanceState, Netns, Scope, SubnetId, Tables, Vpc},
+    state::{Action, Fault, Host, InstanceState, Made, Netns, Scope, SubnetId, Tables, Vpc},
 };
 
 /// Something happened.
@@ -57,6 +57,8 @@ pub enum Input {
     RunningSeen(Result<BTreeSet<Ipv4Addr>, Fault>),
     /// A look for the subnets of peers has ended.
     PlacesSeen(Result<BTreeMap<Ipv4Addr, SubnetId>, Fault>),
+    /// A link was made or mended and read back: the action that did it is about to end.
+    LinkMade(Made),
     /// An action has ended, with EC2's request id.
     Applied(Action, Result<Option<String>, Fault>),
     /// A save has ended.

@@ -8,6 +8,8 @@ use crate::{
     time::Timestamp,
 };
 
+/// Shortest time between two looks at a host that is disturbed again and again.
+pub const CALM: Duration = Duration::from_millis(200);
 /// First pause after a look or a step that failed; doubles up to [`PAUSE_MAX`].
 pub const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longest such pause.

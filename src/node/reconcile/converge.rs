@@ -16,10 +16,11 @@ use ipnet::Ipv4Net;
 
 use super::drift::Drift;
 use crate::{
-    node::observe::view::{PAUSE_DENIED, View, doubled, pause},
+    addr::Address,
+    node::observe::view::{CALM, PAUSE_DENIED, View, doubled, pause},
     plan::{Change, Plan, Plane},
     state::{
-        Action, Ec2Action, Fault, FaultKind, Host, HostAction, InterfaceId, Route, RouteState, TableId,
+        Action, Ec2Action, Fault, FaultKind, Host, HostAction, InterfaceId, Made, Route, RouteState, TableId,
         Target, Vpc,
     },
     time::Timestamp,
@@ -87,6 +88,10 @@ pub struct Converge {
     attempts: BTreeMap<Action, Attempt>,
     /// What others change of what is ours.
     pub drift: Drift,
+    /// Links that were made and read back, and whose steps have yet to end.
+    made: BTreeSet<Address>,
+    /// Whether all that was done on the host since the last look was read back then.
+    is_read_back: bool,
     /// How long a step that was denied waits: in a large cluster all ask the account together.
     pub pause_denied: Duration,
     steps: VecDeque<Step>,
@@ -108,6 +113,8 @@ impl Converge {
             work: BTreeMap::new(),
             attempts: BTreeMap::new(),
             drift: Drift::default(),
+            made: BTreeSet::new(),
+            is_read_back: true,
             pause_denied: PAUSE_DENIED,
             steps: VecDeque::new(),
         }
@@ -115,7 +122,9 @@ impl Converge {
 
     /// Whether to look at the host now; if so the look counts as begun. Links that go take their time, and hold up no look.
     pub fn begin_host(&mut self, now: Timestamp) -> bool {
-        !self.is_busy(|plane| *plane == Plane::Host) && self.host.begin(now)
+        let begins = !self.is_busy(|plane| *plane == Plane::Host) && self.host.begin(now);
+        self.is_read_back |= begins;
+        begins
     }
 
     /// Whether to look at the VPC now; if so the look counts as begun.
@@ -126,6 +135,14 @@ impl Converge {
     /// A look at the host has ended.
     pub fn host_seen(&mut self, now: Timestamp, result: Result<Host, Fault>, interval: Duration) {
         self.host.end(now, result, interval);
+    }
+
+    /// A link was made or mended and read back: the host is seen with it.
+    pub fn link_made(&mut self, made: Made) {
+        if let Some(host) = self.host.seen_mut() {
+            self.made.insert(made.address);
+            host.take_in(made);
+        }
     }
 
     /// A look at the VPC has ended.
@@ -333,12 +350,18 @@ impl Converge {
         } else {
             work.failed.push(action.clone());
         }
+        let made = action.makes_link().is_some_and(|address| self.made.remove(&address));
+        self.is_read_back &= made && outcome.is_ok();
         self.count(now, action, outcome.as_ref().err());
         self.steps.push_back(Step { change, at: now, outcome });
         self.forget_steps(is_host(&plane));
         let next = self.next_steps(now);
         if self.work.get(&plane).is_none_or(|work| work.in_flight.is_empty()) {
-            if is_host(&plane) { self.host.look_at_changes_by(now) } else { self.vpc.look_by(now) }
+            match is_host(&plane) {
+                true if self.is_read_back => self.host.look_at_changes_by(now + CALM),
+                true => self.host.look_at_changes_by(now),
+                false => self.vpc.look_by(now),
+            }
         }
         next
     }

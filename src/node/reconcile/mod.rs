@@ -22,7 +22,7 @@ use crate::{
     config::Config,
     node::boundary::{io::Output, out::Out},
     plan::Plan,
-    state::Rules,
+    state::{Made, Rules},
     time::Timestamp,
 };
 
@@ -45,6 +45,18 @@ impl Reconcile {
         self.quotas.doubt();
         out.outputs.push_back(Output::DoubtCheck);
         self.converge.hurry(now);
+    }
+
+    /// A link was made or mended and read back: it is as seen from now on, without a look.
+    pub fn link_made(&mut self, config: &Config, mut made: Made) {
+        // One of two that are the same is enough.
+        if let Some(wanted) = self.wanted.links().get(&made.address).filter(|wanted| **wanted == made.link) {
+            made.link = wanted.clone();
+        }
+        let (address, paths) = (made.address, made.paths.clone());
+        self.converge.link_made(made);
+        let host = self.converge.host.seen();
+        self.lost_paths.judge_anew(address, &paths, host, &uplink_names(config, host));
     }
 
     /// Judges anew what would become of packets, after a look or under another configuration.

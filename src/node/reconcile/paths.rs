@@ -54,6 +54,23 @@ impl LostPaths {
         LostPaths(lost.collect())
     }
 
+    /// Judges anew what would become of those for one container.
+    pub fn judge_anew(
+        &mut self,
+        container: Address,
+        paths: &[Arc<Path>],
+        host: Option<&Host>,
+        uplinks: &BTreeSet<String>,
+    ) {
+        self.0.retain(
+            |(path, _)| !matches!(path.packet, Packet::ToContainer { address, .. } if address == container),
+        );
+        let lost = host.into_iter().flat_map(|host| {
+            paths.iter().filter_map(|path| Some((path.clone(), astray(path, host, uplinks)?)))
+        });
+        self.0.extend(lost);
+    }
+
     pub fn astray(&self) -> &[(Arc<Path>, Astray)] {
         &self.0
     }
