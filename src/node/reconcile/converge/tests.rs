@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::{
     node::observe::view::{PAUSE_MAX, PAUSE_MIN},
@@ -461,4 +463,18 @@ fn what_was_done_is_remembered_up_to_a_bound() {
         converge.applied(at(number), &action, Ok(None));
     }
     assert_eq!(converge.steps().count(), STEPS_MAX);
+}
+
+#[test]
+fn a_link_that_was_mended_is_looked_at_at_once_and_a_new_one_a_while_after_it_was_read_back() {
+    for mended in [true, false] {
+        let mut converge = ready(at(0));
+        let action = link("10.32.0.3", mended);
+        assert_eq!(converge.take(at(10), &plan([action.clone()])), std::slice::from_ref(&action));
+        let (address, link) = ("10.32.0.3".parse().unwrap(), Arc::default());
+        converge.link_made(Made { address, link, paths: Vec::new() });
+        converge.applied(at(20), &action, Ok(None));
+        assert_eq!(converge.begin_host(at(20)), mended);
+        assert_eq!(converge.begin_host(at(20) + CALM), !mended);
+    }
 }
