@@ -178,9 +178,19 @@ impl Compaction {
 }
 
 impl Allocator {
-    /// How many blocks we own, and how many of them may go to others.
-    pub fn blocks(&self) -> (usize, usize) {
-        (count(self.space.owned()), self.spare_blocks().len())
+    /// How many blocks we own.
+    pub fn blocks(&self) -> usize {
+        count(self.space.owned())
+    }
+
+    /// How many of them may go to others, one after the other.
+    pub fn movable(&self) -> usize {
+        let mut sizes: Vec<u32> =
+            self.spare_blocks().into_iter().map(|block| Range::from(block).len()).collect();
+        sizes.sort_unstable();
+        let mut left = self.spare_addresses();
+        let fits = |size: &u32| left.checked_sub(*size).map(|rest| left = rest).is_some();
+        sizes.iter().copied().take_while(fits).count()
     }
 
     /// A block that this host could do without, and who would need no route more with it: first where that saves most, then the
@@ -250,16 +260,21 @@ impl Allocator {
             return Vec::new();
         }
         let unmovable = self.ring.unmovable();
-        let kept = self.used().max(KEPT_MIN);
-        let free: u32 = owned.iter().map(|range| self.space.free_in(*range)).sum();
+        let most = self.spare_addresses();
         let is_spare = |block: &Ipv4Net| {
             let range = Range::from(*block);
-            free.saturating_sub(range.len()) >= kept
+            range.len() <= most
                 && self.space.is_untouched(range)
                 && !self.space.is_new(self.now, range)
                 && !unmovable.iter().any(|fixed| fixed.overlaps(range))
         };
         blocks.into_iter().filter(is_spare).collect()
+    }
+
+    /// Free addresses that this host can do without.
+    fn spare_addresses(&self) -> u32 {
+        let free: u32 = self.space.owned().iter().map(|range| self.space.free_in(*range)).sum();
+        free.saturating_sub(self.used().max(KEPT_MIN))
     }
 }
 

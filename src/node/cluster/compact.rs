@@ -26,7 +26,7 @@ impl Peers {
 
     /// When to offer a block, if there is one to spare.
     pub fn next_offer(&self, facts: &Facts) -> Option<Timestamp> {
-        let may_have = self.compacts(facts) && self.ipam.blocks().0 > 1;
+        let may_have = self.compacts(facts) && self.ipam.blocks() > 1;
         may_have.then(|| self.compaction.next_wake())
     }
 

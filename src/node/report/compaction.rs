@@ -84,7 +84,7 @@ impl Overview<'_> {
             };
             vpc.tables.values().map(of_table).max().unwrap_or(0)
         });
-        let (blocks, movable) = self.peers.ipam.blocks();
+        let (blocks, movable) = (self.peers.ipam.blocks(), self.peers.ipam.movable());
         CompactionStatus {
             on: compacts,
             routes,
