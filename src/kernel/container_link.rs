@@ -4,6 +4,7 @@ use super::{
     container_end,
     fault::found,
     link::{self, End, Wanted},
+    number::NUMBERS,
     read_back::{ReadBack, Reader},
     sysctl,
     visit::Visitor,
@@ -22,6 +23,7 @@ pub(super) async fn ensure(
     let (near, far) = match link::pair(host, &inside, wanted).await? {
         Some(pair) => pair,
         None => {
+            NUMBERS.give(host, &inside).await;
             link::create(host, Some(&inside), wanted).await?;
             link::pair(host, &inside, wanted).await?.ok_or_else(|| went_away(wanted))?
         }

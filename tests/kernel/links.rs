@@ -20,6 +20,7 @@ use crate::{
 stories![
     two_containers_of_a_host_reach_each_other_and_the_host,
     a_fresh_link_has_no_fault_and_making_it_again_changes_nothing,
+    the_namespace_that_came_last_is_the_first_that_the_kernel_finds,
     every_broken_piece_is_named_and_mended,
     a_changed_mtu_is_applied_to_both_ends_in_place,
     what_others_set_on_the_far_end_is_theirs,
@@ -79,6 +80,18 @@ async fn a_fresh_link_has_no_fault_and_making_it_again_changes_nothing(mut world
     assert_eq!(sh("ip -d link; ip route; ip neigh"), before);
     assert!(before.contains("02:67:a9:fe:01:01"));
     assert!(container.sh("ip addr show dev ethwe").contains("02:67:0a:20:01:02"));
+}
+
+async fn the_namespace_that_came_last_is_the_first_that_the_kernel_finds(mut world: World) {
+    let least = || {
+        let numbers = sh("ip netns list-id | grep -o 'nsid [0-9]*' | cut -d' ' -f2");
+        numbers.lines().map(|number| number.parse::<u32>().unwrap()).min()
+    };
+    let (former, later) = (Container::new(), Container::new());
+    world.attach(&former, A, 9000).await;
+    let before = least();
+    world.attach(&later, B, 9000).await;
+    assert!(before.is_some() && least() < before, "{before:?} {:?}", least());
 }
 
 async fn every_broken_piece_is_named_and_mended(mut world: World) {

@@ -151,13 +151,20 @@ impl Overview<'_> {
     /// Containers that are to have a link: those that are staying, once the disk has them. Otherwise a crash
     /// could leave the link of one container at the address that the disk has for another.
     pub(in crate::node) fn linked(&self) -> impl Iterator<Item = &Attached> {
+        self.linked_among(self.local.containers.all().values())
+    }
+
+    fn linked_among<'a>(
+        &self,
+        some: impl Iterator<Item = &'a Attached>,
+    ) -> impl Iterator<Item = &'a Attached> {
         let seen = self.work.converge.host.seen();
         let is_linked = move |one: &Attached| {
             let address = one.link_address();
             address.is_some_and(|address| seen.is_some_and(|host| host.links.contains_key(&address)))
         };
         let unkept = self.ledger.unkept_containers();
-        let staying = self.local.containers.all().values().filter(|one| !one.leaving);
+        let staying = some.filter(|one| !one.leaving);
         staying.filter(move |one| !unkept.contains(one.ident.as_str()) || is_linked(one))
     }
 
@@ -173,9 +180,11 @@ impl Overview<'_> {
         }
         let touched = self.local.containers.touched();
         let is_touched = |one: &&Attached| one.link_address().is_some_and(|one| touched.contains(&one));
-        let links = self.linked().filter(is_touched).filter_map(|one| self.link_of(one, &basis));
-        let ports = self.linked().filter(is_touched).flat_map(Attached::published);
-        let connected = Connected { links: Arc::new(links.collect()), ports: ports.collect() };
+        let of_touched = self.local.containers.all().values().filter(is_touched);
+        let linked: Vec<&Attached> = self.linked_among(of_touched).collect();
+        let links = linked.iter().filter_map(|one| self.link_of(one, &basis)).collect();
+        let ports = linked.iter().flat_map(|one| one.published()).collect();
+        let connected = Connected { links: Arc::new(links), ports };
         Some(Anew { basis, of: Some(touched.clone()), connected })
     }
 
