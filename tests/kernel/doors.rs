@@ -58,7 +58,9 @@ async fn a_second_interface_of_a_container_leads_neither_to_the_mesh_nor_to_the_
         ["172.17.0.1:6783", "172.17.0.1:80", "169.254.169.254:80"].map(|at| TcpListener::bind(at).unwrap());
     let _peer = router.run(|| TcpListener::bind("10.0.1.1:6783").unwrap());
     let behind = ["172.17.0.1:6783", "169.254.169.254:80", "10.0.1.1:6783"];
-    assert!(behind.into_iter().all(|to| reaches(&container, to)), "as long as there are no rules");
+    // A port of a bridge that came up drops packets for a moment.
+    let reaches_all = || behind.into_iter().all(|to| reaches(&container, to));
+    assert!((0..10).any(|_| reaches_all()), "as long as there are no rules");
     world.load_rules(rules()).await;
     assert!(reaches(&container, "172.17.0.1:80"));
     for to in behind {
