@@ -48,6 +48,16 @@ pub fn same(one: &str, other: &str) -> bool {
     table(one) == table(other)
 }
 
+/// The members of a map in the listing of a table, with numbers for names; none where there is no such map.
+pub fn members(listing: &str, map: &str) -> Vec<String> {
+    let blocks = table(listing);
+    let block = blocks.iter().find(|block| block.head == ["map", map]);
+    let elements = block.and_then(|block| block.statements.iter().find(|words| words[0] == "elements"));
+    let members =
+        elements.and_then(|words| words.last()).map_or("", |words| words.trim_matches(['{', '}', ' ']));
+    members.split(", ").filter(|member| !member.is_empty()).map(str::to_owned).collect()
+}
+
 /// A chain or a set, or a line that is about the whole table.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Block {

@@ -287,7 +287,8 @@ pub fn quoted(interface: &str) -> Result<String, Fault> {
     Ok(format!("\"{interface}\""))
 }
 
-async fn listing([family, name]: [&str; 2]) -> Result<Option<String>, Fault> {
+/// How the kernel lists a table; `None` where there is none.
+pub(super) async fn listing([family, name]: [&str; 2]) -> Result<Option<String>, Fault> {
     match run(&["-s", "list", "table", family, name], "").await? {
         Said::Text(listing) => Ok(Some(listing)),
         Said::Absent | Said::NotInstalled => Ok(None),

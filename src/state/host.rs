@@ -56,7 +56,7 @@ pub struct Host {
     /// CIDRs with an `unreachable` route: what we own, so that a free address answers at once.
     pub blocks: BTreeSet<Ipv4Net>,
     /// Ports of the host that lead into containers, in a table of their own; `None` if there is none. Observed: empty if it is not
-    /// what was asked for.
+    /// what was asked for; where none was asked for, what an earlier life of this program left.
     pub ports: Option<Ports>,
     /// Container links by the address they serve. Observed: every link named as ours.
     pub links: Arc<Links>,

@@ -11,7 +11,7 @@ use weavers::{
         protocol::request::{Request, RequestId, Response},
     },
     peer::PeerUid,
-    state::{Action, Host, HostAction, Link},
+    state::{Action, Host, HostAction, Link, Port, Ports, Protocol, Published},
     time::Timestamp,
 };
 
@@ -74,6 +74,25 @@ fn a_link_that_goes_takes_along_what_was_found() {
     assert_eq!(given[0].addr().to_string(), IN_USE, "it is free again");
 }
 
+#[test]
+fn what_a_container_published_stays_published() {
+    let mut life = Life::begin(BTreeMap::new());
+    let [ours, of_nobody] = [IN_USE, "10.32.0.99"].map(|to| {
+        let port = Port { protocol: Protocol::Tcp, host_ip: None, host: 8080, container: 80 };
+        Published { port, to: to.parse().unwrap() }
+    });
+    life.tell(Input::HostSeen(Ok(Host { ports: Some([ours].into()), ..host_with_a_link() })));
+    assert_eq!(life.publishes(), None, "it is as it should be");
+    assert_eq!(life.node.status().attachments[0].ports, ["8080->80/tcp"]);
+    // Another life, and another host, where a port leads to a container that is gone.
+    let mut life = Life::begin(life.disk);
+    life.tell(Input::HostSeen(Ok(Host { ports: Some(Ports::new()), ..host_with_a_link() })));
+    assert_eq!(life.publishes(), Some(&[ours].into()));
+    let mut life = Life::begin(BTreeMap::new());
+    life.tell(Input::HostSeen(Ok(Host { ports: Some([of_nobody].into()), ..host_with_a_link() })));
+    assert_eq!(life.publishes(), Some(&Ports::new()));
+}
+
 /// One run of a node, from its start to a crash, on a disk that outlives it.
 struct Life {
     node: Node,
@@ -110,10 +129,20 @@ impl Life {
                     self.node.handle(Timestamp::ZERO, Input::Stored(id, Ok(())));
                 }
                 Output::Answer(_, answer) => self.answers.push(answer.unwrap()),
-                Output::Apply(action) => self.actions.push(action),
+                Output::Apply(action) => {
+                    self.actions.push(action.clone());
+                    self.node.handle(Timestamp::ZERO, Input::Applied(action, Ok(None)));
+                }
                 _ => {}
             }
         }
+    }
+
+    fn publishes(&self) -> Option<&Ports> {
+        self.actions.iter().find_map(|action| match action {
+            Action::Host(HostAction::SetPorts(ports)) => Some(ports),
+            _ => None,
+        })
     }
 
     fn deletes_a_link(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     net::Ipv4Addr,
     path::PathBuf,
     time::{Duration, Instant},
@@ -204,7 +205,7 @@ async fn ports(lab: &mut Lab, dockers: &Dockers, checks: &mut Checks) -> anyhow:
     checks.add("`weavers status` shows them", holds(status.contains("8080->80/tcp"), || status.clone()));
     let chosen = status.contains("->70/tcp");
     checks.add("and the one that was chosen", holds(chosen, || status.clone()));
-
+    forgotten_ports(lab, index, checks).await?;
     ranges(lab, dockers, checks).await?;
     let other = ["run", "-d", "--name", "other", "--network", NETWORK, "-p", "8080:81", dockers.image()];
     let ran = dockers.ran(lab, 0, &other).await?;
@@ -219,6 +220,24 @@ async fn ports(lab: &mut Lab, dockers: &Dockers, checks: &mut Checks) -> anyhow:
     let gone = lab.on_host(0, &["nft", "list", "tables"]).await?;
     checks.add("and goes with it", holds(!gone.contains("weave-ports"), || gone.clone()));
     checks.timed("which leaves nothing to do", lab.settled(0).await?);
+    Ok(())
+}
+
+/// Ports lead to a container also after the store of its host was lost.
+async fn forgotten_ports(lab: &mut Lab, index: usize, checks: &mut Checks) -> anyhow::Result<()> {
+    lab.kill_host(0).await?;
+    fs::remove_file(lab.hosts[0].store())?;
+    lab.start_host(0)?;
+    lab.await_ready(0).await?;
+    let known = eventually(NAMED_WITHIN, async || {
+        let status = lab.weavers(0, &["status"]).await?;
+        let all = ["ports", "8080->80/tcp", "127.0.0.1:9000->90/tcp", "->70/tcp"];
+        Ok(holds(all.iter().all(|one| status.contains(one)), || status.clone()))
+    });
+    checks.timed("a lost store: whose ports are published is known", known.await?);
+    let (netns, far) = (lab.containers[index].netns.clone(), lab.containers[2].netns.clone());
+    let through = net::tcp_echo_by(&far, &netns, 80, (lab.hosts[0].address, 8080)).await;
+    checks.add("and they lead there", through.map_err(|error| format!("{error:#}")));
     Ok(())
 }
 

@@ -2,7 +2,10 @@
 
 use ipnet::Ipv4Net;
 
-use super::local::{Context, Local};
+use super::{
+    local::{Context, Local},
+    ports::ports_to,
+};
 use crate::{
     addr::{Address, Range},
     ipam::{Ask, Refused, Ticket},
@@ -271,7 +274,8 @@ impl Local {
             let cidr = Ipv4Net::new_assert(address.into(), range.prefix_len());
             let ident = format!("found-{}", link_name(address));
             cx.peers.ipam.adopt(&ident, cidr);
-            self.remember(cx, Attached { ident, address: Some(cidr), ..Attached::default() });
+            let ports = ports_to(host, address);
+            self.remember(cx, Attached { ident, address: Some(cidr), ports, ..Attached::default() });
         }
     }
 

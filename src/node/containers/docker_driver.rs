@@ -313,6 +313,7 @@ impl Local {
                 mtu: self.docker.networks.get(network).and_then(|network| network.mtu),
                 label: Some(told.name),
                 key: Some(key),
+                ports: found.ports,
                 boot: Some(cx.facts.boot.clone()),
                 ..Attached::default()
             },

@@ -6,6 +6,7 @@ use rand::Rng;
 
 use super::local::Local;
 use crate::{
+    addr::Address,
     node::{
         persist::memory::Attached,
         protocol::request::{Refusal, RefusalKind},
@@ -37,6 +38,12 @@ impl Attached {
         let local = host.and_then(|host| host.sysctls.get(&local_setting(&link)));
         (local.map(String::as_str) != Some("1")).then(|| format!("its port {} at 127.0.0.1", first.of_host()))
     }
+}
+
+/// The ports of a host that lead to this address.
+pub(super) fn ports_to(host: &Host, address: Address) -> Vec<Port> {
+    let published = host.ports.iter().flatten().filter(|published| published.to == address);
+    published.map(|published| published.port).take(PORTS_MAX).collect()
 }
 
 impl Local {
