@@ -5,6 +5,10 @@ use std::{fmt, net::Ipv4Addr, str::FromStr};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+pub use self::prefix::{Family, NotAPrefix, Prefix, Universe};
+
+mod prefix;
+
 /// An IPv4 address that can be counted with.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "Ipv4Addr", from = "Ipv4Addr")]
