@@ -4,7 +4,7 @@
 //! No label names a peer, a container or an address: a cluster of 500 hosts would have too many. What can be counted is there from the
 //! start, as 0.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder,
@@ -18,7 +18,7 @@ use crate::{
         protocol::status::{ConnectionState, Status},
     },
     plan::{Place, Plane},
-    state::{Action, Fault, FaultKind, RouteState, Table, TableId, Target},
+    state::{Action, Fault, FaultKind, RouteState, Side, Table, Target},
 };
 
 /// The type of the text.
@@ -273,7 +273,7 @@ fn of_node(known: &Overview<'_>, status: &Status) -> Vec<MetricFamily> {
 
 fn of_routes(known: &Overview<'_>, status: &Status) -> Vec<MetricFamily> {
     let ours = status.interface.clone().map(Target::Interface);
-    let states = |(id, table): (&TableId, &Table)| {
+    let states = |(id, table): (&Side, &Table)| {
         let of = |is_it: &dyn Fn(&crate::state::Route) -> bool| {
             count(table.routes.values().filter(|route| is_it(route)).count())
         };
@@ -290,14 +290,16 @@ fn of_routes(known: &Overview<'_>, status: &Status) -> Vec<MetricFamily> {
             ("missing", upkeep.map_or(0.0, |upkeep| count(upkeep.missing.len()))),
         ]
     };
+    let names: BTreeMap<&Side, String> = status.tables.keys().map(|id| (id, id.to_string())).collect();
+    let name = |id| names.get(id).map_or("", String::as_str);
     let routes = status.tables.iter().flat_map(|(id, table)| {
-        states((id, table)).map(|(state, value)| (vec![("table", id.0.as_str()), ("state", state)], value))
+        states((id, table)).map(|(state, value)| (vec![("table", name(id)), ("state", state)], value))
     });
-    let used = status.upkeep.iter().map(|(id, upkeep)| (vec![("table", id.0.as_str())], count(upkeep.used)));
+    let used = status.upkeep.iter().map(|(id, upkeep)| (vec![("table", name(id))], count(upkeep.used)));
     let quota = status
         .upkeep
         .iter()
-        .filter_map(|(id, upkeep)| Some((vec![("table", id.0.as_str())], count(upkeep.quota?))));
+        .filter_map(|(id, upkeep)| Some((vec![("table", name(id))], count(upkeep.quota?))));
     let families = [
         gauge("weavers_routes", "Routes inside the container range, as last read.", routes),
         gauge("weavers_route_table_routes", "Routes that a table holds, as its quota counts them.", used),

@@ -10,10 +10,10 @@ pub use self::{
     host::{
         Docker0, Forward, Host, Isolation, Links, Made, REST, Rules, Scope, Subnet, Surroundings, Tracking,
     },
-    link::{GATEWAY, LINKS, Link, Netns, address_of_link, link_name},
+    link::{GATEWAY, GATEWAY6, LINKS, Link, MTU6_MIN, Netns, address_of_link, link_name},
     paths::{Fate, Loss, Packet, Path},
     port::{Port, PortRange, Ports, Protocol, Published},
-    vpc::{DesiredVpc, InterfaceId, Route, RouteState, SubnetId, Table, TableId, Tables, Target, Vpc},
+    vpc::{DesiredVpc, InterfaceId, Route, RouteState, Side, SubnetId, Table, TableId, Tables, Target, Vpc},
 };
 pub use crate::ipam::takeover::InstanceState;
 

@@ -4,6 +4,8 @@
 
 #[path = "kernel/doors.rs"]
 mod doors;
+#[path = "kernel/dual_stack.rs"]
+mod dual_stack;
 #[path = "kernel/links.rs"]
 mod links;
 #[path = "kernel/paths.rs"]
@@ -29,6 +31,7 @@ fn main() {
     }
     let trials = [
         doors::trials(),
+        dual_stack::trials(),
         links::trials(),
         paths::trials(),
         rules::trials(),

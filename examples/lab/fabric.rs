@@ -3,12 +3,15 @@
 //! Each VPC route table is a kernel table that packets are looked up in by the link they come from.
 //! A source/destination check is a rule that drops. The kernel follows every version of the model.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::{process::Command, sync::watch};
 use weavers::{
-    sim::vpc::{RouteTarget, Vpc},
+    sim::vpc::{RouteTarget, RouteView, Vpc},
     state::{RouteState, TableId},
 };
 
@@ -21,9 +24,11 @@ const KERNEL_TABLE_FIRST: u64 = 1000;
 #[derive(Default)]
 struct Wiring {
     /// By kernel table and destination: the rest of the `ip route` command.
-    routes: BTreeMap<(u64, Ipv4Net), String>,
+    routes: BTreeMap<(u64, IpNet), String>,
     /// The kernel table by the link that a packet comes from.
     lookups: BTreeMap<String, u64>,
+    /// The same of IPv6, once there is a route of it.
+    lookups6: BTreeMap<String, u64>,
     /// The nftables ruleset.
     rules: String,
 }
@@ -61,7 +66,11 @@ impl Wiring {
         }
         for interface in vpc.interfaces().values().filter(|interface| interface.attached.is_some()) {
             if let Some(table) = vpc.table_of(&interface.subnet) {
-                wiring.lookups.insert(link_name(interface.address), kernel_table(table));
+                let (link, number) = (link_name(interface.address), kernel_table(table));
+                if !vpc.routes6(table).is_empty() {
+                    wiring.lookups6.insert(link.clone(), number);
+                }
+                wiring.lookups.insert(link, number);
             }
         }
         wiring
@@ -70,7 +79,7 @@ impl Wiring {
     /// The local route becomes a route to each host; what no route matches is dropped, as in a VPC.
     fn add_table(&mut self, vpc: &Vpc, table: &TableId) {
         let number = kernel_table(table);
-        self.routes.insert((number, Ipv4Net::default()), "blackhole".to_owned());
+        self.routes.insert((number, Ipv4Net::default().into()), "blackhole".to_owned());
         for route in vpc.routes(table) {
             let hop = match (&route.target, route.state) {
                 (RouteTarget::Local, _) => continue,
@@ -82,11 +91,37 @@ impl Wiring {
                 (RouteTarget::Interface(_) | RouteTarget::Gateway(_), _) => None,
             };
             let hop = hop.unwrap_or_else(|| "blackhole".to_owned());
-            self.routes.insert((number, route.destination), hop);
+            self.routes.insert((number, route.destination.into()), hop);
         }
         for interface in vpc.interfaces().values().filter(|interface| interface.attached.is_some()) {
             let host = Ipv4Net::from(interface.address);
-            self.routes.insert((number, host), format!("dev {}", link_name(interface.address)));
+            self.routes.insert((number, host.into()), format!("dev {}", link_name(interface.address)));
+        }
+        let routes6 = vpc.routes6(table);
+        if !routes6.is_empty() {
+            self.add_routes6(vpc, number, &routes6);
+        }
+    }
+
+    fn add_routes6(&mut self, vpc: &Vpc, number: u64, routes: &[RouteView<Ipv6Net>]) {
+        self.routes.insert((number, Ipv6Net::default().into()), "blackhole".to_owned());
+        for route in routes {
+            let hop = match (&route.target, route.state) {
+                (RouteTarget::Interface(id), RouteState::Active) => vpc.interfaces().get(id).map(|i| {
+                    let [link_local, _] = addresses6(i.address);
+                    format!("via {link_local} dev {}", link_name(i.address))
+                }),
+                (RouteTarget::Local | RouteTarget::Gateway(_) | RouteTarget::Interface(_), _) => None,
+            };
+            let hop = hop.unwrap_or_else(|| "blackhole".to_owned());
+            self.routes.insert((number, route.destination.into()), hop);
+        }
+        for interface in vpc.interfaces().values().filter(|interface| interface.attached.is_some()) {
+            let [_, host] = addresses6(interface.address);
+            self.routes.insert(
+                (number, IpNet::from(IpAddr::V6(host))),
+                format!("dev {}", link_name(interface.address)),
+            );
         }
     }
 
@@ -101,16 +136,8 @@ impl Wiring {
                 });
             }
         }
-        for (link, table) in &wanted.lookups {
-            if self.lookups.get(link) != Some(table) {
-                lines.push(format!("rule add iif {link} lookup {table} priority 100"));
-            }
-        }
-        for (link, table) in &self.lookups {
-            if wanted.lookups.get(link) != Some(table) {
-                lines.push(format!("rule del iif {link} lookup {table} priority 100"));
-            }
-        }
+        lines.extend(lookups(&self.lookups, &wanted.lookups));
+        let lines6: Vec<String> = lookups(&self.lookups6, &wanted.lookups6).collect();
         for &(table, destination) in self.routes.keys() {
             if !wanted.routes.contains_key(&(table, destination)) {
                 lines.push(format!("route del {destination} table {table}"));
@@ -119,8 +146,29 @@ impl Wiring {
         if self.rules != wanted.rules {
             net::feed(Command::new("nft").args(["-f", "-"]), &wanted.rules).await?;
         }
-        if lines.is_empty() { Ok(()) } else { net::ip_batch(&lines).await }
+        if !lines.is_empty() {
+            net::ip_batch(&lines).await?;
+        }
+        if lines6.is_empty() { Ok(()) } else { net::ip6_batch(&lines6).await }
     }
+}
+
+/// From one set of lookups to another, in the words of `ip`.
+fn lookups(now: &BTreeMap<String, u64>, wanted: &BTreeMap<String, u64>) -> impl Iterator<Item = String> {
+    let of = |verb: &str, (link, table): (&String, &u64)| {
+        format!("rule {verb} iif {link} lookup {table} priority 100")
+    };
+    let added =
+        wanted.iter().filter(|(link, table)| now.get(*link) != Some(table)).map(move |one| of("add", one));
+    let removed =
+        now.iter().filter(|(link, table)| wanted.get(*link) != Some(table)).map(move |one| of("del", one));
+    added.chain(removed)
+}
+
+/// The addresses of IPv6 of a host that has this one of IPv4: of its link, and its own.
+pub fn addresses6(address: Ipv4Addr) -> [Ipv6Addr; 2] {
+    let [high, low] = [u32::from(address) >> 16, u32::from(address) & 0xffff].map(|half| half as u16);
+    [Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, high, low), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, high, low)]
 }
 
 fn kernel_table(table: &TableId) -> u64 {
@@ -137,6 +185,9 @@ fn rules(vpc: &Vpc) -> String {
         if vpc.interfaces()[id].source_dest_check {
             checks += &format!("    iifname \"{link}\" ip saddr != {address} drop\n");
             checks += &format!("    oifname \"{link}\" ip daddr != {address} drop\n");
+            let [link_local, own] = addresses6(address);
+            checks += &format!("    iifname \"{link}\" ip6 saddr != {{ {link_local}, {own} }} drop\n");
+            checks += &format!("    oifname \"{link}\" ip6 daddr != {{ {link_local}, {own} }} drop\n");
         }
         links.push(format!("\"{link}\""));
     }
@@ -150,8 +201,8 @@ fn rules(vpc: &Vpc) -> String {
         ),
     };
     format!(
-        "add table ip vpc\ndelete table ip vpc\ntable ip vpc {{\n  \
+        "add table inet vpc\ndelete table inet vpc\ntable inet vpc {{\n  \
          chain forward {{\n    type filter hook forward priority 0; policy drop;\n{checks}{forward}  }}\n  \
-         chain input {{\n    type filter hook input priority 0; policy drop;\n    iifname \"lo\" accept\n{input}  }}\n}}\n"
+         chain input {{\n    type filter hook input priority 0; policy drop;\n    iifname \"lo\" accept\n    meta l4proto ipv6-icmp accept\n{input}  }}\n}}\n"
     )
 }

@@ -54,6 +54,11 @@ pub async fn ip_batch(lines: &[String]) -> anyhow::Result<()> {
     feed(Command::new("ip").args(["-batch", "-"]), &(lines.join("\n") + "\n")).await
 }
 
+/// The same of IPv6, where a command does not name an address.
+pub async fn ip6_batch(lines: &[String]) -> anyhow::Result<()> {
+    feed(Command::new("ip").args(["-6", "-batch", "-"]), &(lines.join("\n") + "\n")).await
+}
+
 /// Sets a kernel setting of the lab's own namespace, by its path below `/proc/sys/net/ipv4`.
 pub fn sysctl(name: &str, value: &str) -> anyhow::Result<()> {
     let path = Path::new("/proc/sys/net/ipv4").join(name);

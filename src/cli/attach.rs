@@ -35,8 +35,15 @@ impl Attach {
             subnet: self.subnet.as_deref().map(Into::into),
         };
         match Daemon::new(global).ask(request).await? {
-            Response::Attached { address, mtu } => {
-                let document = || json!({ "format_version": FORMAT_VERSION, "address": address, "mtu": mtu });
+            Response::Attached { address, ipv6, mtu } => {
+                let document = || {
+                    let mut document =
+                        json!({ "format_version": FORMAT_VERSION, "address": address, "mtu": mtu });
+                    if let Some(ipv6) = ipv6 {
+                        document["ipv6"] = json!(ipv6);
+                    }
+                    document
+                };
                 screen.answer(document, || address.addr().to_string());
                 Ok(Exit::Success)
             }

@@ -35,7 +35,7 @@ async fn offline(global: &Global) -> Result<Vec<Permission>, Failure> {
     let failed = |fault: Fault| Failure { hint: fault.hint, ..Failure::failed(fault.message) };
     let ec2 = Ec2::connect(&config, Calls::new()).await.map_err(failed)?;
     let tables = config.vpc.route_tables.serving(BTreeSet::new());
-    let seen = ec2.observe(config.ipam.range, &tables).await;
-    let table = seen.as_ref().ok().and_then(|seen| seen.tables.keys().next());
+    let seen = ec2.observe(&config.universe(), &tables).await;
+    let table = seen.as_ref().ok().and_then(|seen| seen.tables.keys().next()).map(|side| &side.table);
     Ok(ec2.permissions(table, config.ipam.range).await)
 }

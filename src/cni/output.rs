@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Code, Failure, Network, Verb, Version};
 use crate::{
     node::protocol::request::{Connected, Lent, Refusal, RefusalKind, Response},
-    state::{GATEWAY, HOST_MAC},
+    state::{GATEWAY, GATEWAY6, HOST_MAC},
 };
 
 /// What goes to stdout: nothing where the specification wants nothing.
@@ -57,12 +57,21 @@ fn loan(network: &Network, Lent { address, gateway }: &Lent) -> Value {
 
 /// The result of ADD. Each version has a little more, or less, than the one before.
 fn result(network: &Network, netns: &str, interface: &str, made: &Connected) -> Value {
-    let Connected { address, mac, mtu, link } = made;
+    let Connected { address, ipv6, mac, mtu, link } = made;
     let mut host = json!({ "name": link, "mac": HOST_MAC });
     let mut container = json!({ "name": interface, "mac": mac, "sandbox": netns });
     let mut ip = json!({ "address": format!("{address}/32"), "gateway": GATEWAY, "interface": 1 });
     if network.version < Version::V1_0_0 {
         ip["version"] = json!("4");
+    }
+    let (mut ips, mut routes) = (vec![ip], vec![json!({ "dst": "0.0.0.0/0", "gw": GATEWAY })]);
+    if let Some(ipv6) = ipv6 {
+        let mut ip = json!({ "address": format!("{ipv6}/128"), "gateway": GATEWAY6, "interface": 1 });
+        if network.version < Version::V1_0_0 {
+            ip["version"] = json!("6");
+        }
+        ips.push(ip);
+        routes.push(json!({ "dst": "::/0", "gw": GATEWAY6 }));
     }
     if network.version >= Version::V1_1_0 {
         host["mtu"] = json!(mtu);
@@ -71,8 +80,8 @@ fn result(network: &Network, netns: &str, interface: &str, made: &Connected) -> 
     json!({
         "cniVersion": network.version.text(),
         "interfaces": [host, container],
-        "ips": [ip],
-        "routes": [{ "dst": "0.0.0.0/0", "gw": GATEWAY }],
+        "ips": ips,
+        "routes": routes,
         "dns": network.dns,
     })
 }

@@ -46,7 +46,22 @@ fn added(args: &str, more: Value) -> Result<crate::node::protocol::request::Wish
 
 fn connected() -> Response {
     let (address, mac) = ("10.32.0.5".parse().unwrap(), "02:67:0a:20:00:05".parse().unwrap());
-    Response::Connected(Connected { address, mac, mtu: 9001, link: "wv0a200005".to_owned() })
+    let link = "wv0a200005".to_owned();
+    Response::Connected(Connected { address, ipv6: None, mac, mtu: 9001, link })
+}
+
+#[test]
+fn a_container_with_two_addresses_is_told_both_and_the_gateway_of_each() {
+    let result = |version: &str| {
+        let Response::Connected(made) = connected() else { panic!() };
+        let made = Connected { ipv6: Some("fd00:1::a20:5".parse().unwrap()), ..made };
+        let (network, verb) = ordered("ADD", "", &config(version, json!({}))).unwrap();
+        output::answer(&network, &verb, &Response::Connected(made)).unwrap().unwrap()
+    };
+    let six = json!({ "address": "fd00:1::a20:5/128", "gateway": "fe80::1", "interface": 1 });
+    assert_eq!(result("1.1.0")["ips"][1], six);
+    assert_eq!(result("1.1.0")["routes"][1], json!({ "dst": "::/0", "gw": "fe80::1" }));
+    assert_eq!(result("0.4.0")["ips"][1]["version"], "6");
 }
 
 #[test]

@@ -120,6 +120,7 @@ fn network(reader: &mut Reader) -> Network {
         uplinks: auto_or_names(reader, "network.uplinks", value::interface),
         block_metadata: word(reader, "network.instance_metadata", &metadata).unwrap_or(true),
         mtu,
+        ipv6: None,
     }
 }
 

@@ -24,6 +24,7 @@ pub use self::{
     sources::{Source, Sources},
 };
 use crate::{
+    addr::{Prefix, Universe},
     peer::PeerName,
     state::{Isolation, SubnetId, TableId, Tables},
 };
@@ -79,6 +80,8 @@ pub struct Network {
     pub block_metadata: bool,
     /// MTU of the links; `None`: the uplink's.
     pub mtu: Option<u32>,
+    /// What makes IPv6 addresses of the containers' IPv4 addresses; `None`: they have none.
+    pub ipv6: Option<Prefix>,
 }
 
 /// `[ipam]`
@@ -269,6 +272,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// All addresses that containers may have.
+    pub fn universe(&self) -> Universe {
+        Universe { prefix: self.network.ipv6, ..self.ipam.range.into() }
+    }
+
     /// Keys whose value differs in `new` and is only read at the start.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         let (seed, seed_new) = (self.ipam.init.seed(), new.ipam.init.seed());

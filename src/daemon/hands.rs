@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::Event;
 use crate::{
-    addr::Address,
+    addr::{Address, Universe},
     api::Answer,
     config::Config,
     kernel::{Kernel, removal::Remover},
@@ -78,10 +78,10 @@ impl Hands {
         self.on_host(Job::Observe(wanted, scope));
     }
 
-    pub(super) fn observe_vpc(&self, range: Ipv4Net, tables: Tables) {
+    pub(super) fn observe_vpc(&self, universe: Universe, tables: Tables) {
         let (ec2, events) = (self.ec2.clone(), self.events.clone());
         tokio::spawn(async move {
-            let result = ec2.observe(range, &tables).await;
+            let result = ec2.observe(&universe, &tables).await;
             // The loop is gone only when the daemon stops.
             let _ = events.send(Event::VpcSeen(result)).await;
         });
@@ -261,7 +261,7 @@ impl Ec2Hand {
     }
 
     /// A look, with the interface that the host has at that moment.
-    async fn observe(&self, range: Ipv4Net, tables: &Tables) -> Result<Vpc, Fault> {
+    async fn observe(&self, universe: &Universe, tables: &Tables) -> Result<Vpc, Fault> {
         let known = self.get().await?;
         if self.is_check_doubted.swap(false, Ordering::Relaxed) {
             known.doubt_check();
@@ -270,7 +270,7 @@ impl Ec2Hand {
         if let Some(moved) = known.moved(&self.config).await {
             *self.ec2.lock().await = Some(Arc::new(moved));
         }
-        self.ask(|ec2| async move { ec2.observe(range, tables).await }).await
+        self.ask(|ec2| async move { ec2.observe(universe, tables).await }).await
     }
 
     async fn ask<T, F>(&self, question: impl FnOnce(Arc<Ec2>) -> F) -> Result<T, Fault>

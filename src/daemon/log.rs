@@ -10,7 +10,6 @@ use crate::{
         boundary::event::Event,
         protocol::status::{PathState, PathStatus},
     },
-    plan::Conflict,
     state::{Action, Fault},
 };
 
@@ -74,12 +73,11 @@ impl<'e> From<&'e Event> for Fields<'e> {
                 ..none
             },
             Event::ReadsWork { what } => Fields { what: Some(what), ..none },
-            Event::ConflictFound(Conflict { place, destination, target }) => Fields {
-                table: Some(place.to_string()),
-                range: Some(destination.to_string()),
-                target: Some(target),
-                ..none
-            },
+            Event::ConflictFound(conflict) => {
+                let (place, destination) = conflict.found_at();
+                let (table, range) = (Some(place), Some(destination.to_string()));
+                Fields { table, range, target: Some(&conflict.target), ..none }
+            }
             Event::QuarantineBegun { .. } | Event::QuarantineEnded | Event::Ready | Event::More { .. } => {
                 none
             }
@@ -156,7 +154,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::{addr::Range, state::FaultKind};
+    use crate::{addr::Range, plan::Conflict, state::FaultKind};
 
     const CATALOG: &str = include_str!("../../packaging/systemd/weavers.catalog");
 

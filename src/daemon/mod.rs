@@ -339,7 +339,7 @@ impl Daemon {
                 Output::Save(id, writes) => self.save(id.0, writes),
                 Output::ObserveHost(wanted, scope) => self.hands.observe_host(wanted, scope),
                 Output::DoubtCheck => self.hands.doubt_check(),
-                Output::ObserveVpc(range, tables) => self.hands.observe_vpc(range, tables),
+                Output::ObserveVpc(universe, tables) => self.hands.observe_vpc(universe, tables),
                 Output::ObserveNames(names) => self.hands.observe_names(names),
                 Output::ObservePlaces(addresses) => {
                     self.hands.observe(Event::PlacesSeen, |ec2| async move { ec2.places(&addresses).await });

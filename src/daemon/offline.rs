@@ -38,10 +38,10 @@ pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
                 let seen = kernel.observe(&wanted, Scope::Whole).await;
                 node.handle(now(), Input::HostSeen(seen));
             }
-            Output::ObserveVpc(range, tables) if looks < LOOKS_MAX => {
+            Output::ObserveVpc(universe, tables) if looks < LOOKS_MAX => {
                 looks += 1;
                 let seen = match &ec2 {
-                    Some(ec2) => ec2.observe(range, &tables).await,
+                    Some(ec2) => ec2.observe(&universe, &tables).await,
                     None => Err(no_metadata()),
                 };
                 node.handle(now(), Input::VpcSeen(seen));

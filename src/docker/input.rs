@@ -1,6 +1,9 @@
 //! From the path and the body of a call to what is to be done.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -72,6 +75,10 @@ pub fn parse(path: &str, body: &[u8]) -> Result<Call, Wrong> {
         "IpamDriver.RequestAddress" => lend(read(body)?),
         "IpamDriver.ReleaseAddress" => {
             let AddressBody { address, .. } = read(body)?;
+            // Docker gives back an address of IPv6, too, which follows from one of IPv4 and goes with it.
+            if address.parse::<Ipv6Addr>().is_ok() {
+                return say(json!({}));
+            }
             let address = one_address(&address)?.ok_or_else(|| garbled("Address is empty"))?;
             // Docker gives back what it was told of gateways, too.
             if address == Address::from(GATEWAY) {

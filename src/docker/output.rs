@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Call;
 use crate::{
     node::protocol::request::{Connected, Joined, Refusal, Response},
-    state::GATEWAY,
+    state::{GATEWAY, GATEWAY6},
 };
 
 /// In the id of a pool: its addresses come from the default subnet, whatever that is by then.
@@ -23,10 +23,7 @@ pub fn answer(call: &Call, response: &Response) -> Value {
             None => failed("no address was handed out", None),
         },
         (Call::Tell(_), Response::Done | Response::Absent | Response::Connected(_)) => json!({}),
-        (Call::Connect { tell_mac, .. }, Response::Connected(Connected { mac, .. })) => match tell_mac {
-            true => json!({ "Interface": { "MacAddress": mac } }),
-            false => json!({}),
-        },
+        (Call::Connect { tell_mac, .. }, Response::Connected(made)) => connected(*tell_mac, made),
         (Call::Join(_), Response::Joined(joined)) => join(joined),
         (_, _) => failed("the daemon answered something else", None),
     }
@@ -43,17 +40,34 @@ fn pool(found: &[Ipv4Net]) -> Value {
     })
 }
 
+/// What Docker does not know yet of an interface. It is told of IPv6 alone what it has not asked about.
+fn connected(tell_mac: bool, Connected { mac, ipv6, .. }: &Connected) -> Value {
+    let mut interface = serde_json::Map::new();
+    if tell_mac {
+        interface.insert("MacAddress".to_owned(), json!(mac));
+    }
+    if let Some(ipv6) = ipv6 {
+        interface.insert("AddressIPv6".to_owned(), json!(format!("{ipv6}/128")));
+    }
+    if interface.is_empty() { json!({}) } else { json!({ "Interface": interface }) }
+}
+
 /// The whole range has a route of its own: the default route may be that of another network.
-fn join(Joined { interface, range, internal }: &Joined) -> Value {
+fn join(Joined { interface, range, range6, internal }: &Joined) -> Value {
+    let mut routes = vec![
+        json!({ "Destination": format!("{GATEWAY}/32"), "RouteType": 1, "NextHop": "" }),
+        json!({ "Destination": range, "RouteType": 0, "NextHop": GATEWAY }),
+    ];
+    routes.extend(range6.map(|range| json!({ "Destination": range, "RouteType": 0, "NextHop": GATEWAY6 })));
     let mut answer = json!({
         "InterfaceName": { "SrcName": interface, "DstPrefix": "eth" },
-        "StaticRoutes": [
-            { "Destination": format!("{GATEWAY}/32"), "RouteType": 1, "NextHop": "" },
-            { "Destination": range, "RouteType": 0, "NextHop": GATEWAY },
-        ],
+        "StaticRoutes": routes,
     });
     if !internal {
         answer["Gateway"] = json!(GATEWAY);
+        if range6.is_some() {
+            answer["GatewayIPv6"] = json!(GATEWAY6);
+        }
     }
     answer
 }

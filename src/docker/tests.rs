@@ -163,6 +163,7 @@ fn docker_is_told_the_mac_address_that_it_did_not_name() {
     let path = "/NetworkDriver.CreateEndpoint";
     let made = Response::Connected(Connected {
         address: "10.32.0.5".parse().unwrap(),
+        ipv6: None,
         mac: "02:67:0a:20:00:05".parse().unwrap(),
         mtu: 9001,
         link: "wv0a200005".to_owned(),
@@ -189,14 +190,52 @@ fn docker_is_told_the_mac_address_that_it_did_not_name() {
 }
 
 #[test]
+fn docker_is_told_of_ipv6_what_goes_with_the_address_that_it_knows() {
+    let body = json!({
+        "NetworkID": NETWORK, "EndpointID": ENDPOINT, "Options": {},
+        "Interface": { "Address": "10.32.0.5/32", "AddressIPv6": "", "MacAddress": "02:67:0a:20:00:05" },
+    });
+    let made = Response::Connected(Connected {
+        address: "10.32.0.5".parse().unwrap(),
+        ipv6: Some("fd00:1::a20:5".parse().unwrap()),
+        mac: "02:67:0a:20:00:05".parse().unwrap(),
+        mtu: 9001,
+        link: "wv0a200005".to_owned(),
+    });
+    let endpoint = call("/NetworkDriver.CreateEndpoint", &body).unwrap();
+    assert_eq!(answer(&endpoint, &made), json!({ "Interface": { "AddressIPv6": "fd00:1::a20:5/128" } }));
+    let body = json!({ "NetworkID": NETWORK, "EndpointID": ENDPOINT, "SandboxKey": "/x", "Options": {} });
+    let joined = |internal| {
+        let (interface, range) = ("wp0a200005".to_owned(), "10.32.0.0/12".parse().unwrap());
+        let range6 = Some("fd00:1::a20:0/108".parse().unwrap());
+        let joined = Response::Joined(Joined { interface, range, range6, internal });
+        answer(&call("/NetworkDriver.Join", &body).unwrap(), &joined)
+    };
+    assert_eq!(joined(false)["GatewayIPv6"], "fe80::1");
+    let route = json!({ "Destination": "fd00:1::a20:0/108", "RouteType": 0, "NextHop": "fe80::1" });
+    assert_eq!(joined(true)["StaticRoutes"][2], route);
+    assert_eq!(joined(true).get("GatewayIPv6"), None);
+    let given_back = json!({ "PoolID": "", "Address": "fd00:1::a20:5" });
+    assert_eq!(
+        call("/IpamDriver.ReleaseAddress", &given_back),
+        Ok(Call::Say(json!({}))),
+        "it follows from the other"
+    );
+}
+
+#[test]
 fn a_container_gets_its_way_out_unless_its_network_is_internal() {
     let join = call(
         "/NetworkDriver.Join",
         &json!({ "NetworkID": NETWORK, "EndpointID": ENDPOINT, "SandboxKey": "/x", "Options": {} }),
     );
     let joined = |internal| {
-        let joined =
-            Joined { interface: "wp0a200005".to_owned(), range: "10.32.0.0/12".parse().unwrap(), internal };
+        let joined = Joined {
+            interface: "wp0a200005".to_owned(),
+            range: "10.32.0.0/12".parse().unwrap(),
+            range6: None,
+            internal,
+        };
         answer(join.as_ref().unwrap(), &Response::Joined(joined))
     };
     assert_eq!(

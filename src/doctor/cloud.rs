@@ -118,15 +118,19 @@ fn check(config: &Config, vpc: &Vpc) -> Finding {
     }
 }
 
-fn table(config: &Config, vpc: &Vpc, id: &crate::state::TableId) -> Finding {
+fn table(config: &Config, vpc: &Vpc, id: &crate::state::Side) -> Finding {
     let (table, name) = (&vpc.tables[id], "route tables");
     let quota = config.vpc.quota.unwrap_or(QUOTA);
     let inside = |cidr: &Ipv4Net| Range::from(config.ipam.range).covers((*cidr).into());
     let dead = table.routes.iter().find(|(cidr, route)| inside(cidr) && route.state == RouteState::Blackhole);
     if let Some((cidr, route)) = dead {
         let why = "its addresses are unreachable until the owner, or its heir, replaces the route";
-        return Finding::warn(name, format!("{id} {cidr} -> {} is a blackhole", route.target), why)
-            .fix("weavers status; weavers forget PEER if that host is gone for good");
+        return Finding::warn(
+            name,
+            format!("{} {} -> {} is a blackhole", id.table, id.destination(*cidr), route.target),
+            why,
+        )
+        .fix("weavers status; weavers forget PEER if that host is gone for good");
     }
     if table.used * 100 >= quota * FULL_PERCENT {
         let what = format!("{id} holds {} of {quota} routes", table.used);

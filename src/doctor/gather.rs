@@ -44,7 +44,8 @@ pub async fn gather(file: &Path, socket: &Path) -> Facts {
         password.map(|path| read_password(path).map(|password| password.len()).map_err(|e| format!("{e:#}")));
     let daemon = daemon(socket).await;
     let known = config.clone().unwrap_or_default();
-    let (cloud, host, nft) = tokio::join!(cloud(config.as_ref().ok()), host(), nft());
+    let has_v6 = config.as_ref().is_ok_and(|config| config.network.ipv6.is_some());
+    let (cloud, host, nft) = tokio::join!(cloud(config.as_ref().ok()), host(has_v6), nft());
     let probes = probes(daemon.as_deref().ok(), &known, host.as_ref().ok()).await;
     Facts { file: (name, config), password, daemon, cloud, host, nft, probes }
 }
@@ -72,7 +73,7 @@ async fn cloud(config: Option<&Config>) -> Result<Cloud, Fault> {
     let tables = match config {
         Some(config) => {
             let tables = config.vpc.route_tables.serving(BTreeSet::new());
-            ec2.observe(config.ipam.range, &tables).await
+            ec2.observe(&config.universe(), &tables).await
         }
         None => Err(no_file()),
     };
@@ -81,7 +82,8 @@ async fn cloud(config: Option<&Config>) -> Result<Cloud, Fault> {
         (None, _) => (Vec::new(), Err(no_file())),
         (Some(_), Some(fault)) => (Vec::new(), Err(fault)),
         (Some(config), None) => {
-            let table = tables.as_ref().ok().and_then(|seen| seen.tables.keys().next());
+            let table =
+                tables.as_ref().ok().and_then(|seen| seen.tables.keys().next()).map(|side| &side.table);
             (ec2.permissions(table, config.ipam.range).await, ec2.security_groups().await)
         }
     };
@@ -106,11 +108,12 @@ fn no_file() -> Fault {
 }
 
 /// A first look says which interfaces are uplinks, and so which settings there are to read.
-async fn host() -> Result<Host, Fault> {
+async fn host(has_v6: bool) -> Result<Host, Fault> {
     let mut kernel = Kernel::new(Changes::default())?;
     let uplinks = kernel.observe(&Host::default(), Scope::Whole).await?.uplinks;
     let of_uplinks = uplinks.keys().map(|name| format!("net.ipv4.conf.{name}.forwarding"));
-    let names = of_uplinks.chain(SYSCTLS.map(ToOwned::to_owned));
+    let of_v6 = has_v6.then(|| "net.ipv6.conf.all.forwarding".to_owned());
+    let names = of_uplinks.chain(SYSCTLS.map(ToOwned::to_owned)).chain(of_v6);
     let sysctls = names.map(|name| (name, String::new())).collect();
     kernel.observe(&Host { sysctls, ..Host::default() }, Scope::Whole).await
 }

@@ -7,7 +7,7 @@ use rtnetlink::{
     Handle,
     packet_route::{
         AddressFamily,
-        address::{AddressAttribute, AddressMessage, AddressScope},
+        address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     },
 };
 
@@ -15,10 +15,29 @@ use super::{
     bound::{self, READ_MAX},
     fault::{already_gone, already_there, fault},
 };
-use crate::state::{Fault, GATEWAY};
+use crate::state::{Fault, GATEWAY, GATEWAY6};
+
+/// The length of the prefix around the gateway of IPv6: all of the link.
+const GATEWAY6_LEN: u8 = 64;
 
 /// Index of `lo` in every namespace.
 const LOOPBACK: u32 = 1;
+
+/// The kinds of addresses that containers may have.
+pub const BOTH: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+
+/// The kind of an address.
+pub fn family_of(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// Of these the second one only where it is in use.
+pub fn families(has_v6: bool) -> &'static [AddressFamily] {
+    if has_v6 { &BOTH } else { &BOTH[..1] }
+}
 
 /// Gives the host [`GATEWAY`], of a scope in which it is nobody's source.
 pub async fn add_gateway(handle: &Handle) -> Result<(), Fault> {
@@ -41,6 +60,19 @@ pub fn is_gateway(message: &AddressMessage) -> bool {
     message.header.index == LOOPBACK && ip(message) == Some(IpAddr::V4(GATEWAY))
 }
 
+/// Gives the host's end of a link the gateway of IPv6. Nobody else is on that link, so nobody is asked whether he has it already.
+pub async fn add_gateway6(handle: &Handle, index: u32) -> Result<(), Fault> {
+    let mut add = handle.address().add(index, GATEWAY6.into(), GATEWAY6_LEN);
+    add.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    let added = already_there(add.execute().await);
+    added.map_err(|error| fault(format_args!("adding address {GATEWAY6} to a host end"), &error))
+}
+
+/// Whether it is that one.
+pub fn is_gateway6(message: &AddressMessage) -> bool {
+    message.header.prefix_len == GATEWAY6_LEN && ip(message) == Some(IpAddr::V6(GATEWAY6))
+}
+
 /// All addresses of all interfaces, of both kinds.
 pub async fn all(handle: &Handle) -> Result<Vec<AddressMessage>, Fault> {
     let dump = handle.address().get().execute();
@@ -55,11 +87,15 @@ pub async fn of(handle: &Handle, index: u32) -> Result<Vec<AddressMessage>, Faul
     dump.try_collect().await.map_err(|error| fault("reading the addresses of an interface", &error))
 }
 
-/// The IPv4 addresses of one interface of a container, by a handle that checks strictly.
-pub async fn inside(handle: &Handle, index: u32) -> Result<Vec<AddressMessage>, Fault> {
+/// The addresses of one kind of one interface of a container, by a handle that checks strictly.
+pub async fn inside(
+    handle: &Handle,
+    index: u32,
+    family: AddressFamily,
+) -> Result<Vec<AddressMessage>, Fault> {
     let mut question = handle.address().get().set_link_index_filter(index);
     let header = &mut question.message_mut().header;
-    (header.family, header.index) = (AddressFamily::Inet, index);
+    (header.family, header.index) = (family, index);
     bound::all(question.execute(), "addresses", READ_MAX).await
 }
 

@@ -30,7 +30,7 @@ pub(super) async fn ensure(
     };
     // What keeps the container within bounds comes first: nothing in there can hold it up.
     link::mend(host, settings, (&near, far.mac.clone()), wanted).await?;
-    container_end::mend(&inside, &near, &far, wanted).await?;
+    container_end::mend(visitor, &inside, (&near, &far), wanted).await?;
     link::finish(host, &near, wanted).await?;
     link::settle(host, &near, &inside.handle, &far).await?;
     // A look tells why where it cannot be read.

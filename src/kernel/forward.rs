@@ -20,6 +20,9 @@ use crate::state::{Docker0, Fault, FaultKind, Forward};
 const LINKS: &str = "wv*";
 const LINKS_IPTABLES: &str = "wv+";
 
+/// The families of the tables that iptables keeps, IPv4 first.
+const FAMILIES: [&str; 2] = ["ip", "ip6"];
+
 /// What the chains of nftables said, and the number that the ruleset had then.
 #[derive(Debug, Default)]
 pub struct Observed {
@@ -34,6 +37,8 @@ struct Wanted {
     uplinks: BTreeSet<String>,
     /// Whatever is of this range, by any interface.
     range: Option<Ipv4Net>,
+    /// Of IPv6 as well.
+    has_v6: bool,
 }
 
 impl Observed {
@@ -42,8 +47,9 @@ impl Observed {
         &mut self,
         uplinks: &BTreeSet<String>,
         range: Option<Ipv4Net>,
+        has_v6: bool,
     ) -> Result<Forward, Fault> {
-        let wanted = Wanted { uplinks: uplinks.clone(), range };
+        let wanted = Wanted { uplinks: uplinks.clone(), range, has_v6 };
         let forward = match (generation::of_ruleset(), &self.last) {
             (Some(number), Some((before, by, forward))) if number == *before && *by == wanted => {
                 forward.clone()
@@ -74,10 +80,12 @@ impl Observed {
 
 async fn by_nftables(chains: &[Value], wanted: &Wanted) -> Result<Forward, Fault> {
     let mut forward = Forward::Open;
-    for chain in chains.iter().filter(|chain| is_foreign_forward(chain)) {
+    for chain in chains.iter().filter(|chain| is_foreign_forward(chain, wanted.has_v6)) {
         let [family, table, name] = ["family", "table", "name"].map(|key| text(chain, key));
-        let in_its_way = if is_docker(chain) && chains.iter().any(is_docker_user) {
-            Docker::look().await?.map(|docker| docker.forward(wanted))
+        let docker =
+            docker_of(chain).filter(|family| chains.iter().any(|chain| is_docker_user(chain, family)));
+        let in_its_way = if let Some(family) = docker {
+            Docker::look(family).await?.map(|docker| docker.forward(wanted))
         } else if blocks(chain, &rules(family, table, name).await?) && !knows_our_links(family, table).await?
         {
             Some(Forward::Foreign(format!("{family} {table} {name}")))
@@ -120,24 +128,15 @@ fn is_drop_for_docker0(rule: &Value) -> bool {
 }
 
 /// Lets our packets through Docker's chain, in one transaction.
-pub async fn open(uplinks: &BTreeSet<String>, range: Option<Ipv4Net>) -> Result<(), Fault> {
-    let Some(docker) = Docker::look().await? else {
+pub async fn open(uplinks: &BTreeSet<String>, range: Option<Ipv4Net>, has_v6: bool) -> Result<(), Fault> {
+    let mut script = String::new();
+    for family in FAMILIES.into_iter().filter(|family| *family == FAMILIES[0] || has_v6) {
+        if let Some(docker) = Docker::look(family).await? {
+            script += &docker.opening(uplinks, range)?;
+        }
+    }
+    if script.is_empty() {
         return Err(found(FaultKind::Outdated, "chain ip filter DOCKER-USER is not there"));
-    };
-    let mut script = docker.removal();
-    for uplink in uplinks {
-        let uplink = quoted(uplink)?;
-        script += &format!(
-            "insert rule ip filter DOCKER-USER iifname \"{LINKS}\" oifname {uplink} counter accept comment \"weave\"\n"
-        );
-    }
-    script +=
-        &format!("insert rule ip filter DOCKER-USER oifname \"{LINKS}\" counter accept comment \"weave\"\n");
-    for rule in range.into_iter().flat_map(|range| of_range(range, uplinks)) {
-        script += &format!("insert rule ip filter DOCKER-USER {} counter accept comment \"weave\"\n", rule?);
-    }
-    if !docker.is_asked_first() {
-        script += "insert rule ip filter FORWARD counter jump DOCKER-USER comment \"weave\"\n";
     }
     load(&script).await
 }
@@ -154,38 +153,44 @@ fn of_range(range: Ipv4Net, uplinks: &BTreeSet<String>) -> impl Iterator<Item = 
 
 /// Removes what [`open`] added, and nothing else.
 pub async fn close() -> Result<(), Fault> {
-    let script = Docker::look().await?.map(|docker| docker.removal()).unwrap_or_default();
+    let mut script = String::new();
+    for family in FAMILIES {
+        script += &Docker::look(family).await?.map(|docker| docker.removal()).unwrap_or_default();
+    }
     if script.is_empty() { Ok(()) } else { load(&script).await }
 }
 
 /// Docker's part of the table that iptables keeps.
 struct Docker {
+    family: &'static str,
     forward: Vec<Rule>,
     drops: bool,
     user: Vec<Rule>,
 }
 
 impl Docker {
-    async fn look() -> Result<Option<Docker>, Fault> {
-        let Some(user) = list(&["chain", "ip", "filter", "DOCKER-USER"], "rule").await? else {
+    async fn look(family: &'static str) -> Result<Option<Docker>, Fault> {
+        let Some(user) = list(&["chain", family, "filter", "DOCKER-USER"], "rule").await? else {
             return Ok(None);
         };
-        let chain = list(&["chain", "ip", "filter", "FORWARD"], "chain").await?.unwrap_or_default();
+        let chain = list(&["chain", family, "filter", "FORWARD"], "chain").await?.unwrap_or_default();
         Ok(Some(Docker {
-            forward: rules("ip", "filter", "FORWARD").await?,
+            family,
+            forward: rules(family, "filter", "FORWARD").await?,
             drops: chain.iter().any(|chain| text(chain, "policy") == "drop"),
             user: user.iter().map(Rule::read).collect(),
         }))
     }
 
     fn forward(&self, wanted: &Wanted) -> Forward {
-        let chain = "ip filter DOCKER-USER".to_owned();
+        let chain = format!("{} filter DOCKER-USER", self.family);
         let open = self.is_open(&wanted.uplinks) && self.is_open_to(wanted);
         if open { Forward::Opened(chain) } else { Forward::Closed(chain) }
     }
 
     /// Whether the rules of a range stand where they count; without one, none.
-    fn is_open_to(&self, Wanted { uplinks, range }: &Wanted) -> bool {
+    fn is_open_to(&self, Wanted { uplinks, range, .. }: &Wanted) -> bool {
+        let range = range.filter(|_| self.has_the_range());
         let ends = self.user.iter().position(Rule::is_end).unwrap_or(self.user.len());
         let of_range = self.user[..ends].iter().filter(|rule| rule.is_of_range());
         of_range.count() == range.map_or(0, |range| of_range_count(range, uplinks))
@@ -207,13 +212,40 @@ impl Docker {
         !self.drops || self.forward.iter().take_while(|rule| !rule.is_end()).any(jump)
     }
 
+    /// What was lent has addresses of IPv4 only.
+    fn has_the_range(&self) -> bool {
+        self.family == FAMILIES[0]
+    }
+
+    fn opening(&self, uplinks: &BTreeSet<String>, range: Option<Ipv4Net>) -> Result<String, Fault> {
+        let insert = |chain: &str, rule: &str| {
+            format!("insert rule {} filter {chain} {rule} comment \"weave\"\n", self.family)
+        };
+        let mut script = self.removal();
+        for uplink in uplinks {
+            let rule = format!("iifname \"{LINKS}\" oifname {} counter accept", quoted(uplink)?);
+            script += &insert("DOCKER-USER", &rule);
+        }
+        script += &insert("DOCKER-USER", &format!("oifname \"{LINKS}\" counter accept"));
+        let range = range.filter(|_| self.has_the_range());
+        for rule in range.into_iter().flat_map(|range| of_range(range, uplinks)) {
+            script += &insert("DOCKER-USER", &format!("{} counter accept", rule?));
+        }
+        if !self.is_asked_first() {
+            script += &insert("FORWARD", "counter jump DOCKER-USER");
+        }
+        Ok(script)
+    }
+
     fn removal(&self) -> String {
+        let delete = |chain: &str, rule: &Rule| {
+            format!("delete rule {} filter {chain} handle {}\n", self.family, rule.handle)
+        };
         let jumps =
             self.forward.iter().filter(|rule| rule.comment == "weave" && rule.verdict == "jump DOCKER-USER");
-        let jumps = jumps.map(|rule| format!("delete rule ip filter FORWARD handle {}\n", rule.handle));
         let user = self.user.iter().filter(|rule| rule.is_ours() || rule.is_of_range());
-        let user = user.map(|rule| format!("delete rule ip filter DOCKER-USER handle {}\n", rule.handle));
-        jumps.chain(user).collect()
+        let user = user.map(|rule| delete("DOCKER-USER", rule));
+        jumps.map(|rule| delete("FORWARD", rule)).chain(user).collect()
     }
 }
 
@@ -293,18 +325,23 @@ fn of_range_count(range: Ipv4Net, uplinks: &BTreeSet<String>) -> usize {
     of_range(range, uplinks).count()
 }
 
-fn is_foreign_forward(chain: &Value) -> bool {
-    let ipv4 = ["ip", "inet"].contains(&text(chain, "family"));
-    let ours = text(chain, "family") == "inet" && text(chain, "table") == "weave";
-    ipv4 && !ours && text(chain, "hook") == "forward" && text(chain, "type") == "filter"
+fn is_foreign_forward(chain: &Value, has_v6: bool) -> bool {
+    let family = text(chain, "family");
+    let sees_us = ["ip", "inet"].contains(&family) || has_v6 && family == "ip6";
+    let ours = family == "inet" && text(chain, "table") == "weave";
+    sees_us && !ours && text(chain, "hook") == "forward" && text(chain, "type") == "filter"
 }
 
-fn is_docker(chain: &Value) -> bool {
-    text(chain, "family") == "ip" && text(chain, "table") == "filter" && text(chain, "name") == "FORWARD"
+/// The family of the chain, if it is the one into which Docker writes.
+fn docker_of(chain: &Value) -> Option<&'static str> {
+    let is_it = text(chain, "table") == "filter" && text(chain, "name") == "FORWARD";
+    FAMILIES.into_iter().find(|family| is_it && text(chain, "family") == *family)
 }
 
-fn is_docker_user(chain: &Value) -> bool {
-    text(chain, "family") == "ip" && text(chain, "table") == "filter" && text(chain, "name") == "DOCKER-USER"
+fn is_docker_user(chain: &Value, family: &str) -> bool {
+    text(chain, "family") == family
+        && text(chain, "table") == "filter"
+        && text(chain, "name") == "DOCKER-USER"
 }
 
 /// Whether a packet that no rule lets through is dropped.
@@ -418,7 +455,7 @@ mod tests {
 
     fn docker(user: Vec<Rule>) -> Docker {
         let jump = rule(json!([{ "counter": {} }, { "jump": { "target": "DOCKER-USER" } }]));
-        Docker { forward: vec![jump], drops: true, user }
+        Docker { family: FAMILIES[0], forward: vec![jump], drops: true, user }
     }
 
     fn returns() -> Rule {

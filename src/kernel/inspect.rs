@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     bound, container_end,
     known::{Known, share},
-    link::{End, Seen, Wanted},
+    link::{End, Wanted},
+    seen::Seen,
     visit::{self, Visitor},
 };
 use crate::{
@@ -44,9 +45,9 @@ pub(super) async fn links(
             Some(sound) if scope == Scope::Changed => sound.clone(),
             sound => {
                 let faults = bound::faults(seen.faults(end, &right(address, wanted)));
-                let (range, far) = (wanted.range, wanted.far.clone());
+                let (range, prefix, far) = (wanted.range, wanted.prefix, wanted.far.clone());
                 let netns = sound.and_then(|sound| sound.netns.clone());
-                Arc::new(Link { netns, mtu: end.mtu, range, far, faults })
+                Arc::new(Link { netns, mtu: end.mtu, range, prefix, far, faults })
             }
         };
         match &wanted.netns {
@@ -107,5 +108,6 @@ async fn look_inside(visitor: &Visitor, visit: &Visit) -> Result<(Netns, Vec<Str
 }
 
 fn right(address: Address, wanted: &Link) -> Wanted<'_> {
-    Wanted { address, mtu: wanted.mtu, range: wanted.range, far: &wanted.far }
+    let Link { mtu, range, prefix, .. } = *wanted;
+    Wanted { address, mtu, range, prefix, far: &wanted.far }
 }

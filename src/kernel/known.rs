@@ -7,12 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    link::{End, Seen},
-    path::Carriers,
-    read_back::ReadBack,
-    watch::Told,
-};
+use super::{link::End, path::Carriers, read_back::ReadBack, seen::Seen, watch::Told};
 use crate::{
     addr::Address,
     state::{HostAction, Link, Path, Scope},

@@ -10,20 +10,15 @@
 //! what is known there, permanent or not: then the container asks, and the host, which has the gateway's address, answers.
 //! What others choose for the far end is theirs: its MAC address, and an MTU that is smaller.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::Ipv4Addr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use rtnetlink::{
     Error, Handle, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth,
     packet_route::{
+        AddressFamily,
         address::AddressMessage,
         link::{
             AfSpecInet, AfSpecInet6, AfSpecUnspec, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute,
@@ -36,39 +31,46 @@ use tokio::time::sleep;
 use super::{
     address, dump,
     fault::{Cause, already_gone, already_there, fault, found},
-    neighbour::{self, Neighbour},
-    route, sysctl,
+    neighbour, route, sysctl,
     visit::Inside,
 };
 use crate::{
-    addr::Address,
-    state::{Far, Fault, FaultKind, HOST_MAC, Netns, address_of_link, link_name},
+    addr::{Address, Prefix},
+    state::{Far, Fault, FaultKind, GATEWAY, GATEWAY6, HOST_MAC, Netns, address_of_link, link_name},
 };
 
-/// What a host end is set to: a forged source is dropped, anything else of IPv4 is passed on, and of IPv6 nothing is
-/// taken in, router advertisements above all. Who allows IPv6 on all interfaces allows it on these, and then they are
-/// still not listened to.
+/// What a host end is set to: a forged source is dropped, anything else of IPv4 is passed on, and no router is listened to. Of IPv6
+/// nothing is taken in where containers have no such addresses. Who allows IPv6 on all interfaces allows it on these, and then
+/// routers are still not listened to. The order counts: nobody listens before it is said to whom.
 const HOST_END: [Setting; 4] = [
     Setting {
         key: "rp_filter",
-        value: 1,
+        value: |_| 1,
         of: |settings| settings.rp_filter,
         set: Set::Inet(|inet| inet.rp_filter = 1),
     },
     Setting {
         key: "forwarding",
-        value: 1,
+        value: |_| 1,
         of: |settings| settings.forwarding,
         set: Set::Inet(|inet| inet.forwarding = 1),
     },
-    Setting { key: "accept_ra", value: 0, of: |settings| settings.accept_ra, set: Set::Inet6("accept_ra") },
+    Setting {
+        key: "accept_ra",
+        value: |_| 0,
+        of: |settings| settings.accept_ra,
+        set: Set::Inet6("accept_ra"),
+    },
     Setting {
         key: "disable_ipv6",
-        value: 1,
+        value: |has_v6| i32::from(!has_v6),
         of: |settings| settings.disable_ipv6,
         set: Set::Inet6("disable_ipv6"),
     },
 ];
+
+/// Of `addr_gen_mode`: no address is made up.
+const ADDR_GEN_NONE: i32 = 1;
 
 /// One queue each way, which is all that a veth uses. The kernel makes one for each processor otherwise, drops the others again, and
 /// waits until no processor uses them any more: twice for each link, and longer than for all else that is done for it.
@@ -77,7 +79,8 @@ const QUEUES: [LinkAttribute; 2] = [LinkAttribute::NumTxQueues(1), LinkAttribute
 /// A setting as it should be.
 struct Setting {
     key: &'static str,
-    value: i32,
+    /// Depends on whether containers have IPv6 addresses.
+    value: fn(bool) -> i32,
     of: fn(&Settings) -> Option<i32>,
     set: Set,
 }
@@ -125,7 +128,50 @@ pub struct Wanted<'a> {
     pub address: Address,
     pub mtu: u32,
     pub range: Ipv4Net,
+    pub prefix: Option<Prefix>,
     pub far: &'a Far,
+}
+
+/// The length of the prefix that a container's IPv6 address is given with: nobody else is on its link.
+pub(super) const OWN6_LEN: u8 = 128;
+
+/// What a container has of one kind of addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    pub kind: AddressFamily,
+    /// The container's address.
+    pub address: IpAddr,
+    /// The length of the prefix that it is given with.
+    pub length: u8,
+    /// Where its links lead: to other containers.
+    pub range: IpNet,
+    /// And to everybody else.
+    pub world: IpNet,
+    /// Whom packets are handed to.
+    pub gateway: IpAddr,
+}
+
+impl Wanted<'_> {
+    /// What the container has of each kind, IPv4 first.
+    pub fn own(&self) -> impl Iterator<Item = Own> + use<> {
+        let v4 = Own {
+            kind: AddressFamily::Inet,
+            address: IpAddr::V4(self.address.into()),
+            length: self.range.prefix_len(),
+            range: self.range.trunc().into(),
+            world: Ipv4Net::default().into(),
+            gateway: GATEWAY.into(),
+        };
+        let v6 = self.prefix.map(|prefix| Own {
+            kind: AddressFamily::Inet6,
+            address: prefix.address(self.address).into(),
+            length: OWN6_LEN,
+            range: prefix.cidr(self.range.trunc()).into(),
+            world: Ipv6Net::default().into(),
+            gateway: GATEWAY6.into(),
+        });
+        [v4].into_iter().chain(v6)
+    }
 }
 
 /// One end of a link, or any interface.
@@ -199,13 +245,28 @@ impl End {
     }
 
     /// What a host end is not set to as it should be, and what to instead. Where there is no IPv6, nothing of it can be wrong.
-    fn wrong_settings(&self) -> impl Iterator<Item = (&'static Setting, String)> {
-        HOST_END.iter().filter_map(|setting| match ((setting.of)(&self.settings), &setting.set) {
-            (Some(now), _) if now == setting.value => None,
+    fn wrong(&self, has_v6: bool) -> impl Iterator<Item = (&'static Setting, String)> {
+        HOST_END.iter().filter_map(move |setting| match ((setting.of)(&self.settings), &setting.set) {
+            (Some(now), _) if now == (setting.value)(has_v6) => None,
             (Some(now), _) => Some((setting, now.to_string())),
-            (None, Set::Inet(_)) => Some((setting, "absent".into())),
-            (None, Set::Inet6(_)) => None,
+            (None, Set::Inet6(_)) if !has_v6 => None,
+            (None, Set::Inet(_) | Set::Inet6(_)) => Some((setting, "absent".into())),
         })
+    }
+
+    /// The same in words.
+    pub fn wrong_settings(&self, has_v6: bool) -> impl Iterator<Item = String> {
+        self.wrong(has_v6).map(|(setting, now)| format!("{} is {now}", setting.key))
+    }
+
+    /// Whether it takes in IPv6; `None` where there is none in its namespace.
+    pub fn has_v6(&self) -> Option<bool> {
+        self.settings.disable_ipv6.map(|value| value == 0)
+    }
+
+    /// Whether it listens to routers.
+    pub fn heeds_routers(&self) -> bool {
+        self.settings.accept_ra.is_some_and(|value| value != 0)
     }
 
     /// Whether it was once made whole, and the far end with it.
@@ -214,7 +275,7 @@ impl End {
     }
 
     /// Whether its name says that it is a host end of ours.
-    fn has_its_name(&self) -> bool {
+    pub fn has_its_name(&self) -> bool {
         address_of_link(&self.name).is_some()
     }
 
@@ -268,157 +329,14 @@ async fn one(question: LinkGetRequest, which: impl fmt::Display) -> Result<Optio
     }
 }
 
-/// What the host has, in one dump of each kind.
-#[derive(Debug)]
-pub struct Seen {
-    /// By their index. What knows an interface that has not changed shares it.
-    pub links: Vec<Arc<End>>,
-    pub routes: route::Table,
-    pub neighbours: BTreeSet<Neighbour>,
-    pub addresses: Vec<AddressMessage>,
+/// Whether a host end is to have this address.
+pub(super) fn is_of_host_end(held: &AddressMessage, wanted: &Wanted<'_>) -> bool {
+    wanted.prefix.is_some() && address::is_gateway6(held)
 }
 
-impl Seen {
-    /// Looks. The kernel keeps track of one dump for each socket, so they follow each other.
-    pub async fn look(handle: &Handle) -> Result<Seen, Fault> {
-        Ok(Seen {
-            links: all().await?,
-            routes: route::Table::read(handle).await?,
-            neighbours: neighbour::all(handle).await?,
-            addresses: address::all(handle).await?,
-        })
-    }
-
-    /// The same with these interfaces looked at anew, at a cost that does not grow with the others; `None` if one of them is not
-    /// a host end of ours, since then there is no telling what else has changed. `strict` is answered what was asked for only.
-    pub async fn renewed(
-        mut self,
-        handle: &Handle,
-        strict: &Handle,
-        interfaces: &BTreeSet<u32>,
-    ) -> Result<Option<Seen>, Fault> {
-        for &index in interfaces {
-            let place = self.links.binary_search_by_key(&index, |end| end.index);
-            let was_ours = place.is_ok_and(|place| self.links[place].serves.is_some());
-            let end = numbered(handle, index).await?.map(Arc::new);
-            match &end {
-                Some(end) if end.serves.is_none() => return Ok(None),
-                None if !was_ours => return Ok(None),
-                Some(_) | None => {}
-            }
-            self.routes.renew(strict, index).await?;
-            neighbour::forget(&mut self.neighbours, index);
-            self.addresses.retain(|held| held.header.index != index);
-            if let Some(address) = end.as_ref().and_then(|end| end.serves) {
-                self.neighbours.extend(neighbour::find(handle, index, address.into()).await?);
-                self.addresses.extend(address::of(strict, index).await?);
-            }
-            match (place, end) {
-                (Ok(place), Some(end)) => self.links[place] = end,
-                (Err(place), Some(end)) => self.links.insert(place, end),
-                (Ok(place), None) => drop(self.links.remove(place)),
-                (Err(_), None) => {}
-            }
-        }
-        Ok(Some(self))
-    }
-
-    /// The host end of an address, with what was read of it alone: of routes the one that packets to that address take.
-    pub async fn of_one(strict: &Handle, index: u32, address: Address) -> Result<Option<Seen>, Fault> {
-        let Some(end) = numbered(strict, index).await?.filter(|end| end.serves == Some(address)) else {
-            return Ok(None);
-        };
-        Ok(Some(Seen {
-            links: vec![Arc::new(end)],
-            routes: route::Table::leading_to(strict, address.into()).await?,
-            neighbours: neighbour::find(strict, index, address.into()).await?.into_iter().collect(),
-            addresses: address::of(strict, index).await?,
-        }))
-    }
-
-    /// Takes in what was read of host ends since.
-    pub fn take_in(&mut self, since: Seen) {
-        for end in since.links {
-            let index = end.index;
-            neighbour::forget(&mut self.neighbours, index);
-            self.addresses.retain(|held| held.header.index != index);
-            match self.links.binary_search_by_key(&index, |end| end.index) {
-                Ok(place) => self.links[place] = end,
-                Err(place) => self.links.insert(place, end),
-            }
-        }
-        self.routes.take_in(since.routes);
-        self.neighbours.extend(since.neighbours);
-        self.addresses.extend(since.addresses);
-    }
-
-    /// The interface of that index.
-    pub fn interface(&self, index: u32) -> Option<&End> {
-        let place = self.links.binary_search_by_key(&index, |end| end.index);
-        place.ok().map(|place| &*self.links[place])
-    }
-
-    /// The host ends of ours among these interfaces.
-    pub fn host_ends(&self, interfaces: &BTreeSet<u32>) -> BTreeSet<(u32, Address)> {
-        let end = |index: &u32| Some((*index, self.interface(*index)?.serves?));
-        interfaces.iter().filter_map(end).collect()
-    }
-
-    /// The name of a link, fit to be shown.
-    pub fn name(&self, index: u32) -> Option<String> {
-        self.interface(index).map(|end| end.name.escape_default().to_string())
-    }
-
-    /// Host ends of ours, by the address that each is for. One that has its name goes before one that had it.
-    pub fn ours(&self) -> BTreeMap<Address, &Arc<End>> {
-        let mut ours: Vec<(Address, &Arc<End>)> =
-            self.links.iter().filter_map(|end| Some((end.serves?, end))).collect();
-        // Of two for one address the last is kept.
-        let named = |(_, end): &(Address, &Arc<End>)| end.has_its_name();
-        ours.sort_by(|one, other| one.0.cmp(&other.0).then_with(|| named(one).cmp(&named(other))));
-        ours.into_iter().collect()
-    }
-
-    /// The MAC address at which the host finds a container.
-    pub fn mac_of(&self, end: &End, address: Address) -> Option<&[u8]> {
-        let from = (end.index, Ipv4Addr::from(address), Vec::new());
-        let found = self.neighbours.range(from..).next();
-        let (_, _, mac) = found.filter(|(index, of, _)| (*index, *of) == (end.index, address.into()))?;
-        Some(mac)
-    }
-
-    /// What is wrong with a host end.
-    pub fn faults(&self, end: &End, wanted: &Wanted) -> Vec<String> {
-        let address = Ipv4Addr::from(wanted.address);
-        let mut faults = Vec::new();
-        let mut check = |right: bool, wrong: &dyn Fn() -> String| {
-            if !right {
-                faults.push(wrong());
-            }
-        };
-        let name = link_name(wanted.address);
-        check(end.name == name, &|| format!("host end is named {}", end.name.escape_default()));
-        check(end.alias == name, &|| "alias of the host end missing".into());
-        check(end.veth, &|| "host end is not a veth".into());
-        check(end.mtu == wanted.mtu, &|| format!("mtu of the host end is {}", end.mtu));
-        check(end.up, &|| "host end down".into());
-        check(end.controller.is_none(), &|| {
-            let taker = end.controller.and_then(|index| self.name(index)).unwrap_or_default();
-            format!("host end is a port of {taker}, which takes its packets")
-        });
-        check(end.mac == HOST_MAC.0, &|| format!("mac of the host end is {}", mac_text(&end.mac)));
-        check(self.routes.holds(&route::Entry::to_container(address, end.index)), &|| {
-            "host route missing".into()
-        });
-        check(self.mac_of(end, wanted.address).is_some(), &|| "host neighbour missing".into());
-        for (setting, now) in end.wrong_settings() {
-            faults.push(format!("{} is {now}", setting.key));
-        }
-        for held in self.addresses.iter().filter(|held| held.header.index == end.index) {
-            faults.push(format!("address {} on the host end, which is to have none", address::text(held)));
-        }
-        faults
-    }
+/// How faults of IPv6 are told from those of IPv4.
+pub(super) fn of_kind(own: &Own) -> &'static str {
+    if own.address.is_ipv6() { " of IPv6" } else { "" }
 }
 
 /// Both ends, if both are there and belong together. What is in the way of ours goes, if it is ours.
@@ -511,14 +429,19 @@ pub(super) fn with_settings(settings: InetDevConf) -> LinkAttribute {
 }
 
 /// Those of IPv6 are files and nothing else.
-async fn set_host_end(host: &Handle, settings: &sysctl::Tree, near: &End) -> Result<(), Fault> {
+async fn set_host_end(host: &Handle, settings: &sysctl::Tree, near: &End, has_v6: bool) -> Result<(), Fault> {
     let mut inet = InetDevConf::default();
-    for (setting, _) in near.wrong_settings() {
+    let set6 = |key: &str, value: i32| {
+        settings.set(&format!("net.ipv6.conf.{}.{key}", near.name), &value.to_string())
+    };
+    if has_v6 {
+        // The kernel would give it an address of its own making.
+        set6("addr_gen_mode", ADDR_GEN_NONE)?;
+    }
+    for (setting, _) in near.wrong(has_v6) {
         match setting.set {
             Set::Inet(set) => set(&mut inet),
-            Set::Inet6(key) => {
-                settings.set(&format!("net.ipv6.conf.{}.{key}", near.name), &setting.value.to_string())?
-            }
+            Set::Inet6(key) => set6(key, (setting.value)(has_v6))?,
         }
     }
     if inet == InetDevConf::default() {
@@ -537,9 +460,10 @@ pub(super) async fn mend(
     (near, mac): (&End, Vec<u8>),
     wanted: &Wanted<'_>,
 ) -> Result<(), Fault> {
-    set_host_end(host, settings, near).await?;
-    for held in address::of(host, near.index).await? {
-        address::remove(host, &held).await?;
+    set_host_end(host, settings, near, wanted.prefix.is_some()).await?;
+    let held = address::of(host, near.index).await?;
+    for other in held.iter().filter(|held| !is_of_host_end(held, wanted)) {
+        address::remove(host, other).await?;
     }
     if !near.up || near.mac != HOST_MAC.0 {
         let set = LinkUnspec::new_with_index(near.index).address(HOST_MAC.0.into()).up().build();
@@ -553,14 +477,19 @@ pub(super) async fn mend(
             fault(format_args!("taking {} out of what it is a port of", near.name), &error)
         })?;
     }
-    let address = Ipv4Addr::from(wanted.address);
-    let neighbour = (near.index, address, mac);
-    match wanted.far.moved {
-        // It is down for a while, and the kernel would forget what it has learned.
-        true => neighbour::ensure_permanent(host, &neighbour).await?,
-        false => neighbour::ensure_learning(host, &neighbour).await?,
+    if wanted.prefix.is_some() && !held.iter().any(address::is_gateway6) {
+        address::add_gateway6(host, near.index).await?;
     }
-    route::ensure(host, &route::Entry::to_container(address, near.index)).await
+    for own in wanted.own() {
+        let neighbour = (near.index, own.address, mac.clone());
+        match wanted.far.moved || own.address.is_ipv6() {
+            // It is down for a while, and the kernel would forget what it has learned. Of IPv6 nothing is learned: a look sets it right.
+            true => neighbour::ensure_permanent(host, &neighbour).await?,
+            false => neighbour::ensure_learning(host, &neighbour).await?,
+        }
+        route::ensure(host, &route::Entry::to_container(own.address, near.index)).await?;
+    }
+    Ok(())
 }
 
 /// What says that all is done comes last: the MTU, which the far end is given with it, and the alias, with which it is set

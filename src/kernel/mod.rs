@@ -26,7 +26,7 @@ use ipnet::Ipv4Net;
 use rtnetlink::Handle;
 
 use crate::{
-    addr::Address,
+    addr::{Address, Prefix},
     state::{Docker0, Fault, FaultKind, Host, HostAction, Links, Scope, Surroundings, link_name},
 };
 
@@ -45,6 +45,7 @@ pub mod ways;
 mod visit;
 mod number;
 mod link;
+mod seen;
 mod source;
 mod container_end;
 mod event;
@@ -67,11 +68,12 @@ pub mod uplink;
 
 use fault::{fault, found};
 use known::Known;
-use link::{Seen, Wanted};
+use link::Wanted;
 use number::NUMBERS;
 use published::Publisher;
 use read_back::{ReadBack, Reader};
 use removal::Remover;
+use seen::Seen;
 use watch::{Changes, Told};
 
 /// The host's network, seen and changed from the namespace in which it was made.
@@ -125,7 +127,7 @@ impl Kernel {
             Scope::Routine => told.hears_host && known.is_between_rounds(),
             Scope::Changed => true,
         };
-        let seen = self.look(is_narrow, &told, before).await?;
+        let seen = self.look(is_narrow, &told, before, wanted.prefix()).await?;
         touched.extend(seen.host_ends(&told.interfaces));
         known.forget(scope, &told, &touched);
         let ours = seen.ours();
@@ -135,7 +137,8 @@ impl Kernel {
         self.changes.care_for(namespaces, others.collect());
         let rules = self.nft.observe(wanted.rules.as_ref()).await?;
         let ports = self.published.observe(wanted.ports.as_ref()).await?;
-        let forward = self.forward.observe(&uplinks_of(wanted), wanted.lent_range()).await?;
+        let has_v6 = wanted.prefix().is_some();
+        let forward = self.forward.observe(&uplinks_of(wanted), wanted.lent_range(), has_v6).await?;
         let docker0 = docker0(&seen, self.forward.drops_for_docker0());
         let links = inspect::links(&seen, &ours, wanted, &mut known, scope).await;
         let packets::Paths { paths, uplinks } =
@@ -173,14 +176,20 @@ impl Kernel {
     }
 
     /// The host's side. Where only links of ours have changed, only they are read.
-    async fn look(&self, is_narrow: bool, told: &Told, before: Option<Seen>) -> Result<Seen, Fault> {
+    async fn look(
+        &self,
+        is_narrow: bool,
+        told: &Told,
+        before: Option<Seen>,
+        prefix: Option<Prefix>,
+    ) -> Result<Seen, Fault> {
         let is_narrow = is_narrow && !told.lost && !told.elsewhere;
-        if let Some(before) = before.filter(|_| is_narrow)
-            && let Some(seen) = before.renewed(&self.handle, &self.strict, &told.interfaces).await?
+        if let Some(before) = before.filter(|before| is_narrow && before.knows_v6() == prefix.is_some())
+            && let Some(seen) = before.renewed(&self.handle, &self.strict, &told.interfaces, prefix).await?
         {
             return Ok(seen);
         }
-        Seen::look(&self.handle).await
+        Seen::look(&self.handle, prefix.is_some()).await
     }
 
     /// Carries out one action. What is already there, or already gone, is success.
@@ -196,7 +205,9 @@ impl Kernel {
                 self.nft.load(rules).await
             }
             HostAction::SetPorts(ports) => self.published.set(ports).await,
-            HostAction::OpenForward { uplinks, range } => forward::open(uplinks, *range).await,
+            HostAction::OpenForward { uplinks, range, has_v6 } => {
+                forward::open(uplinks, *range, *has_v6).await
+            }
             HostAction::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
             HostAction::AddGateway => address::add_gateway(host).await,
             HostAction::CreateLink { .. } | HostAction::MendLink { .. } | HostAction::MakePair { .. } => {
@@ -261,18 +272,18 @@ async fn link_action(
 ) -> Result<Option<ReadBack>, Fault> {
     let what = |address| format!("making link {}", link_name(address));
     match action.clone() {
-        HostAction::CreateLink { address, netns, mtu, range, far }
-        | HostAction::MendLink { address, netns, mtu, range, far } => {
+        HostAction::CreateLink { address, netns, mtu, range, prefix, far }
+        | HostAction::MendLink { address, netns, mtu, range, prefix, far } => {
             let work = async move |visitor: visit::Visitor| {
-                let wanted = Wanted { address, mtu, range, far: &far };
+                let wanted = Wanted { address, mtu, range, prefix, far: &far };
                 container_link::ensure(&visitor, &settings, &netns, &wanted, &reader).await
             };
             visit::apart(&visit::FOR_LINKS, &what(address), bound::CHANGE, work).await
         }
-        HostAction::MakePair { address, mtu, far } => {
+        HostAction::MakePair { address, mtu, prefix, far } => {
             let work = async move |visitor: visit::Visitor| {
                 let range = Ipv4Net::from(Ipv4Addr::from(address));
-                let wanted = Wanted { address, mtu, range, far: &far };
+                let wanted = Wanted { address, mtu, range, prefix, far: &far };
                 container_link::ensure_pair(&visitor, &settings, &wanted).await.map(|()| None)
             };
             visit::apart(&visit::FOR_LINKS, &what(address), bound::CHANGE, work).await
@@ -335,5 +346,5 @@ fn foreign(seen: &Seen, wanted: &Host) -> BTreeMap<Ipv4Net, String> {
     let Some(range) = wanted.range() else { return BTreeMap::new() };
     let ours: BTreeSet<u32> =
         seen.links.iter().filter(|end| end.serves.is_some()).map(|end| end.index).collect();
-    seen.routes.foreign(range, &ours, &|index| seen.name(index))
+    seen.routes.foreign((range, wanted.prefix()), &ours, &|index| seen.name(index))
 }

@@ -3,7 +3,10 @@
 //! In a container the host's entry is permanent. The host's entry for a container is not: when somebody gives the far end
 //! another MAC address, the container says so, and the kernel is to believe it at once.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use futures_util::{StreamExt, TryStreamExt};
 use nix::errno::Errno;
@@ -16,27 +19,32 @@ use rtnetlink::{
     },
 };
 
-use super::fault::{Cause, fault};
+use super::{
+    address::family_of,
+    fault::{Cause, fault},
+};
 use crate::state::Fault;
 
 /// A neighbour that packets can be sent to: who, by which interface, at which MAC.
-pub type Neighbour = (u32, Ipv4Addr, Vec<u8>);
+pub type Neighbour = (u32, IpAddr, Vec<u8>);
 
-/// All of them.
-pub async fn all(handle: &Handle) -> Result<BTreeSet<Neighbour>, Fault> {
-    let mut dump = Box::pin(handle.neighbours().get().set_address_family(AddressFamily::Inet).execute());
+/// All of them of these kinds.
+pub async fn all(handle: &Handle, families: &[AddressFamily]) -> Result<BTreeSet<Neighbour>, Fault> {
     let mut found = BTreeSet::new();
-    while let Some(message) =
-        dump.try_next().await.map_err(|error| fault("reading the neighbours", &error))?
-    {
-        found.extend(usable(&message));
+    for family in families {
+        let mut dump = Box::pin(handle.neighbours().get().set_address_family(*family).execute());
+        while let Some(message) =
+            dump.try_next().await.map_err(|error| fault("reading the neighbours", &error))?
+        {
+            found.extend(usable(&message));
+        }
     }
     Ok(found)
 }
 
 /// Leaves out those by this interface.
 pub fn forget(found: &mut BTreeSet<Neighbour>, index: u32) {
-    let first = |index| (index, Ipv4Addr::UNSPECIFIED, Vec::new());
+    let first = |index| (index, Ipv4Addr::UNSPECIFIED.into(), Vec::new());
     let of_it: Vec<Neighbour> = found.range(first(index)..first(index.saturating_add(1))).cloned().collect();
     for neighbour in &of_it {
         found.remove(neighbour);
@@ -44,7 +52,7 @@ pub fn forget(found: &mut BTreeSet<Neighbour>, index: u32) {
 }
 
 /// One of them, by which packets go to `address`. One question, however many there are.
-pub async fn find(handle: &Handle, index: u32, address: Ipv4Addr) -> Result<Option<Neighbour>, Fault> {
+pub async fn find(handle: &Handle, index: u32, address: IpAddr) -> Result<Option<Neighbour>, Fault> {
     Ok(ask(handle, index, address).await?.as_ref().and_then(usable))
 }
 
@@ -56,9 +64,9 @@ pub async fn is_permanent(handle: &Handle, wanted: &Neighbour) -> Result<bool, F
     Ok(permanent.as_ref().and_then(usable).as_ref() == Some(wanted))
 }
 
-async fn ask(handle: &Handle, index: u32, address: Ipv4Addr) -> Result<Option<NeighbourMessage>, Fault> {
+async fn ask(handle: &Handle, index: u32, address: IpAddr) -> Result<Option<NeighbourMessage>, Fault> {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family_of(address);
     message.header.ifindex = index;
     message.attributes.push(NeighbourAttribute::Destination(address.into()));
     let mut question = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(message));
@@ -79,7 +87,8 @@ fn usable(message: &NeighbourMessage) -> Option<Neighbour> {
     let (mut address, mut mac) = (None, Vec::new());
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(inet)) => address = Some(*inet),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(inet)) => address = Some((*inet).into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(inet)) => address = Some((*inet).into()),
             NeighbourAttribute::LinkLayerAddress(bytes) => mac.clone_from(bytes),
             _ => {}
         }
@@ -114,7 +123,7 @@ async fn ensure(
     state: NeighbourState,
     flags: NeighbourFlags,
 ) -> Result<(), Fault> {
-    let add = handle.neighbours().add(*index, (*address).into()).link_layer_address(mac).replace();
+    let add = handle.neighbours().add(*index, *address).link_layer_address(mac).replace();
     let added = add.state(state).flags(flags).execute().await;
     added.map_err(|error| fault(format_args!("adding neighbour {address}"), &error))
 }

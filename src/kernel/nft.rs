@@ -3,13 +3,17 @@
 
 use std::{io, process::Stdio, time::Duration};
 
+use ipnet::Ipv4Net;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use super::{
     fault::{fault, found},
     generation, listing,
 };
-use crate::state::{Fault, FaultKind, Isolation, REST, Rules, is_interface_name};
+use crate::{
+    addr::Family,
+    state::{Fault, FaultKind, Isolation, REST, Rules, Subnet, is_interface_name},
+};
 
 /// Time that nft may take. It waits for a grace period of the kernel, tens of milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -163,9 +167,10 @@ impl Nft {
 /// The fences name what may pass, an uplink or `lo`, and not what may not: a container may have a second interface,
 /// on a bridge of Docker's for one.
 fn table(rules: &Rules) -> Result<String, Fault> {
-    let Rules { range, uplinks, block_metadata, isolation, .. } = rules;
+    let Rules { range, prefix, uplinks, block_metadata, isolation, .. } = rules;
     let port = closed_ports(rules);
-    let range = range.trunc();
+    let families: Vec<Words> =
+        [Family::V4].into_iter().chain(prefix.map(Family::V6)).map(Words::of).collect();
     let uplinks = uplinks.iter().map(|name| quoted(name)).collect::<Result<Vec<_>, _>>()?;
     let uplinks = elements(&uplinks);
     let metadata = if *block_metadata {
@@ -174,14 +179,22 @@ fn table(rules: &Rules) -> Result<String, Fault> {
     } else {
         ""
     };
-    let (sets, chains) = isolated(isolation);
-    let isolate = if chains.is_empty() {
-        String::new()
-    } else {
-        format!("\n\t\tip saddr {range} ip daddr {range} jump isolation")
-    };
+    let [mut sets, mut chains, mut fences, mut masquerade, mut isolate]: [String; 5] = Default::default();
+    for words in &families {
+        let (ip, range) = (words.ip, words.cidr(range.trunc()));
+        fences += &fences_of(ip, &range, &port);
+        masquerade +=
+            &format!("\n\t\t{ip} saddr {range} {ip} daddr != {range} oifname != \"wv*\" counter masquerade");
+        if !isolation.subnets.is_empty() {
+            let suffix = words.suffix;
+            isolate += &format!("\n\t\t{ip} saddr {range} {ip} daddr {range} jump isolation{suffix}");
+            let (own_sets, own_chains) = isolated(isolation, words);
+            (sets, chains) = (sets + &own_sets, chains + &own_chains);
+        }
+    }
+    let sources = if prefix.is_some() { FORGED6 } else { "" };
     // loopback: `route_localnet` would let such a packet in. Before the address is translated, so that a service there
-    // may still be offered by DNAT.
+    // may still be offered by DNAT. Of IPv6 the kernel lets none in.
     // mesh port, forward: masquerade would show a container's call to another host's mesh port as this host's own.
     // masquerade: for whatever leaves the range, by an uplink or another interface: nobody out there knows the way back
     // to a container. What has no connection has no address to leave under.
@@ -199,7 +212,7 @@ fn table(rules: &Rules) -> Result<String, Fault> {
 {sets}
 	chain prerouting {{
 		type filter hook prerouting priority raw; policy accept;
-		iifname != "lo" ip daddr 127.0.0.0/8 counter drop comment "loopback"
+		iifname != "lo" ip daddr 127.0.0.0/8 counter drop comment "loopback"{sources}
 	}}
 
 	chain input {{
@@ -209,11 +222,7 @@ fn table(rules: &Rules) -> Result<String, Fault> {
 	}}
 
 	chain forward {{
-		type filter hook forward priority filter; policy accept;
-		ip daddr {range} iifname @uplinks oifname @uplinks counter drop comment "loop guard"
-		ip saddr {range} ip daddr != {range} oifname != "wv*" ct state invalid counter drop comment "not masqueraded"
-		iifname "wv*" oifname != "wv*" ip daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"
-		iifname != @uplinks oifname @uplinks ip daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}{isolate}
+		type filter hook forward priority filter; policy accept;{fences}{metadata}{isolate}
 	}}
 
 	chain output {{
@@ -222,12 +231,60 @@ fn table(rules: &Rules) -> Result<String, Fault> {
 	}}
 {chains}
 	chain postrouting {{
-		type nat hook postrouting priority srcnat; policy accept;
-		ip saddr {range} ip daddr != {range} oifname != "wv*" counter masquerade
+		type nat hook postrouting priority srcnat; policy accept;{masquerade}
 	}}
 }}
 "#,
     ))
+}
+
+/// What a container may not say of itself: `rp_filter` knows IPv4 only. Nor is anybody but the host its router, and that one says
+/// nothing.
+const FORGED6: &str = "\n\t\tiifname \"wv*\" ip6 saddr != { ::, fe80::/10 } fib saddr . iif oif missing counter drop \
+                       comment \"forged source\"\
+                       \n\t\ticmpv6 type nd-router-advert iifname \"wv*\" counter drop comment \"router advertisement\"";
+
+/// How nft speaks of a kind of addresses.
+struct Words {
+    family: Family,
+    /// What a field of a packet begins with.
+    ip: &'static str,
+    /// The type of the members of a set.
+    of_set: &'static str,
+    /// Behind the names of sets and chains.
+    suffix: &'static str,
+}
+
+impl Words {
+    fn of(family: Family) -> Words {
+        match family {
+            Family::V4 => Words { family, ip: "ip", of_set: "ipv4_addr", suffix: "" },
+            Family::V6(_) => Words { family, ip: "ip6", of_set: "ipv6_addr", suffix: "6" },
+        }
+    }
+
+    fn cidr(&self, cidr: Ipv4Net) -> String {
+        self.family.cidr(cidr).to_string()
+    }
+}
+
+/// What passes neither in nor out.
+fn fences_of(ip: &str, range: &str, port: &str) -> String {
+    [
+        format!("{ip} daddr {range} iifname @uplinks oifname @uplinks counter drop comment \"loop guard\""),
+        format!(
+            "{ip} saddr {range} {ip} daddr != {range} oifname != \"wv*\" ct state invalid counter drop comment \"not masqueraded\""
+        ),
+        format!(
+            "iifname \"wv*\" oifname != \"wv*\" {ip} daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment \"mesh port\""
+        ),
+        format!(
+            "iifname != @uplinks oifname @uplinks {ip} daddr != {range} meta l4proto {{ tcp, udp }} th dport {port} counter drop comment \"mesh port\""
+        ),
+    ]
+    .iter()
+    .map(|rule| format!("\n\t\t{rule}"))
+    .collect()
 }
 
 /// What containers reach on no host.
@@ -243,32 +300,34 @@ fn closed_ports(rules: &Rules) -> String {
 
 /// Sets and chains that keep subnets apart: by the destination to a chain of its subnet, which knows the
 /// sources. Two rules a subnet, however many pairs there are; a connection that is open goes on.
-fn isolated(isolation: &Isolation) -> (String, String) {
-    if isolation.subnets.is_empty() {
-        return (String::new(), String::new());
-    }
+fn isolated(isolation: &Isolation, words: &Words) -> (String, String) {
+    let Words { ip, of_set, suffix, .. } = words;
     let set = |name: &str, members: &[String]| {
-        format!("\n\tset {name} {{\n\t\ttype ipv4_addr\n\t\tflags interval{}\n\t}}\n", elements(members))
+        format!("\n\tset {name} {{\n\t\ttype {of_set}\n\t\tflags interval{}\n\t}}\n", elements(members))
     };
-    let all: Vec<String> = isolation.subnets.values().map(|subnet| subnet.cidr.to_string()).collect();
-    let mut sets = set("subnets", &all);
+    let all: Vec<String> = isolation.subnets.values().map(|subnet| words.cidr(subnet.cidr)).collect();
+    let mut sets = set(&format!("subnets{suffix}"), &all);
     let mut chains = format!(
-        "\n\tchain isolation {{\n\t\tct state established,related accept\
-         \n\t\tip daddr vmap @isolation\n\t\tgoto to-{REST}\n\t}}\n"
+        "\n\tchain isolation{suffix} {{\n\t\tct state established,related accept\
+         \n\t\t{ip} daddr vmap @isolation{suffix}\n\t\tgoto to{suffix}-{REST}\n\t}}\n"
     );
-    let ways: Vec<String> =
-        isolation.subnets.iter().map(|(name, subnet)| format!("{} : goto to-{name}", subnet.cidr)).collect();
+    let way =
+        |(name, subnet): (&String, &Subnet)| format!("{} : goto to{suffix}-{name}", words.cidr(subnet.cidr));
+    let ways: Vec<String> = isolation.subnets.iter().map(way).collect();
     for name in isolation.subnets.keys().map(String::as_str).chain([REST]) {
-        let sources: Vec<String> = isolation.reaching(name).map(|subnet| subnet.cidr.to_string()).collect();
-        let rest = if isolation.is_open(name) { "\n\t\tip saddr != @subnets accept" } else { "" };
-        sets += &set(&format!("to-{name}"), &sources);
+        let sources: Vec<String> = isolation.reaching(name).map(|subnet| words.cidr(subnet.cidr)).collect();
+        let rest = match isolation.is_open(name) {
+            true => format!("\n\t\t{ip} saddr != @subnets{suffix} accept"),
+            false => String::new(),
+        };
+        sets += &set(&format!("to{suffix}-{name}"), &sources);
         chains += &format!(
-            "\n\tchain to-{name} {{\n\t\tip saddr @to-{name} accept{rest}\
+            "\n\tchain to{suffix}-{name} {{\n\t\t{ip} saddr @to{suffix}-{name} accept{rest}\
              \n\t\tcounter drop comment \"isolation\"\n\t}}\n"
         );
     }
     sets += &format!(
-        "\n\tmap isolation {{\n\t\ttype ipv4_addr : verdict\n\t\tflags interval{}\n\t}}\n",
+        "\n\tmap isolation{suffix} {{\n\t\ttype {of_set} : verdict\n\t\tflags interval{}\n\t}}\n",
         elements(&ways)
     );
     (sets, chains)
@@ -298,7 +357,8 @@ pub(super) async fn listing([family, name]: [&str; 2]) -> Result<Option<String>,
 /// Stands for rules that an earlier life of this program left.
 fn unknown() -> Rules {
     Rules {
-        range: ipnet::Ipv4Net::default(),
+        range: Ipv4Net::default(),
+        prefix: None,
         uplinks: Default::default(),
         mesh_port: 0,
         metrics_port: None,
@@ -382,14 +442,12 @@ pub fn not_installed() -> Fault {
 mod tests {
     use std::collections::BTreeSet;
 
-    use ipnet::Ipv4Net;
-
     use super::*;
-    use crate::state::Subnet;
 
     fn rules() -> Rules {
         Rules {
             range: "10.32.0.0/12".parse().unwrap(),
+            prefix: None,
             uplinks: ["ens5".to_owned(), "eth0".to_owned()].into(),
             mesh_port: 6783,
             metrics_port: None,

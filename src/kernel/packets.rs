@@ -11,8 +11,8 @@ use rtnetlink::Handle;
 use super::{
     address,
     known::Known,
-    link::Seen,
     path::{Asker, Carriers, Source},
+    seen::Seen,
 };
 use crate::{
     addr::Address,

@@ -23,7 +23,8 @@ use rtnetlink::{
 
 use super::{
     fault::{Cause, fault},
-    link::{End, Seen},
+    link::End,
+    seen::Seen,
 };
 use crate::{
     addr::Address,

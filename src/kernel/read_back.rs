@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::{
     container_end,
-    link::{End, Seen, Wanted},
+    link::{End, Wanted},
     path::Carriers,
+    seen::Seen,
     visit::{Inside, Visitor},
     watch::Changes,
 };
@@ -44,7 +45,9 @@ impl Reader {
             return Ok(None);
         }
         let host = &visitor.host;
-        let Some(seen) = Seen::of_one(host, near.index, wanted.address).await? else { return Ok(None) };
+        let Some(seen) = Seen::of_one(host, near.index, (wanted.address, wanted.prefix)).await? else {
+            return Ok(None);
+        };
         let Some(end) = seen.links.first() else { return Ok(None) };
         let mac = seen.mac_of(end, wanted.address);
         let is_whole = seen.faults(end, wanted).is_empty()
@@ -58,7 +61,8 @@ impl Reader {
 }
 
 fn made(inside: &Inside, wanted: &Wanted<'_>, paths: Vec<Arc<Path>>) -> Made {
-    let &Wanted { address, mtu, range, far } = wanted;
-    let link = Link { netns: Some(inside.netns.clone()), mtu, range, far: far.clone(), faults: Vec::new() };
+    let &Wanted { address, mtu, range, prefix, far } = wanted;
+    let (netns, far) = (Some(inside.netns.clone()), far.clone());
+    let link = Link { netns, mtu, range, prefix, far, faults: Vec::new() };
     Made { address, link: Arc::new(link), paths }
 }

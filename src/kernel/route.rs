@@ -3,11 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use futures_util::TryStreamExt;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use nix::errno::Errno;
 use rtnetlink::{
     Error, Handle, RouteMessageBuilder,
@@ -18,10 +18,14 @@ use rtnetlink::{
 };
 
 use super::{
+    address::{BOTH, family_of},
     bound::{self, READ_MAX},
     fault::{Cause, already_gone, fault, found},
 };
-use crate::state::{Fault, FaultKind};
+use crate::{
+    addr::Prefix,
+    state::{Fault, FaultKind},
+};
 
 /// The protocol number that our routes carry.
 pub const PROTOCOL: u8 = 67;
@@ -34,17 +38,20 @@ const LOCAL: u32 = 255;
 /// own route has the same destination.
 const BLOCK_METRIC: u32 = 1024;
 
+/// What the kernel takes for no metric of an IPv6 route.
+const METRIC6: u32 = 1024;
+
 /// A route. Two that are equal are the same to a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Where packets go to.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     /// By which interface; `None` if by none or several.
     pub interface: Option<u32>,
     /// By which neighbour.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// As whom, unless the sender says.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// Sent, refused, dropped.
     pub kind: RouteType,
     /// How far away the destination is.
@@ -59,7 +66,7 @@ pub struct Entry {
 
 impl Entry {
     /// The host's route to a container.
-    pub fn to_container(address: Ipv4Addr, interface: u32) -> Entry {
+    pub fn to_container(address: IpAddr, interface: u32) -> Entry {
         Entry {
             destination: address.into(),
             interface: Some(interface),
@@ -71,10 +78,11 @@ impl Entry {
             metric: 0,
             protocol: PROTOCOL,
         }
+        .as_the_kernel_has_it()
     }
 
     /// A container's route out.
-    pub fn out(destination: Ipv4Net, interface: u32, gateway: Ipv4Addr, source: Ipv4Addr) -> Entry {
+    pub fn out(destination: IpNet, interface: u32, gateway: IpAddr, source: IpAddr, metric: u32) -> Entry {
         Entry {
             destination,
             interface: Some(interface),
@@ -83,13 +91,25 @@ impl Entry {
             kind: RouteType::Unicast,
             scope: RouteScope::Universe,
             onlink: true,
-            metric: 0,
+            metric,
             protocol: PROTOCOL,
+        }
+        .as_the_kernel_has_it()
+    }
+
+    /// Of IPv6 the kernel knows no scope, takes a gateway on the link for such by its address, and gives what has no metric one.
+    fn as_the_kernel_has_it(self) -> Entry {
+        match self.destination {
+            IpNet::V4(_) => self,
+            IpNet::V6(_) => {
+                let metric = METRIC6 + self.metric;
+                Entry { scope: RouteScope::Universe, onlink: false, metric, ..self }
+            }
         }
     }
 
     /// What answers for the free addresses of an owned CIDR.
-    pub fn block(destination: Ipv4Net) -> Entry {
+    pub fn block(destination: IpNet) -> Entry {
         Entry {
             destination,
             interface: None,
@@ -101,6 +121,7 @@ impl Entry {
             metric: BLOCK_METRIC,
             protocol: PROTOCOL,
         }
+        .as_the_kernel_has_it()
     }
 
     /// Whether it is an `unreachable` route of ours.
@@ -116,8 +137,13 @@ impl Entry {
     /// The route in a message of the kernel's; `None` if it leads to addresses of this host itself.
     fn read(message: &RouteMessage) -> Option<Row> {
         let header = &message.header;
+        let all: IpAddr = match header.address_family {
+            AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+            AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+            _ => return None,
+        };
         let mut entry = Entry {
-            destination: Ipv4Net::new(Ipv4Addr::UNSPECIFIED, header.destination_prefix_length).ok()?,
+            destination: IpNet::new(all, header.destination_prefix_length).ok()?,
             interface: None,
             gateway: None,
             source: None,
@@ -131,11 +157,11 @@ impl Entry {
         let (mut interfaces, mut nexthop) = (Vec::new(), None);
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-                    entry.destination = Ipv4Net::new(*address, header.destination_prefix_length).ok()?;
+                RouteAttribute::Destination(address) => {
+                    entry.destination = IpNet::new(ip(address)?, header.destination_prefix_length).ok()?;
                 }
-                RouteAttribute::Gateway(RouteAddress::Inet(address)) => entry.gateway = Some(*address),
-                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => entry.source = Some(*address),
+                RouteAttribute::Gateway(address) => entry.gateway = ip(address),
+                RouteAttribute::PrefSource(address) => entry.source = ip(address),
                 RouteAttribute::Oif(index) => {
                     entry.interface = Some(*index);
                     interfaces.push(*index);
@@ -149,6 +175,10 @@ impl Entry {
                 _ => {}
             }
         }
+        // An IPv6 route that leads nowhere is one by `lo`.
+        if matches!((entry.kind, entry.destination), (RouteType::Unreachable, IpNet::V6(_))) {
+            entry.interface = None;
+        }
         let cloned = header.flags.contains(RouteFlags::Cloned);
         (table != LOCAL && !cloned).then_some(Row { entry, interfaces, nexthop, table })
     }
@@ -160,27 +190,25 @@ impl Entry {
 
     /// As the kernel is told of it, in the main table.
     pub fn message(&self) -> RouteMessage {
-        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(self.destination.network(), self.destination.prefix_len())
-            .kind(self.kind)
-            .scope(self.scope)
-            .protocol(self.protocol.into());
-        if let Some(index) = self.interface {
-            route = route.output_interface(index);
-        }
-        if let Some(gateway) = self.gateway {
-            route = route.gateway(gateway);
-        }
-        if let Some(source) = self.source {
-            route = route.pref_source(source);
-        }
+        let mut message = match self.destination {
+            IpNet::V4(cidr) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(cidr.network(), cidr.prefix_len())
+                .build(),
+            IpNet::V6(cidr) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(cidr.network(), cidr.prefix_len())
+                .build(),
+        };
+        let header = &mut message.header;
+        (header.kind, header.scope, header.protocol) = (self.kind, self.scope, self.protocol.into());
         if self.onlink {
-            route = route.onlink();
+            header.flags.insert(RouteFlags::Onlink);
         }
-        if self.metric != 0 {
-            route = route.priority(self.metric);
-        }
-        route.build()
+        let attributes = &mut message.attributes;
+        attributes.extend(self.interface.map(RouteAttribute::Oif));
+        attributes.extend(self.gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+        attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(source.into())));
+        attributes.extend((self.metric != 0).then_some(RouteAttribute::Priority(self.metric)));
+        message
     }
 }
 
@@ -192,6 +220,14 @@ impl fmt::Display for Entry {
             write!(f, " via {gateway}")?;
         }
         Ok(())
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
     }
 }
 
@@ -225,7 +261,7 @@ impl Row {
     }
 }
 
-/// The main table, read in one dump; and beside it those that policy rules may lead to.
+/// The main table, read in one dump for each kind of addresses; and beside it those that policy rules may lead to.
 #[derive(Debug, Default)]
 pub struct Table {
     /// In the order of their destinations.
@@ -235,32 +271,44 @@ pub struct Table {
 impl Table {
     /// Reads it.
     pub async fn read(handle: &Handle) -> Result<Table, Fault> {
-        let mut question = RouteMessage::default();
-        question.header.address_family = AddressFamily::Inet;
-        let mut dump = Box::pin(handle.route().get(question).execute());
         let mut rows = Vec::new();
-        while let Some(message) =
-            dump.try_next().await.map_err(|error| fault("reading the routes", &error))?
-        {
-            rows.extend(Entry::read(&message));
+        for family in BOTH {
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            let mut dump = Box::pin(handle.route().get(question).execute());
+            while let Some(message) =
+                dump.try_next().await.map_err(|error| fault("reading the routes", &error))?
+            {
+                // A kernel without IPv6 answers with routes of IPv4.
+                if message.header.address_family == family {
+                    rows.extend(Entry::read(&message));
+                }
+            }
         }
         Ok(Table::ordered(rows))
     }
 
     /// Reads the routes by one interface anew, by a handle that checks strictly.
-    pub async fn renew(&mut self, handle: &Handle, interface: u32) -> Result<(), Fault> {
-        let mut question = RouteMessage::default();
-        question.header.address_family = AddressFamily::Inet;
-        question.attributes.push(RouteAttribute::Oif(interface));
-        let mut dump = Box::pin(handle.route().get(question).execute());
+    pub async fn renew(
+        &mut self,
+        handle: &Handle,
+        interface: u32,
+        families: &[AddressFamily],
+    ) -> Result<(), Fault> {
         self.rows.retain(|row| !row.interfaces.contains(&interface));
-        loop {
-            match dump.try_next().await {
-                Ok(Some(message)) => self.rows.extend(Entry::read(&message)),
-                Ok(None) => break,
-                // The interface is gone.
-                Err(error) if error.errno() == Errno::ENODEV => break,
-                Err(error) => return Err(fault("reading the routes by an interface", &error)),
+        for &family in families {
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            question.attributes.push(RouteAttribute::Oif(interface));
+            let mut dump = Box::pin(handle.route().get(question).execute());
+            loop {
+                match dump.try_next().await {
+                    Ok(Some(message)) => self.rows.extend(Entry::read(&message)),
+                    Ok(None) => break,
+                    // The interface is gone.
+                    Err(error) if error.errno() == Errno::ENODEV => break,
+                    Err(error) => return Err(fault("reading the routes by an interface", &error)),
+                }
             }
         }
         self.rows.sort_by_key(|row| row.entry.destination);
@@ -268,12 +316,13 @@ impl Table {
     }
 
     /// Reads the one route that packets to this address take. However many there are, the kernel looks at no other.
-    pub async fn leading_to(handle: &Handle, address: Ipv4Addr) -> Result<Table, Fault> {
-        let mut question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+    pub async fn leading_to(handle: &Handle, address: IpAddr) -> Result<Table, Fault> {
+        let mut question = RouteMessage::default();
+        question.attributes.push(RouteAttribute::Destination(address.into()));
         // A question is of no kind and about any table.
         question.header = RouteHeader {
-            address_family: AddressFamily::Inet,
-            destination_prefix_length: 32,
+            address_family: family_of(address),
+            destination_prefix_length: IpNet::from(address).max_prefix_len(),
             flags: RouteFlags::LookupTable | RouteFlags::FibMatch,
             ..RouteHeader::default()
         };
@@ -294,9 +343,9 @@ impl Table {
     }
 
     /// Our routes by one interface of a container, by a handle that checks strictly: the kernel leaves out all others.
-    pub async fn ours_by(handle: &Handle, interface: u32) -> Result<Table, Fault> {
+    pub async fn ours_by(handle: &Handle, interface: u32, family: AddressFamily) -> Result<Table, Fault> {
         let mut question = RouteMessage::default();
-        question.header.address_family = AddressFamily::Inet;
+        question.header.address_family = family;
         question.header.table = RouteHeader::RT_TABLE_MAIN;
         question.header.protocol = PROTOCOL.into();
         question.attributes.push(RouteAttribute::Oif(interface));
@@ -305,9 +354,9 @@ impl Table {
     }
 
     /// Our routes in the main table of a container, by such a handle.
-    pub async fn ours(handle: &Handle) -> Result<Table, Fault> {
+    pub async fn ours(handle: &Handle, family: AddressFamily) -> Result<Table, Fault> {
         let mut question = RouteMessage::default();
-        question.header.address_family = AddressFamily::Inet;
+        question.header.address_family = family;
         question.header.table = RouteHeader::RT_TABLE_MAIN;
         question.header.protocol = PROTOCOL.into();
         Ok(Table::of(bound::all(handle.route().get(question).execute(), "routes", READ_MAX).await?))
@@ -315,9 +364,9 @@ impl Table {
 
     /// Where the main table of a container begins, by such a handle: with its default routes. The rest of it may still
     /// be on its way then, so no other dump can follow.
-    pub async fn begin(handle: &Handle) -> Result<Table, Fault> {
+    pub async fn begin(handle: &Handle, family: AddressFamily) -> Result<Table, Fault> {
         let mut question = RouteMessage::default();
-        question.header.address_family = AddressFamily::Inet;
+        question.header.address_family = family;
         question.header.table = RouteHeader::RT_TABLE_MAIN;
         let dump = handle.route().get(question).execute();
         Ok(Table::of(bound::first(dump, "routes", READ_MAX).await?))
@@ -369,7 +418,8 @@ impl Table {
 
     /// Interfaces of the default route that is preferred to all others.
     pub fn default_interfaces(&self) -> BTreeSet<u32> {
-        let defaults = self.main().filter(|row| row.entry.is_default());
+        let of_v4 = |row: &&Row| matches!(row.entry.destination, IpNet::V4(_));
+        let defaults = self.main().filter(of_v4).filter(|row| row.entry.is_default());
         defaults
             .min_by_key(|row| row.entry.metric)
             .into_iter()
@@ -386,7 +436,7 @@ impl Table {
         names: Names<'_>,
     ) -> Option<String> {
         let in_table = |row: &&Row| table.is_none_or(|table| table == row.table);
-        let covers = |row: &&Row| row.entry.kind == kind && row.entry.destination.contains(&to);
+        let covers = |row: &&Row| row.entry.kind == kind && row.entry.destination.contains(&IpAddr::V4(to));
         let longest = self.rows.iter().filter(in_table).filter(covers);
         let row =
             longest.max_by_key(|row| (row.entry.destination.prefix_len(), u32::MAX - row.entry.metric))?;
@@ -398,24 +448,30 @@ impl Table {
     }
 
     /// CIDRs that we block.
-    pub fn blocks(&self) -> BTreeSet<Ipv4Net> {
+    pub fn blocks(&self) -> BTreeSet<IpNet> {
         self.entries().filter(|entry| entry.is_block()).map(|entry| entry.destination).collect()
     }
 
     /// Routes inside `range` that are neither blocks of ours nor lead by one of `ours`, our links. One for all of it by
-    /// a router is the way to other hosts, and not in the way of anything.
+    /// a router is the way to other hosts, and not in the way of anything. Those of IPv6 by the IPv4 CIDRs that they stand for.
     pub fn foreign(
         &self,
-        range: Ipv4Net,
+        (range, prefix): (Ipv4Net, Option<Prefix>),
         ours: &BTreeSet<u32>,
         names: Names<'_>,
     ) -> BTreeMap<Ipv4Net, String> {
-        let way_out = |entry: &Entry| entry.destination == range.trunc() && entry.gateway.is_some();
-        let inside = |entry: &Entry| range.contains(&entry.destination) && !way_out(entry);
+        let as_v4 = |destination: IpNet| match destination {
+            IpNet::V4(cidr) => Some(cidr),
+            IpNet::V6(cidr) => prefix?.cidr_of(cidr),
+        };
+        let way_out = |entry: &Entry, cidr: Ipv4Net| cidr == range.trunc() && entry.gateway.is_some();
         let mine =
             |entry: &Entry| entry.is_block() || entry.interface.is_some_and(|index| ours.contains(&index));
-        let foreign = self.main().filter(|row| inside(&row.entry) && !mine(&row.entry));
-        foreign.map(|row| (row.entry.destination, format!("{}{}", row.entry, row.place(names)))).collect()
+        let foreign = self.main().filter(|row| !mine(&row.entry)).filter_map(|row| {
+            let cidr = as_v4(row.entry.destination).filter(|cidr| range.contains(cidr))?;
+            (!way_out(&row.entry, cidr)).then(|| (cidr, format!("{}{}", row.entry, row.place(names))))
+        });
+        foreign.collect()
     }
 }
 
@@ -435,7 +491,8 @@ pub async fn remove(handle: &Handle, unwanted: &Entry) -> Result<(), Fault> {
 
 fn occupied(wanted: &Entry, by: &str) -> Fault {
     let destination = wanted.destination;
+    let flag = if matches!(destination, IpNet::V6(_)) { "-6 " } else { "" };
     let message = format!("{destination} has a route that is not ours{by}");
-    let hint = format!("remove it, or move it out of the container range: ip route show {destination}");
+    let hint = format!("remove it, or move it out of the container range: ip {flag}route show {destination}");
     Fault { hint: Some(hint), ..found(FaultKind::Outdated, message) }
 }

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::Path};
 
 use nix::errno::Errno;
-use rtnetlink::new_connection_with_strict_check;
+use rtnetlink::{new_connection_with_strict_check, packet_route::AddressFamily};
 use tokio::{runtime, time::timeout};
 
 use super::{
@@ -72,7 +72,7 @@ fn far_address(name: &str) -> Option<Address> {
         let (connection, handle, _) = new_connection_with_strict_check().ok()?;
         tokio::spawn(connection);
         let far = link::find(&handle, name).await.ok()??;
-        let held = address::inside(&handle, far.index).await.ok()?;
+        let held = address::inside(&handle, far.index, AddressFamily::Inet).await.ok()?;
         let ours = |address: &Address| Mac::of(*address).0 == far.mac[..];
         held.iter().filter_map(address::ip).find_map(|ip| match ip {
             IpAddr::V4(ip) => Some(Address::from(ip)).filter(ours),

@@ -32,7 +32,7 @@ use super::{
     bound::{self, VISIT, VISITS_MAX},
     fault::{Cause, fault, found},
     netns::{boot_id, cookie, gone, open, refused},
-    prompt, ways,
+    prompt, sysctl, ways,
 };
 use crate::state::{Fault, FaultKind, Netns};
 
@@ -83,6 +83,18 @@ impl Visitor {
     /// The cookie of the namespace that a path leads to.
     pub fn cookie_of(&self, path: &Path) -> Result<u64, Errno> {
         there_and_back(&open(path)?, &self.home, cookie)
+    }
+
+    /// Sets settings of IPv6 of an interface in a namespace that was entered, in their order.
+    pub fn set6(&self, inside: &Inside, interface: &str, settings: &[(&str, &str)]) -> Result<(), Fault> {
+        let work = || {
+            Ok(sysctl::Tree::open().and_then(|tree| {
+                let mut settings = settings.iter();
+                settings
+                    .try_for_each(|(key, value)| tree.set(&format!("net.ipv6.conf.{interface}.{key}"), value))
+            }))
+        };
+        there_and_back(&inside.file, &self.home, work).map_err(|cause| refused(&inside.netns.path, &cause))?
     }
 
     /// Enters `netns` by its path, or by another way where its path no longer leads to it: the process that it was found by

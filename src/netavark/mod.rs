@@ -18,7 +18,7 @@ use crate::{
     addr::Address,
     config::schema::{did_you_mean, nearest},
     node::protocol::request::{Connected, Pool, Wish},
-    state::{GATEWAY, Key, Kind, Mac, Port, Protocol},
+    state::{GATEWAY, GATEWAY6, Key, Kind, Mac, Port, Protocol},
     text::short,
 };
 
@@ -247,11 +247,12 @@ fn ports(mappings: &[Mapping]) -> Result<Vec<Port>, String> {
 
 /// The interface that a container was given.
 pub fn connected(call: &Call, made: &Connected) -> Value {
-    let Connected { address, mac, .. } = made;
-    let subnet = json!({ "gateway": GATEWAY, "ipnet": format!("{address}/32") });
+    let Connected { address, ipv6, mac, .. } = made;
+    let mut subnets = vec![json!({ "gateway": GATEWAY, "ipnet": format!("{address}/32") })];
+    subnets.extend(ipv6.map(|ipv6| json!({ "gateway": GATEWAY6, "ipnet": format!("{ipv6}/128") })));
     json!({
         "dns_search_domains": [], "dns_server_ips": [],
-        "interfaces": { &call.wish.key.interface: { "mac_address": mac, "subnets": [subnet] } },
+        "interfaces": { &call.wish.key.interface: { "mac_address": mac, "subnets": subnets } },
     })
 }
 

@@ -115,6 +115,7 @@ fn an_interface_is_told_with_its_gateway() {
     let call = parsed(&container()).unwrap();
     let made = Connected {
         address: "10.32.2.77".parse().unwrap(),
+        ipv6: Some("fd00:1::a20:24d".parse().unwrap()),
         mac: "02:00:00:00:00:07".parse().unwrap(),
         mtu: 1400,
         link: "wv0a20024d".to_owned(),
@@ -125,7 +126,10 @@ fn an_interface_is_told_with_its_gateway() {
             "dns_search_domains": [], "dns_server_ips": [],
             "interfaces": { "eth0": {
                 "mac_address": "02:00:00:00:00:07",
-                "subnets": [{ "gateway": "169.254.1.1", "ipnet": "10.32.2.77/32" }],
+                "subnets": [
+                    { "gateway": "169.254.1.1", "ipnet": "10.32.2.77/32" },
+                    { "gateway": "fe80::1", "ipnet": "fd00:1::a20:24d/128" },
+                ],
             } },
         })
     );

@@ -37,7 +37,7 @@ use super::{
     story::Story,
 };
 use crate::{
-    addr::Address,
+    addr::{Address, Universe},
     config::{Config, RouteTables},
     ipam::{Refused, Ticket},
     mesh,
@@ -324,7 +324,7 @@ impl Engine {
             peers.ipam.ask(facts.now, ticket, ask);
         }
         let host = work.converge.host.seen();
-        let told = local.canary.told(host, link_mtu(&facts.config, host), &facts.config.ipam.isolation);
+        let told = local.canary.told(host, link_mtu(&facts.config, host), &facts.config);
         peers.dead.takeover.set_canary(told);
         self.probes.prober.set_canary(facts.now, told);
     }
@@ -349,7 +349,9 @@ impl Engine {
                 self.out.outputs.push_back(Output::DoubtCheck);
             }
             let tables = self.observed.tables(&self.facts);
-            self.out.outputs.push_back(Output::ObserveVpc(config.ipam.range, tables));
+            let retired = self.observed.last_reads.retired(config.network.ipv6);
+            let universe = Universe { retired, ..config.universe() };
+            self.out.outputs.push_back(Output::ObserveVpc(universe, tables));
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::state::{TableId, Target};
+use crate::state::{Side, TableId, Target};
 
 /// What stands where something is to be changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,8 +66,8 @@ impl From<&str> for Found {
 pub enum Place {
     /// On this host.
     Host,
-    /// In a route table.
-    Table(TableId),
+    /// In a side of a route table.
+    Table(Side),
 }
 
 /// How documents name the host as a place.
@@ -90,6 +90,9 @@ impl From<Place> for String {
 
 impl From<String> for Place {
     fn from(place: String) -> Place {
-        if place == HOST { Place::Host } else { Place::Table(TableId(place)) }
+        match place.as_str() {
+            HOST => Place::Host,
+            text => Place::Table(text.parse().unwrap_or_else(|_| TableId(place).into())),
+        }
     }
 }

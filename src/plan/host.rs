@@ -27,9 +27,15 @@ pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
     }));
 }
 
+/// How the name ends of the setting by which an interface heeds router advertisements.
+const HEEDS_ROUTERS: &str = ".accept_ra";
+
+/// Before a host forwards IPv6 its interfaces are told to heed routers all the same, or it loses its default route.
 /// What does not exist, as a setting of an interface that is not there, cannot be set.
 fn sysctls(desired: &Host, actual: &Host, plan: &mut Plan) {
-    for (name, value) in &desired.sysctls {
+    let (first, then): (Vec<_>, Vec<_>) =
+        desired.sysctls.iter().partition(|(name, _)| name.ends_with(HEEDS_ROUTERS));
+    for (name, value) in first.into_iter().chain(then) {
         if let Some(found) = actual.sysctls.get(name).filter(|found| *found != value) {
             let action = HostAction::SetSysctl { name: name.clone(), value: value.clone() };
             plan.push(action, found.clone(), "containers need it");
@@ -52,7 +58,11 @@ fn forward(desired: &Host, actual: &Host, plan: &mut Plan) {
     match (&desired.rules, &actual.forward) {
         (Some(rules), Forward::Closed(chain)) => {
             let range = desired.lent_range();
-            let action = HostAction::OpenForward { uplinks: rules.uplinks.clone(), range };
+            let action = HostAction::OpenForward {
+                uplinks: rules.uplinks.clone(),
+                range,
+                has_v6: rules.prefix.is_some(),
+            };
             plan.push(action, chain.clone(), "it drops what containers send and receive");
         }
         (None, Forward::Opened(chain)) => {
@@ -126,7 +136,8 @@ fn ports(desired: &Host, actual: &Host, plan: &mut Plan) {
 
 /// The host's end alone, where a runtime has the other.
 fn pair(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change> {
-    let make = || HostAction::MakePair { address, mtu: wanted.mtu, far: wanted.far.clone() };
+    let Link { mtu, prefix, .. } = *wanted;
+    let make = || HostAction::MakePair { address, mtu, prefix, far: wanted.far.clone() };
     match found {
         None => Some(Change::new(make(), "", "attached")),
         Some(found) if found.mtu == wanted.mtu && found.faults.is_empty() => None,
@@ -148,8 +159,9 @@ fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change>
     }
     let netns = wanted.netns.as_ref()?;
     let is_elsewhere = |found: &Link| found.netns.as_ref().is_some_and(|other| !other.is_same(netns));
-    let (mtu, range, far) = (wanted.mtu, wanted.range, &wanted.far);
-    let create = || HostAction::CreateLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
+    let Link { mtu, range, prefix, .. } = *wanted;
+    let (far, netns) = (|| wanted.far.clone(), || netns.clone());
+    let create = || HostAction::CreateLink { address, netns: netns(), mtu, range, prefix, far: far() };
     match found {
         None => Some(Change::new(create(), "", "attached")),
         Some(found) if is_elsewhere(found) => {
@@ -157,7 +169,7 @@ fn link(address: Address, wanted: &Link, found: Option<&Link>) -> Option<Change>
         }
         Some(found) if found.mtu == mtu && found.faults.is_empty() => None,
         Some(found) => {
-            let mend = HostAction::MendLink { address, netns: netns.clone(), mtu, range, far: far.clone() };
+            let mend = HostAction::MendLink { address, netns: netns(), mtu, range, prefix, far: far() };
             Some(Change::new(mend, "link", faults(found, wanted).join(", ")))
         }
     }

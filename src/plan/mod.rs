@@ -8,9 +8,10 @@ mod vpc;
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Action, Actual, Desired, Ec2Action, HostAction, TableId};
+use crate::state::{Action, Actual, Desired, Ec2Action, HostAction, Side};
 
 pub use self::{
     found::{Found, Place},
@@ -29,7 +30,7 @@ pub struct Plan {
     pub conflicts: Vec<Conflict>,
     /// How full each table is, and would be.
     #[serde(default)]
-    pub tables: BTreeMap<TableId, Usage>,
+    pub tables: BTreeMap<Side, Usage>,
     /// What it should rest on and was not read, and why: what has to change there is not known.
     #[serde(default)]
     pub unread: Vec<String>,
@@ -67,10 +68,20 @@ pub struct Usage {
 pub struct Conflict {
     /// Where it stands.
     pub place: Place,
-    /// What it covers. No address beneath it is handed out.
+    /// What it covers, by IPv4. No address beneath it is handed out.
     pub destination: ipnet::Ipv4Net,
     /// Where it leads.
     pub target: String,
+}
+
+impl Conflict {
+    /// Where it stands, and what it covers as it is called there.
+    pub fn found_at(&self) -> (String, IpNet) {
+        match &self.place {
+            Place::Host => (self.place.to_string(), self.destination.into()),
+            Place::Table(side) => (side.table.to_string(), side.destination(self.destination)),
+        }
+    }
 }
 
 impl Plan {
@@ -120,7 +131,7 @@ pub enum Plane {
     /// Our network interface of EC2.
     Interface,
     /// A route table.
-    Table(TableId),
+    Table(Side),
 }
 
 impl Plane {

@@ -12,13 +12,15 @@ use super::{Change, Conflict, Found, Place, Plan, Usage};
 use crate::{
     addr::{Address, Range, join},
     peer::PeerName,
-    state::{DesiredVpc, Ec2Action, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc},
+    state::{DesiredVpc, Ec2Action, InterfaceId, Route, RouteState, Side, Table, Target, Vpc},
 };
 
 /// Routes that one can stand for.
 const SEVERAL: usize = 2;
 /// Why a route is made that is not needed for any packet.
 const MERGED: &str = "one route in the place of several";
+/// Why a route goes that no packet needs.
+const REDUNDANT: &str = "another route leads there";
 
 pub(super) fn compare(desired: &DesiredVpc, actual: &Vpc, plan: &mut Plan) {
     if desired.disable_check && actual.source_dest_check == Some(true) {
@@ -29,8 +31,12 @@ pub(super) fn compare(desired: &DesiredVpc, actual: &Vpc, plan: &mut Plan) {
         plan.unread.push(format!("the source/destination check of {} cannot be read", actual.interface));
     }
     let mut spare = desired.spare_writes;
-    for (id, table) in &actual.tables {
-        spare -= Judge { desired, id, table, spare }.plan(plan).min(spare);
+    for (id, table) in actual.tables.iter().chain(&actual.retired) {
+        let judge = Judge { desired, id, table, spare };
+        match desired.keeps(id) {
+            true => spare -= judge.plan(plan).min(spare),
+            false => judge.withdraw("its prefix is not in use any more", plan),
+        }
     }
 }
 
@@ -55,10 +61,10 @@ fn points_at(route: &Route, interface: &InterfaceId) -> bool {
     matches!(&route.target, Target::Interface(id) if id == interface)
 }
 
-/// One table against the ring.
+/// One side of a table against the ring.
 struct Judge<'a> {
     desired: &'a DesiredVpc,
-    id: &'a TableId,
+    id: &'a Side,
     table: &'a Table,
     /// Writes that may be made only to have fewer routes.
     spare: usize,
@@ -69,7 +75,7 @@ impl Judge<'_> {
     fn plan(&self, plan: &mut Plan) -> usize {
         plan.conflicts.extend(self.conflicts());
         if self.desired.withdraw {
-            self.withdraw(plan);
+            self.withdraw("this host leaves", plan);
             return 0;
         }
         let revived = self.revived();
@@ -93,7 +99,7 @@ impl Judge<'_> {
         if !first.is_empty() {
             plan.notes
                 .push(format!("{} is at its quota: routes are deleted before others are created", self.id));
-            self.push_deletes(first.iter(), plan);
+            self.push_deletes(first.iter(), REDUNDANT, plan);
         }
         for &destination in &replaces {
             self.push_replace(destination, plan);
@@ -101,7 +107,7 @@ impl Judge<'_> {
         for &destination in creates {
             self.push_create(destination, merges.contains_key(&destination), plan);
         }
-        self.push_deletes(later.iter(), plan);
+        self.push_deletes(later.iter(), REDUNDANT, plan);
         let after = left + creates.len() - later.len().min(left + creates.len());
         plan.tables.insert(self.id.clone(), Usage { used: self.table.used, after, quota });
         for &destination in refused {
@@ -255,14 +261,12 @@ impl Judge<'_> {
         routes
     }
 
-    /// Leaving: everything that leads to us goes.
-    fn withdraw(&self, plan: &mut Plan) {
-        let mine = self.table.routes.iter().filter(|(cidr, route)| {
-            self.inside(**cidr) && route.created && points_at(route, &self.desired.interface)
-        });
-        let mut mine: Vec<Ipv4Net> = mine.map(|(cidr, _)| *cidr).collect();
+    /// Everything that leads to us goes.
+    fn withdraw(&self, cause: &str, plan: &mut Plan) {
+        let mine = self.table.leading_to(&self.desired.interface).filter(|cidr| self.inside(*cidr));
+        let mut mine: Vec<Ipv4Net> = mine.collect();
         mine.sort_by_key(|cidr| std::cmp::Reverse(cidr.prefix_len()));
-        self.push_deletes(mine.iter(), plan);
+        self.push_deletes(mine.iter(), cause, plan);
         let (used, quota) = (self.table.used, self.desired.quota_of(self.id));
         plan.tables.insert(self.id.clone(), Usage { used, after: used.saturating_sub(mine.len()), quota });
     }
@@ -360,10 +364,14 @@ impl Judge<'_> {
         });
     }
 
-    fn push_deletes<'a>(&self, destinations: impl Iterator<Item = &'a Ipv4Net>, plan: &mut Plan) {
+    fn push_deletes<'a>(
+        &self,
+        destinations: impl Iterator<Item = &'a Ipv4Net>,
+        cause: &str,
+        plan: &mut Plan,
+    ) {
         for &destination in destinations {
             let before = self.table.routes.get(&destination).map(|route| found(route, false));
-            let cause = if self.desired.withdraw { "this host leaves" } else { "another route leads there" };
             let action = Ec2Action::DeleteRoute { table: self.id.clone(), destination };
             plan.push(action, before.unwrap_or_default(), cause);
         }

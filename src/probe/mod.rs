@@ -33,7 +33,7 @@ use self::{
     packet::{Kind, LEN_MIN, Packet, Size, len_of},
     path::{Path, Told},
 };
-use crate::{peer::PeerName, time::Timestamp};
+use crate::{addr::Prefix, peer::PeerName, time::Timestamp};
 
 pub use self::{
     packet::PORT,
@@ -65,6 +65,9 @@ pub struct Canary {
     /// version that does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<u64>,
+    /// What its host makes IPv6 addresses of: hosts that do not agree on it do not reach each other's containers by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Prefix>,
 }
 
 /// What is to be done.

@@ -35,7 +35,12 @@ fn name(host: usize) -> PeerName {
 }
 
 fn canary(host: usize) -> Canary {
-    Canary { address: Ipv4Addr::from(0x0a20_0001 + ((host as u32) << 8)), mtu: 9001, isolation: None }
+    Canary {
+        address: Ipv4Addr::from(0x0a20_0001 + ((host as u32) << 8)),
+        mtu: 9001,
+        isolation: None,
+        ipv6: None,
+    }
 }
 
 fn sends_from(host: usize) -> SocketAddrV4 {

@@ -6,6 +6,8 @@ use ipnet::Ipv4Net;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
+use crate::addr::Prefix;
+
 /// How a world is made and how bad its weather is.
 #[derive(Clone, Debug)]
 pub struct Climate {
@@ -15,6 +17,7 @@ pub struct Climate {
     /// The first so many of them are listed by all.
     pub listed: usize,
     pub range: Ipv4Net,
+    pub ipv6: Option<Prefix>,
     pub two_tables: bool,
     pub seeded: bool,
     pub users: bool,
@@ -86,6 +89,7 @@ impl Climate {
             founders: hosts,
             listed: hosts,
             range: net("10.32.0.0/24"),
+            ipv6: None,
             two_tables: false,
             seeded: false,
             users: true,
@@ -150,6 +154,11 @@ impl Climate {
         let stays = |kind: &Kind| !matches!(kind, Kind::Terminate | Kind::Retire);
         let odds = self.odds.into_iter().filter(|(kind, _)| stays(kind)).collect();
         Climate { listed: 1, odds, ..self }
+    }
+
+    /// Containers have addresses of IPv6, too.
+    pub fn with_v6(self) -> Climate {
+        Climate { ipv6: "fd00:1::/96".parse().ok(), ..self }
     }
 
     /// Some trouble, of some kinds.

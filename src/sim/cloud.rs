@@ -13,9 +13,11 @@ use super::vpc::{
     RouteView, SubnetId, TableView, Targets,
 };
 use crate::{
-    addr::Range,
+    addr::{Family, Range, Universe},
     node::{identity::Metadata, observe::peer_subnets::CALL_MAX},
-    state::{Ec2Action, Fault, FaultKind, InstanceState, InterfaceId, Route, Table, Tables, Target, Vpc},
+    state::{
+        Ec2Action, Fault, FaultKind, InstanceState, InterfaceId, Route, Side, Table, Tables, Target, Vpc,
+    },
     time::Timestamp,
 };
 
@@ -72,7 +74,7 @@ impl Cloud {
         &mut self,
         now: Timestamp,
         vpc: &mut vpc::Vpc,
-        range: Ipv4Net,
+        universe: &Universe,
         selected: &Tables,
     ) -> Result<Vpc, Fault> {
         self.passes += 1;
@@ -87,9 +89,21 @@ impl Cloud {
                 self.describe(now, vpc, Find { filters, ..Find::default() })?
             }
         };
-        let tables = found.iter().map(|table| (table.id.clone(), read_table(table, range))).collect();
+        let sides = |prefixes: &mut dyn Iterator<Item = Family>| {
+            let families: Vec<Family> = prefixes.collect();
+            let of_table = |table: &TableView| {
+                let of = |family: &Family| {
+                    let side = Side { table: table.id.clone(), family: *family };
+                    (side, read_table(table, *family, universe.range))
+                };
+                families.iter().map(of).collect::<Vec<_>>()
+            };
+            found.iter().flat_map(of_table).collect()
+        };
+        let tables = sides(&mut universe.families());
+        let retired = sides(&mut universe.retired.iter().copied().map(Family::V6));
         let source_dest_check = self.source_dest_check(now, vpc);
-        Ok(Vpc { interface: self.interface.clone(), source_dest_check, tables })
+        Ok(Vpc { interface: self.interface.clone(), source_dest_check, tables, retired })
     }
 
     /// One action.
@@ -102,20 +116,20 @@ impl Cloud {
         let dry_run = false;
         let call = match action {
             Ec2Action::CreateRoute { table, destination, interface } => Call::CreateRoute {
-                table: table.0.clone(),
-                destination: Some(destination.to_string()),
+                table: table.table.0.clone(),
+                destination: table.destination(*destination).into(),
                 targets: Targets::interface(&interface.0),
                 dry_run,
             },
             Ec2Action::ReplaceRoute { table, destination, interface } => Call::ReplaceRoute {
-                table: table.0.clone(),
-                destination: Some(destination.to_string()),
+                table: table.table.0.clone(),
+                destination: table.destination(*destination).into(),
                 targets: Targets::interface(&interface.0),
                 dry_run,
             },
             Ec2Action::DeleteRoute { table, destination } => Call::DeleteRoute {
-                table: table.0.clone(),
-                destination: Some(destination.to_string()),
+                table: table.table.0.clone(),
+                destination: table.destination(*destination).into(),
                 dry_run,
             },
             Ec2Action::DisableCheck { interface } => {
@@ -271,24 +285,37 @@ impl Cloud {
     }
 }
 
-fn read_table(view: &TableView, range: Ipv4Net) -> Table {
+/// A side of a table. Of what covers an IPv6 prefix the narrowest counts.
+fn read_table(view: &TableView, family: Family, range: Ipv4Net) -> Table {
+    match family {
+        Family::V4 => read_routes(&view.routes, |cidr| Some(cidr), range),
+        Family::V6(prefix) => read_routes(&view.routes6, |cidr| prefix.cidr_of(cidr), range),
+    }
+}
+
+fn read_routes<N: Copy>(
+    views: &[RouteView<N>],
+    as_ours: impl Fn(N) -> Option<Ipv4Net>,
+    range: Ipv4Net,
+) -> Table {
     let mut table = Table::default();
-    for route in &view.routes {
+    for route in views {
         let propagated = route.origin == Origin::Propagated;
         table.used += usize::from(!propagated);
+        let Some(cidr) = as_ours(route.destination) else { continue };
         if route.target == RouteTarget::Local || route.origin == Origin::Table {
-            table.local.push(route.destination);
+            table.local.push(cidr);
         }
-        let destination = Range::from(route.destination);
+        let destination = Range::from(cidr);
         let concerns = destination.covers(range.into()) || Range::from(range).covers(destination);
-        if concerns && (!propagated || !table.routes.contains_key(&route.destination)) {
-            table.routes.insert(route.destination, read_route(route));
+        if concerns && (!propagated || !table.routes.contains_key(&cidr)) {
+            table.routes.insert(cidr, read_route(route));
         }
     }
     table
 }
 
-fn read_route(view: &RouteView) -> Route {
+fn read_route<N>(view: &RouteView<N>) -> Route {
     let target = match &view.target {
         RouteTarget::Local => Target::Other("local".to_owned()),
         RouteTarget::Interface(interface) => Target::Interface(interface.clone()),

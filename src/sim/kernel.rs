@@ -5,10 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::{
-    addr::Address,
+    addr::{Address, Prefix},
     state::{
         Fate, Fault, FaultKind, Forward, Host, HostAction, Link, Loss, Made, Netns, Packet, Path, Ports,
         Rules, Surroundings, link_name,
@@ -31,7 +31,7 @@ pub struct Kernel {
     rules: Option<Rules>,
     forward: Forward,
     gateway: bool,
-    blocks: BTreeSet<Ipv4Net>,
+    blocks: BTreeSet<IpNet>,
     links: BTreeMap<Address, Veth>,
     ports: Option<Ports>,
 }
@@ -43,6 +43,7 @@ struct Veth {
     cookie: u64,
     mtu: u32,
     range: Ipv4Net,
+    prefix: Option<Prefix>,
     broken: bool,
 }
 
@@ -130,18 +131,21 @@ impl Kernel {
     fn observe_link(&self, veth: &Veth, wanted: Option<&Link>) -> Link {
         let mut link = Link { mtu: veth.mtu, range: veth.range, ..Link::default() };
         if let Some(moved) = wanted.filter(|wanted| wanted.far.moved) {
-            (link.range, link.far) = (moved.range, moved.far.clone());
+            (link.range, link.prefix, link.far) = (moved.range, moved.prefix, moved.far.clone());
+            if veth.prefix != moved.prefix {
+                link.faults.push("its addresses are not as they should be".to_owned());
+            }
             return link;
         }
         let wanted = wanted.and_then(|wanted| Some((wanted, wanted.netns.as_ref()?)));
         let Some((wanted, netns)) = wanted else { return link };
-        (link.range, link.far) = (wanted.range, wanted.far.clone());
+        (link.range, link.prefix, link.far) = (wanted.range, wanted.prefix, wanted.far.clone());
         if !self.holds(netns) {
             link.faults.push("its namespace cannot be entered".to_owned());
             return link;
         }
         link.netns = Some(netns.clone());
-        if veth.cookie != netns.cookie || veth.broken {
+        if veth.cookie != netns.cookie || veth.broken || veth.prefix != wanted.prefix {
             link.faults.push("its far end is not as it should be".to_owned());
         }
         link
@@ -155,8 +159,8 @@ impl Kernel {
             HostAction::OpenForward { .. } => self.forward = Forward::Opened("DOCKER-USER".to_owned()),
             HostAction::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
             HostAction::AddGateway => self.gateway = true,
-            HostAction::CreateLink { address, netns, mtu, range, .. }
-            | HostAction::MendLink { address, netns, mtu, range, .. } => {
+            HostAction::CreateLink { address, netns, mtu, range, prefix, .. }
+            | HostAction::MendLink { address, netns, mtu, range, prefix, .. } => {
                 if !self.holds(netns) {
                     return Err(Fault {
                         kind: FaultKind::Outdated,
@@ -165,11 +169,13 @@ impl Kernel {
                         request_id: None,
                     });
                 }
-                let veth = Veth { cookie: netns.cookie, mtu: *mtu, range: *range, broken: false };
+                let (mtu, range, prefix) = (*mtu, *range, *prefix);
+                let veth = Veth { cookie: netns.cookie, mtu, range, prefix, broken: false };
                 self.links.insert(*address, veth);
             }
-            HostAction::MakePair { address, mtu, .. } => {
-                let veth = Veth { cookie: 0, mtu: *mtu, range: Ipv4Net::default(), broken: false };
+            HostAction::MakePair { address, mtu, prefix, .. } => {
+                let (mtu, range, prefix) = (*mtu, Ipv4Net::default(), *prefix);
+                let veth = Veth { cookie: 0, mtu, range, prefix, broken: false };
                 self.links.insert(*address, veth);
             }
             HostAction::SetPorts(ports) => self.ports = Some(ports.clone()).filter(|ports| !ports.is_empty()),
@@ -184,13 +190,13 @@ impl Kernel {
 
     /// What whoever made or mended a link reads back then, where it is whole and packets reach it.
     pub fn read_back(&self, action: &HostAction) -> Option<Made> {
-        let (HostAction::CreateLink { address, netns, mtu, range, far }
-        | HostAction::MendLink { address, netns, mtu, range, far }) = action
+        let (HostAction::CreateLink { address, netns, mtu, range, prefix, far }
+        | HostAction::MendLink { address, netns, mtu, range, prefix, far }) = action
         else {
             return None;
         };
-        let (mtu, range, far) = (*mtu, *range, far.clone());
-        let wanted = Link { netns: Some(netns.clone()), mtu, range, far, faults: Vec::new() };
+        let (mtu, range, prefix, far) = (*mtu, *range, *prefix, far.clone());
+        let wanted = Link { netns: Some(netns.clone()), mtu, range, prefix, far, faults: Vec::new() };
         let link = self.observe_link(self.links.get(address)?, Some(&wanted));
         let paths = vec![Arc::new(self.inward(*address))];
         let is_whole = link == wanted && paths.iter().all(|path| matches!(path.fate, Fate::Leaves { .. }));

@@ -15,14 +15,14 @@ use super::{
     world::World,
 };
 use crate::{
-    addr::{Address, Range},
+    addr::{Address, Family, Range},
     node::{
         Node, WRITES_AN_HOUR,
         persist::memory::Write,
         protocol::status::{PathState, ProbeStatus},
     },
     peer::PeerName,
-    state::{Ec2Action, Fault, InterfaceId, RouteState, TableId, Target, Vpc},
+    state::{Ec2Action, Fault, InterfaceId, RouteState, Side, TableId, Target, Vpc},
     time::Timestamp,
 };
 
@@ -243,21 +243,33 @@ impl World {
     }
 
     /// The writer of a destination that covers several owners is the owner of its first address; its holder only while it leaves.
-    fn is_holder(&self, host: usize, table: &TableId, destination: Ipv4Net) -> bool {
-        let routes = self.vpc.routes(table);
-        let Some(route) = routes.iter().find(|route| route.destination == destination) else { return true };
+    fn is_holder(&self, host: usize, side: &Side, destination: Ipv4Net) -> bool {
+        let Some((target, _)) = self.route_at(side, destination) else { return true };
         let ours = RouteTarget::Interface(self.machines[host].cloud.interface.clone());
-        route.target == ours || self.routes.tampered.contains(&destination)
+        target == ours || self.routes.tampered.contains(&destination)
+    }
+
+    fn route_at(&self, side: &Side, destination: Ipv4Net) -> Option<(RouteTarget, RouteState)> {
+        match side.family {
+            Family::V4 => {
+                let mut routes = self.vpc.routes(&side.table).into_iter();
+                routes.find(|route| route.destination == destination).map(|route| (route.target, route.state))
+            }
+            Family::V6(prefix) => {
+                let mut routes = self.vpc.routes6(&side.table).into_iter();
+                let route = routes.find(|route| route.destination == prefix.cidr(destination));
+                route.map(|route| (route.target, route.state))
+            }
+        }
     }
 
     /// Whether a route leads nowhere, or did when this host last looked. Its target may be back since; EC2 has no write on a condition.
-    fn is_dead(&self, host: usize, table: &TableId, destination: Ipv4Net) -> bool {
-        let routes = self.vpc.routes(table);
-        let now = routes.iter().find(|route| route.destination == destination);
+    fn is_dead(&self, host: usize, side: &Side, destination: Ipv4Net) -> bool {
+        let now = self.route_at(side, destination);
         let tables = self.machines[host].node.as_ref().map(|node| node.status().tables).unwrap_or_default();
-        let read = tables.get(table).and_then(|table| table.routes.get(&destination));
+        let read = tables.get(side).and_then(|table| table.routes.get(&destination));
         read.is_some_and(|route| route.state == RouteState::Blackhole)
-            || now.is_none_or(|route| route.state == RouteState::Blackhole)
+            || now.is_none_or(|(_, state)| state == RouteState::Blackhole)
     }
 
     pub(super) fn learn_what_was_written(
@@ -278,7 +290,7 @@ impl World {
             if *of != host {
                 return true;
             }
-            let Some(table) = vpc.tables.get(table) else { return false };
+            let Some(table) = vpc.side(table) else { return false };
             let shown = table.routes.get(destination).map(|route| &route.target);
             let agrees = match &written.action {
                 Ec2Action::DeleteRoute { .. } => shown.is_none(),
@@ -496,6 +508,14 @@ impl World {
                 let interface = &self.machines[from].cloud.interface;
                 let source = Ipv4Addr::from(Range::from(self.climate.range).start);
                 let found = self.vpc.forward(interface, source, destination);
+                if found.as_ref() != Some(right) {
+                    return Some(format!(
+                        "{destination} belongs to host {to} ({right}), from host {from} it goes to {found:?}"
+                    ));
+                }
+                let Some(prefix) = self.climate.ipv6 else { continue };
+                let destination = prefix.address(*probe);
+                let found = self.vpc.forward6(interface, destination);
                 if found.as_ref() != Some(right) {
                     return Some(format!(
                         "{destination} belongs to host {to} ({right}), from host {from} it goes to {found:?}"

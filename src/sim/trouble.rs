@@ -277,13 +277,13 @@ impl World {
 }
 
 fn create(table: String, destination: Ipv4Net, targets: Targets) -> Call {
-    Call::CreateRoute { table, destination: Some(destination.to_string()), targets, dry_run: false }
+    Call::CreateRoute { table, destination: destination.into(), targets, dry_run: false }
 }
 
 fn replace(table: String, destination: Ipv4Net, targets: Targets) -> Call {
-    Call::ReplaceRoute { table, destination: Some(destination.to_string()), targets, dry_run: false }
+    Call::ReplaceRoute { table, destination: destination.into(), targets, dry_run: false }
 }
 
 fn delete(table: String, destination: Ipv4Net) -> Call {
-    Call::DeleteRoute { table, destination: Some(destination.to_string()), dry_run: false }
+    Call::DeleteRoute { table, destination: destination.into(), dry_run: false }
 }

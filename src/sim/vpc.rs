@@ -8,16 +8,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     sync::Arc,
     time::Duration,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    call::{Action, Answer, Call, Caller, Check, Find, Reply, Targets},
+    call::{Action, Answer, Call, Caller, Check, Destination, Find, Reply, Targets},
     describe::{
         Association, InstanceView, InterfaceView, RouteView, TableView, power_name, private_dns_name,
         state_name,
@@ -95,6 +95,7 @@ pub struct Subnet {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Table {
     routes: BTreeMap<Ipv4Net, Route>,
+    routes6: BTreeMap<Ipv6Net, Route>,
     /// Learned from a virtual gateway; they stand beside static ones and lose to them.
     propagated: BTreeMap<Ipv4Net, String>,
     quota: usize,
@@ -192,13 +193,13 @@ impl Vpc {
         let mut next = State::clone(&self.state);
         match call {
             Call::CreateRoute { table, destination, targets, .. } => {
-                next.create_route(table, destination.as_deref(), targets)?;
+                next.create_route(table, destination, targets)?;
             }
             Call::ReplaceRoute { table, destination, targets, .. } => {
-                next.replace_route(table, destination.as_deref(), targets)?;
+                next.replace_route(table, destination, targets)?;
             }
             Call::DeleteRoute { table, destination, .. } => {
-                next.delete_route(table, destination.as_deref())?;
+                next.delete_route(table, destination)?;
             }
             Call::ModifyNetworkInterfaceAttribute { interface, check, .. } => {
                 next.set_interface_check(interface, *check)?;
@@ -272,6 +273,15 @@ impl Vpc {
         (self.state.is_up(&to) && accepts).then_some(to)
     }
 
+    /// The same of IPv6, of which hosts of the model have no address: the check drops all of it where it is on.
+    pub fn forward6(&self, from: &InterfaceId, destination: Ipv6Addr) -> Option<InterfaceId> {
+        let sender = self.state.interfaces.get(from).filter(|sender| !sender.source_dest_check)?;
+        let table = self.table_of(&sender.subnet)?;
+        let RouteTarget::Interface(to) = self.state.lookup6(table, destination)? else { return None };
+        let accepts = self.state.interfaces.get(&to).is_some_and(|receiver| !receiver.source_dest_check);
+        (self.state.is_up(from) && self.state.is_up(&to) && accepts).then_some(to)
+    }
+
     /// The table that serves a subnet: its own, else the main one.
     pub fn table_of(&self, subnet: &SubnetId) -> Option<&TableId> {
         self.state.subnets.get(subnet).map(|subnet| subnet.table.as_ref().unwrap_or(&self.state.main))
@@ -280,6 +290,11 @@ impl Vpc {
     /// The routes of a table as they are now, ascending.
     pub fn routes(&self, table: &TableId) -> Vec<RouteView> {
         self.state.tables.get(table).map(|table| self.state.view_routes(table)).unwrap_or_default()
+    }
+
+    /// Those of IPv6.
+    pub fn routes6(&self, table: &TableId) -> Vec<RouteView<Ipv6Net>> {
+        self.state.tables.get(table).map(|table| self.state.view_routes6(table)).unwrap_or_default()
     }
 
     /// All tables.

@@ -13,7 +13,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use ipnet::Ipv4Net;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -29,6 +28,7 @@ use super::{
     vpc::Vpc,
 };
 use crate::{
+    addr::Universe,
     config::{Config, Init, RouteTables},
     mesh::{self, ConnId, Hosts},
     node::{
@@ -91,7 +91,7 @@ pub(super) enum Event {
     HostLook(usize, u32, Box<Host>),
     HostSeen(usize, u32, Box<Host>),
     HostAct(usize, u32, HostAction),
-    VpcLook(usize, u32, Ipv4Net, Tables),
+    VpcLook(usize, u32, Universe, Tables),
     VpcSeen(usize, u32, Timestamp, Box<Result<state::Vpc, Fault>>),
     PeersSeen(usize, u32, Box<Result<BTreeSet<Ipv4Addr>, Fault>>),
     InstancesSeen(usize, u32, Box<Result<BTreeMap<String, InstanceState>, Fault>>),
@@ -139,6 +139,8 @@ impl World {
         let climate = Climate::draw(&mut rng);
         // In every sixteenth world there is one address that all know.
         let climate = if seed % 16 == 9 { climate.behind_one() } else { climate };
+        // In every eighth containers have addresses of IPv6, too.
+        let climate = if seed % 8 == 3 { climate.with_v6() } else { climate };
         World::in_climate(seed, traced, rng, climate)
     }
 
@@ -171,6 +173,7 @@ impl World {
         config.ipam.expected_peers = Some(climate.founders);
         config.vpc.reclaim = climate.reclaim;
         config.ipam.compact = climate.compact;
+        config.network.ipv6 = climate.ipv6;
         // Probes make many events, and say little of agreement.
         config.probe.enable = seed % 8 == 5;
         // In every other world they are named; in the others they have to be found.
@@ -342,7 +345,7 @@ impl World {
                     self.tell(host, life, Input::Applied(action.into(), outcome));
                 }
             }
-            Event::VpcLook(host, life, range, tables) => self.look_at_vpc(host, life, range, tables),
+            Event::VpcLook(host, life, universe, tables) => self.look_at_vpc(host, life, universe, tables),
             Event::VpcSeen(host, life, begun, seen) => {
                 self.learn_what_was_read(host, begun, &seen);
                 self.tell(host, life, Input::VpcSeen(*seen));
@@ -488,9 +491,9 @@ impl World {
                     self.schedule(after, Event::HostLook(host, life, wanted));
                 }
                 Output::DoubtCheck => self.machines[host].cloud.doubt_check(),
-                Output::ObserveVpc(range, tables) => {
+                Output::ObserveVpc(universe, tables) => {
                     let after = self.cloud_delay();
-                    self.schedule(after, Event::VpcLook(host, life, range, tables));
+                    self.schedule(after, Event::VpcLook(host, life, universe, tables));
                 }
                 Output::ObserveNames(names) => self.look_at_names(host, life, names),
                 Output::ObservePlaces(addresses) => {

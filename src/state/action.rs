@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -10,9 +10,9 @@ use super::{
     host::Rules,
     link::{GATEWAY, Netns, link_name},
     port::Ports,
-    vpc::{InterfaceId, TableId},
+    vpc::{InterfaceId, Side},
 };
-use crate::addr::Address;
+use crate::addr::{Address, Prefix};
 
 /// One change of the world, on the host or in EC2.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,9 +38,12 @@ pub enum HostAction {
         /// All of this range, by whatever interface: addresses of it were lent.
         #[serde(default)]
         range: Option<Ipv4Net>,
+        /// Those of IPv6, too.
+        #[serde(default)]
+        has_v6: bool,
     },
     /// Add the `unreachable` route of an owned CIDR.
-    AddBlock(Ipv4Net),
+    AddBlock(IpNet),
     /// Give the host [`GATEWAY`].
     AddGateway,
     /// Make a container's link, both ends.
@@ -49,6 +52,8 @@ pub enum HostAction {
         netns: Netns,
         mtu: u32,
         range: Ipv4Net,
+        #[serde(default)]
+        prefix: Option<Prefix>,
         #[serde(default)]
         far: Far,
     },
@@ -59,10 +64,18 @@ pub enum HostAction {
         mtu: u32,
         range: Ipv4Net,
         #[serde(default)]
+        prefix: Option<Prefix>,
+        #[serde(default)]
         far: Far,
     },
     /// Make or mend the host's end of a link whose other end a runtime moves.
-    MakePair { address: Address, mtu: u32, far: Far },
+    MakePair {
+        address: Address,
+        mtu: u32,
+        #[serde(default)]
+        prefix: Option<Prefix>,
+        far: Far,
+    },
     /// Load the table of ports that lead into containers, whole; without any, remove it.
     SetPorts(Ports),
     /// Remove a container's link.
@@ -70,7 +83,7 @@ pub enum HostAction {
     /// Take [`GATEWAY`] from the host.
     DeleteGateway,
     /// Remove the `unreachable` route of a CIDR.
-    DeleteBlock(Ipv4Net),
+    DeleteBlock(IpNet),
     /// Remove what `OpenForward` added.
     CloseForward,
     /// Remove our nftables table.
@@ -84,11 +97,11 @@ pub enum Ec2Action {
     /// Turn off the source/destination check of our interface.
     DisableCheck { interface: InterfaceId },
     /// Point an existing route at our interface, in place.
-    ReplaceRoute { table: TableId, destination: Ipv4Net, interface: InterfaceId },
+    ReplaceRoute { table: Side, destination: Ipv4Net, interface: InterfaceId },
     /// Add a route to our interface.
-    CreateRoute { table: TableId, destination: Ipv4Net, interface: InterfaceId },
+    CreateRoute { table: Side, destination: Ipv4Net, interface: InterfaceId },
     /// Remove a route of ours.
-    DeleteRoute { table: TableId, destination: Ipv4Net },
+    DeleteRoute { table: Side, destination: Ipv4Net },
 }
 
 impl From<HostAction> for Action {
@@ -129,7 +142,7 @@ impl Action {
     }
 
     /// The route that it writes: its table, and its destination.
-    pub fn route(&self) -> Option<(&TableId, Ipv4Net)> {
+    pub fn route(&self) -> Option<(&Side, Ipv4Net)> {
         match self {
             Action::Host(_) => None,
             Action::Ec2(action) => action.route(),
@@ -199,7 +212,7 @@ impl Ec2Action {
     }
 
     /// The route that it writes: its table, and its destination.
-    pub fn route(&self) -> Option<(&TableId, Ipv4Net)> {
+    pub fn route(&self) -> Option<(&Side, Ipv4Net)> {
         match self {
             Ec2Action::ReplaceRoute { table, destination, .. }
             | Ec2Action::CreateRoute { table, destination, .. }
@@ -251,12 +264,14 @@ impl fmt::Display for Ec2Action {
                 write!(f, "turn off the source/destination check of {interface}")
             }
             Ec2Action::ReplaceRoute { table, destination, interface } => {
-                write!(f, "replace {table} {destination} -> {interface}")
+                write!(f, "replace {} {} -> {interface}", table.table, table.destination(*destination))
             }
             Ec2Action::CreateRoute { table, destination, interface } => {
-                write!(f, "create {table} {destination} -> {interface}")
+                write!(f, "create {} {} -> {interface}", table.table, table.destination(*destination))
             }
-            Ec2Action::DeleteRoute { table, destination } => write!(f, "delete {table} {destination}"),
+            Ec2Action::DeleteRoute { table, destination } => {
+                write!(f, "delete {} {}", table.table, table.destination(*destination))
+            }
         }
     }
 }

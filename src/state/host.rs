@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -14,7 +14,10 @@ use super::{
     paths::{Packet, Path},
     port::Ports,
 };
-use crate::{addr::Address, digest::Digest};
+use crate::{
+    addr::{Address, Prefix},
+    digest::Digest,
+};
 
 /// How much of the host a look is to ask about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub struct Host {
     /// Whether the host has [`GATEWAY`] on `lo`, so that it answers containers that ask for its MAC address.
     pub gateway: bool,
     /// CIDRs with an `unreachable` route: what we own, so that a free address answers at once.
-    pub blocks: BTreeSet<Ipv4Net>,
+    pub blocks: BTreeSet<IpNet>,
     /// Ports of the host that lead into containers, in a table of their own; `None` if there is none. Observed: empty if it is not
     /// what was asked for; where none was asked for, what an earlier life of this program left.
     pub ports: Option<Ports>,
@@ -124,6 +127,12 @@ impl Host {
         self.range().filter(|_| !self.lent.is_empty())
     }
 
+    /// What makes IPv6 addresses of containers' addresses, as far as this says it.
+    pub fn prefix(&self) -> Option<Prefix> {
+        let of_rules = self.rules.as_ref().and_then(|rules| rules.prefix);
+        of_rules.or_else(|| self.links.values().next().and_then(|link| link.prefix))
+    }
+
     /// The container range, as far as this says it. Rules that stand for whatever an earlier life left say nothing of it.
     pub fn range(&self) -> Option<Ipv4Net> {
         let of_rules = self.rules.as_ref().map(|rules| rules.range).filter(|range| range.prefix_len() > 0);
@@ -177,6 +186,9 @@ impl fmt::Display for Tracking {
 pub struct Rules {
     /// The container address space.
     pub range: Ipv4Net,
+    /// What makes IPv6 addresses of it, where containers have some.
+    #[serde(default)]
+    pub prefix: Option<Prefix>,
     /// Interfaces that carry traffic between hosts.
     pub uplinks: BTreeSet<String>,
     /// Port of the mesh, of TCP and UDP, which containers do not reach.

@@ -1,7 +1,7 @@
 //! Containers' links: the namespaces that they lead into, and their names.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path as FilePath, PathBuf},
     sync::Arc,
 };
@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::{attachment::Far, shared};
-use crate::addr::Address;
+use crate::addr::{Address, Prefix};
 
 /// A network namespace, known by more than a name: it is this one for as long as this kernel runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,6 +46,12 @@ impl Netns {
 /// The way out of every container. Each host has it for its own containers, and nobody routes it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
+/// The same of IPv6. The host's end of each link has it, since such an address is one of a link and not of a host.
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The smallest MTU of IPv6.
+pub const MTU6_MIN: u32 = 1280;
+
 /// A routed veth: the host's end and the container's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
@@ -55,6 +61,9 @@ pub struct Link {
     pub mtu: u32,
     /// The whole container range, which the container reaches by the link.
     pub range: Ipv4Net,
+    /// What makes an IPv6 address of the container's; `None`: it has none.
+    #[serde(default)]
+    pub prefix: Option<Prefix>,
     /// The container's end, as it is made. Observed: as it is wanted.
     #[serde(default)]
     pub far: Far,

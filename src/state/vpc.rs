@@ -3,12 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    str::FromStr,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-use crate::{addr::Range, peer::PeerName};
+use crate::{
+    addr::{Family, NotAPrefix, Prefix, Range},
+    peer::PeerName,
+};
 
 /// A network interface of EC2, `eni-…`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,6 +28,69 @@ pub struct SubnetId(pub String);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TableId(pub String);
+
+/// The routes of one family in a route table. Each side has a quota of its own and is kept by itself; destinations are written by
+/// their IPv4 CIDRs on both, and [`Side::destination`] is what EC2 calls them.
+///
+/// As text it is the table, and behind that of IPv6 the prefix: `rtb-0a1 fd00:1::/96`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Side {
+    /// The table.
+    pub table: TableId,
+    /// The kind of its routes.
+    pub family: Family,
+}
+
+impl Side {
+    /// A destination as EC2 has it.
+    pub fn destination(&self, cidr: Ipv4Net) -> IpNet {
+        self.family.cidr(cidr)
+    }
+}
+
+/// The side of IPv4.
+impl From<TableId> for Side {
+    fn from(table: TableId) -> Side {
+        Side { table, family: Family::V4 }
+    }
+}
+
+impl From<Side> for String {
+    fn from(side: Side) -> String {
+        side.to_string()
+    }
+}
+
+impl TryFrom<String> for Side {
+    type Error = NotAPrefix;
+
+    fn try_from(text: String) -> Result<Side, NotAPrefix> {
+        text.parse()
+    }
+}
+
+impl FromStr for Side {
+    type Err = NotAPrefix;
+
+    fn from_str(text: &str) -> Result<Side, NotAPrefix> {
+        Ok(match text.split_once(' ') {
+            None => TableId(text.to_owned()).into(),
+            Some((table, prefix)) => {
+                Side { table: TableId(table.to_owned()), family: Family::V6(prefix.parse()?) }
+            }
+        })
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.family {
+            Family::V4 => self.table.fmt(f),
+            Family::V6(prefix) => write!(f, "{} {prefix}", self.table),
+        }
+    }
+}
 
 /// Which route tables are looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +108,8 @@ pub enum Tables {
 pub struct DesiredVpc {
     /// The universe: routes outside it are invisible to us.
     pub range: Range,
+    /// What makes IPv6 addresses of it, where containers have some. Routes of another prefix that lead to us go.
+    pub prefix: Option<Prefix>,
     /// Our name.
     pub me: PeerName,
     /// Our interface, the target of every route of ours.
@@ -51,8 +120,8 @@ pub struct DesiredVpc {
     pub owners: Vec<(Range, PeerName)>,
     /// Routes a table may hold, if configured.
     pub quota: Option<usize>,
-    /// Routes at which EC2 refused a table another one.
-    pub full: BTreeMap<TableId, usize>,
+    /// Routes at which EC2 refused a side of a table another one.
+    pub full: BTreeMap<Side, usize>,
     /// What changed hands so lately that the tables as they were read need not show what became of it.
     pub restless: Vec<Range>,
     /// Writes that may be made only to have fewer routes.
@@ -62,9 +131,17 @@ pub struct DesiredVpc {
 }
 
 impl DesiredVpc {
-    /// Routes that a table may hold, if known.
-    pub fn quota_of(&self, table: &TableId) -> Option<usize> {
-        self.quota.into_iter().chain(self.full.get(table).copied()).min()
+    /// Whether this side of a table is kept.
+    pub fn keeps(&self, side: &Side) -> bool {
+        match side.family {
+            Family::V4 => true,
+            Family::V6(prefix) => Some(prefix) == self.prefix,
+        }
+    }
+
+    /// Routes that a side of a table may hold, if known.
+    pub fn quota_of(&self, side: &Side) -> Option<usize> {
+        self.quota.into_iter().chain(self.full.get(side).copied()).min()
     }
 }
 
@@ -75,19 +152,48 @@ pub struct Vpc {
     pub interface: InterfaceId,
     /// Its source/destination check; `None` if it could not be read.
     pub source_dest_check: Option<bool>,
-    /// The selected tables.
-    pub tables: BTreeMap<TableId, Table>,
+    /// The selected tables, each side by itself.
+    pub tables: BTreeMap<Side, Table>,
+    /// The same of IPv6 prefixes that are in use no more.
+    #[serde(default)]
+    pub retired: BTreeMap<Side, Table>,
 }
 
-/// A route table.
+impl Vpc {
+    /// Whether this table was read.
+    pub fn has(&self, table: &TableId) -> bool {
+        self.tables.keys().any(|side| side.table == *table)
+    }
+
+    /// A side of a table, in use or not.
+    pub fn side(&self, side: &Side) -> Option<&Table> {
+        self.tables.get(side).or_else(|| self.retired.get(side))
+    }
+
+    /// The same, to be changed.
+    pub fn side_mut(&mut self, side: &Side) -> Option<&mut Table> {
+        self.tables.get_mut(side).or_else(|| self.retired.get_mut(side))
+    }
+}
+
+/// One side of a route table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
-    /// Routes that lie inside the range or cover it.
+    /// Routes that lie inside the range or cover it. Of IPv6 all that cover the prefix are one, for all addresses: the narrowest.
     pub routes: BTreeMap<Ipv4Net, Route>,
-    /// IPv4 routes in it, of all kinds: what its quota counts.
+    /// Routes of its family in it, of all kinds: what its quota counts.
     pub used: usize,
-    /// CIDRs of the VPC itself.
+    /// CIDRs of the VPC itself; of IPv6 those that share addresses with the prefix.
     pub local: Vec<Ipv4Net>,
+}
+
+impl Table {
+    /// The destinations of routes that CreateRoute has led to this interface.
+    pub fn leading_to(&self, interface: &InterfaceId) -> impl Iterator<Item = Ipv4Net> {
+        let target = Target::Interface(interface.clone());
+        let leads = move |route: &Route| route.created && route.target == target;
+        self.routes.iter().filter(move |(_, route)| leads(route)).map(|(cidr, _)| *cidr)
+    }
 }
 
 /// A route of a route table.

@@ -9,6 +9,7 @@ use std::{
 use ipnet::Ipv4Net;
 
 use crate::{
+    addr::Universe,
     config::{Config, Vpc as Settings},
     metrics::Calls,
     node::protocol::request::Permission,
@@ -61,7 +62,7 @@ impl Ec2 {
         match *self {}
     }
 
-    pub async fn observe(&self, _range: Ipv4Net, _tables: &Tables) -> Result<Vpc, Fault> {
+    pub async fn observe(&self, _universe: &Universe, _tables: &Tables) -> Result<Vpc, Fault> {
         match *self {}
     }
 

@@ -1,13 +1,13 @@
 //! One action in the VPC.
 
 use aws_sdk_ec2::{operation::RequestId, types::AttributeBooleanValue};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     Ec2,
     fault::{Call, Refused, refused},
 };
-use crate::state::{Ec2Action, Fault, InterfaceId, TableId};
+use crate::state::{Ec2Action, Fault, InterfaceId, Side};
 
 impl Ec2 {
     /// Carries out one action on a route or on the own interface, and says by which request. A route
@@ -29,15 +29,17 @@ impl Ec2 {
 
     async fn create(
         &self,
-        table: &TableId,
+        table: &Side,
         destination: Ipv4Net,
         interface: &InterfaceId,
     ) -> Result<Option<String>, Refused> {
+        let (v4, v6) = parameters(table, destination);
         let answer = self
             .client
             .create_route()
-            .route_table_id(&table.0)
-            .destination_cidr_block(destination.trunc().to_string())
+            .route_table_id(&table.table.0)
+            .set_destination_cidr_block(v4)
+            .set_destination_ipv6_cidr_block(v6)
             .network_interface_id(&interface.0)
             .send()
             .await;
@@ -48,15 +50,17 @@ impl Ec2 {
 
     async fn replace(
         &self,
-        table: &TableId,
+        table: &Side,
         destination: Ipv4Net,
         interface: &InterfaceId,
     ) -> Result<Option<String>, Refused> {
+        let (v4, v6) = parameters(table, destination);
         let answer = self
             .client
             .replace_route()
-            .route_table_id(&table.0)
-            .destination_cidr_block(destination.trunc().to_string())
+            .route_table_id(&table.table.0)
+            .set_destination_cidr_block(v4)
+            .set_destination_ipv6_cidr_block(v6)
             .network_interface_id(&interface.0)
             .send()
             .await;
@@ -65,12 +69,14 @@ impl Ec2 {
         Ok(answer.request_id().map(str::to_owned))
     }
 
-    async fn delete(&self, table: &TableId, destination: Ipv4Net) -> Result<Option<String>, Refused> {
+    async fn delete(&self, table: &Side, destination: Ipv4Net) -> Result<Option<String>, Refused> {
+        let (v4, v6) = parameters(table, destination);
         let answer = self
             .client
             .delete_route()
-            .route_table_id(&table.0)
-            .destination_cidr_block(destination.trunc().to_string())
+            .route_table_id(&table.table.0)
+            .set_destination_cidr_block(v4)
+            .set_destination_ipv6_cidr_block(v6)
             .send()
             .await;
         let answer =
@@ -95,11 +101,11 @@ impl Ec2 {
         Ok(answer.request_id().map(str::to_owned))
     }
 
-    fn route_call(&self, operation: &'static str, table: &TableId, destination: Ipv4Net) -> Call {
+    fn route_call(&self, operation: &'static str, table: &Side, destination: Ipv4Net) -> Call {
         Call {
             operation,
-            subject: format!("{destination} in {table}"),
-            resource: self.arn(&format!("route-table/{table}")),
+            subject: format!("{} in {}", table.destination(destination), table.table),
+            resource: self.arn(&format!("route-table/{}", table.table)),
             by_hand: None,
             used: self.memory().used.get(table).copied(),
         }
@@ -128,5 +134,13 @@ impl Ec2 {
             _ => "aws",
         };
         format!("arn:{partition}:ec2:{region}:*:{thing}")
+    }
+}
+
+/// A destination as EC2 takes it: one parameter for each kind. EC2 compares text, so it is written in its one canonical form.
+fn parameters(side: &Side, destination: Ipv4Net) -> (Option<String>, Option<String>) {
+    match side.destination(destination.trunc()) {
+        IpNet::V4(cidr) => (Some(cidr.to_string()), None),
+        IpNet::V6(cidr) => (None, Some(cidr.to_string())),
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::types::RouteTable;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use tracing::warn;
 
 use super::{
@@ -28,7 +28,7 @@ const LISTS_MAX: usize = 32;
 const ENDPOINT: &str = "vpce-";
 
 /// The entries of each list by its name, `pl-…`, or why they are not known.
-pub(super) type Lists = BTreeMap<String, Result<Vec<Ipv4Net>, Fault>>;
+pub(super) type Lists = BTreeMap<String, Result<Vec<IpNet>, Fault>>;
 
 /// What is known of the lists, and when they are asked about again.
 #[derive(Debug, Default)]
@@ -82,7 +82,7 @@ impl Ec2 {
         self.memory().lists.lists.values().filter_map(|read| read.clone().err()).collect()
     }
 
-    async fn list(&self, id: &str) -> Result<Vec<Ipv4Net>, Fault> {
+    async fn list(&self, id: &str) -> Result<Vec<IpNet>, Fault> {
         let call = Call {
             operation: "GetManagedPrefixListEntries",
             subject: id.to_owned(),
@@ -95,8 +95,7 @@ impl Ec2 {
         for _ in 0..PAGES_MAX {
             let page = request.clone().set_next_token(token).send().await;
             let page = page.map_err(|error| refused(&call, error).fault)?;
-            // An IPv6 list is none of our business.
-            entries.extend(page.entries().iter().filter_map(|entry| entry.cidr()?.parse::<Ipv4Net>().ok()));
+            entries.extend(page.entries().iter().filter_map(|entry| entry.cidr()?.parse::<IpNet>().ok()));
             token = page.next_token.filter(|token| !token.is_empty());
             if token.is_none() {
                 return Ok(entries);

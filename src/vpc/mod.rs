@@ -34,11 +34,11 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::{
-    addr::Range,
+    addr::{Family, Range},
     config::{Config, Vpc as Settings},
     kernel::uplink,
     metrics::Calls,
-    state::{Fault, FaultKind, InterfaceId, TableId, Vpc},
+    state::{Fault, FaultKind, InterfaceId, Side, TableId, Vpc},
 };
 
 /// Time to reach EC2 at all.
@@ -98,7 +98,7 @@ struct Memory {
     /// Prefix lists that the tables name.
     lists: lists::Memory,
     /// Routes seen in each table, which tell the quota when it is full.
-    used: BTreeMap<TableId, usize>,
+    used: BTreeMap<Side, usize>,
 }
 
 impl Ec2 {
@@ -215,12 +215,18 @@ async fn credentials(identity: &Identity) -> SdkConfig {
 /// A container range that shares addresses with the VPC cannot be routed to hosts: the VPC's own
 /// routes win or refuse ours.
 pub fn overlaps(range: Ipv4Net, vpc: &Vpc) -> Option<Fault> {
-    let local = vpc.tables.values().flat_map(|table| &table.local);
-    let taken = local.copied().find(|&cidr| Range::from(cidr).overlaps(range.into()))?;
+    let mut local =
+        vpc.tables.iter().flat_map(|(side, table)| table.local.iter().map(move |cidr| (side, cidr)));
+    let (side, taken) = local.find(|(_, cidr)| Range::from(**cidr).overlaps(range.into()))?;
+    let (range, taken) = (side.destination(range), side.destination(*taken));
+    let key = match side.family {
+        Family::V4 => "ipam.range",
+        Family::V6(_) => "network.ipv6",
+    };
     Some(Fault {
         kind: FaultKind::Invalid,
         message: format!("container range {range} overlaps {taken}, which is the VPC's own"),
-        hint: Some("choose an `ipam.range` outside every CIDR of the VPC".to_owned()),
+        hint: Some(format!("choose an `{key}` outside every CIDR of the VPC")),
         request_id: None,
     })
 }
@@ -235,7 +241,8 @@ mod tests {
         Vpc {
             interface: InterfaceId("eni-1".into()),
             source_dest_check: None,
-            tables: [(TableId("rtb-1".into()), Table { local, ..Table::default() })].into(),
+            tables: [(TableId("rtb-1".into()).into(), Table { local, ..Table::default() })].into(),
+            retired: BTreeMap::new(),
         }
     }
 

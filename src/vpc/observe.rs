@@ -8,7 +8,6 @@ use aws_sdk_ec2::{
     operation::describe_route_tables::builders::DescribeRouteTablesFluentBuilder,
     types::{self, Filter, RouteTable},
 };
-use ipnet::Ipv4Net;
 use tracing::{info, warn};
 
 use super::{
@@ -17,7 +16,10 @@ use super::{
     lists::SELDOM,
     table::{id, read_table, serving, usable},
 };
-use crate::state::{Fault, FaultKind, SubnetId, TableId, Tables, Vpc};
+use crate::{
+    addr::{Family, Universe},
+    state::{Fault, FaultKind, Side, SubnetId, TableId, Tables, Vpc},
+};
 
 /// Tables on one page: as many as EC2 gives.
 const PAGE_LEN: i32 = 100;
@@ -26,7 +28,7 @@ const PAGES_MAX: usize = 50;
 
 impl Ec2 {
     /// Reads the selected tables. A named table that does not exist is left out and logged; if none is left, that is the fault.
-    pub async fn observe(&self, range: Ipv4Net, tables: &Tables) -> Result<Vpc, Fault> {
+    pub async fn observe(&self, universe: &Universe, tables: &Tables) -> Result<Vpc, Fault> {
         let pass = self.begin_pass();
         let tables = match tables {
             Tables::Serving(others) => self.serving_tables(others).await?,
@@ -34,21 +36,33 @@ impl Ec2 {
             Tables::Tagged(key, value) => self.tagged_tables(key, value).await?,
         };
         let lists = self.lists(&tables, pass).await;
-        let read = |table: &RouteTable| Some((id(table)?, read_table(table, range, &lists)));
-        let tables = tables.iter().filter_map(read).collect();
+        let sides = |families: &[Family]| {
+            let read = |table: &RouteTable, family: Family| {
+                let side = Side { table: id(table)?, family };
+                Some((side, read_table(table, family, universe.range, &lists)))
+            };
+            let all = tables
+                .iter()
+                .flat_map(|table| families.iter().filter_map(move |family| read(table, *family)));
+            all.collect()
+        };
+        let retired: Vec<Family> = universe.retired.iter().copied().map(Family::V6).collect();
+        let (kept, retired) = (sides(&universe.families().collect::<Vec<_>>()), sides(&retired));
         let source_dest_check = self.source_dest_check(pass).await;
-        let vpc = Vpc { interface: self.identity.interface.clone(), source_dest_check, tables };
+        let interface = self.identity.interface.clone();
+        let vpc = Vpc { interface, source_dest_check, tables: kept, retired };
         self.remember(&vpc);
         Ok(vpc)
     }
 
     fn remember(&self, vpc: &Vpc) {
         let mut memory = self.memory();
-        if !memory.used.keys().eq(vpc.tables.keys()) {
-            let tables: Vec<&str> = vpc.tables.keys().map(|id| id.0.as_str()).collect();
+        if !memory.used.keys().eq(vpc.tables.keys().chain(vpc.retired.keys()).collect::<BTreeSet<_>>()) {
+            let tables: Vec<String> = vpc.tables.keys().map(ToString::to_string).collect();
             info!(tables = tables.join(", "), "route tables to keep");
         }
-        memory.used = vpc.tables.iter().map(|(id, table)| (id.clone(), table.used)).collect();
+        memory.used =
+            vpc.tables.iter().chain(&vpc.retired).map(|(id, table)| (id.clone(), table.used)).collect();
     }
 
     fn begin_pass(&self) -> u64 {

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use aws_sdk_ec2::types::{self, RouteOrigin, RouteTable};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use tracing::debug;
 
 use super::lists::Lists;
 use crate::{
-    addr::Range,
+    addr::{Family, Range},
     state::{InterfaceId, Route, RouteState, SubnetId, Table, TableId, Target},
     text::printable,
 };
@@ -38,9 +38,9 @@ pub(super) fn id(table: &RouteTable) -> Option<TableId> {
     table.route_table_id().map(|id| TableId(id.to_owned()))
 }
 
-/// A table as we see it: what lies in the range or covers it, what counts, and the VPC's own CIDRs.
-pub(super) fn read_table(table: &RouteTable, range: Ipv4Net, lists: &Lists) -> Table {
-    let mut read = Table::default();
+/// A side of a table as we see it: what lies in the range or covers it, what counts, and the VPC's own CIDRs.
+pub(super) fn read_table(table: &RouteTable, family: Family, range: Ipv4Net, lists: &Lists) -> Table {
+    let (mut read, mut narrowest) = (Table::default(), 0);
     let range = Range::from(range);
     let concerns = |cidr: &Ipv4Net| Range::from(*cidr).covers(range) || range.covers((*cidr).into());
     for route in table.routes() {
@@ -48,30 +48,49 @@ pub(super) fn read_table(table: &RouteTable, range: Ipv4Net, lists: &Lists) -> T
         let propagated =
             !matches!(route.origin(), Some(RouteOrigin::CreateRoute | RouteOrigin::CreateRouteTable));
         let entries = entries(route, lists);
-        if route.destination_ipv6_cidr_block().is_none() && !propagated {
+        if counts(route, entries, family) && !propagated {
             // EC2 counts as many as the list may hold, which only its owner is told.
             read.used += entries.len().max(1);
         }
-        for entry in entries.iter().filter(|entry| concerns(entry)) {
-            read.routes.entry(*entry).or_insert_with(|| listed(route));
+        for entry in entries.iter().filter_map(|entry| family.cidr_of(*entry)).filter(concerns) {
+            read.routes.entry(entry).or_insert_with(|| listed(route));
         }
-        let Some(destination) = route.destination_cidr_block().and_then(canonical) else { continue };
+        let Some(destination) = destination(route) else { continue };
+        let Some(cidr) = family.cidr_of(destination) else { continue };
         if is_local(route) {
-            read.local.push(destination);
+            read.local.push(cidr);
         }
-        if !concerns(&destination) {
+        // Of several that cover an IPv6 prefix packets follow the narrowest.
+        let covers_all = cidr.prefix_len() == 0;
+        if !concerns(&cidr) || covers_all && destination.prefix_len() < narrowest {
             continue;
         }
+        if covers_all {
+            narrowest = destination.prefix_len();
+        }
         // A static route beside a propagated one, or one of a list, of the same destination is the one that counts.
-        if !propagated || !read.routes.contains_key(&destination) {
-            read.routes.insert(destination, read_route(route));
+        if !propagated || !read.routes.contains_key(&cidr) {
+            read.routes.insert(cidr, read_route(route));
         }
     }
     read
 }
 
-fn canonical(text: &str) -> Option<Ipv4Net> {
-    let destination = text.parse::<Ipv4Net>().ok().filter(|cidr| cidr.trunc() == *cidr);
+/// Whether the quota of this family counts a route. A list has entries of one family; one whose entries are not known is
+/// taken for IPv4.
+fn counts(route: &types::Route, entries: &[IpNet], family: Family) -> bool {
+    let is_v6 =
+        route.destination_ipv6_cidr_block().is_some() || matches!(entries.first(), Some(IpNet::V6(_)));
+    match family {
+        Family::V4 => !is_v6,
+        Family::V6(_) => is_v6,
+    }
+}
+
+/// Where packets have to go to take this route; `None` if a list says so, or if it is written in no canonical form.
+fn destination(route: &types::Route) -> Option<IpNet> {
+    let text = route.destination_cidr_block().or(route.destination_ipv6_cidr_block())?;
+    let destination = text.parse::<IpNet>().ok().filter(|cidr| cidr.trunc() == *cidr);
     if destination.is_none() {
         debug!(destination = text, "route skipped: not a canonical CIDR");
     }
@@ -92,7 +111,7 @@ fn read_route(route: &types::Route) -> Route {
     Route { target: target(route), state, created: route.origin() == Some(&RouteOrigin::CreateRoute) }
 }
 
-fn entries<'a>(route: &types::Route, lists: &'a Lists) -> &'a [Ipv4Net] {
+fn entries<'a>(route: &types::Route, lists: &'a Lists) -> &'a [IpNet] {
     let list = route.destination_prefix_list_id().and_then(|id| lists.get(id)?.as_ref().ok());
     list.map_or(&[], Vec::as_slice)
 }
@@ -167,7 +186,39 @@ mod tests {
 
     fn read_with(routes: impl IntoIterator<Item = types::builders::RouteBuilder>, lists: &Lists) -> Table {
         let routes = routes.into_iter().map(types::builders::RouteBuilder::build).collect();
-        read_table(&RouteTable::builder().set_routes(Some(routes)).build(), RANGE.parse().unwrap(), lists)
+        let table = RouteTable::builder().set_routes(Some(routes)).build();
+        read_table(&table, Family::V4, RANGE.parse().unwrap(), lists)
+    }
+
+    fn route6(destination: &str) -> types::builders::RouteBuilder {
+        types::Route::builder()
+            .destination_ipv6_cidr_block(destination)
+            .network_interface_id("eni-1")
+            .origin(RouteOrigin::CreateRoute)
+            .state(types::RouteState::Active)
+    }
+
+    #[test]
+    fn the_side_of_ipv6_is_read_as_the_ipv4_cidrs_that_it_stands_for() {
+        let entries = ["fd00:1::a2f:0/112", "2001:db8::/32"].map(|cidr| cidr.parse().unwrap());
+        let lists = Lists::from([("pl-1".to_owned(), Ok(entries.into()))]);
+        let routes = [
+            route("10.32.0.0/13").network_interface_id("eni-1"),
+            route6("::/0").network_interface_id("eni-wide"),
+            route6("fd00::/8").network_interface_id("eni-narrow"),
+            route6("fd00:1::a20:0/109"),
+            route6("fd00:1::a28:0/109").origin(RouteOrigin::EnableVgwRoutePropagation),
+            route6("fd00:2::a28:0/109"),
+            types::Route::builder().destination_prefix_list_id("pl-1").origin(RouteOrigin::CreateRoute),
+        ];
+        let routes = routes.into_iter().map(types::builders::RouteBuilder::build).collect();
+        let table = RouteTable::builder().set_routes(Some(routes)).build();
+        let family = Family::V6("fd00:1::/96".parse().unwrap());
+        let read = read_table(&table, family, RANGE.parse().unwrap(), &lists);
+        assert_eq!(destinations(&read), ["0.0.0.0/0", "10.32.0.0/13", "10.40.0.0/13", "10.47.0.0/16"]);
+        assert_eq!(read.used, 6, "two are IPv4 or propagated, and the list counts as its entries");
+        let default = &read.routes[&Ipv4Net::default()];
+        assert_eq!(default.target, Target::Interface(InterfaceId("eni-narrow".into())));
     }
 
     #[test]

@@ -83,6 +83,7 @@ impl World {
         let range = Range::new(Address(FIRST), Address(FIRST + ROUTES * BLOCK));
         let vpc = DesiredVpc {
             range,
+            prefix: None,
             me: PeerName::from_u64(1),
             interface: interface(0),
             disable_check: true,
@@ -99,7 +100,10 @@ impl World {
             vpc: Vpc {
                 interface: interface(0),
                 source_dest_check: Some(false),
-                tables: (0..tables).map(|number| (TableId(format!("rtb-{number}")), table.clone())).collect(),
+                tables: (0..tables)
+                    .map(|number| (TableId(format!("rtb-{number}")).into(), table.clone()))
+                    .collect(),
+                retired: BTreeMap::new(),
             },
             desired: Desired { host, vpc: Some(vpc) },
         }

@@ -73,7 +73,7 @@ async fn a_question_reaches_the_loop_and_its_answer_the_caller() {
         taken.request,
         ApiRequest::AttachTarget { target: "42".to_owned(), name: Some("web".to_owned()), subnet: None }
     );
-    let answer = Response::Attached { address: "10.32.0.1/12".parse().unwrap(), mtu: 1376 };
+    let answer = Response::Attached { address: "10.32.0.1/12".parse().unwrap(), ipv6: None, mtu: 1376 };
     taken.reply.send(Ok(answer.clone())).unwrap();
     assert_eq!(asked.await.unwrap().unwrap(), answer);
 }

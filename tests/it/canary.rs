@@ -185,11 +185,12 @@ impl Life {
 
     fn apply(&mut self, action: &Action) {
         match action {
-            Action::Host(HostAction::CreateLink { address, netns, mtu, range, far }) => {
+            Action::Host(HostAction::CreateLink { address, netns, mtu, range, prefix, far }) => {
                 let link = Link {
                     netns: Some(netns.clone()),
                     mtu: *mtu,
                     range: *range,
+                    prefix: *prefix,
                     far: far.clone(),
                     faults: Vec::new(),
                 };
@@ -212,6 +213,11 @@ fn alone(enable: bool) -> Config {
 }
 
 fn vpc() -> Vpc {
-    let tables = BTreeMap::from([(TableId("rtb-1".to_owned()), Table::default())]);
-    Vpc { interface: InterfaceId("eni-1".to_owned()), source_dest_check: Some(false), tables }
+    let tables = BTreeMap::from([(TableId("rtb-1".to_owned()).into(), Table::default())]);
+    Vpc {
+        interface: InterfaceId("eni-1".to_owned()),
+        source_dest_check: Some(false),
+        tables,
+        retired: BTreeMap::new(),
+    }
 }

@@ -193,7 +193,7 @@ fn manual_pages_and_completions_are_written() {
 
 fn one_change() -> Plan {
     let action = Action::Ec2(Ec2Action::DeleteRoute {
-        table: TableId("rtb-0a1".to_owned()),
+        table: TableId("rtb-0a1".to_owned()).into(),
         destination: "10.32.0.0/16".parse().unwrap(),
     });
     Plan {
@@ -378,7 +378,7 @@ async fn an_attached_container_is_its_address() {
     let scene = Scene::with(|request| match request {
         ApiRequest::AttachTarget { target, name, subnet: None } => {
             assert_eq!((target.as_str(), name.as_deref()), ("42", Some("web")));
-            Ok(Response::Attached { address: "10.32.0.1/12".parse().unwrap(), mtu: 1376 })
+            Ok(Response::Attached { address: "10.32.0.1/12".parse().unwrap(), ipv6: None, mtu: 1376 })
         }
         other => panic!("not asked in this scene: {other:?}"),
     })

@@ -47,7 +47,7 @@ fn attached(host: &Host) -> Vec<String> {
 fn the_same_key_has_the_same_answer_and_another_name_for_its_interface() {
     let mut host = Host::new();
     let first = connect(&mut host, 1, wish("a", "eth0")).unwrap();
-    let Response::Connected(Connected { address, mac, mtu, link }) = &first else { panic!("{first:?}") };
+    let Response::Connected(Connected { address, mac, mtu, link, .. }) = &first else { panic!("{first:?}") };
     assert_eq!((*mac, *mtu), (Mac::of(*address), 1376));
     assert_eq!(*link, format!("wv{:08x}", address.0));
     assert_eq!(host.kernel.links[address].far.name, "eth0");
@@ -80,7 +80,7 @@ fn what_is_asked_for_is_given_or_refused_and_never_something_else() {
     let asked = Wish { address: Some(address), mac: Some(mac), mtu: Some(1400), ..wish("a", "eth0") };
     let answer = connect(&mut host, 1, asked.clone()).unwrap();
     let link = "wv0a200707".to_owned();
-    assert_eq!(answer, Response::Connected(Connected { address, mac, mtu: 1400, link }));
+    assert_eq!(answer, Response::Connected(Connected { address, ipv6: None, mac, mtu: 1400, link }));
     assert_eq!((host.kernel.links[&address].mtu, host.kernel.links[&address].far.mac), (1400, Some(mac)));
 
     let other = Wish { key: wish("b", "eth0").key, ..asked.clone() };

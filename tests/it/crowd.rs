@@ -410,7 +410,7 @@ impl Host {
 
     fn apply(&mut self, action: &Action) -> Result<(), Fault> {
         match action {
-            Action::Host(HostAction::CreateLink { address, netns, mtu, range, far }) => {
+            Action::Host(HostAction::CreateLink { address, netns, mtu, range, prefix, far }) => {
                 if let Some(fault) = &self.refuses {
                     return Err(fault.clone());
                 }
@@ -418,6 +418,7 @@ impl Host {
                     netns: Some(netns.clone()),
                     mtu: *mtu,
                     range: *range,
+                    prefix: *prefix,
                     far: far.clone(),
                     faults: Vec::new(),
                 };
@@ -451,7 +452,8 @@ fn seen(host: usize, routes: &BTreeMap<Ipv4Net, Route>) -> Vpc {
     Vpc {
         interface: interface(host),
         source_dest_check: Some(false),
-        tables: BTreeMap::from([(TableId("rtb-1".to_owned()), table)]),
+        tables: BTreeMap::from([(TableId("rtb-1".to_owned()).into(), table)]),
+        retired: BTreeMap::new(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use ipnet::Ipv4Net;
 use serde_json::json;
 use weavers::{
-    addr::{Address, Range},
+    addr::Address,
     config,
     mesh::{self, ConnId, Hosts},
     node::{
@@ -347,7 +347,7 @@ struct Host {
     is_ec2_away: bool,
     answers: Vec<Result<Response, Refusal>>,
     /// What no packet leaves the host for.
-    blocks: BTreeSet<Ipv4Net>,
+    blocks: BTreeSet<ipnet::IpNet>,
     sent: Vec<Vec<u8>>,
     closed: Vec<String>,
 }
@@ -501,7 +501,12 @@ impl Host {
                 }
                 Output::ObserveVpc(..) => {
                     let interface = InterfaceId(format!("eni-{}", self.name.as_u64()));
-                    let seen = Vpc { interface, source_dest_check: Some(false), tables: BTreeMap::new() };
+                    let seen = Vpc {
+                        interface,
+                        source_dest_check: Some(false),
+                        tables: BTreeMap::new(),
+                        retired: BTreeMap::new(),
+                    };
                     self.node.handle(self.now, Input::VpcSeen(Ok(seen)));
                 }
                 Output::ObserveNames(names) => {
@@ -534,7 +539,7 @@ impl Host {
     }
 
     fn keeps_to_itself(&self, address: Address) -> bool {
-        self.blocks.iter().any(|cidr| Range::from(*cidr).contains(address))
+        self.blocks.iter().any(|cidr| cidr.contains(&std::net::IpAddr::V4(address.into())))
     }
 
     // ===== two of them =====

@@ -146,6 +146,11 @@ fn route(interface: &str) -> Route {
 }
 
 fn empty_vpc() -> Vpc {
-    let tables = BTreeMap::from([(TableId("rtb-1".to_owned()), Table::default())]);
-    Vpc { interface: InterfaceId("eni-1".to_owned()), source_dest_check: Some(false), tables }
+    let tables = BTreeMap::from([(TableId("rtb-1".to_owned()).into(), Table::default())]);
+    Vpc {
+        interface: InterfaceId("eni-1".to_owned()),
+        source_dest_check: Some(false),
+        tables,
+        retired: BTreeMap::new(),
+    }
 }

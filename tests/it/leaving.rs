@@ -238,7 +238,8 @@ impl Host {
         Vpc {
             interface: InterfaceId("eni-us".to_owned()),
             source_dest_check: Some(false),
-            tables: BTreeMap::from([(TableId("rtb-1".to_owned()), table)]),
+            tables: BTreeMap::from([(TableId("rtb-1".to_owned()).into(), table)]),
+            retired: BTreeMap::new(),
         }
     }
 }

@@ -204,13 +204,20 @@ impl Host {
             }
             Action::Host(HostAction::AddGateway) => self.kernel.gateway = true,
             Action::Host(HostAction::AddBlock(cidr)) => drop(self.kernel.blocks.insert(*cidr)),
-            &Action::Host(HostAction::CreateLink { address, ref netns, mtu, range, ref far }) => {
+            &Action::Host(HostAction::CreateLink { address, ref netns, mtu, range, prefix, ref far }) => {
                 let (netns, far) = (Some(netns.clone()), far.clone());
-                self.connect(address, Link { netns, mtu, range, far, faults: Vec::new() });
+                self.connect(address, Link { netns, mtu, range, prefix, far, faults: Vec::new() });
             }
-            Action::Host(HostAction::MakePair { address, mtu, far }) => {
+            Action::Host(HostAction::MakePair { address, mtu, prefix, far }) => {
                 let range = "10.32.0.0/12".parse().unwrap();
-                let link = Link { netns: None, mtu: *mtu, range, far: far.clone(), faults: Vec::new() };
+                let link = Link {
+                    netns: None,
+                    mtu: *mtu,
+                    range,
+                    prefix: *prefix,
+                    far: far.clone(),
+                    faults: Vec::new(),
+                };
                 let local = format!("net.ipv4.conf.wv{:08x}.route_localnet", address.0);
                 self.kernel.sysctls.insert(local, "0".to_owned());
                 self.connect(*address, link);
@@ -236,7 +243,12 @@ fn vpc() -> Vpc {
     let range: Ipv4Net = "10.32.0.0/12".parse().unwrap();
     let routes = [(range, Route { target, state: RouteState::Active, created: true })].into();
     let table = Table { used: 1, routes, local: Vec::new() };
-    Vpc { interface, source_dest_check: Some(false), tables: [(TableId("rtb-1".to_owned()), table)].into() }
+    Vpc {
+        interface,
+        source_dest_check: Some(false),
+        tables: [(TableId("rtb-1".to_owned()).into(), table)].into(),
+        retired: Default::default(),
+    }
 }
 
 pub fn netns(number: u64) -> Netns {

@@ -33,8 +33,13 @@ fn node() -> Node {
 /// It has looked at its host and its table.
 fn settled() -> Node {
     let mut node = node();
-    let tables = BTreeMap::from([(TableId("rtb-1".to_owned()), Table::default())]);
-    let vpc = Vpc { interface: InterfaceId("eni-1".to_owned()), source_dest_check: Some(false), tables };
+    let tables = BTreeMap::from([(TableId("rtb-1".to_owned()).into(), Table::default())]);
+    let vpc = Vpc {
+        interface: InterfaceId("eni-1".to_owned()),
+        source_dest_check: Some(false),
+        tables,
+        retired: BTreeMap::new(),
+    };
     node.handle(Timestamp::ZERO, Input::HostSeen(Ok(Host::default())));
     node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(vpc)));
     node
@@ -99,7 +104,7 @@ fn each_has_its_help_and_its_type_and_counters_are_there_from_the_start() {
 fn a_step_that_ec2_denies_is_counted_as_a_failed_one() {
     let metrics = Metrics::new();
     let action = Action::Ec2(Ec2Action::DeleteRoute {
-        table: TableId("rtb-1".into()),
+        table: TableId("rtb-1".into()).into(),
         destination: "10.32.0.0/16".parse().unwrap(),
     });
     let denied: Result<(), Fault> = Err(Fault {

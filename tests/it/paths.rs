@@ -244,13 +244,15 @@ impl Life {
                     (self.looked_for, self.looks) = (*wanted, self.looks + 1);
                     self.node.handle(self.now, Input::HostSeen(Ok(seen)));
                 }
-                Output::ObserveVpc(range, _) => {
+                Output::ObserveVpc(universe, _) => {
                     let target = Target::Interface(InterfaceId("eni-1".to_owned()));
                     let route = Route { target, state: RouteState::Active, created: true };
-                    let table = Table { routes: [(range, route)].into(), used: 1, local: Vec::new() };
-                    let tables = [(TableId("rtb-1".to_owned()), table)].into();
+                    let table =
+                        Table { routes: [(universe.range, route)].into(), used: 1, local: Vec::new() };
+                    let tables = [(TableId("rtb-1".to_owned()).into(), table)].into();
                     let interface = InterfaceId("eni-1".to_owned());
-                    let seen = Vpc { interface, source_dest_check: Some(false), tables };
+                    let seen =
+                        Vpc { interface, source_dest_check: Some(false), tables, retired: BTreeMap::new() };
                     self.node.handle(self.now, Input::VpcSeen(Ok(seen)));
                 }
                 Output::Apply(action) => {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anstream::adapter::strip_str;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, de::DeserializeOwned};
 use weavers::{
     addr::Address,
@@ -27,7 +27,7 @@ use weavers::{
     },
     peer::{PeerName, PeerUid},
     plan::Plan,
-    state::{Forward, Host, InterfaceId, Link, Netns, Route, RouteState, Rules, Table, TableId, Target, Vpc},
+    state::{Forward, Host, InterfaceId, Link, Netns, Route, RouteState, Rules, Side, Table, Target, Vpc},
     time::Timestamp,
 };
 
@@ -79,7 +79,7 @@ struct SeenHost {
     #[serde(default)]
     no_gateway: bool,
     #[serde(default)]
-    blocks: BTreeSet<Ipv4Net>,
+    blocks: BTreeSet<IpNet>,
     #[serde(default)]
     links: BTreeMap<Address, SeenLink>,
     #[serde(default)]
@@ -104,7 +104,7 @@ struct SeenLink {
 struct SeenVpc {
     source_dest_check: Option<bool>,
     /// Where each route leads: `eni-…`, with `blackhole` behind it where it does not arrive, or another target.
-    tables: BTreeMap<TableId, BTreeMap<Ipv4Net, String>>,
+    tables: BTreeMap<Side, BTreeMap<Ipv4Net, String>>,
     /// Routes of a table that are not listed: they lie outside the range.
     #[serde(default)]
     others: usize,
@@ -278,6 +278,7 @@ impl Case {
             sysctls: [("net.ipv4.ip_forward".to_owned(), seen.ip_forward.clone())].into(),
             rules: seen.rules.clone().map(|uplinks| Rules {
                 range,
+                prefix: self.config.network.ipv6,
                 uplinks,
                 mesh_port: self.config.mesh.listen.port(),
                 metrics_port: self.config.metrics.map(|listen| listen.port()),
@@ -331,6 +332,7 @@ fn seen_vpc(seen: &SeenVpc) -> Vpc {
         interface: InterfaceId("eni-us".to_owned()),
         source_dest_check: seen.source_dest_check,
         tables: seen.tables.iter().map(|(id, routes)| (id.clone(), table(routes))).collect(),
+        retired: BTreeMap::new(),
     }
 }
 

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ipnet::Ipv4Net;
 use proptest::{collection, prelude::*};
 use weavers::{
-    addr::{Address, Range, join},
+    addr::{Address, Family, Prefix, Range, join},
     peer::PeerName,
     plan::{Plan, leads_to},
     state::{
-        Action, Actual, Desired, DesiredVpc, Ec2Action, Host, InterfaceId, Route, RouteState, Table, TableId,
-        Target, Vpc,
+        Action, Actual, Desired, DesiredVpc, Ec2Action, Host, InterfaceId, Route, RouteState, Side, Table,
+        TableId, Target, Vpc,
     },
 };
 
@@ -23,7 +23,7 @@ const SIZE: u32 = 32;
 /// Rounds in which everybody plans and acts once. One may have to wait for another, and a covering route for both.
 const ROUNDS_MAX: usize = 3;
 
-type Tables = BTreeMap<TableId, Table>;
+type Tables = BTreeMap<Side, Table>;
 type Owners = Vec<(Range, usize)>;
 
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ struct World {
 struct Worker {
     read: usize,
     /// What it made of a destination, and the number of the read that shows it.
-    wrote: BTreeMap<(TableId, Ipv4Net), (usize, Option<Route>)>,
+    wrote: BTreeMap<(Side, Ipv4Net), (usize, Option<Route>)>,
     queue: VecDeque<Action>,
     failed: bool,
 }
@@ -51,6 +51,7 @@ impl World {
     fn desired(&self, me: usize) -> Desired {
         let vpc = DesiredVpc {
             range: universe(),
+            prefix: Some(prefix()),
             me: name(me),
             interface: interface(me),
             disable_check: true,
@@ -69,7 +70,12 @@ impl World {
     }
 
     fn whole_plan(&self, me: usize, tables: &Tables) -> Plan {
-        let vpc = Vpc { interface: interface(me), source_dest_check: Some(false), tables: tables.clone() };
+        let vpc = Vpc {
+            interface: interface(me),
+            source_dest_check: Some(false),
+            tables: tables.clone(),
+            retired: BTreeMap::new(),
+        };
         Plan::new(&self.desired(me), Actual { host: None, vpc: Some(&vpc) })
     }
 
@@ -129,7 +135,7 @@ impl World {
     }
 
     /// Every address in every table, with the peer that owns it.
-    fn addresses(&self) -> Vec<(TableId, Address, usize)> {
+    fn addresses(&self) -> Vec<(Side, Address, usize)> {
         let mut all = Vec::new();
         for id in self.tables.keys() {
             for (range, owner) in &self.owners {
@@ -140,7 +146,7 @@ impl World {
     }
 
     /// The addresses whose packets arrive at their owner.
-    fn delivered(&self) -> BTreeSet<(TableId, Address)> {
+    fn delivered(&self) -> BTreeSet<(Side, Address)> {
         let all = self.addresses().into_iter();
         let right = all.filter(|(id, at, owner)| leads_to(&self.tables[id], one(*at), &interface(*owner)));
         right.map(|(id, at, _)| (id, at)).collect()
@@ -152,7 +158,7 @@ impl World {
     }
 
     /// Whether no route over this one covers several owners of whom another than its own is the first.
-    fn may_be_relied_on(&self, table: &TableId, cidr: Ipv4Net) -> bool {
+    fn may_be_relied_on(&self, table: &Side, cidr: Ipv4Net) -> bool {
         let first =
             |cidr: Ipv4Net| self.owners.iter().find(|(range, _)| range.contains(Range::from(cidr).start));
         let over = self.tables[table].routes.keys().filter(|over| over.contains(&cidr) && **over != cidr);
@@ -166,7 +172,7 @@ impl World {
     }
 
     /// Whether what is not ours stands over this address inside the range.
-    fn is_obstructed(&self, table: &TableId, address: Address) -> bool {
+    fn is_obstructed(&self, table: &Side, address: Address) -> bool {
         self.tables[table].routes.iter().any(|(cidr, route)| {
             universe().covers((*cidr).into()) && Range::from(*cidr).contains(address) && is_foreign(route)
         })
@@ -366,7 +372,7 @@ proptest! {
     fn whoever_leaves_takes_its_routes_and_no_others(world in worlds(Just(None)), me in 0..PEERS) {
         let mut desired = world.desired(me);
         desired.vpc.as_mut().unwrap().withdraw = true;
-        let vpc = Vpc { interface: interface(me), source_dest_check: None, tables: world.tables.clone() };
+        let vpc = Vpc { interface: interface(me), source_dest_check: None, tables: world.tables.clone(), retired: BTreeMap::new() };
         let plan = Plan::new(&desired, Actual { host: None, vpc: Some(&vpc) });
         let planned: BTreeSet<_> = plan.changes.iter().map(|change| {
             assert!(matches!(change.action, Action::Ec2(Ec2Action::DeleteRoute { .. })), "{}", change.action);
@@ -460,7 +466,7 @@ impl Cluster {
     }
 
     /// The addresses in use whose packets arrive.
-    fn arriving(&self) -> BTreeSet<(TableId, Address)> {
+    fn arriving(&self) -> BTreeSet<(Side, Address)> {
         let mut arriving = self.as_known_by(None).delivered();
         arriving.retain(|(_, at)| self.used.contains(&(at.0 - FIRST)));
         arriving
@@ -689,8 +695,14 @@ fn interface(peer: usize) -> InterfaceId {
     InterfaceId(format!("eni-{peer}"))
 }
 
-fn table_id(number: usize) -> TableId {
-    TableId(format!("rtb-{number}"))
+/// Every other one is the side of IPv6 of the table before.
+fn table_id(number: usize) -> Side {
+    let family = if number.is_multiple_of(2) { Family::V4 } else { Family::V6(prefix()) };
+    Side { table: TableId(format!("rtb-{}", number / 2)), family }
+}
+
+fn prefix() -> Prefix {
+    "fd00:1::/96".parse().unwrap()
 }
 
 fn active(interface: InterfaceId) -> Route {
@@ -701,7 +713,7 @@ fn is_foreign(route: &Route) -> bool {
     !route.created || matches!(route.target, Target::Other(_))
 }
 
-fn route_of(action: &Action) -> (TableId, Ipv4Net, Option<InterfaceId>) {
+fn route_of(action: &Action) -> (Side, Ipv4Net, Option<InterfaceId>) {
     match action {
         Action::Ec2(Ec2Action::CreateRoute { table, destination, interface })
         | Action::Ec2(Ec2Action::ReplaceRoute { table, destination, interface }) => {

@@ -131,7 +131,8 @@ fn vpc() -> Vpc {
     Vpc {
         interface: InterfaceId("eni-1".to_owned()),
         source_dest_check: Some(true),
-        tables: [(TableId("rtb-1".to_owned()), table)].into(),
+        tables: [(TableId("rtb-1".to_owned()).into(), table)].into(),
+        retired: Default::default(),
     }
 }
 
@@ -144,7 +145,7 @@ pub fn plan() -> Plan {
         containers: vec!["web".to_owned()],
     };
     let create = Action::Ec2(Ec2Action::CreateRoute {
-        table: TableId("rtb-1".to_owned()),
+        table: TableId("rtb-1".to_owned()).into(),
         destination,
         interface: InterfaceId("eni-1".to_owned()),
     });
@@ -153,7 +154,7 @@ pub fn plan() -> Plan {
         refused: vec![change(create.clone())],
         changes: [create, Action::Host(HostAction::DeleteRules)].map(change).into(),
         conflicts: vec![conflict],
-        tables: [(TableId("rtb-1".to_owned()), Usage { used: 4, after: 5, quota: None })].into(),
+        tables: [(TableId("rtb-1".to_owned()).into(), Usage { used: 4, after: 5, quota: None })].into(),
         unread: vec!["the VPC cannot be read".to_owned()],
         notes: vec!["a note".to_owned()],
     }

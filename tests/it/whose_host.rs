@@ -299,7 +299,7 @@ struct Host {
     /// Routes outside the range.
     others: usize,
     quota: usize,
-    blocks: BTreeSet<Ipv4Net>,
+    blocks: BTreeSet<ipnet::IpNet>,
     links: BTreeMap<weavers::addr::Address, Link>,
     rules: Option<weavers::state::Rules>,
     disk: BTreeMap<String, Vec<u8>>,
@@ -507,7 +507,8 @@ impl Host {
         Ok(Vpc {
             interface: InterfaceId(self.interface.to_owned()),
             source_dest_check: Some(false),
-            tables: [(TableId("rtb-1".to_owned()), table)].into(),
+            tables: [(TableId("rtb-1".to_owned()).into(), table)].into(),
+            retired: BTreeMap::new(),
         })
     }
 
@@ -529,11 +530,12 @@ impl Host {
             Action::Host(HostAction::AddBlock(cidr)) => drop(self.blocks.insert(*cidr)),
             Action::Host(HostAction::DeleteBlock(cidr)) => drop(self.blocks.remove(cidr)),
             Action::Host(HostAction::LoadRules(rules)) => self.rules = Some(rules.clone()),
-            Action::Host(HostAction::CreateLink { address, netns, mtu, range, far }) => {
+            Action::Host(HostAction::CreateLink { address, netns, mtu, range, prefix, far }) => {
                 let link = Link {
                     netns: Some(netns.clone()),
                     mtu: *mtu,
                     range: *range,
+                    prefix: *prefix,
                     far: far.clone(),
                     faults: Vec::new(),
                 };

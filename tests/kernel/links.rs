@@ -488,6 +488,7 @@ async fn a_container_whose_first_process_has_ended_is_found_by_another(mut world
         netns: netns.clone(),
         mtu: 1500,
         range: range(),
+        prefix: None,
         far: Far::default(),
     };
     world.apply(create(&known)).await;

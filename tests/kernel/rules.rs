@@ -251,7 +251,7 @@ async fn docker_s_drop_is_opened_and_closed_again(mut world: World) {
     assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
     assert!(!crosses(&a, &b, 100));
 
-    let open = HostAction::OpenForward { uplinks: rules().uplinks, range: None };
+    let open = HostAction::OpenForward { uplinks: rules().uplinks, range: None, has_v6: false };
     world.apply(open.clone()).await;
     assert_eq!(world.observe().await.forward, Forward::Opened("ip filter DOCKER-USER".into()));
     assert!(crosses(&a, &b, 100));
@@ -275,7 +275,7 @@ async fn what_was_lent_passes_by_interfaces_of_others_where_docker_drops_all_els
     world.load_rules(rules()).await;
     sh(DOCKER);
     let before = sh("nft -s list table ip filter");
-    let open = |range| HostAction::OpenForward { uplinks: rules().uplinks, range };
+    let open = |range| HostAction::OpenForward { uplinks: rules().uplinks, range, has_v6: false };
     world.apply(open(None)).await;
     assert!(matches!(world.observe().await.forward, Forward::Opened(_)));
     world.wanted.lent = std::sync::Arc::new([range()].into());
@@ -316,7 +316,7 @@ async fn docker_0_is_seen_with_its_address_and_whether_docker_drops_what_comes_f
 async fn a_flushed_forward_chain_is_opened_again(mut world: World) {
     world.wanted.rules = Some(rules());
     sh(DOCKER);
-    let open = HostAction::OpenForward { uplinks: rules().uplinks, range: None };
+    let open = HostAction::OpenForward { uplinks: rules().uplinks, range: None, has_v6: false };
     world.apply(open.clone()).await;
     sh("nft flush chain ip filter FORWARD");
     assert_eq!(world.observe().await.forward, Forward::Closed("ip filter DOCKER-USER".into()));
@@ -338,7 +338,7 @@ async fn a_chain_that_only_its_owner_should_amend_is_named(mut world: World) {
     assert_eq!(world.observe().await.forward, firewalld);
     sh(DOCKER);
     assert!(matches!(world.observe().await.forward, Forward::Closed(_)), "what we can amend comes first");
-    world.apply(HostAction::OpenForward { uplinks: rules().uplinks, range: None }).await;
+    world.apply(HostAction::OpenForward { uplinks: rules().uplinks, range: None, has_v6: false }).await;
     assert_eq!(world.observe().await.forward, firewalld);
     sh("nft insert rule inet firewalld filter_FORWARD oifname '\"wv*\"' accept");
     let opened = Forward::Opened("ip filter DOCKER-USER".into());

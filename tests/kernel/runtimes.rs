@@ -32,7 +32,7 @@ fn want_pair(world: &mut World, address: &str) -> HostAction {
     let far = Far::to_be_moved(at(address), None);
     let link = Link { mtu: 9001, range: range(), far: far.clone(), ..Link::default() };
     world.wanted.links_mut().insert(at(address), link.into());
-    HostAction::MakePair { address: at(address), mtu: 9001, far }
+    HostAction::MakePair { address: at(address), mtu: 9001, prefix: None, far }
 }
 
 /// As libnetwork does it.

@@ -218,12 +218,12 @@ pub fn create(container: &Container, address: &str, mtu: u32) -> HostAction {
 /// Makes a link whose far end is of this kind.
 pub fn create_as(far: &Far, container: &Container, address: &str, mtu: u32) -> HostAction {
     let (netns, far) = (container.netns.clone(), far.clone());
-    HostAction::CreateLink { address: at(address), netns, mtu, range: range(), far }
+    HostAction::CreateLink { address: at(address), netns, mtu, range: range(), prefix: None, far }
 }
 
 pub fn mend(container: &Container, address: &str, mtu: u32) -> HostAction {
     let (netns, far) = (container.netns.clone(), Far::default());
-    HostAction::MendLink { address: at(address), netns, mtu, range: range(), far }
+    HostAction::MendLink { address: at(address), netns, mtu, range: range(), prefix: None, far }
 }
 
 pub fn range() -> Ipv4Net {
@@ -237,6 +237,7 @@ pub fn at(address: &str) -> Address {
 pub fn rules() -> Rules {
     Rules {
         range: range(),
+        prefix: None,
         uplinks: ["eth0".to_owned()].into(),
         mesh_port: 6783,
         metrics_port: None,

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use ipnet::Ipv4Net;
 use weavers::{
+    addr::{Family, Prefix, Universe},
     state::{
-        Ec2Action, Fault, FaultKind, InstanceState, InterfaceId, Route, RouteState, SubnetId, TableId,
+        Ec2Action, Fault, FaultKind, InstanceState, InterfaceId, Route, RouteState, Side, SubnetId, TableId,
         Tables, Target, Vpc,
     },
     vpc::{Ec2, overlaps},
@@ -42,6 +43,9 @@ cases! {
     a_route_that_is_not_there_is_as_good_as_deleted;
     a_table_that_is_gone_calls_for_another_look;
     an_interface_that_is_gone_calls_for_another_look;
+    routes_of_ipv6_come_and_go_beside_those_of_ipv4;
+    a_route_of_ipv6_that_is_there_calls_for_another_look differs ("moto", "replaces it");
+    each_side_of_a_table_has_a_quota_of_its_own differs ("moto", "has no quota");
     the_table_of_the_subnet_is_found;
     a_subnet_without_a_table_has_the_main_one;
     a_subnet_that_changes_its_table_is_followed;
@@ -145,7 +149,7 @@ async fn many_peers_are_asked_for_in_several_calls(world: &World) -> Result<()> 
 
 async fn a_created_route_is_seen_as_ours(world: &World) -> Result<()> {
     world.create("10.40.0.0/13").await?;
-    let table = world.look().await?.tables.remove(&world.table).context("table not read")?;
+    let table = world.look().await?.tables.remove(&world.side()).context("table not read")?;
     let expected = Route { target: world.own(), state: RouteState::Active, created: true };
     ensure!(table.routes == [(cidr("10.40.0.0/13"), expected)].into(), "{table:?}");
     ensure!(table.used == 2 && table.local == [cidr("10.0.0.0/16")], "{table:?}");
@@ -161,7 +165,7 @@ async fn a_route_that_is_there_cannot_be_created(world: &World) -> Result<()> {
 
 async fn a_route_is_replaced_in_place(world: &World) -> Result<()> {
     let create = Ec2Action::CreateRoute {
-        table: world.table.clone(),
+        table: world.side(),
         destination: cidr("10.40.0.0/13"),
         interface: world.neighbour.clone(),
     };
@@ -192,7 +196,7 @@ async fn a_route_that_is_not_there_is_as_good_as_deleted(world: &World) -> Resul
 
 async fn a_table_that_is_gone_calls_for_another_look(world: &World) -> Result<()> {
     let create = Ec2Action::CreateRoute {
-        table: TableId("rtb-0123456789abcdef0".into()),
+        table: TableId("rtb-0123456789abcdef0".into()).into(),
         destination: cidr("10.40.0.0/13"),
         interface: world.ec2.identity().interface.clone(),
     };
@@ -206,7 +210,7 @@ async fn a_table_that_is_gone_calls_for_another_look(world: &World) -> Result<()
 
 async fn an_interface_that_is_gone_calls_for_another_look(world: &World) -> Result<()> {
     let create = Ec2Action::CreateRoute {
-        table: world.table.clone(),
+        table: world.side(),
         destination: cidr("10.40.0.0/13"),
         interface: InterfaceId("eni-0123456789abcdef0".into()),
     };
@@ -215,6 +219,55 @@ async fn an_interface_that_is_gone_calls_for_another_look(world: &World) -> Resu
         fault.kind == FaultKind::Outdated && fault.message.contains("eni-0123456789abcdef0"),
         "{fault:?}"
     );
+    Ok(())
+}
+
+// ===== IPv6 =====
+
+async fn routes_of_ipv6_come_and_go_beside_those_of_ipv4(world: &World) -> Result<()> {
+    let (block, other) = ("10.40.0.0/13", "10.32.0.0/13");
+    world.create(block).await?;
+    world.create6(block).await?;
+    world.create6(other).await?;
+    let seen = world.look_at_both().await?;
+    let of = |side: &Side| seen.tables[side].routes.keys().map(ToString::to_string).collect::<Vec<_>>();
+    ensure!(of(&world.side()) == [block] && of(&world.side6()) == [other, block], "{seen:?}");
+    ensure!(seen.tables[&world.side6()].used == 2, "{seen:?}");
+    let interface = world.ec2.identity().interface.clone();
+    let replace = Ec2Action::ReplaceRoute { table: world.side6(), destination: cidr(block), interface };
+    world.ec2.apply(&replace).await?;
+    for _twice in 0..2 {
+        let delete = Ec2Action::DeleteRoute { table: world.side6(), destination: cidr(block) };
+        world.ec2.apply(&delete).await?;
+    }
+    let seen = world.look_at_both().await?;
+    ensure!(
+        seen.tables[&world.side()].routes.len() == 1 && seen.tables[&world.side6()].routes.len() == 1,
+        "{seen:?}"
+    );
+    Ok(())
+}
+
+async fn a_route_of_ipv6_that_is_there_calls_for_another_look(world: &World) -> Result<()> {
+    world.create6("10.40.0.0/13").await?;
+    let fault = refusal(world.create6("10.40.0.0/13").await)?;
+    ensure!(
+        fault.kind == FaultKind::Outdated && fault.message.contains("fd12:3456:789a:1::a28:0/109"),
+        "{fault:?}"
+    );
+    Ok(())
+}
+
+async fn each_side_of_a_table_has_a_quota_of_its_own(world: &World) -> Result<()> {
+    world.console.set_quota(world.table.clone(), 2).await?;
+    world.create("10.40.0.0/13").await?;
+    for block in ["10.32.0.0/16", "10.33.0.0/16"] {
+        world.create6(block).await?;
+    }
+    for fault in [refusal(world.create6("10.34.0.0/16").await)?, refusal(world.create("10.34.0.0/16").await)?]
+    {
+        ensure!(fault.kind == FaultKind::Quota, "{fault:?}");
+    }
     Ok(())
 }
 
@@ -271,29 +324,29 @@ async fn a_table_that_serves_a_gateway_is_not_found(world: &World) -> Result<()>
 
 async fn tables_that_bear_a_tag_are_found(world: &World) -> Result<()> {
     let tagged = Tables::Tagged("weave".to_owned(), "yes".to_owned());
-    let fault = refusal(world.ec2.observe(cidr(RANGE), &tagged).await)?;
+    let fault = refusal(world.ec2.observe(&cidr(RANGE).into(), &tagged).await)?;
     ensure!(fault.kind == FaultKind::Invalid && fault.message.contains("weave=yes"), "{fault:?}");
     let tables = world.console.add_tables(2).await?;
     for table in &tables {
         world.console.tag_table(table.clone(), "weave", "yes").await?;
     }
     world.console.tag_table(world.table.clone(), "weave", "no").await?;
-    let read = world.ec2.observe(cidr(RANGE), &tagged).await?;
-    ensure!(read.tables.into_keys().collect::<BTreeSet<_>>() == tables.into_iter().collect());
+    let read = world.ec2.observe(&cidr(RANGE).into(), &tagged).await?;
+    ensure!(ids(read) == tables.into_iter().collect());
     Ok(())
 }
 
 async fn tables_are_read_beyond_the_first_page(world: &World) -> Result<()> {
     let tables: BTreeSet<TableId> = world.console.add_tables(105).await?.into_iter().collect();
-    let read = world.ec2.observe(cidr(RANGE), &Tables::Named(tables.clone())).await?;
-    ensure!(read.tables.into_keys().collect::<BTreeSet<_>>() == tables);
+    let read = world.ec2.observe(&cidr(RANGE).into(), &Tables::Named(tables.clone())).await?;
+    ensure!(ids(read) == tables);
     ensure!(world.reads(&world.table).await?, "the own one is found among them");
     Ok(())
 }
 
 async fn an_unknown_table_is_named(world: &World) -> Result<()> {
     let unknown = BTreeSet::from([TableId("rtb-0123456789abcdef0".into())]);
-    let fault = refusal(world.ec2.observe(cidr(RANGE), &Tables::Named(unknown)).await)?;
+    let fault = refusal(world.ec2.observe(&cidr(RANGE).into(), &Tables::Named(unknown)).await)?;
     ensure!(fault.kind == FaultKind::Invalid && fault.message.contains("rtb-0123456789abcdef0"), "{fault:?}");
     Ok(())
 }
@@ -302,8 +355,8 @@ async fn an_unknown_table_does_not_hide_the_others(world: &World) -> Result<()> 
     for unknown in ["rtb-0123456789abcdef0", "rtb-fffffffffffffffff"] {
         let selected = BTreeSet::from([TableId(unknown.into()), world.table.clone()]);
         for _look in 0..12 {
-            let read = world.ec2.observe(cidr(RANGE), &Tables::Named(selected.clone())).await?;
-            ensure!(read.tables.keys().eq([&world.table]), "{unknown}: {read:?}");
+            let read = world.ec2.observe(&cidr(RANGE).into(), &Tables::Named(selected.clone())).await?;
+            ensure!(read.tables.keys().eq([&world.side()]), "{unknown}: {read:?}");
         }
     }
     Ok(())
@@ -313,10 +366,10 @@ async fn a_table_that_serves_a_gateway_is_not_used(world: &World) -> Result<()> 
     let edge = world.console.add_tables(1).await?.remove(0);
     world.console.make_edge(edge.clone()).await?;
     let both = Tables::Named([edge.clone(), world.table.clone()].into());
-    let read = world.ec2.observe(cidr(RANGE), &both).await?;
-    ensure!(read.tables.into_keys().eq([world.table.clone()]));
+    let read = world.ec2.observe(&cidr(RANGE).into(), &both).await?;
+    ensure!(ids(read) == [world.table.clone()].into());
     let only = Tables::Named([edge.clone()].into());
-    let fault = refusal(world.ec2.observe(cidr(RANGE), &only).await)?;
+    let fault = refusal(world.ec2.observe(&cidr(RANGE).into(), &only).await)?;
     ensure!(fault.kind == FaultKind::Invalid && fault.message.contains(&edge.0), "{fault:?}");
     Ok(())
 }
@@ -337,7 +390,7 @@ async fn a_full_table_says_so(world: &World) -> Result<()> {
 
 async fn a_route_to_a_terminated_instance_is_a_blackhole(world: &World) -> Result<()> {
     let create = Ec2Action::CreateRoute {
-        table: world.table.clone(),
+        table: world.side(),
         destination: cidr("10.40.0.0/13"),
         interface: world.neighbour.clone(),
     };
@@ -364,7 +417,7 @@ async fn the_check_of_the_own_interface_is_turned_off(world: &World) -> Result<(
 async fn a_denied_route_names_the_permission(world: &World) -> Result<()> {
     let ec2 = world.console.restrict(&["DescribeRouteTables", "DescribeInstances"]).await?;
     let table = world.table.clone();
-    let delete = Ec2Action::DeleteRoute { table: table.clone(), destination: cidr("10.40.0.0/13") };
+    let delete = Ec2Action::DeleteRoute { table: world.side(), destination: cidr("10.40.0.0/13") };
     let fault = refusal(ec2.apply(&delete).await)?;
     ensure!(fault.kind == FaultKind::Denied, "{fault:?}");
     let hint = fault.hint.context("no hint")?;
@@ -388,7 +441,7 @@ async fn a_denied_check_names_the_command(world: &World) -> Result<()> {
 async fn a_check_that_cannot_be_read_is_unread(world: &World) -> Result<()> {
     let ec2 = world.console.restrict(&["DescribeRouteTables"]).await?;
     let seen = look(&ec2).await?;
-    ensure!(seen.source_dest_check.is_none() && seen.tables.contains_key(&world.table), "{seen:?}");
+    ensure!(seen.source_dest_check.is_none() && seen.tables.contains_key(&world.side()), "{seen:?}");
     Ok(())
 }
 
@@ -423,7 +476,7 @@ async fn groups_that_may_not_be_read_name_the_command_that_reads_them(world: &Wo
 async fn what_a_prefix_list_holds_inside_the_range_is_a_route_of_others(world: &World) -> Result<()> {
     world.console.lead_list(world.table.clone(), "10.40.0.0/16").await?;
     let seen = world.look().await?;
-    let route = seen.tables[&world.table].routes.get(&cidr("10.40.0.0/16")).context("not seen")?;
+    let route = seen.tables[&world.side()].routes.get(&cidr("10.40.0.0/16")).context("not seen")?;
     ensure!(!route.created && route.target.to_string().contains("(prefix list pl-"), "{route:?}");
     ensure!(world.ec2.unread_lists().is_empty(), "{:?}", world.ec2.unread_lists());
     Ok(())
@@ -433,7 +486,7 @@ async fn a_prefix_list_that_may_not_be_read_names_the_command_that_reads_it(worl
     world.console.lead_list(world.table.clone(), "10.40.0.0/16").await?;
     let ec2 = world.console.restrict(&FIVE).await?;
     let seen = look(&ec2).await?;
-    ensure!(!seen.tables[&world.table].routes.contains_key(&cidr("10.40.0.0/16")), "{seen:?}");
+    ensure!(!seen.tables[&world.side()].routes.contains_key(&cidr("10.40.0.0/16")), "{seen:?}");
     let unread = ec2.unread_lists();
     let command = "aws ec2 get-managed-prefix-list-entries --prefix-list-id pl-";
     let named = |fault: &Fault| fault.hint.as_ref().is_some_and(|hint| hint.contains(command));
@@ -482,18 +535,39 @@ impl World {
         Ec2Action::DisableCheck { interface: self.ec2.identity().interface.clone() }
     }
 
+    /// The side of IPv4 of the own table.
+    fn side(&self) -> Side {
+        self.table.clone().into()
+    }
+
+    /// The same of IPv6.
+    fn side6(&self) -> Side {
+        Side { table: self.table.clone(), family: Family::V6(prefix()) }
+    }
+
+    /// A look at both.
+    async fn look_at_both(&self) -> Result<Vpc, Fault> {
+        let universe = Universe { prefix: Some(prefix()), ..cidr(RANGE).into() };
+        self.ec2.observe(&universe, &Tables::Serving(BTreeSet::new())).await
+    }
+
+    async fn create6(&self, destination: &str) -> Result<Option<String>, Fault> {
+        let (table, interface) = (self.side6(), self.ec2.identity().interface.clone());
+        self.ec2.apply(&Ec2Action::CreateRoute { table, destination: cidr(destination), interface }).await
+    }
+
     async fn create(&self, destination: &str) -> Result<Option<String>, Fault> {
-        let (table, interface) = (self.table.clone(), self.ec2.identity().interface.clone());
+        let (table, interface) = (self.side(), self.ec2.identity().interface.clone());
         self.ec2.apply(&Ec2Action::CreateRoute { table, destination: cidr(destination), interface }).await
     }
 
     async fn replace(&self, destination: &str) -> Result<Option<String>, Fault> {
-        let (table, interface) = (self.table.clone(), self.ec2.identity().interface.clone());
+        let (table, interface) = (self.side(), self.ec2.identity().interface.clone());
         self.ec2.apply(&Ec2Action::ReplaceRoute { table, destination: cidr(destination), interface }).await
     }
 
     async fn delete(&self, destination: &str) -> Result<Option<String>, Fault> {
-        let table = self.table.clone();
+        let table = self.side();
         self.ec2.apply(&Ec2Action::DeleteRoute { table, destination: cidr(destination) }).await
     }
 
@@ -503,24 +577,24 @@ impl World {
 
     /// Whether a look reads this table and no other.
     async fn reads(&self, table: &TableId) -> Result<bool> {
-        Ok(self.look().await?.tables.keys().eq([table]))
+        Ok(ids(self.look().await?) == [table.clone()].into())
     }
 
     /// The tables that a look reads where a peer lives in that subnet.
     async fn reads_for(&self, subnet: &SubnetId) -> Result<BTreeSet<TableId>> {
         let tables = Tables::Serving([subnet.clone()].into());
-        Ok(self.ec2.observe(cidr(RANGE), &tables).await?.tables.into_keys().collect())
+        Ok(ids(self.ec2.observe(&cidr(RANGE).into(), &tables).await?))
     }
 
     async fn route(&self, destination: &str) -> Result<Option<Route>> {
         let mut tables = self.look().await?.tables;
-        let table = tables.get_mut(&self.table).context("table not read")?;
+        let table = tables.get_mut(&self.side()).context("table not read")?;
         Ok(table.routes.remove(&cidr(destination)))
     }
 }
 
 async fn look(ec2: &Ec2) -> Result<Vpc, Fault> {
-    ec2.observe(cidr(RANGE), &Tables::Serving(BTreeSet::new())).await
+    ec2.observe(&cidr(RANGE).into(), &Tables::Serving(BTreeSet::new())).await
 }
 
 fn refusal<T: std::fmt::Debug>(result: Result<T, Fault>) -> Result<Fault> {
@@ -528,6 +602,15 @@ fn refusal<T: std::fmt::Debug>(result: Result<T, Fault>) -> Result<Fault> {
         Ok(value) => anyhow::bail!("not refused: {value:?}"),
         Err(fault) => Ok(fault),
     }
+}
+
+/// The tables that were read.
+fn ids(read: Vpc) -> BTreeSet<TableId> {
+    read.tables.into_keys().map(|side| side.table).collect()
+}
+
+fn prefix() -> Prefix {
+    "fd12:3456:789a:1::/96".parse().expect("it is written as a prefix")
 }
 
 fn cidr(text: &str) -> Ipv4Net {

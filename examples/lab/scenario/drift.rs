@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use weavers::{
     addr::Address,
-    sim::vpc::{Call, Caller, Targets},
+    sim::vpc::{Call, Caller, Destination, Targets},
     state::link_name,
 };
 
@@ -125,7 +125,7 @@ async fn route_in_the_way(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> 
 async fn nobody_s(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
     let theirs = basic::owned(lab, 2).await?[0];
     let free = std::net::Ipv4Addr::from(u32::from(theirs.network()) + 0x1234);
-    let (table, destination) = (lab.table.0.clone(), Some(format!("{free}/32")));
+    let (table, destination) = (lab.table.0.clone(), Destination::from(format!("{free}/32").as_str()));
     let targets = Targets::interface(lab.hosts[0].interface.0.clone());
     let (of, route) = (table.clone(), destination.clone());
     let before = guarded(lab).await?;

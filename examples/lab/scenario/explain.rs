@@ -50,7 +50,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
         vpc.set_faults(Faults { denied, ..Faults::default() });
     });
     for cidr in basic::owned(lab, 0).await? {
-        let (table, destination) = (lab.table.0.clone(), Some(cidr.to_string()));
+        let (table, destination) = (lab.table.0.clone(), cidr.into());
         let delete = Call::DeleteRoute { table, destination, dry_run: false };
         let deleted = lab.cloud.with(|vpc, now| vpc.call(now, &Caller::Console, &delete).result);
         deleted.map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -229,7 +229,7 @@ async fn busy(lab: &mut Lab, second: &TableId, checks: &mut Checks) -> anyhow::R
     let emptied = empty(lab, second, faults);
     let greedy = tokio::spawn(async move {
         let read = Call::DescribeRouteTables(Find::default());
-        let (destination, targets) = (Some("10.32.0.0/12".to_owned()), Targets::default());
+        let (destination, targets) = ("10.32.0.0/12".into(), Targets::default());
         let write = Call::CreateRoute { table, destination, targets, dry_run: true };
         loop {
             cloud.with(|vpc, now| {
@@ -308,7 +308,7 @@ fn empty(lab: &Lab, table: &TableId, faults: Faults) -> usize {
     lab.cloud.with(|vpc, now| {
         vpc.set_faults(faults);
         for destination in &destinations {
-            let (table, destination) = (table.0.clone(), Some(destination.clone()));
+            let (table, destination) = (table.0.clone(), destination.as_str().into());
             let call = Call::DeleteRoute { table, destination, dry_run: false };
             // Gone already is as good.
             let _ = vpc.call(now, &Caller::Console, &call).result;

@@ -38,7 +38,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
 /// TCP from a container to a host beyond a link of 1500 bytes, both with more on their own links.
 async fn to_the_internet(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
     let far_away = internet::build().await?;
-    let (table, destination) = (lab.table.0.clone(), Some(Ipv4Net::default().to_string()));
+    let (table, destination) = (lab.table.0.clone(), Ipv4Net::default().into());
     let targets = Targets { gateway: Some(internet::GATEWAY.to_owned()), ..Targets::default() };
     let call = Call::CreateRoute { table, destination, targets, dry_run: false };
     let made = lab.cloud.with(|vpc, now| vpc.call(now, &Caller::Console, &call).result);

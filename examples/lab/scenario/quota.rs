@@ -93,7 +93,7 @@ fn create(lab: &Lab, cidr: Ipv4Net, to: Option<&InterfaceId>) -> anyhow::Result<
         Some(interface) => Targets::interface(interface.0.clone()),
         None => Targets { gateway: Some("vgw-1".to_owned()), ..Targets::default() },
     };
-    let (table, destination) = (lab.table.0.clone(), Some(cidr.to_string()));
+    let (table, destination) = (lab.table.0.clone(), cidr.into());
     as_colleague(lab, &Call::CreateRoute { table, destination, targets, dry_run: false })
 }
 

@@ -156,12 +156,12 @@ fn interval(lab: &Lab) -> anyhow::Result<Duration> {
 // ===== a colleague with a console =====
 
 pub(super) fn delete(lab: &Lab, cidr: Ipv4Net) -> anyhow::Result<()> {
-    let (table, destination) = (lab.table.0.clone(), Some(cidr.to_string()));
+    let (table, destination) = (lab.table.0.clone(), cidr.into());
     as_colleague(lab, &Call::DeleteRoute { table, destination, dry_run: false })
 }
 
 pub(super) fn replace(lab: &Lab, cidr: Ipv4Net, to: &InterfaceId) -> anyhow::Result<()> {
-    let (table, destination) = (lab.table.0.clone(), Some(cidr.to_string()));
+    let (table, destination) = (lab.table.0.clone(), cidr.into());
     let targets = Targets::interface(to.0.clone());
     as_colleague(lab, &Call::ReplaceRoute { table, destination, targets, dry_run: false })
 }

@@ -1,6 +1,6 @@
 //! From the model's answers to EC2's XML.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 
 use weavers::sim::vpc::{
     Answer, ApiError, Association, GroupId, GroupView, Ingress, InstanceView, InterfaceView, Power,
@@ -39,11 +39,13 @@ pub fn render_error(request_id: &str, error: &ApiError) -> String {
 }
 
 fn table(vpc: &Vpc, view: &TableView) -> String {
+    let routes = view.routes.iter().map(|view| route(vpc, "destinationCidrBlock", view));
+    let routes6 = view.routes6.iter().map(|view| route(vpc, "destinationIpv6CidrBlock", view));
     [
         leaf("routeTableId", &view.id.0),
         leaf("vpcId", &view.vpc_id),
         leaf("ownerId", &view.owner),
-        set("routeSet", view.routes.iter().map(|view| route(vpc, view))),
+        set("routeSet", routes.chain(routes6)),
         set("associationSet", view.associations.iter().map(|a| association(&view.id.0, a))),
         set("propagatingVgwSet", std::iter::empty()),
         tags(&view.tags),
@@ -51,7 +53,7 @@ fn table(vpc: &Vpc, view: &TableView) -> String {
     .concat()
 }
 
-fn route(vpc: &Vpc, view: &RouteView) -> String {
+fn route<N: fmt::Display>(vpc: &Vpc, destination: &str, view: &RouteView<N>) -> String {
     let target = match &view.target {
         RouteTarget::Local => leaf("gatewayId", "local"),
         RouteTarget::Interface(interface) => leaf("networkInterfaceId", &interface.0),
@@ -65,7 +67,7 @@ fn route(vpc: &Vpc, view: &RouteView) -> String {
     let instance =
         view.instance.as_ref().map(|id| leaf("instanceId", &id.0) + &leaf("instanceOwnerId", vpc.account()));
     [
-        leaf("destinationCidrBlock", &view.destination.to_string()),
+        leaf(destination, &view.destination.to_string()),
         target,
         instance.unwrap_or_default(),
         leaf("state", state_name(view.state)),

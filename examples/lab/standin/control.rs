@@ -109,7 +109,7 @@ fn permit(vpc: &mut Vpc, order: Permit) -> Answer {
 /// Creates a route, or replaces or deletes the one that is there.
 fn route(vpc: &mut Vpc, now: Timestamp, order: &SetRoute) -> Answer {
     for table in tables(vpc, order.table.as_deref())? {
-        let (table, destination, dry_run) = (table.0, Some(order.destination.clone()), false);
+        let (table, destination, dry_run) = (table.0, order.destination.as_str().into(), false);
         let result = match &order.target {
             None => {
                 vpc.call(now, &Caller::Console, &Call::DeleteRoute { table, destination, dry_run }).result

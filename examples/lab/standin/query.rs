@@ -1,6 +1,6 @@
 //! From the fields of EC2's Query API, version 2016-11-15, to a call of the model.
 
-use weavers::sim::vpc::{Action, ApiError, Call, Check, Find, Targets};
+use weavers::sim::vpc::{Action, ApiError, Call, Check, Destination, Find, Targets};
 
 use super::form::{Fields, list};
 
@@ -24,7 +24,10 @@ pub fn call(fields: &Fields) -> Result<Call, ApiError> {
         return Err(ApiError::client("InvalidAction", "only version 2016-11-15 is served"));
     }
     let dry_run = flag(fields, "DryRun")?;
-    let destination = fields.get("DestinationCidrBlock").cloned();
+    let destination = Destination {
+        v4: fields.get("DestinationCidrBlock").cloned(),
+        v6: fields.get("DestinationIpv6CidrBlock").cloned(),
+    };
     Ok(match action.parse()? {
         Action::CreateRoute => Call::CreateRoute {
             table: required(fields, "RouteTableId")?,

@@ -63,11 +63,12 @@ mod tests {
     use super::*;
     use crate::{
         plan::Change,
-        state::{Action, Ec2Action, HostAction, InterfaceId, TableId},
+        state::{Action, Ec2Action, HostAction, InterfaceId, Side, TableId},
     };
 
     fn example() -> Plan {
-        let (table, interface) = (TableId("rtb-1".to_owned()), InterfaceId("eni-self".to_owned()));
+        let (table, interface) =
+            (Side::from(TableId("rtb-1".to_owned())), InterfaceId("eni-self".to_owned()));
         let change = |action, before: &str, cause: &str| Change {
             action,
             before: before.into(),

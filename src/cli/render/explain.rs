@@ -8,8 +8,9 @@ use crate::{
 
 /// The explanation for people.
 pub fn text(explanation: &Explanation) -> String {
-    let Explanation { address, summary, standing, .. } = explanation;
-    let mut text = format!("{address}: {}\n", printable(summary));
+    let Explanation { address, ipv6, summary, standing, .. } = explanation;
+    let both = ipv6.filter(|_| *standing != Standing::Outside).map(|ipv6| format!(" ({ipv6})"));
+    let mut text = format!("{address}{}: {}\n", both.unwrap_or_default(), printable(summary));
     let rows: Vec<Vec<String>> = owner(explanation)
         .into_iter()
         .chain(container(explanation))
@@ -60,6 +61,7 @@ fn carrier(carrier: &Carrier) -> Vec<String> {
     let (Some(destination), Some(target)) = (destination, target) else {
         return vec![table.to_string(), "no route".to_owned()];
     };
+    let table = &table.table;
     let state = match state {
         Some(RouteState::Active) => "active",
         Some(RouteState::Blackhole) => "blackhole",
@@ -86,6 +88,7 @@ mod tests {
         Explanation {
             format_version: "1.0".to_owned(),
             address,
+            ipv6: None,
             standing: Standing::Used,
             summary: "container `web` on this host".to_owned(),
             piece: Some(Piece {
@@ -112,7 +115,7 @@ mod tests {
                 target: "wv0a200001".to_owned(),
             }),
             tables: vec![Carrier {
-                table: TableId("rtb-0a1".to_owned()),
+                table: TableId("rtb-0a1".to_owned()).into(),
                 destination: Some("10.32.0.0/13".parse().unwrap()),
                 target: Some("eni-self".to_owned()),
                 state: Some(RouteState::Active),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use clap::builder::styling::AnsiColor;
+use ipnet::Ipv4Net;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::{
     addr::Address,
     api::FORMAT_VERSION,
     plan::{Change, Conflict, Plan, Plane},
-    state::{Action, Ec2Action, GATEWAY, HostAction, TableId, link_name},
+    state::{Action, Ec2Action, GATEWAY, HostAction, Side, link_name},
 };
 
 /// Containers named behind a change; the document names all.
@@ -120,7 +121,7 @@ fn notes(plan: &Plan) -> impl Iterator<Item = &String> {
 
 /// How full the tables are that get another number of routes.
 fn usage(plan: &Plan) -> impl Iterator<Item = String> {
-    let full = |table: &TableId| {
+    let full = |table: &Side| {
         let of = |change: &Change| Plane::of(&change.action) == Plane::Table(table.clone());
         plan.refused.iter().any(of)
     };
@@ -169,16 +170,20 @@ pub(super) fn row(change: &Change) -> Row {
             (Verb::Replace, interface.to_string(), "source_dest_check".to_owned(), "off".to_owned())
         }
         Action::Ec2(Ec2Action::ReplaceRoute { table, destination, interface }) => {
-            (Verb::Replace, table.to_string(), destination.to_string(), interface.to_string())
+            route(Verb::Replace, table, *destination, interface.to_string())
         }
         Action::Ec2(Ec2Action::CreateRoute { table, destination, interface }) => {
-            (Verb::Create, table.to_string(), destination.to_string(), interface.to_string())
+            route(Verb::Create, table, *destination, interface.to_string())
         }
         Action::Ec2(Ec2Action::DeleteRoute { table, destination }) => {
-            (Verb::Delete, table.to_string(), destination.to_string(), String::new())
+            route(Verb::Delete, table, *destination, String::new())
         }
     };
     Row { verb, place, thing, before: change.before.to_string(), after, cause: cause(change) }
+}
+
+fn route(verb: Verb, side: &Side, destination: Ipv4Net, after: String) -> (Verb, String, String, String) {
+    (verb, side.table.to_string(), side.destination(destination).to_string(), after)
 }
 
 /// What happens to what of the host, and what is there then.
@@ -224,10 +229,11 @@ fn concerned(plan: &Plan) -> BTreeSet<&str> {
 }
 
 fn conflict(conflict: &Conflict) -> Row {
+    let (place, destination) = conflict.found_at();
     Row {
         verb: Verb::Conflict,
-        place: conflict.place.to_string(),
-        thing: conflict.destination.to_string(),
+        place,
+        thing: destination.to_string(),
         before: String::new(),
         after: conflict.target.clone(),
         cause: "not ours, left alone".to_owned(),
@@ -263,14 +269,17 @@ mod tests {
     use anstream::adapter::strip_str;
 
     use super::*;
-    use crate::{plan::Usage, state::InterfaceId};
+    use crate::{
+        plan::Usage,
+        state::{InterfaceId, TableId},
+    };
 
     fn change(action: Action, before: &str, cause: &str) -> Change {
         Change { action, before: before.into(), cause: cause.to_owned(), containers: Vec::new() }
     }
 
     fn example() -> Plan {
-        let table = |id: &str| TableId(id.to_owned());
+        let table = |id: &str| Side::from(TableId(id.to_owned()));
         let interface = || InterfaceId("eni-self".to_owned());
         let destination = "10.40.0.0/13".parse().unwrap();
         let replace = Action::Ec2(Ec2Action::ReplaceRoute {
@@ -305,7 +314,8 @@ mod tests {
         let mut plan = example();
         plan.refused =
             vec![Change { cause: "the table is full: 500 of 500 routes".into(), ..plan.changes.remove(1) }];
-        plan.tables = [(TableId("rtb-0b2".into()), Usage { used: 500, after: 500, quota: Some(500) })].into();
+        plan.tables =
+            [(TableId("rtb-0b2".into()).into(), Usage { used: 500, after: 500, quota: Some(500) })].into();
         insta::assert_snapshot!(strip_str(&pending(&plan)), @r"
           ~ replace  rtb-0a1 10.40.0.0/13  eni-dead (blackhole) -> eni-self   range taken over from i-0abc, terminated
           - delete   host    10.46.0.0/15  unreachable                        range given to 02:aa:..

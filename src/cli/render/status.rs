@@ -4,11 +4,12 @@ use clap::builder::styling::AnsiColor;
 
 use super::{bold, columns, count, paint, printable};
 use crate::{
+    addr::Prefix,
     node::protocol::status::{
         AttachmentStatus, CompactionStatus, ConnectionStatus, IpamStatus, Note, PathState, PathStatus, Piece,
         ProbeStatus, Status, Upkeep,
     },
-    state::{Route, RouteState, TableId},
+    state::{Route, RouteState, Side},
 };
 
 /// Electors up to which all are named.
@@ -146,11 +147,15 @@ fn addresses(ipam: &IpamStatus) -> Vec<String> {
     let mut lines = vec![
         ipam.state.clone(),
         format!("owned here: {owned}; {} used of {}", ipam.used, ipam.owned_addresses),
-        format!("range {}, {}", ipam.range, count(ipam.owners as usize, "owner")),
+        format!("range {}{}, {}", ipam.range, and_prefix(ipam.ipv6), count(ipam.owners as usize, "owner")),
     ];
     lines.extend(electors);
     lines.extend(fewer_routes(&ipam.compaction));
     lines
+}
+
+fn and_prefix(ipv6: Option<Prefix>) -> String {
+    ipv6.map_or_else(String::new, |prefix| format!(" and {prefix}"))
 }
 
 /// How many routes lead here, where there could be fewer.
@@ -169,7 +174,7 @@ fn fewer_routes(compaction: &CompactionStatus) -> Option<String> {
 }
 
 fn tables(status: &Status) -> Vec<String> {
-    let row = |(table, upkeep): (&TableId, &Upkeep)| {
+    let row = |(table, upkeep): (&Side, &Upkeep)| {
         let quota = upkeep.quota.map_or_else(String::new, |quota| format!(" of {quota}"));
         let missing = upkeep.missing.first().map_or_else(String::new, Clone::clone);
         let state = match upkeep.missing.len() {
@@ -193,8 +198,8 @@ fn routes(status: &Status) -> Vec<String> {
                 RouteState::Other => "unknown state",
             };
             rows.push(vec![
-                table.to_string(),
-                destination.to_string(),
+                table.table.to_string(),
+                table.destination(*destination).to_string(),
                 format!("-> {target}"),
                 state.to_owned(),
             ]);
@@ -302,7 +307,7 @@ mod tests {
             AttachmentStatus, ConfigStatus, ConnectionState, StepStatus, TargetState, TargetStatus,
         },
         peer::PeerName,
-        state::{InterfaceId, Table, Target},
+        state::{InterfaceId, Table, TableId, Target},
     };
 
     fn starting() -> Status {
@@ -330,6 +335,7 @@ mod tests {
             }],
             ipam: IpamStatus {
                 range: "10.32.0.0/12".parse().unwrap(),
+                ipv6: None,
                 state: "electing".to_owned(),
                 owned: Vec::new(),
                 owned_addresses: 0,
@@ -397,8 +403,8 @@ mod tests {
                 ports: vec!["8080->80/tcp".to_owned()],
                 missing: None,
             }],
-            tables: BTreeMap::from([(TableId("rtb-0a1".to_owned()), table)]),
-            upkeep: BTreeMap::from([(TableId("rtb-0a1".to_owned()), upkeep)]),
+            tables: BTreeMap::from([(TableId("rtb-0a1".to_owned()).into(), table)]),
+            upkeep: BTreeMap::from([(TableId("rtb-0a1".to_owned()).into(), upkeep)]),
             steps: vec![StepStatus {
                 action: "create rtb-0a1 10.32.0.0/13 -> eni-self".to_owned(),
                 cause: "missing".to_owned(),

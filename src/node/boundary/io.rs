@@ -6,10 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use ipnet::Ipv4Net;
 
 use super::{event::Event, order::Order};
 use crate::{
+    addr::Universe,
     config::Config,
     mesh::{self, ConnId, Hosts},
     node::{
@@ -91,7 +91,7 @@ pub enum Output {
     /// The source/destination check may not be as it was last read: the next look at the VPC reads it, too.
     DoubtCheck,
     /// Look at the VPC: at what of these tables concerns the range.
-    ObserveVpc(Ipv4Net, Tables),
+    ObserveVpc(Universe, Tables),
     /// Resolve these targets.
     ObserveNames(BTreeSet<String>),
     /// Look in which subnets of our VPC the instances with these addresses are.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::{
     addr::{Address, Range},
+    config::Config,
     ipam::{Ask, Ticket},
     node::{
         boundary::{io::Output, out::Out},
@@ -19,7 +20,7 @@ use crate::{
         reconcile::Reconcile,
     },
     probe::Canary,
-    state::{Fault, Host, Isolation, Netns},
+    state::{Fault, Host, Netns},
     time::Timestamp,
 };
 
@@ -184,7 +185,7 @@ impl OwnCanary {
     }
 
     /// The canary as the peers are to know it: once its link was seen as it should be.
-    pub fn told(&mut self, host: Option<&Host>, mtu: u32, isolation: &Isolation) -> Option<Canary> {
+    pub fn told(&mut self, host: Option<&Host>, mtu: u32, config: &Config) -> Option<Canary> {
         let (address, netns) = self.link()?;
         let link = host.and_then(|host| host.links.get(&address));
         let sound = link.is_some_and(|link| {
@@ -192,7 +193,8 @@ impl OwnCanary {
         });
         let held = self.held.as_mut()?;
         held.told |= sound;
-        held.told.then(|| Canary { address: address.into(), mtu, isolation: Some(isolation.digest().0) })
+        let (isolation, ipv6) = (Some(config.ipam.isolation.digest().0), config.network.ipv6);
+        held.told.then(|| Canary { address: address.into(), mtu, isolation, ipv6 })
     }
 
     /// Somebody claims the very address of the canary: it gives it up, and the claim waits until its link is gone. Returns the

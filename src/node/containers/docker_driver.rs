@@ -32,7 +32,7 @@ use crate::{
         },
         reconcile::Reconcile,
     },
-    state::{Far, Key, Kind, Mac, Port, PortRange},
+    state::{Far, Key, Kind, MTU6_MIN, Mac, Port, PortRange},
 };
 
 /// How long Docker must have known nothing of a thing.
@@ -178,9 +178,13 @@ impl Local {
         if attached.sandbox.as_ref() != Some(&sandbox) && !sandbox.is_empty() {
             self.remember(cx, Attached { sandbox: Some(sandbox), ..attached.clone() });
         }
+        let network6 = cx.facts.config.network.ipv6;
+        let has_v6 = attached.mtu.or(cx.facts.config.network.mtu).is_none_or(|mtu| mtu >= MTU6_MIN);
+        let range = cx.facts.config.ipam.range;
         Ok(Response::Joined(Joined {
             interface: attached.far.name.clone(),
-            range: cx.facts.config.ipam.range,
+            range,
+            range6: network6.filter(|_| has_v6).map(|prefix| prefix.cidr(range.trunc())),
             internal: self.docker.networks.get(network).is_some_and(|network| network.internal),
         }))
     }

@@ -5,10 +5,10 @@
 //! is created or deleted for it, since the plan compares with looks of this life alone. A machine that was started anew and whose
 //! metadata are silent may be a copy of the one that wrote it, and believes nothing.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    addr::{Address, Range, join},
+    addr::{Address, Family, Prefix, Range, join},
     node::{
         boundary::out::Out,
         facts::Facts,
@@ -67,6 +67,16 @@ impl LastReads {
         (is_ours && recalled.range == facts.config.ipam.range).then_some(recalled)
     }
 
+    /// IPv6 prefixes other than this one of which routes lead here by the last read, of this life or an earlier one.
+    pub(in crate::node) fn retired(&self, prefix: Option<Prefix>) -> BTreeSet<Prefix> {
+        let led = self.kept.iter().flat_map(|read| read.led.keys());
+        let prefixes = led.filter_map(|side| match side.family {
+            Family::V4 => None,
+            Family::V6(of_side) => Some(of_side),
+        });
+        prefixes.filter(|of_side| Some(*of_side) != prefix).collect()
+    }
+
     /// How old that is.
     pub(in crate::node) fn age_of(&self, now: Timestamp, read: &LastRead) -> Duration {
         Duration::from_secs(self.wall_s(now).saturating_sub(read.at_s))
@@ -75,7 +85,7 @@ impl LastReads {
 
 impl LastRead {
     /// The first table that did not lead this address to the host; `None`: all that were read did.
-    pub(in crate::node) fn not_led(&self, address: Address) -> Option<&crate::state::TableId> {
+    pub(in crate::node) fn not_led(&self, address: Address) -> Option<&crate::state::Side> {
         let misses = |led: &[ipnet::Ipv4Net]| !led.iter().any(|cidr| Range::from(*cidr).contains(address));
         self.led.iter().find(|(_, led)| misses(led)).map(|(id, _)| id)
     }

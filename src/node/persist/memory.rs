@@ -12,7 +12,7 @@ use crate::{
     ipam::{self, Record, takeover},
     node::protocol::docker::Network,
     peer::{PeerName, PeerUid},
-    state::{Far, InterfaceId, Key, Netns, Port, TableId},
+    state::{Far, InterfaceId, Key, Netns, Port, Side},
 };
 
 /// One change of the store. All changes of one save are made together or not at all.
@@ -114,7 +114,7 @@ pub struct LastRead {
     /// Its source/destination check; `None` if it could not be read.
     pub source_dest_check: Option<bool>,
     /// Of each table, the addresses of this host that it led to that interface.
-    pub led: BTreeMap<TableId, Vec<Ipv4Net>>,
+    pub led: BTreeMap<Side, Vec<Ipv4Net>>,
 }
 
 /// A configuration that is tried and not confirmed yet.

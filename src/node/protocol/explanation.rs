@@ -1,12 +1,14 @@
 //! What people are told of one address.
 
-use ipnet::Ipv4Net;
+use std::net::Ipv6Addr;
+
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use super::status::{AttachmentStatus, Note, Piece};
 use crate::{
     addr::Address,
-    state::{RouteState, TableId},
+    state::{RouteState, Side},
 };
 
 /// All there is to know of one address.
@@ -16,6 +18,9 @@ pub struct Explanation {
     pub format_version: String,
     /// The address.
     pub address: Address,
+    /// The IPv6 address that goes with it, where containers have some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
     /// Whose it is.
     pub standing: Standing,
     /// The same in words.
@@ -62,10 +67,10 @@ pub struct HostRoute {
 /// The longest match in a route table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carrier {
-    /// The table.
-    pub table: TableId,
-    /// What the route covers; `None`: there is no route.
-    pub destination: Option<Ipv4Net>,
+    /// The table, and the kind of its routes.
+    pub table: Side,
+    /// What the route covers, as EC2 has it; `None`: there is no route.
+    pub destination: Option<IpNet>,
     /// Where it leads.
     pub target: Option<String>,
     /// Whether packets pass.

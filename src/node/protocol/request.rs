@@ -2,7 +2,9 @@
 //!
 //! These are the bodies of the control socket, so they are plain data.
 
-use ipnet::Ipv4Net;
+use std::net::Ipv6Addr;
+
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -179,8 +181,13 @@ pub enum Response {
     Status(Box<Status>),
     /// To `Plan` (what would change) and `Apply` (what was changed).
     Plan(Box<Plan>),
-    /// To `Attach`: the address, with the length of the container range.
-    Attached { address: Ipv4Net, mtu: u32 },
+    /// To `Attach`: the address, with the length of the container range, and the one of IPv6 if there is any.
+    Attached {
+        address: Ipv4Net,
+        #[serde(default)]
+        ipv6: Option<Ipv6Addr>,
+        mtu: u32,
+    },
     /// To `Connect` and `Check`.
     Connected(Connected),
     /// To `Lend` and `Lent`.
@@ -210,6 +217,9 @@ pub enum Response {
 pub struct Connected {
     /// Its address.
     pub address: Address,
+    /// Its address of IPv6, if it has one.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6Addr>,
     /// The MAC address that it was made with.
     pub mac: Mac,
     /// The MTU of its link.
@@ -234,6 +244,9 @@ pub struct Joined {
     pub interface: String,
     /// The container address space.
     pub range: Ipv4Net,
+    /// The same of IPv6, if it has such an address.
+    #[serde(default)]
+    pub range6: Option<Ipv6Net>,
     /// It has no way out of that.
     pub internal: bool,
 }

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    addr::Address,
+    addr::{Address, Prefix},
     peer::PeerName,
-    state::{InterfaceId, Table, TableId},
+    state::{InterfaceId, Side, Table},
 };
 
 /// Version of the status document.
@@ -54,11 +54,12 @@ pub struct Status {
     /// What probes between the canaries of hosts have found.
     #[serde(default)]
     pub probe: ProbeStatus,
-    /// The route tables, as last read; only what concerns the range.
-    pub tables: BTreeMap<TableId, Table>,
+    /// The route tables, as last read; only what concerns the range. Those of IPv6 are apart, `rtb-0a1 fd00:1::/96`, and have their
+    /// destinations by the IPv4 CIDRs that these go with.
+    pub tables: BTreeMap<Side, Table>,
     /// How far each of them is kept.
     #[serde(default)]
-    pub upkeep: BTreeMap<TableId, Upkeep>,
+    pub upkeep: BTreeMap<Side, Upkeep>,
     /// The last step taken on each thing, newest last, bounded.
     pub steps: Vec<StepStatus>,
 }
@@ -211,6 +212,9 @@ impl TargetStatus {
 pub struct IpamStatus {
     /// The container address space.
     pub range: Ipv4Net,
+    /// What makes IPv6 addresses of it, where containers have some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Prefix>,
     /// `idle`, `electing`, `waiting`, `ready`, `leaving`, and the reason in words.
     pub state: String,
     /// What we own, in the fewest CIDRs.

@@ -20,7 +20,7 @@ use crate::{
     node::observe::view::{CALM, PAUSE_DENIED, View, doubled, pause},
     plan::{Change, Plan, Plane},
     state::{
-        Action, Ec2Action, Fault, FaultKind, Host, HostAction, InterfaceId, Made, Route, RouteState, TableId,
+        Action, Ec2Action, Fault, FaultKind, Host, HostAction, InterfaceId, Made, Route, RouteState, Side,
         Target, Vpc,
     },
     time::Timestamp,
@@ -83,7 +83,7 @@ pub struct Converge {
     pub host: View<Host>,
     /// The VPC as it was read; see [`Converge::believed`].
     pub vpc: View<Vpc>,
-    beliefs: BTreeMap<(TableId, Ipv4Net), Belief>,
+    beliefs: BTreeMap<(Side, Ipv4Net), Belief>,
     work: BTreeMap<Plane, Work>,
     attempts: BTreeMap<Action, Attempt>,
     /// What others change of what is ours.
@@ -165,7 +165,7 @@ impl Converge {
         }
         let mut vpc = seen.clone();
         for ((table, cidr), belief) in &self.beliefs {
-            let Some(table) = vpc.tables.get_mut(table) else { continue };
+            let Some(table) = vpc.side_mut(table) else { continue };
             match &belief.target {
                 Some(interface) => {
                     let target = Target::Interface(interface.clone());
@@ -486,8 +486,8 @@ impl Work {
 
 impl Belief {
     /// Whether it is still to be believed after a read that began at `begun` and showed `vpc`.
-    fn survives(&mut self, (table, cidr): &(TableId, Ipv4Net), begun: Timestamp, vpc: &Vpc) -> bool {
-        let Some(table) = vpc.tables.get(table) else { return false };
+    fn survives(&mut self, (table, cidr): &(Side, Ipv4Net), begun: Timestamp, vpc: &Vpc) -> bool {
+        let Some(table) = vpc.side(table) else { return false };
         let shown = table.routes.get(cidr).map(|route| &route.target);
         let agrees = match (&self.target, shown) {
             (Some(interface), Some(Target::Interface(found))) => interface == found,
@@ -505,7 +505,7 @@ fn steps_of(plan: &Plan) -> BTreeSet<&Action> {
 }
 
 /// The route that an action writes, and the interface that it leads to then; `None`: it is gone.
-fn written(action: &Action) -> Option<((TableId, Ipv4Net), Option<&InterfaceId>)> {
+fn written(action: &Action) -> Option<((Side, Ipv4Net), Option<&InterfaceId>)> {
     let (table, destination) = action.route()?;
     let target = match action {
         Action::Ec2(Ec2Action::CreateRoute { interface, .. } | Ec2Action::ReplaceRoute { interface, .. }) => {

@@ -5,13 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::{
-    addr::{Address, Range, join},
+    addr::{Address, Family, Range, join},
     config::{Config, SourceDestCheck},
     peer::PeerName,
-    state::{Desired, DesiredVpc, Host, InterfaceId, Links, Ports, Rules, TableId, Vpc, link_name},
+    state::{Desired, DesiredVpc, Host, InterfaceId, Links, Ports, Rules, Side, Vpc, link_name},
 };
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
@@ -58,7 +58,7 @@ pub struct Ground<'a> {
     /// Our interface in the VPC, once known.
     pub interface: Option<&'a InterfaceId>,
     /// Routes at which EC2 refused a table another one.
-    pub full: BTreeMap<TableId, usize>,
+    pub full: BTreeMap<Side, usize>,
     /// What changed hands so lately that the last read need not show what became of it.
     pub restless: Vec<Range>,
     /// Writes to EC2 that may be made only to have fewer routes.
@@ -95,12 +95,20 @@ impl Ground<'_> {
             sysctls: self.sysctls(),
             rules: rules(self.config, self.seen),
             gateway: true,
-            blocks: join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect(),
+            blocks: self.blocks(),
             links: self.connected.links.clone(),
             ports: self.ports(),
             lent: self.lent.clone(),
             ..Host::default()
         }
+    }
+
+    /// What answers for the free addresses of what we own, of each kind.
+    fn blocks(&self) -> BTreeSet<IpNet> {
+        let cidrs: Vec<Ipv4Net> =
+            join(self.owned.iter().copied()).into_iter().flat_map(Range::cidrs).collect();
+        let of = |family: Family| cidrs.iter().map(move |cidr| family.cidr(*cidr));
+        self.config.universe().families().flat_map(of).collect()
     }
 
     /// What comes in by an uplink is passed on only if that one may, whatever holds for all.
@@ -111,7 +119,26 @@ impl Ground<'_> {
             self.connected.ports.iter().map(|published| published.to).collect();
         let local = publishers.into_iter().map(|address| local_setting(&link_name(address)));
         let all = of_uplinks.chain(["net.ipv4.ip_forward".to_owned()]).chain(local);
-        all.map(|name| (name, "1".to_owned())).collect()
+        all.map(|name| (name, "1".to_owned())).chain(self.sysctls6()).collect()
+    }
+
+    /// IPv6 is forwarded by all interfaces or none. A host that forwards heeds no router unless told so: uplinks that heed routers
+    /// go on with it, and all others are left as they are.
+    fn sysctls6(&self) -> BTreeMap<String, String> {
+        if self.config.network.ipv6.is_none() {
+            return BTreeMap::new();
+        }
+        let seen = |name: &str| self.seen.and_then(|host| host.sysctls.get(name)).map(String::as_str);
+        let of_uplink = |uplink: String| {
+            let name = format!("net.ipv6.conf.{uplink}.accept_ra");
+            let value = match seen(&name) {
+                Some("1") | None => "2",
+                Some(other) => other,
+            };
+            (name.clone(), value.to_owned())
+        };
+        let heeding = uplink_names(self.config, self.seen).into_iter().map(of_uplink);
+        heeding.chain([("net.ipv6.conf.all.forwarding".to_owned(), "1".to_owned())]).collect()
     }
 
     fn ports(&self) -> Option<Ports> {
@@ -123,8 +150,11 @@ impl Ground<'_> {
     fn host_as_it_is(&self, cidrs_of_vpc: &[Ipv4Net]) -> Host {
         let Some(seen) = self.seen else { return Host::default() };
         let wanted = self.host();
-        let takes = |block: &Ipv4Net| {
-            cidrs_of_vpc.iter().any(|cidr| Range::from(*cidr).overlaps(Range::from(*block)))
+        let takes = |block: &IpNet| match block {
+            IpNet::V4(block) => {
+                cidrs_of_vpc.iter().any(|cidr| Range::from(*cidr).overlaps(Range::from(*block)))
+            }
+            IpNet::V6(_) => false,
         };
         let links = wanted.links.iter().filter(|(address, _)| seen.links.contains_key(address));
         let links = links.map(|(address, link)| (*address, link.clone()));
@@ -144,6 +174,7 @@ impl Ground<'_> {
     fn vpc(&self) -> Option<DesiredVpc> {
         Some(DesiredVpc {
             range: self.config.ipam.range.into(),
+            prefix: self.config.network.ipv6,
             me: self.me,
             interface: self.interface?.clone(),
             disable_check: self.config.vpc.source_dest_check == SourceDestCheck::Disable && !self.leaving,
@@ -181,6 +212,7 @@ pub(in crate::node) fn rules(config: &Config, seen: Option<&Host>) -> Option<Rul
     }
     Some(Rules {
         range: config.ipam.range,
+        prefix: config.network.ipv6,
         uplinks,
         mesh_port: config.mesh.listen.port(),
         metrics_port: config.metrics.map(|listen| listen.port()),
@@ -195,11 +227,13 @@ pub(in crate::node) fn uplink_names(config: &Config, seen: Option<&Host>) -> BTr
     config.network.uplinks.clone().unwrap_or_else(seen)
 }
 
-/// A CIDR of the VPC that shares addresses with the range.
-pub(in crate::node) fn taken(config: &Config, vpc: &Vpc) -> Option<Ipv4Net> {
+/// A CIDR of the VPC that shares addresses with the range, or with what is of IPv6.
+pub(in crate::node) fn taken(config: &Config, vpc: &Vpc) -> Option<IpNet> {
     let range = Range::from(config.ipam.range);
-    let mut local = vpc.tables.values().flat_map(|table| &table.local);
-    local.find(|cidr| Range::from(**cidr).overlaps(range)).copied()
+    let mut local =
+        vpc.tables.iter().flat_map(|(side, table)| table.local.iter().map(move |cidr| (side, *cidr)));
+    let (side, cidr) = local.find(|(_, cidr)| Range::from(*cidr).overlaps(range))?;
+    Some(side.destination(cidr))
 }
 
 /// Every route inside the range that leads to an interface other than ours, and is active: the

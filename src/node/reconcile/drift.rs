@@ -14,7 +14,7 @@ use crate::{
     addr::{Range, join},
     node::protocol::status::Note,
     plan::{Change, Found, Plan},
-    state::{Action, Ec2Action, InterfaceId, RouteState, TableId, Target, Vpc},
+    state::{Action, Ec2Action, InterfaceId, RouteState, Side, Target, Vpc},
     time::Timestamp,
 };
 
@@ -28,7 +28,7 @@ const PEACE: Duration = Duration::from_secs(1800);
 /// Former interfaces that are remembered.
 const FORMER_MAX: usize = 16;
 
-type Key = (TableId, Ipv4Net);
+type Key = (Side, Ipv4Net);
 
 /// What is ours in the route tables, and who does not leave it so.
 #[derive(Debug, Default)]
@@ -159,7 +159,8 @@ impl Drift {
     /// The fights, in words, with the way out.
     pub fn fights(&self, now: Timestamp) -> impl Iterator<Item = Note> {
         let fought = self.written.iter().filter(|(_, written)| written.again >= ROUNDS);
-        fought.filter(move |(_, written)| now.since(written.at) < PEACE).map(move |((table, cidr), written)| {
+        fought.filter(move |(_, written)| now.since(written.at) < PEACE).map(move |((side, cidr), written)| {
+            let (table, destination) = (&side.table, side.destination(*cidr));
             let rival = match (written.present, &written.rival) {
                 (true, Found::Nothing) => "deletes it".to_owned(),
                 (true, rival) => format!("leads it to {rival}"),
@@ -169,7 +170,7 @@ impl Drift {
             let times = written.again;
             Note {
                 what: format!(
-                    "{table} {cidr} is fought over: somebody else {rival}, and it was set back {times} times; \
+                    "{table} {destination} is fought over: somebody else {rival}, and it was set back {times} times; \
                      the next time in {wait} s at the earliest"
                 ),
                 hint: Some(format!(
@@ -196,6 +197,7 @@ fn key(action: &Action) -> Option<Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::TableId;
 
     fn route(interface: &str, blackhole: bool) -> Found {
         Found::Route { target: Target::Interface(InterfaceId(interface.into())), blackhole }
@@ -207,7 +209,7 @@ mod tests {
 
     fn replace_what_is(before: Found) -> Change {
         let action = Action::Ec2(Ec2Action::ReplaceRoute {
-            table: TableId("rtb-1".into()),
+            table: TableId("rtb-1".into()).into(),
             destination: "10.40.0.0/13".parse().unwrap(),
             interface: InterfaceId("eni-self".into()),
         });
@@ -254,6 +256,7 @@ mod tests {
             interface: InterfaceId(interface.into()),
             source_dest_check: None,
             tables: BTreeMap::new(),
+            retired: BTreeMap::new(),
         };
         drift.see(&read("eni-before"));
         drift.see(&read("eni-self"));

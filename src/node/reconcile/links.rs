@@ -7,8 +7,8 @@ use ipnet::Ipv4Net;
 
 use super::desired::Connected;
 use crate::{
-    addr::Address,
-    state::{Links, Netns},
+    addr::{Address, Prefix},
+    state::{Far, Link, Links, MTU6_MIN, Netns},
 };
 
 /// What that follows from.
@@ -19,6 +19,20 @@ pub(in crate::node) struct Basis {
     pub canary: Option<(Address, Netns)>,
     pub mtu: u32,
     pub range: Ipv4Net,
+    pub prefix: Option<Prefix>,
+}
+
+impl Basis {
+    /// What makes IPv6 addresses of containers whose packets are no larger than this: too small ones have none.
+    pub fn prefix_at(&self, mtu: u32) -> Option<Prefix> {
+        self.prefix.filter(|_| mtu >= MTU6_MIN)
+    }
+
+    /// A link as it is to be.
+    pub fn link(&self, netns: Option<Netns>, mtu: u32, far: Far) -> Link {
+        let prefix = self.prefix_at(mtu);
+        Link { netns, mtu, range: self.range, prefix, far, faults: Vec::new() }
+    }
 }
 
 /// What is needed, as it was made up last.

@@ -3,12 +3,12 @@
 //! What was written is one thing, what the kernel does with it another: a route of somebody else, a policy rule or a
 //! setting decides, too.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnet::Ipv4Net;
 
 use crate::{
-    addr::{Address, Range},
+    addr::Address,
     config::Config,
     node::protocol::status::Note,
     state::{Fate, Host, LINKS, Loss, Packet, Path, address_of_link},
@@ -184,7 +184,7 @@ fn astray(path: &Path, host: &Host, uplinks: &BTreeSet<String>) -> Option<Astray
 }
 
 fn is_blocked(host: &Host, address: Address) -> bool {
-    host.blocks.iter().any(|block| Range::from(*block).contains(address))
+    host.blocks.iter().any(|block| block.contains(&IpAddr::V4(address.into())))
 }
 
 pub(in crate::node) fn place(path: &Path, astray: Astray) -> Place {

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{node::protocol::status::Note, plan::Usage, state::TableId, time::Timestamp};
+use crate::{node::protocol::status::Note, plan::Usage, state::Side, time::Timestamp};
 
 /// How long a refusal is believed without another try.
 const BELIEVED_FOR: Duration = Duration::from_secs(600);
@@ -18,17 +18,17 @@ const WAY_OUT: &str = "remove routes that nobody needs, or raise the quota `Rout
 /// Tables that were full.
 #[derive(Debug, Default)]
 pub struct Quotas {
-    full: BTreeMap<TableId, (usize, Timestamp)>,
+    full: BTreeMap<Side, (usize, Timestamp)>,
 }
 
 impl Quotas {
     /// EC2 refused this table another route while it held so many.
-    pub fn learn(&mut self, now: Timestamp, table: &TableId, used: usize) {
+    pub fn learn(&mut self, now: Timestamp, table: &Side, used: usize) {
         self.full.insert(table.clone(), (used, now));
     }
 
     /// A table was seen to hold so many: it can hold more than was thought.
-    pub fn seen(&mut self, table: &TableId, used: usize) {
+    pub fn seen(&mut self, table: &Side, used: usize) {
         self.full.retain(|full, (most, _)| full != table || *most >= used);
     }
 
@@ -38,14 +38,14 @@ impl Quotas {
     }
 
     /// What is believed now.
-    pub fn full(&self, now: Timestamp) -> BTreeMap<TableId, usize> {
+    pub fn full(&self, now: Timestamp) -> BTreeMap<Side, usize> {
         let believed = self.full.iter().filter(|(_, (_, since))| now.since(*since) < BELIEVED_FOR);
         believed.map(|(table, (most, _))| (table.clone(), *most)).collect()
     }
 }
 
 /// What to say of a table that is full, or will be before long.
-pub fn warning(table: &TableId, usage: &Usage) -> Option<Note> {
+pub fn warning(table: &Side, usage: &Usage) -> Option<Note> {
     let Usage { used, after, quota } = *usage;
     let most = quota.or_else(|| USUAL.into_iter().find(|usual| used <= *usual))?;
     let fullest = used.max(after);
@@ -72,11 +72,12 @@ pub fn way_out() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::TableId;
 
     const NOW: Timestamp = Timestamp::ZERO;
 
-    fn table() -> TableId {
-        TableId("rtb-1".into())
+    fn table() -> Side {
+        TableId("rtb-1".into()).into()
     }
 
     fn warned(used: usize, quota: Option<usize>) -> Option<String> {

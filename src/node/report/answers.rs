@@ -136,7 +136,11 @@ impl Overview<'_> {
         }
         let hopeless = self.work.hopeless_link(attached);
         match (self.missing(attached), attached.address) {
-            (None, Some(address)) => Some(Ok(Response::Attached { address, mtu: self.link_mtu() })),
+            (None, Some(address)) => {
+                let mtu = attached.mtu.unwrap_or(self.link_mtu());
+                let ipv6 = self.ipv6_of(address.addr().into(), mtu);
+                Some(Ok(Response::Attached { address, ipv6, mtu: self.link_mtu() }))
+            }
             (Some(missing), _) if late || hopeless.is_some() => {
                 let message =
                     format!("`{ident}` is attached, but packets cannot flow yet: missing {missing}");
@@ -195,11 +199,11 @@ impl Overview<'_> {
         let answer = self.attached(ident, late)?;
         let attached = self.local.containers.all().get(ident);
         Some(answer.map(|response| match (response, attached) {
-            (Response::Attached { address, mtu }, Some(attached)) => {
+            (Response::Attached { address, ipv6, mtu }, Some(attached)) => {
                 let address = Address::from(address.addr());
                 let mtu = attached.mtu.unwrap_or(mtu);
                 let mac = attached.far.mac(address);
-                Response::Connected(Connected { address, mac, mtu, link: link_name(address) })
+                Response::Connected(Connected { address, ipv6, mac, mtu, link: link_name(address) })
             }
             (other, _) => other,
         }))

@@ -1,11 +1,11 @@
 //! All there is to know of one address: whose it is, who uses it, what carries its packets, and what
 //! is missing.
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::overview::Overview;
 use crate::{
-    addr::{Address, Range},
+    addr::{Address, Family, Range},
     node::{
         protocol::{
             explanation::{Carrier, Explanation, HostRoute, Standing},
@@ -13,7 +13,7 @@ use crate::{
         },
         reconcile::{Reconcile, paths},
     },
-    state::{Action, Packet, RouteState, Table, TableId, Target, link_name},
+    state::{Action, Packet, RouteState, Side, Table, Target, link_name},
 };
 
 impl Overview<'_> {
@@ -28,6 +28,7 @@ impl Overview<'_> {
         Explanation {
             format_version: FORMAT_VERSION.to_owned(),
             address,
+            ipv6: self.facts.config.network.ipv6.map(|prefix| prefix.address(address)),
             standing,
             summary: self.summary(address, standing, piece.as_ref(), container.as_ref()),
             host: self.work.host_route(address),
@@ -151,11 +152,9 @@ impl Overview<'_> {
         }
         let covers = |cidr: &Ipv4Net| Range::from(*cidr).contains(address);
         let conflict = self.work.plan.conflicts.iter().find(|conflict| covers(&conflict.destination))?;
+        let ((place, destination), target) = (conflict.found_at(), &conflict.target);
         Some(Note {
-            what: format!(
-                "it is not handed out: {} {} -> {} is not ours",
-                conflict.place, conflict.destination, conflict.target
-            ),
+            what: format!("it is not handed out: {place} {destination} -> {target} is not ours"),
             hint: Some("remove that route".to_owned()),
         })
     }
@@ -185,7 +184,8 @@ impl Reconcile {
         if let Some(way) = host.paths.iter().find(|path| path.packet == Packet::ToOther(address)) {
             return Some(HostRoute { destination, target: paths::target(way) });
         }
-        let blocks = host.blocks.iter().map(|cidr| (*cidr, "unreachable".to_owned()));
+        let of_v4 = |cidr: &IpNet| Family::V4.cidr_of(*cidr);
+        let blocks = host.blocks.iter().filter_map(of_v4).map(|cidr| (cidr, "unreachable".to_owned()));
         let foreign = host.foreign.iter().map(|(cidr, target)| (*cidr, target.clone()));
         let covering = blocks.chain(foreign).filter(|(cidr, _)| Range::from(*cidr).contains(address));
         let longest = covering.max_by_key(|(cidr, _)| cidr.prefix_len());
@@ -194,12 +194,12 @@ impl Reconcile {
 
     pub(super) fn carriers(&self, address: Address) -> Vec<Carrier> {
         let Some(vpc) = self.converge.vpc.seen() else { return Vec::new() };
-        let carrier = |(id, table): (&TableId, &Table)| {
+        let carrier = |(id, table): (&Side, &Table)| {
             let covering = table.routes.iter().filter(|(cidr, _)| Range::from(**cidr).contains(address));
             let longest = covering.max_by_key(|(cidr, _)| cidr.prefix_len());
             Carrier {
                 table: id.clone(),
-                destination: longest.map(|(cidr, _)| *cidr),
+                destination: longest.map(|(cidr, _)| id.destination(*cidr)),
                 target: longest.map(|(_, route)| route.target.to_string()),
                 state: longest.map(|(_, route)| route.state),
                 here: longest
@@ -214,20 +214,22 @@ impl Reconcile {
         let ours = standing != Standing::Peer;
         let target = target.clone().unwrap_or_default();
         let elsewhere = self.leads_to_an_interface(carrier);
+        let name = &table.table;
         let what = match (state, destination) {
             (None, _) | (_, None) => format!("{table} has no route for it"),
             (Some(RouteState::Blackhole | RouteState::Other), Some(cidr)) => {
-                format!("{table} {cidr} -> {target} is a blackhole")
+                format!("{name} {cidr} -> {target} is a blackhole")
             }
             (Some(RouteState::Active), Some(_)) if *here == ours && (*here || elsewhere) => return None,
-            (Some(RouteState::Active), Some(cidr)) => format!("{table} {cidr} -> {target} leads elsewhere"),
+            (Some(RouteState::Active), Some(cidr)) => format!("{name} {cidr} -> {target} leads elsewhere"),
         };
         Some(Note { what, hint: Some(self.way_to_a_route(carrier, ours)) })
     }
 
     fn leads_to_an_interface(&self, carrier: &Carrier) -> bool {
         let table = self.converge.vpc.seen().and_then(|vpc| vpc.tables.get(&carrier.table));
-        let route = table.and_then(|table| table.routes.get(&carrier.destination?));
+        let family = carrier.table.family;
+        let route = table.and_then(|table| table.routes.get(&family.cidr_of(carrier.destination?)?));
         route.is_some_and(|route| matches!(route.target, Target::Interface(_)))
     }
 

@@ -1,10 +1,10 @@
 //! What the desired state follows from, as this node knows it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::Ipv6Addr, sync::Arc};
 
 use super::overview::Overview;
 use crate::{
-    addr::Address,
+    addr::{Address, Family},
     config::Config,
     node::{
         facts::Leave,
@@ -46,7 +46,8 @@ impl<'a> Overview<'a> {
         match self.work.converge.vpc.seen() {
             Some(vpc) => match taken(&self.facts.config, vpc) {
                 Some(_) => {
-                    Verdict::Refused(vpc.tables.values().flat_map(|table| &table.local).copied().collect())
+                    let of_v4 = vpc.tables.iter().filter(|(side, _)| side.family == Family::V4);
+                    Verdict::Refused(of_v4.flat_map(|(_, table)| &table.local).copied().collect())
                 }
                 None => Verdict::Sound,
             },
@@ -123,27 +124,32 @@ impl Overview<'_> {
             canary: self.local.canary.link(),
             mtu: link_mtu(config, self.work.converge.host.seen()),
             range: config.ipam.range,
+            prefix: config.network.ipv6,
         }
     }
 
+    /// The IPv6 address of the container of this address whose packets are no larger than this.
+    pub(super) fn ipv6_of(&self, address: Address, mtu: u32) -> Option<Ipv6Addr> {
+        let prefix = self.basis_of_links(&self.facts.config).prefix_at(mtu)?;
+        Some(prefix.address(address))
+    }
+
     fn make_up(&self, basis: &Basis) -> Connected {
-        let &Basis { mtu, range, .. } = basis;
-        let canary = basis.canary.clone().map(|(address, netns)| {
-            let link = Link { netns: Some(netns), mtu, range, far: Far::default(), faults: Vec::new() };
-            (address, Arc::new(link))
-        });
+        let canary = basis
+            .canary
+            .clone()
+            .map(|(address, netns)| (address, Arc::new(basis.link(Some(netns), basis.mtu, Far::default()))));
         let links = self.linked().filter_map(|one| self.link_of(one, basis)).chain(canary).collect();
         Connected { links: Arc::new(links), ports: self.linked().flat_map(Attached::published).collect() }
     }
 
     /// The link of a container.
     fn link_of(&self, attached: &Attached, basis: &Basis) -> Option<(Address, Arc<Link>)> {
-        let &Basis { mtu, range, .. } = basis;
         let address = attached.link_address()?;
         let known = self.work.wanted.links().get(&address).filter(|link| is_for(link, attached, basis));
         let made = || {
-            let (mtu, far) = (attached.mtu.unwrap_or(mtu), attached.far.clone());
-            Arc::new(Link { netns: attached.netns.clone(), mtu, range, far, faults: Vec::new() })
+            let mtu = attached.mtu.unwrap_or(basis.mtu);
+            Arc::new(basis.link(attached.netns.clone(), mtu, attached.far.clone()))
         };
         Some((address, known.cloned().unwrap_or_else(made)))
     }
@@ -205,5 +211,6 @@ fn is_for(link: &Link, attached: &Attached, basis: &Basis) -> bool {
         (one, other) => one.is_none() && other.is_none(),
     };
     let mtu = attached.mtu.unwrap_or(basis.mtu);
-    same_netns && (link.mtu, link.range) == (mtu, basis.range) && link.far == attached.far
+    let addresses = (basis.range, basis.prefix_at(mtu));
+    same_netns && link.mtu == mtu && (link.range, link.prefix) == addresses && link.far == attached.far
 }

@@ -9,7 +9,7 @@ use crate::{
     addr::{Address, Range},
     node::persist::memory::Attached,
     plan::{Change, Plan},
-    state::{Action, HostAction, TableId, Vpc},
+    state::{Action, HostAction, Side, Vpc},
 };
 
 /// How the canary is called where its link is changed.
@@ -63,7 +63,7 @@ fn concerned(change: &mut Change, containers: &ByAddress, vpc: Option<&Vpc>) {
 fn carried<'a>(
     containers: &'a ByAddress,
     vpc: Option<&Vpc>,
-    table: &TableId,
+    table: &Side,
     destination: Ipv4Net,
 ) -> Vec<&'a String> {
     let routes = vpc.and_then(|vpc| vpc.tables.get(table)).map(|table| &table.routes);

@@ -86,7 +86,7 @@ impl<'a> Overview<'a> {
 
     /// One of the route tables that were last read.
     pub fn first_table(&self) -> Option<TableId> {
-        self.work.converge.vpc.seen()?.tables.keys().next().cloned()
+        self.work.converge.vpc.seen()?.tables.keys().next().map(|side| side.table.clone())
     }
 
     /// Addresses whose owners are not reached.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::overview::Overview;
 use crate::{
-    addr::{Address, Range},
+    addr::{Address, Prefix, Range},
     config::SourceDestCheck,
     node::{
         cluster::probes::path_status,
@@ -158,6 +158,29 @@ impl Overview<'_> {
             format!("this host and {name} have different [[ipam.subnet]], and the stricter one drops packets")
         };
         Some(format!("{what}: give all hosts the same, and `weavers reload` there"))
+    }
+
+    /// Hosts that make other IPv6 addresses of containers' addresses than this one, as far as they have a canary.
+    pub(super) fn other_prefixes(&self) -> impl Iterator<Item = Note> {
+        let ours = self.facts.config.network.ipv6;
+        let told = self
+            .peers
+            .mesh
+            .reachable()
+            .into_iter()
+            .filter_map(|peer| Some((peer, self.peers.canary_of(peer)?)));
+        let other = told.filter(move |(_, canary)| canary.ipv6 != ours);
+        let word =
+            |prefix: Option<Prefix>| prefix.map_or_else(|| "none".to_owned(), |prefix| prefix.to_string());
+        other.take(TOLD_MAX).map(move |(peer, canary)| Note {
+            what: format!(
+                "[network] ipv6 of {} is {}, and that of this host {}: containers do not reach each other there by IPv6",
+                self.peers.named(peer),
+                word(canary.ipv6),
+                word(ours)
+            ),
+            hint: Some("give all hosts the same, and `weavers reload` there".to_owned()),
+        })
     }
 
     /// Whoever sees another address than that of our canary.

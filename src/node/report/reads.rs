@@ -1,5 +1,7 @@
 //! What reads have shown, and what of it a next life goes by.
 
+use std::collections::BTreeMap;
+
 use super::overview::Overview;
 use crate::{
     addr::{Range, join},
@@ -24,9 +26,14 @@ impl Overview<'_> {
         if config.ipam.range != self.facts.config.ipam.range {
             return later(&format!("routes inside {} are not known", config.ipam.range));
         }
+        if let Some(prefix) =
+            config.network.ipv6.filter(|_| config.network.ipv6 != self.facts.config.network.ipv6)
+        {
+            return later(&format!("routes inside {prefix} are not known"));
+        }
         match &config.vpc.route_tables {
             RouteTables::Named(ids) => {
-                let unseen = ids.iter().filter(|table| !seen.tables.contains_key(table));
+                let unseen = ids.iter().filter(|table| !seen.has(table));
                 let why = match config.vpc.route_tables == self.facts.config.vpc.route_tables {
                     true => "it is not there, or serves a gateway",
                     false => "if it is there, it is looked at once the file is adopted",
@@ -48,7 +55,11 @@ impl Overview<'_> {
             let parts = owned.iter().flat_map(|range| plan::led(table, *range, &vpc.interface));
             parts.flat_map(Range::cidrs).collect::<Vec<_>>()
         };
-        let led = vpc.tables.iter().map(|(id, table)| (id.clone(), led(table))).collect();
+        let mut led: BTreeMap<_, _> = vpc.tables.iter().map(|(id, table)| (id.clone(), led(table))).collect();
+        // A prefix that is in use no more is remembered for as long as some route of it leads here.
+        let left =
+            vpc.retired.iter().map(|(id, table)| (id.clone(), table.leading_to(&vpc.interface).collect()));
+        led.extend(left.filter(|(_, led): &(_, Vec<_>)| !led.is_empty()));
         let read = LastRead {
             at_s: self.observed.last_reads.wall_s(self.facts.now),
             boot: self.facts.boot.clone(),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
+
 use super::overview::Overview;
 use crate::{
     addr::{Range, join, without_all},
@@ -24,7 +26,7 @@ use crate::{
         },
     },
     plan::{Change, Plane, leads_to},
-    state::{Fault, Forward, TableId, Target, Tracking, Vpc, link_name},
+    state::{Fault, Forward, Side, Target, Tracking, Vpc, link_name},
 };
 
 /// Pieces of the ring at which their number is named.
@@ -263,14 +265,17 @@ impl<'a> Overview<'a> {
         problems.extend(self.lost_tables());
         problems.extend(self.work.foreign_firewall());
         problems.extend(self.lost_packets());
+        problems.extend(self.other_prefixes());
         problems.extend(self.work.full_tracking());
         problems.extend(self.bridge_problems());
-        problems.extend(self.work.plan.conflicts.iter().map(|conflict| Note {
-            what: format!(
-                "{} {} -> {} is not ours and is left alone; no address beneath it is handed out",
-                conflict.place, conflict.destination, conflict.target
-            ),
-            hint: Some("remove it, or choose another range".into()),
+        problems.extend(self.work.plan.conflicts.iter().map(|conflict| {
+            let ((place, destination), target) = (conflict.found_at(), &conflict.target);
+            Note {
+                what: format!(
+                    "{place} {destination} -> {target} is not ours and is left alone; no address beneath it is handed out"
+                ),
+                hint: Some("remove it, or choose another range".into()),
+            }
         }));
         problems.sort();
         problems.dedup();
@@ -279,11 +284,14 @@ impl<'a> Overview<'a> {
 
     /// The container range must lie outside every CIDR of the VPC: EC2 routes those itself.
     pub(super) fn overlap(&self) -> Option<Note> {
-        let range = self.facts.config.ipam.range;
         let cidr = taken(&self.facts.config, self.work.converge.vpc.seen()?)?;
+        let range = match (cidr, self.facts.config.network.ipv6) {
+            (IpNet::V6(_), Some(prefix)) => format!("[network] ipv6 {prefix}"),
+            (IpNet::V6(_) | IpNet::V4(_), _) => format!("[ipam] range {}", self.facts.config.ipam.range),
+        };
         Some(Note {
             what: format!(
-                "[ipam] range {range} overlaps {cidr} of the VPC: no route is written, and nothing is set up on this host"
+                "{range} overlaps {cidr} of the VPC: no route is written, and nothing is set up on this host"
             ),
             hint: Some("choose a range outside every CIDR of the VPC, the same on every host".into()),
         })
@@ -318,13 +326,13 @@ impl<'a> Overview<'a> {
 
     /// Tables that are selected and were not there at the last look.
     fn lost_tables(&self) -> impl Iterator<Item = Note> {
-        let seen = self.work.converge.vpc.seen().map(|vpc| &vpc.tables);
+        let seen = self.work.converge.vpc.seen();
         let named = match &self.facts.config.vpc.route_tables {
             RouteTables::Named(ids) => Some(ids),
             RouteTables::Auto | RouteTables::Tagged(..) => None,
         };
         let selected = named.into_iter().flatten();
-        let lost = selected.filter(move |table| seen.is_some_and(|seen| !seen.contains_key(table)));
+        let lost = selected.filter(move |table| seen.is_some_and(|seen| !seen.has(table)));
         lost.map(|table| Note {
             what: format!("[vpc] route_tables: {table} is not there, or serves a gateway"),
             hint: Some("see `aws ec2 describe-route-tables`, and correct or remove it".into()),
@@ -339,6 +347,7 @@ impl<'a> Overview<'a> {
         let electors = self.decided().into_iter().flat_map(|log| log.electors()).copied();
         IpamStatus {
             range: self.facts.config.ipam.range,
+            ipv6: self.facts.config.network.ipv6,
             state: if self.peers.has_ring() { "ready" } else { "waiting" }.to_owned(),
             owned_addresses: owned.iter().map(|range| range.len()).sum(),
             owned: owned.into_iter().flat_map(Range::cidrs).collect(),
@@ -385,9 +394,9 @@ impl<'a> Overview<'a> {
 
 impl Reconcile {
     /// Of each table: what is missing, and why.
-    pub(in crate::node) fn upkeep(&self) -> BTreeMap<TableId, Upkeep> {
+    pub(in crate::node) fn upkeep(&self) -> BTreeMap<Side, Upkeep> {
         let tables = self.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default();
-        let upkeep = |table: &TableId, used: usize| {
+        let upkeep = |table: &Side, used: usize| {
             let plane = Plane::Table(table.clone());
             let of_table = |change: &&Change| Plane::of(&change.action) == plane;
             let missing = self.plan.changes.iter().filter(of_table).map(|change| {

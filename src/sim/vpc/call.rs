@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use super::{ApiError, GroupView, InstanceId, InstanceView, TableView};
@@ -33,14 +34,45 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The fields are EC2's parameters.
 pub enum Call {
-    CreateRoute { table: String, destination: Option<String>, targets: Targets, dry_run: bool },
-    ReplaceRoute { table: String, destination: Option<String>, targets: Targets, dry_run: bool },
-    DeleteRoute { table: String, destination: Option<String>, dry_run: bool },
+    CreateRoute { table: String, destination: Destination, targets: Targets, dry_run: bool },
+    ReplaceRoute { table: String, destination: Destination, targets: Targets, dry_run: bool },
+    DeleteRoute { table: String, destination: Destination, dry_run: bool },
     ModifyNetworkInterfaceAttribute { interface: String, check: Check, dry_run: bool },
     ModifyInstanceAttribute { instance: String, check: Check, dry_run: bool },
     DescribeRouteTables(Find),
     DescribeInstances(Find),
     DescribeSecurityGroups(Find),
+}
+
+/// The destinations that a call names; EC2 accepts exactly one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Destination {
+    /// `DestinationCidrBlock`
+    pub v4: Option<String>,
+    /// `DestinationIpv6CidrBlock`
+    pub v6: Option<String>,
+}
+
+impl From<IpNet> for Destination {
+    fn from(cidr: IpNet) -> Destination {
+        match cidr {
+            IpNet::V4(cidr) => Destination { v4: Some(cidr.to_string()), v6: None },
+            IpNet::V6(cidr) => Destination { v4: None, v6: Some(cidr.to_string()) },
+        }
+    }
+}
+
+impl From<Ipv4Net> for Destination {
+    fn from(cidr: Ipv4Net) -> Destination {
+        IpNet::from(cidr).into()
+    }
+}
+
+/// By `DestinationCidrBlock`.
+impl From<&str> for Destination {
+    fn from(text: &str) -> Destination {
+        Destination { v4: Some(text.to_owned()), v6: None }
+    }
 }
 
 /// The targets that a call names; EC2 accepts exactly one.

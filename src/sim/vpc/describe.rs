@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{
     Answer, ApiError, Find, GroupId, InstanceId, Origin, Power, RouteTarget, State, SubnetId, Table, filter,
@@ -21,6 +21,7 @@ pub struct TableView {
     pub owner: String,
     pub associations: Vec<Association>,
     pub routes: Vec<RouteView>,
+    pub routes6: Vec<RouteView<Ipv6Net>>,
     pub tags: BTreeMap<String, String>,
 }
 
@@ -37,8 +38,8 @@ pub struct Association {
 /// A route as DescribeRouteTables shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The fields are EC2's.
-pub struct RouteView {
-    pub destination: Ipv4Net,
+pub struct RouteView<N = Ipv4Net> {
+    pub destination: N,
     pub target: RouteTarget,
     /// The instance that the target interface is attached to.
     pub instance: Option<InstanceId>,
@@ -130,6 +131,7 @@ impl State {
             owner: self.account.clone(),
             associations,
             routes: self.view_routes(table),
+            routes6: self.view_routes6(table),
             tags: table.tags.clone(),
         }
     }
@@ -140,14 +142,17 @@ impl State {
             .propagated
             .iter()
             .map(|(cidr, gateway)| (*cidr, RouteTarget::Gateway(gateway.clone()), Origin::Propagated));
-        let view = |(destination, target, origin): (Ipv4Net, RouteTarget, Origin)| RouteView {
-            instance: self.instance_behind(&target),
-            state: self.route_state(&target),
-            destination,
-            target,
-            origin,
-        };
-        fixed.chain(learned).map(view).collect()
+        fixed.chain(learned).map(|(cidr, target, origin)| self.view_route(cidr, target, origin)).collect()
+    }
+
+    pub(super) fn view_routes6(&self, table: &Table) -> Vec<RouteView<Ipv6Net>> {
+        let routes = table.routes6.iter();
+        routes.map(|(cidr, route)| self.view_route(*cidr, route.target.clone(), route.origin)).collect()
+    }
+
+    fn view_route<N>(&self, destination: N, target: RouteTarget, origin: Origin) -> RouteView<N> {
+        let (instance, state) = (self.instance_behind(&target), self.route_state(&target));
+        RouteView { instance, state, destination, target, origin }
     }
 
     fn instance_behind(&self, target: &RouteTarget) -> Option<InstanceId> {
@@ -223,6 +228,9 @@ fn table_passes(view: &TableView, find: &Find) -> Result<bool, ApiError> {
             "association.route-table-association-id" => of_associations(&|a| Some(a.id.clone())),
             "association.route-table-id" => of_associations(&|_| Some(view.id.to_string())),
             "route.destination-cidr-block" => of_routes(&|r| Some(r.destination.to_string())),
+            "route.destination-ipv6-cidr-block" => {
+                view.routes6.iter().map(|route| route.destination.to_string()).collect()
+            }
             "route.instance-id" => of_routes(&|r| r.instance.as_ref().map(|id| id.to_string())),
             "route.origin" => of_routes(&|r| Some(r.origin.name().to_owned())),
             "route.state" => of_routes(&|r| Some(state_name(r.state).to_owned())),

@@ -1,10 +1,14 @@
 //! Route tables: what they hold, which change they accept, and which route wins.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{ApiError, InstanceId, Power, QUOTA_DEFAULT, State, Table, Targets};
+use super::{ApiError, Destination, InstanceId, Power, QUOTA_DEFAULT, State, Table, Targets};
 use crate::state::{InterfaceId, RouteState, TableId};
 
 /// A route of a table.
@@ -54,6 +58,7 @@ impl Table {
         let route = Route { target: RouteTarget::Local, origin: Origin::Table };
         Table {
             routes: BTreeMap::from([(local, route)]),
+            routes6: BTreeMap::new(),
             propagated: BTreeMap::new(),
             quota: QUOTA_DEFAULT,
             tags: BTreeMap::new(),
@@ -66,7 +71,7 @@ impl State {
     pub(super) fn create_route(
         &mut self,
         table: &str,
-        destination: Option<&str>,
+        destination: &Destination,
         targets: &Targets,
     ) -> Result<(), ApiError> {
         let table = self.known_table(table)?;
@@ -76,30 +81,34 @@ impl State {
         if target == RouteTarget::Local {
             return Err(ApiError::value("a local target is only for routes that were local"));
         }
-        self.check_destination(destination, &target)?;
-        let table = &mut self.tables.get_mut(&table).expect("known_table found it");
-        if table.routes.contains_key(&destination) {
-            let message = format!("the route identified by {destination} already exists");
-            return Err(ApiError::client("RouteAlreadyExists", message));
+        match destination {
+            IpNet::V4(cidr) => self.check_destination(cidr, &target)?,
+            IpNet::V6(cidr) if reserved6().contains(&cidr) => {
+                return Err(ApiError::value(format!("{cidr} is reserved by AWS")));
+            }
+            IpNet::V6(_) => {}
         }
-        if table.routes.len() >= table.quota {
-            let message = format!("the maximum number of routes, {}, has been reached", table.quota);
-            return Err(ApiError::client("RouteLimitExceeded", message));
+        let table = self.tables.get_mut(&table).expect("known_table found it");
+        match destination {
+            IpNet::V4(cidr) => insert(&mut table.routes, table.quota, cidr, target),
+            IpNet::V6(cidr) => insert(&mut table.routes6, table.quota, cidr, target),
         }
-        table.routes.insert(destination, Route { target, origin: Origin::Created });
-        Ok(())
     }
 
     pub(super) fn replace_route(
         &mut self,
         table: &str,
-        destination: Option<&str>,
+        destination: &Destination,
         targets: &Targets,
     ) -> Result<(), ApiError> {
         let table = self.known_table(table)?;
         let destination = parse_cidr(destination)?;
         let target = self.only_target(targets)?;
-        let route = self.tables.get_mut(&table).and_then(|table| table.routes.get_mut(&destination));
+        let table = self.tables.get_mut(&table).expect("known_table found it");
+        let route = match destination {
+            IpNet::V4(cidr) => table.routes.get_mut(&cidr),
+            IpNet::V6(cidr) => table.routes6.get_mut(&cidr),
+        };
         let Some(route) = route else {
             // Checked against AWS by others: not InvalidRoute.NotFound, as one would think.
             return Err(ApiError::value(format!(
@@ -113,22 +122,13 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn delete_route(&mut self, table: &str, destination: Option<&str>) -> Result<(), ApiError> {
+    pub(super) fn delete_route(&mut self, table: &str, destination: &Destination) -> Result<(), ApiError> {
         let id = self.known_table(table)?;
         let destination = parse_cidr(destination)?;
-        let routes = &mut self.tables.get_mut(&id).expect("known_table found it").routes;
-        match routes.get(&destination) {
-            None => Err(ApiError::client(
-                "InvalidRoute.NotFound",
-                format!("no route with destination-cidr-block {destination} in route table {id}"),
-            )),
-            Some(route) if route.origin == Origin::Table => {
-                Err(ApiError::value(format!("cannot remove local route {destination} in route table {id}")))
-            }
-            Some(_) => {
-                routes.remove(&destination);
-                Ok(())
-            }
+        let table = self.tables.get_mut(&id).expect("known_table found it");
+        match destination {
+            IpNet::V4(cidr) => remove(&mut table.routes, cidr, &id),
+            IpNet::V6(cidr) => remove(&mut table.routes6, cidr, &id),
         }
     }
 
@@ -236,15 +236,73 @@ impl State {
         let (_, _, target) = best?;
         (self.route_state(&target) == RouteState::Active).then_some(target)
     }
+
+    /// The same of IPv6, of which nothing is learned here.
+    pub(super) fn lookup6(&self, table: &TableId, destination: Ipv6Addr) -> Option<RouteTarget> {
+        let routes = self.tables.get(table)?.routes6.iter();
+        let best =
+            routes.filter(|(cidr, _)| cidr.contains(&destination)).max_by_key(|(cidr, _)| cidr.prefix_len());
+        let target = best?.1.target.clone();
+        (self.route_state(&target) == RouteState::Active).then_some(target)
+    }
 }
 
-fn parse_cidr(text: Option<&str>) -> Result<Ipv4Net, ApiError> {
-    let text = text.ok_or_else(|| ApiError::missing("DestinationCidrBlock"))?;
-    text.parse().map_err(|_| {
-        ApiError::value(format!(
-            "value ({text}) for parameter destinationCidrBlock is invalid: not a CIDR block"
-        ))
-    })
+/// Where AWS has services of its own.
+fn reserved6() -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32)
+}
+
+/// Each family has a quota of its own.
+fn insert<N: Copy + Ord + fmt::Display>(
+    routes: &mut BTreeMap<N, Route>,
+    quota: usize,
+    destination: N,
+    target: RouteTarget,
+) -> Result<(), ApiError> {
+    if routes.contains_key(&destination) {
+        let message = format!("the route identified by {destination} already exists");
+        return Err(ApiError::client("RouteAlreadyExists", message));
+    }
+    if routes.len() >= quota {
+        let message = format!("the maximum number of routes, {quota}, has been reached");
+        return Err(ApiError::client("RouteLimitExceeded", message));
+    }
+    routes.insert(destination, Route { target, origin: Origin::Created });
+    Ok(())
+}
+
+fn remove<N: Ord + fmt::Display>(
+    routes: &mut BTreeMap<N, Route>,
+    destination: N,
+    table: &TableId,
+) -> Result<(), ApiError> {
+    match routes.get(&destination) {
+        None => Err(ApiError::client(
+            "InvalidRoute.NotFound",
+            format!("no route with destination-cidr-block {destination} in route table {table}"),
+        )),
+        Some(route) if route.origin == Origin::Table => {
+            Err(ApiError::value(format!("cannot remove local route {destination} in route table {table}")))
+        }
+        Some(_) => {
+            routes.remove(&destination);
+            Ok(())
+        }
+    }
+}
+
+fn parse_cidr(destination: &Destination) -> Result<IpNet, ApiError> {
+    let wrong = |text: &str, parameter: &str| {
+        ApiError::value(format!("value ({text}) for parameter {parameter} is invalid: not a CIDR block"))
+    };
+    match (&destination.v4, &destination.v6) {
+        (None, None) => Err(ApiError::missing("DestinationCidrBlock")),
+        (Some(_), Some(_)) => Err(ApiError::combination("exactly one destination is allowed")),
+        (Some(text), None) => text.parse().map(IpNet::V4).map_err(|_| wrong(text, "destinationCidrBlock")),
+        (None, Some(text)) => {
+            text.parse().map(IpNet::V6).map_err(|_| wrong(text, "destinationIpv6CidrBlock"))
+        }
+    }
 }
 
 /// `rtb-` and 8 or 17 hexadecimal digits; other texts are refused before anything is looked up.

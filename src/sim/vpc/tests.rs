@@ -95,7 +95,7 @@ fn replacing_what_is_missing_is_an_invalid_value() {
     let targets = Targets::interface(pair.a.1.0.clone());
     let call = Call::ReplaceRoute {
         table: pair.table.0.clone(),
-        destination: Some("10.40.0.0/13".into()),
+        destination: "10.40.0.0/13".into(),
         targets,
         dry_run: false,
     };
@@ -178,7 +178,7 @@ fn a_dry_run_tells_the_permission_and_changes_nothing() {
     let mut pair = Pair::new();
     let call = |pair: &Pair| Call::DeleteRoute {
         table: pair.table.0.clone(),
-        destination: Some("10.40.0.0/13".into()),
+        destination: "10.40.0.0/13".into(),
         dry_run: true,
     };
     pair.create("10.40.0.0/13", &pair.a.1.clone()).unwrap();
@@ -286,7 +286,7 @@ impl Pair {
 
     fn create_call(&self, destination: &str, targets: Targets) -> Call {
         let table = self.table.0.clone();
-        Call::CreateRoute { table, destination: Some(destination.into()), targets, dry_run: false }
+        Call::CreateRoute { table, destination: destination.into(), targets, dry_run: false }
     }
 
     /// Sends a call as the first instance; the code of a refusal.
@@ -306,17 +306,12 @@ impl Pair {
 
     fn replace(&mut self, destination: &str, to: &InterfaceId) -> Result<(), String> {
         let (table, targets) = (self.table.0.clone(), Targets::interface(to.0.clone()));
-        self.send(Call::ReplaceRoute {
-            table,
-            destination: Some(destination.into()),
-            targets,
-            dry_run: false,
-        })
+        self.send(Call::ReplaceRoute { table, destination: destination.into(), targets, dry_run: false })
     }
 
     fn delete(&mut self, destination: &str) -> Result<(), String> {
         let table = self.table.0.clone();
-        self.send(Call::DeleteRoute { table, destination: Some(destination.into()), dry_run: false })
+        self.send(Call::DeleteRoute { table, destination: destination.into(), dry_run: false })
     }
 
     fn check_off(&mut self, interface: &InterfaceId) {

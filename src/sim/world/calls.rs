@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
 use rand::RngExt;
 
 use super::{Event, World};
 use crate::{
-    addr::Address,
+    addr::{Address, Universe},
     sim::{machine::Power, vpc::Faults},
     state::{Ec2Action, Tables},
 };
@@ -18,7 +17,7 @@ impl World {
         slow + self.random(Duration::from_millis(1), Duration::from_millis(60))
     }
 
-    pub(super) fn look_at_vpc(&mut self, host: usize, life: u32, range: Ipv4Net, tables: Tables) {
+    pub(super) fn look_at_vpc(&mut self, host: usize, life: u32, universe: Universe, tables: Tables) {
         // A look that the process did not live to see changes nothing.
         if !self.is_alive(host, life) {
             return;
@@ -29,7 +28,7 @@ impl World {
             let stale_ms = self.rng.random_range(0..=faults.stale_ms);
             self.vpc.set_faults(Faults { stale_ms, ..faults.clone() });
         }
-        let seen = self.machines[host].cloud.observe(self.now, &mut self.vpc, range, &tables);
+        let seen = self.machines[host].cloud.observe(self.now, &mut self.vpc, &universe, &tables);
         let left = self.vpc.faults().clone();
         self.vpc.set_faults(Faults { stale_ms: faults.stale_ms, ..left });
         let after = self.cloud_delay();

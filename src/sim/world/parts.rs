@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use crate::{
     mesh::ConnId,
     sim::{cloud::Written, wire::Wires},
-    state::TableId,
+    state::{Side, TableId},
 };
 
 /// What is between the hosts.
@@ -25,7 +25,7 @@ pub(in crate::sim) struct Net {
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Routes {
     /// What hosts wrote, until a read of theirs has shown it.
-    pub written: BTreeMap<(usize, TableId, Ipv4Net), Written>,
+    pub written: BTreeMap<(usize, Side, Ipv4Net), Written>,
     /// Destinations that somebody else wrote to.
     pub tampered: BTreeSet<Ipv4Net>,
     pub conflicts: BTreeSet<(TableId, Ipv4Net)>,

@@ -347,5 +347,6 @@ fn no_table() -> Vpc {
         interface: InterfaceId("eni-0".to_owned()),
         source_dest_check: Some(false),
         tables: BTreeMap::new(),
+        retired: BTreeMap::new(),
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     node::observe::view::{PAUSE_MAX, PAUSE_MIN},
     plan::Found,
-    state::{Far, Forward, Isolation, Netns, Rules},
+    state::{Far, Forward, Isolation, Netns, Rules, TableId},
 };
 
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -17,8 +17,8 @@ fn cidr(text: &str) -> Ipv4Net {
     text.parse().unwrap()
 }
 
-fn table(name: &str) -> TableId {
-    TableId(name.to_owned())
+fn table(name: &str) -> Side {
+    TableId(name.to_owned()).into()
 }
 
 fn interface() -> InterfaceId {
@@ -38,7 +38,7 @@ fn delete(name: &str, destination: &str) -> Action {
 }
 
 fn add_block(destination: &str) -> Action {
-    Action::Host(HostAction::AddBlock(cidr(destination)))
+    Action::Host(HostAction::AddBlock(cidr(destination).into()))
 }
 
 fn plan(actions: impl IntoIterator<Item = Action>) -> Plan {
@@ -56,6 +56,7 @@ fn vpc(tables: &[&str], routes: &[&str]) -> Vpc {
         interface: interface(),
         source_dest_check: Some(true),
         tables: tables.iter().map(|name| (table(name), shown.clone())).collect(),
+        retired: BTreeMap::new(),
     }
 }
 
@@ -288,6 +289,7 @@ fn what_guards_links_goes_after_the_last_of_them() {
 fn rules() -> Rules {
     Rules {
         range: cidr("10.32.0.0/12"),
+        prefix: None,
         uplinks: ["eth0".to_owned()].into(),
         mesh_port: 6783,
         metrics_port: None,
@@ -301,8 +303,22 @@ fn link(address: &str, is_there: bool) -> Action {
     let netns = Netns::new("boot", 1, "/run/netns/a");
     let (mtu, range) = (1500, cidr("10.32.0.0/12"));
     match is_there {
-        true => Action::Host(HostAction::MendLink { address, netns, mtu, range, far: Far::default() }),
-        false => Action::Host(HostAction::CreateLink { address, netns, mtu, range, far: Far::default() }),
+        true => Action::Host(HostAction::MendLink {
+            address,
+            netns,
+            mtu,
+            range,
+            prefix: None,
+            far: Far::default(),
+        }),
+        false => Action::Host(HostAction::CreateLink {
+            address,
+            netns,
+            mtu,
+            range,
+            prefix: None,
+            far: Far::default(),
+        }),
     }
 }
 
@@ -325,7 +341,7 @@ fn nothing_is_removed_while_what_it_rests_on_is_put_off() {
 fn what_is_believed_of_a_table_counts() {
     let mut converge = ready(at(0));
     let action = create("rtb-1", "10.0.0.0/8");
-    let used = |converge: &Converge| converge.believed().unwrap().tables[&TableId("rtb-1".into())].used;
+    let used = |converge: &Converge| converge.believed().unwrap().tables[&table("rtb-1")].used;
     let before = used(&converge);
     converge.take(at(1), &plan([action.clone()]));
     converge.applied(at(2), &action, Ok(None));
