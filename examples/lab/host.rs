@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{Command as StdCommand, ExitStatus, Output, Stdio},
     time::Duration,
@@ -21,7 +21,11 @@ use tokio::{
 };
 use weavers::{sim::vpc::InstanceId, state::InterfaceId};
 
-use crate::{fabric::link_name, net, standin::mac_of};
+use crate::{
+    fabric::{addresses6, link_name},
+    net,
+    standin::mac_of,
+};
 
 /// How often, and how long between, a new link is looked at until it carries packets.
 const CARRIER_LOOKS_MAX: u32 = 250;
@@ -70,6 +74,9 @@ pub struct Host {
 
 /// The router, as the hosts of the first subnet see it.
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+
+/// The router, as each host sees it on its link.
+const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xffff);
 
 /// The router, as a host of this address sees it: the first address of its subnet.
 fn router_of(address: Ipv4Addr) -> Ipv4Addr {
@@ -275,6 +282,17 @@ impl Host {
     /// A second link to the router, by which from now on leaves what has no route of its own.
     pub async fn plug_in(&self, device: &str, address: Ipv4Addr) -> anyhow::Result<()> {
         plug_in(self.keeper_pid()?, device, address).await
+    }
+
+    /// Gives it addresses of IPv6 on its first link, and leads all else of IPv6 to the router.
+    pub async fn add_v6(&self) -> anyhow::Result<()> {
+        let (link, [link_local, own]) = (link_name(self.address), addresses6(self.address));
+        net::ip_batch(&[format!("addr add {ROUTER6}/64 dev {link} nodad")]).await?;
+        let lines = format!(
+            "addr add {link_local}/64 dev eth0 nodad\naddr add {own}/128 dev eth0 nodad\n\
+             route replace ::/0 via {ROUTER6} dev eth0\n"
+        );
+        net::feed(self.enter()?.args(["ip", "-batch", "-"]), &lines).await
     }
 
     /// The process that keeps its namespaces, as the lab numbers it.

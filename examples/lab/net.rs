@@ -3,14 +3,22 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream},
+    os::fd::AsRawFd,
     path::Path,
     process::{Output, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, setns},
+    sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, setsockopt, socket,
+        sockopt,
+    },
+};
 use tokio::{io::AsyncWriteExt, process::Command, sync::oneshot};
 
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,8 +69,35 @@ pub async fn ip6_batch(lines: &[String]) -> anyhow::Result<()> {
 
 /// Sets a kernel setting of the lab's own namespace, by its path below `/proc/sys/net/ipv4`.
 pub fn sysctl(name: &str, value: &str) -> anyhow::Result<()> {
-    let path = Path::new("/proc/sys/net/ipv4").join(name);
-    fs::write(&path, value).with_context(|| format!("{} cannot be set to {value}", path.display()))
+    set(&Path::new("/proc/sys/net/ipv4").join(name), value)
+}
+
+/// The same below `/proc/sys/net/ipv6`.
+pub fn sysctl6(name: &str, value: &str) -> anyhow::Result<()> {
+    set(&Path::new("/proc/sys/net/ipv6").join(name), value)
+}
+
+fn set(path: &Path, value: &str) -> anyhow::Result<()> {
+    fs::write(path, value).with_context(|| format!("{} cannot be set to {value}", path.display()))
+}
+
+/// Says from a namespace that it is a router, to whoever is on its links.
+pub async fn advertise_a_router(netns: &Path) -> anyhow::Result<()> {
+    /// A router advertisement that lasts half an hour, with a prefix to make addresses of. The kernel sums it up.
+    const SAID: [u8; 48] = [
+        134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0, // its head
+        3, 4, 64, 0xc0, 0, 0, 14, 16, 0, 0, 14, 16, 0, 0, 0, 0, // a prefix, and how long it is good for
+        0x20, 1, 0xd, 0xb8, 0xba, 0xd0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    inside(netns, || {
+        let socket = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::empty(), SockProtocol::IcmpV6)?;
+        setsockopt(&socket, sockopt::Ipv6MulticastHops, &255)?;
+        let device = if_nametoindex("ethwe")?;
+        let all = SocketAddrV6::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 0, 0, device);
+        sendto(socket.as_raw_fd(), &SAID, &SockaddrIn6::from(all), MsgFlags::empty())?;
+        Ok(())
+    })
+    .await
 }
 
 /// Sends a megabyte from one namespace to another and back by TCP, and compares.

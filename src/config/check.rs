@@ -13,7 +13,12 @@ use super::{
     subnets,
     value::{self, Wrong},
 };
-use crate::{addr::Range, ipam::HOLDS, peer::PeerName};
+use crate::{
+    addr::{Prefix, Range},
+    ipam::HOLDS,
+    peer::PeerName,
+    state::MTU6_MIN,
+};
 
 /// Docker's own socket.
 const DOCKER_SOCKET: &str = "/run/docker.sock";
@@ -35,7 +40,7 @@ pub(super) fn check(sources: &Sources) -> Result<(Config, Vec<Problem>), Problem
     let mesh = mesh(&mut reader);
     let config = Config {
         peers: peers(&mut reader),
-        network: network(&mut reader),
+        network: network(&mut reader, mesh.weave_peers),
         ipam: ipam(&mut reader, ec2_tag.is_some()),
         ec2_tag,
         vpc: vpc(&mut reader, mesh.weave_peers),
@@ -108,7 +113,7 @@ fn docker(reader: &mut Reader) -> Docker {
     }
 }
 
-fn network(reader: &mut Reader) -> Network {
+fn network(reader: &mut Reader, weave_peers: bool) -> Network {
     const MTU: u32 = 1376;
     let mtu = if reader.is_word("network.mtu", "auto") {
         None
@@ -120,8 +125,22 @@ fn network(reader: &mut Reader) -> Network {
         uplinks: auto_or_names(reader, "network.uplinks", value::interface),
         block_metadata: word(reader, "network.instance_metadata", &metadata).unwrap_or(true),
         mtu,
-        ipv6: None,
+        ipv6: ipv6(reader, mtu, weave_peers),
     }
+}
+
+fn ipv6(reader: &mut Reader, mtu: Option<u32>, weave_peers: bool) -> Option<Prefix> {
+    const KEY: &str = "network.ipv6";
+    let found = reader.read(KEY, value::ipv6)?;
+    if weave_peers {
+        let wrong = Wrong::new("the Weave Net routers of mesh.weave_peers know no IPv6");
+        reader.problem(KEY, found.place.clone(), wrong.hint("leave it out until all hosts run weavers"));
+    }
+    if let Some(mtu) = mtu.filter(|mtu| *mtu < MTU6_MIN) {
+        let wrong = Wrong::new(format!("IPv6 needs an MTU of {MTU6_MIN} at least, and network.mtu is {mtu}"));
+        reader.problem(KEY, found.place, wrong.hint("leave network.mtu out, or raise it"));
+    }
+    Some(found.value)
 }
 
 fn ipam(reader: &mut Reader, found_by_tag: bool) -> Ipam {

@@ -29,6 +29,7 @@ pub const KEYS: &[Key] = &[
     live("network.uplinks", Default("\"auto\"")),
     live("network.instance_metadata", Default("\"block\"")),
     live("network.mtu", Default("1376")),
+    live("network.ipv6", Example("\"fd12:3456:789a:1::/96\"")),
     fixed("ipam.range", Default("\"10.32.0.0/12\"")),
     live("ipam.default_subnet", Example("\"10.32.0.0/12\"")),
     live("ipam.subnet", Default("[]")),

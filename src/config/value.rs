@@ -6,10 +6,11 @@ use std::{
     time::Duration,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::schema;
 use crate::{
+    addr::{NotAPrefix, Prefix},
     peer::PeerName,
     state::{LINKS, TableId, is_interface_name},
     text::printable,
@@ -113,6 +114,30 @@ pub(super) fn range(text: &str) -> Result<Ipv4Net, Wrong> {
         }
     }
     Ok(net)
+}
+
+/// What makes IPv6 addresses of the containers' IPv4 addresses: 96 bits that nobody else uses.
+pub(super) fn ipv6(text: &str) -> Result<Prefix, Wrong> {
+    let example = "take one of your own at random, as in \"fd12:3456:789a:1::/96\"";
+    let prefix: Prefix = text.parse().map_err(|why: NotAPrefix| {
+        let wrong = Wrong::new(format!("{text:?} is not the prefix of IPv6 addresses: {why}"));
+        match why {
+            NotAPrefix::Bits(prefix) => wrong.hint(format!("did you mean \"{prefix}\"?")),
+            NotAPrefix::NotACidr | NotAPrefix::Length(_) => wrong.hint(example),
+        }
+    })?;
+    let private: Ipv6Net = "fc00::/7".parse().expect("it is written as a network");
+    let reserved: Ipv6Net = "fd00:ec2::/32".parse().expect("it is written as a network");
+    if !private.contains(&prefix.net()) {
+        return Err(Wrong::new(format!("{prefix} is outside fc00::/7, the addresses of private networks"))
+            .hint(example));
+    }
+    if reserved.contains(&prefix.net()) {
+        return Err(
+            Wrong::new(format!("{prefix} is inside {reserved}, which AWS has for itself")).hint(example)
+        );
+    }
+    Ok(prefix)
 }
 
 /// A network to take addresses from: besides its network and broadcast addresses it has some.

@@ -14,6 +14,7 @@ mod docker;
 mod docker_bridge;
 mod docker_cost;
 mod dockerd;
+mod dual_stack;
 mod engine;
 mod compact;
 mod cost;
@@ -117,6 +118,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "ec2-callers", hosts: 3, interval: "2s", run: |lab| Box::pin(faults::callers(lab)) },
     Scenario { name: "host-drift", hosts: 3, interval: "30s", run: |lab| Box::pin(drift::run(lab)) },
     Scenario { name: "isolation", hosts: 3, interval: "4s", run: |lab| Box::pin(isolation::run(lab)) },
+    Scenario { name: "dual-stack", hosts: 3, interval: "4s", run: |lab| Box::pin(dual_stack::run(lab)) },
     Scenario { name: "mtu", hosts: 2, interval: "30s", run: |lab| Box::pin(mtu::run(lab)) },
     Scenario { name: "upgrade", hosts: 3, interval: "2s", run: |lab| Box::pin(upgrade::run(lab)) },
     Scenario { name: "compact", hosts: 4, interval: "2s", run: |lab| Box::pin(compact::run(lab)) },
