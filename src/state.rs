@@ -13,7 +13,11 @@ pub use self::{
     link::{GATEWAY, GATEWAY6, LINKS, Link, MTU6_MIN, Netns, address_of_link, link_name},
     paths::{Fate, Loss, Packet, Path},
     port::{Port, PortRange, Ports, Protocol, Published},
-    vpc::{DesiredVpc, InterfaceId, Route, RouteState, Side, SubnetId, Table, TableId, Tables, Target, Vpc},
+    remote::{Hop, HostRoutes, Remote},
+    vpc::{
+        DesiredVpc, InterfaceId, Route, RouteState, Side, SubnetId, Table, TableId, Tables, Target, Vpc,
+        VpcId,
+    },
 };
 pub use crate::ipam::takeover::InstanceState;
 
@@ -22,6 +26,7 @@ mod shared;
 mod link;
 mod paths;
 mod port;
+mod remote;
 mod host;
 mod vpc;
 mod action;

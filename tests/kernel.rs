@@ -6,6 +6,8 @@
 mod doors;
 #[path = "kernel/dual_stack.rs"]
 mod dual_stack;
+#[path = "kernel/host_routes.rs"]
+mod host_routes;
 #[path = "kernel/links.rs"]
 mod links;
 #[path = "kernel/paths.rs"]
@@ -32,6 +34,7 @@ fn main() {
     let trials = [
         doors::trials(),
         dual_stack::trials(),
+        host_routes::trials(),
         links::trials(),
         paths::trials(),
         rules::trials(),

@@ -46,6 +46,7 @@ mod visit;
 mod number;
 mod link;
 mod seen;
+mod host_route;
 mod source;
 mod container_end;
 mod event;
@@ -156,7 +157,7 @@ impl Kernel {
             lent: Arc::default(),
             foreign: foreign(&seen, wanted),
             uplinks,
-            others: BTreeSet::new(),
+            remote: host_route::observe(&seen),
             paths,
             surroundings: Surroundings { docker0, tracking: self.tracking.observe() },
         };
@@ -195,7 +196,7 @@ impl Kernel {
     /// Carries out one action. What is already there, or already gone, is success.
     pub async fn apply(&mut self, action: &HostAction) -> Result<(), Fault> {
         let host = &self.handle;
-        if let HostAction::AddBlock(_) | HostAction::DeleteBlock(_) = action {
+        if changes_routes(action) {
             drop(self.known.seen());
         }
         match action {
@@ -209,6 +210,7 @@ impl Kernel {
                 forward::open(uplinks, *range, *has_v6).await
             }
             HostAction::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
+            HostAction::AddHostRoute { destination, hop } => host_route::add(host, *destination, hop).await,
             HostAction::AddGateway => address::add_gateway(host).await,
             HostAction::CreateLink { .. } | HostAction::MendLink { .. } | HostAction::MakePair { .. } => {
                 let ended = pin!(self.apply_to_links(vec![action.clone()]).await).next().await;
@@ -220,6 +222,9 @@ impl Kernel {
             }
             HostAction::DeleteGateway => address::remove_gateway(host).await,
             HostAction::DeleteBlock(cidr) => route::remove(host, &route::Entry::block(*cidr)).await,
+            HostAction::DeleteHostRoute { destination, hop } => {
+                host_route::remove(host, *destination, hop).await
+            }
             HostAction::CloseForward => forward::close().await,
             HostAction::DeleteRules => self.nft.delete().await,
         }
@@ -290,6 +295,17 @@ async fn link_action(
         }
         _ => Err(not_here(action)),
     }
+}
+
+/// Whether it changes a route of the host that is no container's: a look at links alone does not show that.
+fn changes_routes(action: &HostAction) -> bool {
+    matches!(
+        action,
+        HostAction::AddBlock(_)
+            | HostAction::DeleteBlock(_)
+            | HostAction::AddHostRoute { .. }
+            | HostAction::DeleteHostRoute { .. }
+    )
 }
 
 fn not_here(action: &HostAction) -> Fault {

@@ -48,13 +48,13 @@ pub async fn observe(
 
     let mut paths = Vec::new();
     let mut carriers = Carriers::default();
-    for &other in &wanted.others {
+    for &other in &wanted.remote.asked {
         let answer = asker.ask(other.into(), container.as_ref()).await?;
         carriers.see(&asker, &answer, other.into());
         paths.push(Arc::new(answer.path(Packet::ToOther(other))));
     }
     // Where the VPC leads what comes for containers is told by the way that the host itself takes, see `uplink`.
-    if let Some(other) = wanted.others.first() {
+    if let Some(other) = wanted.remote.asked.first() {
         carriers.see(&asker, &asker.ask((*other).into(), None).await?, (*other).into());
     }
     let outside = outside_of(wanted);

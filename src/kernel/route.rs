@@ -40,6 +40,8 @@ const BLOCK_METRIC: u32 = 1024;
 
 /// What the kernel takes for no metric of an IPv6 route.
 const METRIC6: u32 = 1024;
+/// Behind the block as well: what this host owns is never led to another one.
+const TO_HOST_METRIC: u32 = 2048;
 
 /// A route. Two that are equal are the same to a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +124,29 @@ impl Entry {
             protocol: PROTOCOL,
         }
         .as_the_kernel_has_it()
+    }
+
+    /// What leads a destination to the host that owns it.
+    pub fn to_host(destination: Ipv4Net, interface: u32, host: Ipv4Addr) -> Entry {
+        Entry {
+            destination: destination.into(),
+            interface: Some(interface),
+            gateway: Some(host.into()),
+            source: None,
+            kind: RouteType::Unicast,
+            scope: RouteScope::Universe,
+            onlink: false,
+            metric: TO_HOST_METRIC,
+            protocol: PROTOCOL,
+        }
+    }
+
+    /// Whether it is a route of ours to another host.
+    pub fn is_to_host(&self) -> bool {
+        self.protocol == PROTOCOL
+            && self.kind == RouteType::Unicast
+            && self.metric == TO_HOST_METRIC
+            && self.gateway.is_some()
     }
 
     /// Whether it is an `unreachable` route of ours.
@@ -452,7 +477,7 @@ impl Table {
         self.entries().filter(|entry| entry.is_block()).map(|entry| entry.destination).collect()
     }
 
-    /// Routes inside `range` that are neither blocks of ours nor lead by one of `ours`, our links. One for all of it by
+    /// Routes inside `range` that are neither blocks of ours nor lead to other hosts or by one of `ours`, our links. One for all of it by
     /// a router is the way to other hosts, and not in the way of anything. Those of IPv6 by the IPv4 CIDRs that they stand for.
     pub fn foreign(
         &self,
@@ -465,8 +490,10 @@ impl Table {
             IpNet::V6(cidr) => prefix?.cidr_of(cidr),
         };
         let way_out = |entry: &Entry, cidr: Ipv4Net| cidr == range.trunc() && entry.gateway.is_some();
-        let mine =
-            |entry: &Entry| entry.is_block() || entry.interface.is_some_and(|index| ours.contains(&index));
+        let mine = |entry: &Entry| {
+            let by_link = entry.interface.is_some_and(|index| ours.contains(&index));
+            entry.is_block() || entry.is_to_host() || by_link
+        };
         let foreign = self.main().filter(|row| !mine(&row.entry)).filter_map(|row| {
             let cidr = as_v4(row.entry.destination).filter(|cidr| range.contains(cidr))?;
             (!way_out(&row.entry, cidr)).then(|| (cidr, format!("{}{}", row.entry, row.place(names))))

@@ -338,7 +338,8 @@ impl Engine {
         if self.work.converge.begin_host(self.facts.now) {
             self.local.containers.look_begins();
             let known = self.overview();
-            let wanted = Host { others: known.others_to_ask_for(explained), ..known.ground().looked_for() };
+            let mut wanted = known.ground().looked_for();
+            wanted.remote.asked = known.others_to_ask_for(explained);
             self.work.looked_for = wanted.rules.clone();
             let scope = self.work.converge.host.scope();
             self.out.outputs.push_back(Output::ObserveHost(Box::new(wanted), scope));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Change, Conflict, Place, Plan};
 use crate::{
     addr::Address,
-    state::{Forward, Host, HostAction, Link, Ports},
+    state::{Forward, Host, HostAction, HostRoutes, Link, Ports},
 };
 
 /// Why no container is connected where it is not known which interfaces the rules are to name.
@@ -16,6 +16,7 @@ pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
     rules(desired, actual, plan);
     forward(desired, actual, plan);
     blocks(desired, actual, plan);
+    remote(&desired.remote.routes, &actual.remote.routes, plan);
     gateway(desired, actual, plan);
     links(desired, actual, plan);
     ports(desired, actual, plan);
@@ -85,6 +86,22 @@ fn blocks(desired: &Host, actual: &Host, plan: &mut Plan) {
     }
     for &block in actual.blocks.difference(&desired.blocks) {
         plan.push(HostAction::DeleteBlock(block), "unreachable", "no longer owned as this CIDR");
+    }
+}
+
+/// A route that leads elsewhere is replaced in place, so that no packet falls between two.
+fn remote(desired: &HostRoutes, actual: &HostRoutes, plan: &mut Plan) {
+    for (&destination, hop) in desired {
+        let found = actual.get(&destination);
+        if found != Some(hop) {
+            let before = found.map_or_else(String::new, ToString::to_string);
+            let action = HostAction::AddHostRoute { destination, hop: hop.clone() };
+            plan.push(action, before, "owned by the host at that address");
+        }
+    }
+    for (&destination, hop) in actual.iter().filter(|(destination, _)| !desired.contains_key(destination)) {
+        let action = HostAction::DeleteHostRoute { destination, hop: hop.clone() };
+        plan.push(action, hop.to_string(), "no longer owned there, or reached by another path");
     }
 }
 

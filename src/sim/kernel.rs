@@ -10,8 +10,8 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::{
     addr::{Address, Prefix},
     state::{
-        Fate, Fault, FaultKind, Forward, Host, HostAction, Link, Loss, Made, Netns, Packet, Path, Ports,
-        Rules, Surroundings, link_name,
+        Fate, Fault, FaultKind, Forward, Host, HostAction, HostRoutes, Link, Loss, Made, Netns, Packet, Path,
+        Ports, Remote, Rules, Surroundings, link_name,
     },
 };
 
@@ -32,6 +32,7 @@ pub struct Kernel {
     forward: Forward,
     gateway: bool,
     blocks: BTreeSet<IpNet>,
+    host_routes: HostRoutes,
     links: BTreeMap<Address, Veth>,
     ports: Option<Ports>,
 }
@@ -58,6 +59,7 @@ impl Kernel {
             forward: Forward::Open,
             gateway: false,
             blocks: BTreeSet::new(),
+            host_routes: HostRoutes::new(),
             links: BTreeMap::new(),
             ports: None,
         }
@@ -105,7 +107,7 @@ impl Kernel {
             lent: Arc::default(),
             foreign: BTreeMap::new(),
             uplinks: [(UPLINK.to_owned(), UPLINK_MTU)].into(),
-            others: BTreeSet::new(),
+            remote: Remote { routes: Arc::new(self.host_routes.clone()), ..Remote::default() },
             paths: self.paths(wanted).into_iter().map(Arc::new).collect(),
             surroundings: Surroundings::default(),
         }
@@ -113,7 +115,7 @@ impl Kernel {
 
     /// Packets leave by the uplink; those that come in by it reach the containers whose links are sound.
     fn paths(&self, wanted: &Host) -> Vec<Path> {
-        let out = wanted.others.iter().map(|&other| Packet::ToOther(other)).chain([Packet::Outside]);
+        let out = wanted.remote.asked.iter().map(|&other| Packet::ToOther(other)).chain([Packet::Outside]);
         let out = out.map(|packet| leaves(packet, UPLINK.to_owned()));
         let sound = self.links.iter().filter(|(_, veth)| !veth.broken).map(|(address, _)| *address);
         out.chain(sound.map(|address| self.inward(address))).collect()
@@ -158,6 +160,9 @@ impl Kernel {
             HostAction::LoadRules(rules) => self.rules = Some(rules.clone()),
             HostAction::OpenForward { .. } => self.forward = Forward::Opened("DOCKER-USER".to_owned()),
             HostAction::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
+            HostAction::AddHostRoute { destination, hop } => {
+                drop(self.host_routes.insert(*destination, hop.clone()));
+            }
             HostAction::AddGateway => self.gateway = true,
             HostAction::CreateLink { address, netns, mtu, range, prefix, .. }
             | HostAction::MendLink { address, netns, mtu, range, prefix, .. } => {
@@ -182,6 +187,11 @@ impl Kernel {
             HostAction::DeleteLink(address) => drop(self.links.remove(address)),
             HostAction::DeleteGateway => self.gateway = false,
             HostAction::DeleteBlock(cidr) => drop(self.blocks.remove(cidr)),
+            HostAction::DeleteHostRoute { destination, hop } => {
+                if self.host_routes.get(destination) == Some(hop) {
+                    self.host_routes.remove(destination);
+                }
+            }
             HostAction::CloseForward => self.forward = Forward::Open,
             HostAction::DeleteRules => self.rules = None,
         }
@@ -256,6 +266,7 @@ impl Kernel {
         self.rules = None;
         self.gateway = false;
         self.blocks.clear();
+        self.host_routes.clear();
         self.sysctls.clear();
     }
 

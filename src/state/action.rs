@@ -10,6 +10,7 @@ use super::{
     host::Rules,
     link::{GATEWAY, Netns, link_name},
     port::Ports,
+    remote::Hop,
     vpc::{InterfaceId, Side},
 };
 use crate::addr::{Address, Prefix};
@@ -44,6 +45,8 @@ pub enum HostAction {
     },
     /// Add the `unreachable` route of an owned CIDR.
     AddBlock(IpNet),
+    /// Lead what another host owns there, in place of a route of ours to the same destination.
+    AddHostRoute { destination: Ipv4Net, hop: Hop },
     /// Give the host [`GATEWAY`].
     AddGateway,
     /// Make a container's link, both ends.
@@ -84,6 +87,8 @@ pub enum HostAction {
     DeleteGateway,
     /// Remove the `unreachable` route of a CIDR.
     DeleteBlock(IpNet),
+    /// Lead it there no longer.
+    DeleteHostRoute { destination: Ipv4Net, hop: Hop },
     /// Remove what `OpenForward` added.
     CloseForward,
     /// Remove our nftables table.
@@ -158,6 +163,7 @@ impl HostAction {
             HostAction::LoadRules(_) => "LoadRules",
             HostAction::OpenForward { .. } => "OpenForward",
             HostAction::AddBlock(_) => "AddBlock",
+            HostAction::AddHostRoute { .. } => "AddHostRoute",
             HostAction::AddGateway => "AddGateway",
             HostAction::CreateLink { .. } => "CreateLink",
             HostAction::MendLink { .. } => "MendLink",
@@ -166,6 +172,7 @@ impl HostAction {
             HostAction::DeleteLink(_) => "DeleteLink",
             HostAction::DeleteGateway => "DeleteGateway",
             HostAction::DeleteBlock(_) => "DeleteBlock",
+            HostAction::DeleteHostRoute { .. } => "DeleteHostRoute",
             HostAction::CloseForward => "CloseForward",
             HostAction::DeleteRules => "DeleteRules",
         }
@@ -181,11 +188,13 @@ impl HostAction {
             | HostAction::LoadRules(_)
             | HostAction::OpenForward { .. }
             | HostAction::AddBlock(_)
+            | HostAction::AddHostRoute { .. }
             | HostAction::AddGateway
             | HostAction::SetPorts(_)
             | HostAction::DeleteLink(_)
             | HostAction::DeleteGateway
             | HostAction::DeleteBlock(_)
+            | HostAction::DeleteHostRoute { .. }
             | HostAction::CloseForward
             | HostAction::DeleteRules => None,
         }
@@ -238,6 +247,7 @@ impl fmt::Display for HostAction {
             HostAction::LoadRules(_) => write!(f, "load nftables table inet weave"),
             HostAction::OpenForward { .. } => write!(f, "let containers through the forward chain"),
             HostAction::AddBlock(cidr) => write!(f, "add host route unreachable {cidr}"),
+            HostAction::AddHostRoute { destination, hop } => write!(f, "add host route {destination} {hop}"),
             HostAction::AddGateway => write!(f, "add address {GATEWAY} to lo"),
             HostAction::CreateLink { address, .. } => write!(f, "create link {}", link_name(*address)),
             HostAction::MendLink { address, .. } => write!(f, "mend link {}", link_name(*address)),
@@ -251,6 +261,9 @@ impl fmt::Display for HostAction {
             HostAction::DeleteLink(address) => write!(f, "delete link {}", link_name(*address)),
             HostAction::DeleteGateway => write!(f, "delete address {GATEWAY} from lo"),
             HostAction::DeleteBlock(cidr) => write!(f, "delete host route unreachable {cidr}"),
+            HostAction::DeleteHostRoute { destination, hop } => {
+                write!(f, "delete host route {destination} {hop}")
+            }
             HostAction::CloseForward => write!(f, "take our rules out of the forward chain"),
             HostAction::DeleteRules => write!(f, "delete nftables table inet weave"),
         }

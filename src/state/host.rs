@@ -13,6 +13,7 @@ use super::{
     link::Link,
     paths::{Packet, Path},
     port::Ports,
+    remote::Remote,
 };
 use crate::{
     addr::{Address, Prefix},
@@ -73,8 +74,8 @@ pub struct Host {
     pub foreign: BTreeMap<Ipv4Net, String>,
     /// Observed only: the interfaces that carry traffic between hosts and to the outside, and their MTU.
     pub uplinks: BTreeMap<String, u32>,
-    /// Asked only: addresses of other hosts to which the kernel is asked the way.
-    pub others: BTreeSet<Address>,
+    /// Routes to what other hosts own, and what is known of the networks between.
+    pub remote: Remote,
     /// Observed only: what the kernel would do with packets of containers.
     pub paths: Vec<Arc<Path>>,
     /// Observed only: what is not for containers of ours, and matters to them.

@@ -24,6 +24,11 @@ pub struct InterfaceId(pub String);
 #[serde(transparent)]
 pub struct SubnetId(pub String);
 
+/// A VPC, `vpc-…`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VpcId(pub String);
+
 /// A route table of EC2, `rtb-…`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -234,6 +239,12 @@ impl fmt::Display for InterfaceId {
 }
 
 impl fmt::Display for SubnetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for VpcId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

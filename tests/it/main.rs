@@ -20,6 +20,7 @@ mod first_ring;
 mod go;
 mod go_codecs;
 mod guides;
+mod host_routes;
 mod hostile;
 mod hostile_runtime;
 mod layering;

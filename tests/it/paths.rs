@@ -15,8 +15,8 @@ use weavers::{
     },
     peer::PeerUid,
     state::{
-        Action, Fate, Host, HostAction, InterfaceId, Loss, Packet, Path, Route, RouteState, Table, TableId,
-        Target, Vpc,
+        Action, Fate, Host, HostAction, InterfaceId, Loss, Packet, Path, Remote, Route, RouteState, Table,
+        TableId, Target, Vpc,
     },
     time::Timestamp,
 };
@@ -46,7 +46,7 @@ fn a_host_whose_packets_are_lost_by_a_covering_route_is_neither_ready_nor_conver
 fn a_host_that_does_not_reach_one_of_many_is_ready_and_not_converged() {
     let mut life = Life::of(3, "", sound);
     life.look(|wanted| {
-        let first = wanted.others.first().copied();
+        let first = wanted.remote.asked.first().copied();
         let fate = |address| if Some(address) == first { lost(Loss::Prohibited) } else { by("eth0") };
         Host { paths: ways(wanted, fate), ..sound(wanted) }
     });
@@ -123,20 +123,20 @@ fn a_host_that_loses_its_default_route_keeps_what_it_has() {
 fn the_ways_to_five_hundred_hosts_are_asked_in_turn_and_a_lost_one_until_it_is_found() {
     let mut life = Life::of(500, "", sound);
     let mut asked = BTreeSet::new();
-    let unlucky = *life.looked_for.others.last().unwrap();
+    let unlucky = *life.looked_for.remote.asked.last().unwrap();
     life.lose(unlucky);
     for _ in 0..10 {
         life.look(|wanted| Host { paths: ways(wanted, |_| by("eth0")), ..sound(wanted) });
-        assert!(life.looked_for.others.len() <= 64);
-        asked.extend(life.looked_for.others.clone());
+        assert!(life.looked_for.remote.asked.len() <= 64);
+        asked.extend(life.looked_for.remote.asked.clone());
     }
     assert_eq!(asked.len(), 499, "one address of each");
     for _ in 0..10 {
         life.lose(unlucky);
-        assert!(life.looked_for.others.len() <= 64);
+        assert!(life.looked_for.remote.asked.len() <= 64);
     }
     life.look(sound);
-    assert!(life.looked_for.others.contains(&unlucky));
+    assert!(life.looked_for.remote.asked.contains(&unlucky));
 }
 
 fn by(interface: &str) -> Fate {
@@ -148,7 +148,7 @@ fn lost(loss: Loss) -> Fate {
 }
 
 fn ways(wanted: &Host, fate: impl Fn(Address) -> Fate) -> Vec<Arc<Path>> {
-    let out = wanted.others.iter().map(|&other| (Packet::ToOther(other), fate(other)));
+    let out = wanted.remote.asked.iter().map(|&other| (Packet::ToOther(other), fate(other)));
     out.map(|(packet, fate)| Arc::new(Path { packet, fate, route: None })).collect()
 }
 
@@ -157,7 +157,7 @@ fn sound(wanted: &Host) -> Host {
     Host {
         uplinks: [("eth0".to_owned(), 9001)].into(),
         paths: ways(wanted, |_| by("eth0")),
-        others: BTreeSet::new(),
+        remote: Remote::default(),
         ..wanted.clone()
     }
 }

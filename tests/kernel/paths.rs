@@ -33,7 +33,7 @@ async fn at_work(world: &mut World) -> Container {
     sh("ip link add eth0 mtu 9001 type veth peer name far0; ip link set eth0 up; ip link set far0 up");
     sh("ip addr add 10.0.1.12/24 dev eth0; ip route add default via 10.0.1.1");
     let container = Container::new();
-    world.wanted.others.insert(at(OTHER));
+    world.wanted.remote.asked.insert(at(OTHER));
     world.wanted.rules = Some(rules());
     world.attach(&container, A, 1500).await;
     container

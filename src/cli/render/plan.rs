@@ -197,6 +197,7 @@ fn host_row(action: &HostAction, is_new: bool) -> (Verb, String, String) {
         HostAction::LoadRules(_) => table("weave"),
         HostAction::OpenForward { .. } => (Verb::Create, "forward".to_owned(), "accept".to_owned()),
         HostAction::AddBlock(cidr) => (Verb::Create, cidr.to_string(), "unreachable".to_owned()),
+        HostAction::AddHostRoute { destination, hop } => (made, destination.to_string(), hop.to_string()),
         HostAction::AddGateway => (Verb::Create, GATEWAY.to_string(), "lo".to_owned()),
         HostAction::CreateLink { address, .. } => link(Verb::Create, address),
         HostAction::MendLink { address, .. } => link(Verb::Replace, address),
@@ -206,6 +207,7 @@ fn host_row(action: &HostAction, is_new: bool) -> (Verb, String, String) {
         HostAction::DeleteLink(address) => gone(address.to_string()),
         HostAction::DeleteGateway => gone(GATEWAY.to_string()),
         HostAction::DeleteBlock(cidr) => gone(cidr.to_string()),
+        HostAction::DeleteHostRoute { destination, .. } => gone(destination.to_string()),
         HostAction::CloseForward => gone("forward".to_owned()),
         HostAction::DeleteRules => gone("nftables".to_owned()),
     }

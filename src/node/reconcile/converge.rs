@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::drift::Drift;
 use crate::{
-    addr::Address,
+    addr::{Address, Range},
     node::observe::view::{CALM, PAUSE_DENIED, View, doubled, pause},
     plan::{Change, Plan, Plane},
     state::{
@@ -528,16 +528,33 @@ fn stands_before(other: &Plane, plane: &Plane) -> bool {
     other == plane || is_host(other) && is_host(plane)
 }
 
-/// Whether a step must not be taken where an earlier one failed: removals rest on all that was built before them, and
-/// no container is connected before the rules are in force.
+/// Whether a step must not be taken where an earlier one failed: removals rest on all that was built before them, but for routes to
+/// other hosts that lead elsewhere, and no container is connected before the rules are in force.
 fn rests_on(action: &Action, earlier: &Action) -> bool {
     let connects = action.makes_link().is_some();
     let fences = matches!(earlier, Action::Host(HostAction::LoadRules(_)));
-    is_removal(action) || connects && fences
+    is_removal(action) && !leads_elsewhere(earlier, action) || connects && fences
+}
+
+/// Whether the earlier step leads addresses to another host that the removal does not concern.
+fn leads_elsewhere(earlier: &Action, removal: &Action) -> bool {
+    let Action::Host(HostAction::AddHostRoute { destination, .. }) = earlier else { return false };
+    match removal {
+        Action::Host(
+            HostAction::DeleteBlock(IpNet::V4(gone)) | HostAction::DeleteHostRoute { destination: gone, .. },
+        ) => !Range::from(*destination).overlaps((*gone).into()),
+        // Of IPv6 nothing is led to other hosts.
+        Action::Host(HostAction::DeleteBlock(IpNet::V6(_))) => true,
+        _ => false,
+    }
 }
 
 fn is_removal(action: &Action) -> bool {
-    matches!(action, Action::Ec2(Ec2Action::DeleteRoute { .. }) | Action::Host(HostAction::DeleteBlock(_)))
+    matches!(
+        action,
+        Action::Ec2(Ec2Action::DeleteRoute { .. })
+            | Action::Host(HostAction::DeleteBlock(_) | HostAction::DeleteHostRoute { .. })
+    )
 }
 
 #[cfg(test)]

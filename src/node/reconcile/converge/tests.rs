@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     node::observe::view::{PAUSE_MAX, PAUSE_MIN},
     plan::Found,
-    state::{Far, Forward, Isolation, Netns, Rules, TableId},
+    state::{Far, Forward, Hop, Isolation, Netns, Rules, TableId},
 };
 
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -493,4 +493,16 @@ fn a_link_that_was_mended_is_looked_at_at_once_and_a_new_one_a_while_after_it_wa
         assert_eq!(converge.begin_host(at(20)), mended);
         assert_eq!(converge.begin_host(at(20) + CALM), !mended);
     }
+}
+
+#[test]
+fn a_route_to_another_host_that_fails_holds_up_the_removals_that_it_concerns_and_no_other() {
+    let mut converge = ready(at(0));
+    let hop = Hop { via: [10, 0, 1, 12].into(), interface: "eth0".to_owned() };
+    let lead = Action::Host(HostAction::AddHostRoute { destination: cidr("10.40.0.0/13"), hop });
+    let delete = |destination| Action::Host(HostAction::DeleteBlock(cidr(destination).into()));
+    let (concerned, other) = (delete("10.40.0.0/14"), delete("10.48.0.0/16"));
+    let plan = plan([lead.clone(), concerned, other.clone()]);
+    assert_eq!(converge.take(at(10), &plan), std::slice::from_ref(&lead));
+    assert_eq!(converge.applied(at(20), &lead, Err(fault(FaultKind::Invalid))), [other]);
 }
