@@ -24,6 +24,8 @@
 //! | take over | to become the owner of what a dead peer owned, by a decision of the electors |
 //! | quarantine | addresses that nobody may use yet, since somebody else may have been given them |
 //! | own kind (kin) | peers that run weavers, and not a router of Weave Net |
+//! | path | how packets get from one host to another: by the VPC's route tables, or directly, on a link that both are on |
+//! | underlay | where a host is: its VPC and subnet, or outside EC2, and its addresses |
 //! | plane | where steps are carried out, each independent of the others: the host, links that go, the interface, a route table |
 //! | observe, look | to read how the host or the VPC is; a narrow look reads what has changed |
 //! | plan | the steps that lead from what is to what should be, in an order that is safe |
@@ -63,6 +65,8 @@ pub mod ipam;
 // From what is to what should be.
 /// The vocabulary of what is and what should be, on the host and in the VPC.
 pub mod state;
+/// Where each host is, by its own word, and which path leads from one to another.
+pub mod underlay;
 /// `weave.toml`, from text to a checked [`config::Config`] or every problem found in it.
 pub mod config;
 /// The difference between the two, as actions in the order in which they are safe.

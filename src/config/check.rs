@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     Bridge, Cni, Config, Docker, Init, Ipam, Mesh, Network, OnChange, Plugin, Probe, Problem, Problems,
-    Reconcile, RouteTables, SourceDestCheck, Vpc,
+    Provider, Reconcile, RouteTables, SameSubnet, SourceDestCheck, Vpc, outside,
     reader::{Found, Reader, syntax},
     sources::Sources,
     subnets,
@@ -37,13 +37,13 @@ pub(super) fn check(sources: &Sources) -> Result<(Config, Vec<Problem>), Problem
     let tables = syntax(sources)?;
     let mut reader = Reader::new(sources, &tables);
     let ec2_tag = discovery(&mut reader);
-    let mesh = mesh(&mut reader);
+    let (found_by_tag, mesh) = (ec2_tag.is_some(), mesh(&mut reader));
     let config = Config {
         peers: peers(&mut reader),
         network: network(&mut reader, mesh.weave_peers),
-        ipam: ipam(&mut reader, ec2_tag.is_some()),
+        ipam: ipam(&mut reader, found_by_tag),
         ec2_tag,
-        vpc: vpc(&mut reader, mesh.weave_peers),
+        vpc: vpc(&mut reader, found_by_tag, mesh.weave_peers),
         mesh,
         cni: cni(&mut reader),
         docker: docker(&mut reader),
@@ -240,13 +240,20 @@ fn mesh(reader: &mut Reader) -> Mesh {
     }
 }
 
-fn vpc(reader: &mut Reader, weave_peers: bool) -> Vpc {
+fn vpc(reader: &mut Reader, found_by_tag: bool, weave_peers: bool) -> Vpc {
     let check = [
         ("disable", SourceDestCheck::Disable),
         ("warn", SourceDestCheck::Warn),
         ("ignore", SourceDestCheck::Ignore),
     ];
+    let provider = word(reader, "vpc.provider", &[("aws", Provider::Aws), ("none", Provider::None)]);
+    let same_subnet =
+        word(reader, "vpc.same_subnet", &[("vpc", SameSubnet::Vpc), ("direct", SameSubnet::Direct)]);
+    let (provider, same_subnet) = (provider.unwrap_or(Provider::Aws), same_subnet.unwrap_or(SameSubnet::Vpc));
+    outside::hold(reader, (provider, same_subnet), found_by_tag, weave_peers);
     Vpc {
+        provider,
+        same_subnet,
         route_tables: route_tables(reader),
         source_dest_check: word(reader, "vpc.source_dest_check", &check).unwrap_or(SourceDestCheck::Disable),
         quota: reader.number("vpc.quota", 1..=10_000).map(|found| found.value as usize),
@@ -453,6 +460,39 @@ reclaim = 3600
             lines("vpc.route_tables = ['tag:weave=yes']"),
             "weave.toml:1:21: vpc.route_tables: \"tag:weave=yes\" is not the id of a route table \
              (write it as in \"rtb-0a1b2c3d\"; \"auto\" and \"tag:key=value\" stand alone)"
+        );
+    }
+
+    #[test]
+    fn a_host_outside_ec2_is_refused_what_only_ec2_could_give_it() {
+        let (config, warnings) = check("vpc.provider = 'none'\nvpc.reclaim = '2h'").unwrap();
+        assert!(!config.is_on_ec2() && warnings.is_empty());
+        assert!(check("").unwrap().0.is_on_ec2());
+        assert_eq!(
+            lines("vpc.provider = 'none'\ndiscovery.ec2_tag = 'weave=prod'\nipam.expected_peers = 3"),
+            "weave.toml:2:21: discovery.ec2_tag: EC2, which knows the tags, is not asked with vpc.provider = \"none\" \
+             (leave it out, and list the hosts in `peers`)"
+        );
+        assert_eq!(
+            lines("mesh.weave_peers = true\nvpc.provider = 'none'"),
+            "weave.toml:2:16: vpc.provider: a Weave Net router tells no path, so none leads past a VPC \
+             (set mesh.weave_peers = false)"
+        );
+        assert_eq!(
+            lines("mesh.weave_peers = true\nvpc.same_subnet = 'direct'"),
+            "weave.toml:2:19: vpc.same_subnet: a Weave Net router tells no path, so the VPC has to lead to it \
+             (leave it out, or set mesh.weave_peers = false)"
+        );
+        let (_, warnings) =
+            check("vpc.provider = 'none'\nvpc.region = 'eu-west-1'\nvpc.same_subnet = 'direct'").unwrap();
+        let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "weave.toml:2:14: vpc.region: no effect with vpc.provider = \"none\": EC2 is not asked",
+                "weave.toml:3:19: vpc.same_subnet: no effect with vpc.provider = \"none\": hosts on one link always reach \
+                 each other directly",
+            ]
         );
     }
 

@@ -12,6 +12,7 @@ mod value;
 mod reader;
 pub mod origin;
 mod subnets;
+mod outside;
 mod check;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
@@ -133,6 +134,10 @@ pub struct Mesh {
 /// `[vpc]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vpc {
+    /// Where this host is.
+    pub provider: Provider,
+    /// How packets get to hosts of the same subnet.
+    pub same_subnet: SameSubnet,
     /// Tables to keep.
     pub route_tables: RouteTables,
     /// What to do about the source/destination check.
@@ -145,6 +150,24 @@ pub struct Vpc {
     pub region: Option<String>,
     /// EC2 endpoint; `None`: the region's.
     pub endpoint: Option<String>,
+}
+
+/// Where this host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// On an instance of EC2, as its metadata say.
+    Aws,
+    /// Outside EC2: there are no metadata, no credentials and no route tables.
+    None,
+}
+
+/// How packets get to hosts of the same subnet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSubnet {
+    /// By the route tables, as to all others.
+    Vpc,
+    /// By their addresses, past the route tables, where they have it so, too.
+    Direct,
 }
 
 /// Route tables to keep.
@@ -289,10 +312,21 @@ impl Config {
             ("mesh.listen", self.mesh.listen == new.mesh.listen),
             ("mesh.password_file", self.mesh.password_file == new.mesh.password_file),
             ("mesh.weave_peers", self.mesh.weave_peers == new.mesh.weave_peers),
+            ("vpc.provider", self.vpc.provider == new.vpc.provider),
             ("docker.plugin", self.docker.plugin == new.docker.plugin),
             ("docker.socket", self.docker.socket == new.docker.socket),
         ];
         same.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
+    }
+
+    /// Whether this host is on EC2, so that metadata, credentials and route tables are needed.
+    pub fn is_on_ec2(&self) -> bool {
+        self.vpc.provider == Provider::Aws
+    }
+
+    /// Whether it is looked for which route tables there are to keep.
+    pub fn finds_tables(&self) -> bool {
+        self.is_on_ec2() && self.vpc.route_tables == RouteTables::Auto
     }
 
     /// What is in force once a running daemon has adopted this: what needs a restart stays as it is.
@@ -306,7 +340,8 @@ impl Config {
         let mesh = Mesh { trusted_subnets: self.mesh.trusted_subnets.clone(), ..running.mesh.clone() };
         let Docker { plugin, socket, .. } = running.docker.clone();
         let docker = Docker { plugin, socket, ..self.docker.clone() };
-        Config { ipam, mesh, docker, ..self }
+        let vpc = Vpc { provider: running.vpc.provider, ..self.vpc.clone() };
+        Config { ipam, mesh, docker, vpc, ..self }
     }
 }
 
@@ -350,8 +385,10 @@ mod tests {
             plugin = "off"
             socket = "/var/run/other.sock"
         "#;
-        let new = parse(text).unwrap();
-        let named: BTreeSet<_> = old.needs_restart(&new).into_iter().collect();
+        // Where Weave Net routers are there is nobody outside EC2.
+        let [new, outside] = [text, "vpc.provider = 'none'"].map(|text| parse(text).unwrap());
+        let restarts = [&new, &outside].map(|new| old.needs_restart(new));
+        let named: BTreeSet<_> = restarts.into_iter().flatten().collect();
         let not_live: BTreeSet<_> = KEYS.iter().filter(|key| !key.live).map(|key| key.path).collect();
         assert_eq!(named, not_live);
     }

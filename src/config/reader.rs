@@ -163,6 +163,13 @@ impl<'t> Reader<'t> {
         self.warnings.push((place, warning));
     }
 
+    /// Keeps a warning about a key, if it is there.
+    pub fn warning_at_key(&mut self, key: &'static str, what: &str) {
+        if let Some(place) = self.value(key).map(Item::place) {
+            self.warning(key, place, what);
+        }
+    }
+
     fn at(&self, key: &str, place: &Place, message: String) -> Problem {
         let (file, bytes) = place.clone().parts();
         Problem::at(self.sources[file], bytes, key, message)

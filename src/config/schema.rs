@@ -44,6 +44,8 @@ pub const KEYS: &[Key] = &[
     fixed("mesh.password_file", Example("\"/etc/weave/password\"")),
     live("mesh.trusted_subnets", Default("[]")),
     fixed("mesh.weave_peers", Default("false")),
+    fixed("vpc.provider", Default("\"aws\"")),
+    live("vpc.same_subnet", Default("\"vpc\"")),
     live("vpc.route_tables", Default("\"auto\"")),
     live("vpc.source_dest_check", Default("\"disable\"")),
     live("vpc.quota", Example("500")),

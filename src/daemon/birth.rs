@@ -66,9 +66,12 @@ pub(super) async fn begin(options: &Options, file: &ConfigFile, calls: &Calls) -
     Ok(Born { birth, config, memory, store, ec2 })
 }
 
-/// EC2, if the instance metadata tells who we are. It is worth a moment's patience: a new host takes its
+/// EC2, if this host is there and the instance metadata tells who we are. It is worth a moment's patience: a new host takes its
 /// name from it.
 pub(super) async fn ec2(config: &Config, calls: &Calls) -> Option<Ec2> {
+    if !config.is_on_ec2() {
+        return None;
+    }
     let begun = Instant::now();
     loop {
         let fault = match Ec2::connect(config, calls.clone()).await {
@@ -120,6 +123,8 @@ fn unreadable(error: Unreadable, path: &Path) -> anyhow::Error {
 
 pub(super) fn birth(config: &Config, memory: &Memory, ec2: Option<&Ec2>) -> anyhow::Result<Birth> {
     let identity = match &memory.identity {
+        // What a host was before it left EC2 is nothing to go by, and to nobody else either.
+        Some(identity) if !config.is_on_ec2() => Identity { instance: None, ..identity.clone() },
         Some(identity) => identity.clone(),
         None => new_identity(config, ec2.map(|ec2| ec2.identity().instance.clone()))?,
     };

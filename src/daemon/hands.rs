@@ -25,7 +25,9 @@ use crate::{
         identity::Metadata,
         protocol::request::{Refusal, RefusalKind, Response},
     },
-    state::{Action, Ec2Action, Fault, FaultKind, Host, HostAction, Scope, TableId, Tables, Vpc},
+    state::{
+        Action, Ec2Action, Fault, FaultKind, Host, HostAction, Scope, SubnetId, TableId, Tables, Vpc, VpcId,
+    },
     transport,
     vpc::Ec2,
 };
@@ -268,6 +270,7 @@ impl Ec2Hand {
         }
         // Before the look: connections that leave by an interface that is gone get no answer.
         if let Some(moved) = known.moved(&self.config).await {
+            let _ = self.events.send(Event::Identified(metadata(&moved))).await;
             *self.ec2.lock().await = Some(Arc::new(moved));
         }
         self.ask(|ec2| async move { ec2.observe(universe, tables).await }).await
@@ -297,6 +300,9 @@ impl Ec2Hand {
     }
 
     async fn connect(&self) -> Result<Ec2, Fault> {
+        if !self.config.is_on_ec2() {
+            return Err(outside());
+        }
         let ec2 = Ec2::connect(&self.config, self.calls.clone()).await?;
         // Before anything that is read there: this may be another instance than the store was made on.
         let _ = self.events.send(Event::Identified(metadata(&ec2))).await;
@@ -304,8 +310,23 @@ impl Ec2Hand {
     }
 }
 
+/// Nothing of a host outside EC2 asks for it but whoever does by hand.
+fn outside() -> Fault {
+    Fault {
+        kind: FaultKind::Invalid,
+        message: "EC2 is not asked: by [vpc] provider = \"none\" this host is outside it".to_owned(),
+        hint: Some("on an instance of EC2, set it to \"aws\" and restart".to_owned()),
+        request_id: None,
+    }
+}
+
 /// What the metadata said of this host.
 pub(super) fn metadata(ec2: &Ec2) -> Metadata {
     let identity = ec2.identity();
-    Metadata { instance: identity.instance.clone(), interface: identity.interface.clone() }
+    Metadata {
+        instance: identity.instance.clone(),
+        interface: identity.interface.clone(),
+        subnet: SubnetId(identity.subnet.clone()),
+        vpc: VpcId(identity.vpc.clone()),
+    }
 }

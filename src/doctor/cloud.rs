@@ -21,6 +21,11 @@ const AHEAD_GOOD_S: u64 = 30;
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     let config = facts.file.1.clone().unwrap_or_default();
+    if !config.is_on_ec2() {
+        let what =
+            "outside EC2, by [vpc] provider = \"none\": no metadata, credentials or route tables are needed";
+        return vec![Finding::ok("identity", what)];
+    }
     let cloud = match &facts.cloud {
         Ok(cloud) => cloud,
         Err(fault) => {

@@ -68,6 +68,9 @@ async fn ask_daemon(socket: &Path, request: Request) -> Result<Box<Status>, Stri
 
 /// Where EC2 is to be asked follows from the file. One that does not answer is not asked again and again.
 async fn cloud(config: Option<&Config>) -> Result<Cloud, Fault> {
+    if config.is_some_and(|config| !config.is_on_ec2()) {
+        return Err(outside());
+    }
     let ec2 = Ec2::connect(&config.cloned().unwrap_or_default(), Calls::new()).await?;
     let identity = ec2.identity().clone();
     let tables = match config {
@@ -95,6 +98,15 @@ async fn cloud(config: Option<&Config>) -> Result<Cloud, Fault> {
         permissions,
         groups,
     })
+}
+
+fn outside() -> Fault {
+    Fault {
+        kind: FaultKind::Invalid,
+        message: "this host is outside EC2".to_owned(),
+        hint: None,
+        request_id: None,
+    }
 }
 
 fn no_file() -> Fault {

@@ -5,7 +5,7 @@ use super::{
     facts::{Outcome, Probe},
 };
 use crate::node::protocol::status::{
-    ConnectionState, ConnectionStatus, PathState, PathStatus, ProbeStatus, Status,
+    ConnectionState, ConnectionStatus, PathKind, PathState, PathStatus, ProbeStatus, Status,
 };
 
 pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
@@ -15,6 +15,7 @@ pub(super) fn examine(facts: &Facts) -> Vec<Finding> {
     };
     let mut findings = connections(status);
     findings.extend(versions(status));
+    findings.extend(paths(status));
     findings.extend(path(&facts.probes));
     findings.extend(packets(&status.probe));
     findings
@@ -58,6 +59,25 @@ fn versions(status: &Status) -> Vec<Finding> {
         return vec![Finding::ok("versions", format!("all peers run weavers {}", status.version))];
     }
     others
+}
+
+/// How packets get to the other hosts.
+fn paths(status: &Status) -> Vec<Finding> {
+    const CHECK: &str = "paths";
+    let count = |kind| status.peer_paths.iter().filter(|path| path.path == kind).count();
+    let (vpc, direct) = (count(PathKind::Vpc), count(PathKind::Direct));
+    if vpc == status.peer_paths.len() {
+        return Vec::new();
+    }
+    let why = "containers of the two hosts do not reach each other";
+    let apart = status.peer_paths.iter().filter(|path| path.path == PathKind::None);
+    let apart = apart.map(|path| {
+        let name = path.nickname.clone().unwrap_or_else(|| path.peer.to_string());
+        let what = format!("none leads to {name}: {}", path.why.clone().unwrap_or_default());
+        Finding::fail(CHECK, what, why).fix("weavers status says what to do")
+    });
+    let of_hosts = format!("{vpc} hosts by the VPC, {direct} on a link of this host");
+    std::iter::once(Finding::ok(CHECK, of_hosts)).chain(apart).collect()
 }
 
 /// What the probes of the daemon have found.

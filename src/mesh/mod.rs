@@ -311,6 +311,14 @@ impl Mesh {
         of_these.filter_map(|(_, link)| Some(link.address.parse::<SocketAddr>().ok()?.ip())).collect()
     }
 
+    /// Connections of all peers, ours too: from whom, to whom, and at which address.
+    pub fn links(&self) -> impl Iterator<Item = (PeerName, PeerName, IpAddr)> {
+        let peers = self.topology.peers().iter();
+        let links =
+            peers.flat_map(|(from, peer)| peer.links.iter().map(move |(to, link)| (*from, *to, link)));
+        links.filter_map(|(from, to, link)| Some((from, to, link.address.parse::<SocketAddr>().ok()?.ip())))
+    }
+
     /// Configured targets of whom nothing is heard: neither by a connection nor through others. `named` says for which hosts a
     /// name stands, as far as it was resolved.
     pub fn unheard(&self, named: impl Fn(&str) -> Option<Hosts>) -> Unheard {

@@ -16,6 +16,9 @@ use crate::{
 impl Overview<'_> {
     pub(super) fn reason_not_to_elect(&self) -> Option<String> {
         let vpc = &self.work.converge.vpc;
+        if !self.facts.config.is_on_ec2() {
+            return None;
+        }
         match (vpc.seen(), vpc.fault(), &self.facts.config.ipam.init) {
             (None, None, _) => Some("the route tables have not been read yet".to_owned()),
             (None, Some(fault), Init::Seed(_)) => Some(format!(

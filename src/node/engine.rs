@@ -25,7 +25,7 @@ use super::{
     observe::{
         cadence::{has_room_for_the_check, usual_share},
         discovery::Discovery,
-        view::{CALM, PAUSE_DENIED},
+        view::{CALM, PAUSE_DENIED, View},
     },
     persist::{
         ledger::{SaveFault, SaveId},
@@ -37,10 +37,11 @@ use super::{
     story::Story,
 };
 use crate::{
-    addr::{Address, Universe},
+    addr::{Address, Range, Universe},
     config::{Config, RouteTables},
     ipam::{Refused, Ticket},
     mesh,
+    peer::PeerName,
     state::{Action, Ec2Action, Fault, FaultKind, Host, Made, Vpc},
     time::Timestamp,
 };
@@ -97,7 +98,9 @@ impl Engine {
             // Outside EC2 nothing can be looked for.
             self.peers.ipam.prove_memory(|_| false);
         }
-        if self.facts.config.vpc.route_tables == RouteTables::Auto {
+        if !self.facts.config.is_on_ec2() {
+            self.work.converge.vpc = View::closed();
+        } else if self.facts.config.vpc.route_tables == RouteTables::Auto {
             // Before the first look at the tables it should be known which.
             self.work.converge.vpc.hold();
         }
@@ -142,6 +145,7 @@ impl Engine {
             self.peers.mesh.next_wake(),
             self.peers.ipam.next_wake(),
             self.peers.relay.map(|(due, _)| due),
+            self.peers.paths.next_wake(),
             self.turn_due,
             self.out.ledger.next_wake(),
         ];
@@ -156,7 +160,7 @@ impl Engine {
         let wakes = [
             self.work.converge.next_wake(self.facts.now, &self.work.plan),
             self.observed.next_look(&self.facts),
-            self.peers.dead.next_wake(self.facts.now),
+            self.peers.dead.next_wake(self.facts.now, self.facts.identity.instance.is_some()),
             self.peers.unconfirmed.next_look(),
             self.local.canary.next_wake(),
             self.peers.next_offer(&self.facts),
@@ -217,6 +221,10 @@ impl Engine {
                 self.observed.put_off_looks(&self.facts, &self.peers, &mut self.work);
             }
             News::Said => self.probes.touch(),
+            News::Path => {
+                self.probes.touch();
+                self.out.disturbed = true;
+            }
             News::Talk(delivery) => self.probes.on_talk(self.facts.now, &delivery),
             News::Block(delivery) => {
                 let moves = self.overview().moves();
@@ -279,9 +287,11 @@ impl Engine {
 
     /// Looks where a look is due, plans, and takes the next steps.
     pub fn turn(&mut self, explained: &BTreeSet<Address>) {
-        self.work.moves.see(self.facts.now, &self.peers.ipam.settled_owners());
+        let owners = self.peers.ipam.settled_owners();
+        self.work.moves.see(self.facts.now, &owners);
         self.tend_canary();
         self.make_up_links();
+        self.find_paths(&owners);
         self.observed.look(&self.facts, &mut self.peers, &mut self.work, &mut self.out);
         self.look(explained);
         self.work.plan = self.overview().plan_for(&self.facts.config);
@@ -290,6 +300,14 @@ impl Engine {
             self.out.outputs.push_back(Output::Apply(action));
         }
         self.offer_block();
+    }
+
+    /// Where this host is, and which routes lead to the others.
+    fn find_paths(&mut self, owners: &[(Range, PeerName)]) {
+        let own = self.overview().own_place();
+        self.peers.paths.set_own(self.facts.now, own);
+        let seen = self.work.converge.host.seen().map(|host| host.remote.routes.clone()).unwrap_or_default();
+        self.peers.paths.lead(owners, self.facts.identity.name, &seen);
     }
 
     /// Offers another a block that this host can do without, if it is time and all is well.

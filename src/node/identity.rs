@@ -5,7 +5,7 @@
 //! nothing can be read or written in EC2, and what the disk remembers of EC2 counts only if the machine was not started anew since.
 
 use super::protocol::request::{Refusal, RefusalKind};
-use crate::state::InterfaceId;
+use crate::state::{InterfaceId, SubnetId, VpcId};
 
 /// This host to EC2, by the metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,10 @@ pub struct Metadata {
     pub instance: String,
     /// Its interface that carries the traffic between hosts.
     pub interface: InterfaceId,
+    /// The subnet of that.
+    pub subnet: SubnetId,
+    /// The VPC of that.
+    pub vpc: VpcId,
 }
 
 pub(super) fn contradicted(known: &str, instance: &str) -> Refusal {

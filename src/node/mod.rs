@@ -42,7 +42,7 @@ use rand_chacha::ChaCha8Rng;
 pub use self::{
     boundary::{
         io::{Input, Output},
-        out::{CHANNEL, COMPACT_CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL},
+        out::{CHANNEL, COMPACT_CHANNEL, DEAD_CHANNEL, PATH_CHANNEL, PROBE_CHANNEL},
     },
     report::{compaction::WRITES_AN_HOUR, overview::Overview, status::UNREAD_WAY_OUT},
     settings::{Birth, CONN_LIMIT},
@@ -54,7 +54,7 @@ use self::{
         tickets::Purpose,
         waiting::{Reply, Sight, WAITERS_MAX, Waiter, Waiting},
     },
-    cluster::{dead::Dead, observed::Observed, peers::Peers, probes::Probes},
+    cluster::{dead::Dead, observed::Observed, peer_paths::PeerPaths, peers::Peers, probes::Probes},
     config_change::{
         pending::{self, Pending},
         trial::Trials,
@@ -105,6 +105,7 @@ impl Node {
         // A router may tell its ring before anybody is known.
         ipam.set_kin(config.mesh.weave_peers.then(BTreeSet::new));
         let dead = Dead::new(&birth.identity, &birth.boot, memory.takeover, &config);
+        let paths = PeerPaths::new(config.mesh.weave_peers);
         let probes = Probes::new(birth.identity.name, ChaCha8Rng::seed_from_u64(rng.next_u64()));
         let local = Local {
             containers: Containers::new(memory.attached, !memory.links_known),
@@ -134,7 +135,7 @@ impl Node {
         };
         let engine = Engine {
             facts,
-            peers: Peers::new(mesh, ipam, dead),
+            peers: Peers::new(mesh, ipam, dead, paths),
             observed,
             work: Reconcile::default(),
             local,

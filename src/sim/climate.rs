@@ -12,6 +12,10 @@ use crate::addr::Prefix;
 #[derive(Clone, Debug)]
 pub struct Climate {
     pub hosts: usize,
+    /// The last so many of them are outside EC2, on one link.
+    pub outside: usize,
+    /// Those on EC2 reach hosts of their subnet directly.
+    pub direct: bool,
     /// Those of them that found the cluster.
     pub founders: usize,
     /// The first so many of them are listed by all.
@@ -86,6 +90,8 @@ impl Climate {
     pub fn calm(hosts: usize) -> Climate {
         Climate {
             hosts,
+            outside: 0,
+            direct: false,
             founders: hosts,
             listed: hosts,
             range: net("10.32.0.0/24"),

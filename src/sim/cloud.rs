@@ -17,6 +17,7 @@ use crate::{
     node::{identity::Metadata, observe::peer_subnets::CALL_MAX},
     state::{
         Ec2Action, Fault, FaultKind, InstanceState, InterfaceId, Route, Side, Table, Tables, Target, Vpc,
+        VpcId,
     },
     time::Timestamp,
 };
@@ -54,6 +55,12 @@ impl Cloud {
         Cloud { instance, interface, subnet, passes: 0, check: None, check_due: 0 }
     }
 
+    /// The hand of a host outside EC2, which is never asked for anything.
+    pub fn nowhere(number: usize) -> Cloud {
+        let named = |kind: &str| format!("{kind}-of-no-instance-{number}");
+        Cloud::new(InstanceId(named("i")), InterfaceId(named("eni")), SubnetId(named("subnet")))
+    }
+
     /// A new process remembers nothing of the calls of the one before.
     pub fn restart(&mut self) {
         *self = Cloud::new(self.instance.clone(), self.interface.clone(), self.subnet.clone());
@@ -61,7 +68,12 @@ impl Cloud {
 
     /// What the instance metadata say, which answer always here.
     pub fn metadata(&self) -> Metadata {
-        Metadata { instance: self.instance.0.clone(), interface: self.interface.clone() }
+        Metadata {
+            instance: self.instance.0.clone(),
+            interface: self.interface.clone(),
+            subnet: self.subnet.clone(),
+            vpc: VpcId("vpc-sim".to_owned()),
+        }
     }
 
     /// The next look reads the source/destination check, too.

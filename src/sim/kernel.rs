@@ -25,6 +25,8 @@ const FORWARDING_OF_ALL: &str = "net.ipv4.ip_forward";
 /// The network of one host, from one boot to the next.
 #[derive(Clone, Debug)]
 pub struct Kernel {
+    /// Its own address, with the length of the network around it.
+    network: Ipv4Net,
     boots: u32,
     namespaces: BTreeSet<u64>,
     sysctls: BTreeMap<String, String>,
@@ -49,9 +51,10 @@ struct Veth {
 }
 
 impl Kernel {
-    /// A host that was just switched on.
-    pub fn new() -> Kernel {
+    /// A host with this address that was just switched on.
+    pub fn new(network: Ipv4Net) -> Kernel {
         Kernel {
+            network,
             boots: 1,
             namespaces: BTreeSet::new(),
             sysctls: BTreeMap::new(),
@@ -67,7 +70,7 @@ impl Kernel {
 
     /// Switched off and on again: nothing is left.
     pub fn reboot(&mut self) {
-        *self = Kernel { boots: self.boots + 1, ..Kernel::new() };
+        *self = Kernel { boots: self.boots + 1, ..Kernel::new(self.network) };
     }
 
     /// The address of the link that leads into a namespace.
@@ -107,7 +110,11 @@ impl Kernel {
             lent: Arc::default(),
             foreign: BTreeMap::new(),
             uplinks: [(UPLINK.to_owned(), UPLINK_MTU)].into(),
-            remote: Remote { routes: Arc::new(self.host_routes.clone()), ..Remote::default() },
+            remote: Remote {
+                routes: Arc::new(self.host_routes.clone()),
+                networks: [(self.network, UPLINK.to_owned())].into(),
+                ..Remote::default()
+            },
             paths: self.paths(wanted).into_iter().map(Arc::new).collect(),
             surroundings: Surroundings::default(),
         }
@@ -245,6 +252,16 @@ impl Kernel {
     /// The addresses of the links that nobody meddled with.
     pub fn sound(&self) -> Vec<Address> {
         self.links.iter().filter(|(_, veth)| !veth.broken).map(|(address, _)| *address).collect()
+    }
+
+    /// Its routes to other hosts.
+    pub fn host_routes(&self) -> &HostRoutes {
+        &self.host_routes
+    }
+
+    /// Its own address, with the length of the network around it.
+    pub fn network(&self) -> Ipv4Net {
+        self.network
     }
 
     // ===== what others do to it =====

@@ -375,7 +375,7 @@ impl World {
         let hosts: Vec<usize> = (0..self.machines.len()).filter(alive).collect();
         for &host in &hosts {
             let Some(node) = &self.machines[host].node else { return Some(format!("host {host} is down")) };
-            if !node.overview().is_converged() {
+            if !node.overview().is_converged_but_for_paths() {
                 let status = node.status();
                 return Some(format!(
                     "host {host} is not converged: waits {:?}, problems {:?}, plan {:?}",
@@ -404,6 +404,8 @@ impl World {
             .or_else(|| self.unheard(&hosts))
             .or_else(|| self.disagreeing(&hosts))
             .or_else(|| self.astray(&hosts))
+            .or_else(|| self.misled(&hosts))
+            .or_else(|| self.too_many_host_routes(&hosts))
             .or_else(|| self.unlinked())
             .or_else(|| self.unprobed())
             .or_else(|| self.superfluous())
@@ -499,6 +501,9 @@ impl World {
             .collect();
         for (piece, owner) in node.overview().ring().owners() {
             let to = self.machines.iter().position(|machine| machine.name == owner)?;
+            if !self.machines[to].is_on_ec2() {
+                continue;
+            }
             let right = &self.machines[to].cloud.interface;
             let probes = [piece.start, Address(piece.end.0 - 1), Address(piece.start.0 + piece.len() / 2)];
             for (probe, &from) in

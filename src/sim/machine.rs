@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use ipnet::Ipv4Net;
+
 use super::{cloud::Cloud, kernel::Kernel};
 use crate::{
     config::Config,
@@ -96,7 +98,13 @@ pub struct Until {
 
 impl Machine {
     /// A host that was just switched on, without a process.
-    pub fn new(name: PeerName, address: SocketAddr, config: Config, cloud: Cloud) -> Machine {
+    pub fn new(
+        name: PeerName,
+        address: SocketAddr,
+        config: Config,
+        cloud: Cloud,
+        network: Ipv4Net,
+    ) -> Machine {
         Machine {
             name,
             address,
@@ -106,7 +114,7 @@ impl Machine {
             life: 0,
             clock: Clock::default(),
             acceptor: NodeId::default(),
-            kernel: Kernel::new(),
+            kernel: Kernel::new(network),
             cloud,
             disk: Disk::default(),
             canary: None,
@@ -126,7 +134,7 @@ impl Machine {
         let identity = memory.identity.clone().unwrap_or_else(|| Identity {
             name: self.name,
             acceptor: PeerUid(acceptor),
-            instance: Some(self.cloud.instance.0.clone()),
+            instance: self.is_on_ec2().then(|| self.cloud.instance.0.clone()),
         });
         self.acceptor = NodeId { name: identity.name, uid: identity.acceptor.0 };
         let birth = Birth {
@@ -145,9 +153,22 @@ impl Machine {
         self.cloud.restart();
         let node = Node::new(Timestamp::ZERO, birth, self.config.clone(), memory);
         let mut node = node.map_err(|refusal| refusal.message)?;
-        node.handle(Timestamp::ZERO, Input::Identified(self.cloud.metadata()));
+        if self.is_on_ec2() {
+            node.handle(Timestamp::ZERO, Input::Identified(self.cloud.metadata()));
+        }
         self.node = Some(node);
         Ok(())
+    }
+
+    /// Whether it is an instance.
+    pub fn is_on_ec2(&self) -> bool {
+        self.config.is_on_ec2()
+    }
+
+    /// Whether another host is on its link.
+    pub fn shares_link(&self, other: &Machine) -> bool {
+        self.is_on_ec2() == other.is_on_ec2()
+            && self.kernel.network().contains(&other.kernel.network().addr())
     }
 
     /// The process ends. A save that was under way is whole or not there.

@@ -9,6 +9,7 @@
 //!    power    what goes wrong with processes, disks and hosts
 //!    laws     what must hold after each step, and once all is quiet
 //!  growth   a calm world of any size, founded, joined and left idle, and measured
+//!  mixed    hosts outside EC2, and hosts of one subnet that reach each other directly
 //!  turnover one whose hosts are replaced again and again, and what becomes of the route table
 //! ```
 //!
@@ -24,6 +25,7 @@ mod wire;
 pub mod world;
 pub mod growth;
 pub mod turnover;
+mod mixed;
 mod laws;
 mod power;
 mod trouble;

@@ -37,7 +37,7 @@ impl World {
         self.hang_up(host, true);
         self.forget_process(host);
         self.users.rebooted(host);
-        if long {
+        if long && self.machines[host].is_on_ec2() {
             let instance = self.machines[host].cloud.instance.clone();
             self.vpc.set_power(self.now, &instance, super::vpc::Power::Stopped);
         }
@@ -53,8 +53,10 @@ impl World {
     pub(super) fn power_on(&mut self, host: usize) {
         if self.machines[host].power == Power::Off {
             self.machines[host].power = Power::On;
-            let instance = self.machines[host].cloud.instance.clone();
-            self.vpc.set_power(self.now, &instance, super::vpc::Power::Running);
+            if self.machines[host].is_on_ec2() {
+                let instance = self.machines[host].cloud.instance.clone();
+                self.vpc.set_power(self.now, &instance, super::vpc::Power::Running);
+            }
             self.start(host);
         }
     }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use ipnet::Ipv4Net;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -29,7 +30,7 @@ use super::{
 };
 use crate::{
     addr::Universe,
-    config::{Config, Init, RouteTables},
+    config::{Config, Init, Provider, RouteTables, SameSubnet},
     mesh::{self, ConnId, Hosts},
     node::{
         Input, Output,
@@ -42,6 +43,8 @@ use crate::{
 
 /// Where hosts are, in turns.
 const ZONES: [(&str, &str); 2] = [("10.0.0.0/17", "eu-west-1a"), ("10.0.128.0/17", "eu-west-1b")];
+/// Where hosts outside EC2 are.
+const OFFICE: &str = "192.168.0.0/16";
 /// Routes that a table may hold: as many as EC2 allows on request.
 const ROUTES_MAX: usize = 1000;
 /// The first port that a host dials from.
@@ -160,8 +163,15 @@ impl World {
         }
         let tables: BTreeSet<TableId> = vpc.tables().cloned().collect();
         tables.iter().for_each(|table| vpc.set_quota(Timestamp::ZERO, table, ROUTES_MAX));
-        let address = |n: usize| u32::from(zones[n % 2].0.network()) + 10 + n as u32;
-        let addresses: Vec<Ipv4Addr> = (0..climate.hosts).map(|n| address(n).into()).collect();
+        let is_outside = |n: usize| n >= climate.hosts - climate.outside;
+        let networks: Vec<Ipv4Net> = (0..climate.hosts)
+            .map(|n| {
+                let network = if is_outside(n) { net(OFFICE) } else { zones[n % 2].0 };
+                let address = u32::from(network.network()) + 10 + n as u32;
+                Ipv4Net::new_assert(address.into(), network.prefix_len())
+            })
+            .collect();
+        let addresses: Vec<Ipv4Addr> = networks.iter().map(Ipv4Net::addr).collect();
         let names: BTreeSet<PeerName> =
             std::iter::repeat_with(|| PeerName::from_u64(rng.next_u64() | 1)).take(climate.hosts).collect();
         // In every fourth world the hosts find each other by a tag.
@@ -172,6 +182,9 @@ impl World {
         config.ipam.default_subnet = climate.range;
         config.ipam.expected_peers = Some(climate.founders);
         config.vpc.reclaim = climate.reclaim;
+        if climate.direct {
+            config.vpc.same_subnet = SameSubnet::Direct;
+        }
         config.ipam.compact = climate.compact;
         config.network.ipv6 = climate.ipv6;
         // Probes make many events, and say little of agreement.
@@ -185,6 +198,14 @@ impl World {
         }
         let mut machines = Vec::new();
         for (number, (&address, name)) in addresses.iter().zip(names).enumerate() {
+            let at = SocketAddr::new(IpAddr::V4(address), PORT);
+            if is_outside(number) {
+                let mut config = config.clone();
+                (config.vpc.provider, config.ec2_tag) = (Provider::None, None);
+                let nowhere = Cloud::nowhere(number);
+                machines.push(Machine::new(name, at, config, nowhere, networks[number]));
+                continue;
+            }
             let subnet = &subnets[number % 2];
             let (instance, interface) = vpc.launch(Timestamp::ZERO, subnet, address);
             if let Some((key, value)) = &tag {
@@ -193,8 +214,7 @@ impl World {
             let caller = super::vpc::Caller::Instance(instance.clone());
             vpc.permit(&caller, [super::vpc::Action::ModifyNetworkInterfaceAttribute]);
             let cloud = Cloud::new(instance, interface, subnet.clone());
-            let address = SocketAddr::new(IpAddr::V4(address), PORT);
-            machines.push(Machine::new(name, address, config.clone(), cloud));
+            machines.push(Machine::new(name, at, config.clone(), cloud, networks[number]));
         }
         World {
             seed,

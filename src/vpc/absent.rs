@@ -23,6 +23,10 @@ pub struct Identity {
     pub instance: String,
     /// Its interface that carries the traffic between hosts.
     pub interface: InterfaceId,
+    /// The subnet of that interface.
+    pub subnet: String,
+    /// The VPC of that subnet.
+    pub vpc: String,
 }
 
 /// The hand that nobody has.

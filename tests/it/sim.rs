@@ -38,6 +38,32 @@ fn hosts_without_trouble_agree_and_settle() {
     }
 }
 
+/// Outside EC2 there is neither a route table nor anybody to ask; beside it nothing of the VPC changes.
+#[test]
+fn hosts_outside_ec2_reach_each_other_by_routes_of_their_own() {
+    for (seed, inside, outside) in [(5, 0, 1), (13, 0, 4), (21, 2, 2), (29, 3, 4)] {
+        let outcome = World::mixed(seed, (inside, outside), false, true).run();
+        assert_eq!(outcome.failure, None);
+        assert!(outcome.promised > 0, "somebody was given an address");
+    }
+}
+
+#[test]
+fn hosts_of_one_subnet_reach_each_other_directly_where_they_are_to() {
+    let outcome = World::mixed(5, (5, 0), true, true).run();
+    assert_eq!(outcome.failure, None);
+}
+
+/// `WEAVERS_MIXED` says how many. In none of them hosts are found by a tag, which those outside EC2 do not bear.
+#[test]
+fn paths_survive_crashes_partitions_and_vandals() {
+    for number in 0..number("WEAVERS_MIXED").unwrap_or(16) {
+        let hosts = [(0, 5), (5, 0), (3, 3), (4, 2)][number as usize % 4];
+        let outcome = World::mixed(4 * number + 1 + number % 3, hosts, number % 3 > 0, false).run();
+        assert_eq!(outcome.failure, None, "{hosts:?}");
+    }
+}
+
 /// It bears a tag, by which others would be found.
 #[test]
 fn a_host_that_is_to_be_alone_has_its_ring_though_it_looks_for_others_by_tag() {

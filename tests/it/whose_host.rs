@@ -20,7 +20,7 @@ use weavers::{
     peer::{PeerName, PeerUid},
     state::{
         Action, Ec2Action, Fault, FaultKind, Host as Network, HostAction, InterfaceId, Link, Netns, Route,
-        RouteState, Table, TableId, Target, Vpc,
+        RouteState, SubnetId, Table, TableId, Target, Vpc, VpcId,
     },
     time::Timestamp,
 };
@@ -391,7 +391,12 @@ impl Host {
     fn identify(&mut self) {
         if let Some(instance) = self.metadata {
             let (instance, interface) = (instance.to_owned(), InterfaceId(self.interface.to_owned()));
-            self.tell(Input::Identified(Metadata { instance, interface }));
+            self.tell(Input::Identified(Metadata {
+                instance,
+                interface,
+                subnet: SubnetId("subnet-1".to_owned()),
+                vpc: VpcId("vpc-1".to_owned()),
+            }));
         }
     }
 

@@ -2,7 +2,10 @@
 
 use super::{columns, printable};
 use crate::{
-    node::protocol::explanation::{Carrier, Explanation, Standing},
+    node::protocol::{
+        explanation::{Carrier, Explanation, Standing},
+        status::PathKind,
+    },
     state::RouteState,
 };
 
@@ -14,6 +17,7 @@ pub fn text(explanation: &Explanation) -> String {
     let rows: Vec<Vec<String>> = owner(explanation)
         .into_iter()
         .chain(container(explanation))
+        .chain(path(explanation))
         .chain(host(explanation))
         .chain(explanation.tables.iter().map(carrier))
         .collect();
@@ -45,6 +49,16 @@ fn container(explanation: &Explanation) -> Option<Vec<String>> {
     let container = explanation.container.as_ref()?;
     let state = container.missing.as_ref().map_or("connected".to_owned(), |what| format!("lacks {what}"));
     Some(vec!["container".to_owned(), container.ident.clone(), format!("{}, {state}", container.netns)])
+}
+
+/// The path to the host of its owner, where it is not that of the VPC.
+fn path(explanation: &Explanation) -> Option<Vec<String>> {
+    let path = explanation.path.as_ref().filter(|path| path.path != PathKind::Vpc)?;
+    let by = match (&path.via, &path.interface) {
+        (Some(via), Some(interface)) => format!("by {via} on {interface}"),
+        (_, _) => path.why.clone().unwrap_or_default(),
+    };
+    Some(vec!["path".to_owned(), path.path.word().to_owned(), by])
 }
 
 fn host(explanation: &Explanation) -> Option<Vec<String>> {
@@ -110,6 +124,7 @@ mod tests {
                 ports: Vec::new(),
                 missing: None,
             }),
+            path: None,
             host: Some(HostRoute {
                 destination: "10.32.0.1/32".parse().unwrap(),
                 target: "wv0a200001".to_owned(),

@@ -6,8 +6,8 @@ use super::{bold, columns, count, paint, printable};
 use crate::{
     addr::Prefix,
     node::protocol::status::{
-        AttachmentStatus, CompactionStatus, ConnectionStatus, IpamStatus, Note, PathState, PathStatus, Piece,
-        ProbeStatus, Status, Upkeep,
+        AttachmentStatus, CompactionStatus, ConnectionStatus, IpamStatus, Note, PathKind, PathState,
+        PathStatus, PeerPath, Piece, ProbeStatus, Status, Upkeep,
     },
     state::{Route, RouteState, Side},
 };
@@ -16,6 +16,8 @@ use crate::{
 const ELECTORS_NAMED: usize = 7;
 /// Steps shown; the document has all.
 const STEPS_SHOWN_MAX: usize = 10;
+/// Paths to other hosts that are shown, where not all go by the VPC.
+const PATHS_SHOWN_MAX: usize = 16;
 
 /// Everything a person looks for, the most urgent first.
 pub fn text(status: &Status) -> String {
@@ -29,7 +31,8 @@ pub fn text(status: &Status) -> String {
     section(&mut text, "routes", routes(status));
     section(&mut text, "containers", containers(status));
     section(&mut text, "docker0", docker0(status));
-    section(&mut text, "paths", paths(&status.probe));
+    let hosts = by_path(&status.peer_paths).into_iter().chain(paths(&status.probe)).collect();
+    section(&mut text, "paths", hosts);
     section(&mut text, "last steps", steps(status));
     text
 }
@@ -56,12 +59,14 @@ fn headline(status: &Status) -> String {
     let converged = word(status.converged, "converged", "not converged");
     let instance = status.instance.as_deref().unwrap_or("instance unknown");
     let interface = status.interface.as_ref().map_or("interface unknown", |id| id.0.as_str());
+    let place = match status.on_ec2 {
+        true => format!("on {}, {}", printable(instance), printable(interface)),
+        false => "outside EC2".to_owned(),
+    };
     format!(
-        "{ready}, {converged}\n{} ({}) on {}, {}, weavers {}\n",
+        "{ready}, {converged}\n{} ({}) {place}, weavers {}\n",
         printable(&status.nickname),
         status.name,
-        printable(instance),
-        printable(interface),
         printable(&status.version),
     )
 }
@@ -254,6 +259,35 @@ fn ports(all: &[String]) -> String {
     }
 }
 
+/// By which path packets get to the other hosts, where not all go by the VPC: those without one first.
+fn by_path(paths: &[PeerPath]) -> Vec<String> {
+    let mut named: Vec<&PeerPath> = paths.iter().filter(|path| path.path != PathKind::Vpc).collect();
+    if named.is_empty() {
+        return Vec::new();
+    }
+    named.sort_by_key(|path| (std::cmp::Reverse(path.path), path.peer));
+    let row = |path: &&PeerPath| {
+        let by = match (&path.via, &path.interface) {
+            (Some(via), Some(interface)) => format!("by {via} on {interface}"),
+            (_, _) => path.why.clone().unwrap_or_default(),
+        };
+        vec![
+            path.peer.to_string(),
+            path.nickname.clone().unwrap_or_default(),
+            path.path.word().to_owned(),
+            by,
+        ]
+    };
+    let rows: Vec<Vec<String>> = named.iter().take(PATHS_SHOWN_MAX).map(row).collect();
+    let mut lines = columns(&rows, &[2]);
+    let more = named.len().saturating_sub(PATHS_SHOWN_MAX);
+    lines.extend(
+        (more > 0).then(|| format!("and {} more (weavers status --json, `peer_paths`)", count(more, "host"))),
+    );
+    lines.push(format!("{} by the VPC", count(paths.len() - named.len(), "host")));
+    lines
+}
+
 /// How many hosts packets reach, and each that they do not.
 fn paths(probe: &ProbeStatus) -> Vec<String> {
     let Some(canary) = probe.canary else { return Vec::new() };
@@ -318,6 +352,7 @@ mod tests {
             nickname: "ip-10-0-1-11".to_owned(),
             instance: None,
             interface: None,
+            on_ec2: true,
             ready: false,
             converged: false,
             waits: vec![Note {
@@ -347,6 +382,7 @@ mod tests {
             attachments: Vec::new(),
             docker_bridge: None,
             probe: ProbeStatus::default(),
+            peer_paths: Vec::new(),
             tables: BTreeMap::new(),
             upkeep: BTreeMap::new(),
             steps: Vec::new(),
@@ -365,6 +401,7 @@ mod tests {
         Status {
             instance: Some("i-0abc".to_owned()),
             interface: Some(InterfaceId("eni-self".to_owned())),
+            on_ec2: true,
             ready: true,
             converged: true,
             waits: Vec::new(),

@@ -22,6 +22,8 @@ pub const DEAD_CHANNEL: &str = "weavers/dead";
 pub const PROBE_CHANNEL: &str = "weavers/probe";
 /// The channel on which peers offer each other blocks; ours alone.
 pub const COMPACT_CHANNEL: &str = "weavers/compact";
+/// The channel on which peers say where they are; ours alone.
+pub const PATH_CHANNEL: &str = "weavers/path";
 /// What waits in the ledger until it may leave.
 #[derive(Debug)]
 pub(in crate::node) enum Effect {

@@ -12,7 +12,7 @@ use crate::{
         takeover::{self, TakeOver},
     },
     node::{
-        boundary::out::{CHANNEL, COMPACT_CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL},
+        boundary::out::{CHANNEL, COMPACT_CHANNEL, DEAD_CHANNEL, PATH_CHANNEL, PROBE_CHANNEL},
         observe::view::View,
         persist::memory::Identity,
     },
@@ -46,7 +46,7 @@ impl Dead {
         Dead {
             channels: match alone {
                 true => &[CHANNEL],
-                false => &[CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL, COMPACT_CHANNEL],
+                false => &[CHANNEL, DEAD_CHANNEL, PROBE_CHANNEL, COMPACT_CHANNEL, PATH_CHANNEL],
             },
             takeover,
             look: View::default(),
@@ -72,8 +72,9 @@ impl Dead {
         self.look.fault()
     }
 
-    pub fn next_wake(&self, now: Timestamp) -> Option<Timestamp> {
-        let looks = !self.suspects(now).is_empty();
+    /// When something is due. Whoever has no instance asks EC2 about none.
+    pub fn next_wake(&self, now: Timestamp, has_instance: bool) -> Option<Timestamp> {
+        let looks = has_instance && !self.suspects(now).is_empty();
         let look = self.look.next_look().filter(|_| looks);
         [look, self.takeover.next_wake()].into_iter().flatten().min()
     }

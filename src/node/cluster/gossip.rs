@@ -9,7 +9,7 @@ use crate::{
     ipam::{Relay, Source},
     mesh::{ConnId, Delivery, Kind, Offer, Recipients},
     node::{
-        boundary::out::{CHANNEL, COMPACT_CHANNEL, DEAD_CHANNEL, Effect, Out, PROBE_CHANNEL},
+        boundary::out::{CHANNEL, COMPACT_CHANNEL, DEAD_CHANNEL, Effect, Out, PATH_CHANNEL, PROBE_CHANNEL},
         facts::Facts,
     },
     time::Timestamp,
@@ -24,6 +24,14 @@ impl Peers {
         match delivery.channel.as_str() {
             PROBE_CHANNEL => return self.news.push_back(News::Talk(delivery)),
             COMPACT_CHANNEL => return self.news.push_back(News::Block(delivery)),
+            PATH_CHANNEL => {
+                let is_news = self.paths.on_talk(facts.now, &delivery);
+                if is_news {
+                    self.paths.see(facts.now, &self.mesh);
+                    self.news.push_back(News::Path);
+                }
+                return;
+            }
             _ => {}
         }
         if delivery.channel != CHANNEL {

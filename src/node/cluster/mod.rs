@@ -4,6 +4,8 @@
 pub(super) mod dead;
 /// Hosts that run and have not confirmed what they own.
 pub(super) mod unconfirmed;
+/// The path to each other host, and the routes that follow.
+pub(super) mod peer_paths;
 /// The mesh, the address manager, and what becomes of the dead.
 pub(super) mod peers;
 /// Blocks that move between hosts, and what is said of one.

@@ -8,7 +8,6 @@ use std::{
 
 use super::peers::Peers;
 use crate::{
-    config::RouteTables,
     mesh::Hosts,
     node::{
         boundary::out::Out,
@@ -44,7 +43,7 @@ impl Observed {
         self.discovery.look(facts, out);
         peers.look_for_instances(facts, out);
         peers.unconfirmed.look(facts, out);
-        if facts.config.vpc.route_tables == RouteTables::Auto {
+        if facts.config.finds_tables() {
             let share = usual_share(peers.readers(facts));
             if self.places.look(facts.now, || peers.hosts().collect(), share, out) {
                 // There is nobody to ask about.
@@ -56,8 +55,7 @@ impl Observed {
     /// When to look next.
     pub fn next_look(&self, facts: &Facts) -> Option<Timestamp> {
         let tagged = facts.config.ec2_tag.as_ref().and_then(|_| self.discovery.found.next_look());
-        let auto = facts.config.vpc.route_tables == RouteTables::Auto;
-        let places = self.places.next_look().filter(|_| auto);
+        let places = self.places.next_look().filter(|_| facts.config.finds_tables());
         [tagged, self.names.next_look(), places].into_iter().flatten().min()
     }
 
@@ -177,7 +175,7 @@ impl Observed {
 
     /// Other tables than those that are known may need our routes.
     pub fn unknown_places(&self, facts: &Facts) -> Option<Note> {
-        let fault = self.places.fault().filter(|_| facts.config.vpc.route_tables == RouteTables::Auto)?;
+        let fault = self.places.fault().filter(|_| facts.config.finds_tables())?;
         Some(Note {
             what: format!("the peers' subnets cannot be read, so tables of theirs may be missing: {fault}"),
             hint: fault.hint.clone().or_else(|| Some("or name the tables in `[vpc] route_tables`".into())),

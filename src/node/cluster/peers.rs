@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     dead::{Around, Dead},
+    peer_paths::PeerPaths,
     unconfirmed::Unconfirmed,
 };
 use crate::{
@@ -44,6 +45,8 @@ pub(in crate::node) struct Peers {
     /// When to pass on what was heard, and who alone told us of it.
     pub relay: Option<(Timestamp, Option<PeerName>)>,
     pub compaction: Compaction,
+    /// How packets get to the others.
+    pub paths: PeerPaths,
     /// What others have to hear of.
     pub news: VecDeque<News>,
 }
@@ -63,10 +66,12 @@ pub(in crate::node) enum News {
     Talk(Delivery),
     /// A peer says something about a block.
     Block(Delivery),
+    /// The path to a peer may be another.
+    Path,
 }
 
 impl Peers {
-    pub fn new(mesh: Mesh, ipam: Allocator, dead: Dead) -> Peers {
+    pub fn new(mesh: Mesh, ipam: Allocator, dead: Dead, paths: PeerPaths) -> Peers {
         Peers {
             mesh,
             ipam,
@@ -75,13 +80,15 @@ impl Peers {
             unconfirmed: Unconfirmed::default(),
             relay: None,
             compaction: Compaction::default(),
+            paths,
             news: VecDeque::new(),
         }
     }
 
     /// Carries on until nothing more follows. Returns whether anything did.
     pub fn settle(&mut self, facts: &Facts, out: &mut Out) -> bool {
-        self.settle_mesh(facts, out) | self.settle_ipam(facts, out) | self.settle_dead(facts, out)
+        let told = self.paths.settle(facts.now, &mut self.mesh);
+        told | self.settle_mesh(facts, out) | self.settle_ipam(facts, out) | self.settle_dead(facts, out)
     }
 
     fn settle_mesh(&mut self, facts: &Facts, out: &mut Out) -> bool {
@@ -116,6 +123,8 @@ impl Peers {
         if self.ipam.reachable() != &reachable {
             self.ipam.set_reachable(facts.now, reachable);
         }
+        let is_found = self.paths.see(facts.now, &self.mesh);
+        self.news.extend(is_found.then_some(News::Path));
         self.news.push_back(News::TopologyChanged);
     }
 
@@ -245,10 +254,11 @@ impl Peers {
         used.filter(|cidr| range.contains(cidr.addr().into())).count() as u32
     }
 
-    /// Canaries of peers that the mesh reaches; an address that is not the peer's own is no canary of it.
+    /// Canaries of peers that the mesh reaches, and a path; an address that is not the peer's own is no canary of it.
     pub fn canaries_of_others(&self) -> BTreeMap<PeerName, Canary> {
         let believable = |(peer, canary): &(PeerName, Canary)| {
             self.mesh.is_reachable(*peer)
+                && !self.paths.is_apart(*peer)
                 && MTUS.contains(&canary.mtu)
                 && self.ipam.ring().owner(canary.address.into()) == Some(*peer)
         };

@@ -42,6 +42,8 @@ pub struct View<T> {
     looks: u64,
     /// The last of them that succeeded.
     seen_look: u64,
+    /// There is nothing to look at.
+    is_closed: bool,
 }
 
 impl<T> Default for View<T> {
@@ -59,11 +61,17 @@ impl<T> Default for View<T> {
             seen_at: None,
             looks: 0,
             seen_look: 0,
+            is_closed: false,
         }
     }
 }
 
 impl<T> View<T> {
+    /// One of which there is nothing to see, whoever asks for a look: so none is missing.
+    pub fn closed() -> View<T> {
+        View { is_closed: true, ..View::default() }
+    }
+
     /// As it was last read, even if the last look failed.
     pub fn seen(&self) -> Option<&T> {
         self.seen.as_ref()
@@ -82,6 +90,7 @@ impl<T> View<T> {
     /// Why it is not known how things are.
     pub fn unread(&self) -> Option<String> {
         match (&self.fault, &self.seen) {
+            _ if self.is_closed => None,
             (Some(fault), _) => Some(format!("cannot be read: {fault}")),
             (None, None) => Some("has not been read yet".to_owned()),
             (None, Some(_)) => None,
@@ -95,7 +104,7 @@ impl<T> View<T> {
 
     /// Whether the last look succeeded and began at `since` or later.
     pub fn is_seen_since(&self, since: Timestamp) -> bool {
-        self.fault.is_none() && self.seen_at.is_some_and(|at| at >= since)
+        self.is_closed || self.fault.is_none() && self.seen_at.is_some_and(|at| at >= since)
     }
 
     /// Whether a look that began at `since` or later has ended, and was the last to.
@@ -137,7 +146,8 @@ impl<T> View<T> {
 
     /// When to look next.
     pub fn due(&self) -> Timestamp {
-        self.whole_due().min(self.changed.unwrap_or(Timestamp::from_micros(u64::MAX)))
+        let never = Timestamp::from_micros(u64::MAX);
+        if self.is_closed { never } else { self.whole_due().min(self.changed.unwrap_or(never)) }
     }
 
     /// When to look at all of it next.
@@ -254,6 +264,17 @@ mod tests {
 
     fn at(milliseconds: u64) -> Timestamp {
         Timestamp::from_micros(1_000 * milliseconds)
+    }
+
+    #[test]
+    fn of_what_is_not_there_no_look_is_due_and_none_is_missing() {
+        let mut view: View<()> = View::closed();
+        view.look_by(at(0));
+        view.look_at_changes_by(at(0));
+        assert!(!view.begin(at(1_000_000)));
+        assert_eq!(view.next_look(), Some(Timestamp::from_micros(u64::MAX)));
+        assert!(view.is_seen_since(at(1)) && view.has_ended_since(at(1)) && view.unread().is_none());
+        assert!(view.seen().is_none() && !view.is_current());
     }
 
     fn failed() -> Result<(), Fault> {

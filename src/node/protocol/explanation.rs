@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-use super::status::{AttachmentStatus, Note, Piece};
+use super::status::{AttachmentStatus, Note, PeerPath, Piece};
 use crate::{
     addr::Address,
     state::{RouteState, Side},
@@ -31,6 +31,9 @@ pub struct Explanation {
     pub ident: Option<String>,
     /// The container on this host that has it.
     pub container: Option<AttachmentStatus>,
+    /// The path to the host of its owner, if that is another.
+    #[serde(default)]
+    pub path: Option<PeerPath>,
     /// What this host does with its packets, as last seen.
     pub host: Option<HostRoute>,
     /// What the VPC does with them, table by table, as last read.

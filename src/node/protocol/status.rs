@@ -1,6 +1,6 @@
 //! What a node says of itself.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,9 @@ pub struct Status {
     pub instance: Option<String>,
     /// The interface that carries its traffic, once known.
     pub interface: Option<InterfaceId>,
+    /// It is to be an instance of EC2; otherwise it has neither an instance nor an interface, and no route tables.
+    #[serde(default = "on_ec2")]
+    pub on_ec2: bool,
     /// The ring is held, our routes were read back active, a container attached now is reachable.
     pub ready: bool,
     /// The last look at every plane left nothing to do.
@@ -54,6 +57,9 @@ pub struct Status {
     /// What probes between the canaries of hosts have found.
     #[serde(default)]
     pub probe: ProbeStatus,
+    /// How packets get to each other host; none where Weave Net routers share the cluster.
+    #[serde(default)]
+    pub peer_paths: Vec<PeerPath>,
     /// The route tables, as last read; only what concerns the range. Those of IPv6 are apart, `rtb-0a1 fd00:1::/96`, and have their
     /// destinations by the IPv4 CIDRs that these go with.
     pub tables: BTreeMap<Side, Table>,
@@ -337,6 +343,54 @@ impl PathState {
             PathState::LargeDiesBack => Some(("large packets", "from")),
         }
     }
+}
+
+/// How packets of containers get to another host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerPath {
+    /// The other host.
+    pub peer: PeerName,
+    /// Its nickname, if known.
+    pub nickname: Option<String>,
+    /// By which path.
+    pub path: PathKind,
+    /// The address that they are handed to, where it is not the VPC's to know.
+    pub via: Option<Ipv4Addr>,
+    /// The interface by which they leave then.
+    pub interface: Option<String>,
+    /// Why there is no path, or none is known yet.
+    pub why: Option<String>,
+}
+
+/// By which path packets get to another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathKind {
+    /// By the route tables of the VPC.
+    Vpc,
+    /// To the other host's address, on a link of this one.
+    Direct,
+    /// By none.
+    None,
+    /// That is not known yet; what there is stays as it is.
+    Unknown,
+}
+
+impl PathKind {
+    /// As people read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            PathKind::Vpc => "vpc",
+            PathKind::Direct => "direct",
+            PathKind::None => "none",
+            PathKind::Unknown => "unknown",
+        }
+    }
+}
+
+/// Documents of earlier versions are of hosts on EC2.
+fn on_ec2() -> bool {
+    true
 }
 
 /// What became of a step.

@@ -11,7 +11,9 @@ use crate::{
     addr::{Address, Family, Range, join},
     config::{Config, SourceDestCheck},
     peer::PeerName,
-    state::{Desired, DesiredVpc, Host, InterfaceId, Links, Ports, Rules, Side, Vpc, link_name},
+    state::{
+        Desired, DesiredVpc, Host, HostRoutes, InterfaceId, Links, Ports, Remote, Rules, Side, Vpc, link_name,
+    },
 };
 
 /// MTU of the links while the uplink's is not known yet: what every path carries.
@@ -51,6 +53,8 @@ pub struct Ground<'a> {
     pub connected: Connected,
     /// What was lent to others, who lead there by routes of their own.
     pub lent: Arc<BTreeSet<Ipv4Net>>,
+    /// Routes that lead to other hosts past the VPC.
+    pub remote: Arc<HostRoutes>,
     /// The host as last seen.
     pub seen: Option<&'a Host>,
     /// Whether the range may be used.
@@ -99,6 +103,7 @@ impl Ground<'_> {
             links: self.connected.links.clone(),
             ports: self.ports(),
             lent: self.lent.clone(),
+            remote: Remote { routes: self.remote.clone(), ..Remote::default() },
             ..Host::default()
         }
     }
@@ -145,29 +150,31 @@ impl Ground<'_> {
         (!self.connected.ports.is_empty()).then(|| self.connected.ports.clone())
     }
 
-    /// What was set up for the range stays, and nothing is added; only blocks go that take addresses of the VPC from the host. Where
+    /// What was set up for the range stays, and nothing is added; only blocks and routes go that take addresses of the VPC from the host. Where
     /// containers run, what guards them is kept up.
     fn host_as_it_is(&self, cidrs_of_vpc: &[Ipv4Net]) -> Host {
         let Some(seen) = self.seen else { return Host::default() };
         let wanted = self.host();
-        let takes = |block: &IpNet| match block {
-            IpNet::V4(block) => {
-                cidrs_of_vpc.iter().any(|cidr| Range::from(*cidr).overlaps(Range::from(*block)))
-            }
-            IpNet::V6(_) => false,
+        let takes = |cidr: &Ipv4Net| {
+            cidrs_of_vpc.iter().any(|of_vpc| Range::from(*of_vpc).overlaps(Range::from(*cidr)))
         };
+        let takes_block = |block: &IpNet| matches!(block, IpNet::V4(block) if takes(block));
         let links = wanted.links.iter().filter(|(address, _)| seen.links.contains_key(address));
         let links = links.map(|(address, link)| (*address, link.clone()));
-        let blocks = seen.blocks.iter().filter(|block| !takes(block)).copied().collect();
+        let blocks = seen.blocks.iter().filter(|block| !takes_block(block)).copied().collect();
+        let routes = seen.remote.routes.iter().filter(|(destination, _)| !takes(destination));
+        let routes = routes.map(|(destination, hop)| (*destination, hop.clone())).collect();
+        let remote = Remote { routes: Arc::new(routes), ..Remote::default() };
         match seen.links.is_empty() {
             true => Host {
                 rules: seen.rules.clone(),
                 gateway: seen.gateway,
                 blocks,
                 lent: wanted.lent.clone(),
+                remote,
                 ..Host::default()
             },
-            false => Host { links: Arc::new(links.collect()), blocks, ..wanted.clone() },
+            false => Host { links: Arc::new(links.collect()), blocks, remote, ..wanted.clone() },
         }
     }
 

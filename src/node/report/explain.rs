@@ -9,7 +9,7 @@ use crate::{
     node::{
         protocol::{
             explanation::{Carrier, Explanation, HostRoute, Standing},
-            status::{AttachmentStatus, FORMAT_VERSION, Note, Piece},
+            status::{AttachmentStatus, FORMAT_VERSION, Note, PathKind, PeerPath, Piece},
         },
         reconcile::{Reconcile, paths},
     },
@@ -24,13 +24,14 @@ impl Overview<'_> {
         let attached = self.local.containers.all().values().find(|one| one.link_address() == Some(address));
         let container = attached.map(|attached| self.attachment(attached));
         let container = container.or_else(|| self.borrower_at(address));
-        let tables = if standing == Standing::Outside { Vec::new() } else { self.work.carriers(address) };
+        let tables = if standing == Standing::Outside { Vec::new() } else { self.carriers_of(address) };
         Explanation {
             format_version: FORMAT_VERSION.to_owned(),
             address,
             ipv6: self.facts.config.network.ipv6.map(|prefix| prefix.address(address)),
             standing,
             summary: self.summary(address, standing, piece.as_ref(), container.as_ref()),
+            path: self.path_of(address),
             host: self.work.host_route(address),
             missing: self.wanting(address, standing, piece.as_ref(), container.as_ref(), &tables),
             piece,
@@ -111,6 +112,7 @@ impl Overview<'_> {
                     let hint = "if it is gone for good, `weavers forget` takes its space over";
                     missing.push(note(format!("its owner {owner} cannot be reached"), hint));
                 }
+                missing.extend(piece.and_then(|piece| self.no_path_to(piece.peer)));
                 missing.extend(self.missing_way(address));
             }
             Standing::Free => missing.extend(self.kept_back(address)),
@@ -163,7 +165,21 @@ impl Overview<'_> {
     pub(super) fn wrong_route(&self, address: Address) -> Option<String> {
         let standing = self.standing(address);
         let wrong = |carrier: &Carrier| self.work.wrong_carrier(carrier, standing);
-        self.work.carriers(address).iter().find_map(wrong).map(|note| note.what)
+        self.carriers_of(address).iter().find_map(wrong).map(|note| note.what)
+    }
+
+    /// The path to the owner of an address, if that is another host.
+    fn path_of(&self, address: Address) -> Option<PeerPath> {
+        let owner = self.peers.ipam.ring().owner(address).filter(|owner| *owner != self.facts.identity.name);
+        owner.filter(|_| !self.facts.config.mesh.weave_peers).map(|owner| self.peer_path(owner))
+    }
+
+    /// The routes that carry packets to an address through the VPC; none where they take another path.
+    fn carriers_of(&self, address: Address) -> Vec<Carrier> {
+        match self.path_of(address).map(|path| path.path) {
+            Some(PathKind::Direct | PathKind::None) => Vec::new(),
+            Some(PathKind::Vpc | PathKind::Unknown) | None => self.work.carriers(address),
+        }
     }
 }
 

@@ -52,6 +52,7 @@ impl<'a> Overview<'a> {
                 None => Verdict::Sound,
             },
             // Outside EC2 there is nobody to ask.
+            None if !self.facts.config.is_on_ec2() => Verdict::Sound,
             None if self.facts.identity.instance.is_none()
                 || self.observed.last_reads.recalled(self.facts).is_some() =>
             {
@@ -79,6 +80,7 @@ impl<'a> Overview<'a> {
             owners: (self.peers.has_ring() && self.facts.ring_kept).then(|| self.peers.ipam.settled_owners()),
             connected: self.connected_by(config),
             lent: self.local.leases.lent(),
+            remote: self.peers.paths.routes().clone(),
             seen: self.work.converge.host.seen(),
             verdict: self.verdict(),
             interface: self.work.converge.vpc.seen().map(|vpc| &vpc.interface),

@@ -42,6 +42,9 @@ impl Overview<'_> {
     }
 
     pub(super) fn missing_route(&self, address: Address) -> Option<String> {
+        if !self.facts.config.is_on_ec2() {
+            return None;
+        }
         let Some(vpc) = self.work.converge.vpc.seen() else {
             if let Some(read) = self.observed.last_reads.recalled(self.facts) {
                 return self.missing_by(read, address);

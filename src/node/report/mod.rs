@@ -4,6 +4,8 @@
 pub(super) mod overview;
 /// Packets that get lost, and which ways are asked about.
 pub(super) mod lost_ways;
+/// The paths to other hosts: what they rest on, and what is told of them.
+pub(super) mod peer_paths;
 /// When a block may move so that there are fewer routes, and what is said of it.
 pub(super) mod compaction;
 /// The status, from all its parts.

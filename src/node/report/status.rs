@@ -67,6 +67,9 @@ impl<'a> Overview<'a> {
     }
 
     fn are_routes_read(&self) -> bool {
+        if !self.facts.config.is_on_ec2() {
+            return true;
+        }
         let wanted = self.wanted_routes();
         let Some(vpc) = self.work.converge.vpc.seen() else {
             return self.observed.last_reads.recalled(self.facts).is_some_and(|read| {
@@ -125,6 +128,11 @@ impl<'a> Overview<'a> {
 
     /// The last look at every plane left nothing to do, and no packets are known to be lost.
     pub fn is_converged(&self) -> bool {
+        self.is_converged_but_for_paths() && self.apart().next().is_none()
+    }
+
+    /// The same where hosts may be there that no path leads to.
+    pub fn is_converged_but_for_paths(&self) -> bool {
         let looked = self.work.converge.host.fault().is_none() && self.work.converge.vpc.fault().is_none();
         let nothing_left = self.work.plan.is_empty()
             && !self.work.converge.is_at_work()
@@ -144,6 +152,7 @@ impl<'a> Overview<'a> {
             nickname: self.facts.nickname.clone(),
             instance: self.facts.identity.instance.clone(),
             interface: self.work.converge.vpc.seen().map(|vpc| vpc.interface.clone()),
+            on_ec2: self.facts.config.is_on_ec2(),
             ready: self.is_ready(),
             converged: self.is_converged(),
             waits: self.waits(),
@@ -155,6 +164,7 @@ impl<'a> Overview<'a> {
             attachments: self.attachments(),
             docker_bridge: self.docker_bridge_status(),
             probe: self.probe_status(),
+            peer_paths: self.peer_paths(),
             tables: self.work.converge.vpc.seen().map(|vpc| vpc.tables.clone()).unwrap_or_default(),
             upkeep: self.work.upkeep(),
             steps: self.work.converge.steps().map(|step| self.step_status(step)).collect(),
@@ -184,7 +194,7 @@ impl<'a> Overview<'a> {
         if self.work.converge.host.seen().is_none() {
             waits.push(note("a first look at the host's network"));
         }
-        if self.work.converge.vpc.seen().is_none() {
+        if self.facts.config.is_on_ec2() && self.work.converge.vpc.seen().is_none() {
             waits.push(match self.observed.last_reads.recalled(self.facts) {
                 Some(read) => note(&format!(
                     "a look at the route tables, which are believed to be as read {} ago, before the daemon was started",
@@ -266,6 +276,7 @@ impl<'a> Overview<'a> {
         problems.extend(self.work.foreign_firewall());
         problems.extend(self.lost_packets());
         problems.extend(self.other_prefixes());
+        problems.extend(self.missing_paths());
         problems.extend(self.work.full_tracking());
         problems.extend(self.bridge_problems());
         problems.extend(self.work.plan.conflicts.iter().map(|conflict| {

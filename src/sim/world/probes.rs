@@ -1,4 +1,4 @@
-//! What passes between canaries: as the VPC forwards it at that moment.
+//! What passes between canaries: as the sender's host or the VPC forwards it at that moment.
 
 use std::net::SocketAddrV4;
 
@@ -23,10 +23,11 @@ impl World {
     pub(in crate::sim) fn send_probe(&mut self, host: usize, to: SocketAddrV4, bytes: Bytes) {
         let machine = &self.machines[host];
         let Some(from) = machine.canary_address() else { return };
-        let Some(interface) = self.vpc.forward(&machine.cloud.interface, from, *to.ip()) else { return };
-        let Some(other) = self.machines.iter().position(|one| one.cloud.interface == interface) else {
-            return;
+        let by_vpc = || {
+            let interface = self.vpc.forward(&machine.cloud.interface, from, *to.ip())?;
+            self.machines.iter().position(|one| one.cloud.interface == interface)
         };
+        let Some(other) = self.handed_to(host, (*to.ip()).into()).or_else(by_vpc) else { return };
         if !self.is_blocked(host, other) {
             let after = self.latency();
             let port = if to.port() == PORT { ASKS_FROM } else { PORT };

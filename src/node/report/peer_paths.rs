@@ -1,0 +1,138 @@
+//! The paths to other hosts: what they rest on, and what people are told of them.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+
+use super::overview::Overview;
+use crate::{
+    addr::Range,
+    config::SameSubnet,
+    node::{
+        cluster::peer_paths::Own,
+        protocol::status::{Note, PathKind, PeerPath},
+    },
+    peer::PeerName,
+    underlay::{ADDRESSES_MAX, Path, Place, Underlay, Why, is_of_a_host},
+};
+
+/// What to do where no path leads from one host to another.
+pub(super) const APART_WAY_OUT: &str =
+    "hosts of one VPC reach each other, and hosts on one link: give both a network in common";
+/// Hosts without a path that are named.
+const NAMED_MAX: usize = 8;
+
+impl Overview<'_> {
+    /// Where this host is, once its network was looked at and, on EC2, its metadata were read.
+    pub(in crate::node) fn own_place(&self) -> Option<Own> {
+        let (config, host) = (&self.facts.config, self.work.converge.host.seen()?);
+        let place = match (config.is_on_ec2(), &self.facts.metadata) {
+            (true, Some(metadata)) => {
+                Place::Vpc { vpc: metadata.vpc.clone(), subnet: metadata.subnet.clone() }
+            }
+            (true, None) => return None,
+            (false, _) => Place::Outside,
+        };
+        let (uplinks, range) = (self.uplink_names(), Range::from(config.ipam.range));
+        let is_underlay = |address: &Ipv4Net| is_of_a_host(address) && !range.contains(address.addr().into());
+        let links = host.remote.networks.iter();
+        let links = links.filter(|(address, link)| is_underlay(address) && uplinks.contains(*link));
+        let links: BTreeMap<Ipv4Net, String> =
+            links.take(ADDRESSES_MAX).map(|(address, link)| (*address, link.clone())).collect();
+        // A link that is down for a moment is no reason to tell all others to lead nothing here.
+        if links.is_empty() {
+            return None;
+        }
+        let direct = config.is_on_ec2() && config.vpc.same_subnet == SameSubnet::Direct;
+        let underlay = Underlay { place, addresses: links.keys().copied().collect(), direct };
+        Some(Own { underlay, links })
+    }
+
+    /// The peers that the mesh reaches and to which no path leads.
+    pub(in crate::node) fn apart(&self) -> impl Iterator<Item = PeerName> {
+        let reachable = self.peers.ipam.reachable().iter().copied();
+        reachable.filter(|peer| self.peers.paths.is_apart(*peer))
+    }
+
+    // ===== what people are told =====
+
+    /// The path to each peer that is reached, or owns something.
+    pub(super) fn peer_paths(&self) -> Vec<PeerPath> {
+        if self.facts.config.mesh.weave_peers {
+            return Vec::new();
+        }
+        let owners = self.peers.ipam.owners().into_iter().map(|(_, owner)| owner);
+        let mut peers: Vec<PeerName> = owners.chain(self.peers.ipam.reachable().iter().copied()).collect();
+        peers.retain(|peer| *peer != self.facts.identity.name && *peer != PeerName::UNKNOWN);
+        peers.sort();
+        peers.dedup();
+        peers.into_iter().map(|peer| self.peer_path(peer)).collect()
+    }
+
+    /// The path to one peer.
+    pub(super) fn peer_path(&self, peer: PeerName) -> PeerPath {
+        let (kind, why) = match self.peers.paths.to(peer) {
+            Path::Vpc => (PathKind::Vpc, None),
+            Path::Direct { .. } => (PathKind::Direct, None),
+            Path::Apart { ours, theirs } => (PathKind::None, Some(apart(&ours, &theirs))),
+            Path::Unknown(why) => (PathKind::Unknown, Some(unknown(why, self.facts.config.is_on_ec2()))),
+        };
+        let hop = self.peers.paths.hop(peer);
+        PeerPath {
+            peer,
+            nickname: self.peers.ipam.nickname(peer).map(str::to_owned),
+            path: kind,
+            via: hop.as_ref().map(|hop| hop.via),
+            interface: hop.map(|hop| hop.interface),
+            why,
+        }
+    }
+
+    /// What is wrong with the path to one peer.
+    pub(super) fn no_path_to(&self, peer: PeerName) -> Option<Note> {
+        let PeerPath { path: PathKind::None, why, .. } = self.peer_path(peer) else { return None };
+        let what = format!("no path leads to {}: {}", self.peers.named(peer), why.unwrap_or_default());
+        Some(Note { what, hint: Some(APART_WAY_OUT.to_owned()) })
+    }
+
+    /// Hosts to which no path leads, and the way out.
+    pub(super) fn missing_paths(&self) -> Vec<Note> {
+        let apart: Vec<PeerName> = self.apart().collect();
+        let mut notes: Vec<Note> =
+            apart.iter().take(NAMED_MAX).filter_map(|peer| self.no_path_to(*peer)).collect();
+        if let Some(more) = apart.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
+            let what = format!("no path leads to {more} more hosts");
+            notes.push(Note {
+                what,
+                hint: Some("weavers status --json, `peer_paths`, names them all".into()),
+            });
+        }
+        notes
+    }
+}
+
+fn apart(ours: &Place, theirs: &Place) -> String {
+    format!(
+        "it is {}, this host {}, and they are on no link together",
+        whereabouts(theirs),
+        whereabouts(ours)
+    )
+}
+
+fn whereabouts(place: &Place) -> String {
+    match place {
+        Place::Vpc { .. } => format!("in {place}"),
+        Place::Outside => place.to_string(),
+    }
+}
+
+fn unknown(why: Why, is_on_ec2: bool) -> String {
+    match why {
+        Why::Here if is_on_ec2 => "the instance metadata have not said yet where this host is".to_owned(),
+        Why::Here => "this host's network has not been looked at yet".to_owned(),
+        Why::Unsaid => {
+            "it has not said where it is: it runs an earlier version, or is not reached".to_owned()
+        }
+        Why::Unproven(address) => format!("no connection of the mesh has found it at {address} yet"),
+    }
+}

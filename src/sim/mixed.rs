@@ -1,0 +1,95 @@
+//! Worlds in which packets take other paths than the VPC's: hosts outside EC2 on one link, and hosts of one subnet that reach each
+//! other directly.
+
+use std::{cmp::Reverse, net::Ipv4Addr};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    climate::{Climate, Kind},
+    machine::Machine,
+    world::World,
+};
+use crate::{addr::Address, state::Hop};
+
+impl World {
+    /// A world of so many hosts on EC2, which reach those of their subnet directly if `direct`, and so many outside it on one link;
+    /// with troubles, unless `calm`.
+    pub fn mixed(seed: u64, (inside, outside): (usize, usize), direct: bool, calm: bool) -> World {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let quiet = Climate { outside, direct, ..Climate::calm(inside + outside) };
+        let climate = if calm { quiet } else { quiet.of_the_path(&mut rng) };
+        World::in_climate(seed, true, rng, climate)
+    }
+
+    /// Where a host hands what it sends to an address, if it is past the VPC.
+    pub(super) fn handed_to(&self, host: usize, address: Address) -> Option<usize> {
+        let machine = &self.machines[host];
+        let covering = machine.kernel.host_routes().iter();
+        let covering = covering.filter(|(cidr, _)| cidr.contains(&Ipv4Addr::from(address)));
+        let (_, Hop { via, .. }) = covering.max_by_key(|(cidr, _)| cidr.prefix_len())?;
+        let shares = |other: &Machine| other.address.ip() == *via && other.shares_link(machine);
+        self.machines.iter().position(shares)
+    }
+
+    /// From every host, packets for every owned range that should pass by the VPC do, and those that should not are handed to the owner.
+    pub(super) fn misled(&self, hosts: &[usize]) -> Option<String> {
+        let node = self.machines[*hosts.first()?].node.as_ref()?;
+        for (piece, owner) in node.overview().ring().owners() {
+            let to = self.machines.iter().position(|machine| machine.name == owner)?;
+            for address in [piece.start, Address(piece.end.0 - 1), Address(piece.start.0 + piece.len() / 2)] {
+                for &from in hosts.iter().filter(|from| **from != to) {
+                    let (found, right) =
+                        (self.handed_to(from, address), self.is_direct(from, to).then_some(to));
+                    if found != right {
+                        return Some(format!(
+                            "{address} belongs to host {to}, and host {from} hands it to {found:?} instead of {right:?}"
+                        ));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// A host has no more routes to others than there are pieces of theirs, however they are cut.
+    pub(super) fn too_many_host_routes(&self, hosts: &[usize]) -> Option<String> {
+        let node = self.machines[*hosts.first()?].node.as_ref()?;
+        let owners = node.overview().ring().owners();
+        let cidrs = |from: usize| -> usize {
+            let to = |owner| self.machines.iter().position(|machine| machine.name == owner);
+            let direct = owners
+                .iter()
+                .filter(|(_, owner)| to(*owner).is_some_and(|to| to != from && self.is_direct(from, to)));
+            direct.map(|(piece, _)| piece.cidrs().len()).sum()
+        };
+        let routes = |host: usize| self.machines[host].kernel.host_routes().len();
+        let most = hosts.iter().max_by_key(|host| Reverse(cidrs(**host).saturating_sub(routes(**host))))?;
+        (routes(*most) > cidrs(*most)).then(|| {
+            format!("host {most} has {} routes to others, where {} would do", routes(*most), cidrs(*most))
+        })
+    }
+
+    fn is_direct(&self, from: usize, to: usize) -> bool {
+        let (one, other) = (&self.machines[from], &self.machines[to]);
+        one.shares_link(other) && (!one.is_on_ec2() || self.climate.direct)
+    }
+}
+
+impl Climate {
+    /// Troubles that paths have to live through.
+    fn of_the_path(self, rng: &mut ChaCha8Rng) -> Climate {
+        let odds = [Kind::Crash, Kind::PowerLoss, Kind::Partition, Kind::Cut, Kind::Vandal, Kind::Freeze];
+        let mut odds: Vec<(Kind, u32)> = odds.map(|kind| (kind, 10)).into();
+        odds.push((Kind::FullDisk, 4));
+        Climate {
+            odds,
+            storm: std::time::Duration::from_secs(rng.random_range(30..90)),
+            trouble_every: std::time::Duration::from_secs(rng.random_range(2..8)),
+            late_permille: 20,
+            late_max: std::time::Duration::from_secs(2),
+            ..self
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Who was told where this host is, who has said where it is itself, and who was found where.
+//!
+//! A host tells each other one until that has said that it knows. After a restart it knows nothing, says so, and is told again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use super::{ADDRESSES_MAX, Path, Talk, Underlay, Why, path};
+use crate::{digest::Digest, peer::PeerName, time::Timestamp};
+
+/// Peers that are remembered, at most.
+const PEERS_MAX: usize = 4096;
+/// So many that those of them are forgotten that are not there.
+const CROWDED: usize = 1024;
+/// Least time between two messages to one peer.
+const APART: Duration = Duration::from_secs(1);
+/// The longest: one that does not answer may be of an earlier version.
+const APART_MAX: Duration = Duration::from_secs(300);
+
+/// What one host knows of where others are.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    own: Option<Underlay>,
+    own_digest: Option<Digest>,
+    others: BTreeMap<PeerName, Other>,
+    /// How many of them are on a link of this host.
+    direct: usize,
+    wake: Option<Timestamp>,
+}
+
+#[derive(Debug, Default)]
+struct Other {
+    is_there: bool,
+    underlay: Option<Underlay>,
+    /// Addresses at which it was found.
+    proven: BTreeSet<Ipv4Addr>,
+    /// What of us it knows, by its own word.
+    knows: Option<Digest>,
+    /// It has asked for an answer.
+    is_owed: bool,
+    /// When it may be told next.
+    next: Timestamp,
+    /// How long to wait after that.
+    pause: Duration,
+}
+
+impl Exchange {
+    /// Where this host is. If that has changed, all are told.
+    pub fn set_own(&mut self, now: Timestamp, own: Option<Underlay>) {
+        if self.own != own {
+            self.own_digest = own.as_ref().map(Underlay::digest);
+            self.own = own;
+            self.others.values_mut().for_each(|other| other.hurry(now));
+            self.settle();
+        }
+    }
+
+    /// The peers that the mesh reaches, and the addresses at which connections have found them. Returns whether any was found anew.
+    pub fn see(
+        &mut self,
+        now: Timestamp,
+        reachable: &BTreeSet<PeerName>,
+        found: impl Iterator<Item = (PeerName, Ipv4Addr)>,
+    ) -> bool {
+        for (peer, other) in &mut self.others {
+            let is_there = reachable.contains(peer);
+            if is_there && !other.is_there {
+                other.hurry(now);
+            }
+            other.is_there = is_there;
+        }
+        for &peer in reachable {
+            if self.others.len() < PEERS_MAX || self.others.contains_key(&peer) {
+                self.others.entry(peer).or_default().is_there = true;
+            }
+        }
+        if self.others.len() > CROWDED {
+            self.others.retain(|_, other| other.is_there);
+        }
+        let mut is_news = false;
+        for (peer, address) in found {
+            let Some(other) = self.others.get_mut(&peer) else { continue };
+            let has_room = other.proven.len() < ADDRESSES_MAX || other.forget_unsaid();
+            is_news |= has_room && other.proven.insert(address);
+        }
+        self.settle();
+        is_news
+    }
+
+    /// Whether there is a peer whose address only the word of another could prove.
+    pub fn wants_vouchers(&self) -> bool {
+        self.others.keys().any(|peer| matches!(self.path(*peer), Path::Unknown(Why::Unproven(_))))
+    }
+
+    /// Connections of others, each from one peer to another at an address. One that is on our link and connected to an address on it
+    /// has proved for us, too, who is there. Returns whether any was found anew.
+    pub fn vouch(&mut self, links: impl Iterator<Item = (PeerName, PeerName, Ipv4Addr)>) -> bool {
+        let mut is_news = false;
+        for (voucher, peer, address) in links {
+            let is_sought = self.path(peer) == Path::Unknown(Why::Unproven(address));
+            if is_sought && self.has_on_link(voucher, address) {
+                let other = self.others.entry(peer).or_default();
+                is_news |= other.proven.len() < ADDRESSES_MAX && other.proven.insert(address);
+            }
+        }
+        self.settle();
+        is_news
+    }
+
+    /// Whether a peer on our link has this address on that link as well.
+    fn has_on_link(&self, peer: PeerName, address: Ipv4Addr) -> bool {
+        let Path::Direct { from, to } = self.path(peer) else { return false };
+        let theirs = self.underlay(peer).into_iter().flat_map(|underlay| &underlay.addresses);
+        from.contains(&address) && theirs.into_iter().any(|net| net.addr() == to && net.contains(&address))
+    }
+
+    /// A peer has said where it is. Returns whether that is news.
+    pub fn hear(&mut self, now: Timestamp, from: PeerName, talk: Talk) -> bool {
+        if self.others.len() >= PEERS_MAX && !self.others.contains_key(&from) {
+            return false;
+        }
+        let other = self.others.entry(from).or_default();
+        let knows = talk.knows.map(Digest);
+        if other.knows != knows {
+            other.knows = knows;
+            other.hurry(now);
+        }
+        other.is_owed |= talk.asks;
+        let is_news = other.underlay.as_ref() != Some(&talk.underlay);
+        other.underlay = Some(talk.underlay);
+        self.settle();
+        is_news
+    }
+
+    /// The next thing to say, if it is time.
+    pub fn next(&mut self, now: Timestamp) -> Option<(PeerName, Talk)> {
+        if self.wake.is_none_or(|wake| wake > now) {
+            return None;
+        }
+        let (own, digest) = (self.own.clone()?, self.own_digest?);
+        let is_due = |other: &Other| other.lacks_word(digest) && other.next <= now;
+        let said = self.others.iter_mut().find(|(_, other)| is_due(other)).map(|(peer, other)| {
+            let talk = Talk {
+                underlay: own,
+                knows: other.underlay.as_ref().map(|underlay| underlay.digest().0),
+                asks: other.knows != Some(digest),
+            };
+            other.is_owed = false;
+            other.next = now + other.pause.max(APART);
+            other.pause = (other.pause.max(APART) * 2).min(APART_MAX);
+            (*peer, talk)
+        });
+        self.set_wake();
+        said
+    }
+
+    /// When there is something to say.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        self.wake
+    }
+
+    /// Whether any peer is on a link of this host.
+    pub fn has_direct(&self) -> bool {
+        self.direct > 0
+    }
+
+    /// Where this host is.
+    pub fn own(&self) -> Option<&Underlay> {
+        self.own.as_ref()
+    }
+
+    /// Where a peer is, by its own word.
+    pub fn underlay(&self, peer: PeerName) -> Option<&Underlay> {
+        self.others.get(&peer)?.underlay.as_ref()
+    }
+
+    /// The path to a peer.
+    pub fn path(&self, peer: PeerName) -> Path {
+        let Some(ours) = &self.own else { return Path::Unknown(Why::Here) };
+        match self.others.get(&peer) {
+            Some(Other { underlay: Some(theirs), proven, .. }) => path(ours, theirs, proven),
+            Some(_) | None => Path::Unknown(Why::Unsaid),
+        }
+    }
+
+    /// What follows from all of it is found out anew.
+    fn settle(&mut self) {
+        let is_direct = |peer: &&PeerName| matches!(self.path(**peer), Path::Direct { .. });
+        self.direct = self.others.keys().filter(is_direct).count();
+        self.set_wake();
+    }
+
+    fn set_wake(&mut self) {
+        let digest = self.own_digest;
+        let waiting =
+            self.others.values().filter(|other| digest.is_some_and(|digest| other.lacks_word(digest)));
+        self.wake = waiting.map(|other| other.next).min();
+    }
+}
+
+impl Other {
+    /// Whether it is to be told something.
+    fn lacks_word(&self, digest: Digest) -> bool {
+        self.is_there && (self.is_owed || self.knows != Some(digest))
+    }
+
+    /// It is told soon, and again soon after.
+    fn hurry(&mut self, now: Timestamp) {
+        self.pause = APART;
+        self.next = self.next.min(now + APART);
+    }
+
+    /// Makes room for another address. Returns whether there is some.
+    fn forget_unsaid(&mut self) -> bool {
+        let said = self.underlay.iter().flat_map(|underlay| &underlay.addresses);
+        let said: BTreeSet<Ipv4Addr> = said.map(ipnet::Ipv4Net::addr).collect();
+        self.proven.retain(|address| said.contains(address));
+        self.proven.len() < ADDRESSES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Place, *};
+
+    const A: PeerName = PeerName::from_u64(1);
+    const B: PeerName = PeerName::from_u64(2);
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(seconds)
+    }
+
+    fn outside(address: &str) -> Underlay {
+        Underlay { place: Place::Outside, addresses: [address.parse().unwrap()].into(), direct: false }
+    }
+
+    fn host(address: &str, other: PeerName) -> Exchange {
+        let mut exchange = Exchange::default();
+        exchange.set_own(at(0), Some(outside(address)));
+        exchange.see(at(0), &[other].into(), std::iter::empty());
+        exchange
+    }
+
+    /// Lets two talk for so many seconds; how many messages there were. Of the first so many are lost.
+    fn talk(
+        one: &mut Exchange,
+        other: &mut Exchange,
+        seconds: std::ops::Range<u64>,
+        mut lost: usize,
+    ) -> usize {
+        let mut count = 0;
+        for second in seconds {
+            let mut any = true;
+            while std::mem::take(&mut any) {
+                let said = [one.next(at(second)), other.next(at(second))];
+                for (number, (to, talk)) in
+                    said.into_iter().enumerate().filter_map(|(n, said)| Some((n, said?)))
+                {
+                    (count, any) = (count + 1, true);
+                    let hears = if to == B { &mut *other } else { &mut *one };
+                    if lost > 0 {
+                        lost -= 1;
+                    } else {
+                        let talk = Talk::decode(&talk.encode()).unwrap();
+                        hears.hear(at(second), if number == 0 { A } else { B }, talk);
+                    }
+                }
+            }
+        }
+        count
+    }
+
+    fn know_each_other(one: &Exchange, other: &Exchange) -> bool {
+        one.underlay(B) == other.own() && other.underlay(A) == one.own()
+    }
+
+    #[test]
+    fn two_hosts_tell_each_other_and_then_are_silent() {
+        let (mut one, mut other) = (host("10.0.0.1/24", B), host("10.0.0.2/24", A));
+        let count = talk(&mut one, &mut other, 0..10, 0);
+        assert!(know_each_other(&one, &other) && count <= 6, "{count} messages");
+        assert_eq!(talk(&mut one, &mut other, 10..4000, 0), 0);
+        assert_eq!(one.next_wake(), None);
+    }
+
+    #[test]
+    fn what_is_lost_is_said_again() {
+        for lost in 1..8 {
+            let (mut one, mut other) = (host("10.0.0.1/24", B), host("10.0.0.2/24", A));
+            talk(&mut one, &mut other, 0..600, lost);
+            assert!(know_each_other(&one, &other), "after {lost} were lost");
+            assert_eq!(talk(&mut one, &mut other, 600..4000, 0), 0, "after {lost} were lost");
+        }
+    }
+
+    #[test]
+    fn a_host_that_forgot_all_is_told_again_though_the_other_saw_no_restart() {
+        let (mut one, mut other) = (host("10.0.0.1/24", B), host("10.0.0.2/24", A));
+        talk(&mut one, &mut other, 0..10, 0);
+        one = host("10.0.0.1/24", B);
+        talk(&mut one, &mut other, 10..20, 0);
+        assert!(know_each_other(&one, &other));
+    }
+
+    #[test]
+    fn a_host_that_moved_tells_all() {
+        let (mut one, mut other) = (host("10.0.0.1/24", B), host("10.0.0.2/24", A));
+        talk(&mut one, &mut other, 0..10, 0);
+        one.set_own(at(10), Some(outside("10.0.0.9/24")));
+        talk(&mut one, &mut other, 10..20, 0);
+        assert!(know_each_other(&one, &other));
+    }
+
+    #[test]
+    fn whoever_does_not_answer_is_told_more_and_more_seldom() {
+        let mut one = host("10.0.0.1/24", B);
+        let times = (0..3600).filter(|second| one.next(at(*second)).is_some()).count();
+        assert!((8..25).contains(&times), "{times} messages in an hour");
+    }
+
+    #[test]
+    fn whoever_asks_without_end_is_answered_once_a_second() {
+        let mut one = host("10.0.0.1/24", B);
+        let asks = Talk { underlay: outside("10.0.0.2/24"), knows: None, asks: true };
+        let mut answers = 0;
+        for _ in 0..1000 {
+            one.hear(at(5), B, asks.clone());
+            answers += usize::from(one.next(at(5)).is_some());
+        }
+        assert!(answers <= 1, "{answers} answers in one moment");
+    }
+
+    #[test]
+    fn strangers_without_number_fill_no_memory() {
+        let mut one = host("10.0.0.1/24", B);
+        let talk = Talk { underlay: outside("10.0.0.2/24"), knows: None, asks: true };
+        for number in 0..2 * PEERS_MAX as u64 {
+            one.hear(at(1), PeerName::from_u64(number), talk.clone());
+        }
+        assert_eq!(one.others.len(), PEERS_MAX);
+        one.see(at(2), &[B].into(), std::iter::empty());
+        assert_eq!(one.others.len(), 1);
+        let found = (0..100_u32).map(|n| (B, Ipv4Addr::from(n)));
+        one.see(at(3), &[B].into(), found);
+        assert!(one.others[&B].proven.len() <= ADDRESSES_MAX);
+    }
+
+    /// A host keeps at most 200 connections, and a network may have more hosts.
+    #[test]
+    fn one_that_is_on_the_link_vouches_for_whom_it_is_connected_to_there() {
+        const C: PeerName = PeerName::from_u64(3);
+        let mut one = host("10.0.0.1/24", B);
+        let said = |address| Talk { underlay: outside(address), knows: None, asks: false };
+        let [b, c] = [2, 3].map(|last| Ipv4Addr::new(10, 0, 0, last));
+        one.see(at(0), &[B, C].into(), std::iter::empty());
+        one.hear(at(1), B, said("10.0.0.2/24"));
+        one.hear(at(1), C, said("10.0.0.3/24"));
+        assert!(one.wants_vouchers());
+        assert!(!one.vouch([(B, C, c)].into_iter()), "nobody knows where the voucher is");
+        one.see(at(2), &[B, C].into(), [(B, b)].into_iter());
+        let elsewhere = Ipv4Addr::new(10, 0, 0, 4);
+        assert!(
+            !one.vouch([(B, C, elsewhere), (C, C, c)].into_iter()),
+            "it says that it is elsewhere, or it vouches for itself"
+        );
+        assert!(one.vouch([(B, C, c)].into_iter()));
+        assert_eq!(one.path(C), Path::Direct { from: "10.0.0.1/24".parse().unwrap(), to: c });
+        assert!(!one.wants_vouchers());
+    }
+
+    #[test]
+    fn a_host_is_led_to_directly_once_it_was_found_where_it_says() {
+        let (mut one, mut other) = (host("10.0.0.1/24", B), host("10.0.0.2/24", A));
+        assert_eq!(one.path(B), Path::Unknown(Why::Unsaid));
+        talk(&mut one, &mut other, 0..10, 0);
+        let address = Ipv4Addr::new(10, 0, 0, 2);
+        assert_eq!(one.path(B), Path::Unknown(Why::Unproven(address)));
+        assert!(one.see(at(10), &[B].into(), [(B, address)].into_iter()));
+        let direct = Path::Direct { from: "10.0.0.1/24".parse().unwrap(), to: address };
+        assert_eq!(one.path(B), direct);
+        one.see(at(11), &BTreeSet::new(), std::iter::empty());
+        assert_eq!(one.path(B), direct, "one that cannot be reached is where it was");
+    }
+}
