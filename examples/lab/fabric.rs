@@ -15,7 +15,7 @@ use weavers::{
     state::{RouteState, TableId},
 };
 
-use crate::{internet, net, standin::Cloud};
+use crate::{internet, net, office, standin::Cloud};
 
 /// Kernel tables of the VPC are numbered from here, above the kernel's own.
 const KERNEL_TABLE_FIRST: u64 = 1000;
@@ -88,6 +88,7 @@ impl Wiring {
                     .get(id)
                     .map(|i| format!("via {} dev {} onlink", i.address, link_name(i.address))),
                 (RouteTarget::Gateway(gateway), _) if gateway == internet::GATEWAY => Some(internet::hop()),
+                (RouteTarget::Gateway(gateway), _) if gateway == office::GATEWAY => Some(office::hop()),
                 (RouteTarget::Interface(_) | RouteTarget::Gateway(_), _) => None,
             };
             let hop = hop.unwrap_or_else(|| "blackhole".to_owned());
@@ -191,7 +192,7 @@ fn rules(vpc: &Vpc) -> String {
         }
         links.push(format!("\"{link}\""));
     }
-    links.push(format!("\"{}\"", internet::LINK));
+    links.extend([internet::LINK, office::LINK].map(|link| format!("\"{link}\"")));
     let links = links.join(", ");
     let (forward, input) = match links.as_str() {
         "" => (String::new(), String::new()),

@@ -123,7 +123,7 @@ async fn plug_in(pid: u32, device: &str, address: Ipv4Addr) -> anyhow::Result<()
 }
 
 /// A new link drops packets for a moment. A real host's is up before anything is started on it.
-async fn await_carrier(ip: &mut Command, link: &str) -> anyhow::Result<()> {
+pub async fn await_carrier(ip: &mut Command, link: &str) -> anyhow::Result<()> {
     ip.args(["-o", "link", "show", link]);
     for _ in 0..CARRIER_LOOKS_MAX {
         if net::run(ip).await?.contains("state UP") {
@@ -135,7 +135,7 @@ async fn await_carrier(ip: &mut Command, link: &str) -> anyhow::Result<()> {
 }
 
 /// Mounts of the lab still reach the host (`ip netns` makes them), the host's own stay with it.
-async fn keep_namespaces(name: &str) -> anyhow::Result<Child> {
+pub async fn keep_namespaces(name: &str) -> anyhow::Result<Child> {
     let script = format!(
         "hostname {name} && mkdir -p /run/weave && mount -t tmpfs tmpfs /run/weave && \
          {{ mount -t sysfs sysfs /sys 2>/dev/null || true; }} && echo up && exec sleep infinity"
@@ -154,7 +154,7 @@ async fn keep_namespaces(name: &str) -> anyhow::Result<Child> {
 }
 
 /// A command that runs its arguments in the namespaces that a process keeps.
-fn enter(pid: u32) -> Command {
+pub fn enter(pid: u32) -> Command {
     let mut command = Command::new("nsenter");
     command.args(["--target", &pid.to_string(), "--net", "--uts", "--mount", "--"]);
     command

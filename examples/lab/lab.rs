@@ -16,8 +16,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::{net::TcpListener, process::Command, sync::watch, time::sleep};
 use weavers::{
-    sim::vpc::{Action, Caller, Power, SubnetId, Vpc},
-    state::TableId,
+    sim::vpc::{Action, Caller, InstanceId, Power, SubnetId, Vpc},
+    state::{InterfaceId, TableId},
     time::Timestamp,
 };
 
@@ -26,7 +26,7 @@ use crate::{
     enclosure::{Entry, script},
     fabric,
     host::{self, Host, Peers, Settings},
-    net,
+    net, office,
     report::Ping,
     scenario::Scenario,
     standin::Cloud,
@@ -147,6 +147,20 @@ impl Lab {
             vpc.permit(&Caller::Instance(made.0.clone()), extra);
             made
         });
+        let dir = self.dir.join("hosts").join(&name);
+        let host = Host::new(name, address, made, keeper, dir)?;
+        self.write_script(&host)?;
+        self.hosts.push(host);
+        Ok(index)
+    }
+
+    /// One more host, in the office and not in the VPC; its index.
+    pub async fn add_host_outside(&mut self) -> anyhow::Result<usize> {
+        let index = self.hosts.len();
+        let number = u8::try_from(index + 1).context("too many hosts")?;
+        let (name, address) = (format!("h{number}"), office::address_of(10 + number));
+        let keeper = office::wire(&name, address).await?;
+        let made = (InstanceId("none".to_owned()), InterfaceId("none".to_owned()));
         let dir = self.dir.join("hosts").join(&name);
         let host = Host::new(name, address, made, keeper, dir)?;
         self.write_script(&host)?;

@@ -15,6 +15,7 @@ mod host;
 mod internet;
 mod lab;
 mod net;
+mod office;
 mod pinger;
 mod report;
 mod scenario;

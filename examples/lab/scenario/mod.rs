@@ -40,6 +40,7 @@ mod drift;
 mod drop_ins;
 mod faults;
 mod isolation;
+mod mixed;
 mod mtu;
 mod restart;
 mod rounds;
@@ -122,6 +123,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "mtu", hosts: 2, interval: "30s", run: |lab| Box::pin(mtu::run(lab)) },
     Scenario { name: "upgrade", hosts: 3, interval: "2s", run: |lab| Box::pin(upgrade::run(lab)) },
     Scenario { name: "compact", hosts: 4, interval: "2s", run: |lab| Box::pin(compact::run(lab)) },
+    Scenario { name: "mixed", hosts: 1, interval: "2s", run: |lab| Box::pin(mixed::run(lab)) },
     Scenario { name: "tables", hosts: 3, interval: "2s", run: |lab| Box::pin(tables::run(lab)) },
     Scenario { name: "interfaces", hosts: 3, interval: "8s", run: |lab| Box::pin(interfaces::run(lab)) },
     Scenario { name: "paths", hosts: 2, interval: "30s", run: |lab| Box::pin(paths::run(lab)) },
