@@ -157,7 +157,7 @@ impl Kernel {
             lent: Arc::default(),
             foreign: foreign(&seen, wanted),
             uplinks,
-            remote: host_route::observe(&seen),
+            remote: host_route::observe(&seen).into(),
             paths,
             surroundings: Surroundings { docker0, tracking: self.tracking.observe() },
         };

@@ -80,7 +80,7 @@ impl Entry {
             metric: 0,
             protocol: PROTOCOL,
         }
-        .as_the_kernel_has_it()
+        .listed_by_the_kernel()
     }
 
     /// A container's route out.
@@ -96,11 +96,11 @@ impl Entry {
             metric,
             protocol: PROTOCOL,
         }
-        .as_the_kernel_has_it()
+        .listed_by_the_kernel()
     }
 
     /// Of IPv6 the kernel knows no scope, takes a gateway on the link for such by its address, and gives what has no metric one.
-    fn as_the_kernel_has_it(self) -> Entry {
+    fn listed_by_the_kernel(self) -> Entry {
         match self.destination {
             IpNet::V4(_) => self,
             IpNet::V6(_) => {
@@ -123,7 +123,7 @@ impl Entry {
             metric: BLOCK_METRIC,
             protocol: PROTOCOL,
         }
-        .as_the_kernel_has_it()
+        .listed_by_the_kernel()
     }
 
     /// What leads a destination to the host that owns it.

@@ -300,7 +300,7 @@ impl Cloud {
 /// A side of a table. Of what covers an IPv6 prefix the narrowest counts.
 fn read_table(view: &TableView, family: Family, range: Ipv4Net) -> Table {
     match family {
-        Family::V4 => read_routes(&view.routes, |cidr| Some(cidr), range),
+        Family::V4 => read_routes(&view.routes, Some, range),
         Family::V6(prefix) => read_routes(&view.routes6, |cidr| prefix.cidr_of(cidr), range),
     }
 }

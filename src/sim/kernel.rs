@@ -114,7 +114,8 @@ impl Kernel {
                 routes: Arc::new(self.host_routes.clone()),
                 networks: [(self.network, UPLINK.to_owned())].into(),
                 ..Remote::default()
-            },
+            }
+            .into(),
             paths: self.paths(wanted).into_iter().map(Arc::new).collect(),
             surroundings: Surroundings::default(),
         }

@@ -75,7 +75,7 @@ pub struct Host {
     /// Observed only: the interfaces that carry traffic between hosts and to the outside, and their MTU.
     pub uplinks: BTreeMap<String, u32>,
     /// Routes to what other hosts own, and what is known of the networks between.
-    pub remote: Remote,
+    pub remote: Box<Remote>,
     /// Observed only: what the kernel would do with packets of containers.
     pub paths: Vec<Arc<Path>>,
     /// Observed only: what is not for containers of ours, and matters to them.

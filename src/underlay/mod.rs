@@ -71,9 +71,7 @@ impl Underlay {
             Place::Vpc { vpc, subnet } => is_id(&vpc.0) && is_id(&subnet.0),
             Place::Outside => true,
         };
-        is_named
-            && self.addresses.len() <= ADDRESSES_MAX
-            && self.addresses.iter().all(|address| is_of_a_host(address))
+        is_named && self.addresses.len() <= ADDRESSES_MAX && self.addresses.iter().all(is_of_a_host)
     }
 
     /// The same for hosts that are at the same place.

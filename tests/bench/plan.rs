@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use weavers::{
     addr::{Address, Range},
     peer::PeerName,
@@ -142,7 +142,7 @@ fn host() -> Host {
         Ipv4Net::new_assert(start.into(), 22)
     });
     Host {
-        blocks: blocks.collect(),
+        blocks: blocks.map(IpNet::from).collect(),
         links: Arc::new((0..ATTACHMENTS).map(link).collect()),
         ..Host::default()
     }

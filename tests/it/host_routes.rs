@@ -10,7 +10,7 @@ use weavers::{
 };
 
 fn host(routes: &HostRoutes) -> Host {
-    Host { remote: Remote { routes: routes.clone().into(), ..Remote::default() }, ..Host::default() }
+    Host { remote: Remote { routes: routes.clone().into(), ..Remote::default() }.into(), ..Host::default() }
 }
 
 fn plan(desired: &HostRoutes, actual: &HostRoutes) -> Plan {

@@ -15,8 +15,8 @@ use weavers::{
     },
     peer::PeerUid,
     state::{
-        Action, Fate, Host, HostAction, InterfaceId, Loss, Packet, Path, Remote, Route, RouteState, Table,
-        TableId, Target, Vpc,
+        Action, Fate, Host, HostAction, InterfaceId, Loss, Packet, Path, Route, RouteState, Table, TableId,
+        Target, Vpc,
     },
     time::Timestamp,
 };
@@ -157,7 +157,7 @@ fn sound(wanted: &Host) -> Host {
     Host {
         uplinks: [("eth0".to_owned(), 9001)].into(),
         paths: ways(wanted, |_| by("eth0")),
-        remote: Remote::default(),
+        remote: Box::default(),
         ..wanted.clone()
     }
 }

@@ -252,9 +252,8 @@ async fn repaired(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
 async fn apart(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     let files: Vec<String> =
         lab.hosts.iter().map(|host| std::fs::read_to_string(host.config())).collect::<Result<_, _>>()?;
-    for host in 0..lab.hosts.len() {
-        let path = lab.hosts[host].config();
-        std::fs::write(&path, files[host].clone() + APART)?;
+    for (host, file) in files.iter().enumerate() {
+        std::fs::write(lab.hosts[host].config(), file.clone() + APART)?;
         checks.add(format!("h{} adopts a subnet", host + 1), lab.ran(host, &["reload"]).await?.says(0, &[]));
     }
     let web = lab.attach_with(0, &["--subnet", "web"]).await?;
@@ -270,8 +269,8 @@ async fn apart(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
         Ok(Ok(()))
     });
     checks.timed("and nobody else reaches them", closed.await?);
-    for host in 0..lab.hosts.len() {
-        std::fs::write(lab.hosts[host].config(), &files[host])?;
+    for (host, file) in files.iter().enumerate() {
+        std::fs::write(lab.hosts[host].config(), file)?;
         checks.add(format!("h{} gives it up", host + 1), lab.ran(host, &["apply"]).await?.says(0, &[]));
     }
     Ok(())

@@ -103,7 +103,7 @@ impl Ground<'_> {
             links: self.connected.links.clone(),
             ports: self.ports(),
             lent: self.lent.clone(),
-            remote: Remote { routes: self.remote.clone(), ..Remote::default() },
+            remote: Remote { routes: self.remote.clone(), ..Remote::default() }.into(),
             ..Host::default()
         }
     }
@@ -164,7 +164,7 @@ impl Ground<'_> {
         let blocks = seen.blocks.iter().filter(|block| !takes_block(block)).copied().collect();
         let routes = seen.remote.routes.iter().filter(|(destination, _)| !takes(destination));
         let routes = routes.map(|(destination, hop)| (*destination, hop.clone())).collect();
-        let remote = Remote { routes: Arc::new(routes), ..Remote::default() };
+        let remote = Box::new(Remote { routes: Arc::new(routes), ..Remote::default() });
         match seen.links.is_empty() {
             true => Host {
                 rules: seen.rules.clone(),
