@@ -204,6 +204,6 @@ fn rules(vpc: &Vpc) -> String {
     format!(
         "add table inet vpc\ndelete table inet vpc\ntable inet vpc {{\n  \
          chain forward {{\n    type filter hook forward priority 0; policy drop;\n{checks}{forward}  }}\n  \
-         chain input {{\n    type filter hook input priority 0; policy drop;\n    iifname \"lo\" accept\n    meta l4proto ipv6-icmp accept\n{input}  }}\n}}\n"
+         chain input {{\n    type filter hook input priority 0; policy drop;\n    iifname \"lo\" accept\n    meta l4proto 58 accept\n{input}  }}\n}}\n"
     )
 }
