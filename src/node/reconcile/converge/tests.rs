@@ -301,25 +301,11 @@ fn rules() -> Rules {
 fn link(address: &str, is_there: bool) -> Action {
     let address = address.parse().unwrap();
     let netns = Netns::new("boot", 1, "/run/netns/a");
-    let (mtu, range) = (1500, cidr("10.32.0.0/12"));
-    match is_there {
-        true => Action::Host(HostAction::MendLink {
-            address,
-            netns,
-            mtu,
-            range,
-            prefix: None,
-            far: Far::default(),
-        }),
-        false => Action::Host(HostAction::CreateLink {
-            address,
-            netns,
-            mtu,
-            range,
-            prefix: None,
-            far: Far::default(),
-        }),
-    }
+    let (mtu, range, prefix, far) = (1500, cidr("10.32.0.0/12"), None, Far::default());
+    Action::Host(match is_there {
+        true => HostAction::MendLink { address, netns, mtu, range, prefix, far },
+        false => HostAction::CreateLink { address, netns, mtu, range, prefix, far },
+    })
 }
 
 fn delete_link() -> Action {
