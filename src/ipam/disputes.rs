@@ -6,6 +6,7 @@
 //! more there, keeps its addresses, and asks the other for each of them, as for any claim. What the
 //! other gives splits the piece, and then the copies merge. Only an address that both use stays open.
 //! Where the piece rests at one of them it is that one who yields: it does not remember what it gave away, and could give nothing.
+//! Whoever has yielded does not stand up again, and who leaves leaves it to the other: it may hand out addresses there by now.
 //!
 //! Whether the other is an honest host or not, nothing that is known can tell. One that is dead stands by nothing:
 //! once that is decided, everybody who had yielded to it says again what is his.
@@ -53,8 +54,9 @@ impl Disputes {
         let mut reissued = false;
         for claim in &merged.refused {
             let known = self.0.get(&claim.token).filter(|dispute| dispute.with == claim.owner);
-            let gives_way = me > claim.owner || rests(claim.token);
-            let yields = yields(claim.owner) || known.is_some() && gives_way;
+            // What is yielded rests no more, and is not stood up for again: the other would yield as well.
+            let gives_way = |known: &Dispute| known.yielded || me > claim.owner || rests(claim.token);
+            let yields = yields(claim.owner) || known.is_some_and(gives_way);
             let stands = !yields && ring.reissue(claim.token, claim.version);
             let dispute = Dispute { with: claim.owner, version: claim.version, yielded: !stands };
             self.0.insert(claim.token, dispute);
@@ -74,6 +76,21 @@ impl Disputes {
             dispute.with != peer || with_it && dispute.yielded && !stands
         });
         reissued
+    }
+
+    /// What we yielded is the other's, for nobody uses an address of it here any more. Returns whether an entry changed hands.
+    pub fn let_go(&mut self, ring: &mut Ring) -> bool {
+        let me = ring.holder();
+        let mut any = false;
+        self.0.retain(|&token, dispute| {
+            let goes = dispute.yielded && ring.owner(token) == Some(me);
+            if goes {
+                ring.concede(token, dispute.with, dispute.version);
+            }
+            any |= goes;
+            !goes
+        });
+        any
     }
 
     /// Whether another stands by the piece at this token.
@@ -102,5 +119,29 @@ impl Disputes {
         }
         let with = |token| self.0.get(&token).filter(|dispute| dispute.yielded).map(|dispute| dispute.with);
         ring.pieces().filter_map(|(piece, entry)| Some((piece, with(entry.token)?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::ring::tests::{entry, peer, ring},
+        *,
+    };
+
+    #[test]
+    fn who_gave_up_a_piece_because_it_rested_does_not_stand_up_for_it_again() {
+        let (mut ours, mut disputes) = (ring(1, 256, vec![entry(0, 1, 3, 255)]), Disputes::default());
+        let mut hear = |version, rests| {
+            let theirs = ring(2, 256, vec![entry(0, 2, version, 200)]);
+            let merged = ours.merge(&theirs, |_| true).unwrap();
+            assert_eq!(merged.refused.len(), 1);
+            disputes.on_merge(&mut ours, &theirs, &merged, |_| false, |_| rests)
+        };
+        assert!(hear(9, true), "at first nobody knows of the other");
+        assert!(!hear(12, true));
+        assert!(!hear(12, false), "what is given up rests no more");
+        assert!(disputes.let_go(&mut ours));
+        assert_eq!(ours.owner(Address(0)), Some(peer(2)));
     }
 }

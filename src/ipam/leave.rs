@@ -89,7 +89,7 @@ impl Allocator {
     }
 
     fn take_over(&mut self, dead: PeerName) -> Vec<Range> {
-        let taken = self.ring.transfer(dead, self.settings.me);
+        let taken = self.ring.transfer(dead, self.settings.me, &[]);
         self.peers.nicknames.remove(&dead);
         if !taken.is_empty() {
             self.settle();
@@ -155,6 +155,9 @@ impl Allocator {
     pub(super) fn end_rest(&mut self) {
         self.save_rest();
         self.avoid();
+        if self.leaving {
+            self.leave_the_rest();
+        }
         // Whoever looks for space believes that there is none here.
         self.broadcast();
         self.push(Effect::RingChanged);
@@ -169,32 +172,45 @@ impl Allocator {
         self.peers.leavers.extend(peers);
     }
 
-    /// Gives all that we own to an heir and refuses every question from now on. Returns how many
-    /// addresses that were, and who has them.
+    /// Gives all that we own to an heir and refuses every question from now on. What rests is given once it does not: of it something
+    /// may be another's already. Returns how many addresses that were, and who has them.
     pub fn drain(&mut self, now: Timestamp) -> Result<(u32, Option<PeerName>), Refused> {
         self.now = now;
-        self.check_stays()?;
+        if self.quarantine.number().is_none() {
+            self.check_stays()?;
+        }
         self.check_unused()?;
         self.leaving = true;
+        let addresses = self.owned().iter().map(|range| range.len()).sum();
         for ticket in self.requests.take_all() {
             self.push(Effect::Answer(ticket, Err(Refused::Leaving)));
         }
         let Some(heir) = self.heir().filter(|_| !self.ring.is_empty()) else { return Ok((0, None)) };
-        Ok((self.leave_all_to(heir), Some(heir)))
+        self.leave_all_to(heir);
+        Ok((addresses, Some(heir)))
     }
 
-    fn leave_all_to(&mut self, heir: PeerName) -> u32 {
-        let given = self.ring.transfer(self.settings.me, heir);
-        if !given.is_empty() {
+    /// Whether somebody has what can be given of what this host owned.
+    pub fn has_heir(&self) -> bool {
+        self.leaving && !self.ring.is_empty() && self.heir().is_some()
+    }
+
+    fn leave_all_to(&mut self, heir: PeerName) {
+        let yielded = self.disputes.let_go(&mut self.ring);
+        let given = self.ring.transfer(self.settings.me, heir, self.quarantine.ranges());
+        if yielded || !given.is_empty() {
             self.settle();
             self.announce();
         }
-        given.iter().map(|range| range.len()).sum()
     }
 
     /// What comes to be ours while we leave goes on to an heir. Whoever gave us all that it had is leaving as well.
     pub(super) fn pass_on(&mut self, before: &Ring) {
         self.peers.leavers.extend(self.ring.donors_of_all(before));
+        self.leave_the_rest();
+    }
+
+    fn leave_the_rest(&mut self) {
         if let Some(heir) = self.heir().filter(|_| !self.owned().is_empty()) {
             self.leave_all_to(heir);
         }

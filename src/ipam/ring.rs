@@ -273,15 +273,27 @@ impl Ring {
         }
     }
 
-    /// Makes all that `from` owns the property of `to`, as far as a version is left for that, and says what that was.
-    pub fn transfer(&mut self, from: PeerName, to: PeerName) -> Vec<Range> {
-        let moves = |entry: &Entry| entry.owner == from && !entry.is_fixed();
+    /// Makes all that `from` owns the property of `to`, but for pieces with something of `kept` and as far as a version is left for
+    /// that, and says what that was.
+    pub fn transfer(&mut self, from: PeerName, to: PeerName, kept: &[Range]) -> Vec<Range> {
+        let stays = |piece: Range| kept.iter().any(|range| range.overlaps(piece));
+        let pieces = self.pieces().filter(|(_, entry)| entry.owner == from);
+        let staying: BTreeSet<Address> =
+            pieces.filter(|(piece, entry)| entry.is_fixed() || stays(*piece)).map(|(_, e)| e.token).collect();
+        let moves = |entry: &Entry| entry.owner == from && !staying.contains(&entry.token);
         let moved = join(self.pieces().filter(|(_, entry)| moves(entry)).map(|(piece, _)| piece));
         for entry in self.entries.iter_mut().filter(|entry| moves(entry)) {
             entry.owner = to;
             entry.version += TRANSFER_STEP;
         }
         moved
+    }
+
+    /// Takes a claim of another, at this version, on the piece of ours at this token.
+    pub fn concede(&mut self, token: Address, owner: PeerName, version: u32) {
+        let Ok(index) = self.find(token) else { return };
+        let entry = &mut self.entries[index];
+        *entry = Entry { token, owner, version: entry.version.max(version), free: 0 };
     }
 
     /// Pieces of ours that cannot change hands any more.
@@ -508,7 +520,7 @@ pub(super) mod tests {
     fn a_transfer_moves_all_that_a_peer_owns() {
         for case in vectors().transfer {
             let mut ring = ring(1, 256, entries(&case.before));
-            let moved = ring.transfer(peer(case.from), peer(case.to));
+            let moved = ring.transfer(peer(case.from), peer(case.to), &[]);
             assert_eq!(moved, [range(10, 128), range(200, 256)]);
             assert_eq!(ring.entries, entries(&case.after));
         }

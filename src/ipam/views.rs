@@ -212,7 +212,8 @@ impl Allocator {
         waits
     }
 
-    fn quarantine_wait(&self) -> Option<(String, Option<String>)> {
+    /// Whom what rests waits for, with the way out if there is one.
+    pub fn quarantine_wait(&self) -> Option<(String, Option<String>)> {
         self.quarantine.number()?;
         let resting: u32 = self.quarantine.ranges().iter().map(|range| range.len()).sum();
         let addresses = format!("{resting} quarantined addresses");

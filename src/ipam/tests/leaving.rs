@@ -88,6 +88,28 @@ fn a_drained_host_leaves_all_to_an_heir_and_takes_no_more_questions() {
     assert!(matches!(network.answer(ticket), Some(Ok(_))));
 }
 
+/// What a host whose disk was set back may have given away since, nobody gets as an heir before every owner has shown what is his.
+#[test]
+fn what_rests_at_a_host_that_leaves_goes_to_its_heir_when_it_rests_no_more() {
+    let mut network = super::memory::set_back("10.32.0.140/24", "10.32.0.150/24");
+    network.host(2).set_unconfirmed(Some(BTreeSet::new()));
+    let (now, owned) = (network.now, network.host(2).owned());
+    let addresses = owned.iter().map(|range| range.len()).sum();
+    assert_eq!(network.host(2).drain(now), Ok((addresses, Some(peer(3)))));
+    network.act(peer(2));
+    network.run();
+    assert_eq!(network.host(2).owned(), owned, "the first has shown nothing");
+    network.down.clear();
+    network.connect();
+    network.host(2).set_unconfirmed(Some(BTreeSet::new()));
+    network.act(peer(2));
+    network.run();
+    assert_eq!(network.host(2).owned(), []);
+    assert_eq!(network.host(3).ring().owner(address("10.32.0.150")), Some(peer(1)));
+    network.assert_agreed();
+    network.assert_sound();
+}
+
 /// Hosts 1 and 2 take over host 3 in two halves of the network.
 fn taken_over_twice(used_by_one: &[&str], used_by_two: &[&str]) -> Network {
     taken_over_twice_among(3, used_by_one, used_by_two)
@@ -152,6 +174,26 @@ fn an_address_that_two_hosts_use_stays_open_and_is_named() {
     assert_eq!(network.host(2).lookup("10.32.0.200/24"), [net("10.32.0.200/24")]);
     network.host(2).free("10.32.0.200/24", None).unwrap();
     network.promised.remove(&(peer(2), "10.32.0.200/24".to_owned()));
+    network.connect();
+    network.assert_agreed();
+    network.assert_sound();
+}
+
+#[test]
+fn what_a_host_gave_up_to_another_it_leaves_to_nobody_else() {
+    let mut network = taken_over_twice_among(4, &["10.32.0.140/24"], &["10.32.0.140/24"]);
+    assert!(network.host(2).owned().iter().any(|range| range.contains(address("10.32.0.140"))));
+    network.stop(1);
+    network.host(2).free("10.32.0.140/24", None).unwrap();
+    network.promised.remove(&(peer(2), "10.32.0.140/24".to_owned()));
+    let now = network.now;
+    let (_, heir) = network.host(2).drain(now).unwrap();
+    assert_eq!(heir, Some(peer(4)));
+    network.act(peer(2));
+    network.run();
+    assert_eq!(network.host(2).owned(), []);
+    assert_eq!(network.host(4).ring().owner(address("10.32.0.140")), Some(peer(1)), "it has it in use");
+    network.down.clear();
     network.connect();
     network.assert_agreed();
     network.assert_sound();

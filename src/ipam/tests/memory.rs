@@ -110,7 +110,7 @@ fn what_is_heard_to_be_its_own_rests_until_a_host_without_a_memory_is_known_to_b
 
 /// Three hosts; the disk of the second is one that was copied before it gave two addresses to the first, which is down. The third
 /// heard of one gift, not of the other.
-fn set_back(heard: &str, unheard: &str) -> Network {
+pub(super) fn set_back(heard: &str, unheard: &str) -> Network {
     let network = Network::of(3);
     let copy = network.hosts[&peer(2)].saved.clone();
     set_back_to(network, copy, heard, unheard)

@@ -225,8 +225,7 @@ impl Peers {
         let _ = self.ipam.drain(facts.now);
         self.settle_ipam(facts, out);
         self.dead.resign(facts.identity.name);
-        let shares = self.ipam.ring().shares();
-        !shares.is_empty() && !shares.contains_key(&facts.identity.name)
+        self.ipam.has_heir()
     }
 
     /// What this host gives away is not to go to others that leave.
