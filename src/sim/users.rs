@@ -225,8 +225,11 @@ impl World {
             if self.is_buried(dead) || self.is_being_forgotten(dead) {
                 continue;
             }
-            let survivors: Vec<usize> =
+            let mut survivors: Vec<usize> =
                 (0..self.machines.len()).filter(|&host| self.has_turn(host)).collect();
+            // Who leaves takes nothing over: such a host is asked where there is no other.
+            survivors.sort_by_key(|host| self.users.retiring.contains(host));
+            survivors.truncate(survivors.partition_point(|host| !self.users.retiring.contains(host)).max(1));
             let Some(&first) = survivors.first() else { return };
             let second = survivors.last().copied().filter(|&last| last != first && self.chance(500));
             let peer = self.machines[dead].name.to_string();

@@ -263,11 +263,12 @@ impl Peers {
         if to.is_none() || kept == 0 {
             return Ok(Response::Moved { addresses, to });
         }
-        if let Some((awaited, hint)) = self.ipam.quarantine_wait() {
+        if let Some((awaited, _)) = self.ipam.quarantine_wait() {
             let message = format!("{kept} addresses stay with this host, which waits for {awaited}");
-            let hint = hint.map_or_else(String::new, |hint| format!("{hint}; "));
-            return Err(Refusal::new(RefusalKind::Failed, message)
-                .hint(format!("{hint}they are given away then, while weavers runs here")));
+            return Err(Refusal::new(RefusalKind::Failed, message).hint(
+                "keep weavers running here, and bring those hosts back; `weavers forget`, on another host, those that are gone: \
+                 then the addresses are given away",
+            ));
         }
         let message = format!(
             "{kept} addresses stay with this host: their version in the ring is the last, which nobody can outbid"
