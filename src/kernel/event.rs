@@ -35,9 +35,15 @@ const IFINDEX: u16 = 1;
 const NETCONF: [u16; 2] = [80, 81];
 
 impl Event {
-    /// The same, where it comes from the namespace of this number.
-    pub fn inside(self, number: i32) -> Event {
-        match self {
+    /// The same of a message that comes from the namespace of this number. The kernel gives each interface there an address of its link by
+    /// itself, a while after it came.
+    pub fn read_inside(message: &[u8], number: i32) -> Event {
+        let is_v6 = message.get(BODY) == Some(&(libc::AF_INET6 as u8));
+        let is_of_link = message.get(BODY + 3) == Some(&libc::RT_SCOPE_LINK);
+        if raw::kind(message) == Some(libc::RTM_NEWADDR) && is_v6 && is_of_link {
+            return Event::Nothing;
+        }
+        match Event::read(message) {
             Event::OfInterface(_) | Event::OfNeighbour(_) | Event::Elsewhere => Event::Inside(number),
             Event::Nothing | Event::OfRules | Event::Inside(_) | Event::Lost | Event::Deaf => Event::Nothing,
         }
@@ -60,7 +66,9 @@ impl Event {
             libc::RTM_NEWLINK | libc::RTM_DELLINK | libc::RTM_NEWADDR | libc::RTM_DELADDR => {
                 of_interface(raw::word(message, BODY + 4))
             }
-            libc::RTM_NEWROUTE | libc::RTM_DELROUTE if message.get(BODY + 5) == Some(&route::PROTOCOL) => {
+            // They follow from addresses and interfaces, which are told of.
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE if is_route_of_kernel6(message) => Event::Nothing,
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE if is_ours_by_a_link(message) => {
                 of_interface(raw::attribute(message, BODY + 12, OIF))
             }
             kind if NETCONF.contains(&kind) => of_interface(raw::attribute(message, BODY + 4, IFINDEX)),
@@ -68,6 +76,15 @@ impl Event {
             _ => Event::Elsewhere,
         }
     }
+}
+
+fn is_route_of_kernel6(message: &[u8]) -> bool {
+    message.get(BODY) == Some(&(libc::AF_INET6 as u8)) && message.get(BODY + 5) == Some(&libc::RTPROT_KERNEL)
+}
+
+/// One of IPv6 that leads nowhere names the loopback interface.
+fn is_ours_by_a_link(message: &[u8]) -> bool {
+    message.get(BODY + 5) == Some(&route::PROTOCOL) && message.get(BODY + 7) == Some(&libc::RTN_UNICAST)
 }
 
 #[cfg(test)]
@@ -98,7 +115,7 @@ mod tests {
         assert_eq!(neighbour(libc::AF_INET6), Event::Nothing);
         let by_seven = [8, 0, 4, 0, 7, 0, 0, 0];
         let route = |protocol| {
-            [&[2, 32, 0, 0, 254, protocol, 0, 0, 0, 0, 0, 0][..], &[5, 0, 9, 0, 1, 0, 0, 0], &by_seven]
+            [&[2, 32, 0, 0, 254, protocol, 0, 1, 0, 0, 0, 0][..], &[5, 0, 9, 0, 1, 0, 0, 0], &by_seven]
                 .concat()
         };
         assert_eq!(Event::read(&message(libc::RTM_DELROUTE, &route(67))), Event::OfInterface(7));

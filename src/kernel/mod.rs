@@ -116,6 +116,9 @@ impl Kernel {
     /// What is, of what is ours. `wanted` says which settings to read, which rules to compare with, and how
     /// each link should be; a link that is not wanted is observed without its namespace.
     pub async fn observe(&mut self, wanted: &Host, scope: Scope) -> Result<Host, Fault> {
+        if wanted.prefix().is_some() {
+            self.changes.hear_v6();
+        }
         // A look that fails leaves nothing that is known, so that the next one is whole.
         let (mut told, mut known) = (self.changes.take(), std::mem::take(&mut self.known));
         // The kernel tells of our own changes as well, a little later.

@@ -9,7 +9,10 @@ use std::{
     collections::BTreeSet,
     io::{self, IoSliceMut},
     os::fd::AsRawFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,6 +40,11 @@ const GATHER: Duration = Duration::from_millis(20);
 const ROUTE_GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 23 | 1 << 31;
 /// Of these what concerns the far end of a link.
 const INSIDE_GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 23;
+/// Where containers have addresses of IPv6, by their numbers: `RTNLGRP_IPV6_ROUTE`, `_IPV6_RULE`, `_IPV6_NETCONF`. Elsewhere each
+/// interface that comes makes some events of them that concern nobody.
+const ROUTE_GROUPS6: [u32; 3] = [11, 19, 25];
+/// `RTNLGRP_IPV6_IFADDR`, `_IPV6_ROUTE`.
+const INSIDE_GROUPS6: [u32; 2] = [9, 11];
 /// `NFNLGRP_NFTABLES` is group 7.
 const NFTABLES_GROUP: u32 = 1 << 6;
 
@@ -61,6 +69,17 @@ nix::setsockopt_impl!(
     nix::sys::socket::sockopt::SetBool
 );
 
+nix::setsockopt_impl!(
+    AddMembership,
+    libc::SOL_NETLINK,
+    libc::NETLINK_ADD_MEMBERSHIP,
+    u32,
+    nix::sys::socket::sockopt::SetStruct<u32>
+);
+
+#[derive(Clone, Copy)]
+struct AddMembership;
+
 /// What the kernel has told of since it was last taken; nothing where nobody watches.
 #[derive(Clone, Debug, Default)]
 pub struct Changes(Arc<Watched>);
@@ -70,6 +89,7 @@ struct Watched {
     sources: Vec<Source>,
     told: Mutex<Told>,
     cares: Mutex<Cares>,
+    hears_v6: AtomicBool,
 }
 
 /// What the last look tells of whom events matter of.
@@ -116,6 +136,8 @@ pub(super) struct Told {
 struct Source {
     socket: AsyncFd<Socket>,
     kind: Kind,
+    /// Groups that tell of IPv6.
+    groups6: &'static [u32],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +160,13 @@ impl Changes {
         told.deaf |= !self.hears(Kind::Containers);
         told.hears_host = self.hears(Kind::Host);
         told
+    }
+
+    /// From now on, what concerns IPv6 is told as well.
+    pub(super) fn hear_v6(&self) {
+        if !self.0.hears_v6.swap(true, Ordering::Relaxed) {
+            self.0.sources.iter().for_each(Source::hear_v6);
+        }
     }
 
     /// Notes interfaces that were changed by ours.
@@ -231,8 +260,21 @@ impl Source {
         // Whoever may not have more than the host gives to each has what that is.
         let _ = RcvBufForce.set(&socket, &ROOM);
         socket.bind(&SocketAddr::new(0, groups))?;
+        let groups6: &[u32] = match kind {
+            Kind::Host if protocol == NETLINK_ROUTE => &ROUTE_GROUPS6,
+            Kind::Host => &[],
+            Kind::Containers => &INSIDE_GROUPS6,
+        };
         #[expect(deprecated, reason = "the socket owns its descriptor for as long as it lives")]
-        Ok(Source { socket: AsyncFd::new(socket)?, kind })
+        Ok(Source { socket: AsyncFd::new(socket)?, kind, groups6 })
+    }
+
+    fn hear_v6(&self) {
+        for group in self.groups6 {
+            if let Err(error) = AddMembership.set(&self.socket, group) {
+                tracing::warn!(%error, group, "changes of IPv6 are found by looking only, as their netlink group cannot be joined");
+            }
+        }
     }
 
     /// The next event that has come.
@@ -251,7 +293,7 @@ impl Source {
             (Kind::Host, _) => Event::read(&head[..len]),
             // The host's own come by the other socket.
             (Kind::Containers, None) => Event::Nothing,
-            (Kind::Containers, Some(number)) => Event::read(&head[..len]).inside(number),
+            (Kind::Containers, Some(number)) => Event::read_inside(&head[..len], number),
         })
     }
 

@@ -1,12 +1,17 @@
 //! A second address of IPv6, by the same link.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
 use weavers::{
     addr::Prefix,
-    state::{HostAction, Link, Rules},
+    kernel::{Kernel, watch::disturbances},
+    state::{HostAction, Link, Rules, Scope},
 };
 
 use crate::{
     stories,
+    watching::woken,
     world::{Container, World, at, create, mend, rules, sh},
 };
 
@@ -14,6 +19,8 @@ stories![
     two_containers_reach_each_other_and_the_host_by_both_kinds,
     a_fresh_link_of_both_kinds_has_no_fault_and_making_it_again_changes_nothing,
     every_broken_piece_of_ipv6_is_named_and_mended,
+    what_is_changed_of_ipv6_is_told_and_seen_at_once,
+    a_new_link_of_both_kinds_disturbs_nobody_once_it_was_looked_at,
     a_free_address_of_ipv6_answers_at_once,
     another_prefix_takes_the_place_of_the_one_before_and_none_leaves_nothing,
     rules_for_both_kinds_are_found_as_they_were_loaded,
@@ -87,55 +94,101 @@ async fn a_fresh_link_of_both_kinds_has_no_fault_and_making_it_again_changes_not
     assert_eq!(container.sh("cat /proc/sys/net/ipv6/conf/ethwe/accept_ra"), "0\n");
 }
 
+/// What somebody does to the host end of a link, and the fault that it is named by.
+const BROKEN: [(&str, &str); 7] = [
+    ("ip -6 route del fd00:1::a20:102", "host route of IPv6 missing"),
+    ("ip neigh del fd00:1::a20:102 dev wv0a200102", "host neighbour of IPv6 missing"),
+    (
+        "ip neigh replace fd00:1::a20:102 lladdr 02:00:00:00:00:01 nud permanent dev wv0a200102",
+        "host neighbour of IPv6 missing",
+    ),
+    ("ip addr del fe80::1/64 dev wv0a200102", "address fe80::1 of the host end missing"),
+    ("echo 1 > /proc/sys/net/ipv6/conf/wv0a200102/accept_ra", "accept_ra is 1"),
+    ("echo 1 > /proc/sys/net/ipv6/conf/wv0a200102/disable_ipv6", "disable_ipv6 is 1"),
+    (
+        "ip addr add fd00:9::9/64 dev wv0a200102 nodad",
+        "address fd00:9::9/64 on the host end, which is to have none",
+    ),
+];
+
+/// The same inside the container.
+const BROKEN_INSIDE: [(&str, &str); 8] = [
+    ("ip -6 addr del fd00:1::a20:102/128 dev ethwe", "address of IPv6 missing"),
+    (
+        "ip -6 addr add fd00:7::a20:102/128 dev ethwe noprefixroute",
+        "address fd00:7::a20:102/128 of the far end is stale",
+    ),
+    ("ip -6 neigh del fe80::1 dev ethwe", "neighbour of the far end of IPv6 missing"),
+    ("ip -6 route del fd00:1::a20:0/108", "range route of IPv6 missing"),
+    ("ip -6 route del default", "default route of IPv6 missing"),
+    (
+        "ip -6 route add fd00:2::/96 via fe80::1 dev ethwe proto 67",
+        "route fd00:2::/96 of the far end is stale",
+    ),
+    ("echo 1 > /proc/sys/net/ipv6/conf/ethwe/disable_ipv6", "the far end heeds routers, or takes in no IPv6"),
+    ("echo 1 > /proc/sys/net/ipv6/conf/ethwe/accept_ra", "the far end heeds routers, or takes in no IPv6"),
+];
+
 async fn every_broken_piece_of_ipv6_is_named_and_mended(mut world: World) {
     let container = Container::new();
     attach(&mut world, &container, A).await;
-    let host = [
-        ("ip -6 route del fd00:1::a20:102", "host route of IPv6 missing"),
-        ("ip neigh del fd00:1::a20:102 dev wv0a200102", "host neighbour of IPv6 missing"),
-        (
-            "ip neigh replace fd00:1::a20:102 lladdr 02:00:00:00:00:01 nud permanent dev wv0a200102",
-            "host neighbour of IPv6 missing",
-        ),
-        ("ip addr del fe80::1/64 dev wv0a200102", "address fe80::1 of the host end missing"),
-        ("echo 1 > /proc/sys/net/ipv6/conf/wv0a200102/accept_ra", "accept_ra is 1"),
-        ("echo 1 > /proc/sys/net/ipv6/conf/wv0a200102/disable_ipv6", "disable_ipv6 is 1"),
-        (
-            "ip addr add fd00:9::9/64 dev wv0a200102 nodad",
-            "address fd00:9::9/64 on the host end, which is to have none",
-        ),
-    ];
-    let inside = [
-        ("ip -6 addr del fd00:1::a20:102/128 dev ethwe", "address of IPv6 missing"),
-        (
-            "ip -6 addr add fd00:7::a20:102/128 dev ethwe noprefixroute",
-            "address fd00:7::a20:102/128 of the far end is stale",
-        ),
-        ("ip -6 neigh del fe80::1 dev ethwe", "neighbour of the far end of IPv6 missing"),
-        ("ip -6 route del fd00:1::a20:0/108", "range route of IPv6 missing"),
-        ("ip -6 route del default", "default route of IPv6 missing"),
-        (
-            "ip -6 route add fd00:2::/96 via fe80::1 dev ethwe proto 67",
-            "route fd00:2::/96 of the far end is stale",
-        ),
-        (
-            "echo 1 > /proc/sys/net/ipv6/conf/ethwe/disable_ipv6",
-            "the far end heeds routers, or takes in no IPv6",
-        ),
-        (
-            "echo 1 > /proc/sys/net/ipv6/conf/ethwe/accept_ra",
-            "the far end heeds routers, or takes in no IPv6",
-        ),
-    ];
-    for (broken, named) in host {
+    for (broken, named) in BROKEN {
         sh(broken);
         mended(&mut world, &container, broken, named).await;
     }
-    for (broken, named) in inside {
+    for (broken, named) in BROKEN_INSIDE {
         container.sh(broken);
         mended(&mut world, &container, broken, named).await;
     }
     sh("ip addr add fd00:9::1/128 dev lo nodad; ping -n -c 1 -W 1 fd00:1::a20:102");
+}
+
+/// Neighbours of IPv6 come and go by themselves, and the kernel tells of no change of `accept_ra`.
+async fn what_is_changed_of_ipv6_is_told_and_seen_at_once(mut world: World) {
+    let (mut wakings, changes) = disturbances().unwrap();
+    world.kernel = Kernel::new(changes).unwrap();
+    let container = Container::new();
+    attach(&mut world, &container, A).await;
+    world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    while woken(&mut wakings).await {}
+    let of_host = BROKEN.iter().map(|story| (story, false));
+    let all = of_host.chain(BROKEN_INSIDE.iter().map(|story| (story, true)));
+    for (&(broken, named), is_inside) in all {
+        if broken.contains("neigh") || broken.contains("accept_ra") {
+            continue;
+        }
+        let _ = if is_inside { container.sh(broken) } else { sh(broken) };
+        assert!(woken(&mut wakings).await, "{broken}");
+        while woken(&mut wakings).await {}
+        let seen = world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+        let faults = &seen.links[&at(A)].faults;
+        assert!(faults.iter().any(|fault| fault == named), "{broken}: {faults:?}");
+        world.apply(with(Some(prefix()), mend(&container, A, 9000))).await;
+        world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+        while woken(&mut wakings).await {}
+    }
+    let block = "fd00:1::a20:100/120".parse().unwrap();
+    world.apply(HostAction::AddBlock(block)).await;
+    world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    while woken(&mut wakings).await {}
+    sh("ip -6 route del unreachable fd00:1::a20:100/120");
+    assert!(woken(&mut wakings).await, "a block");
+    let seen = world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    assert!(!seen.blocks.contains(&block));
+}
+
+async fn a_new_link_of_both_kinds_disturbs_nobody_once_it_was_looked_at(mut world: World) {
+    let (mut wakings, changes) = disturbances().unwrap();
+    world.kernel = Kernel::new(changes).unwrap();
+    let (first, second) = (Container::new(), Container::new());
+    attach(&mut world, &first, A).await;
+    world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    while woken(&mut wakings).await {}
+    attach(&mut world, &second, B).await;
+    world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    let _ = timeout(Duration::from_millis(100), wakings.recv()).await;
+    world.kernel.observe(&world.wanted, Scope::Changed).await.unwrap();
+    assert!(timeout(Duration::from_millis(2500), wakings.recv()).await.is_err(), "its own address came");
 }
 
 async fn mended(world: &mut World, container: &Container, broken: &str, named: &str) {

@@ -30,7 +30,7 @@ stories![
     neighbours_that_are_not_ours_come_and_go_unnoticed,
 ];
 
-async fn woken(wakings: &mut Receiver<()>) -> bool {
+pub async fn woken(wakings: &mut Receiver<()>) -> bool {
     timeout(PATIENCE, wakings.recv()).await.is_ok()
 }
 
