@@ -24,7 +24,8 @@
 //! | take over | to become the owner of what a dead peer owned, by a decision of the electors |
 //! | quarantine | addresses that nobody may use yet, since somebody else may have been given them |
 //! | own kind (kin) | peers that run weavers, and not a router of Weave Net |
-//! | path | how packets get from one host to another: by the VPC's route tables, or directly, on a link that both are on |
+//! | path | how packets get from one host to another: by the VPC's route tables, directly, on a link that both are on, or by a tunnel |
+//! | tunnel | WireGuard, by one device for all hosts that have neither a VPC nor a link in common with this one |
 //! | underlay | where a host is: its VPC and subnet, or outside EC2, and its addresses |
 //! | plane | where steps are carried out, each independent of the others: the host, links that go, the interface, a route table |
 //! | observe, look | to read how the host or the VPC is; a narrow look reads what has changed |
@@ -88,6 +89,8 @@ pub mod sim;
 // Hands: effects, few decisions.
 /// What must survive a restart, in one redb file.
 pub mod store;
+/// The private key of this host's end of tunnels.
+pub mod tunnel_key;
 /// TCP 6783, and UDP where it is wanted: listen, dial, bytes in and out.
 pub mod transport;
 /// Linux: look at links, routes, sysctls and nftables, and change one thing at a time.

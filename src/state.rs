@@ -14,6 +14,10 @@ pub use self::{
     paths::{Fate, Loss, Packet, Path},
     port::{Port, PortRange, Ports, Protocol, Published},
     remote::{Hop, HostRoutes, Remote},
+    tunnel::{
+        KEEPALIVE_S, NotAKey, TUNNEL, TUNNEL_OVERHEAD, TUNNEL_PORT, Tunnel, TunnelKey, TunnelPeer,
+        from_base64, some_of, to_base64,
+    },
     vpc::{
         DesiredVpc, InterfaceId, Route, RouteState, Side, SubnetId, Table, TableId, Tables, Target, Vpc,
         VpcId,
@@ -26,6 +30,7 @@ mod shared;
 mod link;
 mod paths;
 mod port;
+mod tunnel;
 mod remote;
 mod host;
 mod vpc;

@@ -16,16 +16,31 @@ mod paths;
 mod rules;
 #[path = "kernel/runtimes.rs"]
 mod runtimes;
+#[path = "kernel/tunnel.rs"]
+mod tunnel;
 #[path = "kernel/watching.rs"]
 mod watching;
 #[path = "kernel/world.rs"]
 mod world;
 
-use std::process::exit;
+use std::{
+    env,
+    os::unix::process::CommandExt,
+    process::{Command, exit},
+};
 
 use libtest_mimic::Arguments;
 
+/// Names the program that stands in for a kernel without WireGuard.
+const USERSPACE_WIREGUARD: &str = "WEAVERS_USERSPACE_WIREGUARD";
+
 fn main() {
+    if env::var_os(USERSPACE_WIREGUARD).is_none() {
+        let mut again = Command::new("/proc/self/exe");
+        let error = again.args(env::args_os().skip(1)).env(USERSPACE_WIREGUARD, "wireguard-go").exec();
+        eprintln!("the kernel tests cannot run: {error}");
+        exit(1);
+    }
     let arguments = Arguments::from_args();
     if let Err(need) = world::become_root() {
         eprintln!("the kernel tests cannot run: {need}");
@@ -39,6 +54,7 @@ fn main() {
         paths::trials(),
         rules::trials(),
         runtimes::trials(),
+        tunnel::trials(),
         watching::trials(),
     ];
     let trials = trials.into_iter().flatten().collect();

@@ -15,6 +15,8 @@ nft -v                                              : nftables
 ping -V                                             : iputils-ping
 unshare -V && nsenter -V                            : util-linux
 hostname -V                                         : hostname
+wg --version                                        : wireguard-tools
+has_wireguard                                       : wireguard-go
 links_a_program                                     : gcc libc6-dev
 '
 # Scenarios that play a container runtime.
@@ -58,6 +60,11 @@ links_a_program() {
     set -- $?
     rm -f "$program"
     return "$1"
+}
+
+# By the kernel, or by a program in its place.
+has_wireguard() {
+    command -v wireguard-go || unshare --net ip link add wgtry type wireguard || unshare --net --user --map-root-user ip link add wgtry type wireguard
 }
 
 # The packages of the needs that are not met.

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     Bridge, Cni, Config, Docker, Init, Ipam, Mesh, Network, OnChange, Plugin, Probe, Problem, Problems,
-    Provider, Reconcile, RouteTables, SameSubnet, SourceDestCheck, Vpc, outside,
+    Provider, Reconcile, RouteTables, SameSubnet, SourceDestCheck, Vpc, outside, paths,
     reader::{Found, Reader, syntax},
     sources::Sources,
     subnets,
@@ -38,10 +38,12 @@ pub(super) fn check(sources: &Sources) -> Result<(Config, Vec<Problem>), Problem
     let mut reader = Reader::new(sources, &tables);
     let ec2_tag = discovery(&mut reader);
     let (found_by_tag, mesh) = (ec2_tag.is_some(), mesh(&mut reader));
+    let ipam = ipam(&mut reader, found_by_tag);
     let config = Config {
         peers: peers(&mut reader),
         network: network(&mut reader, mesh.weave_peers),
-        ipam: ipam(&mut reader, found_by_tag),
+        paths: paths::read(&mut reader, &mesh, ipam.range),
+        ipam,
         ec2_tag,
         vpc: vpc(&mut reader, found_by_tag, mesh.weave_peers),
         mesh,
@@ -493,6 +495,44 @@ reclaim = 3600
                 "weave.toml:3:19: vpc.same_subnet: no effect with vpc.provider = \"none\": hosts on one link always reach \
                  each other directly",
             ]
+        );
+    }
+
+    #[test]
+    fn a_tunnel_needs_a_password_of_the_mesh_and_an_end_outside_the_range() {
+        let password = "mesh.password_file = '/etc/weave/password'\n";
+        let paths = |text: &str| check(&format!("{password}[paths]\n{text}")).unwrap().0.paths;
+        let off = check("").unwrap().0.paths;
+        assert_eq!((off.tunnel, off.port, off.endpoint), (false, 6784, None));
+        let endpoint = |text| paths(text).endpoint.unwrap().to_string();
+        assert!(paths("tunnel = 'on'").tunnel);
+        assert_eq!(endpoint("tunnel = 'on'\nendpoint = '203.0.113.7'"), "203.0.113.7:6784");
+        assert_eq!(endpoint("tunnel = 'on'\nendpoint = '203.0.113.7'\nport = 7000"), "203.0.113.7:7000");
+        assert_eq!(endpoint("tunnel = 'on'\nendpoint = '203.0.113.7:9'\nport = 7000"), "203.0.113.7:9");
+        assert_eq!(
+            lines("paths.tunnel = 'on'"),
+            "weave.toml:1:16: paths.tunnel: without a password of the mesh anybody could have a key of his own believed \
+             (set mesh.password_file to a file with the same password on every host, or leave it out)"
+        );
+        assert_eq!(
+            lines(&format!("{password}mesh.weave_peers = true\npaths.tunnel = 'on'")),
+            "weave.toml:3:16: paths.tunnel: a Weave Net router has no key, so no tunnel leads to it \
+             (leave it out, or set mesh.weave_peers = false)"
+        );
+        for (wrong, said) in [
+            ("port = 0", "0 is not between 1 and 65535"),
+            ("endpoint = '10.32.0.1'", "10.32.0.1 is inside ipam.range 10.32.0.0/12"),
+            ("endpoint = '127.0.0.1'", "127.0.0.1 is no address by which others reach a host"),
+            ("endpoint = 'office.example:6784'", "is not where a tunnel can end"),
+            ("endpoint = '203.0.113.7:0'", "is not where a tunnel can end"),
+        ] {
+            let found = lines(&format!("{password}paths.tunnel = 'on'\npaths.{wrong}"));
+            assert!(found.contains(said), "{wrong}: {found}");
+        }
+        let (_, warnings) = check("paths.port = 7000").unwrap();
+        assert_eq!(
+            warnings[0].to_string(),
+            "weave.toml:1:14: paths.port: no effect with paths.tunnel = \"off\""
         );
     }
 

@@ -13,9 +13,15 @@ mod reader;
 pub mod origin;
 mod subnets;
 mod outside;
+mod paths;
 mod check;
 
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{SocketAddr, SocketAddrV4},
+    path::PathBuf,
+    time::Duration,
+};
 
 use ipnet::Ipv4Net;
 use sha2::{Digest, Sha256};
@@ -60,6 +66,8 @@ pub struct Config {
     pub mesh: Mesh,
     /// `[vpc]`
     pub vpc: Vpc,
+    /// `[paths]`
+    pub paths: Paths,
     /// `[probe]`
     pub probe: Probe,
     /// `[cni]`
@@ -203,6 +211,17 @@ pub enum SourceDestCheck {
     Ignore,
 }
 
+/// `[paths]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// Whether hosts elsewhere are reached by a tunnel.
+    pub tunnel: bool,
+    /// The UDP port at which this host's end listens.
+    pub port: u16,
+    /// Where others are to send to; `None`: to where they find this host.
+    pub endpoint: Option<SocketAddrV4>,
+}
+
 /// `[probe]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
@@ -313,6 +332,7 @@ impl Config {
             ("mesh.password_file", self.mesh.password_file == new.mesh.password_file),
             ("mesh.weave_peers", self.mesh.weave_peers == new.mesh.weave_peers),
             ("vpc.provider", self.vpc.provider == new.vpc.provider),
+            ("paths.tunnel", self.paths.tunnel == new.paths.tunnel),
             ("docker.plugin", self.docker.plugin == new.docker.plugin),
             ("docker.socket", self.docker.socket == new.docker.socket),
         ];
@@ -341,7 +361,8 @@ impl Config {
         let Docker { plugin, socket, .. } = running.docker.clone();
         let docker = Docker { plugin, socket, ..self.docker.clone() };
         let vpc = Vpc { provider: running.vpc.provider, ..self.vpc.clone() };
-        Config { ipam, mesh, docker, vpc, ..self }
+        let paths = Paths { tunnel: running.paths.tunnel, ..self.paths.clone() };
+        Config { ipam, mesh, docker, vpc, paths, ..self }
     }
 }
 
@@ -385,8 +406,10 @@ mod tests {
             plugin = "off"
             socket = "/var/run/other.sock"
         "#;
-        // Where Weave Net routers are there is nobody outside EC2.
-        let [new, outside] = [text, "vpc.provider = 'none'"].map(|text| parse(text).unwrap());
+        // Where Weave Net routers are there is nobody outside EC2, and no tunnel.
+        let outside =
+            "vpc.provider = 'none'\npaths.tunnel = 'on'\nmesh.password_file = '/etc/weave/password'";
+        let [new, outside] = [text, outside].map(|text| parse(text).unwrap());
         let restarts = [&new, &outside].map(|new| old.needs_restart(new));
         let named: BTreeSet<_> = restarts.into_iter().flatten().collect();
         let not_live: BTreeSet<_> = KEYS.iter().filter(|key| !key.live).map(|key| key.path).collect();

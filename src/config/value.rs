@@ -14,6 +14,7 @@ use crate::{
     peer::PeerName,
     state::{LINKS, TableId, is_interface_name},
     text::printable,
+    underlay::is_of_a_host,
 };
 
 /// Why a value is refused, and the way out.
@@ -69,6 +70,24 @@ pub(super) fn peer(text: &str) -> Result<String, Wrong> {
         return Err(Wrong::new(format!("{text:?} is neither an IPv4 address nor a host name")));
     }
     Ok(text.to_owned())
+}
+
+/// Where a tunnel ends: `address`, or `address:port`.
+pub(super) fn endpoint_of_tunnel(text: &str) -> Result<(Ipv4Addr, Option<u16>), Wrong> {
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    };
+    let wrong = || {
+        let wrong = Wrong::new(format!("{text:?} is not where a tunnel can end"));
+        wrong.hint("write an IPv4 address, and a port if it is not paths.port, as in \"203.0.113.7:6784\"")
+    };
+    let address: Ipv4Addr = host.parse().map_err(|_| wrong())?;
+    if !is_of_a_host(&address.into()) {
+        return Err(Wrong::new(format!("{address} is no address by which others reach a host")));
+    }
+    let port = port.map(|port| port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)).transpose()?;
+    Ok((address, port))
 }
 
 fn is_host_name(host: &str) -> bool {

@@ -25,9 +25,10 @@ use crate::{
         protocol::request::{Refusal, RefusalKind},
     },
     peer::{PeerName, PeerUid},
-    state::FaultKind,
+    state::{FaultKind, TunnelKey},
     store::{self, Store},
     transport::{self, Answers},
+    tunnel_key::{self, KeyError},
     vpc::Ec2,
 };
 
@@ -44,6 +45,8 @@ pub(super) struct Born {
     pub(super) memory: Memory,
     pub(super) store: Store,
     pub(super) ec2: Option<Ec2>,
+    /// What others are to know this host's end of tunnels by.
+    pub(super) tunnel_key: Option<TunnelKey>,
 }
 
 /// A configuration that was tried when the last daemon ended, if the store has one.
@@ -59,11 +62,24 @@ pub(super) fn trial(options: &Options) -> anyhow::Result<Option<memory::Trial>> 
 pub(super) async fn begin(options: &Options, file: &ConfigFile, calls: &Calls) -> anyhow::Result<Born> {
     let mut config = file.config().clone();
     let ec2 = ec2(&config, calls).await;
-    let (store, memory) = remember(&options.store(), ec2.as_ref())?;
+    let (store, memory) = remember(options, ec2.as_ref())?;
     config.ipam.expected_peers = Some(count(&config, &memory).await?);
     let birth = birth(&config, &memory, ec2.as_ref())?;
     info!(name = %birth.identity.name, nickname = birth.nickname, instance = birth.identity.instance, "starting");
-    Ok(Born { birth, config, memory, store, ec2 })
+    let tunnel_key = tunnel_key(&config, || tunnel_key::load_or_make(&options.state).map(Some));
+    Ok(Born { birth, config, memory, store, ec2, tunnel_key })
+}
+
+/// The key of this host's end of tunnels, where it is to have one. Without it hosts elsewhere are not reached, and all else goes on.
+pub(super) fn tunnel_key(
+    config: &Config,
+    key: impl FnOnce() -> Result<Option<TunnelKey>, KeyError>,
+) -> Option<TunnelKey> {
+    let key = config.paths.tunnel.then(key)?;
+    key.unwrap_or_else(|error| {
+        tracing::error!(%error, "no tunnel leads to this host");
+        None
+    })
 }
 
 /// EC2, if this host is there and the instance metadata tells who we are. It is worth a moment's patience: a new host takes its
@@ -88,7 +104,8 @@ pub(super) async fn ec2(config: &Config, calls: &Calls) -> Option<Ec2> {
 
 /// Opens the store. One that was made on another instance came with a copied disk: it is set aside,
 /// since two hosts with one name and the same ranges would take each other's routes.
-fn remember(path: &Path, ec2: Option<&Ec2>) -> anyhow::Result<(Store, Memory)> {
+fn remember(options: &Options, ec2: Option<&Ec2>) -> anyhow::Result<(Store, Memory)> {
+    let path = &options.store();
     let store = Store::open(path)?;
     let memory = Memory::read(&store.load()?).map_err(|error| unreadable(error, path))?;
     let memory = Memory { recalled_s: seconds_since_1970(), ..memory };
@@ -96,6 +113,7 @@ fn remember(path: &Path, ec2: Option<&Ec2>) -> anyhow::Result<(Store, Memory)> {
     match (made_on, ec2.map(|ec2| &ec2.identity().instance)) {
         (Some(other), Some(this)) if other != *this => {
             drop(store);
+            tunnel_key::discard(&options.state).context("the copied key of a tunnel cannot be removed")?;
             let aside = store::set_aside(path, &other).context("a copied store cannot be set aside")?;
             warn!(made_on = other, this, aside = %aside.display(), "the store is another instance's: set aside");
             Ok((Store::open(path)?, Memory { recalled_s: memory.recalled_s, ..Memory::default() }))
@@ -172,6 +190,12 @@ pub fn read_password(path: &Path) -> anyhow::Result<Vec<u8>> {
     let password = text.trim_ascii_end().to_vec();
     anyhow::ensure!(!password.is_empty(), "[mesh] password_file {} is empty", path.display());
     Ok(password)
+}
+
+/// This host has left: nothing of what it was stays on the disk.
+pub(super) fn forget(options: &Options) -> anyhow::Result<()> {
+    std::fs::remove_file(options.store()).context("the store cannot be erased")?;
+    tunnel_key::discard(&options.state).context("the key of the tunnel cannot be erased")
 }
 
 // ===== how many =====

@@ -69,7 +69,7 @@ use crate::{
     store,
     text::short,
     time::Timestamp,
-    transport, watch,
+    transport, tunnel_key, watch,
 };
 
 /// Events that may wait for the loop.
@@ -161,9 +161,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         transport.open_datagrams().with_context(|| format!("cannot take datagrams on {listen}"))?;
     }
     let (disturbed, changes) = crate::kernel::watch::disturbances()?;
-    let kernel = Kernel::new(changes)?;
+    let kernel = Kernel::new(changes)?.with_tunnel_key(tunnel_key::file(&options.state));
     let edited = watch::changes(options.config.clone());
-    let metadata = born.ec2.as_ref().map(hands::metadata);
+    let known = born.ec2.as_ref().map(hands::metadata).map(Input::Identified).into_iter();
+    let known: Vec<Input> = known.chain(born.tunnel_key.map(Input::Keyed)).collect();
     let hands = Hands::new(kernel, born.ec2, &born.config, metrics.calls().clone(), events.clone());
     let clock = Instant::now();
     let node = Node::new(Timestamp::ZERO, born.birth, born.config, born.memory)?;
@@ -199,9 +200,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         terminate: signal(SignalKind::terminate())?,
         interrupt: signal(SignalKind::interrupt())?,
     };
-    if let Some(metadata) = metadata {
-        daemon.handle(Input::Identified(metadata));
-    }
+    known.into_iter().for_each(|input| daemon.handle(input));
     let end = daemon.run(inlets).await;
     // The loop takes no calls any more; whoever still waits is answered, the caller of a reset among them.
     if timeout(FAREWELL, &mut server).await.is_err() {
@@ -209,7 +208,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     match end {
         End::Told => {}
-        End::Left => std::fs::remove_file(options.store()).context("the store cannot be erased")?,
+        End::Left => birth::forget(&options)?,
         End::Refused(refusal) => return Err(refusal.into()),
     }
     info!("stopped; the data path stays as it is");

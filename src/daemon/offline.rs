@@ -11,6 +11,7 @@ use crate::{
     state::{Fault, FaultKind, Scope},
     store::Store,
     time::Timestamp,
+    tunnel_key,
 };
 
 /// Looks that a node may ask for before it is asked for its plan: the second compares with what
@@ -23,12 +24,16 @@ pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
     let memory = remembered(&options)?;
     config.ipam.expected_peers = Some(birth::count(&config, &memory).await?);
     let birth = birth::birth(&config, &memory, ec2.as_ref())?;
+    let tunnel_key = birth::tunnel_key(&config, || tunnel_key::load(&options.state));
     let mut kernel = Kernel::new(Changes::default())?;
     let clock = Instant::now();
     let now = || Timestamp::from_micros(clock.elapsed().as_micros() as u64);
     let mut node = Node::new(Timestamp::ZERO, birth, config, memory)?;
     if let Some(ec2) = &ec2 {
         node.handle(now(), Input::Identified(hands::metadata(ec2)));
+    }
+    if let Some(key) = tunnel_key {
+        node.handle(now(), Input::Keyed(key));
     }
     let mut looks = 0;
     while let Some(output) = node.next_output() {

@@ -65,7 +65,7 @@ fn versions(status: &Status) -> Vec<Finding> {
 fn paths(status: &Status) -> Vec<Finding> {
     const CHECK: &str = "paths";
     let count = |kind| status.peer_paths.iter().filter(|path| path.path == kind).count();
-    let (vpc, direct) = (count(PathKind::Vpc), count(PathKind::Direct));
+    let (vpc, direct, tunnel) = (count(PathKind::Vpc), count(PathKind::Direct), count(PathKind::Tunnel));
     if vpc == status.peer_paths.len() {
         return Vec::new();
     }
@@ -76,8 +76,15 @@ fn paths(status: &Status) -> Vec<Finding> {
         let what = format!("none leads to {name}: {}", path.why.clone().unwrap_or_default());
         Finding::fail(CHECK, what, why).fix("weavers status says what to do")
     });
-    let of_hosts = format!("{vpc} hosts by the VPC, {direct} on a link of this host");
-    std::iter::once(Finding::ok(CHECK, of_hosts)).chain(apart).collect()
+    let of_hosts = format!("{vpc} hosts by the VPC, {direct} on a link of this host, {tunnel} by a tunnel");
+    let silent = status.peer_paths.iter().filter(|path| path.path == PathKind::Tunnel && path.why.is_some());
+    let silent = silent.map(|path| {
+        let name = path.nickname.clone().unwrap_or_else(|| path.peer.to_string());
+        let what = format!("the tunnel to {name}: {}", path.why.clone().unwrap_or_default());
+        let way_out = "wg show weave-tunnel; UDP paths.port must be let in on one of both, and behind a router that translates addresses set paths.endpoint on the other";
+        Finding::warn(CHECK, what, why).fix(way_out)
+    });
+    std::iter::once(Finding::ok(CHECK, of_hosts)).chain(apart).chain(silent).collect()
 }
 
 /// What the probes of the daemon have found.

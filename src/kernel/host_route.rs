@@ -25,10 +25,9 @@ const NETWORKS_MAX: usize = 64;
 pub fn observe(seen: &Seen) -> Remote {
     let name = |index| seen.interface(index).map(|end| end.name.clone());
     let routes = seen.routes.entries().filter(|entry| entry.is_to_host()).filter_map(|entry| {
-        let (IpNet::V4(destination), IpAddr::V4(via)) = (entry.destination, entry.gateway?) else {
-            return None;
-        };
-        Some((destination, Hop { via, interface: name(entry.interface?)? }))
+        let IpNet::V4(destination) = entry.destination else { return None };
+        let via = entry.gateway.and_then(inet);
+        Some((destination, Hop { via, interface: name(entry.interface?)?, mtu: entry.mtu }))
     });
     let networks = seen.addresses.iter().filter_map(|held| network(seen, held)).take(NETWORKS_MAX);
     Remote {
@@ -59,14 +58,21 @@ pub async fn remove(handle: &Handle, destination: Ipv4Net, hop: &Hop) -> Result<
 
 async fn entry(handle: &Handle, destination: Ipv4Net, hop: &Hop) -> Result<Option<Entry>, Fault> {
     let end = link::find(handle, &hop.interface).await?;
-    Ok(end.map(|end| Entry::to_host(destination, end.index, hop.via)))
+    Ok(end.map(|end| Entry::to_host(destination, end.index, hop.via, hop.mtu)))
 }
 
 /// An address by which other hosts on the link may reach this one, and its interface.
 fn network(seen: &Seen, held: &AddressMessage) -> Option<(Ipv4Net, String)> {
     let end = seen.interface(held.header.index).filter(|end| end.up && end.serves.is_none())?;
-    let IpAddr::V4(address) = address::ip(held)? else { return None };
+    let address = inet(address::ip(held)?)?;
     let is_shared = !address.is_loopback() && !address.is_link_local() && address != Ipv4Addr::UNSPECIFIED;
     let network = Ipv4Net::new(address, held.header.prefix_len).ok()?;
     is_shared.then(|| (network, end.name.clone()))
+}
+
+fn inet(ip: IpAddr) -> Option<Ipv4Addr> {
+    match ip {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
 }

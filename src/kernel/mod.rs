@@ -5,6 +5,7 @@
 //!                     address, neighbour   container's namespace
 //!                     sysctl, tracking     /proc
 //!                     nft, forward         nft
+//!                     tunnel               wg
 //!                     packets, path        rtnetlink: what would become of a packet
 //!  Kernel::apply   ─► the same, one action
 //!  watch           ─► somebody changed something: look again
@@ -17,6 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::Ipv4Addr,
+    path::PathBuf,
     pin::pin,
     sync::Arc,
 };
@@ -57,6 +59,7 @@ mod container_link;
 mod generation;
 mod listing;
 mod nft;
+mod tunnel;
 mod forward;
 mod known;
 mod inspect;
@@ -75,6 +78,7 @@ use published::Publisher;
 use read_back::{ReadBack, Reader};
 use removal::Remover;
 use seen::Seen;
+use tunnel::is_of_tunnel;
 use watch::{Changes, Told};
 
 /// The host's network, seen and changed from the namespace in which it was made.
@@ -87,6 +91,7 @@ pub struct Kernel {
     published: Publisher,
     forward: forward::Observed,
     tracking: tracking::Watch,
+    tunnel: tunnel::Device,
     changes: Changes,
     known: Known,
 }
@@ -108,9 +113,16 @@ impl Kernel {
             published: Publisher::default(),
             forward: forward::Observed::default(),
             tracking: tracking::Watch::default(),
+            tunnel: tunnel::Device::default(),
             changes,
             known: Known::default(),
         })
+    }
+
+    /// The private key of tunnels is in this file.
+    pub fn with_tunnel_key(mut self, file: PathBuf) -> Kernel {
+        self.tunnel.set_key(file);
+        self
     }
 
     /// What is, of what is ours. `wanted` says which settings to read, which rules to compare with, and how
@@ -147,6 +159,8 @@ impl Kernel {
         let links = inspect::links(&seen, &ours, wanted, &mut known, scope).await;
         let packets::Paths { paths, uplinks } =
             packets::observe(&self.handle, &seen, wanted, &links, &mut known).await?;
+        let mut remote = host_route::observe(&seen);
+        self.tunnel.observe(&seen, scope, &told, &mut remote).await;
         let host = Host {
             sysctls: self.settings.observe(wanted.sysctls.keys())?,
             rules,
@@ -160,7 +174,7 @@ impl Kernel {
             lent: Arc::default(),
             foreign: foreign(&seen, wanted),
             uplinks,
-            remote: host_route::observe(&seen).into(),
+            remote: remote.into(),
             paths,
             surroundings: Surroundings { docker0, tracking: self.tracking.observe() },
         };
@@ -214,6 +228,10 @@ impl Kernel {
             }
             HostAction::AddBlock(cidr) => route::ensure(host, &route::Entry::block(*cidr)).await,
             HostAction::AddHostRoute { destination, hop } => host_route::add(host, *destination, hop).await,
+            HostAction::SetTunnel { .. }
+            | HostAction::SetTunnelPeer { .. }
+            | HostAction::DeleteTunnelPeer(_)
+            | HostAction::DeleteTunnel => self.tunnel.apply(host, action).await,
             HostAction::AddGateway => address::add_gateway(host).await,
             HostAction::CreateLink { .. } | HostAction::MendLink { .. } | HostAction::MakePair { .. } => {
                 let ended = pin!(self.apply_to_links(vec![action.clone()]).await).next().await;
@@ -300,15 +318,16 @@ async fn link_action(
     }
 }
 
-/// Whether it changes a route of the host that is no container's: a look at links alone does not show that.
+/// Whether it changes an interface or a route of the host that is no container's: a look at links alone does not show that.
 fn changes_routes(action: &HostAction) -> bool {
-    matches!(
-        action,
-        HostAction::AddBlock(_)
-            | HostAction::DeleteBlock(_)
-            | HostAction::AddHostRoute { .. }
-            | HostAction::DeleteHostRoute { .. }
-    )
+    is_of_tunnel(action)
+        || matches!(
+            action,
+            HostAction::AddBlock(_)
+                | HostAction::DeleteBlock(_)
+                | HostAction::AddHostRoute { .. }
+                | HostAction::DeleteHostRoute { .. }
+        )
 }
 
 fn not_here(action: &HostAction) -> Fault {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     addr::Family,
-    state::{Fault, FaultKind, Isolation, REST, Rules, Subnet, is_interface_name},
+    state::{Fault, FaultKind, Isolation, REST, Rules, Subnet, TUNNEL, is_interface_name},
 };
 
 /// Time that nft may take. It waits for a grace period of the kernel, tens of milliseconds.
@@ -180,8 +180,15 @@ fn table(rules: &Rules) -> Result<String, Fault> {
         ""
     };
     let [mut sets, mut chains, mut fences, mut masquerade, mut isolate]: [String; 5] = Default::default();
+    let has_tunnel = rules.uplinks.contains(TUNNEL);
+    // Hosts elsewhere reach containers and nothing else.
+    let tunnel_in =
+        if has_tunnel { format!("\n\t\tiifname \"{TUNNEL}\" {NOT_BY_TUNNEL}") } else { String::new() };
     for words in &families {
         let (ip, range) = (words.ip, words.cidr(range.trunc()));
+        if has_tunnel {
+            fences += &format!("\n\t\tiifname \"{TUNNEL}\" {ip} daddr != {range} {NOT_BY_TUNNEL}");
+        }
         fences += &fences_of(ip, &range, &port);
         masquerade +=
             &format!("\n\t\t{ip} saddr {range} {ip} daddr != {range} oifname != \"wv*\" counter masquerade");
@@ -217,7 +224,7 @@ fn table(rules: &Rules) -> Result<String, Fault> {
 
 	chain input {{
 		type filter hook input priority filter; policy accept;
-		iifname "lo" accept
+		iifname "lo" accept{tunnel_in}
 		iifname != @uplinks meta l4proto {{ tcp, udp }} th dport {port} counter drop comment "mesh port"{metadata}
 	}}
 
@@ -237,6 +244,9 @@ fn table(rules: &Rules) -> Result<String, Fault> {
 "#,
     ))
 }
+
+/// What becomes of what a host elsewhere sends that is for no container.
+const NOT_BY_TUNNEL: &str = "counter drop comment \"tunnel\"";
 
 /// What a container may not say of itself: `rp_filter` knows IPv4 only. Nor is anybody but the host its router, and that one says
 /// nothing.
@@ -460,6 +470,18 @@ mod tests {
     fn without_an_uplink_the_set_has_no_elements() {
         let table = table(&Rules { uplinks: Default::default(), ..rules() }).unwrap();
         assert!(!table.contains("elements"));
+    }
+
+    #[test]
+    fn what_comes_by_the_tunnel_reaches_containers_and_nothing_else() {
+        let uplinks = ["eth0".to_owned(), TUNNEL.to_owned()].into();
+        let with =
+            table(&Rules { uplinks, prefix: Some("fd00:1::/96".parse().unwrap()), ..rules() }).unwrap();
+        for rule in ["", " ip daddr != 10.32.0.0/12", " ip6 daddr != fd00:1::a20:0/108"] {
+            let rule = format!("\t\tiifname \"weave-tunnel\"{rule} counter drop comment \"tunnel\"\n");
+            assert_eq!(with.matches(&rule).count(), 1, "{rule}{with}");
+        }
+        assert!(!table(&rules()).unwrap().contains("tunnel"));
     }
 
     #[test]

@@ -13,7 +13,10 @@ use rtnetlink::{
     Error, Handle, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
-        route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType},
+        route::{
+            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteScope,
+            RouteType,
+        },
     },
 };
 
@@ -64,6 +67,8 @@ pub struct Entry {
     pub metric: u32,
     /// Who made it.
     pub protocol: u8,
+    /// The longest packet that gets there. Read of routes to other hosts only: in its own namespace a container may have it shorter.
+    pub mtu: Option<u32>,
 }
 
 impl Entry {
@@ -79,6 +84,7 @@ impl Entry {
             onlink: false,
             metric: 0,
             protocol: PROTOCOL,
+            mtu: None,
         }
         .listed_by_the_kernel()
     }
@@ -95,6 +101,7 @@ impl Entry {
             onlink: true,
             metric,
             protocol: PROTOCOL,
+            mtu: None,
         }
         .listed_by_the_kernel()
     }
@@ -122,31 +129,30 @@ impl Entry {
             onlink: false,
             metric: BLOCK_METRIC,
             protocol: PROTOCOL,
+            mtu: None,
         }
         .listed_by_the_kernel()
     }
 
     /// What leads a destination to the host that owns it.
-    pub fn to_host(destination: Ipv4Net, interface: u32, host: Ipv4Addr) -> Entry {
+    pub fn to_host(destination: Ipv4Net, interface: u32, host: Option<Ipv4Addr>, mtu: Option<u32>) -> Entry {
         Entry {
             destination: destination.into(),
             interface: Some(interface),
-            gateway: Some(host.into()),
+            gateway: host.map(IpAddr::V4),
             source: None,
             kind: RouteType::Unicast,
-            scope: RouteScope::Universe,
+            scope: if host.is_some() { RouteScope::Universe } else { RouteScope::Link },
             onlink: false,
             metric: TO_HOST_METRIC,
             protocol: PROTOCOL,
+            mtu,
         }
     }
 
     /// Whether it is a route of ours to another host.
     pub fn is_to_host(&self) -> bool {
-        self.protocol == PROTOCOL
-            && self.kind == RouteType::Unicast
-            && self.metric == TO_HOST_METRIC
-            && self.gateway.is_some()
+        self.protocol == PROTOCOL && self.kind == RouteType::Unicast && self.metric == TO_HOST_METRIC
     }
 
     /// Whether it is an `unreachable` route of ours.
@@ -177,9 +183,10 @@ impl Entry {
             onlink: header.flags.contains(RouteFlags::Onlink),
             metric: 0,
             protocol: header.protocol.into(),
+            mtu: None,
         };
         let mut table = u32::from(header.table);
-        let (mut interfaces, mut nexthop) = (Vec::new(), None);
+        let (mut interfaces, mut nexthop, mut mtu) = (Vec::new(), None, None);
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(address) => {
@@ -197,6 +204,7 @@ impl Entry {
                 RouteAttribute::Priority(metric) => entry.metric = *metric,
                 RouteAttribute::Table(number) => table = *number,
                 RouteAttribute::NhId(number) => nexthop = Some(*number),
+                RouteAttribute::Metrics(metrics) => mtu = metrics.iter().find_map(mtu_of),
                 _ => {}
             }
         }
@@ -204,6 +212,7 @@ impl Entry {
         if matches!((entry.kind, entry.destination), (RouteType::Unreachable, IpNet::V6(_))) {
             entry.interface = None;
         }
+        entry.mtu = mtu.filter(|_| entry.is_to_host());
         let cloned = header.flags.contains(RouteFlags::Cloned);
         (table != LOCAL && !cloned).then_some(Row { entry, interfaces, nexthop, table })
     }
@@ -233,6 +242,7 @@ impl Entry {
         attributes.extend(self.gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
         attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(source.into())));
         attributes.extend((self.metric != 0).then_some(RouteAttribute::Priority(self.metric)));
+        attributes.extend(self.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
         message
     }
 }
@@ -245,6 +255,13 @@ impl fmt::Display for Entry {
             write!(f, " via {gateway}")?;
         }
         Ok(())
+    }
+}
+
+fn mtu_of(metric: &RouteMetric) -> Option<u32> {
+    match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
     }
 }
 

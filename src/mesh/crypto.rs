@@ -68,6 +68,11 @@ pub struct Channel {
     sequence: u64,
 }
 
+/// The public key that belongs to a secret one, as WireGuard has it, too.
+pub fn public_key_of(secret: [u8; 32]) -> [u8; 32] {
+    KeyPair::from_secret(secret).public
+}
+
 impl KeyPair {
     /// New keys.
     pub fn generate(rng: &mut ChaCha8Rng) -> KeyPair {

@@ -60,6 +60,7 @@ use self::{
 use crate::{peer::PeerName, time::Timestamp};
 
 pub use admission::{INTRODUCTIONS_MAX, INTRODUCTIONS_OF_HOST_MAX};
+pub use crypto::public_key_of;
 pub use description::LINKS_MAX;
 pub use dial::{DISCOVERED_MAX, ENOUGH as NEIGHBOURS_ENOUGH, PAUSE_MAX, PAUSE_MIN, TargetState, Unheard};
 pub use features::NICKNAME_LEN_MAX;

@@ -42,7 +42,7 @@ use crate::{
     ipam::{Refused, Ticket},
     mesh,
     peer::PeerName,
-    state::{Action, Ec2Action, Fault, FaultKind, Host, Made, Vpc},
+    state::{Action, Ec2Action, Fault, FaultKind, Host, Made, Remote, Vpc},
     time::Timestamp,
 };
 
@@ -304,10 +304,12 @@ impl Engine {
 
     /// Where this host is, and which routes lead to the others.
     fn find_paths(&mut self, owners: &[(Range, PeerName)]) {
-        let own = self.overview().own_place();
-        self.peers.paths.set_own(self.facts.now, own);
-        let seen = self.work.converge.host.seen().map(|host| host.remote.routes.clone()).unwrap_or_default();
-        self.peers.paths.lead(owners, self.facts.identity.name, &seen);
+        let (own, device) = (self.overview().own_place(), self.overview().own_device());
+        let Engine { facts, peers, work, .. } = self;
+        peers.paths.set_own(facts.now, own);
+        let nothing = Remote::default();
+        let seen = work.converge.host.seen().map_or(&nothing, |host| &host.remote);
+        peers.paths.lead(owners, facts.identity.name, seen, device);
     }
 
     /// Offers another a block that this host can do without, if it is time and all is well.

@@ -7,7 +7,7 @@ use super::{
     persist::memory::Identity,
     protocol::request::{Pool, Refusal, RefusalKind},
 };
-use crate::{config::Config, time::Timestamp};
+use crate::{config::Config, state::TunnelKey, time::Timestamp};
 
 /// What holds at one moment.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(super) struct Facts {
     pub identity: Identity,
     /// What the metadata have said in this life.
     pub metadata: Option<Metadata>,
+    /// What others know this host's end of tunnels by, if it has one.
+    pub tunnel_key: Option<TunnelKey>,
     /// The kernel's boot id.
     pub boot: String,
     /// How people call this host.

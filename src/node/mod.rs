@@ -126,6 +126,7 @@ impl Node {
             now,
             identity: birth.identity,
             metadata: None,
+            tunnel_key: None,
             boot: birth.boot,
             nickname: birth.nickname,
             config,
@@ -197,6 +198,9 @@ impl Node {
             Input::RunningSeen(result) => observed.on_running_seen(facts, peers, result),
             Input::PlacesSeen(result) => observed.on_places_seen(facts, peers, work, out, result),
             Input::LinkMade(made) => self.engine.on_link_made(made),
+            Input::Keyed(key) => {
+                (facts.tunnel_key, out.disturbed) = (Some(key), true);
+            }
             Input::Applied(action, outcome) => {
                 if outcome.is_ok() {
                     self.waiting.count(&action, &work.plan);

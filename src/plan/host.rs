@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, Conflict, Place, Plan};
+use super::{Change, Conflict, Place, Plan, tunnel};
 use crate::{
     addr::Address,
     state::{Forward, Host, HostAction, HostRoutes, Link, Ports},
@@ -16,7 +16,9 @@ pub(super) fn compare(desired: &Host, actual: &Host, plan: &mut Plan) {
     rules(desired, actual, plan);
     forward(desired, actual, plan);
     blocks(desired, actual, plan);
+    tunnel::set_up(&desired.remote, &actual.remote, plan);
     remote(&desired.remote.routes, &actual.remote.routes, plan);
+    tunnel::tear_down(&desired.remote, &actual.remote, plan);
     gateway(desired, actual, plan);
     links(desired, actual, plan);
     ports(desired, actual, plan);
@@ -96,7 +98,7 @@ fn remote(desired: &HostRoutes, actual: &HostRoutes, plan: &mut Plan) {
         if found != Some(hop) {
             let before = found.map_or_else(String::new, ToString::to_string);
             let action = HostAction::AddHostRoute { destination, hop: hop.clone() };
-            plan.push(action, before, "owned by the host at that address");
+            plan.push(action, before, "owned by the host that is there");
         }
     }
     for (&destination, hop) in actual.iter().filter(|(destination, _)| !desired.contains_key(destination)) {

@@ -3,6 +3,7 @@
 //! Pure: the same two values always give the same plan. What was not read gives no change.
 
 mod found;
+mod tunnel;
 mod host;
 mod vpc;
 
@@ -155,7 +156,10 @@ fn step(action: &Action) -> u8 {
             HostAction::SetSysctl { .. } => 0,
             HostAction::LoadRules(_) => 1,
             HostAction::OpenForward { .. } => 2,
-            HostAction::AddBlock(_) | HostAction::AddHostRoute { .. } => 4,
+            HostAction::AddBlock(_)
+            | HostAction::SetTunnel { .. }
+            | HostAction::SetTunnelPeer { .. }
+            | HostAction::AddHostRoute { .. } => 4,
             HostAction::AddGateway => 5,
             HostAction::CreateLink { .. } => 6,
             HostAction::MendLink { .. } => 7,
@@ -163,7 +167,10 @@ fn step(action: &Action) -> u8 {
             HostAction::SetPorts(_) => 9,
             HostAction::DeleteLink(_) => 11,
             HostAction::DeleteGateway => 12,
-            HostAction::DeleteBlock(_) | HostAction::DeleteHostRoute { .. } => 13,
+            HostAction::DeleteBlock(_)
+            | HostAction::DeleteHostRoute { .. }
+            | HostAction::DeleteTunnelPeer(_)
+            | HostAction::DeleteTunnel => 13,
             HostAction::CloseForward => 14,
             HostAction::DeleteRules => 15,
         },

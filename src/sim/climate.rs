@@ -16,6 +16,8 @@ pub struct Climate {
     pub outside: usize,
     /// Those on EC2 reach hosts of their subnet directly.
     pub direct: bool,
+    /// Hosts with no network in common reach each other by tunnels.
+    pub tunnels: bool,
     /// Those of them that found the cluster.
     pub founders: usize,
     /// The first so many of them are listed by all.
@@ -92,6 +94,7 @@ impl Climate {
             hosts,
             outside: 0,
             direct: false,
+            tunnels: false,
             founders: hosts,
             listed: hosts,
             range: net("10.32.0.0/24"),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddrV4,
     sync::Arc,
 };
 
@@ -11,7 +12,7 @@ use crate::{
     addr::{Address, Prefix},
     state::{
         Fate, Fault, FaultKind, Forward, Host, HostAction, HostRoutes, Link, Loss, Made, Netns, Packet, Path,
-        Ports, Remote, Rules, Surroundings, link_name,
+        Ports, Remote, Rules, Surroundings, TUNNEL, Tunnel, TunnelKey, TunnelPeer, link_name,
     },
 };
 
@@ -35,6 +36,7 @@ pub struct Kernel {
     gateway: bool,
     blocks: BTreeSet<IpNet>,
     host_routes: HostRoutes,
+    tunnel: Option<Tunnel>,
     links: BTreeMap<Address, Veth>,
     ports: Option<Ports>,
 }
@@ -63,6 +65,7 @@ impl Kernel {
             gateway: false,
             blocks: BTreeSet::new(),
             host_routes: HostRoutes::new(),
+            tunnel: None,
             links: BTreeMap::new(),
             ports: None,
         }
@@ -112,6 +115,7 @@ impl Kernel {
             uplinks: [(UPLINK.to_owned(), UPLINK_MTU)].into(),
             remote: Remote {
                 routes: Arc::new(self.host_routes.clone()),
+                tunnel: self.tunnel.clone().map(Arc::new),
                 networks: [(self.network, UPLINK.to_owned())].into(),
                 ..Remote::default()
             }
@@ -168,19 +172,32 @@ impl Kernel {
             HostAction::LoadRules(rules) => self.rules = Some(rules.clone()),
             HostAction::OpenForward { .. } => self.forward = Forward::Opened("DOCKER-USER".to_owned()),
             HostAction::AddBlock(cidr) => drop(self.blocks.insert(*cidr)),
+            HostAction::AddHostRoute { hop, .. } if hop.interface == TUNNEL && self.tunnel.is_none() => {
+                return Err(outdated("there is no tunnel"));
+            }
             HostAction::AddHostRoute { destination, hop } => {
                 drop(self.host_routes.insert(*destination, hop.clone()));
+            }
+            HostAction::SetTunnel { key, port, mtu } => {
+                let (key, port, mtu) = (*key, *port, *mtu);
+                let peers = self.tunnel.take().map(|tunnel| tunnel.peers).unwrap_or_default();
+                self.tunnel = Some(Tunnel { key, port, mtu, up: true, peers });
+            }
+            HostAction::SetTunnelPeer { key, endpoint, allowed } => {
+                self.set_peer(*key, *endpoint, allowed)?
+            }
+            HostAction::DeleteTunnelPeer(key) => {
+                self.tunnel.iter_mut().for_each(|tunnel| drop(tunnel.peers.remove(key)));
+            }
+            HostAction::DeleteTunnel => {
+                self.tunnel = None;
+                self.host_routes.retain(|_, hop| hop.interface != TUNNEL);
             }
             HostAction::AddGateway => self.gateway = true,
             HostAction::CreateLink { address, netns, mtu, range, prefix, .. }
             | HostAction::MendLink { address, netns, mtu, range, prefix, .. } => {
                 if !self.holds(netns) {
-                    return Err(Fault {
-                        kind: FaultKind::Outdated,
-                        message: format!("namespace {} is gone", netns.cookie),
-                        hint: None,
-                        request_id: None,
-                    });
+                    return Err(outdated(&format!("namespace {} is gone", netns.cookie)));
                 }
                 let (mtu, range, prefix) = (*mtu, *range, *prefix);
                 let veth = Veth { cookie: netns.cookie, mtu, range, prefix, broken: false };
@@ -203,6 +220,20 @@ impl Kernel {
             HostAction::CloseForward => self.forward = Forward::Open,
             HostAction::DeleteRules => self.rules = None,
         }
+        Ok(())
+    }
+
+    /// An address is that of one end only.
+    fn set_peer(
+        &mut self,
+        key: TunnelKey,
+        endpoint: Option<SocketAddrV4>,
+        allowed: &BTreeSet<IpNet>,
+    ) -> Result<(), Fault> {
+        let tunnel = self.tunnel.as_mut().ok_or_else(|| outdated("there is no tunnel"))?;
+        tunnel.peers.values_mut().for_each(|other| other.allowed.retain(|cidr| !allowed.contains(cidr)));
+        let known = tunnel.peers.get(&key).and_then(|known| known.endpoint);
+        tunnel.peers.insert(key, TunnelPeer::new(endpoint.or(known), allowed.clone()));
         Ok(())
     }
 
@@ -260,6 +291,11 @@ impl Kernel {
         &self.host_routes
     }
 
+    /// Its tunnel.
+    pub fn tunnel(&self) -> Option<&Tunnel> {
+        self.tunnel.as_ref()
+    }
+
     /// Its own address, with the length of the network around it.
     pub fn network(&self) -> Ipv4Net {
         self.network
@@ -285,6 +321,7 @@ impl Kernel {
         self.gateway = false;
         self.blocks.clear();
         self.host_routes.clear();
+        self.tunnel = None;
         self.sysctls.clear();
     }
 
@@ -296,6 +333,10 @@ impl Kernel {
     fn holds(&self, netns: &Netns) -> bool {
         *netns.boot == *self.boot() && self.namespaces.contains(&netns.cookie)
     }
+}
+
+fn outdated(message: &str) -> Fault {
+    Fault { kind: FaultKind::Outdated, message: message.to_owned(), hint: None, request_id: None }
 }
 
 fn leaves(packet: Packet, interface: String) -> Path {

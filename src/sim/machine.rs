@@ -23,7 +23,7 @@ use crate::{
         },
     },
     peer::{PeerName, PeerUid},
-    state::Netns,
+    state::{Netns, TunnelKey},
     time::Timestamp,
 };
 
@@ -156,8 +156,18 @@ impl Machine {
         if self.is_on_ec2() {
             node.handle(Timestamp::ZERO, Input::Identified(self.cloud.metadata()));
         }
+        if self.config.paths.tunnel {
+            node.handle(Timestamp::ZERO, Input::Keyed(self.tunnel_key()));
+        }
         self.node = Some(node);
         Ok(())
+    }
+
+    /// What others know its end of tunnels by.
+    pub fn tunnel_key(&self) -> TunnelKey {
+        let mut key = [1; 32];
+        key[..8].copy_from_slice(&self.name.as_u64().to_be_bytes());
+        TunnelKey(key)
     }
 
     /// Whether it is an instance.

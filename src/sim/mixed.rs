@@ -1,7 +1,10 @@
-//! Worlds in which packets take other paths than the VPC's: hosts outside EC2 on one link, and hosts of one subnet that reach each
-//! other directly.
+//! Worlds in which packets take other paths than the VPC's: hosts outside EC2 on one link, hosts of one subnet that reach each
+//! other directly, and hosts that reach each other by tunnels.
 
-use std::{cmp::Reverse, net::Ipv4Addr};
+use std::{
+    cmp::Reverse,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -11,14 +14,19 @@ use super::{
     machine::Machine,
     world::World,
 };
-use crate::{addr::Address, state::Hop};
+use crate::{
+    addr::Address,
+    state::{Hop, TUNNEL, TunnelPeer},
+};
 
 impl World {
     /// A world of so many hosts on EC2, which reach those of their subnet directly if `direct`, and so many outside it on one link;
     /// with troubles, unless `calm`.
     pub fn mixed(seed: u64, (inside, outside): (usize, usize), direct: bool, calm: bool) -> World {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let quiet = Climate { outside, direct, ..Climate::calm(inside + outside) };
+        // In every other world those inside and those outside reach each other, too.
+        let tunnels = outside > 0 && seed % 4 < 2;
+        let quiet = Climate { outside, direct, tunnels, ..Climate::calm(inside + outside) };
         let climate = if calm { quiet } else { quiet.of_the_path(&mut rng) };
         World::in_climate(seed, true, rng, climate)
     }
@@ -28,9 +36,24 @@ impl World {
         let machine = &self.machines[host];
         let covering = machine.kernel.host_routes().iter();
         let covering = covering.filter(|(cidr, _)| cidr.contains(&Ipv4Addr::from(address)));
-        let (_, Hop { via, .. }) = covering.max_by_key(|(cidr, _)| cidr.prefix_len())?;
-        let shares = |other: &Machine| other.address.ip() == *via && other.shares_link(machine);
-        self.machines.iter().position(shares)
+        let (_, Hop { via, interface, .. }) = covering.max_by_key(|(cidr, _)| cidr.prefix_len())?;
+        match via {
+            Some(via) => {
+                let shares = |other: &Machine| other.address.ip() == *via && other.shares_link(machine);
+                self.machines.iter().position(shares)
+            }
+            None if interface == TUNNEL => self.at_the_other_end(machine, address),
+            None => None,
+        }
+    }
+
+    /// Who gets by the tunnel of a host what it sends to an address.
+    fn at_the_other_end(&self, from: &Machine, address: Address) -> Option<usize> {
+        let ends = &from.kernel.tunnel()?.peers;
+        let is_for =
+            |end: &TunnelPeer| end.allowed.iter().any(|cidr| cidr.contains(&IpAddr::V4(address.into())));
+        let (key, _) = ends.iter().find(|(_, end)| is_for(end))?;
+        self.machines.iter().position(|machine| machine.tunnel_key() == *key)
     }
 
     /// From every host, packets for every owned range that should pass by the VPC do, and those that should not are handed to the owner.
@@ -40,8 +63,7 @@ impl World {
             let to = self.machines.iter().position(|machine| machine.name == owner)?;
             for address in [piece.start, Address(piece.end.0 - 1), Address(piece.start.0 + piece.len() / 2)] {
                 for &from in hosts.iter().filter(|from| **from != to) {
-                    let (found, right) =
-                        (self.handed_to(from, address), self.is_direct(from, to).then_some(to));
+                    let (found, right) = (self.handed_to(from, address), self.is_led(from, to).then_some(to));
                     if found != right {
                         return Some(format!(
                             "{address} belongs to host {to}, and host {from} hands it to {found:?} instead of {right:?}"
@@ -59,10 +81,10 @@ impl World {
         let owners = node.overview().ring().owners();
         let cidrs = |from: usize| -> usize {
             let to = |owner| self.machines.iter().position(|machine| machine.name == owner);
-            let direct = owners
+            let led = owners
                 .iter()
-                .filter(|(_, owner)| to(*owner).is_some_and(|to| to != from && self.is_direct(from, to)));
-            direct.map(|(piece, _)| piece.cidrs().len()).sum()
+                .filter(|(_, owner)| to(*owner).is_some_and(|to| to != from && self.is_led(from, to)));
+            led.map(|(piece, _)| piece.cidrs().len()).sum()
         };
         let routes = |host: usize| self.machines[host].kernel.host_routes().len();
         let most = hosts.iter().max_by_key(|host| Reverse(cidrs(**host).saturating_sub(routes(**host))))?;
@@ -71,9 +93,14 @@ impl World {
         })
     }
 
-    fn is_direct(&self, from: usize, to: usize) -> bool {
+    /// Whether packets from one host to another go past the VPC: on a link of both, or by a tunnel.
+    fn is_led(&self, from: usize, to: usize) -> bool {
         let (one, other) = (&self.machines[from], &self.machines[to]);
-        one.shares_link(other) && (!one.is_on_ec2() || self.climate.direct)
+        let share_vpc = one.is_on_ec2() && other.is_on_ec2();
+        match one.shares_link(other) {
+            true => !share_vpc || self.climate.direct,
+            false => !share_vpc && self.climate.tunnels,
+        }
     }
 }
 

@@ -185,6 +185,7 @@ impl World {
         if climate.direct {
             config.vpc.same_subnet = SameSubnet::Direct;
         }
+        config.paths.tunnel = climate.tunnels;
         config.ipam.compact = climate.compact;
         config.network.ipv6 = climate.ipv6;
         // Probes make many events, and say little of agreement.

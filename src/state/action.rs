@@ -1,6 +1,6 @@
 //! What can be done, one thing at a time.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, net::SocketAddrV4};
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use super::{
     link::{GATEWAY, Netns, link_name},
     port::Ports,
     remote::Hop,
+    tunnel::{TUNNEL, TunnelKey, some_of},
     vpc::{InterfaceId, Side},
 };
 use crate::addr::{Address, Prefix};
@@ -45,6 +46,11 @@ pub enum HostAction {
     },
     /// Add the `unreachable` route of an owned CIDR.
     AddBlock(IpNet),
+    /// Make the device of the tunnel, or mend it. It has the private key that belongs to this one.
+    SetTunnel { key: TunnelKey, port: u16, mtu: u32 },
+    /// Give it another end, which is sent what is for these addresses, and may send from these alone. Where no endpoint is named it stays
+    /// as it is.
+    SetTunnelPeer { key: TunnelKey, endpoint: Option<SocketAddrV4>, allowed: BTreeSet<IpNet> },
     /// Lead what another host owns there, in place of a route of ours to the same destination.
     AddHostRoute { destination: Ipv4Net, hop: Hop },
     /// Give the host [`GATEWAY`].
@@ -89,6 +95,10 @@ pub enum HostAction {
     DeleteBlock(IpNet),
     /// Lead it there no longer.
     DeleteHostRoute { destination: Ipv4Net, hop: Hop },
+    /// Take an end from the tunnel.
+    DeleteTunnelPeer(TunnelKey),
+    /// Remove the device of the tunnel.
+    DeleteTunnel,
     /// Remove what `OpenForward` added.
     CloseForward,
     /// Remove our nftables table.
@@ -163,6 +173,8 @@ impl HostAction {
             HostAction::LoadRules(_) => "LoadRules",
             HostAction::OpenForward { .. } => "OpenForward",
             HostAction::AddBlock(_) => "AddBlock",
+            HostAction::SetTunnel { .. } => "SetTunnel",
+            HostAction::SetTunnelPeer { .. } => "SetTunnelPeer",
             HostAction::AddHostRoute { .. } => "AddHostRoute",
             HostAction::AddGateway => "AddGateway",
             HostAction::CreateLink { .. } => "CreateLink",
@@ -173,6 +185,8 @@ impl HostAction {
             HostAction::DeleteGateway => "DeleteGateway",
             HostAction::DeleteBlock(_) => "DeleteBlock",
             HostAction::DeleteHostRoute { .. } => "DeleteHostRoute",
+            HostAction::DeleteTunnelPeer(_) => "DeleteTunnelPeer",
+            HostAction::DeleteTunnel => "DeleteTunnel",
             HostAction::CloseForward => "CloseForward",
             HostAction::DeleteRules => "DeleteRules",
         }
@@ -188,6 +202,8 @@ impl HostAction {
             | HostAction::LoadRules(_)
             | HostAction::OpenForward { .. }
             | HostAction::AddBlock(_)
+            | HostAction::SetTunnel { .. }
+            | HostAction::SetTunnelPeer { .. }
             | HostAction::AddHostRoute { .. }
             | HostAction::AddGateway
             | HostAction::SetPorts(_)
@@ -195,6 +211,8 @@ impl HostAction {
             | HostAction::DeleteGateway
             | HostAction::DeleteBlock(_)
             | HostAction::DeleteHostRoute { .. }
+            | HostAction::DeleteTunnelPeer(_)
+            | HostAction::DeleteTunnel
             | HostAction::CloseForward
             | HostAction::DeleteRules => None,
         }
@@ -247,6 +265,13 @@ impl fmt::Display for HostAction {
             HostAction::LoadRules(_) => write!(f, "load nftables table inet weave"),
             HostAction::OpenForward { .. } => write!(f, "let containers through the forward chain"),
             HostAction::AddBlock(cidr) => write!(f, "add host route unreachable {cidr}"),
+            HostAction::SetTunnel { port, mtu, .. } => {
+                write!(f, "set up tunnel {TUNNEL}, UDP {port}, MTU {mtu}")
+            }
+            HostAction::SetTunnelPeer { key, endpoint, allowed } => {
+                let ends = endpoint.map_or_else(String::new, |endpoint| format!(" at {endpoint}"));
+                write!(f, "set tunnel to {key}{ends} for {}", some_of(allowed))
+            }
             HostAction::AddHostRoute { destination, hop } => write!(f, "add host route {destination} {hop}"),
             HostAction::AddGateway => write!(f, "add address {GATEWAY} to lo"),
             HostAction::CreateLink { address, .. } => write!(f, "create link {}", link_name(*address)),
@@ -264,6 +289,8 @@ impl fmt::Display for HostAction {
             HostAction::DeleteHostRoute { destination, hop } => {
                 write!(f, "delete host route {destination} {hop}")
             }
+            HostAction::DeleteTunnelPeer(key) => write!(f, "delete tunnel to {key}"),
+            HostAction::DeleteTunnel => write!(f, "delete tunnel {TUNNEL}"),
             HostAction::CloseForward => write!(f, "take our rules out of the forward chain"),
             HostAction::DeleteRules => write!(f, "delete nftables table inet weave"),
         }

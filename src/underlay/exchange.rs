@@ -4,11 +4,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
 
-use super::{ADDRESSES_MAX, Path, Talk, Underlay, Why, path};
+use super::{ADDRESSES_MAX, Path, Talk, Underlay, Why, path, unproven};
 use crate::{digest::Digest, peer::PeerName, time::Timestamp};
 
 /// Peers that are remembered, at most.
@@ -26,8 +26,8 @@ pub struct Exchange {
     own: Option<Underlay>,
     own_digest: Option<Digest>,
     others: BTreeMap<PeerName, Other>,
-    /// How many of them are on a link of this host.
-    direct: usize,
+    /// How many of them are reached past the VPC.
+    led: usize,
     wake: Option<Timestamp>,
 }
 
@@ -37,6 +37,8 @@ struct Other {
     underlay: Option<Underlay>,
     /// Addresses at which it was found.
     proven: BTreeSet<Ipv4Addr>,
+    /// The address at which it was found last.
+    found: Option<Ipv4Addr>,
     /// What of us it knows, by its own word.
     knows: Option<Digest>,
     /// It has asked for an answer.
@@ -85,6 +87,7 @@ impl Exchange {
             let Some(other) = self.others.get_mut(&peer) else { continue };
             let has_room = other.proven.len() < ADDRESSES_MAX || other.forget_unsaid();
             is_news |= has_room && other.proven.insert(address);
+            is_news |= other.found.replace(address) != Some(address);
         }
         self.settle();
         is_news
@@ -92,7 +95,7 @@ impl Exchange {
 
     /// Whether there is a peer whose address only the word of another could prove.
     pub fn wants_vouchers(&self) -> bool {
-        self.others.keys().any(|peer| matches!(self.path(*peer), Path::Unknown(Why::Unproven(_))))
+        self.others.values().any(|other| self.sought(other).is_some())
     }
 
     /// Connections of others, each from one peer to another at an address. One that is on our link and connected to an address on it
@@ -100,14 +103,19 @@ impl Exchange {
     pub fn vouch(&mut self, links: impl Iterator<Item = (PeerName, PeerName, Ipv4Addr)>) -> bool {
         let mut is_news = false;
         for (voucher, peer, address) in links {
-            let is_sought = self.path(peer) == Path::Unknown(Why::Unproven(address));
-            if is_sought && self.has_on_link(voucher, address) {
+            let sought = self.others.get(&peer).and_then(|other| self.sought(other));
+            if sought == Some(address) && self.has_on_link(voucher, address) {
                 let other = self.others.entry(peer).or_default();
                 is_news |= other.proven.len() < ADDRESSES_MAX && other.proven.insert(address);
             }
         }
         self.settle();
         is_news
+    }
+
+    /// The address on our link at which a peer would have to be found.
+    fn sought(&self, other: &Other) -> Option<Ipv4Addr> {
+        unproven(self.own.as_ref()?, other.underlay.as_ref()?, &other.proven)
     }
 
     /// Whether a peer on our link has this address on that link as well.
@@ -162,9 +170,9 @@ impl Exchange {
         self.wake
     }
 
-    /// Whether any peer is on a link of this host.
-    pub fn has_direct(&self) -> bool {
-        self.direct > 0
+    /// Whether any peer is reached past the VPC.
+    pub fn leads_past_vpc(&self) -> bool {
+        self.led > 0
     }
 
     /// Where this host is.
@@ -181,15 +189,18 @@ impl Exchange {
     pub fn path(&self, peer: PeerName) -> Path {
         let Some(ours) = &self.own else { return Path::Unknown(Why::Here) };
         match self.others.get(&peer) {
-            Some(Other { underlay: Some(theirs), proven, .. }) => path(ours, theirs, proven),
+            Some(other @ Other { underlay: Some(theirs), proven, .. }) => {
+                other.completed(path(ours, theirs, proven))
+            }
             Some(_) | None => Path::Unknown(Why::Unsaid),
         }
     }
 
     /// What follows from all of it is found out anew.
     fn settle(&mut self) {
-        let is_direct = |peer: &&PeerName| matches!(self.path(**peer), Path::Direct { .. });
-        self.direct = self.others.keys().filter(is_direct).count();
+        let is_led =
+            |peer: &&PeerName| matches!(self.path(**peer), Path::Direct { .. } | Path::Tunnel { .. });
+        self.led = self.others.keys().filter(is_led).count();
         self.set_wake();
     }
 
@@ -205,6 +216,14 @@ impl Other {
     /// Whether it is to be told something.
     fn lacks_word(&self, digest: Digest) -> bool {
         self.is_there && (self.is_owed || self.knows != Some(digest))
+    }
+
+    /// A tunnel whose other end has not said where it is leads to where it was found last.
+    fn completed(&self, path: Path) -> Path {
+        let Path::Tunnel { key, endpoint: None, mtu } = path else { return path };
+        let port = self.underlay.as_ref().and_then(|underlay| underlay.tunnel).map(|end| end.port);
+        let endpoint = self.found.zip(port).map(|(address, port)| SocketAddrV4::new(address, port));
+        Path::Tunnel { key, endpoint, mtu }
     }
 
     /// It is told soon, and again soon after.
@@ -224,7 +243,11 @@ impl Other {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Place, *};
+    use super::{
+        super::{Place, TunnelEnd},
+        *,
+    };
+    use crate::state::TunnelKey;
 
     const A: PeerName = PeerName::from_u64(1);
     const B: PeerName = PeerName::from_u64(2);
@@ -234,7 +257,13 @@ mod tests {
     }
 
     fn outside(address: &str) -> Underlay {
-        Underlay { place: Place::Outside, addresses: [address.parse().unwrap()].into(), direct: false }
+        let addresses = [address.parse().unwrap()].into();
+        Underlay { place: Place::Outside, addresses, direct: false, tunnel: None }
+    }
+
+    fn with_tunnel(address: &str, key: u8) -> Underlay {
+        let end = TunnelEnd { key: TunnelKey([key; 32]), port: 6784, endpoint: None, mtu: 1500 };
+        Underlay { tunnel: Some(end), ..outside(address) }
     }
 
     fn host(address: &str, other: PeerName) -> Exchange {
@@ -369,6 +398,47 @@ mod tests {
         assert!(one.vouch([(B, C, c)].into_iter()));
         assert_eq!(one.path(C), Path::Direct { from: "10.0.0.1/24".parse().unwrap(), to: c });
         assert!(!one.wants_vouchers());
+    }
+
+    #[test]
+    fn a_tunnel_leads_to_where_its_other_end_says_or_else_to_where_it_was_found_last() {
+        let mut one = Exchange::default();
+        one.set_own(at(0), Some(with_tunnel("10.0.0.1/24", 1)));
+        let said = |endpoint: Option<&str>| {
+            let mut underlay = with_tunnel("192.168.8.2/24", 2);
+            underlay.tunnel.as_mut().unwrap().endpoint = endpoint.map(|text| text.parse().unwrap());
+            Talk { underlay, knows: None, asks: false }
+        };
+        let endpoint = |one: &Exchange| match one.path(B) {
+            Path::Tunnel { endpoint, .. } => endpoint.map(|endpoint| endpoint.to_string()),
+            other => panic!("{other:?}"),
+        };
+        one.hear(at(1), B, said(None));
+        assert_eq!(endpoint(&one), None, "it has to come to us");
+        assert!(one.leads_past_vpc());
+        for last in [7, 8, 7] {
+            let found = Ipv4Addr::new(203, 0, 113, last);
+            assert!(one.see(at(2), &[B].into(), [(B, found)].into_iter()), "it is elsewhere");
+            assert_eq!(endpoint(&one), Some(format!("203.0.113.{last}:6784")));
+        }
+        one.hear(at(3), B, said(Some("198.51.100.9:7000")));
+        assert_eq!(endpoint(&one).unwrap(), "198.51.100.9:7000");
+    }
+
+    /// It reads all but the tunnel, and so never says that it knows what was said.
+    #[test]
+    fn an_earlier_version_is_told_of_a_tunnel_more_and_more_seldom() {
+        let mut one = Exchange::default();
+        one.set_own(at(0), Some(with_tunnel("10.0.0.1/24", 1)));
+        one.see(at(0), &[B].into(), std::iter::empty());
+        let (mut told, knows) = (0, Some(outside("10.0.0.1/24").digest().0));
+        for second in 0..3600 {
+            if one.next(at(second)).is_some() {
+                told += 1;
+                one.hear(at(second), B, Talk { underlay: outside("10.0.0.2/24"), knows, asks: false });
+            }
+        }
+        assert!((8..25).contains(&told), "{told} messages in an hour");
     }
 
     #[test]

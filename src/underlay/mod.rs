@@ -4,36 +4,44 @@
 //!  Underlay ours ──┐
 //!  Underlay theirs ┼─► path ─► Vpc      the route tables lead there, as its owner keeps them
 //!  proven ─────────┘           Direct   it is on a link of this host: host routes by its address
+//!                              Tunnel   elsewhere, and both have an end of one: WireGuard, by host routes
 //!                              Apart    there is none
 //!                              Unknown  it has not said, or has not shown it: what there is stays as it is
 //! ```
 //!
 //! Each host says where it is to each of its own kind, over the mesh, until it has heard that the other knows. An address is believed
-//! once a connection of the mesh, on which the other has shown who it is, has led there.
+//! once a connection of the mesh, on which the other has shown who it is, has led there. So is the key of a tunnel, since it is told by
+//! such connections only.
 
 mod path;
 mod talk;
 mod exchange;
 
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     exchange::Exchange,
-    path::{Path, Why, path},
+    path::{Path, Why, path, unproven},
     talk::{Talk, Unreadable},
 };
 use crate::{
     digest::Digest,
-    state::{SubnetId, VpcId},
+    state::{SubnetId, TunnelKey, VpcId},
 };
 
 /// Addresses that a host tells of, at most.
 pub const ADDRESSES_MAX: usize = 8;
 /// Length of an id of EC2 that is believed.
 const ID_LEN_MAX: usize = 64;
+/// Longest packets that a link may have.
+const TUNNEL_MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
 /// The shortest prefix of a network whose hosts are all on one link.
 const PREFIX_MIN: u8 = 8;
 
@@ -47,6 +55,23 @@ pub struct Underlay {
     /// Hosts of its subnet are to be led to directly, and not by the VPC.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub direct: bool,
+    /// Its end of tunnels, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<TunnelEnd>,
+}
+
+/// The end of tunnels that a host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelEnd {
+    /// Its public key.
+    pub key: TunnelKey,
+    /// The UDP port at which it listens.
+    pub port: u16,
+    /// Where others are to send to; otherwise where they find it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<SocketAddrV4>,
+    /// The longest packet that it can send and take.
+    pub mtu: u32,
 }
 
 /// In which network of whom a host is.
@@ -71,12 +96,26 @@ impl Underlay {
             Place::Vpc { vpc, subnet } => is_id(&vpc.0) && is_id(&subnet.0),
             Place::Outside => true,
         };
-        is_named && self.addresses.len() <= ADDRESSES_MAX && self.addresses.iter().all(is_of_a_host)
+        is_named
+            && self.addresses.len() <= ADDRESSES_MAX
+            && self.addresses.iter().all(is_of_a_host)
+            && self.tunnel.is_none_or(TunnelEnd::is_believable)
     }
 
     /// The same for hosts that are at the same place.
     pub fn digest(&self) -> Digest {
         Digest::of(&serde_json::to_vec(self).expect("names and addresses can be written"))
+    }
+}
+
+impl TunnelEnd {
+    /// Whether there can be one.
+    pub fn is_believable(self) -> bool {
+        let is_somewhere = |to: SocketAddrV4| is_of_a_host(&Ipv4Net::from(*to.ip())) && to.port() != 0;
+        self.key.is_believable()
+            && self.port != 0
+            && self.endpoint.is_none_or(is_somewhere)
+            && TUNNEL_MTUS.contains(&self.mtu)
     }
 }
 

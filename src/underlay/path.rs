@@ -1,10 +1,18 @@
 //! The path from one host to another, by where both are. Both find the same, where both have proof of the other's address.
 
-use std::{cmp, collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    cmp,
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
 use ipnet::Ipv4Net;
 
 use super::{Place, Underlay};
+use crate::state::{TUNNEL_OVERHEAD, TunnelKey};
+
+/// The longest packet that gets to another network without being cut, as far as anybody can know.
+const FAR_MTU: u32 = 1500;
 
 /// How packets get from this host to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +25,15 @@ pub enum Path {
         from: Ipv4Net,
         /// The other's.
         to: Ipv4Addr,
+    },
+    /// The two have no network in common, and each an end of a tunnel.
+    Tunnel {
+        /// The other's key.
+        key: TunnelKey,
+        /// Where to send what is for it; `None`: it has to come to us.
+        endpoint: Option<SocketAddrV4>,
+        /// The longest packet that gets there whole.
+        mtu: u32,
     },
     /// There is none: the two are in networks that have nothing in common.
     Apart {
@@ -42,17 +59,45 @@ pub enum Why {
 
 /// The path to a host that has said where it is, and was found at the addresses in `proven`.
 pub fn path(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> Path {
-    let apart = || Path::Apart { ours: ours.place.clone(), theirs: theirs.place.clone() };
-    match (&ours.place, &theirs.place) {
-        (Place::Vpc { vpc, subnet }, Place::Vpc { vpc: other, subnet: theirs_in }) if vpc == other => {
-            let may_be_direct = subnet == theirs_in && ours.direct && theirs.direct;
-            may_be_direct.then(|| on_link(ours, theirs, proven)).flatten().unwrap_or(Path::Vpc)
-        }
-        (Place::Vpc { .. }, Place::Vpc { .. }) => apart(),
-        (Place::Outside, Place::Outside | Place::Vpc { .. }) | (Place::Vpc { .. }, Place::Outside) => {
-            on_link(ours, theirs, proven).unwrap_or_else(apart)
-        }
+    let direct = direct(ours, theirs, proven);
+    match (direct, share_vpc(ours, theirs)) {
+        (Some(direct @ Path::Direct { .. }), _) => direct,
+        (unproven, true) => unproven.unwrap_or(Path::Vpc),
+        (unproven, false) => tunnel(ours, theirs)
+            .or(unproven)
+            .unwrap_or_else(|| Path::Apart { ours: ours.place.clone(), theirs: theirs.place.clone() }),
     }
+}
+
+/// The address of the other on a link that both seem to be on, while no connection has found it there.
+pub fn unproven(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
+    match direct(ours, theirs, proven)? {
+        Path::Unknown(Why::Unproven(address)) => Some(address),
+        Path::Vpc | Path::Direct { .. } | Path::Tunnel { .. } | Path::Apart { .. } | Path::Unknown(_) => None,
+    }
+}
+
+fn share_vpc(ours: &Underlay, theirs: &Underlay) -> bool {
+    match (&ours.place, &theirs.place) {
+        (Place::Vpc { vpc, .. }, Place::Vpc { vpc: other, .. }) => vpc == other,
+        (Place::Outside, _) | (_, Place::Outside) => false,
+    }
+}
+
+/// The path over a link, where the places of both let there be one.
+fn direct(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> Option<Path> {
+    let may_be = match (&ours.place, &theirs.place) {
+        (Place::Vpc { .. }, Place::Vpc { .. }) => ours.place == theirs.place && ours.direct && theirs.direct,
+        (Place::Outside, _) | (_, Place::Outside) => true,
+    };
+    may_be.then(|| on_link(ours, theirs, proven)).flatten()
+}
+
+/// The tunnel, if both have an end of one. Two with one key, as a copied disk makes them, would be taken for each other.
+fn tunnel(ours: &Underlay, theirs: &Underlay) -> Option<Path> {
+    let (ours, theirs) = (ours.tunnel?, theirs.tunnel?);
+    let mtu = ours.mtu.min(theirs.mtu).min(FAR_MTU) - TUNNEL_OVERHEAD;
+    (ours.key != theirs.key).then_some(Path::Tunnel { key: theirs.key, endpoint: theirs.endpoint, mtu })
 }
 
 /// The path over a link that both are on, if there is one: of several the one with the lowest addresses, which both take.
@@ -72,9 +117,9 @@ fn on_link(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> O
 
 #[cfg(test)]
 mod tests {
-    use proptest::{collection, prelude::*};
+    use proptest::{collection, option, prelude::*};
 
-    use super::*;
+    use super::{super::TunnelEnd, *};
     use crate::state::{SubnetId, VpcId};
 
     fn in_vpc(vpc: &str, subnet: &str) -> Place {
@@ -83,7 +128,7 @@ mod tests {
 
     fn host(place: Place, addresses: &[&str], direct: bool) -> Underlay {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Underlay { place, addresses, direct }
+        Underlay { place, addresses, direct, tunnel: None }
     }
 
     fn all_of(underlay: &Underlay) -> BTreeSet<Ipv4Addr> {
@@ -139,6 +184,44 @@ mod tests {
         assert_eq!(path(&one, &other, &["10.0.0.1".parse().unwrap()].into()), unproven);
     }
 
+    fn end(key: u8, mtu: u32, says: bool) -> TunnelEnd {
+        let endpoint = says.then(|| SocketAddrV4::new([192, 0, 2, key].into(), 6784));
+        TunnelEnd { key: TunnelKey([key; 32]), port: 6784, endpoint, mtu }
+    }
+
+    #[test]
+    fn hosts_with_nothing_in_common_go_by_a_tunnel_if_both_have_an_end_of_one() {
+        let with = |underlay: Underlay, tunnel| Underlay { tunnel: Some(tunnel), ..underlay };
+        let on_ec2 = with(host(in_vpc("vpc-1", "subnet-1"), &["10.0.1.11/24"], false), end(1, 9001, false));
+        let beside = with(host(in_vpc("vpc-1", "subnet-2"), &["10.0.2.11/24"], false), end(2, 9001, false));
+        let abroad = with(host(in_vpc("vpc-2", "subnet-9"), &["10.0.1.12/24"], false), end(3, 9001, true));
+        let outside = with(host(Place::Outside, &["192.168.7.11/24"], false), end(4, 1400, false));
+        let without = host(Place::Outside, &["192.168.8.11/24"], false);
+        let endpoint = "192.0.2.3:6784".parse().ok();
+        let tunnel = |key, endpoint, mtu| Path::Tunnel { key: TunnelKey([key; 32]), endpoint, mtu };
+        assert_eq!(proven(&on_ec2, &abroad), tunnel(3, endpoint, 1440));
+        assert_eq!(proven(&abroad, &outside), tunnel(4, None, 1340), "what the smaller of both can carry");
+        assert_eq!(proven(&on_ec2, &beside), Path::Vpc, "what has a network in common needs none");
+        let copied = with(host(Place::Outside, &["192.168.9.11/24"], false), end(1, 1500, true));
+        for (one, other) in [(&on_ec2, &without), (&without, &outside), (&on_ec2, &copied)] {
+            assert!(matches!(proven(one, other), Path::Apart { .. }), "{one:?} {other:?}");
+        }
+    }
+
+    /// Half of all offices have a network 192.168.1.0/24, and they are not one.
+    #[test]
+    fn hosts_that_only_seem_to_be_on_one_link_go_by_a_tunnel_until_they_are_found_there() {
+        let with = |address, key| Underlay {
+            tunnel: Some(end(key, 1500, false)),
+            ..host(Place::Outside, &[address], false)
+        };
+        let (one, other) = (with("192.168.1.11/24", 1), with("192.168.1.12/24", 2));
+        let nowhere = BTreeSet::new();
+        assert!(matches!(path(&one, &other, &nowhere), Path::Tunnel { .. }));
+        assert_eq!(unproven(&one, &other, &nowhere), "192.168.1.12".parse().ok());
+        assert_eq!(proven(&one, &other), direct("192.168.1.11/24", "192.168.1.12"));
+    }
+
     #[test]
     fn networks_of_different_length_share_a_link_only_where_each_has_the_other_in_it() {
         let wide = host(Place::Outside, &["10.1.2.3/8"], false);
@@ -146,6 +229,10 @@ mod tests {
         assert!(matches!(proven(&wide, &narrow), Path::Apart { .. }));
         let alone = host(Place::Outside, &["10.1.2.4/32"], false);
         assert!(matches!(proven(&wide, &alone), Path::Apart { .. }), "nobody is on its link");
+    }
+
+    fn any_end() -> impl Strategy<Value = TunnelEnd> {
+        (1..9_u8, 576..9001_u32, any::<bool>()).prop_map(|(key, mtu, says)| end(key, mtu, says))
     }
 
     fn any_host() -> impl Strategy<Value = Underlay> {
@@ -157,8 +244,8 @@ mod tests {
         let address = (0..2_u8, 1..5_u8, prop_oneof![Just(16_u8), Just(24), Just(32)]);
         let address = address
             .prop_map(|(net, host, length)| Ipv4Net::new(Ipv4Addr::new(10, 0, net, host), length).unwrap());
-        (place, collection::btree_set(address, 0..4), any::<bool>())
-            .prop_map(|(place, addresses, direct)| Underlay { place, addresses, direct })
+        (place, collection::btree_set(address, 0..4), any::<bool>(), option::of(any_end()))
+            .prop_map(|(place, addresses, direct, tunnel)| Underlay { place, addresses, direct, tunnel })
     }
 
     proptest! {
@@ -168,6 +255,13 @@ mod tests {
             let (there, back) = (proven(&one, &other), proven(&other, &one));
             match (&there, &back) {
                 (Path::Vpc, Path::Vpc) | (Path::Apart { .. }, Path::Apart { .. }) => {}
+                (Path::Tunnel { key, endpoint, mtu }, Path::Tunnel { key: our_key, mtu: mtu_there, .. }) => {
+                    let theirs = other.tunnel.unwrap();
+                    prop_assert_eq!((*key, *endpoint), (theirs.key, theirs.endpoint));
+                    prop_assert_eq!(*our_key, one.tunnel.unwrap().key);
+                    prop_assert_eq!(mtu, mtu_there);
+                    prop_assert!(*mtu < theirs.mtu && *mtu <= FAR_MTU);
+                }
                 (Path::Direct { from, to }, Path::Direct { from: from_there, to: to_here }) => {
                     prop_assert_eq!((from.addr(), *to), (*to_here, from_there.addr()));
                     prop_assert!(from.contains(to) && from_there.contains(to_here));
@@ -183,6 +277,8 @@ mod tests {
             prop_assert!(!matches!(before, Path::Direct { .. }), "{before:?}");
             let after = proven(&one, &other);
             match before {
+                // One in another network of the same name is reached by a tunnel; one that was found on the link is not.
+                Path::Tunnel { .. } if matches!(after, Path::Direct { .. }) => {}
                 Path::Unknown(_) => prop_assert!(matches!(after, Path::Direct { .. }), "{after:?}"),
                 decided => prop_assert_eq!(decided, after),
             }

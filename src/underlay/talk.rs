@@ -54,24 +54,31 @@ impl Talk {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{ADDRESSES_MAX, Place},
+        super::{ADDRESSES_MAX, Place, TunnelEnd},
         *,
     };
-    use crate::state::{SubnetId, VpcId};
+    use crate::state::{SubnetId, TunnelKey, VpcId};
 
     fn said(place: Place, addresses: &[String]) -> Talk {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Talk { underlay: Underlay { place, addresses, direct: true }, knows: Some(u64::MAX), asks: true }
+        let underlay = Underlay { place, addresses, direct: true, tunnel: None };
+        Talk { underlay, knows: Some(u64::MAX), asks: true }
     }
 
     fn in_vpc(vpc: &str) -> Place {
         Place::Vpc { vpc: VpcId(vpc.to_owned()), subnet: SubnetId("subnet-1".to_owned()) }
     }
 
+    fn end() -> TunnelEnd {
+        let endpoint = "203.113.100.111:65535".parse().ok();
+        TunnelEnd { key: TunnelKey([255; 32]), port: 65535, endpoint, mtu: 65535 }
+    }
+
     #[test]
     fn the_longest_message_of_ours_is_read_as_it_was_written() {
         let many: Vec<String> = (0..ADDRESSES_MAX).map(|n| format!("203.113.{n}.111/24")).collect();
-        let talk = said(in_vpc(&"v".repeat(64)), &many);
+        let mut talk = said(in_vpc(&"v".repeat(64)), &many);
+        talk.underlay.tunnel = Some(end());
         assert_eq!(Talk::decode(&talk.encode()).unwrap(), talk);
     }
 
@@ -93,11 +100,39 @@ mod tests {
         }
         let long = "v".repeat(65);
         wrong.extend(["", "vpc-1\u{1b}[2J", "vpc 1", long.as_str()].map(|vpc| said(in_vpc(vpc), &[])));
+        let at = |endpoint: &str| Some(endpoint.parse().unwrap());
+        for tunnel in [
+            TunnelEnd { key: TunnelKey([0; 32]), ..end() },
+            TunnelEnd { port: 0, ..end() },
+            TunnelEnd { mtu: 575, ..end() },
+            TunnelEnd { mtu: 65536, ..end() },
+            TunnelEnd { endpoint: at("203.0.113.7:0"), ..end() },
+            TunnelEnd { endpoint: at("127.0.0.1:6784"), ..end() },
+            TunnelEnd { endpoint: at("169.254.169.254:6784"), ..end() },
+        ] {
+            let underlay = Underlay { tunnel: Some(tunnel), ..said(Place::Outside, &[]).underlay };
+            wrong.push(Talk { underlay, ..said(Place::Outside, &[]) });
+        }
         for talk in wrong {
             assert!(matches!(Talk::decode(&talk.encode()), Err(Unreadable::Unbelievable)), "{talk:?}");
         }
         assert!(matches!(Talk::decode(&[b' '; LEN_MAX + 1]), Err(Unreadable::TooLong(_))));
         assert!(matches!(Talk::decode(b"{}"), Err(Unreadable::Malformed(_))));
+    }
+
+    /// As the version before tunnels has written and read them.
+    #[test]
+    fn words_of_the_version_before_tunnels_are_read_and_ours_have_all_that_it_reads() {
+        let before = br#"{"underlay":{"place":{"vpc":{"vpc":"vpc-1","subnet":"subnet-1"}},"addresses":["10.0.1.11/24"],"direct":true},"knows":7,"asks":true}"#;
+        let talk = Talk::decode(before).unwrap();
+        assert_eq!(talk, Talk { knows: Some(7), ..said(in_vpc("vpc-1"), &["10.0.1.11/24".to_owned()]) });
+        assert_eq!(talk.encode(), before, "a host without a tunnel says what it has always said");
+        let with = Underlay { tunnel: Some(end()), ..talk.underlay.clone() };
+        let mut said: serde_json::Value =
+            serde_json::from_slice(&Talk { underlay: with, ..talk.clone() }.encode()).unwrap();
+        let tunnel = said["underlay"].as_object_mut().unwrap().remove("tunnel").unwrap();
+        assert_eq!(tunnel["port"], 65535);
+        assert_eq!(serde_json::from_value::<Talk>(said).unwrap(), talk, "the rest is as it was");
     }
 
     #[test]

@@ -36,7 +36,7 @@ fn any_routes() -> impl Strategy<Value = HostRoutes> {
         Ipv4Net::new((0x0a20_0000 + 64 * number).into(), length).unwrap().trunc()
     });
     let hop = (11..14_u8, 0..2_u8)
-        .prop_map(|(host, link)| Hop { via: [10, 0, 1, host].into(), interface: format!("eth{link}") });
+        .prop_map(|(host, link)| Hop::direct([10, 0, 1, host].into(), &format!("eth{link}")));
     collection::btree_map(destination, hop, 0..6)
 }
 
@@ -67,7 +67,7 @@ proptest! {
 
 #[test]
 fn new_routes_come_before_old_ones_go_and_both_say_why() {
-    let hop = |host: u8| Hop { via: [192, 168, 7, host].into(), interface: "eth0".to_owned() };
+    let hop = |host: u8| Hop::direct([192, 168, 7, host].into(), "eth0");
     let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
     let actual = BTreeMap::from([(net("10.40.0.0/13"), hop(12)), (net("10.32.0.0/14"), hop(13))]);
     let desired = BTreeMap::from([(net("10.40.0.0/14"), hop(12)), (net("10.32.0.0/14"), hop(14))]);
@@ -80,9 +80,9 @@ fn new_routes_come_before_old_ones_go_and_both_say_why() {
     assert_eq!(
         told,
         [
-            "add host route 10.32.0.0/14 via 192.168.7.14 dev eth0: owned by the host at that address \
+            "add host route 10.32.0.0/14 via 192.168.7.14 dev eth0: owned by the host that is there \
              (via 192.168.7.13 dev eth0)",
-            "add host route 10.40.0.0/14 via 192.168.7.12 dev eth0: owned by the host at that address ()",
+            "add host route 10.40.0.0/14 via 192.168.7.12 dev eth0: owned by the host that is there ()",
             "delete host route 10.40.0.0/13 via 192.168.7.12 dev eth0: no longer owned there, or reached by another path \
              (via 192.168.7.12 dev eth0)",
         ]

@@ -44,5 +44,6 @@ mod sim;
 mod story;
 mod taken_name;
 mod trial;
+mod tunnels;
 mod unfenced;
 mod whose_host;

@@ -19,7 +19,7 @@ stories![
 const BLOCK: &str = "10.40.0.0/13";
 
 fn hop(host: &str) -> Hop {
-    Hop { via: host.parse().unwrap(), interface: "eth0".to_owned() }
+    Hop::direct(host.parse().unwrap(), "eth0")
 }
 
 fn add(hop: Hop) -> HostAction {

@@ -54,11 +54,7 @@ fn container(explanation: &Explanation) -> Option<Vec<String>> {
 /// The path to the host of its owner, where it is not that of the VPC.
 fn path(explanation: &Explanation) -> Option<Vec<String>> {
     let path = explanation.path.as_ref().filter(|path| path.path != PathKind::Vpc)?;
-    let by = match (&path.via, &path.interface) {
-        (Some(via), Some(interface)) => format!("by {via} on {interface}"),
-        (_, _) => path.why.clone().unwrap_or_default(),
-    };
-    Some(vec!["path".to_owned(), path.path.word().to_owned(), by])
+    Some(vec!["path".to_owned(), path.path.word().to_owned(), path.by()])
 }
 
 fn host(explanation: &Explanation) -> Option<Vec<String>> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use clap::builder::styling::AnsiColor;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::{
     addr::Address,
     api::FORMAT_VERSION,
     plan::{Change, Conflict, Plan, Plane},
-    state::{Action, Ec2Action, GATEWAY, HostAction, Side, link_name},
+    state::{Action, Ec2Action, GATEWAY, HostAction, Side, TUNNEL, TunnelKey, link_name, some_of},
 };
 
 /// Containers named behind a change; the document names all.
@@ -197,6 +197,10 @@ fn host_row(action: &HostAction, is_new: bool) -> (Verb, String, String) {
         HostAction::LoadRules(_) => table("weave"),
         HostAction::OpenForward { .. } => (Verb::Create, "forward".to_owned(), "accept".to_owned()),
         HostAction::AddBlock(cidr) => (Verb::Create, cidr.to_string(), "unreachable".to_owned()),
+        HostAction::SetTunnel { port, mtu, .. } => {
+            (made, TUNNEL.to_owned(), format!("UDP {port}, MTU {mtu}"))
+        }
+        HostAction::SetTunnelPeer { key, allowed, .. } => (made, TUNNEL.to_owned(), end(key, allowed)),
         HostAction::AddHostRoute { destination, hop } => (made, destination.to_string(), hop.to_string()),
         HostAction::AddGateway => (Verb::Create, GATEWAY.to_string(), "lo".to_owned()),
         HostAction::CreateLink { address, .. } => link(Verb::Create, address),
@@ -208,9 +212,15 @@ fn host_row(action: &HostAction, is_new: bool) -> (Verb, String, String) {
         HostAction::DeleteGateway => gone(GATEWAY.to_string()),
         HostAction::DeleteBlock(cidr) => gone(cidr.to_string()),
         HostAction::DeleteHostRoute { destination, .. } => gone(destination.to_string()),
+        HostAction::DeleteTunnelPeer(_) | HostAction::DeleteTunnel => gone(TUNNEL.to_owned()),
         HostAction::CloseForward => gone("forward".to_owned()),
         HostAction::DeleteRules => gone("nftables".to_owned()),
     }
+}
+
+/// The other end of a tunnel, and what is led there.
+fn end(key: &TunnelKey, allowed: &BTreeSet<IpNet>) -> String {
+    format!("{} for {key}", some_of(allowed))
 }
 
 /// Why, and whose packets it touches.

@@ -267,15 +267,11 @@ fn by_path(paths: &[PeerPath]) -> Vec<String> {
     }
     named.sort_by_key(|path| (std::cmp::Reverse(path.path), path.peer));
     let row = |path: &&PeerPath| {
-        let by = match (&path.via, &path.interface) {
-            (Some(via), Some(interface)) => format!("by {via} on {interface}"),
-            (_, _) => path.why.clone().unwrap_or_default(),
-        };
         vec![
             path.peer.to_string(),
             path.nickname.clone().unwrap_or_default(),
             path.path.word().to_owned(),
-            by,
+            path.by(),
         ]
     };
     let rows: Vec<Vec<String>> = named.iter().take(PATHS_SHOWN_MAX).map(row).collect();

@@ -23,7 +23,7 @@ use crate::{
             status::PathStatus,
         },
     },
-    state::{Action, Fault, Host, InstanceState, Made, Netns, Scope, SubnetId, Tables, Vpc},
+    state::{Action, Fault, Host, InstanceState, Made, Netns, Scope, SubnetId, Tables, TunnelKey, Vpc},
 };
 
 /// Something happened.
@@ -43,6 +43,8 @@ pub enum Input {
     Cancelled(RequestId),
     /// The instance metadata have answered.
     Identified(Metadata),
+    /// This host's end of tunnels has a key, or another one.
+    Keyed(TunnelKey),
     /// A look at the host has ended.
     HostSeen(Result<Host, Fault>),
     /// A look at the VPC has ended.

@@ -1,19 +1,19 @@
 //! The path to each other host: where this host is, what others say of where they are, and the routes that follow.
 
 use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     sync::Arc,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::{
     addr::{Range, join},
     mesh::{Delivery, Kind, Mesh},
     node::boundary::out::PATH_CHANNEL,
     peer::PeerName,
-    state::{Hop, HostRoutes},
+    state::{Hop, HostRoutes, Remote, TUNNEL_OVERHEAD, Tunnel, TunnelKey, TunnelPeer},
     time::Timestamp,
     underlay::{Exchange, Path, Talk, Underlay},
 };
@@ -32,8 +32,23 @@ pub(in crate::node) struct PeerPaths {
     /// `None` where Weave Net routers share the cluster: they tell no path, and all goes by the VPC.
     exchange: Option<Exchange>,
     links: BTreeMap<Ipv4Net, String>,
-    /// The routes of this host to what others own, as last made up.
-    routes: Arc<HostRoutes>,
+    /// What leads to what others own, as last made up.
+    led: Remote,
+    /// Where the other ends of tunnels were sent to last.
+    dialled: BTreeMap<PeerName, SocketAddrV4>,
+    /// Of these the ones that have moved since, which the device has yet to be told.
+    moved: BTreeSet<PeerName>,
+}
+
+/// The device of the tunnel, as it is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::node) enum Device {
+    /// There is to be none.
+    Off,
+    /// It is not known yet: it stays as it is.
+    AsItIs,
+    /// With this key, at this port, for packets no longer than this.
+    On { key: TunnelKey, port: u16, mtu: u32 },
 }
 
 impl PeerPaths {
@@ -95,39 +110,76 @@ impl PeerPaths {
         matches!(self.to(peer), Path::Apart { .. })
     }
 
+    /// The longest packet that gets to a peer, where it may be shorter than its links take.
+    pub fn mtu(&self, peer: PeerName) -> Option<u32> {
+        match self.to(peer) {
+            Path::Tunnel { mtu, .. } => Some(mtu),
+            Path::Vpc | Path::Direct { .. } | Path::Apart { .. } | Path::Unknown(_) => None,
+        }
+    }
+
     /// Where packets for a peer are handed to, where they go past the VPC.
     pub fn hop(&self, peer: PeerName) -> Option<Hop> {
         match self.to(peer) {
-            Path::Direct { from, to } => Some(Hop { via: to, interface: self.links.get(&from)?.clone() }),
+            Path::Direct { from, to } => Some(Hop::direct(to, self.links.get(&from)?)),
+            Path::Tunnel { mtu, .. } => {
+                Some(Hop::tunnel(Some(mtu).filter(|mtu| Some(*mtu) != self.device_mtu())))
+            }
             Path::Vpc | Path::Apart { .. } | Path::Unknown(_) => None,
         }
     }
 
-    /// The routes of this host to what others own, as last made up.
-    pub fn routes(&self) -> &Arc<HostRoutes> {
-        &self.routes
+    /// The longest packet that the device takes.
+    fn device_mtu(&self) -> Option<u32> {
+        let end = self.exchange.as_ref()?.own()?.tunnel?;
+        Some(end.mtu - TUNNEL_OVERHEAD)
     }
 
-    /// Makes them up for these owners, of whom `me` is this host. Where nothing is led past the VPC that takes no time.
-    pub fn lead(&mut self, owners: &[(Range, PeerName)], me: PeerName, seen: &HostRoutes) {
-        let has_direct = self.exchange.as_ref().is_some_and(Exchange::has_direct);
-        let routes =
-            if has_direct || !seen.is_empty() { self.made_up(owners, me, seen) } else { HostRoutes::new() };
-        if *self.routes != routes {
-            self.routes = Arc::new(routes);
+    /// What leads to what others own, as last made up.
+    pub fn led(&self) -> &Remote {
+        &self.led
+    }
+
+    /// Makes it up for these owners, of whom `me` is this host. Where nothing is led past the VPC that takes no time.
+    pub fn lead(&mut self, owners: &[(Range, PeerName)], me: PeerName, seen: &Remote, device: Device) {
+        let leads = self.exchange.as_ref().is_some_and(Exchange::leads_past_vpc);
+        let of_others: Vec<(Range, PeerName)> = match leads
+            || !seen.routes.is_empty()
+            || seen.tunnel.is_some()
+        {
+            true => {
+                owners.iter().filter(|(_, owner)| ![me, PeerName::UNKNOWN].contains(owner)).copied().collect()
+            }
+            false => Vec::new(),
+        };
+        // While it is not known who owns what, all stays.
+        let (routes, ends) = match owners.is_empty() {
+            true => (
+                (*seen.routes).clone(),
+                seen.tunnel.as_ref().map(|seen| seen.peers.clone()).unwrap_or_default(),
+            ),
+            false => {
+                (self.routes_to(&of_others, &seen.routes), self.ends_for(&of_others, seen.tunnel.as_deref()))
+            }
+        };
+        let tunnel = match device {
+            Device::Off => None,
+            Device::AsItIs => seen.tunnel.as_deref().cloned(),
+            Device::On { key, port, mtu } => Some(Tunnel { key, port, mtu, up: true, peers: ends }),
+        };
+        if *self.led.routes != routes {
+            self.led.routes = Arc::new(routes);
+        }
+        if self.led.tunnel.as_deref() != tunnel.as_ref() {
+            self.led.tunnel = tunnel.map(Arc::new);
         }
     }
 
-    /// As few as the pieces allow. Of those in place, `seen`, the ones stay that lead to peers of whom it is not known where they are;
-    /// all of them while it is not known who owns what.
-    fn made_up(&self, owners: &[(Range, PeerName)], me: PeerName, seen: &HostRoutes) -> HostRoutes {
-        if owners.is_empty() {
-            return seen.clone();
-        }
+    /// As few as the pieces allow. Of those in place, `seen`, the ones stay that lead to peers of whom it is not known where they are.
+    fn routes_to(&self, owners: &[(Range, PeerName)], seen: &HostRoutes) -> HostRoutes {
         let (mut by_hop, mut unknown) = (BTreeMap::<Hop, Vec<Range>>::new(), Vec::new());
         let mut known: BTreeMap<PeerName, (Option<Hop>, bool)> = BTreeMap::new();
-        for &(piece, owner) in owners.iter().filter(|(_, owner)| *owner != me && *owner != PeerName::UNKNOWN)
-        {
+        for &(piece, owner) in owners {
             let path = || (self.hop(owner), matches!(self.to(owner), Path::Unknown(_)));
             match known.entry(owner).or_insert_with(path) {
                 (Some(hop), _) => by_hop.entry(hop.clone()).or_default().push(piece),
@@ -140,11 +192,70 @@ impl PeerPaths {
             let cidrs = join(pieces).into_iter().flat_map(Range::cidrs);
             routes.extend(cidrs.map(|cidr| (cidr, hop.clone())));
         }
-        let is_kept = |cidr: &Ipv4Net| unknown.iter().any(|piece| piece.overlaps((*cidr).into()));
-        for (cidr, hop) in seen.iter().filter(|(cidr, _)| is_kept(cidr)) {
+        for (cidr, hop) in seen.iter().filter(|(cidr, _)| overlaps_any(**cidr, &unknown)) {
             routes.entry(*cidr).or_insert_with(|| hop.clone());
         }
         routes
+    }
+
+    /// The other ends of tunnels, each with what its host owns. Of those in place the ones stay that have what is owned by peers of whom
+    /// it is not known where they are.
+    fn ends_for(
+        &mut self,
+        owners: &[(Range, PeerName)],
+        seen: Option<&Tunnel>,
+    ) -> BTreeMap<TunnelKey, TunnelPeer> {
+        let (mut pieces, mut unknown) = (BTreeMap::<PeerName, Vec<Range>>::new(), Vec::new());
+        for &(piece, owner) in owners {
+            match self.to(owner) {
+                Path::Tunnel { .. } => pieces.entry(owner).or_default().push(piece),
+                Path::Unknown(_) => unknown.push(piece),
+                Path::Vpc | Path::Direct { .. } | Path::Apart { .. } => {}
+            }
+        }
+        self.dialled.retain(|peer, _| pieces.contains_key(peer));
+        self.moved.retain(|peer| pieces.contains_key(peer));
+        let mut ends = BTreeMap::new();
+        for (peer, pieces) in pieces {
+            let Path::Tunnel { key, endpoint, .. } = self.to(peer) else { continue };
+            let is_told =
+                seen.and_then(|seen| seen.peers.get(&key)).is_some_and(|end| end.endpoint == endpoint);
+            let allowed = join(pieces).into_iter().flat_map(Range::cidrs).map(IpNet::from).collect();
+            let moved = self.dial(peer, endpoint, is_told);
+            ends.insert(key, TunnelPeer { moved, ..TunnelPeer::new(endpoint, allowed) });
+        }
+        for (key, end) in seen.into_iter().flat_map(|seen| &seen.peers) {
+            let kept: BTreeSet<IpNet> =
+                end.allowed.iter().filter(|cidr| is_of_any(**cidr, &unknown)).copied().collect();
+            if !kept.is_empty() {
+                let as_it_is = || TunnelPeer::new(None, BTreeSet::new());
+                ends.entry(*key).or_insert_with(as_it_is).allowed.extend(kept);
+            }
+        }
+        ends
+    }
+
+    /// A peer's end is to be sent to there. Returns whether it was elsewhere, and the device has yet to be told.
+    fn dial(&mut self, peer: PeerName, endpoint: Option<SocketAddrV4>, is_told: bool) -> bool {
+        let before = endpoint.and_then(|endpoint| self.dialled.insert(peer, endpoint));
+        if before.is_some() && before != endpoint {
+            self.moved.insert(peer);
+        }
+        if is_told {
+            self.moved.remove(&peer);
+        }
+        self.moved.contains(&peer)
+    }
+}
+
+fn overlaps_any(cidr: Ipv4Net, pieces: &[Range]) -> bool {
+    pieces.iter().any(|piece| piece.overlaps(cidr.into()))
+}
+
+fn is_of_any(cidr: IpNet, pieces: &[Range]) -> bool {
+    match cidr {
+        IpNet::V4(cidr) => overlaps_any(cidr, pieces),
+        IpNet::V6(_) => false,
     }
 }
 
@@ -158,14 +269,15 @@ fn inet(ip: IpAddr) -> Option<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::underlay::Place;
+    use crate::underlay::{Place, TunnelEnd};
 
     const US: PeerName = PeerName::from_u64(1);
     const B: PeerName = PeerName::from_u64(2);
     const C: PeerName = PeerName::from_u64(3);
 
     fn at(address: &str) -> Underlay {
-        Underlay { place: Place::Outside, addresses: [address.parse().unwrap()].into(), direct: false }
+        let addresses = [address.parse().unwrap()].into();
+        Underlay { place: Place::Outside, addresses, direct: false, tunnel: None }
     }
 
     fn owner(first: &str, last: &str, peer: PeerName) -> (Range, PeerName) {
@@ -173,7 +285,7 @@ mod tests {
     }
 
     fn routes(list: &[(&str, u8)]) -> HostRoutes {
-        let hop = |host| Hop { via: [192, 168, 7, host].into(), interface: "eth0".to_owned() };
+        let hop = |host| Hop::direct([192, 168, 7, host].into(), "eth0");
         list.iter().map(|(cidr, host)| (cidr.parse().unwrap(), hop(*host))).collect()
     }
 
@@ -191,8 +303,9 @@ mod tests {
     }
 
     fn led(paths: &mut PeerPaths, owners: &[(Range, PeerName)], seen: &HostRoutes) -> HostRoutes {
-        paths.lead(owners, US, seen);
-        (**paths.routes()).clone()
+        let seen = Remote { routes: seen.clone().into(), ..Remote::default() };
+        paths.lead(owners, US, &seen, Device::Off);
+        (*paths.led().routes).clone()
     }
 
     #[test]
@@ -230,5 +343,90 @@ mod tests {
         let kept = routes(&[("10.32.0.0/14", 2)]);
         assert_eq!(led(&mut PeerPaths::new(false), &owners, &seen), kept);
         assert_eq!(led(&mut PeerPaths::new(true), &owners, &seen), HostRoutes::new(), "all goes by the VPC");
+    }
+
+    const KEY: TunnelKey = TunnelKey([1; 32]);
+    const ON: Device = Device::On { key: KEY, port: 6784, mtu: 1440 };
+
+    fn end(key: u8, mtu: u32) -> Option<TunnelEnd> {
+        Some(TunnelEnd { key: TunnelKey([key; 32]), port: 6784, endpoint: None, mtu })
+    }
+
+    /// With an end of a tunnel, and B elsewhere with another, which was found at an address whose last part is this.
+    fn elsewhere_from_b(found: u8) -> PeerPaths {
+        let mut paths = PeerPaths::new(false);
+        let underlay = Underlay { tunnel: end(1, 1500), ..at("192.168.7.1/24") };
+        paths.set_own(Timestamp::ZERO, Some(Own { underlay, links: BTreeMap::new() }));
+        let said = Underlay { tunnel: end(2, 1400), ..at("10.9.9.9/24") };
+        let exchange = paths.exchange.as_mut().unwrap();
+        exchange.hear(Timestamp::ZERO, B, Talk { underlay: said, knows: None, asks: false });
+        exchange.see(Timestamp::ZERO, &[B, C].into(), [(B, [203, 0, 113, found].into())].into_iter());
+        paths
+    }
+
+    fn ends(paths: &mut PeerPaths, owners: &[(Range, PeerName)], seen: &Remote) -> Remote {
+        paths.lead(owners, US, seen, ON);
+        paths.led().clone()
+    }
+
+    fn cidrs(list: &[&str]) -> BTreeSet<IpNet> {
+        list.iter().map(|cidr| cidr.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_tunnel_takes_and_sends_what_the_other_host_owns_and_nothing_else() {
+        let owners = [
+            owner("10.32.0.0", "10.34.0.0", US),
+            owner("10.34.0.0", "10.35.0.0", B),
+            owner("10.35.0.0", "10.36.0.0", B),
+            owner("10.36.0.0", "10.37.0.0", C),
+            owner("10.37.0.0", "10.38.0.0", B),
+        ];
+        let led = ends(&mut elsewhere_from_b(7), &owners, &Remote::default());
+        let tunnel = led.tunnel.unwrap();
+        let of_b = cidrs(&["10.34.0.0/15", "10.37.0.0/16"]);
+        let endpoint = "203.0.113.7:6784".parse().ok();
+        assert_eq!(tunnel.peers, [(TunnelKey([2; 32]), TunnelPeer::new(endpoint, of_b.clone()))].into());
+        assert_eq!((tunnel.key, tunnel.mtu, tunnel.up), (KEY, 1440, true));
+        let through: BTreeSet<IpNet> = led.routes.keys().copied().map(IpNet::from).collect();
+        assert_eq!(through, of_b);
+        assert!(led.routes.values().all(|hop| *hop == Hop::tunnel(Some(1340))), "what B's link can carry");
+    }
+
+    #[test]
+    fn the_tunnel_of_a_host_that_knows_nothing_yet_stays_as_it_is() {
+        let owners = [owner("10.32.0.0", "10.36.0.0", B), owner("10.36.0.0", "10.40.0.0", US)];
+        let seen = ends(&mut elsewhere_from_b(7), &owners, &Remote::default());
+        let mut anew = PeerPaths::new(false);
+        anew.lead(&owners, US, &seen, Device::AsItIs);
+        assert_eq!(*anew.led(), seen, "nobody has said where he is");
+        let mut anew = PeerPaths::new(false);
+        let kept = ends(&mut anew, &owners, &seen);
+        let end = TunnelPeer::new(None, cidrs(&["10.32.0.0/14"]));
+        assert_eq!(kept.tunnel.unwrap().peers, [(TunnelKey([2; 32]), end)].into(), "wherever it is sent to");
+        assert_eq!(kept.routes, seen.routes);
+        let kept = ends(&mut anew, &[], &seen);
+        assert_eq!(kept.tunnel, seen.tunnel, "nor is it known who owns what");
+        anew.lead(&owners, US, &seen, Device::Off);
+        assert_eq!(anew.led().tunnel, None);
+    }
+
+    #[test]
+    fn a_host_that_moves_is_sent_to_where_it_is_once_and_then_followed() {
+        let owners = [owner("10.32.0.0", "10.36.0.0", B)];
+        let mut paths = elsewhere_from_b(7);
+        let mut moved = |found: u8, seen: &Remote| {
+            let exchange = paths.exchange.as_mut().unwrap();
+            exchange.see(Timestamp::ZERO, &[B].into(), [(B, [203, 0, 113, found].into())].into_iter());
+            let led = ends(&mut paths, &owners, seen);
+            let end = led.tunnel.as_ref().unwrap().peers.values().next().unwrap().clone();
+            (end.moved, led)
+        };
+        let (is_moved, seen) = moved(7, &Remote::default());
+        assert!(!is_moved, "it is new");
+        assert!(!moved(7, &seen).0);
+        let (is_moved, then) = moved(8, &seen);
+        assert!(is_moved && moved(8, &seen).0, "until the device was told");
+        assert!(!moved(8, &then).0 && !moved(8, &seen).0, "and then it may find it elsewhere");
     }
 }

@@ -254,7 +254,8 @@ impl Peers {
         used.filter(|cidr| range.contains(cidr.addr().into())).count() as u32
     }
 
-    /// Canaries of peers that the mesh reaches, and a path; an address that is not the peer's own is no canary of it.
+    /// Canaries of peers that the mesh reaches, and a path, with no more than gets there; an address that is not the peer's own is no
+    /// canary of it.
     pub fn canaries_of_others(&self) -> BTreeMap<PeerName, Canary> {
         let believable = |(peer, canary): &(PeerName, Canary)| {
             self.mesh.is_reachable(*peer)
@@ -262,7 +263,12 @@ impl Peers {
                 && MTUS.contains(&canary.mtu)
                 && self.ipam.ring().owner(canary.address.into()) == Some(*peer)
         };
-        self.dead.takeover.canaries().filter(believable).collect()
+        let canaries = self.dead.takeover.canaries().filter(believable);
+        let reached = canaries.map(|(peer, canary)| {
+            let mtu = canary.mtu.min(self.paths.mtu(peer).unwrap_or(u32::MAX));
+            (peer, Canary { mtu, ..canary })
+        });
+        reached.collect()
     }
 
     pub fn canary_of(&self, peer: PeerName) -> Option<Canary> {

@@ -358,8 +358,21 @@ pub struct PeerPath {
     pub via: Option<Ipv4Addr>,
     /// The interface by which they leave then.
     pub interface: Option<String>,
-    /// Why there is no path, or none is known yet.
+    /// Why there is no path, none is known yet, or nothing is heard by it.
     pub why: Option<String>,
+}
+
+impl PeerPath {
+    /// How packets get there, and why they may not, in a few words.
+    pub fn by(&self) -> String {
+        let way = match (self.path, &self.via, &self.interface) {
+            (PathKind::Tunnel, Some(to), _) => Some(format!("to {to}")),
+            (PathKind::Tunnel, None, _) => Some("to wherever it comes from".to_owned()),
+            (_, Some(via), Some(interface)) => Some(format!("by {via} on {interface}")),
+            (_, _, _) => None,
+        };
+        way.into_iter().chain(self.why.clone()).collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// By which path packets get to another host.
@@ -370,6 +383,8 @@ pub enum PathKind {
     Vpc,
     /// To the other host's address, on a link of this one.
     Direct,
+    /// By WireGuard, to a host elsewhere.
+    Tunnel,
     /// By none.
     None,
     /// That is not known yet; what there is stays as it is.
@@ -382,6 +397,7 @@ impl PathKind {
         match self {
             PathKind::Vpc => "vpc",
             PathKind::Direct => "direct",
+            PathKind::Tunnel => "tunnel",
             PathKind::None => "none",
             PathKind::Unknown => "unknown",
         }

@@ -529,16 +529,22 @@ fn stands_before(other: &Plane, plane: &Plane) -> bool {
 }
 
 /// Whether a step must not be taken where an earlier one failed: removals rest on all that was built before them, but for routes to
-/// other hosts that lead elsewhere, and no container is connected before the rules are in force.
+/// other hosts that lead elsewhere, and nothing is connected before the rules are in force.
 fn rests_on(action: &Action, earlier: &Action) -> bool {
-    let connects = action.makes_link().is_some();
+    let connects =
+        action.makes_link().is_some() || matches!(action, Action::Host(HostAction::SetTunnel { .. }));
     let fences = matches!(earlier, Action::Host(HostAction::LoadRules(_)));
     is_removal(action) && !leads_elsewhere(earlier, action) || connects && fences
 }
 
 /// Whether the earlier step leads addresses to another host that the removal does not concern.
 fn leads_elsewhere(earlier: &Action, removal: &Action) -> bool {
-    let Action::Host(HostAction::AddHostRoute { destination, .. }) = earlier else { return false };
+    let destination = match earlier {
+        Action::Host(HostAction::AddHostRoute { destination, .. }) => destination,
+        // What is to be led into a tunnel that cannot be set up fails by itself.
+        Action::Host(HostAction::SetTunnel { .. } | HostAction::SetTunnelPeer { .. }) => return true,
+        _ => return false,
+    };
     match removal {
         Action::Host(
             HostAction::DeleteBlock(IpNet::V4(gone)) | HostAction::DeleteHostRoute { destination: gone, .. },
@@ -553,7 +559,12 @@ fn is_removal(action: &Action) -> bool {
     matches!(
         action,
         Action::Ec2(Ec2Action::DeleteRoute { .. })
-            | Action::Host(HostAction::DeleteBlock(_) | HostAction::DeleteHostRoute { .. })
+            | Action::Host(
+                HostAction::DeleteBlock(_)
+                    | HostAction::DeleteHostRoute { .. }
+                    | HostAction::DeleteTunnelPeer(_)
+                    | HostAction::DeleteTunnel
+            )
     )
 }
 

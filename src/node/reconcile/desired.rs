@@ -12,7 +12,7 @@ use crate::{
     config::{Config, SourceDestCheck},
     peer::PeerName,
     state::{
-        Desired, DesiredVpc, Host, HostRoutes, InterfaceId, Links, Ports, Remote, Rules, Side, Vpc, link_name,
+        Desired, DesiredVpc, Host, InterfaceId, Links, Ports, Remote, Rules, Side, TUNNEL, Vpc, link_name,
     },
 };
 
@@ -53,8 +53,8 @@ pub struct Ground<'a> {
     pub connected: Connected,
     /// What was lent to others, who lead there by routes of their own.
     pub lent: Arc<BTreeSet<Ipv4Net>>,
-    /// Routes that lead to other hosts past the VPC.
-    pub remote: Arc<HostRoutes>,
+    /// What leads to other hosts past the VPC.
+    pub remote: Remote,
     /// The host as last seen.
     pub seen: Option<&'a Host>,
     /// Whether the range may be used.
@@ -103,7 +103,7 @@ impl Ground<'_> {
             links: self.connected.links.clone(),
             ports: self.ports(),
             lent: self.lent.clone(),
-            remote: Remote { routes: self.remote.clone(), ..Remote::default() }.into(),
+            remote: self.remote.clone().into(),
             ..Host::default()
         }
     }
@@ -118,8 +118,8 @@ impl Ground<'_> {
 
     /// What comes in by an uplink is passed on only if that one may, whatever holds for all.
     fn sysctls(&self) -> BTreeMap<String, String> {
-        let uplinks = uplink_names(self.config, self.seen).into_iter();
-        let of_uplinks = uplinks.map(|name| format!("net.ipv4.conf.{name}.forwarding"));
+        let of_uplinks = ways_out(self.config, self.seen).into_iter();
+        let of_uplinks = of_uplinks.map(|name| format!("net.ipv4.conf.{name}.forwarding"));
         let publishers: BTreeSet<Address> =
             self.connected.ports.iter().map(|published| published.to).collect();
         let local = publishers.into_iter().map(|address| local_setting(&link_name(address)));
@@ -164,7 +164,8 @@ impl Ground<'_> {
         let blocks = seen.blocks.iter().filter(|block| !takes_block(block)).copied().collect();
         let routes = seen.remote.routes.iter().filter(|(destination, _)| !takes(destination));
         let routes = routes.map(|(destination, hop)| (*destination, hop.clone())).collect();
-        let remote = Box::new(Remote { routes: Arc::new(routes), ..Remote::default() });
+        let tunnel = seen.remote.tunnel.clone();
+        let remote = Box::new(Remote { routes: Arc::new(routes), tunnel, ..Remote::default() });
         match seen.links.is_empty() {
             true => Host {
                 rules: seen.rules.clone(),
@@ -213,14 +214,13 @@ pub fn link_mtu(config: &Config, seen: Option<&Host>) -> u32 {
 
 /// While no uplink is known, rules are left as they are: they would guard nothing.
 pub(in crate::node) fn rules(config: &Config, seen: Option<&Host>) -> Option<Rules> {
-    let uplinks = uplink_names(config, seen);
-    if uplinks.is_empty() {
+    if uplink_names(config, seen).is_empty() {
         return seen.and_then(|host| host.rules.clone());
     }
     Some(Rules {
         range: config.ipam.range,
         prefix: config.network.ipv6,
-        uplinks,
+        uplinks: ways_out(config, seen),
         mesh_port: config.mesh.listen.port(),
         metrics_port: config.metrics.map(|listen| listen.port()),
         block_metadata: config.network.block_metadata,
@@ -232,6 +232,15 @@ pub(in crate::node) fn rules(config: &Config, seen: Option<&Host>) -> Option<Rul
 pub(in crate::node) fn uplink_names(config: &Config, seen: Option<&Host>) -> BTreeSet<String> {
     let seen = || seen.into_iter().flat_map(|host| host.uplinks.keys().cloned()).collect();
     config.network.uplinks.clone().unwrap_or_else(seen)
+}
+
+/// By which traffic between hosts goes: these, and the tunnel where there is to be one.
+pub(in crate::node) fn ways_out(config: &Config, seen: Option<&Host>) -> BTreeSet<String> {
+    uplink_names(config, seen).into_iter().chain(tunnel_name(config)).collect()
+}
+
+fn tunnel_name(config: &Config) -> Option<String> {
+    config.paths.tunnel.then(|| TUNNEL.to_owned())
 }
 
 /// A CIDR of the VPC that shares addresses with the range, or with what is of IPv6.

@@ -16,7 +16,7 @@ pub(super) mod paths;
 pub(super) mod quota;
 
 use self::{
-    converge::Converge, desired::uplink_names, links::Wanted, moves::Moves, paths::LostPaths, quota::Quotas,
+    converge::Converge, desired::ways_out, links::Wanted, moves::Moves, paths::LostPaths, quota::Quotas,
 };
 use crate::{
     config::Config,
@@ -56,12 +56,12 @@ impl Reconcile {
         let (address, paths) = (made.address, made.paths.clone());
         self.converge.link_made(made);
         let host = self.converge.host.seen();
-        self.lost_paths.judge_anew(address, &paths, host, &uplink_names(config, host));
+        self.lost_paths.judge_anew(address, &paths, host, &ways_out(config, host));
     }
 
     /// Judges anew what would become of packets, after a look or under another configuration.
     pub fn judge_paths(&mut self, config: &Config) {
         let host = self.converge.host.seen();
-        self.lost_paths = LostPaths::judge(host, &uplink_names(config, host));
+        self.lost_paths = LostPaths::judge(host, &ways_out(config, host));
     }
 }

@@ -177,7 +177,7 @@ impl Overview<'_> {
     /// The routes that carry packets to an address through the VPC; none where they take another path.
     fn carriers_of(&self, address: Address) -> Vec<Carrier> {
         match self.path_of(address).map(|path| path.path) {
-            Some(PathKind::Direct | PathKind::None) => Vec::new(),
+            Some(PathKind::Direct | PathKind::Tunnel | PathKind::None) => Vec::new(),
             Some(PathKind::Vpc | PathKind::Unknown) | None => self.work.carriers(address),
         }
     }

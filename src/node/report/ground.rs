@@ -80,7 +80,7 @@ impl<'a> Overview<'a> {
             owners: (self.peers.has_ring() && self.facts.ring_kept).then(|| self.peers.ipam.settled_owners()),
             connected: self.connected_by(config),
             lent: self.local.leases.lent(),
-            remote: self.peers.paths.routes().clone(),
+            remote: self.peers.paths.led().clone(),
             seen: self.work.converge.host.seen(),
             verdict: self.verdict(),
             interface: self.work.converge.vpc.seen().map(|vpc| &vpc.interface),

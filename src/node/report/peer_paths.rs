@@ -9,16 +9,16 @@ use crate::{
     addr::Range,
     config::SameSubnet,
     node::{
-        cluster::peer_paths::Own,
+        cluster::peer_paths::{Device, Own},
         protocol::status::{Note, PathKind, PeerPath},
     },
     peer::PeerName,
-    underlay::{ADDRESSES_MAX, Path, Place, Underlay, Why, is_of_a_host},
+    state::{TUNNEL_OVERHEAD, TunnelKey},
+    underlay::{ADDRESSES_MAX, Path, Place, TunnelEnd, Underlay, Why, is_of_a_host},
 };
 
 /// What to do where no path leads from one host to another.
-pub(super) const APART_WAY_OUT: &str =
-    "hosts of one VPC reach each other, and hosts on one link: give both a network in common";
+pub(super) const APART_WAY_OUT: &str = "hosts of one VPC reach each other, and hosts on one link: give both a network in common, or set paths.tunnel = \"on\" on both";
 /// Hosts without a path that are named.
 const NAMED_MAX: usize = 8;
 
@@ -44,8 +44,29 @@ impl Overview<'_> {
             return None;
         }
         let direct = config.is_on_ec2() && config.vpc.same_subnet == SameSubnet::Direct;
-        let underlay = Underlay { place, addresses: links.keys().copied().collect(), direct };
-        Some(Own { underlay, links })
+        let (addresses, tunnel) = (links.keys().copied().collect(), self.own_end());
+        Some(Own { underlay: Underlay { place, addresses, direct, tunnel }, links })
+    }
+
+    /// This host's end of tunnels, where it is to have one, and its key and its uplinks are known.
+    fn own_end(&self) -> Option<TunnelEnd> {
+        let config = self.facts.config.paths.tunnel.then_some(&self.facts.config.paths)?;
+        let (uplinks, host) = (self.uplink_names(), self.work.converge.host.seen()?);
+        let carried = host.uplinks.iter().filter(|(name, _)| uplinks.contains(*name)).map(|(_, mtu)| *mtu);
+        let (key, port) = (self.facts.tunnel_key?, config.port);
+        let end = TunnelEnd { key, port, endpoint: config.endpoint, mtu: carried.min()? };
+        Some(end).filter(|end| end.is_believable())
+    }
+
+    /// The device by which packets go to hosts elsewhere, as it is to be.
+    pub(in crate::node) fn own_device(&self) -> Device {
+        match (self.facts.config.paths.tunnel, self.own_end()) {
+            (false, _) => Device::Off,
+            (true, None) => Device::AsItIs,
+            (true, Some(TunnelEnd { key, port, mtu, .. })) => {
+                Device::On { key, port, mtu: mtu - TUNNEL_OVERHEAD }
+            }
+        }
     }
 
     /// The peers that the mesh reaches and to which no path leads.
@@ -74,17 +95,35 @@ impl Overview<'_> {
         let (kind, why) = match self.peers.paths.to(peer) {
             Path::Vpc => (PathKind::Vpc, None),
             Path::Direct { .. } => (PathKind::Direct, None),
+            Path::Tunnel { key, .. } => (PathKind::Tunnel, self.silence_of(key)),
             Path::Apart { ours, theirs } => (PathKind::None, Some(apart(&ours, &theirs))),
             Path::Unknown(why) => (PathKind::Unknown, Some(unknown(why, self.facts.config.is_on_ec2()))),
         };
-        let hop = self.peers.paths.hop(peer);
+        let (path, hop) = (self.peers.paths.to(peer), self.peers.paths.hop(peer));
+        let endpoint = match path {
+            Path::Tunnel { endpoint, .. } => endpoint.map(|endpoint| *endpoint.ip()),
+            Path::Vpc | Path::Direct { .. } | Path::Apart { .. } | Path::Unknown(_) => None,
+        };
         PeerPath {
             peer,
             nickname: self.peers.ipam.nickname(peer).map(str::to_owned),
             path: kind,
-            via: hop.as_ref().map(|hop| hop.via),
+            via: hop.as_ref().and_then(|hop| hop.via).or(endpoint),
             interface: hop.map(|hop| hop.interface),
             why,
+        }
+    }
+
+    /// Why nothing may get through a tunnel, by the last look.
+    fn silence_of(&self, key: TunnelKey) -> Option<String> {
+        let tunnel = self.work.converge.host.seen()?.remote.tunnel.as_ref();
+        match tunnel.map(|tunnel| tunnel.peers.get(&key)) {
+            None => Some("this host's end of it is not set up yet".to_owned()),
+            Some(None) => Some("it owns nothing that could be reached by it".to_owned()),
+            Some(Some(end)) if end.heard => None,
+            Some(Some(_)) => {
+                Some("nothing was heard of it by the tunnel in the last three minutes".to_owned())
+            }
         }
     }
 
@@ -98,8 +137,12 @@ impl Overview<'_> {
     /// Hosts to which no path leads, and the way out.
     pub(super) fn missing_paths(&self) -> Vec<Note> {
         let apart: Vec<PeerName> = self.apart().collect();
-        let mut notes: Vec<Note> =
-            apart.iter().take(NAMED_MAX).filter_map(|peer| self.no_path_to(*peer)).collect();
+        let keyless = (self.facts.config.paths.tunnel && self.facts.tunnel_key.is_none()).then(|| Note {
+            what: "this host has no key, so no tunnel leads to it".to_owned(),
+            hint: Some("the log of weavers says why: journalctl -u weavers".to_owned()),
+        });
+        let mut notes: Vec<Note> = keyless.into_iter().collect();
+        notes.extend(apart.iter().take(NAMED_MAX).filter_map(|peer| self.no_path_to(*peer)));
         if let Some(more) = apart.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
             let what = format!("no path leads to {more} more hosts");
             notes.push(Note {

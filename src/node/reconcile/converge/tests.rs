@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     node::observe::view::{PAUSE_MAX, PAUSE_MIN},
     plan::Found,
-    state::{Far, Forward, Hop, Isolation, Netns, Rules, TableId},
+    state::{Far, Forward, Hop, Isolation, Netns, Rules, TableId, TunnelKey},
 };
 
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -484,11 +484,25 @@ fn a_link_that_was_mended_is_looked_at_at_once_and_a_new_one_a_while_after_it_wa
 #[test]
 fn a_route_to_another_host_that_fails_holds_up_the_removals_that_it_concerns_and_no_other() {
     let mut converge = ready(at(0));
-    let hop = Hop { via: [10, 0, 1, 12].into(), interface: "eth0".to_owned() };
+    let hop = Hop::direct([10, 0, 1, 12].into(), "eth0");
     let lead = Action::Host(HostAction::AddHostRoute { destination: cidr("10.40.0.0/13"), hop });
     let delete = |destination| Action::Host(HostAction::DeleteBlock(cidr(destination).into()));
     let (concerned, other) = (delete("10.40.0.0/14"), delete("10.48.0.0/16"));
     let plan = plan([lead.clone(), concerned, other.clone()]);
     assert_eq!(converge.take(at(10), &plan), std::slice::from_ref(&lead));
     assert_eq!(converge.applied(at(20), &lead, Err(fault(FaultKind::Invalid))), [other]);
+}
+
+#[test]
+fn a_tunnel_that_cannot_be_set_up_holds_up_no_removal_and_none_is_set_up_before_the_rules_are_in_force() {
+    let mut converge = ready(at(0));
+    let key = TunnelKey([1; 32]);
+    let tunnel = Action::Host(HostAction::SetTunnel { key, port: 6784, mtu: 1440 });
+    let gone = Action::Host(HostAction::DeleteBlock(cidr("10.40.0.0/14").into()));
+    assert_eq!(converge.take(at(10), &plan([tunnel.clone(), gone.clone()])), std::slice::from_ref(&tunnel));
+    assert_eq!(converge.applied(at(20), &tunnel, Err(fault(FaultKind::Invalid))), [gone]);
+    let mut converge = ready(at(0));
+    let fence = Action::Host(HostAction::LoadRules(rules()));
+    assert_eq!(converge.take(at(10), &plan([fence.clone(), tunnel])), std::slice::from_ref(&fence));
+    assert_eq!(converge.applied(at(20), &fence, Err(fault(FaultKind::Invalid))), []);
 }
