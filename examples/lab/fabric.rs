@@ -15,7 +15,7 @@ use weavers::{
     state::{RouteState, TableId},
 };
 
-use crate::{internet, net, office, standin::Cloud};
+use crate::{internet, net, site, standin::Cloud};
 
 /// Kernel tables of the VPC are numbered from here, above the kernel's own.
 const KERNEL_TABLE_FIRST: u64 = 1000;
@@ -88,8 +88,11 @@ impl Wiring {
                     .get(id)
                     .map(|i| format!("via {} dev {} onlink", i.address, link_name(i.address))),
                 (RouteTarget::Gateway(gateway), _) if gateway == internet::GATEWAY => Some(internet::hop()),
-                (RouteTarget::Gateway(gateway), _) if gateway == office::GATEWAY => Some(office::hop()),
-                (RouteTarget::Interface(_) | RouteTarget::Gateway(_), _) => None,
+                (RouteTarget::Gateway(gateway), _) => {
+                    let site = site::ALL.iter().find(|site| site.gateway == gateway);
+                    site.map(|site| format!("dev {}", site.link))
+                }
+                (RouteTarget::Interface(_), _) => None,
             };
             let hop = hop.unwrap_or_else(|| "blackhole".to_owned());
             self.routes.insert((number, route.destination.into()), hop);
@@ -192,7 +195,8 @@ fn rules(vpc: &Vpc) -> String {
         }
         links.push(format!("\"{link}\""));
     }
-    links.extend([internet::LINK, office::LINK].map(|link| format!("\"{link}\"")));
+    let beyond = site::ALL.iter().map(|site| site.link).chain([internet::LINK]);
+    links.extend(beyond.map(|link| format!("\"{link}\"")));
     let links = links.join(", ");
     let (forward, input) = match links.as_str() {
         "" => (String::new(), String::new()),

@@ -137,7 +137,8 @@ pub async fn await_carrier(ip: &mut Command, link: &str) -> anyhow::Result<()> {
 /// Mounts of the lab still reach the host (`ip netns` makes them), the host's own stay with it.
 pub async fn keep_namespaces(name: &str) -> anyhow::Result<Child> {
     let script = format!(
-        "hostname {name} && mkdir -p /run/weave && mount -t tmpfs tmpfs /run/weave && \
+        "hostname {name} && mkdir -p /run/weave /run/wireguard && mount -t tmpfs tmpfs /run/weave && \
+         mount -t tmpfs tmpfs /run/wireguard && \
          {{ mount -t sysfs sysfs /sys 2>/dev/null || true; }} && echo up && exec sleep infinity"
     );
     let mut keeper = Command::new("unshare")
@@ -321,9 +322,10 @@ impl Host {
     }
 }
 
-/// Nothing of the user's environment reaches weavers, least of all AWS credentials.
+/// Nothing of the user's environment reaches weavers, least of all AWS credentials. Where the machine's kernel has no WireGuard, a
+/// program takes its place.
 fn clean(command: &mut Command) -> &mut Command {
-    command.env_clear();
+    command.env_clear().env("WEAVERS_USERSPACE_WIREGUARD", "wireguard-go");
     for name in ["PATH", "RUST_LOG", "RUST_BACKTRACE"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);

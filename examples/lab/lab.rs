@@ -26,9 +26,10 @@ use crate::{
     enclosure::{Entry, script},
     fabric,
     host::{self, Host, Peers, Settings},
-    net, office,
+    net,
     report::Ping,
     scenario::Scenario,
+    site::Site,
     standin::Cloud,
 };
 
@@ -154,12 +155,12 @@ impl Lab {
         Ok(index)
     }
 
-    /// One more host, in the office and not in the VPC; its index.
-    pub async fn add_host_outside(&mut self) -> anyhow::Result<usize> {
+    /// One more host, there and not in the VPC; its index.
+    pub async fn add_host_outside(&mut self, site: Site) -> anyhow::Result<usize> {
         let index = self.hosts.len();
         let number = u8::try_from(index + 1).context("too many hosts")?;
-        let (name, address) = (format!("h{number}"), office::address_of(10 + number));
-        let keeper = office::wire(&name, address).await?;
+        let (name, address) = (format!("h{number}"), site.address_of(10 + number));
+        let keeper = site.wire(&name, address).await?;
         let made = (InstanceId("none".to_owned()), InterfaceId("none".to_owned()));
         let dir = self.dir.join("hosts").join(&name);
         let host = Host::new(name, address, made, keeper, dir)?;
@@ -368,8 +369,13 @@ impl Lab {
 
     /// Pings one container from another, with packets as large as the MTU and never in fragments.
     pub async fn ping(&self, from: usize, to: usize) -> anyhow::Result<Ping> {
+        self.ping_with(from, to, self.options.mtu).await
+    }
+
+    /// The same with packets of this many bytes.
+    pub async fn ping_with(&self, from: usize, to: usize, bytes: u32) -> anyhow::Result<Ping> {
         let (from, to) = (&self.containers[from], &self.containers[to]);
-        let size = (self.options.mtu - 28).to_string();
+        let size = (bytes - 28).to_string();
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", from.netns.display()));
         command.args(["ping", "-n", "-M", "do", "-c", "1", "-W", "2", "-s", &size]);

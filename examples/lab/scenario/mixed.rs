@@ -1,5 +1,5 @@
 //! Hosts on EC2 and hosts outside it in one cluster: those of the VPC reach each other by its route tables, those on one link outside
-//! directly; between the two no path leads, which is said, with the way out.
+//! directly; between the two no path leads, which is said, with the way out: then there are tunnels.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -9,12 +9,13 @@ use weavers::sim::vpc::{Call, Caller, Destination, Targets};
 use super::{
     stage::{Checks, NOT_CONVERGED, eventually, holds, passes, same},
     tables::add_subnet,
+    tunnels,
 };
 use crate::{
     lab::Lab,
-    office,
     pinger::end_without_loss,
     report::{Ping, Report},
+    site::{OFFICE, Site},
 };
 
 /// Two hosts on EC2, in two subnets, and two outside, on one link. Containers are numbered as their hosts.
@@ -31,10 +32,10 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     let mut checks = Checks::default();
     let subnet = add_subnet(lab, "10.0.2.0/24", Some(&lab.table.clone()));
     lab.add_host_in(&subnet).await?;
-    office::build().await?;
-    lead_to_office(lab)?;
+    OFFICE.build().await?;
+    lead_to(lab, OFFICE)?;
     for _ in OUTSIDE {
-        lab.add_host_outside().await?;
+        lab.add_host_outside(OFFICE).await?;
     }
     lab.configure()?;
     for host in 0..lab.hosts.len() {
@@ -57,15 +58,15 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     restarted(lab, &mut checks).await?;
     moved(lab, &mut checks).await?;
     pings.extend(pairs(lab).await?);
+    pings.extend(tunnels::play(lab, &mut checks).await?);
     dead(lab, &mut checks).await?;
     Ok(Report { ready, pings, checks: checks.0, calls: lab.calls(), ..Report::default() })
 }
 
-/// The VPC's table leads to the office, so that the hosts hear each other.
-fn lead_to_office(lab: &Lab) -> anyhow::Result<()> {
-    let (table, destination) =
-        (lab.table.0.clone(), Destination { v4: Some(office::CIDR.to_owned()), v6: None });
-    let targets = Targets { gateway: Some(office::GATEWAY.to_owned()), ..Targets::default() };
+/// The VPC's table leads to a network outside, so that the hosts hear each other.
+pub(super) fn lead_to(lab: &Lab, site: Site) -> anyhow::Result<()> {
+    let (table, destination) = (lab.table.0.clone(), Destination { v4: Some(site.cidr()), v6: None });
+    let targets = Targets { gateway: Some(site.gateway.to_owned()), ..Targets::default() };
     let call = Call::CreateRoute { table, destination, targets, dry_run: false };
     let made = lab.cloud.with(|vpc, now| vpc.call(now, &Caller::Console, &call).result);
     made.map(drop).map_err(|error| anyhow::anyhow!("{call:?}: {error}"))
@@ -229,7 +230,7 @@ async fn restarted(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
 async fn moved(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     let [one, other] = OUTSIDE;
     let before = lab.containers[other].address;
-    let new = office::address_of(34);
+    let new = OFFICE.address_of(34);
     let script = format!(
         "ip addr flush dev eth0 && ip addr add {new}/24 dev eth0 && ip route replace default via 192.168.7.1 dev eth0"
     );
@@ -270,7 +271,7 @@ async fn dead(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
 }
 
 /// The path from one host to another, by the word of the first.
-async fn path(lab: &Lab, from: usize, to: usize) -> anyhow::Result<String> {
+pub(super) async fn path(lab: &Lab, from: usize, to: usize) -> anyhow::Result<String> {
     let status = lab.status(from).await?;
     let paths = status["peer_paths"].as_array().cloned().unwrap_or_default();
     let path = paths.iter().find(|path| path["nickname"] == lab.hosts[to].name.as_str());

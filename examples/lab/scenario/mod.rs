@@ -57,6 +57,7 @@ mod strangers;
 mod amnesia;
 mod stage;
 mod terms;
+mod tunnels;
 mod upgrade;
 mod tables;
 
