@@ -17,6 +17,7 @@
 //! | `GET /v1/permissions` | | `permissions`: what EC2 would carry out |
 //! | `GET /v1/metrics` | | what is measured, as text of Prometheus and not as a document |
 //! | `POST /v1/reload` | | `done`, once the file is adopted |
+//! | `POST /v1/rotate_key` | | `done`, once the tunnel's new key is on the disk |
 //! | `POST /v1/attach` | `target`, `name`?, `subnet`? | `attached` |
 //! | `POST /v1/connect` | `target`, `key`, `address`?, `mac`?, `mtu`?, `subnet`?, `name`?, `ports`? | `connected` |
 //! | `POST /v1/check` | `target`, `key` | `connected`, if it is as it was made |
@@ -70,6 +71,8 @@ pub enum ApiRequest {
     Permissions,
     /// Read the configuration file again.
     Reload,
+    /// Give this host's end of tunnels another key.
+    RotateKey,
     /// What is measured.
     Metrics,
     /// Connect a network namespace: a pid, or the path of the namespace. The daemon looks it up,
@@ -122,6 +125,7 @@ impl ApiRequest {
             ApiRequest::Preview { .. }
             | ApiRequest::ApplyOnTerms { .. }
             | ApiRequest::Permissions
+            | ApiRequest::RotateKey
             | ApiRequest::AttachTarget { .. }
             | ApiRequest::ConnectTarget { .. }
             | ApiRequest::CheckTarget { .. }

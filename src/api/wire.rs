@@ -87,6 +87,7 @@ pub(super) fn encode(request: &ApiRequest) -> Result<Wire, Refusal> {
         ApiRequest::Permissions => Ok(Wire::new("permissions", Value::Null)),
         ApiRequest::Metrics => Ok(Wire::new("metrics", Value::Null)),
         ApiRequest::Reload => Ok(Wire::new("reload", Value::Null)),
+        ApiRequest::RotateKey => Ok(Wire::new("rotate_key", Value::Null)),
         ApiRequest::AttachTarget { target, name, subnet } => {
             let (target, name, subnet) = (target.clone(), name.clone(), subnet.clone());
             Ok(Wire::new("attach", to_json(&AttachBody { target, name, subnet })))
@@ -150,6 +151,7 @@ pub(super) fn decode(method: &Method, name: &str, body: &[u8]) -> Result<ApiRequ
         "permissions" => Ok(ApiRequest::Permissions),
         "metrics" => Ok(ApiRequest::Metrics),
         "reload" => Ok(ApiRequest::Reload),
+        "rotate_key" => Ok(ApiRequest::RotateKey),
         "attach" => serde_json::from_value(body)
             .map(|AttachBody { target, name, subnet }| ApiRequest::AttachTarget { target, name, subnet }),
         "connect" => serde_json::from_value(body)
@@ -231,6 +233,7 @@ mod tests {
             ApiRequest::Permissions,
             ApiRequest::Metrics,
             ApiRequest::Reload,
+            ApiRequest::RotateKey,
             ApiRequest::ApplyOnTerms { plan: None, confirm_timeout_ms: Some(120_000) },
             ApiRequest::AttachTarget {
                 target: "7".to_owned(),

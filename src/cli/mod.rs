@@ -37,6 +37,7 @@ mod run;
 mod plan;
 mod report;
 mod reset;
+mod rotate_key;
 mod schema;
 mod status;
 
@@ -146,6 +147,8 @@ enum Command {
     Drain,
     /// Undo everything on this host
     Reset,
+    /// Give this host's end of tunnels a new key, and tell the other hosts
+    RotateKey,
     /// Print all that is known of this host, for somebody else to read
     Report(report::Report),
     /// Print what is measured, as Prometheus reads it
@@ -203,6 +206,7 @@ async fn dispatch(Cli { global, command }: Cli, screen: &Screen) -> Result<Exit,
         Command::Forget(command) => command.exec(&global, screen).await,
         Command::Drain => drain::exec(&global, screen).await,
         Command::Reset => reset::exec(&global, screen).await,
+        Command::RotateKey => rotate_key::exec(&global, screen).await,
         Command::Report(command) => command.exec(&global, screen).await,
         Command::Metrics(command) => command.exec(&global, screen).await,
         Command::Schema(command) => command.exec(screen),

@@ -10,7 +10,7 @@ use crate::{
     kernel::target::{self, Found},
     node::protocol::{
         docker::Order,
-        request::{Container, Refusal, RefusalKind, Request},
+        request::{Container, Refusal, RefusalKind, Request, Response},
     },
     state::{Far, Fault, Key, Kind, Port},
 };
@@ -45,6 +45,7 @@ impl Daemon {
             }
             ApiRequest::Metrics => drop(call.reply.send(Ok(self.measurements()))),
             ApiRequest::Reload => self.reload(Some(call.reply)),
+            ApiRequest::RotateKey => self.rotate_key(call.reply),
             ApiRequest::AttachTarget { target, name, subnet } => {
                 self.find(target, Far::NAME, call.reply, move |_, found| {
                     let (netns, link) = found.map_err(no_target)?;
@@ -53,7 +54,7 @@ impl Daemon {
             }
             ApiRequest::ConnectTarget { target, wish } => {
                 // What was deleted before is not meant any more.
-                runtimes::forget_note(&self.socket, &wish.key);
+                runtimes::forget_note(&self.options.socket, &wish.key);
                 let interface = wish.key.interface.clone();
                 self.find(target, &interface, call.reply, move |_, found| {
                     let (netns, link) = found.map_err(no_target)?;
@@ -67,7 +68,7 @@ impl Daemon {
                 });
             }
             ApiRequest::LendTarget { target, loan } => {
-                runtimes::forget_note(&self.socket, &loan.key);
+                runtimes::forget_note(&self.options.socket, &loan.key);
                 let interface = loan.key.interface.clone();
                 self.find(target, &interface, call.reply, move |_, found| {
                     let (netns, _) = found.map_err(no_target)?;
@@ -84,6 +85,13 @@ impl Daemon {
                 });
             }
         }
+    }
+
+    fn measurements(&self) -> Response {
+        let mut status = self.node.status();
+        self.complete(&mut status);
+        let process = self.measured.process();
+        Response::Metrics(self.measured.metrics.text(&self.node, &status, &process))
     }
 
     /// Looks where a target leads, beside the loop: its path may lie where nobody answers. Where containers may be known by their
@@ -108,7 +116,7 @@ impl Daemon {
     pub(super) fn delete_noted(&mut self, key: Key) {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Detach { target: Container::Name(key.ident()) }, reply);
-        let socket = self.socket.clone();
+        let socket = self.options.socket.clone();
         tokio::spawn(async move {
             if let Ok(Ok(_)) = answer.await {
                 runtimes::forget_note(&socket, &key);

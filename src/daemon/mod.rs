@@ -23,6 +23,7 @@ mod canary;
 mod systemd;
 mod docker;
 mod hands;
+mod rotation;
 mod measure;
 mod heap;
 mod offline;
@@ -65,11 +66,13 @@ use crate::{
         },
     },
     plan::Plan,
-    state::{Action, Fault, Host, InstanceState, Made, SubnetId, Vpc},
+    state::{Action, Fault, Host, InstanceState, Made, SubnetId, TunnelKey, Vpc},
     store,
     text::short,
     time::Timestamp,
-    transport, tunnel_key, watch,
+    transport,
+    tunnel_key::{self, KeyError},
+    watch,
 };
 
 /// Events that may wait for the loop.
@@ -113,6 +116,7 @@ enum Event {
     LinkMade(Made),
     Applied(Action, Result<Option<String>, Fault>),
     CanaryMade(Result<Arc<Canary>, Fault>),
+    KeyMade(Result<TunnelKey, KeyError>, oneshot::Sender<Answer>),
     DockerVersion(Option<daemon_json::Version>),
     Probed(SocketAddrV4, Bytes),
     Cancelled(RequestId),
@@ -185,7 +189,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         reloading: BTreeMap::new(),
         measured,
         systemd: Systemd::new(),
-        socket: options.socket.clone(),
+        options: options.clone(),
         runtimes: Runtimes::default(),
         end: None,
     };
@@ -247,8 +251,7 @@ struct Daemon {
     reloading: BTreeMap<RequestId, file::Candidate>,
     measured: Measured,
     systemd: Systemd,
-    /// The control socket.
-    socket: PathBuf,
+    options: Options,
     runtimes: Runtimes,
     end: Option<End>,
 }
@@ -257,7 +260,7 @@ impl Daemon {
     /// Goes on until it is told to stop, or has to.
     async fn run(mut self, mut inlets: Inlets) -> End {
         self.carry_out();
-        for key in runtimes::deleted(&self.socket) {
+        for key in runtimes::deleted(&self.options.socket) {
             self.delete_noted(key);
         }
         self.systemd.ready();
@@ -283,7 +286,7 @@ impl Daemon {
         }
         self.systemd.stopping();
         if matches!(self.end, Some(End::Left)) {
-            self.runtimes.conflists.keep(&Cni::default(), &self.socket);
+            self.runtimes.conflists.keep(&Cni::default(), &self.options.socket);
         }
         self.saver.finish();
         self.end.unwrap_or(End::Told)
@@ -301,7 +304,7 @@ impl Daemon {
 
     fn tell_runtimes(&mut self) {
         if self.node.overview().is_ready() {
-            self.runtimes.conflists.keep(&self.file.config().cni, &self.socket);
+            self.runtimes.conflists.keep(&self.file.config().cni, &self.options.socket);
         }
     }
 
@@ -417,6 +420,7 @@ impl Daemon {
                 self.asking.take(id);
                 Input::Cancelled(id)
             }
+            Event::KeyMade(made, reply) => return self.on_key_made(made, reply),
             Event::Found(Ok(request), reply) => return self.ask(request, reply),
             Event::Found(Err(refusal), reply) => return drop(reply.send(Err(refusal))),
             Event::Resolved(candidate, adoption, objection) => {
@@ -455,13 +459,6 @@ impl Daemon {
         status.config = ConfigStatus { trial_s: status.config.trial_s, ..self.file.status() };
         self.runtimes.bridge_file.tell(&self.file.config().docker, status);
         self.runtimes.conflists.tell(status);
-    }
-
-    fn measurements(&self) -> Response {
-        let mut status = self.node.status();
-        self.complete(&mut status);
-        let process = self.measured.process();
-        Response::Metrics(self.measured.metrics.text(&self.node, &status, &process))
     }
 
     // ===== the configuration file =====

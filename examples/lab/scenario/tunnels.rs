@@ -31,6 +31,7 @@ pub async fn play(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<Vec<Ping
     repaired(lab, checks).await?;
     restarted(lab, checks).await?;
     moved(lab, checks).await?;
+    rotated(lab, checks).await?;
     let found: Vec<_> = lab.containers.iter().map(|container| container.address).take(4).collect();
     checks.add("no container's address has changed", same(&addresses, &found));
     Ok(pings)
@@ -260,6 +261,45 @@ async fn moved(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
         checks.timed(format!("h{} is converged", other + 1), lab.settled(other).await?);
     }
     Ok(())
+}
+
+/// A host gets another key: the others are told, and the old one is gone.
+async fn rotated(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    for (host, other) in [(ON_EC2[0], OFFICE_HOSTS[0]), (AT_HOME, ON_EC2[1])] {
+        let old = key_of(lab, host).await?;
+        let file = lab.hosts[host].dir.join("state/tunnel.key");
+        let secret = std::fs::read_to_string(&file)?;
+        let pingers = [lab.ping_on(host, other)?, lab.ping_on(other, host)?];
+        tokio::time::sleep(CAUTION).await;
+        let ran = lab.ran(host, &["rotate-key"]).await?;
+        checks.add(format!("h{} is given another key", host + 1), ran.says(0, &["new key"]));
+        let told = eventually(SOON, async || {
+            let (new, ends) = (key_of(lab, host).await?, device(lab, other).await?);
+            let is_new = new != old && ends.contains(&new) && !ends.contains(&old);
+            Ok(holds(is_new, || format!("{new} after {old}, and {ends}")))
+        });
+        checks.timed(format!("h{} knows it by that, and by the old one no more", other + 1), told.await?);
+        let is_gone = std::fs::read_to_string(&file)? != secret;
+        checks.add("the old private key is gone", holds(is_gone, || file.display().to_string()));
+        let passed = eventually(LATER, async || {
+            let ping = lab.ping_with(host, other, CARRIED).await?;
+            Ok(holds(ping.ok, || format!("{} does not reach {}", ping.from, ping.to)))
+        });
+        checks.timed("packets pass", passed.await?);
+        tokio::time::sleep(CAUTION).await;
+        for pinger in pingers {
+            gap(pinger, "while the key was rotated", SOON, checks).await?;
+        }
+        checks.timed(format!("h{} is converged", host + 1), lab.settled(host).await?);
+    }
+    let refused = lab.ran(ON_EC2[0], &["rotate-key", "--json"]).await?;
+    checks.add("whoever asks again is served again", refused.says(0, &["done"]));
+    Ok(())
+}
+
+/// What others know a host's end by.
+async fn key_of(lab: &Lab, host: usize) -> anyhow::Result<String> {
+    Ok(lab.on_host(host, &["wg", "show", "weave-tunnel", "public-key"]).await?.trim().to_owned())
 }
 
 /// The longest time without an answer, said and bounded.

@@ -48,6 +48,11 @@ impl Overview<'_> {
         Some(Own { underlay: Underlay { place, addresses, direct, tunnel }, links })
     }
 
+    /// Whether this host has an end of tunnels.
+    pub fn has_tunnel_key(&self) -> bool {
+        self.facts.tunnel_key.is_some()
+    }
+
     /// This host's end of tunnels, where it is to have one, and its key and its uplinks are known.
     fn own_end(&self) -> Option<TunnelEnd> {
         let config = self.facts.config.paths.tunnel.then_some(&self.facts.config.paths)?;
