@@ -1,12 +1,14 @@
 //! What goes over the wire between hosts. All of it crosses the router, which is our own network namespace.
 
 use std::{
+    net::Ipv4Addr,
     os::fd::{AsRawFd, OwnedFd},
     sync::mpsc::{Receiver, Sender, TryRecvError, channel},
     thread::JoinHandle,
 };
 
 use anyhow::{Context, anyhow, ensure};
+use ipnet::Ipv4Net;
 use nix::{
     errno::Errno,
     sys::{
@@ -24,25 +26,57 @@ const HEARD_LEN_MAX: usize = 64 << 20;
 const BUFFER_LEN: usize = 8 << 20;
 const LOOK_EVERY: TimeVal = TimeVal::new(0, 50_000);
 const IP_PROTOCOL: usize = 9;
+const SOURCE: usize = 12;
+const DESTINATION: usize = 16;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const MESH_PORT: u16 = 6783;
 
-/// An ear on the wire, for what is said on the port of the mesh.
+/// What of a packet is kept, if anything.
+type Pick = Box<dyn Fn(&[u8]) -> Option<&[u8]> + Send>;
+
+/// An ear on the wire.
 pub struct Tap {
     stop: Sender<()>,
     thread: JoinHandle<anyhow::Result<Vec<u8>>>,
 }
 
 impl Tap {
-    /// Listens from now on.
+    /// Listens from now on to what is said on the port of the mesh.
     pub fn open() -> anyhow::Result<Tap> {
+        Tap::pick(Box::new(payload))
+    }
+
+    /// Listens to packets from and to addresses of this range that are not in the inside of others.
+    pub fn on_range(range: Ipv4Net) -> anyhow::Result<Tap> {
+        let is_of_range = move |packet: &[u8], at: usize| {
+            let address = packet.get(at..at + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+            address.is_some_and(|address| range.contains(&Ipv4Addr::from(address)))
+        };
+        Tap::pick(Box::new(move |packet| {
+            let is_v4 = packet.first()? & 0xf0 == 0x40;
+            (is_v4 && (is_of_range(packet, SOURCE) || is_of_range(packet, DESTINATION))).then_some(packet)
+        }))
+    }
+
+    /// Listens to datagrams from or to this port.
+    pub fn on_port(port: u16) -> anyhow::Result<Tap> {
+        Tap::pick(Box::new(move |packet| {
+            let (&UDP, 0x40) = (packet.get(IP_PROTOCOL)?, packet.first()? & 0xf0) else { return None };
+            let udp = packet.get(usize::from(packet[0] & 0x0f) * 4..)?;
+            let is_it = |at: usize| udp.get(at..at + 2).is_some_and(|bytes| bytes == port.to_be_bytes());
+            (is_it(0) || is_it(2)).then_some(packet)
+        }))
+    }
+
+    fn pick(pick: Pick) -> anyhow::Result<Tap> {
         let socket =
             socket(AddressFamily::Packet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
                 .context("no packet socket")?;
         setsockopt(&socket, RcvBuf, &BUFFER_LEN)?;
         setsockopt(&socket, ReceiveTimeout, &LOOK_EVERY)?;
         let (stop, stopped) = channel();
-        Ok(Tap { stop, thread: std::thread::spawn(move || listen(&socket, &stopped)) })
+        Ok(Tap { stop, thread: std::thread::spawn(move || listen(&socket, &stopped, &pick)) })
     }
 
     /// Stops to listen. How many bytes were heard, and which of these words were among them.
@@ -54,11 +88,11 @@ impl Tap {
     }
 }
 
-fn listen(socket: &OwnedFd, stopped: &Receiver<()>) -> anyhow::Result<Vec<u8>> {
+fn listen(socket: &OwnedFd, stopped: &Receiver<()>, pick: &Pick) -> anyhow::Result<Vec<u8>> {
     let (mut heard, mut packet) = (Vec::new(), vec![0; PACKET_LEN_MAX]);
     while stopped.try_recv() == Err(TryRecvError::Empty) {
         match recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
-            Ok(len) => heard.extend(payload(&packet[..len]).unwrap_or_default()),
+            Ok(len) => heard.extend(pick(&packet[..len]).unwrap_or_default()),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => return Err(error).context("nothing can be heard"),
         }

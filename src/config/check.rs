@@ -521,6 +521,7 @@ reclaim = 3600
         );
         for (wrong, said) in [
             ("port = 0", "0 is not between 1 and 65535"),
+            ("encrypt = 'some'", "\"some\" is not one of \"off\", \"all\""),
             ("endpoint = '10.32.0.1'", "10.32.0.1 is inside ipam.range 10.32.0.0/12"),
             ("endpoint = '127.0.0.1'", "127.0.0.1 is no address by which others reach a host"),
             ("endpoint = 'office.example:6784'", "is not where a tunnel can end"),
@@ -529,6 +530,11 @@ reclaim = 3600
             let found = lines(&format!("{password}paths.tunnel = 'on'\npaths.{wrong}"));
             assert!(found.contains(said), "{wrong}: {found}");
         }
+        assert!(paths("tunnel = 'on'\nencrypt = 'all'").encrypt && !off.encrypt);
+        assert_eq!(
+            lines("paths.encrypt = 'all'"),
+            "weave.toml:1:17: paths.encrypt: without a tunnel nothing can be encrypted (set paths.tunnel = \"on\", or leave it out)"
+        );
         let (_, warnings) = check("paths.port = 7000").unwrap();
         assert_eq!(
             warnings[0].to_string(),

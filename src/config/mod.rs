@@ -220,6 +220,8 @@ pub struct Paths {
     pub port: u16,
     /// Where others are to send to; `None`: to where they find this host.
     pub endpoint: Option<SocketAddrV4>,
+    /// Whether nothing is sent to other hosts, and taken from them, by any other path.
+    pub encrypt: bool,
 }
 
 /// `[probe]`

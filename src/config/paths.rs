@@ -14,6 +14,7 @@ use crate::state::TUNNEL_PORT;
 const TUNNEL: &str = "paths.tunnel";
 const ENDPOINT: &str = "paths.endpoint";
 const PORT: &str = "paths.port";
+const ENCRYPT: &str = "paths.encrypt";
 
 /// Reads the section, and holds it to what the rest says.
 pub(super) fn read(reader: &mut Reader, mesh: &Mesh, range: Ipv4Net) -> Paths {
@@ -22,6 +23,12 @@ pub(super) fn read(reader: &mut Reader, mesh: &Mesh, range: Ipv4Net) -> Paths {
     let port = reader.number(PORT, 1..=u32::from(u16::MAX));
     let port = port.and_then(|found| found.value.try_into().ok()).unwrap_or(TUNNEL_PORT);
     let endpoint = endpoint(reader, range);
+    let encrypt = [("off", false), ("all", true)];
+    let encrypt = reader.read(ENCRYPT, |text| value::choice(&encrypt, text)).is_some_and(|found| found.value);
+    if encrypt && !tunnel {
+        let wrong = Wrong::new("without a tunnel nothing can be encrypted");
+        reader.problem_at_key(ENCRYPT, wrong.hint("set paths.tunnel = \"on\", or leave it out"));
+    }
     if tunnel {
         hold(reader, mesh);
     } else {
@@ -31,7 +38,7 @@ pub(super) fn read(reader: &mut Reader, mesh: &Mesh, range: Ipv4Net) -> Paths {
         }
     }
     let endpoint = endpoint.map(|(address, said)| SocketAddrV4::new(address, said.unwrap_or(port)));
-    Paths { tunnel, port, endpoint }
+    Paths { tunnel, port, endpoint, encrypt }
 }
 
 /// Keys are told over the mesh, and believed because it is.

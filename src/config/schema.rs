@@ -54,6 +54,7 @@ pub const KEYS: &[Key] = &[
     live("vpc.endpoint", Default("\"\"")),
     fixed("paths.tunnel", Default("\"off\"")),
     live("paths.port", Default("6784")),
+    live("paths.encrypt", Default("\"off\"")),
     live("paths.endpoint", Example("\"203.0.113.7:6784\"")),
     live("probe.enable", Default("true")),
     live("cni.conf_dir", Example("\"/etc/cni/net.d\"")),

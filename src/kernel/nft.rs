@@ -1,7 +1,7 @@
 //! Our nftables tables, written in nft's own language, loaded whole, compared by what they say: `inet weave` guards containers,
 //! and [`super::published`] writes the one that leads ports into them.
 
-use std::{io, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, io, process::Stdio, time::Duration};
 
 use ipnet::Ipv4Net;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
@@ -179,7 +179,8 @@ fn table(rules: &Rules) -> Result<String, Fault> {
     } else {
         ""
     };
-    let [mut sets, mut chains, mut fences, mut masquerade, mut isolate]: [String; 5] = Default::default();
+    let [mut sets, mut chains, mut fences, mut masquerade, mut isolate, mut encrypt_out]: [String; 6] =
+        Default::default();
     let has_tunnel = rules.uplinks.contains(TUNNEL);
     // Hosts elsewhere reach containers and nothing else.
     let tunnel_in =
@@ -192,6 +193,10 @@ fn table(rules: &Rules) -> Result<String, Fault> {
         fences += &fences_of(ip, &range, &port);
         masquerade +=
             &format!("\n\t\t{ip} saddr {range} {ip} daddr != {range} oifname != \"wv*\" counter masquerade");
+        if !rules.encrypted.is_empty() {
+            let (set, forward, out) = encrypted(&rules.encrypted, words);
+            (sets, fences, encrypt_out) = (sets + &set, fences + &forward, encrypt_out + &out);
+        }
         if !isolation.subnets.is_empty() {
             let suffix = words.suffix;
             isolate += &format!("\n\t\t{ip} saddr {range} {ip} daddr {range} jump isolation{suffix}");
@@ -233,7 +238,7 @@ fn table(rules: &Rules) -> Result<String, Fault> {
 	}}
 
 	chain output {{
-		type filter hook output priority filter; policy accept;
+		type filter hook output priority filter; policy accept;{encrypt_out}
 		oifname != "lo" oifname != "wv*" ct state invalid tcp flags rst counter drop comment "stray reset"
 	}}
 {chains}
@@ -297,6 +302,22 @@ fn fences_of(ip: &str, range: &str, port: &str) -> String {
     .collect()
 }
 
+/// What other hosts own that is sent nothing, and may send nothing, but by the tunnel: the set, and the rules for what is passed on
+/// and for what is this host's own.
+fn encrypted(cidrs: &BTreeSet<Ipv4Net>, words: &Words) -> (String, String, String) {
+    let Words { ip, suffix, .. } = words;
+    let name = format!("encrypted{suffix}");
+    let members: Vec<String> = cidrs.iter().map(|cidr| words.cidr(*cidr)).collect();
+    let drop = "counter drop comment \"not encrypted\"";
+    let out = format!("\n\t\t{ip} daddr @{name} oifname @uplinks oifname != \"{TUNNEL}\" {drop}");
+    let into = format!("\n\t\t{ip} saddr @{name} iifname @uplinks iifname != \"{TUNNEL}\" {drop}");
+    (interval_set(&name, &members, words), format!("{out}{into}"), out)
+}
+
+fn interval_set(name: &str, members: &[String], words: &Words) -> String {
+    format!("\n\tset {name} {{\n\t\ttype {}\n\t\tflags interval{}\n\t}}\n", words.of_set, elements(members))
+}
+
 /// What containers reach on no host.
 fn closed_ports(rules: &Rules) -> String {
     match rules.metrics_port.filter(|port| *port != rules.mesh_port) {
@@ -312,9 +333,7 @@ fn closed_ports(rules: &Rules) -> String {
 /// sources. Two rules a subnet, however many pairs there are; a connection that is open goes on.
 fn isolated(isolation: &Isolation, words: &Words) -> (String, String) {
     let Words { ip, of_set, suffix, .. } = words;
-    let set = |name: &str, members: &[String]| {
-        format!("\n\tset {name} {{\n\t\ttype {of_set}\n\t\tflags interval{}\n\t}}\n", elements(members))
-    };
+    let set = |name: &str, members: &[String]| interval_set(name, members, words);
     let all: Vec<String> = isolation.subnets.values().map(|subnet| words.cidr(subnet.cidr)).collect();
     let mut sets = set(&format!("subnets{suffix}"), &all);
     let mut chains = format!(
@@ -374,6 +393,7 @@ fn unknown() -> Rules {
         metrics_port: None,
         block_metadata: false,
         isolation: Isolation::default(),
+        encrypted: Default::default(),
     }
 }
 
@@ -450,8 +470,6 @@ pub fn not_installed() -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     fn rules() -> Rules {
@@ -463,6 +481,7 @@ mod tests {
             metrics_port: None,
             block_metadata: true,
             isolation: Isolation::default(),
+            encrypted: Default::default(),
         }
     }
 
@@ -482,6 +501,20 @@ mod tests {
             assert_eq!(with.matches(&rule).count(), 1, "{rule}{with}");
         }
         assert!(!table(&rules()).unwrap().contains("tunnel"));
+    }
+
+    #[test]
+    fn what_is_to_be_encrypted_goes_by_the_tunnel_or_not_at_all() {
+        let uplinks = ["eth0".to_owned(), TUNNEL.to_owned()].into();
+        let encrypted = ["10.40.0.0/14".parse().unwrap()].into();
+        let prefix = Some("fd00:1::/96".parse().unwrap());
+        let with = table(&Rules { uplinks, encrypted, prefix, ..rules() }).unwrap();
+        for (ip, set) in [("ip", "encrypted"), ("ip6", "encrypted6")] {
+            let out = format!("{ip} daddr @{set} oifname @uplinks oifname != \"weave-tunnel\" counter drop");
+            let into = format!("{ip} saddr @{set} iifname @uplinks iifname != \"weave-tunnel\" counter drop");
+            assert_eq!((with.matches(&out).count(), with.matches(&into).count()), (2, 1), "{with}");
+        }
+        assert!(!table(&rules()).unwrap().contains("encrypted"));
     }
 
     #[test]

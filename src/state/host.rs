@@ -202,6 +202,9 @@ pub struct Rules {
     /// Which containers are kept from which.
     #[serde(default)]
     pub isolation: Isolation,
+    /// What other hosts own whose packets go by the tunnel or not at all.
+    #[serde(default)]
+    pub encrypted: BTreeSet<Ipv4Net>,
 }
 
 /// Which containers are kept from which. Those of a subnet reach their own subnet and the ones that it

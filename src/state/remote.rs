@@ -25,6 +25,8 @@ pub struct Remote {
     pub tunnel: Option<Arc<Tunnel>>,
     /// Observed only: why it could not be read.
     pub tunnel_unread: Option<String>,
+    /// Desired only: what others own whose packets are to go by the tunnel or not at all, since those others want it so.
+    pub encrypted: BTreeSet<Ipv4Net>,
     /// Asked only: addresses of other hosts to which the kernel is asked the way.
     pub asked: BTreeSet<Address>,
     /// Observed only: addresses of the host itself, each with the length of the network around it, by interface.

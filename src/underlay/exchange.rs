@@ -198,8 +198,9 @@ impl Exchange {
 
     /// What follows from all of it is found out anew.
     fn settle(&mut self) {
-        let is_led =
-            |peer: &&PeerName| matches!(self.path(**peer), Path::Direct { .. } | Path::Tunnel { .. });
+        let is_led = |peer: &&PeerName| {
+            matches!(self.path(**peer), Path::Direct { .. } | Path::Tunnel { .. } | Path::Bare { .. })
+        };
         self.led = self.others.keys().filter(is_led).count();
         self.set_wake();
     }
@@ -262,7 +263,8 @@ mod tests {
     }
 
     fn with_tunnel(address: &str, key: u8) -> Underlay {
-        let end = TunnelEnd { key: TunnelKey([key; 32]), port: 6784, endpoint: None, mtu: 1500 };
+        let end =
+            TunnelEnd { key: TunnelKey([key; 32]), port: 6784, endpoint: None, mtu: 1500, encrypts: false };
         Underlay { tunnel: Some(end), ..outside(address) }
     }
 

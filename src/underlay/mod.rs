@@ -6,6 +6,7 @@
 //!  proven ─────────┘           Direct   it is on a link of this host: host routes by its address
 //!                              Tunnel   elsewhere, and both have an end of one: WireGuard, by host routes
 //!                              Apart    there is none
+//!                              Bare     one of both wants all encrypted, and one has no key
 //!                              Unknown  it has not said, or has not shown it: what there is stays as it is
 //! ```
 //!
@@ -72,6 +73,9 @@ pub struct TunnelEnd {
     pub endpoint: Option<SocketAddrV4>,
     /// The longest packet that it can send and take.
     pub mtu: u32,
+    /// It sends and takes nothing by any other path.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encrypts: bool,
 }
 
 /// In which network of whom a host is.

@@ -42,6 +42,11 @@ pub enum Path {
         /// Where the other is.
         theirs: Place,
     },
+    /// There is none: one of the two sends and takes nothing unless it is encrypted, and one has no key.
+    Bare {
+        /// Which has none: this host, or the other.
+        here: bool,
+    },
     /// It cannot be told yet. What there is stays as it is.
     Unknown(Why),
 }
@@ -59,21 +64,39 @@ pub enum Why {
 
 /// The path to a host that has said where it is, and was found at the addresses in `proven`.
 pub fn path(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> Path {
-    let direct = direct(ours, theirs, proven);
-    match (direct, share_vpc(ours, theirs)) {
+    let (direct, share_vpc) = (direct(ours, theirs, proven), share_vpc(ours, theirs));
+    if encrypts(ours) || encrypts(theirs) {
+        let distance = match direct {
+            Some(Path::Direct { to, .. }) => Distance::Near(Some(to)),
+            _ if share_vpc => Distance::Near(theirs.addresses.first().map(Ipv4Net::addr)),
+            _ => Distance::Far,
+        };
+        return tunnel(ours, theirs, distance).unwrap_or(Path::Bare { here: ours.tunnel.is_none() });
+    }
+    match (direct, share_vpc) {
         (Some(direct @ Path::Direct { .. }), _) => direct,
         (unproven, true) => unproven.unwrap_or(Path::Vpc),
-        (unproven, false) => tunnel(ours, theirs)
+        (unproven, false) => tunnel(ours, theirs, Distance::Far)
             .or(unproven)
             .unwrap_or_else(|| Path::Apart { ours: ours.place.clone(), theirs: theirs.place.clone() }),
     }
+}
+
+/// Whether a host wants all that it sends and takes encrypted.
+fn encrypts(host: &Underlay) -> bool {
+    host.tunnel.is_some_and(|end| end.encrypts)
 }
 
 /// The address of the other on a link that both seem to be on, while no connection has found it there.
 pub fn unproven(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
     match direct(ours, theirs, proven)? {
         Path::Unknown(Why::Unproven(address)) => Some(address),
-        Path::Vpc | Path::Direct { .. } | Path::Tunnel { .. } | Path::Apart { .. } | Path::Unknown(_) => None,
+        Path::Vpc
+        | Path::Direct { .. }
+        | Path::Tunnel { .. }
+        | Path::Apart { .. }
+        | Path::Bare { .. }
+        | Path::Unknown(_) => None,
     }
 }
 
@@ -93,11 +116,24 @@ fn direct(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> Op
     may_be.then(|| on_link(ours, theirs, proven)).flatten()
 }
 
+/// What lies between the ends of a tunnel.
+enum Distance {
+    /// A VPC or a link of both, on which the other has this address. What both send gets there whole.
+    Near(Option<Ipv4Addr>),
+    /// Nobody knows.
+    Far,
+}
+
 /// The tunnel, if both have an end of one. Two with one key, as a copied disk makes them, would be taken for each other.
-fn tunnel(ours: &Underlay, theirs: &Underlay) -> Option<Path> {
+fn tunnel(ours: &Underlay, theirs: &Underlay, distance: Distance) -> Option<Path> {
     let (ours, theirs) = (ours.tunnel?, theirs.tunnel?);
-    let mtu = ours.mtu.min(theirs.mtu).min(FAR_MTU) - TUNNEL_OVERHEAD;
-    (ours.key != theirs.key).then_some(Path::Tunnel { key: theirs.key, endpoint: theirs.endpoint, mtu })
+    let (carried, near) = match distance {
+        Distance::Near(address) => (u32::MAX, address),
+        Distance::Far => (FAR_MTU, None),
+    };
+    let endpoint = theirs.endpoint.or(near.map(|address| SocketAddrV4::new(address, theirs.port)));
+    let mtu = ours.mtu.min(theirs.mtu).min(carried) - TUNNEL_OVERHEAD;
+    (ours.key != theirs.key).then_some(Path::Tunnel { key: theirs.key, endpoint, mtu })
 }
 
 /// The path over a link that both are on, if there is one: of several the one with the lowest addresses, which both take.
@@ -186,7 +222,7 @@ mod tests {
 
     fn end(key: u8, mtu: u32, says: bool) -> TunnelEnd {
         let endpoint = says.then(|| SocketAddrV4::new([192, 0, 2, key].into(), 6784));
-        TunnelEnd { key: TunnelKey([key; 32]), port: 6784, endpoint, mtu }
+        TunnelEnd { key: TunnelKey([key; 32]), port: 6784, endpoint, mtu, encrypts: false }
     }
 
     #[test]
@@ -206,6 +242,26 @@ mod tests {
         for (one, other) in [(&on_ec2, &without), (&without, &outside), (&on_ec2, &copied)] {
             assert!(matches!(proven(one, other), Path::Apart { .. }), "{one:?} {other:?}");
         }
+    }
+
+    #[test]
+    fn a_host_that_wants_all_encrypted_goes_by_tunnels_in_its_vpc_and_on_its_link_too_with_packets_as_large_as_they_carry()
+     {
+        let with = |underlay: Underlay, tunnel| Underlay { tunnel: Some(tunnel), ..underlay };
+        let all = |key| TunnelEnd { encrypts: true, ..end(key, 9001, false) };
+        let here = || host(in_vpc("vpc-1", "subnet-1"), &["10.0.1.11/24"], true);
+        let beside = || host(in_vpc("vpc-1", "subnet-1"), &["10.0.1.12/24"], true);
+        let mtu = |path| match path {
+            Path::Tunnel { mtu, .. } => Some(mtu),
+            _ => None,
+        };
+        for [one, other] in [[all(1), end(2, 9001, false)], [end(1, 9001, false), all(2)], [all(1), all(2)]] {
+            assert_eq!(mtu(proven(&with(here(), one), &with(beside(), other))), Some(8941));
+        }
+        let outside = with(host(Place::Outside, &["192.168.7.11/24"], false), all(3));
+        assert_eq!(mtu(proven(&with(here(), all(1)), &outside)), Some(1440));
+        assert_eq!(proven(&with(here(), all(1)), &beside()), Path::Bare { here: false });
+        assert_eq!(proven(&beside(), &with(here(), all(1))), Path::Bare { here: true });
     }
 
     /// Half of all offices have a network 192.168.1.0/24, and they are not one.
@@ -232,7 +288,8 @@ mod tests {
     }
 
     fn any_end() -> impl Strategy<Value = TunnelEnd> {
-        (1..9_u8, 576..9001_u32, any::<bool>()).prop_map(|(key, mtu, says)| end(key, mtu, says))
+        (1..9_u8, 576..9001_u32, any::<bool>(), prop::bool::weighted(0.2))
+            .prop_map(|(key, mtu, says, encrypts)| TunnelEnd { encrypts, ..end(key, mtu, says) })
     }
 
     fn any_host() -> impl Strategy<Value = Underlay> {
@@ -257,16 +314,33 @@ mod tests {
                 (Path::Vpc, Path::Vpc) | (Path::Apart { .. }, Path::Apart { .. }) => {}
                 (Path::Tunnel { key, endpoint, mtu }, Path::Tunnel { key: our_key, mtu: mtu_there, .. }) => {
                     let theirs = other.tunnel.unwrap();
-                    prop_assert_eq!((*key, *endpoint), (theirs.key, theirs.endpoint));
+                    prop_assert_eq!(*key, theirs.key);
+                    prop_assert!(theirs.endpoint.is_none() || *endpoint == theirs.endpoint);
                     prop_assert_eq!(*our_key, one.tunnel.unwrap().key);
                     prop_assert_eq!(mtu, mtu_there);
-                    prop_assert!(*mtu < theirs.mtu && *mtu <= FAR_MTU);
+                    prop_assert!(*mtu < theirs.mtu);
+                }
+                (Path::Bare { here }, Path::Bare { here: there }) => {
+                    prop_assert!(one.tunnel.is_none() == *here && (one.tunnel.is_some() || other.tunnel.is_some()));
+                    prop_assert!(here != there || one.tunnel.map(|end| end.key) == other.tunnel.map(|end| end.key));
                 }
                 (Path::Direct { from, to }, Path::Direct { from: from_there, to: to_here }) => {
                     prop_assert_eq!((from.addr(), *to), (*to_here, from_there.addr()));
                     prop_assert!(from.contains(to) && from_there.contains(to_here));
                 }
                 _ => prop_assert!(false, "{there:?} and {back:?}"),
+            }
+        }
+
+        /// Who wants all encrypted sends nothing otherwise, and is sent nothing otherwise.
+        #[test]
+        fn nobody_who_wants_all_encrypted_is_led_to_in_the_clear((one, other) in (any_host(), any_host())) {
+            let path = proven(&one, &other);
+            if encrypts(&one) || encrypts(&other) {
+                prop_assert!(matches!(path, Path::Tunnel { .. } | Path::Bare { .. }), "{path:?}");
+            } else {
+                let is_bare = matches!(path, Path::Bare { .. });
+                prop_assert!(!is_bare);
             }
         }
 
@@ -278,7 +352,7 @@ mod tests {
             let after = proven(&one, &other);
             match before {
                 // One in another network of the same name is reached by a tunnel; one that was found on the link is not.
-                Path::Tunnel { .. } if matches!(after, Path::Direct { .. }) => {}
+                Path::Tunnel { .. } if matches!(after, Path::Direct { .. } | Path::Tunnel { .. }) => {}
                 Path::Unknown(_) => prop_assert!(matches!(after, Path::Direct { .. }), "{after:?}"),
                 decided => prop_assert_eq!(decided, after),
             }

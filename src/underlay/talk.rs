@@ -71,7 +71,7 @@ mod tests {
 
     fn end() -> TunnelEnd {
         let endpoint = "203.113.100.111:65535".parse().ok();
-        TunnelEnd { key: TunnelKey([255; 32]), port: 65535, endpoint, mtu: 65535 }
+        TunnelEnd { key: TunnelKey([255; 32]), port: 65535, endpoint, mtu: 65535, encrypts: true }
     }
 
     #[test]

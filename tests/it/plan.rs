@@ -284,6 +284,7 @@ impl Case {
                 metrics_port: self.config.metrics.map(|listen| listen.port()),
                 block_metadata: self.config.network.block_metadata,
                 isolation: self.config.ipam.isolation.clone(),
+                encrypted: BTreeSet::new(),
             }),
             forward: seen.closed_by.clone().map_or(Forward::Open, Forward::Closed),
             gateway: !seen.no_gateway,

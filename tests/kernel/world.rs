@@ -243,5 +243,6 @@ pub fn rules() -> Rules {
         metrics_port: None,
         block_metadata: true,
         isolation: Isolation::default(),
+        encrypted: Default::default(),
     }
 }

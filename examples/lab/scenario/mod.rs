@@ -15,6 +15,7 @@ mod docker_bridge;
 mod docker_cost;
 mod dockerd;
 mod dual_stack;
+mod encrypt;
 mod engine;
 mod compact;
 mod cost;
@@ -125,6 +126,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "upgrade", hosts: 3, interval: "2s", run: |lab| Box::pin(upgrade::run(lab)) },
     Scenario { name: "compact", hosts: 4, interval: "2s", run: |lab| Box::pin(compact::run(lab)) },
     Scenario { name: "mixed", hosts: 1, interval: "2s", run: |lab| Box::pin(mixed::run(lab)) },
+    Scenario { name: "encrypt", hosts: 3, interval: "2s", run: |lab| Box::pin(encrypt::run(lab)) },
     Scenario { name: "tables", hosts: 3, interval: "2s", run: |lab| Box::pin(tables::run(lab)) },
     Scenario { name: "interfaces", hosts: 3, interval: "8s", run: |lab| Box::pin(interfaces::run(lab)) },
     Scenario { name: "paths", hosts: 2, interval: "30s", run: |lab| Box::pin(paths::run(lab)) },

@@ -34,6 +34,8 @@ pub(in crate::node) struct PeerPaths {
     links: BTreeMap<Ipv4Net, String>,
     /// What leads to what others own, as last made up.
     led: Remote,
+    /// What hosts own that want all encrypted.
+    encrypted: BTreeSet<Ipv4Net>,
     /// Where the other ends of tunnels were sent to last.
     dialled: BTreeMap<PeerName, SocketAddrV4>,
     /// Of these the ones that have moved since, which the device has yet to be told.
@@ -107,14 +109,16 @@ impl PeerPaths {
 
     /// Whether it is known that no path leads to a peer.
     pub fn is_apart(&self, peer: PeerName) -> bool {
-        matches!(self.to(peer), Path::Apart { .. })
+        matches!(self.to(peer), Path::Apart { .. } | Path::Bare { .. })
     }
 
     /// The longest packet that gets to a peer, where it may be shorter than its links take.
     pub fn mtu(&self, peer: PeerName) -> Option<u32> {
         match self.to(peer) {
             Path::Tunnel { mtu, .. } => Some(mtu),
-            Path::Vpc | Path::Direct { .. } | Path::Apart { .. } | Path::Unknown(_) => None,
+            Path::Vpc | Path::Direct { .. } | Path::Apart { .. } | Path::Bare { .. } | Path::Unknown(_) => {
+                None
+            }
         }
     }
 
@@ -125,7 +129,7 @@ impl PeerPaths {
             Path::Tunnel { mtu, .. } => {
                 Some(Hop::tunnel(Some(mtu).filter(|mtu| Some(*mtu) != self.device_mtu())))
             }
-            Path::Vpc | Path::Apart { .. } | Path::Unknown(_) => None,
+            Path::Vpc | Path::Apart { .. } | Path::Bare { .. } | Path::Unknown(_) => None,
         }
     }
 
@@ -167,12 +171,27 @@ impl PeerPaths {
             Device::AsItIs => seen.tunnel.as_deref().cloned(),
             Device::On { key, port, mtu } => Some(Tunnel { key, port, mtu, up: true, peers: ends }),
         };
+        self.encrypted = self.encrypted_of(&of_others);
         if *self.led.routes != routes {
             self.led.routes = Arc::new(routes);
         }
         if self.led.tunnel.as_deref() != tunnel.as_ref() {
             self.led.tunnel = tunnel.map(Arc::new);
         }
+    }
+
+    /// What hosts own that want all encrypted, whatever this host wants.
+    fn encrypted_of(&self, owners: &[(Range, PeerName)]) -> BTreeSet<Ipv4Net> {
+        let Some(exchange) = &self.exchange else { return BTreeSet::new() };
+        let encrypts =
+            |peer| exchange.underlay(peer).and_then(|there| there.tunnel).is_some_and(|end| end.encrypts);
+        let pieces = owners.iter().filter(|(_, owner)| encrypts(*owner)).map(|(piece, _)| *piece);
+        join(pieces).into_iter().flat_map(Range::cidrs).collect()
+    }
+
+    /// What other hosts own whose packets are to be encrypted, since those hosts want it so.
+    pub fn encrypted(&self) -> &BTreeSet<Ipv4Net> {
+        &self.encrypted
     }
 
     /// As few as the pieces allow. Of those in place, `seen`, the ones stay that lead to peers of whom it is not known where they are.
@@ -210,7 +229,7 @@ impl PeerPaths {
             match self.to(owner) {
                 Path::Tunnel { .. } => pieces.entry(owner).or_default().push(piece),
                 Path::Unknown(_) => unknown.push(piece),
-                Path::Vpc | Path::Direct { .. } | Path::Apart { .. } => {}
+                Path::Vpc | Path::Direct { .. } | Path::Apart { .. } | Path::Bare { .. } => {}
             }
         }
         self.dialled.retain(|peer, _| pieces.contains_key(peer));
@@ -349,7 +368,7 @@ mod tests {
     const ON: Device = Device::On { key: KEY, port: 6784, mtu: 1440 };
 
     fn end(key: u8, mtu: u32) -> Option<TunnelEnd> {
-        Some(TunnelEnd { key: TunnelKey([key; 32]), port: 6784, endpoint: None, mtu })
+        Some(TunnelEnd { key: TunnelKey([key; 32]), port: 6784, endpoint: None, mtu, encrypts: false })
     }
 
     /// With an end of a tunnel, and B elsewhere with another, which was found at an address whose last part is this.

@@ -97,7 +97,7 @@ impl Ground<'_> {
     fn host(&self) -> Host {
         Host {
             sysctls: self.sysctls(),
-            rules: rules(self.config, self.seen),
+            rules: rules(self.config, self.seen, &self.remote.encrypted),
             gateway: true,
             blocks: self.blocks(),
             links: self.connected.links.clone(),
@@ -213,7 +213,11 @@ pub fn link_mtu(config: &Config, seen: Option<&Host>) -> u32 {
 }
 
 /// While no uplink is known, rules are left as they are: they would guard nothing.
-pub(in crate::node) fn rules(config: &Config, seen: Option<&Host>) -> Option<Rules> {
+pub(in crate::node) fn rules(
+    config: &Config,
+    seen: Option<&Host>,
+    encrypted: &BTreeSet<Ipv4Net>,
+) -> Option<Rules> {
     if uplink_names(config, seen).is_empty() {
         return seen.and_then(|host| host.rules.clone());
     }
@@ -225,6 +229,7 @@ pub(in crate::node) fn rules(config: &Config, seen: Option<&Host>) -> Option<Rul
         metrics_port: config.metrics.map(|listen| listen.port()),
         block_metadata: config.network.block_metadata,
         isolation: config.ipam.isolation.clone(),
+        encrypted: if config.paths.encrypt { [config.ipam.range.trunc()].into() } else { encrypted.clone() },
     })
 }
 

@@ -15,7 +15,7 @@ use crate::{
         },
     },
     plan::Plan,
-    state::{Actual, Desired, Far, Link, Rules},
+    state::{Actual, Desired, Far, Link, Remote, Rules},
 };
 
 impl<'a> Overview<'a> {
@@ -32,7 +32,9 @@ impl<'a> Overview<'a> {
     /// The rules that a look at this host compares with.
     pub(in crate::node) fn rules_to_look_for(&self) -> Option<Rules> {
         match self.facts.leave {
-            Leave::No => rules(&self.facts.config, self.work.converge.host.seen()),
+            Leave::No => {
+                rules(&self.facts.config, self.work.converge.host.seen(), self.peers.paths.encrypted())
+            }
             Leave::HandingOver | Leave::Withdrawing => None,
         }
     }
@@ -80,7 +82,10 @@ impl<'a> Overview<'a> {
             owners: (self.peers.has_ring() && self.facts.ring_kept).then(|| self.peers.ipam.settled_owners()),
             connected: self.connected_by(config),
             lent: self.local.leases.lent(),
-            remote: self.peers.paths.led().clone(),
+            remote: Remote {
+                encrypted: self.peers.paths.encrypted().clone(),
+                ..self.peers.paths.led().clone()
+            },
             seen: self.work.converge.host.seen(),
             verdict: self.verdict(),
             interface: self.work.converge.vpc.seen().map(|vpc| &vpc.interface),

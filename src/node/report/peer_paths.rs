@@ -19,6 +19,8 @@ use crate::{
 
 /// What to do where no path leads from one host to another.
 pub(super) const APART_WAY_OUT: &str = "hosts of one VPC reach each other, and hosts on one link: give both a network in common, or set paths.tunnel = \"on\" on both";
+/// The same where packets are to be encrypted and cannot be.
+const BARE_WAY_OUT: &str = "set paths.tunnel = \"on\" and a mesh password on both, and restart weavers there; or paths.encrypt = \"off\"";
 /// Hosts without a path that are named.
 const NAMED_MAX: usize = 8;
 
@@ -59,7 +61,8 @@ impl Overview<'_> {
         let (uplinks, host) = (self.uplink_names(), self.work.converge.host.seen()?);
         let carried = host.uplinks.iter().filter(|(name, _)| uplinks.contains(*name)).map(|(_, mtu)| *mtu);
         let (key, port) = (self.facts.tunnel_key?, config.port);
-        let end = TunnelEnd { key, port, endpoint: config.endpoint, mtu: carried.min()? };
+        let end =
+            TunnelEnd { key, port, endpoint: config.endpoint, mtu: carried.min()?, encrypts: config.encrypt };
         Some(end).filter(|end| end.is_believable())
     }
 
@@ -102,12 +105,15 @@ impl Overview<'_> {
             Path::Direct { .. } => (PathKind::Direct, None),
             Path::Tunnel { key, .. } => (PathKind::Tunnel, self.silence_of(key)),
             Path::Apart { ours, theirs } => (PathKind::None, Some(apart(&ours, &theirs))),
+            Path::Bare { here } => (PathKind::None, Some(bare(here).to_owned())),
             Path::Unknown(why) => (PathKind::Unknown, Some(unknown(why, self.facts.config.is_on_ec2()))),
         };
         let (path, hop) = (self.peers.paths.to(peer), self.peers.paths.hop(peer));
         let endpoint = match path {
             Path::Tunnel { endpoint, .. } => endpoint.map(|endpoint| *endpoint.ip()),
-            Path::Vpc | Path::Direct { .. } | Path::Apart { .. } | Path::Unknown(_) => None,
+            Path::Vpc | Path::Direct { .. } | Path::Apart { .. } | Path::Bare { .. } | Path::Unknown(_) => {
+                None
+            }
         };
         PeerPath {
             peer,
@@ -136,7 +142,13 @@ impl Overview<'_> {
     pub(super) fn no_path_to(&self, peer: PeerName) -> Option<Note> {
         let PeerPath { path: PathKind::None, why, .. } = self.peer_path(peer) else { return None };
         let what = format!("no path leads to {}: {}", self.peers.named(peer), why.unwrap_or_default());
-        Some(Note { what, hint: Some(APART_WAY_OUT.to_owned()) })
+        let way_out = match self.peers.paths.to(peer) {
+            Path::Bare { .. } => BARE_WAY_OUT,
+            Path::Vpc | Path::Direct { .. } | Path::Tunnel { .. } | Path::Apart { .. } | Path::Unknown(_) => {
+                APART_WAY_OUT
+            }
+        };
+        Some(Note { what, hint: Some(way_out.to_owned()) })
     }
 
     /// Hosts to which no path leads, and the way out.
@@ -165,6 +177,13 @@ fn apart(ours: &Place, theirs: &Place) -> String {
         whereabouts(theirs),
         whereabouts(ours)
     )
+}
+
+fn bare(here: bool) -> &'static str {
+    match here {
+        true => "it sends and takes nothing unless it is encrypted, and this host has no key",
+        false => "packets to and from it are to be encrypted, and it has no key that can be used",
+    }
 }
 
 fn whereabouts(place: &Place) -> String {

@@ -295,6 +295,7 @@ fn rules() -> Rules {
         metrics_port: None,
         block_metadata: true,
         isolation: Isolation::default(),
+        encrypted: Default::default(),
     }
 }
 
