@@ -74,6 +74,8 @@ pub mod config;
 pub mod plan;
 /// One peer, whole: inputs in, outputs out.
 pub mod node;
+/// From Weave Net to here: what a router keeps on disk, and what would become of its host.
+pub mod migrate;
 /// What monitoring reads of a node and of the daemon around it.
 pub mod metrics;
 /// The container network interface: what a runtime says, and what it is answered.

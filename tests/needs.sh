@@ -51,6 +51,7 @@ python3 -c "import ensurepip, venv"                 : python3 python3-venv
 test_needs="$lab_needs$cni_needs$docker_needs$podman_needs"'
 git --version                                       : git
 [ -d /usr/share/gocode/src/github.com/weaveworks/mesh ] : golang-github-weaveworks-mesh-dev
+[ -d /usr/share/gocode/src/github.com/boltdb/bolt ] : golang-github-boltdb-bolt-dev
 python3 -c "import ensurepip, venv"                 : python3 python3-venv
 '
 

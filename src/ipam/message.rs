@@ -63,10 +63,23 @@ pub enum ReceiveError {
     Unmergeable(#[from] MergeError),
 }
 
-impl From<RingError> for ReceiveError {
-    fn from(error: RingError) -> ReceiveError {
-        ReceiveError::Unmergeable(MergeError::Invalid(error))
+impl From<NotARing> for ReceiveError {
+    fn from(error: NotARing) -> ReceiveError {
+        match error {
+            NotARing::Undecodable(error) => ReceiveError::Undecodable(error),
+            NotARing::Invalid(error) => ReceiveError::Unmergeable(MergeError::Invalid(error)),
+        }
     }
+}
+
+/// Why bytes are no ring.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs)] // The texts say what the fields are.
+pub enum NotARing {
+    #[error(transparent)]
+    Undecodable(#[from] GobError),
+    #[error(transparent)]
+    Invalid(#[from] RingError),
 }
 
 const NODE: Schema = Schema::Struct { name: "", fields: &[("Name", Schema::Uint), ("UID", Schema::Uint)] };
@@ -175,6 +188,11 @@ impl State {
     }
 }
 
+/// A ring by itself, as Weave Net's routers keep theirs on disk.
+pub fn encode_ring(ring: &Ring) -> Vec<u8> {
+    Encoder::new().encode(&RING, &ring_value(ring))
+}
+
 /// An update of these bytes of a [`State`].
 pub fn update(state: &[u8]) -> Vec<u8> {
     [&[UPDATE], state].concat()
@@ -232,6 +250,11 @@ fn ring_value(ring: &Ring) -> Value {
 
 // ===== decoding =====
 
+/// A ring that stands by itself, as Weave Net's routers keep theirs on disk.
+pub fn decode_ring(bytes: &[u8]) -> Result<Ring, NotARing> {
+    ring_of(&decode_one(bytes)?)
+}
+
 fn decode_one(mut bytes: &[u8]) -> Result<Value, GobError> {
     Decoder::new().next(&mut bytes)?.ok_or(GobError::Truncated)
 }
@@ -245,7 +268,8 @@ fn address_at(value: &Value, field: &'static str) -> Result<Address, GobError> {
     value.narrow_at(field).map(Address)
 }
 
-fn peer_of(bits: u64) -> Result<PeerName, GobError> {
+/// The peer of this name on the wire.
+pub fn peer_of(bits: u64) -> Result<PeerName, GobError> {
     let peer = PeerName::from_u64(bits);
     let fits = peer.as_u64() == bits;
     fits.then_some(peer).ok_or(GobError::OutOfRange { field: "Peer", value: bits })
@@ -281,7 +305,7 @@ fn claims_of(map: &[(Value, Value)]) -> Result<Claims, GobError> {
     Ok(all)
 }
 
-fn ring_of(value: &Value) -> Result<Ring, ReceiveError> {
+fn ring_of(value: &Value) -> Result<Ring, NotARing> {
     let mut entries = Vec::new();
     for entry in value.slice_at("Entries")? {
         entries.push(Entry {

@@ -10,6 +10,7 @@
 //!    laws     what must hold after each step, and once all is quiet
 //!  growth   a calm world of any size, founded, joined and left idle, and measured
 //!  mixed    hosts outside EC2, and hosts of one subnet that reach each other directly
+//!  router_data what a Weave Net router would keep on disk
 //!  turnover one whose hosts are replaced again and again, and what becomes of the route table
 //! ```
 //!
@@ -25,6 +26,7 @@ mod wire;
 pub mod world;
 pub mod growth;
 pub mod turnover;
+pub mod router_data;
 mod mixed;
 mod laws;
 mod power;

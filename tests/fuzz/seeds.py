@@ -65,6 +65,32 @@ def said(following, number):
     return ('{"log":%s,"claims":[%s],"words":{%s:%s}}' % (log, claims, named(peer), word)).encode()
 
 
+def page(number, kind, count, body):
+    head = number.to_bytes(8, "little") + kind.to_bytes(2, "little") + count.to_bytes(2, "little") + bytes(4)
+    return (head + body).ljust(4096, b"\0")
+
+
+def leaf(number, pairs):
+    """A page of keys and values; one whose flag is 1 is a bucket."""
+    elements, rest = b"", b""
+    for index, (key, value, flag) in enumerate(pairs):
+        position = (len(pairs) - index) * 16 + len(rest)
+        elements += b"".join(n.to_bytes(4, "little") for n in (flag, position, len(key), len(value)))
+        rest += key + value
+    return page(number, 2, len(pairs), elements + rest)
+
+
+def router():
+    """What a router keeps, in a bolt file whose meta pages have no checksum."""
+    values = {vector["name"]: bytes.fromhex(vector["hex"]) for vector in json.loads((DATA / "ipam_messages.json").read_text())}
+    numbers = [(n, 4) for n in (0xED0CDAED, 2, 4096, 0)] + [(n, 8) for n in (3, 0, 2, 5, 1, 0)]
+    meta = b"".join(n.to_bytes(size, "little") for n, size in numbers)
+    keys = {"directPeers": "db.directPeers", "ownedAddresses": "db.owned", "peername": "db.peername", "ring": "db.ring.single"}
+    pairs = [(key.encode(), values[name], 0) for key, name in keys.items()] + [(b"version", b"\1\0", 0)]
+    pages = [page(0, 4, 0, meta), page(1, 4, 0, meta), page(2, 16, 0, b"")]
+    return b"".join(pages + [leaf(3, [(b"top", (4).to_bytes(16, "little"), 1)]), leaf(4, pairs)])
+
+
 CORPUS = {
     "gob": topologies + states + [*vectors("gob.json", "features", "range")],
     "stranger": [bytes([how]) + stream for stream in streams for how in range(4)],
@@ -78,6 +104,7 @@ CORPUS = {
     "dead": [piece(said(1, 0)), piece(said(1, 0)) + piece(said(2, 1)), piece(said(1, 1)) + piece(said(2, 0))],
     "config": [example.encode(), example.replace("\n# ", "\n").encode()],
     "records": [record.encode(), *(("\n" * at + line).encode() for at, line in enumerate(record.split("\n")))],
+    "router": [router()],
     "request": [request.encode() for request in requests],
 }
 

@@ -32,6 +32,7 @@ mod lost_store;
 mod memory;
 mod mesh_peers;
 mod metrics;
+mod migrate;
 mod one_fault;
 mod paths;
 mod paxos_walk;
