@@ -20,6 +20,8 @@ mod runtimes;
 mod tunnel;
 #[path = "kernel/watching.rs"]
 mod watching;
+#[path = "kernel/weave_net.rs"]
+mod weave_net;
 #[path = "kernel/world.rs"]
 mod world;
 
@@ -56,6 +58,7 @@ fn main() {
         runtimes::trials(),
         tunnel::trials(),
         watching::trials(),
+        weave_net::trials(),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();

@@ -29,7 +29,9 @@ use rtnetlink::{
 use tokio::time::sleep;
 
 use super::{
-    address, dump,
+    address,
+    bound::{self, READ_MAX},
+    dump,
     fault::{Cause, already_gone, already_there, fault, found},
     neighbour, route, sysctl,
     visit::Inside,
@@ -291,6 +293,13 @@ pub async fn all() -> Result<Vec<Arc<End>>, Fault> {
     dump::links(|message| ends.push(Arc::new(End::read(message)))).await?;
     ends.sort_by_key(|end| end.index);
     Ok(ends)
+}
+
+/// All interfaces of a container's namespace, unless there are more than anybody has.
+pub async fn all_inside(inside: &Handle) -> Result<Vec<End>, Fault> {
+    let dump = without_counters(inside.link().get()).execute();
+    let messages = bound::all(dump, "interfaces", READ_MAX).await?;
+    Ok(messages.iter().map(End::read).collect())
 }
 
 /// The interface of that name.

@@ -69,6 +69,7 @@ pub mod removal;
 pub mod target;
 mod tracking;
 pub mod uplink;
+pub mod weave_net;
 
 use fault::{fault, found};
 use known::Known;

@@ -12,7 +12,7 @@ use std::{
 use futures_util::StreamExt;
 use rtnetlink::{
     Handle,
-    packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage},
+    packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
         nsid::{NsidAttribute, NsidMessage},
@@ -58,6 +58,23 @@ impl Numbers {
         let lower = |next: i32| (next >= LEAST).then(|| next - 1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).ok()
     }
+}
+
+/// The number that the host has for a namespace that was entered; `None` if it has none.
+pub(super) async fn of(host: &Handle, inside: &Inside) -> Option<i32> {
+    let mut message = NsidMessage::default();
+    message.attributes = vec![NsidAttribute::Fd(inside.fd().unsigned_abs())];
+    let mut question = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
+    question.header.flags = NLM_F_REQUEST;
+    let answer = host.clone().request(question).ok()?.next().await?;
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(known)) = answer.payload else {
+        return None;
+    };
+    let number = known.attributes.iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(number) => Some(*number),
+        _ => None,
+    });
+    number.filter(|number| *number >= 0)
 }
 
 #[cfg(test)]

@@ -47,6 +47,11 @@ pub fn to(netns: &Netns) -> Option<PathBuf> {
     found
 }
 
+/// Every namespace of others to which a way is known.
+pub fn all() -> Vec<Netns> {
+    look().into_iter().map(|(cookie, path)| Netns::new(boot_id(), cookie, path)).collect()
+}
+
 /// Whether neither the path of `netns` nor any other that is known leads to it, for certain. What cannot be told is not
 /// gone.
 pub fn is_gone(netns: &Netns) -> bool {
