@@ -72,6 +72,11 @@ impl Failure {
         Failure::new(Exit::Failure, "failed", message)
     }
 
+    /// It would do harm.
+    pub fn harmful(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Unsafe, "unsafe", message)
+    }
+
     /// What it names does not exist.
     pub fn not_found(message: impl Into<String>) -> Failure {
         Failure::new(Exit::Failure, "not_found", message)

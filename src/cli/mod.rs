@@ -34,6 +34,7 @@ mod validate;
 mod config;
 mod permissions;
 mod run;
+mod migrate;
 mod plan;
 mod report;
 mod reset;
@@ -149,6 +150,8 @@ enum Command {
     Reset,
     /// Give this host's end of tunnels a new key, and tell the other hosts
     RotateKey,
+    /// Take over from a Weave Net router on this host; without --yes show what would happen
+    Migrate(migrate::Migrate),
     /// Print all that is known of this host, for somebody else to read
     Report(report::Report),
     /// Print what is measured, as Prometheus reads it
@@ -207,6 +210,7 @@ async fn dispatch(Cli { global, command }: Cli, screen: &Screen) -> Result<Exit,
         Command::Drain => drain::exec(&global, screen).await,
         Command::Reset => reset::exec(&global, screen).await,
         Command::RotateKey => rotate_key::exec(&global, screen).await,
+        Command::Migrate(command) => command.exec(&global, screen).await,
         Command::Report(command) => command.exec(&global, screen).await,
         Command::Metrics(command) => command.exec(&global, screen).await,
         Command::Schema(command) => command.exec(screen),

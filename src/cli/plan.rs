@@ -136,5 +136,5 @@ fn sources(global: &Global, screen: &Screen) -> Result<Option<Sources>, Failure>
 async fn offline(global: &Global, screen: &Screen, unreachable: ClientError) -> Result<plan::Plan, Failure> {
     validate::check(&global.config)?;
     screen.say(format!("note: {unreachable}: this is the plan of a daemon that would start now"));
-    crate::daemon::plan_offline(run::options(global)).await.map_err(run::failure)
+    crate::daemon::plan_offline(run::options(global), None).await.map_err(run::failure)
 }

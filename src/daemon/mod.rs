@@ -60,6 +60,7 @@ use crate::{
         boundary::order::Order,
         identity::Metadata,
         persist::ledger::{SaveFault, SaveId},
+        persist::memory::Memory,
         protocol::{
             request::{Refusal, Request, RequestId, Response, SavedPlan},
             status::{ConfigStatus, Status},
@@ -219,9 +220,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What would change, worked out without a daemon from what is saved and what can be read.
-pub async fn plan_offline(options: Options) -> anyhow::Result<Plan> {
-    offline::plan(options).await
+/// What would change, worked out without a daemon from what can be read, and from what is saved or, in its place, `memory`.
+pub async fn plan_offline(options: Options, memory: Option<Memory>) -> anyhow::Result<Plan> {
+    offline::plan(options, memory).await
 }
 
 /// Where events come from.

@@ -18,10 +18,10 @@ use crate::{
 /// the first has found.
 const LOOKS_MAX: usize = 4;
 
-pub(super) async fn plan(options: Options) -> anyhow::Result<Plan> {
+pub(super) async fn plan(options: Options, memory: Option<Memory>) -> anyhow::Result<Plan> {
+    let memory = memory.map_or_else(|| remembered(&options), Ok)?;
     let mut config = ConfigFile::read(&options.config, birth::trial(&options)?.as_ref())?.config().clone();
     let ec2 = birth::ec2(&config, &Calls::new()).await;
-    let memory = remembered(&options)?;
     config.ipam.expected_peers = Some(birth::count(&config, &memory).await?);
     let birth = birth::birth(&config, &memory, ec2.as_ref())?;
     let tunnel_key = birth::tunnel_key(&config, || tunnel_key::load(&options.state));

@@ -8,6 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
+use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -16,11 +17,15 @@ use weavers::{
         Answer, ApiRequest,
         server::{Call, Socket},
     },
+    ipam::Ring,
+    migrate::Database,
     node::protocol::{
         request::{Refusal, RefusalKind, Request, Response},
         status::Status,
     },
+    peer::PeerName,
     plan::{Change, Plan},
+    sim::router_data,
     state::{Action, Ec2Action, TableId},
 };
 
@@ -126,6 +131,52 @@ fn without_a_daemon_the_code_is_4_and_the_way_out_is_named() {
         assert!(stdout(&output).is_empty());
         assert!(stderr(&output).contains("hint: is it running?"), "{}", stderr(&output));
     }
+}
+
+/// What a router would keep that owns everything.
+fn data_of(peer: u64) -> Vec<u8> {
+    let name = PeerName::from_u64(peer);
+    let ring = Ring::seeded(name, "10.32.0.0/12".parse::<Ipv4Net>().unwrap().into(), [name]);
+    router_data::file(&Database { name, ring, users: [].into(), dialled: Vec::new() })
+}
+
+#[test]
+fn a_router_is_taken_over_from_once_and_its_data_are_left_as_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = file(directory.path(), "peers = ['10.0.1.12']\n[vpc]\nprovider = 'none'\n");
+    let (state, data) = (directory.path().join("state"), directory.path().join("weavedata.db"));
+    let migrate = |more: &[&str]| {
+        let [config, state, data] = [&config, &state, &data].map(|path| path.to_str().unwrap());
+        let args = ["migrate", "--config", config, "--state", state, "--database", data];
+        weavers(&[&args[..], &["--socket", "/nonexistent/weavers.sock"], more].concat())
+    };
+    fs::write(&data, "something else").unwrap();
+    let output = migrate(&["--yes"]);
+    assert_eq!(code(&output), 1);
+    assert!(
+        stderr(&output).contains("weavedata.db cannot be taken over: it is no bolt file"),
+        "{}",
+        stderr(&output)
+    );
+    fs::write(&data, data_of(1)).unwrap();
+    let output = migrate(&["--json"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&document["state"], &document["migration"]["name"]),
+        (&"before".into(), &"00:00:00:00:00:01".into())
+    );
+    assert!(!state.exists(), "nothing is written unless it is asked for");
+    for _ in 0..2 {
+        let output = migrate(&["--yes"]);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        assert!(stdout(&output).contains("The store is written"), "{}", stdout(&output));
+    }
+    assert_eq!(fs::read(&data).unwrap(), data_of(1));
+    fs::write(&data, data_of(2)).unwrap();
+    let output = migrate(&["--yes"]);
+    assert_eq!(code(&output), 5);
+    assert!(stderr(&output).contains("is that of peer 00:00:00:00:00:01"), "{}", stderr(&output));
 }
 
 #[test]

@@ -8,11 +8,12 @@ use roff::{Inline, Roff, bold, italic, roman};
 use super::{COMMANDS, FILES, GUIDES, MANUAL, Page, see_also, source};
 
 /// Each by its name.
-pub(super) const PAGES: [(&str, &str); 8] = [
+pub(super) const PAGES: [(&str, &str); 9] = [
     ("weavers-cni", include_str!("../../../packaging/man/weavers-cni.7.md")),
     ("weavers-docker", include_str!("../../../packaging/man/weavers-docker.7.md")),
     ("weavers-ec2", include_str!("../../../packaging/man/weavers-ec2.7.md")),
     ("weavers-ipv6", include_str!("../../../packaging/man/weavers-ipv6.7.md")),
+    ("weavers-migrate", include_str!("../../../packaging/man/weavers-migrate.7.md")),
     ("weavers-operations", include_str!("../../../packaging/man/weavers-operations.7.md")),
     ("weavers-paths", include_str!("../../../packaging/man/weavers-paths.7.md")),
     ("weavers-podman", include_str!("../../../packaging/man/weavers-podman.7.md")),

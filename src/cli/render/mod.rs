@@ -10,6 +10,7 @@ pub mod diff;
 pub mod doctor;
 pub mod explain;
 pub mod map;
+pub mod migrate;
 pub mod status;
 pub mod page;
 pub mod permissions;
