@@ -41,6 +41,7 @@ mod drift;
 mod drop_ins;
 mod faults;
 mod isolation;
+mod migrate;
 mod mixed;
 mod mtu;
 mod restart;
@@ -127,6 +128,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "compact", hosts: 4, interval: "2s", run: |lab| Box::pin(compact::run(lab)) },
     Scenario { name: "mixed", hosts: 1, interval: "2s", run: |lab| Box::pin(mixed::run(lab)) },
     Scenario { name: "encrypt", hosts: 3, interval: "2s", run: |lab| Box::pin(encrypt::run(lab)) },
+    Scenario { name: "migrate", hosts: 3, interval: "2s", run: |lab| Box::pin(migrate::run(lab)) },
     Scenario { name: "tables", hosts: 3, interval: "2s", run: |lab| Box::pin(tables::run(lab)) },
     Scenario { name: "interfaces", hosts: 3, interval: "8s", run: |lab| Box::pin(interfaces::run(lab)) },
     Scenario { name: "paths", hosts: 2, interval: "30s", run: |lab| Box::pin(paths::run(lab)) },
