@@ -57,10 +57,9 @@ impl Device {
             self.last = None;
             return;
         };
-        let may_differ = scope != Scope::Changed
-            || std::mem::take(&mut self.is_touched)
-            || told.lost
-            || told.interfaces.contains(&end.index);
+        let is_touched = std::mem::take(&mut self.is_touched);
+        let may_differ =
+            scope != Scope::Changed || is_touched || told.lost || told.interfaces.contains(&end.index);
         let last = self.last.take().filter(|(index, _)| !may_differ && *index == end.index);
         let read = match last {
             Some((_, read)) => read.map(|tunnel| with_link(&tunnel, end)),
@@ -266,7 +265,7 @@ mod tests {
             format!("{ONE}\t(none)\t(none)\t10.0.0.0/33\t0\t0\t0\toff"),
             format!("{ONE}\t(none)\t(none)\t(none)\t0\t0\t0\toff\tmore"),
         ] {
-            assert_eq!(parse(&dump(&[peer.clone()]), NOW), None, "{peer}");
+            assert_eq!(parse(&dump(std::slice::from_ref(&peer)), NOW), None, "{peer}");
         }
         assert_eq!(parse("", NOW), None);
         assert_eq!(parse("interface: weave-tunnel\n", NOW), None);

@@ -29,8 +29,19 @@ stories![
 /// The program that stands in for the kernel finds a device by its name, in one directory for all.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// Nothing of it is left, however the story ends: a program would go on by itself.
+struct Turn {
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        sh("for link in weave-tunnel wg0; do ip link del $link 2>/dev/null || true; done");
+    }
+}
+
 /// Whether there can be a tunnel here: with a kernel that has WireGuard, or with a device that a program may open.
-fn may_tunnel() -> Option<MutexGuard<'static, ()>> {
+fn may_tunnel() -> Option<Turn> {
     let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let in_kernel =
         sh("ip link add wgtry type wireguard 2>/dev/null && ip link del wgtry && echo yes || true");
@@ -39,7 +50,7 @@ fn may_tunnel() -> Option<MutexGuard<'static, ()>> {
         eprintln!("there is no WireGuard here: it takes a kernel that has it, or root");
         return None;
     }
-    Some(guard)
+    Some(Turn { _alone: guard })
 }
 
 /// A host with a key for its end.
@@ -75,7 +86,7 @@ fn set(key: TunnelKey, port: u16, mtu: u32) -> HostAction {
 }
 
 async fn a_tunnel_is_made_read_back_and_removed(mut world: World) {
-    let Some(_guard) = may_tunnel() else { return };
+    let Some(_turn) = may_tunnel() else { return };
     let (_state, key) = with_key(&mut world);
     assert_eq!(tunnel(&mut world).await, None);
     for port in [6784, 6784, 7000] {
@@ -107,7 +118,7 @@ async fn a_tunnel_is_made_read_back_and_removed(mut world: World) {
 }
 
 async fn what_others_do_to_it_is_seen_when_all_is_looked_at(mut world: World) {
-    let Some(_guard) = may_tunnel() else { return };
+    let Some(_turn) = may_tunnel() else { return };
     let (_state, key) = with_key(&mut world);
     world.apply(set(key, 6784, 1440)).await;
     world.apply(end(1, None, &["10.32.0.0/14"])).await;
@@ -137,7 +148,7 @@ async fn what_others_do_to_it_is_seen_when_all_is_looked_at(mut world: World) {
 }
 
 async fn routes_lead_into_it_and_say_how_long_packets_may_be(mut world: World) {
-    let Some(_guard) = may_tunnel() else { return };
+    let Some(_turn) = may_tunnel() else { return };
     let (_state, key) = with_key(&mut world);
     let destination = "10.40.0.0/14".parse().unwrap();
     let lead = |mtu| HostAction::AddHostRoute { destination, hop: Hop::tunnel(mtu) };
@@ -156,7 +167,7 @@ async fn routes_lead_into_it_and_say_how_long_packets_may_be(mut world: World) {
 }
 
 async fn a_tunnel_without_a_key_is_refused_and_one_of_others_is_left_alone(mut world: World) {
-    let Some(_guard) = may_tunnel() else { return };
+    let Some(_turn) = may_tunnel() else { return };
     let refused = world.refused(set(key_of(1), 6784, 1440)).await;
     assert_eq!(
         (refused.kind, refused.message.as_str()),

@@ -239,9 +239,11 @@ impl PeerPaths {
             let Path::Tunnel { key, endpoint, .. } = self.to(peer) else { continue };
             let is_told =
                 seen.and_then(|seen| seen.peers.get(&key)).is_some_and(|end| end.endpoint == endpoint);
-            let allowed = join(pieces).into_iter().flat_map(Range::cidrs).map(IpNet::from).collect();
+            let allowed = join(pieces).into_iter().flat_map(Range::cidrs).map(IpNet::from);
             let moved = self.dial(peer, endpoint, is_told);
-            ends.insert(key, TunnelPeer { moved, ..TunnelPeer::new(endpoint, allowed) });
+            // Whoever says that he has the key of another takes nothing from that one.
+            let end = || TunnelPeer { moved, ..TunnelPeer::new(endpoint, BTreeSet::new()) };
+            ends.entry(key).or_insert_with(end).allowed.extend(allowed);
         }
         for (key, end) in seen.into_iter().flat_map(|seen| &seen.peers) {
             let kept: BTreeSet<IpNet> =
