@@ -139,8 +139,11 @@ fn tunnel(ours: &Underlay, theirs: &Underlay, distance: Distance) -> Option<Path
 /// The path over a link that both are on, if there is one: of several the one with the lowest addresses, which both take.
 fn on_link(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> Option<Path> {
     let all = ours.addresses.iter().flat_map(|from| theirs.addresses.iter().map(move |to| (*from, *to)));
+    // What both have is on two links that only look alike, or leads to whoever answers first.
+    let has = |host: &Underlay, address| host.addresses.iter().any(|held| held.addr() == address);
     let on_link = all.filter(|(from, to)| {
-        from.addr() != to.addr() && from.contains(&to.addr()) && to.contains(&from.addr())
+        let is_one = from.contains(&to.addr()) && to.contains(&from.addr());
+        is_one && !has(theirs, from.addr()) && !has(ours, to.addr())
     });
     let ends = |(from, to): &(Ipv4Net, Ipv4Net)| {
         (cmp::min(from.addr(), to.addr()), cmp::max(from.addr(), to.addr()))
@@ -208,6 +211,15 @@ mod tests {
         let one = host(in_vpc("vpc-1", "subnet-1"), &["10.0.1.11/24"], true);
         let other = host(in_vpc("vpc-2", "subnet-9"), &["10.0.1.12/24"], true);
         assert!(matches!(proven(&one, &other), Path::Apart { .. }));
+    }
+
+    #[test]
+    fn an_address_that_both_have_leads_to_neither() {
+        let both = ["10.0.1.3/16", "10.0.1.4/16"];
+        let (one, other) = (host(Place::Outside, &both, false), host(Place::Outside, &both, false));
+        assert!(matches!(proven(&one, &other), Path::Apart { .. }));
+        let third = host(Place::Outside, &["10.0.1.3/16", "10.0.1.5/16"], false);
+        assert_eq!(proven(&one, &third), direct("10.0.1.4/16", "10.0.1.5"));
     }
 
     /// Half of all offices have a network 192.168.1.0/24.
