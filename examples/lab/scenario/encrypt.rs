@@ -31,7 +31,9 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     never_heard(clear, "packet from or to a container", &mut checks)?;
     keyless(lab, &mut checks).await?;
     turned_off(lab, &mut checks).await?;
-    report(lab, ready, checks).await
+    let mut report = report(lab, ready, checks).await?;
+    report.checks.extend(left(lab).await?.0);
+    Ok(report)
 }
 
 fn pairs(lab: &Lab) -> impl Iterator<Item = (usize, usize)> {
@@ -157,4 +159,21 @@ async fn turned_off(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
         checks.add(format!("packets from h{} to h{} pass", from + 1, to + 1), passes(lab, from, to).await?);
     }
     Ok(())
+}
+
+/// A host that leaves takes its end of tunnels with it, and its key.
+async fn left(lab: &mut Lab) -> anyhow::Result<Checks> {
+    let mut checks = Checks::default();
+    let host = 1;
+    let key = lab.hosts[host].dir.join("state/tunnel.key");
+    let before = lab.on_host(host, &["ip", "-o", "link"]).await?;
+    let was_there = before.contains("weave-tunnel") && key.exists();
+    checks.add("a host with an end of tunnels is to leave", holds(was_there, || before));
+    let reset = lab.ran(host, &["reset"]).await?;
+    checks.add("it is reset", reset.says(0, &[]));
+    lab.hosts[host].ended(SOON).await?;
+    let after = lab.on_host(host, &["ip", "-o", "link"]).await?;
+    checks.add("its end is gone", holds(!after.contains("weave-tunnel"), || after));
+    checks.add("and its key", holds(!key.exists(), || key.display().to_string()));
+    Ok(checks)
 }

@@ -162,7 +162,11 @@ async fn device(lab: &Lab, host: usize) -> anyhow::Result<String> {
     let lines = dump.lines().map(|line| {
         let words: Vec<&str> = line.split('\t').collect();
         match words[..] {
-            [key, _, endpoint, allowed, _, _, _, keepalive] => [key, endpoint, allowed, keepalive].join(" "),
+            [key, _, endpoint, allowed, _, _, _, keepalive] => {
+                // The port that stands for a host behind a router is the router's to choose.
+                let endpoint = if endpoint.starts_with("10.0.1.1:") { "10.0.1.1" } else { endpoint };
+                [key, endpoint, allowed, keepalive].join(" ")
+            }
             _ => words.get(1..).unwrap_or_default().join(" "),
         }
     });
@@ -208,6 +212,12 @@ async fn repaired(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
         });
         checks.timed("and packets pass", passed.await?);
     }
+    // A device that is new has to be found by whoever is behind a router: he tries anew when he is not answered for a while.
+    let found = eventually(LATER, async || {
+        let ping = lab.ping_with(AT_HOME, host, CARRIED).await?;
+        Ok(holds(ping.ok, || format!("{} does not reach {}", ping.from, ping.to)))
+    });
+    checks.timed("the host behind a router has found it", found.await?);
     Ok(())
 }
 
