@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -231,17 +232,10 @@ fn endpoint(body: EndpointBody) -> Result<Call, Wrong> {
     Ok(Call::Connect { order, tell_mac: mac_address.is_empty() })
 }
 
-/// Six bytes, as Go writes them in JSON: eight characters, four bytes of text for three.
+/// Six bytes, as Go writes them in JSON.
 fn mac_of_base64(text: &str) -> Result<Mac, Wrong> {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let wrong = || garbled(format!("`{}` is no MAC address", short(text, SAID_MAX)));
-    let digit = |byte: u8| DIGITS.iter().position(|digit| *digit == byte).map(|value| value as u64);
-    let values: Vec<u64> = text.bytes().take(9).map(digit).collect::<Option<_>>().ok_or_else(wrong)?;
-    if values.len() != 8 {
-        return Err(wrong());
-    }
-    let number = values.into_iter().fold(0, |number, value| number << 6 | value);
-    let [_, _, bytes @ ..] = number.to_be_bytes();
+    let bytes = BASE64_STANDARD.decode(text).ok().filter(|bytes| bytes.len() == 6).ok_or_else(wrong)?;
     let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     hex.join(":").parse::<Mac>().map_err(|wrong| refused(wrong.to_string()))
 }

@@ -156,7 +156,7 @@ impl Allocator {
         self.save_rest();
         self.avoid();
         if self.leaving {
-            self.leave_the_rest();
+            self.leave_what_came();
         }
         // Whoever looks for space believes that there is none here.
         self.broadcast();
@@ -176,6 +176,7 @@ impl Allocator {
     /// may be another's already. Returns how many addresses that were, and who has them.
     pub fn drain(&mut self, now: Timestamp) -> Result<(u32, Option<PeerName>), Refused> {
         self.now = now;
+        // Asked again while something rests, it is waited for again.
         if self.quarantine.number().is_none() {
             self.check_stays()?;
         }
@@ -207,10 +208,10 @@ impl Allocator {
     /// What comes to be ours while we leave goes on to an heir. Whoever gave us all that it had is leaving as well.
     pub(super) fn pass_on(&mut self, before: &Ring) {
         self.peers.leavers.extend(self.ring.donors_of_all(before));
-        self.leave_the_rest();
+        self.leave_what_came();
     }
 
-    fn leave_the_rest(&mut self) {
+    fn leave_what_came(&mut self) {
         if let Some(heir) = self.heir().filter(|_| !self.owned().is_empty()) {
             self.leave_all_to(heir);
         }

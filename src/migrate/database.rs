@@ -31,7 +31,6 @@ pub mod key {
     pub const NAME: &str = "peername";
     pub const RING: &str = "ring";
     pub const OWNED: &str = "ownedAddresses";
-    pub const DIALLED: &str = "directPeers";
 }
 
 /// A router's data.
@@ -43,8 +42,6 @@ pub struct Database {
     pub ring: Ring,
     /// Addresses in use, by whom.
     pub users: BTreeMap<String, User>,
-    /// Peers that it was told to dial.
-    pub dialled: Vec<String>,
 }
 
 /// Who uses addresses.
@@ -105,9 +102,7 @@ impl Database {
             return Err(DatabaseError::OtherName { holder: ring.holder(), name });
         }
         let users = decoded(&pairs, key::OWNED)?.map(|value| users(&value)).transpose()?;
-        let dialled = decoded(&pairs, key::DIALLED)?.map(|value| texts(&value)).transpose();
-        let dialled = dialled.map_err(of_key(key::DIALLED))?.unwrap_or_default();
-        Ok(Database { name, ring, users: users.unwrap_or_default(), dialled })
+        Ok(Database { name, ring, users: users.unwrap_or_default() })
     }
 }
 
@@ -124,10 +119,6 @@ fn decoded(pairs: &Pairs<'_>, key: &'static str) -> Result<Option<Value>, Databa
     let Some(mut bytes) = get(pairs, key) else { return Ok(None) };
     let value = Decoder::new().next(&mut bytes).and_then(|value| value.ok_or(GobError::Truncated));
     value.map(Some).map_err(of_key(key))
-}
-
-fn texts(value: &Value) -> Result<Vec<String>, GobError> {
-    value.as_slice()?.iter().map(|text| Ok(text.as_str()?.to_owned())).collect()
 }
 
 fn users(value: &Value) -> Result<BTreeMap<String, User>, DatabaseError> {

@@ -32,7 +32,6 @@ const USER: Schema = Schema::Struct {
     ],
 };
 const USERS: Schema = Schema::Map { name: "", key: &Schema::Str, elem: &USER };
-const TEXTS: Schema = Schema::Slice { name: "", elem: &Schema::Str };
 
 /// The file of a router with these data.
 pub fn file(database: &Database) -> Vec<u8> {
@@ -42,14 +41,12 @@ pub fn file(database: &Database) -> Vec<u8> {
 /// What it has under each key.
 pub fn pairs(database: &Database) -> Vec<(&'static str, Vec<u8>)> {
     let users = database.users.iter().map(|(ident, user)| (Value::text(ident), user_value(user)));
-    let dialled = database.dialled.iter().map(Value::text).collect();
     let name = Value::Uint(database.name.as_u64());
     vec![
         (key::VERSION, vec![1, 0]),
         (key::NAME, Encoder::new().encode(&Schema::Uint, &name)),
         (key::RING, encode_ring(&database.ring)),
         (key::OWNED, Encoder::new().encode(&USERS, &Value::Map(users.collect()))),
-        (key::DIALLED, Encoder::new().encode(&TEXTS, &Value::Slice(dialled))),
     ]
 }
 

@@ -7,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -21,9 +22,6 @@ pub const KEEPALIVE_S: u16 = 25;
 pub const TUNNEL_PORT: u16 = 6784;
 
 const KEY_LEN: usize = 32;
-/// Of base64, four letters for three bytes.
-const TEXT_LEN: usize = 44;
-const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// A public key, as text in base64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,31 +90,13 @@ pub fn some_of(cidrs: &BTreeSet<IpNet>) -> String {
 
 /// Bytes of a key as text.
 pub fn to_base64(key: &[u8; KEY_LEN]) -> String {
-    let mut text = String::with_capacity(TEXT_LEN);
-    for three in key.chunks(3) {
-        let word = three.iter().fold(0, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        for letter in 0..4 {
-            let at = (word >> (18 - 6 * letter) & 63) as usize;
-            text.push(if letter <= three.len() { LETTERS[at].into() } else { '=' });
-        }
-    }
-    text
+    BASE64_STANDARD.encode(key)
 }
 
 /// A key from its text, which there is only one of.
 pub fn from_base64(text: &str) -> Result<[u8; KEY_LEN], NotAKey> {
-    let letters = text.strip_suffix('=').filter(|_| text.len() == TEXT_LEN).ok_or(NotAKey)?;
-    let (mut key, mut have, mut word, mut at) = ([0; KEY_LEN], 0, 0_u32, 0);
-    for letter in letters.bytes() {
-        let value = LETTERS.iter().position(|one| *one == letter).ok_or(NotAKey)?;
-        (word, have) = (word << 6 | value as u32, have + 6);
-        if have >= 8 {
-            have -= 8;
-            *key.get_mut(at).ok_or(NotAKey)? = (word >> have) as u8;
-            (word, at) = (word & ((1 << have) - 1), at + 1);
-        }
-    }
-    if (at, word) == (KEY_LEN, 0) { Ok(key) } else { Err(NotAKey) }
+    let key = BASE64_STANDARD.decode(text).map_err(|_| NotAKey)?;
+    key.try_into().map_err(|_| NotAKey)
 }
 
 impl FromStr for TunnelKey {

@@ -137,7 +137,7 @@ fn without_a_daemon_the_code_is_4_and_the_way_out_is_named() {
 fn data_of(peer: u64) -> Vec<u8> {
     let name = PeerName::from_u64(peer);
     let ring = Ring::seeded(name, "10.32.0.0/12".parse::<Ipv4Net>().unwrap().into(), [name]);
-    router_data::file(&Database { name, ring, users: [].into(), dialled: Vec::new() })
+    router_data::file(&Database { name, ring, users: [].into() })
 }
 
 #[test]

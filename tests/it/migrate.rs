@@ -115,7 +115,7 @@ fn the_values_of_a_real_router_are_read() {
         (key::NAME, written_by_a_router("db.peername")),
         (key::RING, written_by_a_router("db.ring.single")),
         (key::OWNED, written_by_a_router("db.owned")),
-        (key::DIALLED, written_by_a_router("db.directPeers")),
+        ("directPeers", written_by_a_router("db.directPeers")),
         ("flag:peer-reclaim", written_by_a_router("db.flag")),
     ]);
     let database = Database::read(&file).unwrap();
@@ -123,7 +123,6 @@ fn the_values_of_a_real_router_are_read() {
     assert_eq!(database.ring.owned_by(database.name), [RANGE.parse::<Ipv4Net>().unwrap().into()]);
     let user = User { is_container: true, addresses: vec!["10.32.0.1/12".parse().unwrap()] };
     assert_eq!(database.users, BTreeMap::from([("deadbeef".to_owned(), user)]));
-    assert_eq!(database.dialled, ["host2", "10.0.0.3:6783"]);
 }
 
 #[test]
@@ -159,7 +158,7 @@ fn what_is_wrong_is_named_by_its_key() {
     refused(key::VERSION, Some(vec![2, 0]), &["version", "[2, 0]"]);
     refused(key::NAME, None, &["`peername`"]);
     refused(key::RING, None, &["`ring`"]);
-    for key in [key::NAME, key::RING, key::OWNED, key::DIALLED] {
+    for key in [key::NAME, key::RING, key::OWNED] {
         refused(key, Some(vec![0xff; 9]), &[&format!("`{key}`")]);
     }
     refused(key::RING, Some(written_by_a_router("db.ring.empty")), &["`ring`", "nobody owns anything"]);
@@ -179,7 +178,6 @@ fn database() -> Database {
         name: ME,
         ring: Ring::seeded(ME, RANGE.parse::<Ipv4Net>().unwrap().into(), [OTHER, ME]),
         users: BTreeMap::new(),
-        dialled: vec!["10.0.1.12".to_owned()],
     }
 }
 

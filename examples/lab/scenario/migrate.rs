@@ -106,7 +106,7 @@ async fn as_weave_net_leaves_it(lab: &mut Lab, host: usize, ring: &Ring) -> anyh
     };
     let users = users.into_iter().map(user).collect();
     let ring = ring.held_by(name(host));
-    let data = Database { name: name(host), ring, users, dialled: Vec::new() };
+    let data = Database { name: name(host), ring, users };
     fs::write(database(lab, host), router_data::file(&data)).context("the router's data cannot be written")
 }
 
