@@ -227,8 +227,8 @@ impl World {
             }
             let mut survivors: Vec<usize> =
                 (0..self.machines.len()).filter(|&host| self.has_turn(host)).collect();
-            // Who leaves takes nothing over: such a host is asked where there is no other.
-            survivors.sort_by_key(|host| self.users.retiring.contains(host));
+            // Who leaves takes nothing over, and is asked only where there is no other; who has left takes no question either.
+            survivors.sort_by_key(|&host| (self.users.retiring.contains(&host), self.has_left(host)));
             survivors.truncate(survivors.partition_point(|host| !self.users.retiring.contains(host)).max(1));
             let Some(&first) = survivors.first() else { return };
             let second = survivors.last().copied().filter(|&last| last != first && self.chance(500));
@@ -279,6 +279,11 @@ impl World {
             machine.is_some_and(|machine| machine.power != Power::Terminated)
         };
         log.is_some_and(|log| log.electors().iter().filter(|name| alive(name)).count() < log.majority())
+    }
+
+    /// Whether it has given its addresses away, and only a restart lets it join again.
+    fn has_left(&self, host: usize) -> bool {
+        self.machines[host].node.as_ref().is_some_and(|node| node.overview().has_left())
     }
 
     fn is_being_forgotten(&self, dead: usize) -> bool {

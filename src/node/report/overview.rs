@@ -49,6 +49,11 @@ impl<'a> Overview<'a> {
         self.peers.ipam.awaited().contains(&peer)
     }
 
+    /// Whether this node has given its addresses away.
+    pub fn has_left(&self) -> bool {
+        self.peers.ipam.is_leaving()
+    }
+
     /// What was decided about the dead, as far as this node knows.
     pub fn decided(&self) -> Option<&'a Log> {
         self.peers.dead.takeover.log()
