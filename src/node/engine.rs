@@ -309,7 +309,7 @@ impl Engine {
         peers.paths.set_own(facts.now, own);
         let nothing = Remote::default();
         let seen = work.converge.host.seen().map_or(&nothing, |host| &host.remote);
-        peers.paths.lead(owners, facts.identity.name, seen, device);
+        peers.paths.lead(facts.now, (owners, facts.identity.name), seen, device);
     }
 
     /// Offers another a block that this host can do without, if it is time and all is well.

@@ -4,6 +4,8 @@
 pub(super) mod dead;
 /// Hosts that run and have not confirmed what they own.
 pub(super) mod unconfirmed;
+/// Where the other ends of tunnels are.
+mod other_ends;
 /// The path to each other host, and the routes that follow.
 pub(super) mod peer_paths;
 /// The mesh, the address manager, and what becomes of the dead.

@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::other_ends::OtherEnds;
 use crate::{
     addr::{Range, join},
     mesh::{Delivery, Kind, Mesh},
@@ -36,10 +37,8 @@ pub(in crate::node) struct PeerPaths {
     led: Remote,
     /// What hosts own that want all encrypted.
     encrypted: BTreeSet<Ipv4Net>,
-    /// Where the other ends of tunnels were sent to last.
-    dialled: BTreeMap<PeerName, SocketAddrV4>,
-    /// Of these the ones that have moved since, which the device has yet to be told.
-    moved: BTreeSet<PeerName>,
+    /// Where the other ends of tunnels are.
+    ends: OtherEnds,
 }
 
 /// The device of the tunnel, as it is to be.
@@ -145,7 +144,13 @@ impl PeerPaths {
     }
 
     /// Makes it up for these owners, of whom `me` is this host. Where nothing is led past the VPC that takes no time.
-    pub fn lead(&mut self, owners: &[(Range, PeerName)], me: PeerName, seen: &Remote, device: Device) {
+    pub fn lead(
+        &mut self,
+        now: Timestamp,
+        (owners, me): (&[(Range, PeerName)], PeerName),
+        seen: &Remote,
+        device: Device,
+    ) {
         let leads = self.exchange.as_ref().is_some_and(Exchange::leads_past_vpc);
         let of_others: Vec<(Range, PeerName)> = match leads
             || !seen.routes.is_empty()
@@ -163,7 +168,8 @@ impl PeerPaths {
                 seen.tunnel.as_ref().map(|seen| seen.peers.clone()).unwrap_or_default(),
             ),
             false => {
-                (self.routes_to(&of_others, &seen.routes), self.ends_for(&of_others, seen.tunnel.as_deref()))
+                let ends = self.ends_for(now, &of_others, seen.tunnel.as_deref());
+                (self.routes_to(&of_others, &seen.routes), ends)
             }
         };
         let tunnel = match device {
@@ -221,6 +227,7 @@ impl PeerPaths {
     /// it is not known where they are.
     fn ends_for(
         &mut self,
+        now: Timestamp,
         owners: &[(Range, PeerName)],
         seen: Option<&Tunnel>,
     ) -> BTreeMap<TunnelKey, TunnelPeer> {
@@ -232,18 +239,14 @@ impl PeerPaths {
                 Path::Vpc | Path::Direct { .. } | Path::Apart { .. } | Path::Bare { .. } => {}
             }
         }
-        self.dialled.retain(|peer, _| pieces.contains_key(peer));
-        self.moved.retain(|peer| pieces.contains_key(peer));
+        self.ends.retain(|peer| pieces.contains_key(&peer));
         let mut ends = BTreeMap::new();
         for (peer, pieces) in pieces {
             let Path::Tunnel { key, endpoint, .. } = self.to(peer) else { continue };
-            let is_told =
-                seen.and_then(|seen| seen.peers.get(&key)).is_some_and(|end| end.endpoint == endpoint);
             let allowed = join(pieces).into_iter().flat_map(Range::cidrs).map(IpNet::from);
-            let moved = self.dial(peer, endpoint, is_told);
+            let end = self.ends.see(now, peer, endpoint, seen.and_then(|seen| seen.peers.get(&key)));
             // Whoever says that he has the key of another takes nothing from that one.
-            let end = || TunnelPeer { moved, ..TunnelPeer::new(endpoint, BTreeSet::new()) };
-            ends.entry(key).or_insert_with(end).allowed.extend(allowed);
+            ends.entry(key).or_insert(end).allowed.extend(allowed);
         }
         for (key, end) in seen.into_iter().flat_map(|seen| &seen.peers) {
             let kept: BTreeSet<IpNet> =
@@ -254,18 +257,6 @@ impl PeerPaths {
             }
         }
         ends
-    }
-
-    /// A peer's end is to be sent to there. Returns whether it was elsewhere, and the device has yet to be told.
-    fn dial(&mut self, peer: PeerName, endpoint: Option<SocketAddrV4>, is_told: bool) -> bool {
-        let before = endpoint.and_then(|endpoint| self.dialled.insert(peer, endpoint));
-        if before.is_some() && before != endpoint {
-            self.moved.insert(peer);
-        }
-        if is_told {
-            self.moved.remove(&peer);
-        }
-        self.moved.contains(&peer)
     }
 }
 
@@ -325,7 +316,7 @@ mod tests {
 
     fn led(paths: &mut PeerPaths, owners: &[(Range, PeerName)], seen: &HostRoutes) -> HostRoutes {
         let seen = Remote { routes: seen.clone().into(), ..Remote::default() };
-        paths.lead(owners, US, &seen, Device::Off);
+        paths.lead(Timestamp::ZERO, (owners, US), &seen, Device::Off);
         (*paths.led().routes).clone()
     }
 
@@ -386,7 +377,7 @@ mod tests {
     }
 
     fn ends(paths: &mut PeerPaths, owners: &[(Range, PeerName)], seen: &Remote) -> Remote {
-        paths.lead(owners, US, seen, ON);
+        paths.lead(Timestamp::ZERO, (owners, US), seen, ON);
         paths.led().clone()
     }
 
@@ -415,11 +406,24 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_says_it_has_the_key_of_another_takes_nothing_from_that_one() {
+        let owners = [owner("10.32.0.0", "10.34.0.0", B), owner("10.36.0.0", "10.37.0.0", C)];
+        let mut paths = elsewhere_from_b(7);
+        let said = Underlay { tunnel: end(2, 1400), ..at("10.9.9.8/24") };
+        let exchange = paths.exchange.as_mut().unwrap();
+        exchange.hear(Timestamp::ZERO, C, Talk { underlay: said, knows: None, asks: false });
+        exchange.see(Timestamp::ZERO, &[B, C].into(), [(C, [203, 0, 113, 9].into())].into_iter());
+        let led = ends(&mut paths, &owners, &Remote::default());
+        let both = TunnelPeer::new("203.0.113.7:6784".parse().ok(), cidrs(&["10.32.0.0/15", "10.36.0.0/16"]));
+        assert_eq!(led.tunnel.unwrap().peers, [(TunnelKey([2; 32]), both)].into());
+    }
+
+    #[test]
     fn the_tunnel_of_a_host_that_knows_nothing_yet_stays_as_it_is() {
         let owners = [owner("10.32.0.0", "10.36.0.0", B), owner("10.36.0.0", "10.40.0.0", US)];
         let seen = ends(&mut elsewhere_from_b(7), &owners, &Remote::default());
         let mut anew = PeerPaths::new(false);
-        anew.lead(&owners, US, &seen, Device::AsItIs);
+        anew.lead(Timestamp::ZERO, (&owners, US), &seen, Device::AsItIs);
         assert_eq!(*anew.led(), seen, "nobody has said where he is");
         let mut anew = PeerPaths::new(false);
         let kept = ends(&mut anew, &owners, &seen);
@@ -428,7 +432,7 @@ mod tests {
         assert_eq!(kept.routes, seen.routes);
         let kept = ends(&mut anew, &[], &seen);
         assert_eq!(kept.tunnel, seen.tunnel, "nor is it known who owns what");
-        anew.lead(&owners, US, &seen, Device::Off);
+        anew.lead(Timestamp::ZERO, (&owners, US), &seen, Device::Off);
         assert_eq!(anew.led().tunnel, None);
     }
 
