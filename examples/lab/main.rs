@@ -20,6 +20,7 @@ mod report;
 mod scenario;
 mod site;
 mod standin;
+mod stream;
 mod tap;
 mod verify;
 

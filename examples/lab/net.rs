@@ -21,7 +21,8 @@ use nix::{
 };
 use tokio::{io::AsyncWriteExt, process::Command, sync::oneshot};
 
-const TCP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may stand still.
+pub const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 const TCP_PAYLOAD_LEN: usize = 1 << 20;
 
 /// Runs a command to its end; an error if it fails, with what it said.
@@ -150,13 +151,14 @@ async fn echo(from: &Path, listener: TcpListener, to: (Ipv4Addr, u16)) -> anyhow
     tokio::try_join!(server, client).map(|_| ())
 }
 
-fn limit(stream: &TcpStream) -> anyhow::Result<()> {
+/// One that stands still is given up.
+pub fn limit(stream: &TcpStream) -> anyhow::Result<()> {
     stream.set_read_timeout(Some(TCP_TIMEOUT))?;
     Ok(stream.set_write_timeout(Some(TCP_TIMEOUT))?)
 }
 
 /// Runs code in a network namespace, on a thread that is not used for anything else.
-async fn inside<T: Send + 'static>(
+pub async fn inside<T: Send + 'static>(
     netns: &Path,
     code: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {

@@ -48,6 +48,7 @@ mod restart;
 mod rounds;
 mod runtime;
 mod space;
+mod speed;
 mod store;
 mod fight;
 mod interfaces;
@@ -152,6 +153,7 @@ pub const ALL: &[Scenario] = &[
 /// What is measured rather than tried, or takes minutes; played when it is asked for by name.
 pub const MEASURES: &[Scenario] = &[
     Scenario { name: "cost", hosts: 3, interval: "30s", run: |lab| Box::pin(cost::run(lab)) },
+    Scenario { name: "speed", hosts: 2, interval: "30s", run: |lab| Box::pin(speed::run(lab)) },
     Scenario { name: "docker-cost", hosts: 2, interval: "30s", run: |lab| Box::pin(docker_cost::run(lab)) },
     Scenario { name: "rounds", hosts: 2, interval: "30s", run: |lab| Box::pin(rounds::run(lab)) },
     Scenario {
