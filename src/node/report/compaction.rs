@@ -28,7 +28,7 @@ impl Overview<'_> {
         let fault = converge.host.fault().is_some() || converge.vpc.fault().is_some();
         let (ipam, dead) = (&self.peers.ipam, &self.peers.dead);
         let reasons = [
-            (self.facts.leave != Leave::No, "this host leaves"),
+            (self.facts.leave != Leave::No || ipam.is_leaving(), "this host leaves"),
             (self.facts.on_trial, "a configuration is on trial"),
             (!self.peers.has_ring() || !self.facts.ring_kept, "there is no ring yet"),
             (!is_read || fault, "the host or the route tables cannot be read"),
