@@ -41,6 +41,9 @@ pub(in crate::node) struct PeerPaths {
     ends: OtherEnds,
 }
 
+/// What other hosts own, and the path to each.
+type Others = BTreeMap<PeerName, (Path, Vec<Range>)>;
+
 /// The device of the tunnel, as it is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::node) enum Device {
@@ -123,10 +126,14 @@ impl PeerPaths {
 
     /// Where packets for a peer are handed to, where they go past the VPC.
     pub fn hop(&self, peer: PeerName) -> Option<Hop> {
-        match self.to(peer) {
-            Path::Direct { from, to } => Some(Hop::direct(to, self.links.get(&from)?)),
+        self.hop_of(&self.to(peer))
+    }
+
+    fn hop_of(&self, path: &Path) -> Option<Hop> {
+        match path {
+            Path::Direct { from, to } => Some(Hop::direct(*to, self.links.get(from)?)),
             Path::Tunnel { mtu, .. } => {
-                Some(Hop::tunnel(Some(mtu).filter(|mtu| Some(*mtu) != self.device_mtu())))
+                Some(Hop::tunnel(Some(*mtu).filter(|mtu| Some(*mtu) != self.device_mtu())))
             }
             Path::Vpc | Path::Apart { .. } | Path::Bare { .. } | Path::Unknown(_) => None,
         }
@@ -152,14 +159,9 @@ impl PeerPaths {
         device: Device,
     ) {
         let leads = self.exchange.as_ref().is_some_and(Exchange::leads_past_vpc);
-        let of_others: Vec<(Range, PeerName)> = match leads
-            || !seen.routes.is_empty()
-            || seen.tunnel.is_some()
-        {
-            true => {
-                owners.iter().filter(|(_, owner)| ![me, PeerName::UNKNOWN].contains(owner)).copied().collect()
-            }
-            false => Vec::new(),
+        let others = match leads || !seen.routes.is_empty() || seen.tunnel.is_some() {
+            true => self.others(owners, me),
+            false => Others::new(),
         };
         // While it is not known who owns what, all stays.
         let (routes, ends) = match owners.is_empty() {
@@ -168,8 +170,8 @@ impl PeerPaths {
                 seen.tunnel.as_ref().map(|seen| seen.peers.clone()).unwrap_or_default(),
             ),
             false => {
-                let ends = self.ends_for(now, &of_others, seen.tunnel.as_deref());
-                (self.routes_to(&of_others, &seen.routes), ends)
+                let ends = self.ends_for(now, &others, seen.tunnel.as_deref());
+                (self.routes_to(&others, &seen.routes), ends)
             }
         };
         let tunnel = match device {
@@ -177,7 +179,7 @@ impl PeerPaths {
             Device::AsItIs => seen.tunnel.as_deref().cloned(),
             Device::On { key, port, mtu } => Some(Tunnel { key, port, mtu, up: true, peers: ends }),
         };
-        self.encrypted = self.encrypted_of(&of_others);
+        self.encrypted = self.encrypted_of(&others);
         if *self.led.routes != routes {
             self.led.routes = Arc::new(routes);
         }
@@ -186,13 +188,22 @@ impl PeerPaths {
         }
     }
 
+    /// What others than this host own, and the path to each.
+    fn others(&self, owners: &[(Range, PeerName)], me: PeerName) -> Others {
+        let mut others = Others::new();
+        for &(piece, owner) in owners.iter().filter(|(_, owner)| ![me, PeerName::UNKNOWN].contains(owner)) {
+            others.entry(owner).or_insert_with(|| (self.to(owner), Vec::new())).1.push(piece);
+        }
+        others
+    }
+
     /// What hosts own that want all encrypted, whatever this host wants.
-    fn encrypted_of(&self, owners: &[(Range, PeerName)]) -> BTreeSet<Ipv4Net> {
+    fn encrypted_of(&self, others: &Others) -> BTreeSet<Ipv4Net> {
         let Some(exchange) = &self.exchange else { return BTreeSet::new() };
         let encrypts =
             |peer| exchange.underlay(peer).and_then(|there| there.tunnel).is_some_and(|end| end.encrypts);
-        let pieces = owners.iter().filter(|(_, owner)| encrypts(*owner)).map(|(piece, _)| *piece);
-        join(pieces).into_iter().flat_map(Range::cidrs).collect()
+        let theirs = others.iter().filter(|(peer, _)| encrypts(**peer));
+        cidrs(theirs.flat_map(|(_, (_, pieces))| pieces)).collect()
     }
 
     /// What other hosts own whose packets are to be encrypted, since those hosts want it so.
@@ -201,22 +212,18 @@ impl PeerPaths {
     }
 
     /// As few as the pieces allow. Of those in place, `seen`, the ones stay that lead to peers of whom it is not known where they are.
-    fn routes_to(&self, owners: &[(Range, PeerName)], seen: &HostRoutes) -> HostRoutes {
-        let (mut by_hop, mut unknown) = (BTreeMap::<Hop, Vec<Range>>::new(), Vec::new());
-        let mut known: BTreeMap<PeerName, (Option<Hop>, bool)> = BTreeMap::new();
-        for &(piece, owner) in owners {
-            let path = || (self.hop(owner), matches!(self.to(owner), Path::Unknown(_)));
-            match known.entry(owner).or_insert_with(path) {
-                (Some(hop), _) => by_hop.entry(hop.clone()).or_default().push(piece),
-                (None, true) => unknown.push(piece),
-                (None, false) => {}
+    fn routes_to(&self, others: &Others, seen: &HostRoutes) -> HostRoutes {
+        let mut by_hop = BTreeMap::<Hop, Vec<Range>>::new();
+        for (path, pieces) in others.values() {
+            if let Some(hop) = self.hop_of(path) {
+                by_hop.entry(hop).or_default().extend(pieces);
             }
         }
         let mut routes = HostRoutes::new();
         for (hop, pieces) in by_hop {
-            let cidrs = join(pieces).into_iter().flat_map(Range::cidrs);
-            routes.extend(cidrs.map(|cidr| (cidr, hop.clone())));
+            routes.extend(cidrs(&pieces).map(|cidr| (cidr, hop.clone())));
         }
+        let unknown = unknown(others);
         for (cidr, hop) in seen.iter().filter(|(cidr, _)| overlaps_any(**cidr, &unknown)) {
             routes.entry(*cidr).or_insert_with(|| hop.clone());
         }
@@ -228,26 +235,19 @@ impl PeerPaths {
     fn ends_for(
         &mut self,
         now: Timestamp,
-        owners: &[(Range, PeerName)],
+        others: &Others,
         seen: Option<&Tunnel>,
     ) -> BTreeMap<TunnelKey, TunnelPeer> {
-        let (mut pieces, mut unknown) = (BTreeMap::<PeerName, Vec<Range>>::new(), Vec::new());
-        for &(piece, owner) in owners {
-            match self.to(owner) {
-                Path::Tunnel { .. } => pieces.entry(owner).or_default().push(piece),
-                Path::Unknown(_) => unknown.push(piece),
-                Path::Vpc | Path::Direct { .. } | Path::Apart { .. } | Path::Bare { .. } => {}
-            }
-        }
-        self.ends.retain(|peer| pieces.contains_key(&peer));
+        let is_by_tunnel = |peer| matches!(others.get(&peer), Some((Path::Tunnel { .. }, _)));
+        self.ends.retain(is_by_tunnel);
         let mut ends = BTreeMap::new();
-        for (peer, pieces) in pieces {
-            let Path::Tunnel { key, endpoint, .. } = self.to(peer) else { continue };
-            let allowed = join(pieces).into_iter().flat_map(Range::cidrs).map(IpNet::from);
+        for (&peer, (path, pieces)) in others {
+            let &Path::Tunnel { key, endpoint, .. } = path else { continue };
             let end = self.ends.see(now, peer, endpoint, seen.and_then(|seen| seen.peers.get(&key)));
             // Whoever says that he has the key of another takes nothing from that one.
-            ends.entry(key).or_insert(end).allowed.extend(allowed);
+            ends.entry(key).or_insert(end).allowed.extend(cidrs(pieces).map(IpNet::from));
         }
+        let unknown = unknown(others);
         for (key, end) in seen.into_iter().flat_map(|seen| &seen.peers) {
             let kept: BTreeSet<IpNet> =
                 end.allowed.iter().filter(|cidr| is_of_any(**cidr, &unknown)).copied().collect();
@@ -258,6 +258,17 @@ impl PeerPaths {
         }
         ends
     }
+}
+
+/// What is owned by peers of whom it is not known where they are.
+fn unknown(others: &Others) -> Vec<Range> {
+    let of_unknown = others.values().filter(|(path, _)| matches!(path, Path::Unknown(_)));
+    of_unknown.flat_map(|(_, pieces)| pieces).copied().collect()
+}
+
+/// As few CIDRs as these pieces are together.
+fn cidrs<'a>(pieces: impl IntoIterator<Item = &'a Range>) -> impl Iterator<Item = Ipv4Net> {
+    join(pieces.into_iter().copied()).into_iter().flat_map(Range::cidrs)
 }
 
 fn overlaps_any(cidr: Ipv4Net, pieces: &[Range]) -> bool {
@@ -381,7 +392,7 @@ mod tests {
         paths.led().clone()
     }
 
-    fn cidrs(list: &[&str]) -> BTreeSet<IpNet> {
+    fn nets(list: &[&str]) -> BTreeSet<IpNet> {
         list.iter().map(|cidr| cidr.parse().unwrap()).collect()
     }
 
@@ -396,7 +407,7 @@ mod tests {
         ];
         let led = ends(&mut elsewhere_from_b(7), &owners, &Remote::default());
         let tunnel = led.tunnel.unwrap();
-        let of_b = cidrs(&["10.34.0.0/15", "10.37.0.0/16"]);
+        let of_b = nets(&["10.34.0.0/15", "10.37.0.0/16"]);
         let endpoint = "203.0.113.7:6784".parse().ok();
         assert_eq!(tunnel.peers, [(TunnelKey([2; 32]), TunnelPeer::new(endpoint, of_b.clone()))].into());
         assert_eq!((tunnel.key, tunnel.mtu, tunnel.up), (KEY, 1440, true));
@@ -414,7 +425,7 @@ mod tests {
         exchange.hear(Timestamp::ZERO, C, Talk { underlay: said, knows: None, asks: false });
         exchange.see(Timestamp::ZERO, &[B, C].into(), [(C, [203, 0, 113, 9].into())].into_iter());
         let led = ends(&mut paths, &owners, &Remote::default());
-        let both = TunnelPeer::new("203.0.113.7:6784".parse().ok(), cidrs(&["10.32.0.0/15", "10.36.0.0/16"]));
+        let both = TunnelPeer::new("203.0.113.7:6784".parse().ok(), nets(&["10.32.0.0/15", "10.36.0.0/16"]));
         assert_eq!(led.tunnel.unwrap().peers, [(TunnelKey([2; 32]), both)].into());
     }
 
@@ -427,7 +438,7 @@ mod tests {
         assert_eq!(*anew.led(), seen, "nobody has said where he is");
         let mut anew = PeerPaths::new(false);
         let kept = ends(&mut anew, &owners, &seen);
-        let end = TunnelPeer::new(None, cidrs(&["10.32.0.0/14"]));
+        let end = TunnelPeer::new(None, nets(&["10.32.0.0/14"]));
         assert_eq!(kept.tunnel.unwrap().peers, [(TunnelKey([2; 32]), end)].into(), "wherever it is sent to");
         assert_eq!(kept.routes, seen.routes);
         let kept = ends(&mut anew, &[], &seen);
