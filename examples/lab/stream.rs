@@ -4,15 +4,20 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::ensure;
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 use crate::net::{TCP_TIMEOUT, inside, limit};
 
 /// How long is sent.
-const SENT_FOR: Duration = Duration::from_secs(2);
+const SENT_FOR: Duration = Duration::from_secs(1);
 /// What is handed to the kernel at once.
 const CHUNK_LEN: usize = 256 << 10;
 /// Bytes that go there and back one after the other, of which the median is told.
@@ -27,28 +32,40 @@ pub struct Speed {
     pub round_us: f64,
 }
 
-/// Measures from one namespace to an address of another.
+/// Measures from one namespace to an address of another. How long a byte takes depends mostly on whether it wakes another processor; so
+/// both ends of that are on one, and each end of what is sent has one of its own.
 pub async fn measure(from: &Path, to: &Path, address: Ipv4Addr) -> anyhow::Result<Speed> {
-    let round_us = between(from, to, address, answer, rounds).await?.as_secs_f64() * 1e6;
-    let sent = between(from, to, address, swallow, send).await?;
+    let last = thread::available_parallelism()?.get() - 1;
+    let round_us = between([0, 0], (from, to, address), answer, rounds).await?.as_secs_f64() * 1e6;
+    let sent = between([0, last], (from, to, address), swallow, send).await?;
     Ok(Speed { gbit: sent.0 as f64 * 8.0 / sent.1.as_secs_f64() / 1e9, round_us })
 }
 
-/// Connects the two, and lets each do its part; what the caller's came to.
+/// Connects the two, and lets each do its part, on these processors; what the caller's came to.
 async fn between<T: Send + 'static>(
-    from: &Path,
-    to: &Path,
-    address: Ipv4Addr,
+    [calls, serves]: [usize; 2],
+    (from, to, address): (&Path, &Path, Ipv4Addr),
     server: fn(TcpStream) -> anyhow::Result<()>,
     client: fn(TcpStream) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let listener = inside(to, move || Ok(TcpListener::bind((address, 0))?)).await?;
     let port = listener.local_addr()?.port();
-    let served = inside(to, move || server(ready(listener.accept()?.0)?));
+    let served = inside(to, move || {
+        stay_on(serves)?;
+        server(ready(listener.accept()?.0)?)
+    });
     let called = inside(from, move || {
+        stay_on(calls)?;
         client(ready(TcpStream::connect_timeout(&(address, port).into(), TCP_TIMEOUT)?)?)
     });
     Ok(tokio::try_join!(served, called)?.1)
+}
+
+/// Keeps this thread on a processor.
+fn stay_on(processor: usize) -> anyhow::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
 fn ready(stream: TcpStream) -> anyhow::Result<TcpStream> {
