@@ -16,9 +16,9 @@ use crate::{
 
 const ATTEMPTS: u32 = 2;
 
-const WAY_OUT: &str = "weavers runs on an EC2 instance whose metadata service is enabled; behind a container's bridge \
-     it is one hop further away: `aws ec2 modify-instance-metadata-options --instance-id i-… \
-     --http-endpoint enabled --http-put-response-hop-limit 2`";
+const WAY_OUT: &str = "an EC2 instance needs its metadata service enabled; behind a container's bridge it is one hop further away: \
+     `aws ec2 modify-instance-metadata-options --instance-id i-… --http-endpoint enabled --http-put-response-hop-limit 2`; \
+     on a host outside EC2 set `[vpc] provider = \"none\"`";
 
 /// Reads who this host is. A `region` that is known is not asked for. Of several interfaces it is the one with one of these MAC
 /// addresses, by which packets leave.
