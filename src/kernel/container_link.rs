@@ -32,7 +32,7 @@ pub(super) async fn ensure(
     link::mend(host, settings, (&near, far.mac.clone()), wanted).await?;
     container_end::mend(visitor, &inside, (&near, &far), wanted).await?;
     link::finish(host, &near, wanted).await?;
-    link::settle(host, &near, &inside.handle, &far).await?;
+    link::settle((host, &near), (&inside.handle, &far), wanted).await?;
     // A look tells why where it cannot be read.
     Ok(reader.read(visitor, &inside, &near, wanted).await.unwrap_or(None))
 }

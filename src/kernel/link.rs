@@ -513,18 +513,27 @@ pub(super) async fn finish(host: &Handle, near: &End, wanted: &Wanted<'_>) -> Re
     done.map_err(|error| fault(format_args!("giving link {name} its alias and mtu {}", wanted.mtu), &error))
 }
 
-/// Waits until both ends send. After an end comes up the kernel starts it in its own time, and until then
-/// drops packets; a first SYN that is dropped costs a second.
-pub(super) async fn settle(host: &Handle, near: &End, inside: &Handle, far: &End) -> Result<(), Fault> {
+/// Waits until both ends send, and what is sent to the container by IPv6 is taken in there. After an end comes up the kernel starts it in
+/// its own time, and in its own time it makes an address of IPv6 one of the namespace's; until then it drops packets, and a first
+/// SYN that is dropped costs a second.
+pub(super) async fn settle(
+    (host, near): (&Handle, &End),
+    (inside, far): (&Handle, &End),
+    wanted: &Wanted<'_>,
+) -> Result<(), Fault> {
     const LOOKS_MAX: usize = 200;
     for _ in 0..LOOKS_MAX {
         let ends = [find(host, &near.name).await?, find(inside, &far.name).await?];
-        if ends.iter().flatten().all(|end| end.running) {
+        let takes_in = match wanted.prefix {
+            Some(prefix) => route::is_own(inside, prefix.address(wanted.address).into()).await?,
+            None => true,
+        };
+        if takes_in && ends.iter().flatten().all(|end| end.running) {
             return Ok(());
         }
         sleep(Duration::from_millis(2)).await;
     }
-    Err(found(FaultKind::Outdated, format!("link {} is up and sends nothing", near.name)))
+    Err(found(FaultKind::Outdated, format!("link {} is up and passes nothing", near.name)))
 }
 
 /// A MAC as it is usually written.

@@ -303,6 +303,30 @@ impl Row {
     }
 }
 
+/// The one route that packets to this address take.
+async fn matched(handle: &Handle, address: IpAddr) -> Result<Option<RouteMessage>, Error> {
+    let mut question = RouteMessage::default();
+    question.attributes.push(RouteAttribute::Destination(address.into()));
+    // A question is of no kind and about any table, which of IPv6 need not be said, and must not.
+    let any_table = if address.is_ipv4() { RouteFlags::LookupTable } else { RouteFlags::empty() };
+    question.header = RouteHeader {
+        address_family: family_of(address),
+        destination_prefix_length: IpNet::from(address).max_prefix_len(),
+        flags: any_table | RouteFlags::FibMatch,
+        ..RouteHeader::default()
+    };
+    Box::pin(handle.route().get(question).execute()).try_next().await
+}
+
+/// Whether packets to this address are the namespace's own.
+pub async fn is_own(handle: &Handle, address: IpAddr) -> Result<bool, Fault> {
+    match matched(handle, address).await {
+        Ok(route) => Ok(route.is_some_and(|route| route.header.kind == RouteType::Local)),
+        Err(error) if matches!(error.errno(), Errno::ENETUNREACH | Errno::EHOSTUNREACH) => Ok(false),
+        Err(error) => Err(fault(format_args!("asking whose {address} is"), &error)),
+    }
+}
+
 /// The main table, read in one dump for each kind of addresses; and beside it those that policy rules may lead to.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -359,16 +383,7 @@ impl Table {
 
     /// Reads the one route that packets to this address take. However many there are, the kernel looks at no other.
     pub async fn leading_to(handle: &Handle, address: IpAddr) -> Result<Table, Fault> {
-        let mut question = RouteMessage::default();
-        question.attributes.push(RouteAttribute::Destination(address.into()));
-        // A question is of no kind and about any table.
-        question.header = RouteHeader {
-            address_family: family_of(address),
-            destination_prefix_length: IpNet::from(address).max_prefix_len(),
-            flags: RouteFlags::LookupTable | RouteFlags::FibMatch,
-            ..RouteHeader::default()
-        };
-        match Box::pin(handle.route().get(question).execute()).try_next().await {
+        match matched(handle, address).await {
             Ok(route) => Ok(Table::of(route.into_iter().collect())),
             Err(error) => Err(fault(format_args!("reading the route to {address}"), &error)),
         }

@@ -17,6 +17,7 @@ use crate::{
 
 stories![
     two_containers_reach_each_other_and_the_host_by_both_kinds,
+    what_is_attached_takes_in_what_is_sent_to_it_by_ipv6_from_the_start,
     a_fresh_link_of_both_kinds_has_no_fault_and_making_it_again_changes_nothing,
     every_broken_piece_of_ipv6_is_named_and_mended,
     what_is_changed_of_ipv6_is_told_and_seen_at_once,
@@ -61,7 +62,13 @@ fn want(world: &mut World, address: &str, prefix: Option<Prefix>) {
     world.wanted.links_mut().insert(at(address), link.into());
 }
 
+/// Gives the host an address, which the kernel takes for its own a moment later.
+fn give_address() {
+    sh("ip addr add fd00:9::1/128 dev lo nodad; until ping -n -q -c 1 -W 1 fd00:9::1; do sleep 0.01; done");
+}
+
 async fn two_containers_reach_each_other_and_the_host_by_both_kinds(mut world: World) {
+    give_address();
     let (one, other) = (Container::new(), Container::new());
     attach(&mut world, &one, A).await;
     attach(&mut world, &other, B).await;
@@ -69,12 +76,22 @@ async fn two_containers_reach_each_other_and_the_host_by_both_kinds(mut world: W
     other.sh("ping -n -c 1 -W 1 fd00:1::a20:102");
     one.sh("ping -n -c 1 -W 1 10.32.1.3");
     one.sh("ping -n -c 1 -W 1 fe80::1%ethwe");
-    sh(&format!("ip addr add fd00:9::1/128 dev lo nodad; ping -n -c 1 -W 1 {A6}; ping -n -c 1 -W 1 {B6}"));
+    sh(&format!("ping -n -c 1 -W 1 {A6}; ping -n -c 1 -W 1 {B6}"));
     one.sh("ping -n -c 1 -W 1 fd00:9::1");
     let held = one.sh("ip -6 -o addr show dev ethwe scope global");
     assert!(held.contains(A6) && !held.contains("tentative"), "{held}");
     let asked = sh("ip -6 neigh show to fd00:1::/96 nud reachable nud stale nud delay nud incomplete");
     assert_eq!(asked, "", "nobody asks for a MAC address");
+}
+
+/// The kernel makes an address of IPv6 one of the container's in its own time, and drops until then what is sent to it.
+async fn what_is_attached_takes_in_what_is_sent_to_it_by_ipv6_from_the_start(mut world: World) {
+    give_address();
+    for number in 2..42 {
+        let container = Container::new();
+        attach(&mut world, &container, &format!("10.32.1.{number}")).await;
+        sh(&format!("ping -n -c 1 -W 1 fd00:1::a20:1{number:02x}"));
+    }
 }
 
 async fn a_fresh_link_of_both_kinds_has_no_fault_and_making_it_again_changes_nothing(mut world: World) {
