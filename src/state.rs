@@ -15,8 +15,8 @@ pub use self::{
     port::{Port, PortRange, Ports, Protocol, Published},
     remote::{Hop, HostRoutes, Remote},
     tunnel::{
-        KEEPALIVE_S, NotAKey, TUNNEL, TUNNEL_OVERHEAD, TUNNEL_PORT, Tunnel, TunnelKey, TunnelPeer,
-        from_base64, some_of, to_base64,
+        HEARD_WITHIN, KEEPALIVE_S, NotAKey, TUNNEL, TUNNEL_OVERHEAD, TUNNEL_PORT, Tunnel, TunnelKey,
+        TunnelPeer, from_base64, some_of, to_base64,
     },
     vpc::{
         DesiredVpc, InterfaceId, Route, RouteState, Side, SubnetId, Table, TableId, Tables, Target, Vpc,

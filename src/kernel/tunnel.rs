@@ -24,15 +24,14 @@ use super::{
     watch::Told,
 };
 use crate::state::{
-    Fault, FaultKind, HostAction, KEEPALIVE_S, Remote, Scope, TUNNEL, Tunnel, TunnelKey, TunnelPeer,
+    Fault, FaultKind, HEARD_WITHIN, HostAction, KEEPALIVE_S, Remote, Scope, TUNNEL, Tunnel, TunnelKey,
+    TunnelPeer,
 };
 
 /// For tests: the program that makes the device where the kernel has no WireGuard, as `wireguard-go` does.
 const USERSPACE: &str = "WEAVERS_USERSPACE_WIREGUARD";
 /// Ends that are read, at most.
 const PEERS_MAX: usize = 8192;
-/// An end shows where it is by a handshake, every two minutes and a bit more where there is something to send.
-const HEARD_WITHIN: Duration = Duration::from_secs(180);
 
 /// The device, and how it was found.
 #[derive(Debug, Default)]

@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::SocketAddrV4,
     str::FromStr,
+    time::Duration,
 };
 
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -18,6 +19,8 @@ pub const TUNNEL: &str = "weave-tunnel";
 pub const TUNNEL_OVERHEAD: u32 = 60;
 /// Seconds after which an end that has nothing to say says so, and a router that translates addresses keeps the way open.
 pub const KEEPALIVE_S: u16 = 25;
+/// An end that is there shows where within so long: WireGuard makes a handshake every two minutes where there is something to send.
+pub const HEARD_WITHIN: Duration = Duration::from_secs(180);
 /// Where a tunnel listens unless told otherwise.
 pub const TUNNEL_PORT: u16 = 6784;
 

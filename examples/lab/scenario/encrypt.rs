@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     basic,
     mixed::path,
+    password,
     stage::{Checks, NOT_CONVERGED, at_work, eventually, holds, passes, report, same},
 };
 use crate::{lab::Lab, net, report::Report, tap::Tap};
@@ -19,9 +20,8 @@ const ON: &str = "tunnel = \"on\"\nencrypt = \"all\"";
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     let mut checks = Checks::default();
     for host in 0..lab.hosts.len() {
-        let file = lab.hosts[host].dir.join("password");
-        std::fs::write(&file, "correct horse battery staple\n")?;
-        let mesh = format!("[mesh]\npassword_file = \"{}\"\n\n[paths]\n{ON}\n\n[ipam]", file.display());
+        password::set(lab, host, "correct horse battery staple")?;
+        let mesh = format!("[mesh]\n{}\n[paths]\n{ON}\n\n[ipam]", password::setting(lab, host));
         lab.edit(host, "[ipam]", &mesh)?;
     }
     let clear = Tap::on_range(lab.range)?;

@@ -32,20 +32,10 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     let mut checks = Checks::default();
     let subnet = add_subnet(lab, "10.0.2.0/24", Some(&lab.table.clone()));
     lab.add_host_in(&subnet).await?;
-    OFFICE.build().await?;
-    lead_to(lab, OFFICE)?;
-    for _ in OUTSIDE {
-        lab.add_host_outside(OFFICE).await?;
-    }
-    lab.configure()?;
+    add_hosts_outside(lab).await?;
     for host in 0..lab.hosts.len() {
         let reclaim = format!("[vpc]\nreclaim = \"{}s\"", GRACE.as_secs());
         lab.edit(host, "[vpc]", &reclaim)?;
-    }
-    for host in OUTSIDE {
-        // All hosts of the lab are one machine, by which a host outside EC2 is named.
-        let outside = format!("provider = \"none\"\n\n[mesh]\nname = \"02:00:00:00:0f:{host:02x}\"");
-        lab.edit(host, "endpoint = \"http://169.254.169.254\"", &outside)?;
     }
     let ready = lab.start_all().await?;
     for host in 0..lab.hosts.len() {
@@ -61,6 +51,22 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     pings.extend(tunnels::play(lab, &mut checks).await?);
     dead(lab, &mut checks).await?;
     Ok(Report { ready, pings, checks: checks.0, calls: lab.calls(), ..Report::default() })
+}
+
+/// Two hosts outside EC2, on one link, beside two that are there; all are configured.
+pub(super) async fn add_hosts_outside(lab: &mut Lab) -> anyhow::Result<()> {
+    OFFICE.build().await?;
+    lead_to(lab, OFFICE)?;
+    for _ in OUTSIDE {
+        lab.add_host_outside(OFFICE).await?;
+    }
+    lab.configure()?;
+    for host in OUTSIDE {
+        // All hosts of the lab are one machine, by which a host outside EC2 is named.
+        let outside = format!("provider = \"none\"\n\n[mesh]\nname = \"02:00:00:00:0f:{host:02x}\"");
+        lab.edit(host, "endpoint = \"http://169.254.169.254\"", &outside)?;
+    }
+    Ok(())
 }
 
 /// The VPC's table leads to a network outside, so that the hosts hear each other.

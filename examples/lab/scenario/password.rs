@@ -106,13 +106,14 @@ async fn change(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     lab.attach(0).await.map(|_| ())
 }
 
-fn set(lab: &Lab, host: usize, password: &str) -> anyhow::Result<()> {
+/// Writes a host's password file.
+pub(super) fn set(lab: &Lab, host: usize, password: &str) -> anyhow::Result<()> {
     let file = lab.hosts[host].dir.join("password");
     fs::write(&file, format!("{password}\n")).with_context(|| file.display().to_string())
 }
 
 /// The line of a host's `weave.toml` that names its password file.
-fn setting(lab: &Lab, host: usize) -> String {
+pub(super) fn setting(lab: &Lab, host: usize) -> String {
     format!("password_file = \"{}\"\n", lab.hosts[host].dir.join("password").display())
 }
 

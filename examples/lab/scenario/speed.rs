@@ -5,21 +5,20 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 use tokio::process::Command;
 
 use super::{
-    mixed::{lead_to, path},
+    mixed::{add_hosts_outside, path},
     stage::{at_work, eventually, same},
+    tunnels::give_password,
 };
 use crate::{
     lab::Lab,
     net,
     report::{self, Report},
-    site::OFFICE,
     stream::{self, Speed},
 };
 
 /// Each path, two hosts that have it, and the longest packet that goes by it as far as hosts know.
 const PATHS: [(&str, [usize; 2], u32); 3] =
     [("vpc", [0, 1], 9001), ("direct", [2, 3], 9001), ("tunnel", [0, 2], 1500)];
-const OUTSIDE: [usize; 2] = [2, 3];
 /// Each is measured so often, in turns, and the best is told: what else the machine does only makes it worse.
 const ROUNDS: usize = 9;
 const LATER: Duration = Duration::from_secs(60);
@@ -30,25 +29,10 @@ const HEAD: &str = "path      TCP, 10⁹ bits a second: hosts, containers, VXLAN
 
 /// Measures, and prints a line for each path.
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
-    OFFICE.build().await?;
-    lead_to(lab, OFFICE)?;
-    for _ in OUTSIDE {
-        lab.add_host_outside(OFFICE).await?;
-    }
-    lab.configure()?;
+    add_hosts_outside(lab).await?;
     for host in 0..lab.hosts.len() {
-        let file = lab.dir().join("password");
-        std::fs::write(&file, "correct horse battery staple\n")?;
-        let name = match OUTSIDE.contains(&host) {
-            true => format!("name = \"02:00:00:00:0f:{host:02x}\"\n"),
-            false => String::new(),
-        };
-        let more =
-            format!("[paths]\ntunnel = \"on\"\n\n[mesh]\npassword_file = \"{}\"\n{name}", file.display());
-        lab.edit(host, "[ipam]", &format!("{more}\n[ipam]"))?;
-        if OUTSIDE.contains(&host) {
-            lab.edit(host, "endpoint = \"http://169.254.169.254\"", "provider = \"none\"")?;
-        }
+        lab.edit(host, "[ipam]", "[paths]\ntunnel = \"on\"\n\n[ipam]")?;
+        give_password(lab, host)?;
     }
     let ready = at_work(lab).await?;
     let mut lines = vec![HEAD.to_owned()];

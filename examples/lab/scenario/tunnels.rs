@@ -5,6 +5,7 @@ use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use super::{
     mixed::{lead_to, path},
+    password,
     stage::{Checks, eventually, holds, same},
 };
 use crate::{
@@ -52,6 +53,16 @@ fn pairs() -> impl Iterator<Item = (usize, usize)> {
         .flat_map(move |one| all.clone().filter(move |other| *other != one).map(move |other| (one, other)))
 }
 
+/// Says in a host's file which password the mesh has. A host outside EC2 says other things of the mesh there, too.
+pub(super) fn give_password(lab: &Lab, host: usize) -> anyhow::Result<()> {
+    password::set(lab, host, "correct horse battery staple")?;
+    let line = password::setting(lab, host);
+    match ON_EC2.contains(&host) {
+        true => lab.edit(host, "[paths]", &format!("[mesh]\n{line}\n[paths]")),
+        false => lab.edit(host, "[mesh]\n", &format!("[mesh]\n{line}")),
+    }
+}
+
 /// A password and tunnels, on all hosts; and one more host.
 async fn turned_on(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     HOME.build().await?;
@@ -69,13 +80,7 @@ async fn turned_on(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
             let says = refused.says(78, &["paths.tunnel", "without a password", "mesh.password_file"]);
             checks.add("a tunnel without a password of the mesh is refused, with the way out", says);
         }
-        let file = lab.hosts[host].dir.join("password");
-        std::fs::write(&file, "correct horse battery staple\n")?;
-        let line = format!("password_file = \"{}\"\n", file.display());
-        match ON_EC2.contains(&host) {
-            true => lab.edit(host, "[paths]", &format!("[mesh]\n{line}\n[paths]"))?,
-            false => lab.edit(host, "[mesh]\n", &format!("[mesh]\n{line}"))?,
-        }
+        give_password(lab, host)?;
     }
     // What was reached goes on being reached.
     let pingers = [lab.ping_ring(&ON_EC2)?, lab.ping_ring(&OFFICE_HOSTS)?].into_iter().flatten().collect();

@@ -3,12 +3,13 @@
 //! A router that translates addresses chooses the port that stands for the host behind it, so that nobody can say it beforehand. The device
 //! finds it out and forgets it when it is made anew; it is remembered here.
 
-use std::{collections::BTreeMap, net::SocketAddrV4, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddrV4};
 
-use crate::{peer::PeerName, state::TunnelPeer, time::Timestamp};
-
-/// How long an end is taken to be where it was heard last: in that time it is heard again, if it is there.
-const SHOWN_FOR: Duration = Duration::from_secs(180);
+use crate::{
+    peer::PeerName,
+    state::{HEARD_WITHIN, TunnelPeer},
+    time::Timestamp,
+};
 
 /// The other ends, by host.
 #[derive(Debug, Default)]
@@ -45,7 +46,7 @@ impl OtherEnds {
         if let Some(found) = found {
             end.find(now, found);
         }
-        let shown = end.shown.filter(|(_, last)| now < *last + SHOWN_FOR).map(|(endpoint, _)| endpoint);
+        let shown = end.shown.filter(|(_, last)| now < *last + HEARD_WITHIN).map(|(endpoint, _)| endpoint);
         TunnelPeer { moved: end.moved, ..TunnelPeer::new(shown.or(end.said), [].into()) }
     }
 }
@@ -73,6 +74,8 @@ impl OtherEnd {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const B: PeerName = PeerName::from_u64(2);
