@@ -135,11 +135,11 @@ impl Entry {
     }
 
     /// What leads a destination to the host that owns it.
-    pub fn to_host(destination: Ipv4Net, interface: u32, host: Option<Ipv4Addr>, mtu: Option<u32>) -> Entry {
+    pub fn to_host(destination: IpNet, interface: u32, host: Option<IpAddr>, mtu: Option<u32>) -> Entry {
         Entry {
-            destination: destination.into(),
+            destination,
             interface: Some(interface),
-            gateway: host.map(IpAddr::V4),
+            gateway: host,
             source: None,
             kind: RouteType::Unicast,
             scope: if host.is_some() { RouteScope::Universe } else { RouteScope::Link },
@@ -148,11 +148,16 @@ impl Entry {
             protocol: PROTOCOL,
             mtu,
         }
+        .listed_by_the_kernel()
     }
 
     /// Whether it is a route of ours to another host.
     pub fn is_to_host(&self) -> bool {
-        self.protocol == PROTOCOL && self.kind == RouteType::Unicast && self.metric == TO_HOST_METRIC
+        let metric = match self.destination {
+            IpNet::V4(_) => TO_HOST_METRIC,
+            IpNet::V6(_) => METRIC6 + TO_HOST_METRIC,
+        };
+        self.protocol == PROTOCOL && self.kind == RouteType::Unicast && self.metric == metric
     }
 
     /// Whether it is an `unreachable` route of ours.

@@ -13,6 +13,7 @@ use super::{
     },
     cluster::{
         observed::Observed,
+        peer_paths::Owned,
         peers::{News, Peers},
         probes::Probes,
     },
@@ -37,7 +38,7 @@ use super::{
     story::Story,
 };
 use crate::{
-    addr::{Address, Range, Universe},
+    addr::{Address, Family, Range, Universe},
     config::{Config, RouteTables},
     ipam::{Refused, Ticket},
     mesh,
@@ -306,10 +307,12 @@ impl Engine {
     fn find_paths(&mut self, owners: &[(Range, PeerName)]) {
         let (own, device) = (self.overview().own_place(), self.overview().own_device());
         let Engine { facts, peers, work, .. } = self;
+        let families: Vec<Family> = facts.config.universe().families().collect();
+        let owned = Owned { owners, me: facts.identity.name, families: &families };
         peers.paths.set_own(facts.now, own);
         let nothing = Remote::default();
         let seen = work.converge.host.seen().map_or(&nothing, |host| &host.remote);
-        peers.paths.lead(facts.now, (owners, facts.identity.name), seen, device);
+        peers.paths.lead(facts.now, owned, seen, device);
     }
 
     /// Offers another a block that this host can do without, if it is time and all is well.

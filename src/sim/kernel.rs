@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddrV4,
+    net::{Ipv6Addr, SocketAddrV4},
     sync::Arc,
 };
 
@@ -117,6 +117,7 @@ impl Kernel {
                 routes: Arc::new(self.host_routes.clone()),
                 tunnel: self.tunnel.clone().map(Arc::new),
                 networks: [(self.network, UPLINK.to_owned())].into(),
+                links6: [(UPLINK.to_owned(), self.link6())].into(),
                 ..Remote::default()
             }
             .into(),
@@ -299,6 +300,12 @@ impl Kernel {
     /// Its own address, with the length of the network around it.
     pub fn network(&self) -> Ipv4Net {
         self.network
+    }
+
+    /// Its own address of IPv6 on that link.
+    pub fn link6(&self) -> Ipv6Addr {
+        let [a, b, c, d] = self.network.addr().octets();
+        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d])
     }
 
     // ===== what others do to it =====

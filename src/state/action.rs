@@ -52,7 +52,7 @@ pub enum HostAction {
     /// as it is.
     SetTunnelPeer { key: TunnelKey, endpoint: Option<SocketAddrV4>, allowed: BTreeSet<IpNet> },
     /// Lead what another host owns there, in place of a route of ours to the same destination.
-    AddHostRoute { destination: Ipv4Net, hop: Hop },
+    AddHostRoute { destination: IpNet, hop: Hop },
     /// Give the host [`GATEWAY`].
     AddGateway,
     /// Make a container's link, both ends.
@@ -94,7 +94,7 @@ pub enum HostAction {
     /// Remove the `unreachable` route of a CIDR.
     DeleteBlock(IpNet),
     /// Lead it there no longer.
-    DeleteHostRoute { destination: Ipv4Net, hop: Hop },
+    DeleteHostRoute { destination: IpNet, hop: Hop },
     /// Take an end from the tunnel.
     DeleteTunnelPeer(TunnelKey),
     /// Remove the device of the tunnel.

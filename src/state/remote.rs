@@ -3,18 +3,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use super::tunnel::{TUNNEL, Tunnel};
 use crate::addr::Address;
 
 /// Routes of ours to what other hosts own, each by its next hop.
-pub type HostRoutes = BTreeMap<Ipv4Net, Hop>;
+pub type HostRoutes = BTreeMap<IpNet, Hop>;
 
 /// What concerns other hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Remote {
     pub asked: BTreeSet<Address>,
     /// Observed only: addresses of the host itself, each with the length of the network around it, by interface.
     pub networks: BTreeMap<Ipv4Net, String>,
+    /// Observed only: the address of IPv6 by which whoever is on the link of an interface reaches this host, by interface.
+    pub links6: BTreeMap<String, Ipv6Addr>,
 }
 
 /// Where packets for another host are handed to.
@@ -38,7 +40,7 @@ pub struct Remote {
 pub struct Hop {
     /// The other host, on the link of the interface; `None`: whoever is at the other end of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub via: Option<Ipv4Addr>,
+    pub via: Option<IpAddr>,
     /// The interface.
     pub interface: String,
     /// The longest packet that gets there, where it is shorter than the interface takes.
@@ -48,7 +50,7 @@ pub struct Hop {
 
 impl Hop {
     /// To a host on the link of an interface.
-    pub fn direct(via: Ipv4Addr, interface: &str) -> Hop {
+    pub fn direct(via: IpAddr, interface: &str) -> Hop {
         Hop { via: Some(via), interface: interface.to_owned(), mtu: None }
     }
 

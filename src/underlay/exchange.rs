@@ -120,7 +120,7 @@ impl Exchange {
 
     /// Whether a peer on our link has this address on that link as well.
     fn has_on_link(&self, peer: PeerName, address: Ipv4Addr) -> bool {
-        let Path::Direct { from, to } = self.path(peer) else { return false };
+        let Path::Direct { from, to, .. } = self.path(peer) else { return false };
         let theirs = self.underlay(peer).into_iter().flat_map(|underlay| &underlay.addresses);
         from.contains(&address) && theirs.into_iter().any(|net| net.addr() == to && net.contains(&address))
     }
@@ -259,7 +259,7 @@ mod tests {
 
     fn outside(address: &str) -> Underlay {
         let addresses = [address.parse().unwrap()].into();
-        Underlay { place: Place::Outside, addresses, direct: false, tunnel: None }
+        Underlay { place: Place::Outside, addresses, direct: false, links6: [].into(), tunnel: None }
     }
 
     fn with_tunnel(address: &str, key: u8) -> Underlay {
@@ -398,7 +398,7 @@ mod tests {
             "it says that it is elsewhere, or it vouches for itself"
         );
         assert!(one.vouch([(B, C, c)].into_iter()));
-        assert_eq!(one.path(C), Path::Direct { from: "10.0.0.1/24".parse().unwrap(), to: c });
+        assert_eq!(one.path(C), Path::Direct { from: "10.0.0.1/24".parse().unwrap(), to: c, to6: None });
         assert!(!one.wants_vouchers());
     }
 
@@ -451,7 +451,7 @@ mod tests {
         let address = Ipv4Addr::new(10, 0, 0, 2);
         assert_eq!(one.path(B), Path::Unknown(Why::Unproven(address)));
         assert!(one.see(at(10), &[B].into(), [(B, address)].into_iter()));
-        let direct = Path::Direct { from: "10.0.0.1/24".parse().unwrap(), to: address };
+        let direct = Path::Direct { from: "10.0.0.1/24".parse().unwrap(), to: address, to6: None };
         assert_eq!(one.path(B), direct);
         one.see(at(11), &BTreeSet::new(), std::iter::empty());
         assert_eq!(one.path(B), direct, "one that cannot be reached is where it was");

@@ -19,9 +19,9 @@ mod talk;
 mod exchange;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
 };
 
 use ipnet::Ipv4Net;
@@ -56,6 +56,9 @@ pub struct Underlay {
     /// Hosts of its subnet are to be led to directly, and not by the VPC.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub direct: bool,
+    /// Of some of its addresses, the one of IPv6 by which whoever is on that link reaches it, where containers have such.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub links6: BTreeMap<Ipv4Addr, Ipv6Addr>,
     /// Its end of tunnels, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<TunnelEnd>,
@@ -103,7 +106,13 @@ impl Underlay {
         is_named
             && self.addresses.len() <= ADDRESSES_MAX
             && self.addresses.iter().all(is_of_a_host)
+            && self.links6.iter().all(|(beside, link)| self.has(*beside) && link.is_unicast_link_local())
             && self.tunnel.is_none_or(TunnelEnd::is_believable)
+    }
+
+    /// Whether this is one of its addresses.
+    fn has(&self, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|held| held.addr() == address)
     }
 
     /// The same for hosts that are at the same place.

@@ -3,7 +3,7 @@
 use std::{
     cmp,
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
 };
 
 use ipnet::Ipv4Net;
@@ -25,6 +25,8 @@ pub enum Path {
         from: Ipv4Net,
         /// The other's.
         to: Ipv4Addr,
+        /// The same of IPv6, where both have one there, unless the VPC of both carries what is of IPv6.
+        to6: Option<Ipv6Addr>,
     },
     /// The two have no network in common, and each an end of a tunnel.
     Tunnel {
@@ -140,10 +142,9 @@ fn tunnel(ours: &Underlay, theirs: &Underlay, distance: Distance) -> Option<Path
 fn on_link(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> Option<Path> {
     let all = ours.addresses.iter().flat_map(|from| theirs.addresses.iter().map(move |to| (*from, *to)));
     // What both have is on two links that only look alike, or leads to whoever answers first.
-    let has = |host: &Underlay, address| host.addresses.iter().any(|held| held.addr() == address);
     let on_link = all.filter(|(from, to)| {
         let is_one = from.contains(&to.addr()) && to.contains(&from.addr());
-        is_one && !has(theirs, from.addr()) && !has(ours, to.addr())
+        is_one && !theirs.has(from.addr()) && !ours.has(to.addr())
     });
     let ends = |(from, to): &(Ipv4Net, Ipv4Net)| {
         (cmp::min(from.addr(), to.addr()), cmp::max(from.addr(), to.addr()))
@@ -151,7 +152,13 @@ fn on_link(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> O
     let is_unproven = |(_, to): &(Ipv4Net, Ipv4Net)| !proven.contains(&to.addr());
     let best = on_link.min_by_key(|pair| (is_unproven(pair), ends(pair)))?;
     let (from, to) = (best.0, best.1.addr());
-    Some(if is_unproven(&best) { Path::Unknown(Why::Unproven(to)) } else { Path::Direct { from, to } })
+    if is_unproven(&best) {
+        return Some(Path::Unknown(Why::Unproven(to)));
+    }
+    // What a subnet of EC2 makes of such packets is not known; there the VPC carries them.
+    let may_lead = ours.links6.contains_key(&from.addr()) && !share_vpc(ours, theirs);
+    let to6 = theirs.links6.get(&to).filter(|_| may_lead).copied();
+    Some(Path::Direct { from, to, to6 })
 }
 
 #[cfg(test)]
@@ -167,11 +174,16 @@ mod tests {
 
     fn host(place: Place, addresses: &[&str], direct: bool) -> Underlay {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Underlay { place, addresses, direct, tunnel: None }
+        Underlay { place, addresses, direct, links6: [].into(), tunnel: None }
     }
 
     fn all_of(underlay: &Underlay) -> BTreeSet<Ipv4Addr> {
         underlay.addresses.iter().map(Ipv4Net::addr).collect()
+    }
+
+    /// The address of IPv6 on the same link.
+    fn beside(address: Ipv4Addr) -> Ipv6Addr {
+        format!("fe80::{address}").parse().unwrap()
     }
 
     /// With proof of every address.
@@ -180,7 +192,7 @@ mod tests {
     }
 
     fn direct(from: &str, to: &str) -> Path {
-        Path::Direct { from: from.parse().unwrap(), to: to.parse().unwrap() }
+        Path::Direct { from: from.parse().unwrap(), to: to.parse().unwrap(), to6: None }
     }
 
     #[test]
@@ -204,6 +216,27 @@ mod tests {
         for other in [behind, on_ec2] {
             assert!(matches!(proven(&one, &other), Path::Apart { .. }), "{other:?}");
         }
+    }
+
+    #[test]
+    fn what_is_of_ipv6_is_led_over_a_link_where_both_have_an_address_of_it_there_and_in_a_vpc_by_its_tables()
+    {
+        let on = |host: Underlay| {
+            let links6 = all_of(&host).into_iter().map(|address| (address, beside(address))).collect();
+            Underlay { links6, ..host }
+        };
+        let to6 = |ours: &Underlay, theirs: &Underlay| match proven(ours, theirs) {
+            Path::Direct { to6, .. } => to6,
+            other => panic!("{other:?}"),
+        };
+        let one = host(Place::Outside, &["192.168.7.11/24"], false);
+        let other = host(Place::Outside, &["192.168.7.12/24"], false);
+        assert_eq!(to6(&on(one.clone()), &on(other.clone())), "fe80::192.168.7.12".parse().ok());
+        assert_eq!((to6(&on(one.clone()), &other), to6(&one, &on(other))), (None, None));
+        let here = on(host(in_vpc("vpc-1", "subnet-1"), &["192.168.7.13/24"], true));
+        let there = on(host(in_vpc("vpc-1", "subnet-1"), &["192.168.7.14/24"], true));
+        assert_eq!(to6(&here, &there), None);
+        assert_eq!(to6(&here, &on(one)), "fe80::192.168.7.11".parse().ok());
     }
 
     #[test]
@@ -313,8 +346,12 @@ mod tests {
         let address = (0..2_u8, 1..5_u8, prop_oneof![Just(16_u8), Just(24), Just(32)]);
         let address = address
             .prop_map(|(net, host, length)| Ipv4Net::new(Ipv4Addr::new(10, 0, net, host), length).unwrap());
-        (place, collection::btree_set(address, 0..4), any::<bool>(), option::of(any_end()))
-            .prop_map(|(place, addresses, direct, tunnel)| Underlay { place, addresses, direct, tunnel })
+        (place, collection::btree_set(address, 0..4), any::<bool>(), any::<bool>(), option::of(any_end()))
+            .prop_map(|(place, addresses, direct, has_v6, tunnel)| {
+                let links6 =
+                    addresses.iter().filter(|_| has_v6).map(|held| (held.addr(), beside(held.addr())));
+                Underlay { links6: links6.collect(), place, addresses, direct, tunnel }
+            })
     }
 
     proptest! {
@@ -336,8 +373,12 @@ mod tests {
                     prop_assert!(one.tunnel.is_none() == *here && (one.tunnel.is_some() || other.tunnel.is_some()));
                     prop_assert!(here != there || one.tunnel.map(|end| end.key) == other.tunnel.map(|end| end.key));
                 }
-                (Path::Direct { from, to }, Path::Direct { from: from_there, to: to_here }) => {
+                (
+                    Path::Direct { from, to, to6 },
+                    Path::Direct { from: from_there, to: to_here, to6: to_here6 },
+                ) => {
                     prop_assert_eq!((from.addr(), *to), (*to_here, from_there.addr()));
+                    prop_assert_eq!(to6.is_some(), to_here6.is_some());
                     prop_assert!(from.contains(to) && from_there.contains(to_here));
                 }
                 _ => prop_assert!(false, "{there:?} and {back:?}"),

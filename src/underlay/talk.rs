@@ -61,7 +61,7 @@ mod tests {
 
     fn said(place: Place, addresses: &[String]) -> Talk {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let underlay = Underlay { place, addresses, direct: true, tunnel: None };
+        let underlay = Underlay { place, addresses, direct: true, links6: [].into(), tunnel: None };
         Talk { underlay, knows: Some(u64::MAX), asks: true }
     }
 
@@ -79,6 +79,8 @@ mod tests {
         let many: Vec<String> = (0..ADDRESSES_MAX).map(|n| format!("203.113.{n}.111/24")).collect();
         let mut talk = said(in_vpc(&"v".repeat(64)), &many);
         talk.underlay.tunnel = Some(end());
+        let link = "fe80:0000:0000:0000:1111:1111:1111:1111".parse().unwrap();
+        talk.underlay.links6 = talk.underlay.addresses.iter().map(|held| (held.addr(), link)).collect();
         assert_eq!(Talk::decode(&talk.encode()).unwrap(), talk);
     }
 
@@ -97,6 +99,13 @@ mod tests {
             "10.0.1.255/24",
         ] {
             wrong.push(said(Place::Outside, &[address.to_owned()]));
+        }
+        let at = "10.0.0.7".parse().unwrap();
+        let beside = [(at, "fd00::7"), ("10.0.0.8".parse().unwrap(), "fe80::7"), (at, "ff02::1")];
+        for (beside, link) in beside {
+            let mut talk = said(Place::Outside, &["10.0.0.7/24".to_owned()]);
+            talk.underlay.links6 = [(beside, link.parse().unwrap())].into();
+            wrong.push(talk);
         }
         let long = "v".repeat(65);
         wrong.extend(["", "vpc-1\u{1b}[2J", "vpc 1", long.as_str()].map(|vpc| said(in_vpc(vpc), &[])));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use proptest::{collection, prelude::*};
 use weavers::{
     plan::{Plan, Plane},
@@ -33,7 +33,7 @@ fn apply(routes: &mut HostRoutes, action: &Action) {
 
 fn any_routes() -> impl Strategy<Value = HostRoutes> {
     let destination = (0..8_u32, 24..27_u8).prop_map(|(number, length)| {
-        Ipv4Net::new((0x0a20_0000 + 64 * number).into(), length).unwrap().trunc()
+        IpNet::V4(Ipv4Net::new((0x0a20_0000 + 64 * number).into(), length).unwrap().trunc())
     });
     let hop = (11..14_u8, 0..2_u8)
         .prop_map(|(host, link)| Hop::direct([10, 0, 1, host].into(), &format!("eth{link}")));
@@ -68,7 +68,7 @@ proptest! {
 #[test]
 fn new_routes_come_before_old_ones_go_and_both_say_why() {
     let hop = |host: u8| Hop::direct([192, 168, 7, host].into(), "eth0");
-    let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+    let net = |text: &str| text.parse::<IpNet>().unwrap();
     let actual = BTreeMap::from([(net("10.40.0.0/13"), hop(12)), (net("10.32.0.0/14"), hop(13))]);
     let desired = BTreeMap::from([(net("10.40.0.0/14"), hop(12)), (net("10.32.0.0/14"), hop(14))]);
     let plan = plan(&desired, &actual);

@@ -1,11 +1,10 @@
 //! Routes to what other hosts own, by their addresses.
 
-use ipnet::Ipv4Net;
-use weavers::state::{FaultKind, Hop, HostAction, HostRoutes};
+use weavers::state::{FaultKind, Hop, HostAction, HostRoutes, Rules};
 
 use crate::{
     stories,
-    world::{Container, World, sh},
+    world::{Container, World, rules, sh},
 };
 
 stories![
@@ -14,6 +13,8 @@ stories![
     a_route_to_a_host_that_is_on_no_link_is_refused_with_the_reason,
     what_this_host_owns_is_never_led_away,
     addresses_are_told_with_the_networks_around_them,
+    what_is_of_ipv6_is_handed_to_the_address_of_the_other_on_the_link,
+    an_address_of_ipv6_on_a_link_is_told_once_nobody_else_has_it,
 ];
 
 const BLOCK: &str = "10.40.0.0/13";
@@ -27,7 +28,7 @@ fn add(hop: Hop) -> HostAction {
 }
 
 fn only(hop: Hop) -> HostRoutes {
-    [(BLOCK.parse::<Ipv4Net>().unwrap(), hop)].into()
+    [(BLOCK.parse().unwrap(), hop)].into()
 }
 
 /// A link on which others are.
@@ -101,6 +102,44 @@ async fn what_this_host_owns_is_never_led_away(mut world: World) {
     world.attach(&container, "10.40.0.1", 9000).await;
     let way = sh("ip route get 10.40.0.1; ip route get 10.40.0.2 2>&1 || true");
     assert!(way.contains("dev wv0a280001") && way.contains("No route to host"), "{way}");
+}
+
+async fn what_is_of_ipv6_is_handed_to_the_address_of_the_other_on_the_link(mut world: World) {
+    uplink();
+    world.load_rules(Rules { prefix: "fd00:1::/96".parse().ok(), ..rules() }).await;
+    let destination = "fd00:1::a28:0/109".parse().unwrap();
+    let lead = |host| HostAction::AddHostRoute { destination, hop: hop(host) };
+    for host in ["fe80::12", "fe80::12", "fe80::13"] {
+        world.apply(lead(host)).await;
+        let seen = world.observe().await;
+        assert_eq!(*seen.remote.routes, [(destination, hop(host))].into());
+        assert!(seen.foreign.is_empty(), "it is ours: {:?}", seen.foreign);
+    }
+    let way = sh("ip -6 route get fd00:1::a29:7");
+    assert!(way.contains("via fe80::13 dev eth0"), "{way}");
+    world.apply(HostAction::AddBlock(destination)).await;
+    let refused = sh("ip -6 route get fd00:1::a29:7 2>&1 || true");
+    assert!(refused.contains("unreachable") || refused.contains("No route"), "it is owned here: {refused}");
+    world.apply(HostAction::DeleteBlock(destination)).await;
+    world.apply(HostAction::DeleteHostRoute { destination, hop: hop("fe80::12") }).await;
+    assert_eq!(routes(&mut world).await.len(), 1, "what led elsewhere is not there any more");
+    for _ in 0..2 {
+        world.apply(HostAction::DeleteHostRoute { destination, hop: hop("fe80::13") }).await;
+    }
+    assert_eq!(routes(&mut world).await, HostRoutes::new());
+}
+
+async fn an_address_of_ipv6_on_a_link_is_told_once_nobody_else_has_it(mut world: World) {
+    uplink();
+    sh(
+        "ip -6 addr flush dev eth0; ip addr add fe80::7/64 dev eth0 nodad; ip addr add fd00:9::1/64 dev eth0 nodad",
+    );
+    let links6 = world.observe().await.remote.links6;
+    assert_eq!(links6, [("eth0".to_owned(), "fe80::7".parse().unwrap())].into());
+    sh(
+        "ip addr del fe80::7/64 dev eth0; sysctl -qw net.ipv6.conf.eth0.dad_transmits=100; ip addr add fe80::8/64 dev eth0",
+    );
+    assert!(world.observe().await.remote.links6.is_empty(), "nobody knows yet");
 }
 
 async fn addresses_are_told_with_the_networks_around_them(mut world: World) {

@@ -10,13 +10,13 @@ use std::{
 use ipnet::IpNet;
 use weavers::{
     kernel::{Kernel, watch::Changes},
-    state::{FaultKind, Hop, HostAction, Scope, Tunnel, TunnelKey, TunnelPeer},
+    state::{FaultKind, Hop, HostAction, Rules, Scope, Tunnel, TunnelKey, TunnelPeer},
     tunnel_key,
 };
 
 use crate::{
     stories,
-    world::{World, sh},
+    world::{World, rules, sh},
 };
 
 stories![
@@ -150,19 +150,21 @@ async fn what_others_do_to_it_is_seen_when_all_is_looked_at(mut world: World) {
 async fn routes_lead_into_it_and_say_how_long_packets_may_be(mut world: World) {
     let Some(_turn) = may_tunnel() else { return };
     let (_state, key) = with_key(&mut world);
-    let destination = "10.40.0.0/14".parse().unwrap();
-    let lead = |mtu| HostAction::AddHostRoute { destination, hop: Hop::tunnel(mtu) };
-    let refused = world.refused(lead(None)).await;
+    world.load_rules(Rules { prefix: "fd00:1::/96".parse().ok(), ..rules() }).await;
+    let lead = |destination, mtu| HostAction::AddHostRoute { destination, hop: Hop::tunnel(mtu) };
+    let refused = world.refused(lead("10.40.0.0/14".parse().unwrap(), None)).await;
     assert_eq!(refused.message, "no interface of this host is named weave-tunnel");
     world.apply(set(key, 6784, 8941)).await;
-    for mtu in [None, Some(1440), Some(1440), Some(1340), None] {
-        world.apply(lead(mtu)).await;
-        let seen = world.observe().await;
-        assert_eq!(*seen.remote.routes, [(destination, Hop::tunnel(mtu))].into());
-        assert!(seen.foreign.is_empty());
+    for destination in ["10.40.0.0/14", "fd00:1::a28:0/110"].map(|cidr| cidr.parse().unwrap()) {
+        for mtu in [None, Some(1440), Some(1440), Some(1340), None] {
+            world.apply(lead(destination, mtu)).await;
+            let seen = world.observe().await;
+            assert_eq!(*seen.remote.routes, [(destination, Hop::tunnel(mtu))].into());
+            assert!(seen.foreign.is_empty());
+        }
+        world.apply(HostAction::DeleteHostRoute { destination, hop: Hop::tunnel(None) }).await;
+        assert!(world.observe().await.remote.routes.is_empty());
     }
-    world.apply(HostAction::DeleteHostRoute { destination, hop: Hop::tunnel(None) }).await;
-    assert!(world.observe().await.remote.routes.is_empty());
     world.apply(HostAction::DeleteTunnel).await;
 }
 

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::other_ends::OtherEnds;
 use crate::{
-    addr::{Range, join},
+    addr::{Family, Range, join},
     mesh::{Delivery, Kind, Mesh},
     node::boundary::out::PATH_CHANNEL,
     peer::PeerName,
@@ -40,6 +40,20 @@ pub(in crate::node) struct PeerPaths {
     /// Where the other ends of tunnels are.
     ends: OtherEnds,
 }
+
+/// What there is to lead to.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::node) struct Owned<'a> {
+    /// Who owns what; nothing while that is not known.
+    pub owners: &'a [(Range, PeerName)],
+    /// This host.
+    pub me: PeerName,
+    /// The kinds of addresses that containers have.
+    pub families: &'a [Family],
+}
+
+/// The shortest packets that a link of IPv6 carries (RFC 8200, 5): what takes less is none.
+const MTU_MIN6: u32 = 1280;
 
 /// What other hosts own, and the path to each.
 type Others = BTreeMap<PeerName, (Path, Vec<Range>)>;
@@ -126,16 +140,25 @@ impl PeerPaths {
 
     /// Where packets for a peer are handed to, where they go past the VPC.
     pub fn hop(&self, peer: PeerName) -> Option<Hop> {
-        self.hop_of(&self.to(peer))
+        self.hop_of(&self.to(peer), Family::V4)
     }
 
-    fn hop_of(&self, path: &Path) -> Option<Hop> {
-        match path {
-            Path::Direct { from, to } => Some(Hop::direct(*to, self.links.get(from)?)),
-            Path::Tunnel { mtu, .. } => {
+    /// The same of addresses of one kind, where the path carries them.
+    fn hop_of(&self, path: &Path, family: Family) -> Option<Hop> {
+        match (path, family) {
+            (Path::Direct { from, to, .. }, Family::V4) => {
+                Some(Hop::direct(IpAddr::V4(*to), self.links.get(from)?))
+            }
+            (Path::Direct { from, to6, .. }, Family::V6(_)) => {
+                Some(Hop::direct(IpAddr::V6((*to6)?), self.links.get(from)?))
+            }
+            (Path::Tunnel { mtu, .. }, _) if carries(*mtu, family) => {
                 Some(Hop::tunnel(Some(*mtu).filter(|mtu| Some(*mtu) != self.device_mtu())))
             }
-            Path::Vpc | Path::Apart { .. } | Path::Bare { .. } | Path::Unknown(_) => None,
+            (
+                Path::Tunnel { .. } | Path::Vpc | Path::Apart { .. } | Path::Bare { .. } | Path::Unknown(_),
+                _,
+            ) => None,
         }
     }
 
@@ -151,27 +174,21 @@ impl PeerPaths {
     }
 
     /// Makes it up for these owners, of whom `me` is this host. Where nothing is led past the VPC that takes no time.
-    pub fn lead(
-        &mut self,
-        now: Timestamp,
-        (owners, me): (&[(Range, PeerName)], PeerName),
-        seen: &Remote,
-        device: Device,
-    ) {
+    pub fn lead(&mut self, now: Timestamp, owned: Owned<'_>, seen: &Remote, device: Device) {
         let leads = self.exchange.as_ref().is_some_and(Exchange::leads_past_vpc);
         let others = match leads || !seen.routes.is_empty() || seen.tunnel.is_some() {
-            true => self.others(owners, me),
+            true => self.others(owned),
             false => Others::new(),
         };
         // While it is not known who owns what, all stays.
-        let (routes, ends) = match owners.is_empty() {
+        let (routes, ends) = match owned.owners.is_empty() {
             true => (
                 (*seen.routes).clone(),
                 seen.tunnel.as_ref().map(|seen| seen.peers.clone()).unwrap_or_default(),
             ),
             false => {
-                let ends = self.ends_for(now, &others, seen.tunnel.as_deref());
-                (self.routes_to(&others, &seen.routes), ends)
+                let ends = self.ends_for(now, &others, owned.families, seen.tunnel.as_deref());
+                (self.routes_to(&others, owned.families, &seen.routes), ends)
             }
         };
         let tunnel = match device {
@@ -189,7 +206,7 @@ impl PeerPaths {
     }
 
     /// What others than this host own, and the path to each.
-    fn others(&self, owners: &[(Range, PeerName)], me: PeerName) -> Others {
+    fn others(&self, Owned { owners, me, .. }: Owned<'_>) -> Others {
         let mut others = Others::new();
         for &(piece, owner) in owners.iter().filter(|(_, owner)| ![me, PeerName::UNKNOWN].contains(owner)) {
             others.entry(owner).or_insert_with(|| (self.to(owner), Vec::new())).1.push(piece);
@@ -212,19 +229,18 @@ impl PeerPaths {
     }
 
     /// As few as the pieces allow. Of those in place, `seen`, the ones stay that lead to peers of whom it is not known where they are.
-    fn routes_to(&self, others: &Others, seen: &HostRoutes) -> HostRoutes {
-        let mut by_hop = BTreeMap::<Hop, Vec<Range>>::new();
+    fn routes_to(&self, others: &Others, families: &[Family], seen: &HostRoutes) -> HostRoutes {
+        let mut by_hop = BTreeMap::<(Family, Hop), Vec<Range>>::new();
         for (path, pieces) in others.values() {
-            if let Some(hop) = self.hop_of(path) {
-                by_hop.entry(hop).or_default().extend(pieces);
-            }
+            let hops = families.iter().filter_map(|family| Some((*family, self.hop_of(path, *family)?)));
+            hops.for_each(|way| by_hop.entry(way).or_default().extend(pieces));
         }
         let mut routes = HostRoutes::new();
-        for (hop, pieces) in by_hop {
-            routes.extend(cidrs(&pieces).map(|cidr| (cidr, hop.clone())));
+        for ((family, hop), pieces) in by_hop {
+            routes.extend(cidrs(&pieces).map(|cidr| (family.cidr(cidr), hop.clone())));
         }
         let unknown = unknown(others);
-        for (cidr, hop) in seen.iter().filter(|(cidr, _)| overlaps_any(**cidr, &unknown)) {
+        for (cidr, hop) in seen.iter().filter(|(cidr, _)| is_of_any(**cidr, families, &unknown)) {
             routes.entry(*cidr).or_insert_with(|| hop.clone());
         }
         routes
@@ -236,21 +252,24 @@ impl PeerPaths {
         &mut self,
         now: Timestamp,
         others: &Others,
+        families: &[Family],
         seen: Option<&Tunnel>,
     ) -> BTreeMap<TunnelKey, TunnelPeer> {
         let is_by_tunnel = |peer| matches!(others.get(&peer), Some((Path::Tunnel { .. }, _)));
         self.ends.retain(is_by_tunnel);
         let mut ends = BTreeMap::new();
         for (&peer, (path, pieces)) in others {
-            let &Path::Tunnel { key, endpoint, .. } = path else { continue };
+            let &Path::Tunnel { key, endpoint, mtu } = path else { continue };
             let end = self.ends.see(now, peer, endpoint, seen.and_then(|seen| seen.peers.get(&key)));
             // Whoever says that he has the key of another takes nothing from that one.
-            ends.entry(key).or_insert(end).allowed.extend(cidrs(pieces).map(IpNet::from));
+            let carried = families.iter().filter(|family| carries(mtu, **family));
+            let allowed = carried.flat_map(|family| cidrs(pieces).map(|cidr| family.cidr(cidr)));
+            ends.entry(key).or_insert(end).allowed.extend(allowed);
         }
         let unknown = unknown(others);
         for (key, end) in seen.into_iter().flat_map(|seen| &seen.peers) {
             let kept: BTreeSet<IpNet> =
-                end.allowed.iter().filter(|cidr| is_of_any(**cidr, &unknown)).copied().collect();
+                end.allowed.iter().filter(|cidr| is_of_any(**cidr, families, &unknown)).copied().collect();
             if !kept.is_empty() {
                 let as_it_is = || TunnelPeer::new(None, BTreeSet::new());
                 ends.entry(*key).or_insert_with(as_it_is).allowed.extend(kept);
@@ -271,14 +290,17 @@ fn cidrs<'a>(pieces: impl IntoIterator<Item = &'a Range>) -> impl Iterator<Item 
     join(pieces.into_iter().copied()).into_iter().flat_map(Range::cidrs)
 }
 
-fn overlaps_any(cidr: Ipv4Net, pieces: &[Range]) -> bool {
-    pieces.iter().any(|piece| piece.overlaps(cidr.into()))
+/// Whether a CIDR of one of these kinds has addresses of the pieces.
+fn is_of_any(cidr: IpNet, families: &[Family], pieces: &[Range]) -> bool {
+    let mut of_v4 = families.iter().filter_map(|family| family.cidr_of(cidr)).map(Range::from);
+    of_v4.any(|cidr| pieces.iter().any(|piece| piece.overlaps(cidr)))
 }
 
-fn is_of_any(cidr: IpNet, pieces: &[Range]) -> bool {
-    match cidr {
-        IpNet::V4(cidr) => overlaps_any(cidr, pieces),
-        IpNet::V6(_) => false,
+/// Whether a tunnel for packets no longer than this carries addresses of that kind.
+fn carries(mtu: u32, family: Family) -> bool {
+    match family {
+        Family::V4 => true,
+        Family::V6(_) => mtu >= MTU_MIN6,
     }
 }
 
@@ -300,7 +322,7 @@ mod tests {
 
     fn at(address: &str) -> Underlay {
         let addresses = [address.parse().unwrap()].into();
-        Underlay { place: Place::Outside, addresses, direct: false, tunnel: None }
+        Underlay { place: Place::Outside, addresses, direct: false, links6: [].into(), tunnel: None }
     }
 
     fn owner(first: &str, last: &str, peer: PeerName) -> (Range, PeerName) {
@@ -325,9 +347,14 @@ mod tests {
         paths
     }
 
+    /// As this host, with addresses of IPv4 alone.
+    fn of(owners: &[(Range, PeerName)]) -> Owned<'_> {
+        Owned { owners, me: US, families: &[Family::V4] }
+    }
+
     fn led(paths: &mut PeerPaths, owners: &[(Range, PeerName)], seen: &HostRoutes) -> HostRoutes {
         let seen = Remote { routes: seen.clone().into(), ..Remote::default() };
-        paths.lead(Timestamp::ZERO, (owners, US), &seen, Device::Off);
+        paths.lead(Timestamp::ZERO, of(owners), &seen, Device::Off);
         (*paths.led().routes).clone()
     }
 
@@ -351,6 +378,50 @@ mod tests {
         let seen = routes(&[("10.32.0.0/14", 9), ("10.36.0.0/14", 3), ("10.44.0.0/14", 3)]);
         let wanted = routes(&[("10.32.0.0/14", 2), ("10.36.0.0/14", 3)]);
         assert_eq!(led(&mut beside_b(), &owners, &seen), wanted);
+    }
+
+    const PREFIX: &str = "fd00:1::/96";
+
+    /// As this host, with addresses of both kinds.
+    fn of_both<'a>(owners: &'a [(Range, PeerName)], families: &'a [Family; 2]) -> Owned<'a> {
+        Owned { families, ..of(owners) }
+    }
+
+    fn both() -> [Family; 2] {
+        [Family::V4, Family::V6(PREFIX.parse().unwrap())]
+    }
+
+    #[test]
+    fn what_is_of_ipv6_is_led_over_the_link_by_its_addresses_of_ipv6() {
+        let owners = [owner("10.32.0.0", "10.36.0.0", B)];
+        let mut paths = beside_b();
+        let v6 = "fd00:1::a20:0/110".parse().unwrap();
+        paths.lead(Timestamp::ZERO, of_both(&owners, &both()), &Remote::default(), Device::Off);
+        assert_eq!(paths.led().routes.get(&v6), None, "neither has one there");
+        let exchange = paths.exchange.as_mut().unwrap();
+        let on = |host: &str, link: &str| {
+            let links6 = [(host.parse().unwrap(), link.parse().unwrap())].into();
+            Underlay { links6, ..at(&format!("{host}/24")) }
+        };
+        exchange.set_own(Timestamp::ZERO, Some(on("192.168.7.1", "fe80::1:1")));
+        let said = Talk { underlay: on("192.168.7.2", "fe80::1:2"), knows: None, asks: false };
+        exchange.hear(Timestamp::ZERO, B, said);
+        paths.lead(Timestamp::ZERO, of_both(&owners, &both()), &Remote::default(), Device::Off);
+        let wanted = Hop::direct("fe80::1:2".parse().unwrap(), "eth0");
+        assert_eq!(paths.led().routes.get(&v6), Some(&wanted));
+        assert_eq!(paths.led().routes.len(), 2);
+    }
+
+    #[test]
+    fn routes_of_ipv6_to_whom_nothing_is_known_of_stay_and_those_of_another_prefix_go() {
+        let owners = [owner("10.36.0.0", "10.40.0.0", C)];
+        let hop = || Hop::direct("fe80::3".parse().unwrap(), "eth0");
+        let [kept, gone] = ["fd00:1::a24:0/110", "fd00:2::a24:0/110"].map(|cidr| cidr.parse().unwrap());
+        let seen: HostRoutes = [(kept, hop()), (gone, hop())].into();
+        let seen = Remote { routes: seen.into(), ..Remote::default() };
+        let mut paths = beside_b();
+        paths.lead(Timestamp::ZERO, of_both(&owners, &both()), &seen, Device::Off);
+        assert_eq!(*paths.led().routes, [(kept, hop())].into());
     }
 
     #[test]
@@ -388,7 +459,7 @@ mod tests {
     }
 
     fn ends(paths: &mut PeerPaths, owners: &[(Range, PeerName)], seen: &Remote) -> Remote {
-        paths.lead(Timestamp::ZERO, (owners, US), seen, ON);
+        paths.lead(Timestamp::ZERO, of(owners), seen, ON);
         paths.led().clone()
     }
 
@@ -411,9 +482,26 @@ mod tests {
         let endpoint = "203.0.113.7:6784".parse().ok();
         assert_eq!(tunnel.peers, [(TunnelKey([2; 32]), TunnelPeer::new(endpoint, of_b.clone()))].into());
         assert_eq!((tunnel.key, tunnel.mtu, tunnel.up), (KEY, 1440, true));
-        let through: BTreeSet<IpNet> = led.routes.keys().copied().map(IpNet::from).collect();
+        let through: BTreeSet<IpNet> = led.routes.keys().copied().collect();
         assert_eq!(through, of_b);
         assert!(led.routes.values().all(|hop| *hop == Hop::tunnel(Some(1340))), "what B's link can carry");
+    }
+
+    #[test]
+    fn a_tunnel_carries_both_kinds_unless_its_packets_are_too_short_for_ipv6() {
+        let owners = [owner("10.34.0.0", "10.35.0.0", B)];
+        for (mtu, carried) in
+            [(1400, vec!["10.34.0.0/16", "fd00:1::a22:0/112"]), (1339, vec!["10.34.0.0/16"])]
+        {
+            let mut paths = elsewhere_from_b(7);
+            let said = Underlay { tunnel: end(2, mtu), ..at("10.9.9.9/24") };
+            let exchange = paths.exchange.as_mut().unwrap();
+            exchange.hear(Timestamp::ZERO, B, Talk { underlay: said, knows: None, asks: false });
+            paths.lead(Timestamp::ZERO, of_both(&owners, &both()), &Remote::default(), ON);
+            let end = paths.led().tunnel.as_ref().unwrap().peers.values().next().unwrap();
+            assert_eq!(end.allowed, nets(&carried), "{mtu}");
+            assert_eq!(paths.led().routes.keys().copied().collect::<BTreeSet<_>>(), nets(&carried), "{mtu}");
+        }
     }
 
     #[test]
@@ -434,7 +522,7 @@ mod tests {
         let owners = [owner("10.32.0.0", "10.36.0.0", B), owner("10.36.0.0", "10.40.0.0", US)];
         let seen = ends(&mut elsewhere_from_b(7), &owners, &Remote::default());
         let mut anew = PeerPaths::new(false);
-        anew.lead(Timestamp::ZERO, (&owners, US), &seen, Device::AsItIs);
+        anew.lead(Timestamp::ZERO, of(&owners), &seen, Device::AsItIs);
         assert_eq!(*anew.led(), seen, "nobody has said where he is");
         let mut anew = PeerPaths::new(false);
         let kept = ends(&mut anew, &owners, &seen);
@@ -443,7 +531,7 @@ mod tests {
         assert_eq!(kept.routes, seen.routes);
         let kept = ends(&mut anew, &[], &seen);
         assert_eq!(kept.tunnel, seen.tunnel, "nor is it known who owns what");
-        anew.lead(Timestamp::ZERO, (&owners, US), &seen, Device::Off);
+        anew.lead(Timestamp::ZERO, of(&owners), &seen, Device::Off);
         assert_eq!(anew.led().tunnel, None);
     }
 

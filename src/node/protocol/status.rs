@@ -1,6 +1,6 @@
 //! What a node says of itself.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -355,7 +355,7 @@ pub struct PeerPath {
     /// By which path.
     pub path: PathKind,
     /// The address that they are handed to, where it is not the VPC's to know.
-    pub via: Option<Ipv4Addr>,
+    pub via: Option<IpAddr>,
     /// The interface by which they leave then.
     pub interface: Option<String>,
     /// Why there is no path, none is known yet, or nothing is heard by it.

@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 
 use super::drift::Drift;
 use crate::{
-    addr::{Address, Range},
+    addr::Address,
     node::observe::view::{CALM, PAUSE_DENIED, View, doubled, pause},
     plan::{Change, Plan, Plane},
     state::{
@@ -547,10 +547,8 @@ fn leads_elsewhere(earlier: &Action, removal: &Action) -> bool {
     };
     match removal {
         Action::Host(
-            HostAction::DeleteBlock(IpNet::V4(gone)) | HostAction::DeleteHostRoute { destination: gone, .. },
-        ) => !Range::from(*destination).overlaps((*gone).into()),
-        // Of IPv6 nothing is led to other hosts.
-        Action::Host(HostAction::DeleteBlock(IpNet::V6(_))) => true,
+            HostAction::DeleteBlock(gone) | HostAction::DeleteHostRoute { destination: gone, .. },
+        ) => !destination.contains(gone) && !gone.contains(destination),
         _ => false,
     }
 }

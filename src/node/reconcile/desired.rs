@@ -128,7 +128,7 @@ impl Ground<'_> {
     }
 
     /// IPv6 is forwarded by all interfaces or none. A host that forwards heeds no router unless told so: uplinks that heed routers
-    /// go on with it, and all others are left as they are.
+    /// go on with it, and all others are left as they are. Where interfaces begin without IPv6, the tunnel is given it.
     fn sysctls6(&self) -> BTreeMap<String, String> {
         if self.config.network.ipv6.is_none() {
             return BTreeMap::new();
@@ -143,7 +143,9 @@ impl Ground<'_> {
             (name.clone(), value.to_owned())
         };
         let heeding = uplink_names(self.config, self.seen).into_iter().map(of_uplink);
-        heeding.chain([("net.ipv6.conf.all.forwarding".to_owned(), "1".to_owned())]).collect()
+        let tunnel = tunnel_name(self.config).map(|name| (format!("net.ipv6.conf.{name}.disable_ipv6"), "0"));
+        let others = [("net.ipv6.conf.all.forwarding".to_owned(), "1")].into_iter().chain(tunnel);
+        heeding.chain(others.map(|(name, value)| (name, value.to_owned()))).collect()
     }
 
     fn ports(&self) -> Option<Ports> {
@@ -155,13 +157,15 @@ impl Ground<'_> {
     fn host_as_it_is(&self, cidrs_of_vpc: &[Ipv4Net]) -> Host {
         let Some(seen) = self.seen else { return Host::default() };
         let wanted = self.host();
-        let takes = |cidr: &Ipv4Net| {
-            cidrs_of_vpc.iter().any(|of_vpc| Range::from(*of_vpc).overlaps(Range::from(*cidr)))
+        let takes = |cidr: &IpNet| match cidr {
+            IpNet::V4(cidr) => {
+                cidrs_of_vpc.iter().any(|of_vpc| Range::from(*of_vpc).overlaps(Range::from(*cidr)))
+            }
+            IpNet::V6(_) => false,
         };
-        let takes_block = |block: &IpNet| matches!(block, IpNet::V4(block) if takes(block));
         let links = wanted.links.iter().filter(|(address, _)| seen.links.contains_key(address));
         let links = links.map(|(address, link)| (*address, link.clone()));
-        let blocks = seen.blocks.iter().filter(|block| !takes_block(block)).copied().collect();
+        let blocks = seen.blocks.iter().filter(|block| !takes(block)).copied().collect();
         let routes = seen.remote.routes.iter().filter(|(destination, _)| !takes(destination));
         let routes = routes.map(|(destination, hop)| (*destination, hop.clone())).collect();
         let tunnel = seen.remote.tunnel.clone();

@@ -1,6 +1,9 @@
 //! The paths to other hosts: what they rest on, and what people are told of them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::Ipv4Net;
 
@@ -47,7 +50,17 @@ impl Overview<'_> {
         }
         let direct = config.is_on_ec2() && config.vpc.same_subnet == SameSubnet::Direct;
         let (addresses, tunnel) = (links.keys().copied().collect(), self.own_end());
-        Some(Own { underlay: Underlay { place, addresses, direct, tunnel }, links })
+        let links6 = self.links6(&links);
+        Some(Own { underlay: Underlay { place, addresses, direct, links6, tunnel }, links })
+    }
+
+    /// The address of IPv6 beside each of these on its link, where containers have such.
+    fn links6(&self, links: &BTreeMap<Ipv4Net, String>) -> BTreeMap<Ipv4Addr, Ipv6Addr> {
+        let has_v6 = self.facts.config.network.ipv6.is_some();
+        let Some(host) = self.work.converge.host.seen().filter(|_| has_v6) else { return BTreeMap::new() };
+        let beside =
+            |(address, link): (&Ipv4Net, &String)| Some((address.addr(), *host.remote.links6.get(link)?));
+        links.iter().filter_map(beside).collect()
     }
 
     /// Whether this host has an end of tunnels.
@@ -110,7 +123,7 @@ impl Overview<'_> {
         };
         let (path, hop) = (self.peers.paths.to(peer), self.peers.paths.hop(peer));
         let endpoint = match path {
-            Path::Tunnel { endpoint, .. } => endpoint.map(|endpoint| *endpoint.ip()),
+            Path::Tunnel { endpoint, .. } => endpoint.map(|endpoint| IpAddr::V4(*endpoint.ip())),
             Path::Vpc | Path::Direct { .. } | Path::Apart { .. } | Path::Bare { .. } | Path::Unknown(_) => {
                 None
             }

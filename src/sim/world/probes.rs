@@ -1,6 +1,6 @@
 //! What passes between canaries: as the sender's host or the VPC forwards it at that moment.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddrV4};
 
 use bytes::Bytes;
 
@@ -27,7 +27,7 @@ impl World {
             let interface = self.vpc.forward(&machine.cloud.interface, from, *to.ip())?;
             self.machines.iter().position(|one| one.cloud.interface == interface)
         };
-        let Some(other) = self.handed_to(host, (*to.ip()).into()).or_else(by_vpc) else { return };
+        let Some(other) = self.handed_to(host, IpAddr::V4(*to.ip())).or_else(by_vpc) else { return };
         if !self.is_blocked(host, other) {
             let after = self.latency();
             let port = if to.port() == PORT { ASKS_FROM } else { PORT };

@@ -486,7 +486,7 @@ fn a_link_that_was_mended_is_looked_at_at_once_and_a_new_one_a_while_after_it_wa
 fn a_route_to_another_host_that_fails_holds_up_the_removals_that_it_concerns_and_no_other() {
     let mut converge = ready(at(0));
     let hop = Hop::direct([10, 0, 1, 12].into(), "eth0");
-    let lead = Action::Host(HostAction::AddHostRoute { destination: cidr("10.40.0.0/13"), hop });
+    let lead = Action::Host(HostAction::AddHostRoute { destination: cidr("10.40.0.0/13").into(), hop });
     let delete = |destination| Action::Host(HostAction::DeleteBlock(cidr(destination).into()));
     let (concerned, other) = (delete("10.40.0.0/14"), delete("10.48.0.0/16"));
     let plan = plan([lead.clone(), concerned, other.clone()]);
