@@ -1,14 +1,14 @@
 //! What goes over the wire between hosts. All of it crosses the router, which is our own network namespace.
 
 use std::{
-    net::Ipv4Addr,
+    net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
     sync::mpsc::{Receiver, Sender, TryRecvError, channel},
     thread::JoinHandle,
 };
 
 use anyhow::{Context, anyhow, ensure};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use nix::{
     errno::Errno,
     sys::{
@@ -19,6 +19,7 @@ use nix::{
         time::TimeVal,
     },
 };
+use weavers::addr::Prefix;
 
 /// As long as a packet can be, also one that the kernel joined of several.
 const PACKET_LEN_MAX: usize = 1 << 16;
@@ -28,6 +29,8 @@ const LOOK_EVERY: TimeVal = TimeVal::new(0, 50_000);
 const IP_PROTOCOL: usize = 9;
 const SOURCE: usize = 12;
 const DESTINATION: usize = 16;
+const SOURCE6: usize = 8;
+const DESTINATION6: usize = 24;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const MESH_PORT: u16 = 6783;
@@ -47,16 +50,11 @@ impl Tap {
         Tap::pick(Box::new(payload))
     }
 
-    /// Listens to packets from and to addresses of this range that are not in the inside of others.
-    pub fn on_range(range: Ipv4Net) -> anyhow::Result<Tap> {
-        let is_of_range = move |packet: &[u8], at: usize| {
-            let address = packet.get(at..at + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
-            address.is_some_and(|address| range.contains(&Ipv4Addr::from(address)))
-        };
-        Tap::pick(Box::new(move |packet| {
-            let is_v4 = packet.first()? & 0xf0 == 0x40;
-            (is_v4 && (is_of_range(packet, SOURCE) || is_of_range(packet, DESTINATION))).then_some(packet)
-        }))
+    /// Listens to packets from and to these addresses of both kinds that are not in the inside of others.
+    pub fn on_addresses(range: Ipv4Net, prefix: Prefix) -> anyhow::Result<Tap> {
+        let nets = [range.into(), prefix.net().into()];
+        let is_of_any = move |end: IpAddr| nets.iter().any(|net: &IpNet| net.contains(&end));
+        Tap::pick(Box::new(move |packet| ends(packet)?.into_iter().any(&is_of_any).then_some(packet)))
     }
 
     /// Listens to datagrams from or to this port.
@@ -99,6 +97,19 @@ fn listen(socket: &OwnedFd, stopped: &Receiver<()>, pick: &Pick) -> anyhow::Resu
         ensure!(heard.len() <= HEARD_LEN_MAX, "more is said than can be kept");
     }
     Ok(heard)
+}
+
+/// Whom a packet is from and for.
+fn ends(packet: &[u8]) -> Option<[IpAddr; 2]> {
+    match packet.first()? >> 4 {
+        4 => Some([bytes::<4>(packet, SOURCE)?.into(), bytes::<4>(packet, DESTINATION)?.into()]),
+        6 => Some([bytes::<16>(packet, SOURCE6)?.into(), bytes::<16>(packet, DESTINATION6)?.into()]),
+        _ => None,
+    }
+}
+
+fn bytes<const LEN: usize>(packet: &[u8], at: usize) -> Option<[u8; LEN]> {
+    packet.get(at..at + LEN)?.try_into().ok()
 }
 
 /// What an IPv4 packet carries of a TCP connection to or from the port of the mesh.

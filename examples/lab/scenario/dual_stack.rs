@@ -4,20 +4,20 @@
 use std::{net::Ipv6Addr, time::Duration};
 
 use weavers::{
-    addr::{Address, Prefix},
+    addr::Address,
     sim::vpc::{Call, Caller, Origin},
 };
 
-use super::stage::{Checks, at_work, eventually, holds, report, same};
+use super::{
+    stage::{Checks, at_work, eventually, holds, report, same},
+    v6::{self, PREFIX},
+};
 use crate::{fabric::addresses6, lab::Lab, net, pinger::end_without_loss, report::Report};
 
-const PREFIX: &str = "fd12:3456:789a:1::/96";
 /// How long until what was adopted is done.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(10);
 /// How long until what somebody changed is set right.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(10);
-/// The headers of IPv6 and of an echo.
-const HEADERS_LEN: u32 = 48;
 
 const APART: &str = r#"
 [[ipam.subnet]]
@@ -26,10 +26,9 @@ cidr = "10.32.0.0/16"
 "#;
 
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
-    net::sysctl6("conf/all/forwarding", "1")?;
+    v6::give(lab, 0..lab.hosts.len()).await?;
     for host in 0..lab.hosts.len() {
-        lab.hosts[host].add_v6().await?;
-        lab.edit(host, "[network]", &format!("[network]\nipv6 = \"{PREFIX}\""))?;
+        v6::turn_on(lab, host)?;
         lab.edit(host, "default_subnet = \"10.32.0.0/12\"", "default_subnet = \"10.40.0.0/13\"")?;
     }
     let ready = at_work(lab).await?;
@@ -47,23 +46,9 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
 
 // ===== packets =====
 
-fn v6(lab: &Lab, container: usize) -> Ipv6Addr {
-    let prefix: Prefix = PREFIX.parse().expect("it is written as a prefix");
-    prefix.address(Address::from(lab.containers[container].address))
-}
-
 /// Whether a ping passes that is as large as the MTU.
 async fn knocks(lab: &Lab, from: usize, to: Ipv6Addr) -> anyhow::Result<Result<(), String>> {
-    let size = (lab.options.mtu - HEADERS_LEN).to_string();
-    let mut command = tokio::process::Command::new("ip");
-    command.args(["netns", "exec", &lab.containers[from].name, "ping", "-n", "-M", "do"]);
-    command.args(["-c", "1", "-W", "1", "-s", &size, &to.to_string()]);
-    let output = net::output(&mut command).await?;
-    let said = || {
-        let texts = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
-        format!("{} does not reach {to}: {}", lab.containers[from].name, texts.concat())
-    };
-    Ok(holds(output.status.success(), said))
+    v6::knocks(lab, from, to, lab.options.mtu).await
 }
 
 /// All containers reach all others.
@@ -71,7 +56,7 @@ async fn all_reach_all(lab: &Lab) -> anyhow::Result<Result<(), String>> {
     lab.settle().await?;
     for from in 0..lab.containers.len() {
         for to in (0..lab.containers.len()).filter(|to| *to != from) {
-            if let Err(why) = knocks(lab, from, v6(lab, to)).await? {
+            if let Err(why) = knocks(lab, from, v6::address(lab, to)).await? {
                 return Ok(Err(why));
             }
         }
@@ -81,7 +66,7 @@ async fn all_reach_all(lab: &Lab) -> anyhow::Result<Result<(), String>> {
 
 async fn reached(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
     checks.add("every container reaches every other by IPv6, at its MTU", all_reach_all(lab).await?);
-    let there = v6(lab, 2).to_string();
+    let there = v6::address(lab, 2).to_string();
     let ping = ["ping", "-n", "-c", "1", "-W", "1", &there];
     checks.add("a host reaches a container of another", {
         lab.on_host(0, &ping).await.map(drop).map_err(|error| format!("{error:#}"))
@@ -92,12 +77,11 @@ async fn reached(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
     let hidden = rules.lines().any(|line| line.contains("ip6 saddr") && !line.contains("packets 0 "));
     checks.add("under the address of its host", holds(hidden, || rules));
     let owned = super::basic::owned(lab, 0).await?[0];
-    let prefix: Prefix = PREFIX.parse()?;
-    let free = prefix.address(Address::from(owned.broadcast())).to_string();
+    let free = v6::prefix().address(Address::from(owned.broadcast())).to_string();
     let refused = lab.in_container(2, &["sh", "-c", &format!("ping -n -c 1 -W 3 {free} || true")]).await?;
     checks.add("a free address answers", holds(refused.contains("nreachable"), || refused));
     let document = lab.ran(0, &["attach", &lab.containers[0].netns.to_string_lossy(), "--json"]).await?;
-    checks.add("attach tells both addresses", document.says(0, &[&v6(lab, 0).to_string()]));
+    checks.add("attach tells both addresses", document.says(0, &[&v6::address(lab, 0).to_string()]));
     Ok(())
 }
 
@@ -105,7 +89,7 @@ async fn reached(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
 
 /// Destinations of routes that hosts have made, of IPv4, and of IPv6 by the IPv4 CIDRs that they go with.
 fn destinations(lab: &Lab) -> [Vec<String>; 2] {
-    let prefix: Prefix = PREFIX.parse().expect("it is written as a prefix");
+    let prefix = v6::prefix();
     lab.cloud.with(|vpc, _| {
         let created = vpc.routes(&lab.table).into_iter().filter(|route| route.origin == Origin::Created);
         let inside = created.filter(|route| lab.range.contains(&route.destination));
@@ -121,7 +105,7 @@ fn destinations(lab: &Lab) -> [Vec<String>; 2] {
 async fn routes(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
     let [v4, v6_routes] = destinations(lab);
     checks.add("the table has a route of each kind for every block", same(&v4, &v6_routes));
-    let address = v6(lab, 2).to_string();
+    let address = v6::address(lab, 2).to_string();
     let explained = lab.ran(1, &["explain", &address]).await?;
     let words = [address.as_str(), &lab.containers[2].address.to_string(), "nothing is missing"];
     checks.add("explain follows an address of IPv6", explained.says(0, &words));
@@ -138,7 +122,7 @@ async fn routes(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
 async fn neighbours(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
     let link = format!("wv{:08x}", u32::from(lab.containers[0].address));
     let of_host = lab.on_host(0, &["ip", "-6", "neigh", "show", "dev", &link]).await?;
-    let address = v6(lab, 0).to_string();
+    let address = v6::address(lab, 0).to_string();
     let is_permanent =
         |text: &str, of: &str| text.lines().any(|line| line.starts_with(of) && line.contains("PERMANENT"));
     checks.add(
@@ -180,7 +164,7 @@ async fn forged(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
 
     let (name, forged) = (lab.containers[0].name.clone(), "fd12:3456:789a:1::a2f:909");
     lab.in_container(0, &["ip", "addr", "add", &format!("{forged}/128"), "dev", "ethwe", "nodad"]).await?;
-    let to = v6(lab, 3).to_string();
+    let to = v6::address(lab, 3).to_string();
     let script = format!("ping -n -c 1 -W 1 -I {forged} {to} || true");
     let said = lab.in_container(0, &["sh", "-c", &script]).await?;
     checks.add(
@@ -196,7 +180,7 @@ async fn forged(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
 // ===== what others change =====
 
 async fn repaired(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
-    let address = v6(lab, 0).to_string();
+    let address = v6::address(lab, 0).to_string();
     let broken: [(&str, Vec<&str>); 3] = [
         ("a host route that somebody deletes", vec!["ip", "-6", "route", "del", &address]),
         ("rules that somebody flushes", vec!["nft", "flush", "chain", "inet", "weave", "forward"]),
@@ -224,7 +208,7 @@ async fn repaired(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
         lab.ran(0, &["apply"]).await?;
         let back = eventually(REPAIRED_WITHIN, async || {
             let whole = lab.ran(0, &["status", "--check"]).await?.says(0, &[]);
-            Ok(whole.and(knocks(lab, 2, v6(lab, 0)).await?))
+            Ok(whole.and(knocks(lab, 2, v6::address(lab, 0)).await?))
         });
         checks.timed(format!("{what} are set right"), back.await?);
     }
@@ -258,11 +242,11 @@ async fn apart(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     }
     let web = lab.attach_with(0, &["--subnet", "web"]).await?;
     let other = lab.attach_with(1, &["--subnet", "web"]).await?;
-    let passes = eventually(ADOPTED_WITHIN, async || knocks(lab, web, v6(lab, other)).await);
+    let passes = eventually(ADOPTED_WITHIN, async || knocks(lab, web, v6::address(lab, other)).await);
     checks.timed("containers of a subnet reach each other by IPv6", passes.await?);
     let closed = eventually(ADOPTED_WITHIN, async || {
         for (from, to) in [(0, web), (web, 0), (2, web), (web, 3)] {
-            if knocks(lab, from, v6(lab, to)).await?.is_ok() {
+            if knocks(lab, from, v6::address(lab, to)).await?.is_ok() {
                 return Ok(Err(format!("{} reaches {}", lab.containers[from].name, lab.containers[to].name)));
             }
         }
@@ -303,7 +287,7 @@ async fn comes_and_goes(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
     });
     checks.timed("no route and no address of it is left", gone.await?);
     for host in 0..lab.hosts.len() {
-        lab.edit(host, "[network]", &format!("[network]{line}"))?;
+        v6::turn_on(lab, host)?;
         checks.add(format!("h{} takes it up again", host + 1), lab.ran(host, &["apply"]).await?.says(0, &[]));
     }
     let back = eventually(ADOPTED_WITHIN, async || all_reach_all(lab).await);

@@ -7,6 +7,7 @@ use super::{
     mixed::path,
     password,
     stage::{Checks, NOT_CONVERGED, at_work, eventually, holds, passes, report, same},
+    v6,
 };
 use crate::{lab::Lab, net, report::Report, tap::Tap};
 
@@ -23,8 +24,10 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
         password::set(lab, host, "correct horse battery staple")?;
         let mesh = format!("[mesh]\n{}\n[paths]\n{ON}\n\n[ipam]", password::setting(lab, host));
         lab.edit(host, "[ipam]", &mesh)?;
+        v6::turn_on(lab, host)?;
     }
-    let clear = Tap::on_range(lab.range)?;
+    v6::give(lab, 0..lab.hosts.len()).await?;
+    let clear = Tap::on_addresses(lab.range, v6::prefix())?;
     let ready = at_work(lab).await?;
     encrypted(lab, &mut checks).await?;
     meddled_with(lab, &mut checks).await?;
@@ -58,6 +61,9 @@ async fn encrypted(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
         let known = eventually(SOON, async || Ok(same(&"tunnel".to_owned(), &path(lab, from, to).await?)));
         checks.timed(format!("the path from h{} to h{} is a tunnel", from + 1, to + 1), known.await?);
         checks.timed(format!("h{} reaches h{}", from + 1, to + 1), reaches(lab, from, to).await?);
+        let to6 = v6::address(lab, to);
+        let by_v6 = eventually(SOON, async || v6::knocks(lab, from, to6, CARRIED).await);
+        checks.timed("and by IPv6", by_v6.await?);
     }
     let [one, other] = [&lab.containers[0], &lab.containers[1]];
     let echo = net::tcp_echo(&one.netns, &other.netns, other.address).await;
@@ -104,6 +110,8 @@ async fn meddled_with(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> 
     let lost = !lab.ping_with(0, 1, CARRIED).await?.ok;
     checks
         .add("without a daemon and a tunnel nothing passes", holds(lost, || "a packet came back".to_owned()));
+    let lost = v6::knocks(lab, 0, v6::address(lab, 1), CARRIED).await?;
+    checks.add("nor by IPv6", holds(lost.is_err(), || "a packet came back".to_owned()));
     lab.start_host(0)?;
     lab.await_ready(0).await?;
     checks.timed("and with the daemon it does again", reaches(lab, 0, 1).await?);
@@ -128,10 +136,12 @@ async fn keyless(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
         );
     }
     // What the two of one mind send to each other was heard not to be in the clear; now it is about the third.
-    let clear = Tap::on_range(lab.range)?;
+    let clear = Tap::on_addresses(lab.range, v6::prefix())?;
     for (from, to) in [(0, host), (host, 0)] {
         let lost = passes(lab, from, to).await?;
         checks.add("and no packet gets there", holds(lost.is_err(), || "one did".to_owned()));
+        let lost = v6::knocks(lab, from, v6::address(lab, to), CARRIED).await?;
+        checks.add("nor by IPv6", holds(lost.is_err(), || "one did".to_owned()));
     }
     never_heard(clear, "packet between them", checks)?;
     Ok(())

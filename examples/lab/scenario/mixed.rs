@@ -3,13 +3,14 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use ipnet::IpNet;
 use serde_json::Value;
 use weavers::sim::vpc::{Call, Caller, Destination, Targets};
 
 use super::{
     stage::{Checks, NOT_CONVERGED, eventually, holds, passes, same},
     tables::add_subnet,
-    tunnels,
+    tunnels, v6,
 };
 use crate::{
     lab::Lab,
@@ -21,6 +22,8 @@ use crate::{
 /// Two hosts on EC2, in two subnets, and two outside, on one link. Containers are numbered as their hosts.
 const ON_EC2: [usize; 2] = [0, 1];
 const OUTSIDE: [usize; 2] = [2, 3];
+/// How a route of IPv6 to a host on the link begins to say where it leads.
+const LINK6: &str = "via fe80::";
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(10);
 /// Until a connection of the mesh that answers no more is given up, and others are made.
@@ -36,12 +39,15 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     for host in 0..lab.hosts.len() {
         let reclaim = format!("[vpc]\nreclaim = \"{}s\"", GRACE.as_secs());
         lab.edit(host, "[vpc]", &reclaim)?;
+        v6::turn_on(lab, host)?;
     }
+    v6::give(lab, ON_EC2).await?;
     let ready = lab.start_all().await?;
     for host in 0..lab.hosts.len() {
         lab.attach(host).await?;
     }
     let mut pings = paths(lab, &mut checks).await?;
+    by_ipv6(lab, &mut checks).await?;
     apart(lab, &mut checks).await?;
     needs_no_ec2(lab, &mut checks).await?;
     repaired(lab, &mut checks).await?;
@@ -100,13 +106,25 @@ async fn paths(lab: &Lab, checks: &mut Checks) -> anyhow::Result<Vec<Ping>> {
     }
     let routed = eventually(SOON, async || lead_to_each_other(lab).await);
     checks.timed(
-        "hosts outside EC2 have a route of ours to each piece of the other, by its address",
+        "hosts outside EC2 have a route of ours of each kind to each piece of the other, by its address",
         routed.await?,
     );
     for host in ON_EC2 {
         checks.add(format!("h{} has none", host + 1), same(&String::new(), &host_routes(lab, host).await?));
     }
     pairs(lab).await
+}
+
+/// The same pairs reach each other by IPv6.
+async fn by_ipv6(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    for [one, other] in [ON_EC2, OUTSIDE] {
+        for (from, to) in [(one, other), (other, one)] {
+            let to6 = v6::address(lab, to);
+            let passed = eventually(SOON, async || v6::knocks(lab, from, to6, lab.options.mtu).await);
+            checks.timed(format!("h{} reaches h{} by IPv6, at its MTU", from + 1, to + 1), passed.await?);
+        }
+    }
+    Ok(())
 }
 
 /// What has no path is named, with the way out, and nothing else is wrong.
@@ -126,6 +144,8 @@ async fn apart(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
         checks.add(format!("doctor on h{} does", from + 1), doctor.says(1, &["none leads to", name]));
         let lost = passes(lab, from, to).await?;
         checks.add("and no packet gets there", holds(lost.is_err(), || "one did".to_owned()));
+        let lost = v6::knocks(lab, from, v6::address(lab, to), lab.options.mtu).await?;
+        checks.add("nor by IPv6", holds(lost.is_err(), || "one did".to_owned()));
     }
     for host in 0..lab.hosts.len() {
         let status = lab.status(host).await?;
@@ -197,6 +217,7 @@ async fn repaired(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
             "a route to another host that is deleted is back",
             format!("ip route del {destination} proto 67 metric 2048"),
         ),
+        ("and so are those of IPv6", "ip -6 route flush proto 67 metric 3072".to_owned()),
         (
             "one that is led elsewhere leads there again",
             format!("ip route replace {destination} via 192.168.7.1 dev eth0 proto 67 metric 2048"),
@@ -238,18 +259,20 @@ async fn moved(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     let before = lab.containers[other].address;
     let new = OFFICE.address_of(34);
     let script = format!(
-        "ip addr flush dev eth0 && ip addr add {new}/24 dev eth0 && ip route replace default via 192.168.7.1 dev eth0"
+        "ip -4 addr flush dev eth0 && ip addr add {new}/24 dev eth0 && ip route replace default via 192.168.7.1 dev eth0"
     );
     lab.on_host(other, &["sh", "-ec", &script]).await?;
     lab.hosts[other].address = new;
-    let led = eventually(LATER, async || {
+    let led = format!("via {new} ");
+    let follows = eventually(LATER, async || {
         let routes = host_routes(lab, one).await?;
         Ok(holds(
-            routes.lines().all(|line| line.contains(&format!("via {new} "))) && !routes.is_empty(),
+            routes.lines().all(|line| [&led, LINK6].iter().any(|via| line.contains(*via)))
+                && routes.contains(&led),
             || routes,
         ))
     });
-    checks.timed("a host has another address, and routes lead to that", led.await?);
+    checks.timed("a host has another address, and routes lead to that", follows.await?);
     let passed = eventually(LATER, async || passes(lab, one, other).await);
     checks.timed("packets pass again", passed.await?);
     let name = lab.containers[other].name.clone();
@@ -287,7 +310,8 @@ pub(super) async fn path(lab: &Lab, from: usize, to: usize) -> anyhow::Result<St
 /// Routes of ours to other hosts, a line each.
 async fn host_routes(lab: &Lab, host: usize) -> anyhow::Result<String> {
     let all = lab.on_host(host, &["ip", "-4", "route", "show", "proto", "67"]).await?;
-    let via: Vec<&str> = all.lines().filter(|line| line.contains(" via ")).collect();
+    let v6 = lab.on_host(host, &["ip", "-6", "route", "show", "proto", "67"]).await?;
+    let via: Vec<&str> = all.lines().chain(v6.lines()).filter(|line| line.contains(" via ")).collect();
     Ok(via.join("\n"))
 }
 
@@ -297,8 +321,12 @@ async fn lead_to_each_other(lab: &Lab) -> anyhow::Result<Result<(), String>> {
         let routes = host_routes(lab, from).await?;
         let via: Ipv4Addr = lab.hosts[to].address;
         let owned = super::basic::owned(lab, to).await?;
-        let led = |cidr: &ipnet::Ipv4Net| routes.contains(&format!("{cidr} via {via} dev eth0"));
-        if owned.is_empty() || !owned.iter().all(led) || routes.lines().count() > owned.len() {
+        let led = |cidr: &ipnet::Ipv4Net| {
+            let v6 = v6::prefix().cidr(*cidr);
+            let has = |cidr: IpNet, via: &str| routes.contains(&format!("{cidr} {via}"));
+            has((*cidr).into(), &format!("via {via} dev eth0")) && has(v6.into(), LINK6)
+        };
+        if owned.is_empty() || !owned.iter().all(led) || routes.lines().count() > 2 * owned.len() {
             return Ok(Err(format!("h{} owns {owned:?}, h{} has {routes}", to + 1, from + 1)));
         }
     }

@@ -62,6 +62,7 @@ mod stage;
 mod terms;
 mod tunnels;
 mod upgrade;
+mod v6;
 mod tables;
 
 /// Plays a scenario.

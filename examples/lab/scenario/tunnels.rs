@@ -7,6 +7,7 @@ use super::{
     mixed::{lead_to, path},
     password,
     stage::{Checks, eventually, holds, same},
+    v6,
 };
 use crate::{
     lab::Lab,
@@ -121,17 +122,23 @@ async fn reached(lab: &Lab, checks: &mut Checks) -> anyhow::Result<Vec<Ping>> {
         });
         checks.timed(format!("h{} reaches h{} with {bytes} bytes", from + 1, to + 1), passed.await?);
         pings.push(lab.ping_with(from, to, bytes).await?);
+        let by_v6 = eventually(SOON, async || v6::knocks(lab, from, v6::address(lab, to), bytes).await);
+        checks.timed("and by IPv6", by_v6.await?);
     }
-    let too_large = (CARRIED + 1 - 28).to_string();
     for (from, to) in [(ON_EC2[0], AT_HOME), (AT_HOME, ON_EC2[0]), (OFFICE_HOSTS[0], ON_EC2[1])] {
-        let to = lab.containers[to].address.to_string();
-        let script = format!("ping -n -M do -c 2 -i 0.2 -W 1 -s {too_large} {to} 2>&1 || true");
-        let said = lab.in_container(from, &["sh", "-c", &script]).await?;
-        let is_told = said.contains(&format!("mtu = {CARRIED}")) || said.contains(&format!("mtu={CARRIED}"));
-        checks.add(
-            format!("a container on h{} that sends one byte more is told", from + 1),
-            holds(is_told, || said.clone()),
-        );
+        let ends = [
+            (lab.containers[to].address.to_string(), CARRIED + 1 - 28),
+            (v6::address(lab, to).to_string(), CARRIED + 1 - 48),
+        ];
+        for (to, size) in ends {
+            let script = format!("ping -n -M do -c 2 -i 0.2 -W 1 -s {size} {to} 2>&1 || true");
+            let said = lab.in_container(from, &["sh", "-c", &script]).await?;
+            let is_told = [" = ", "=", ": "].iter().any(|is| said.contains(&format!("mtu{is}{CARRIED}")));
+            checks.add(
+                format!("a container on h{} that sends {to} one byte more is told", from + 1),
+                holds(is_told, || said),
+            );
+        }
     }
     for host in 0..lab.hosts.len() {
         checks.timed(format!("h{} is converged", host + 1), lab.settled(host).await?);
@@ -244,7 +251,7 @@ async fn moved(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     tokio::time::sleep(CAUTION).await;
     let new = OFFICE.address_of(44);
     let script = format!(
-        "ip addr flush dev eth0 && ip addr add {new}/24 dev eth0 && ip route replace default via {} dev eth0",
+        "ip -4 addr flush dev eth0 && ip addr add {new}/24 dev eth0 && ip route replace default via {} dev eth0",
         OFFICE.router()
     );
     lab.on_host(host, &["sh", "-ec", &script]).await?;

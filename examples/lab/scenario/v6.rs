@@ -1,0 +1,51 @@
+//! IPv6 beside IPv4 on the hosts of a lab.
+
+use std::net::Ipv6Addr;
+
+use weavers::addr::{Address, Prefix};
+
+use super::stage::holds;
+use crate::{lab::Lab, net};
+
+/// What precedes the IPv4 address of every container.
+pub const PREFIX: &str = "fd12:3456:789a:1::/96";
+/// The headers of IPv6 and of an echo.
+const HEADERS_LEN: u32 = 48;
+
+/// As a value.
+pub fn prefix() -> Prefix {
+    PREFIX.parse().expect("it is written as a prefix")
+}
+
+/// Gives hosts of the VPC addresses of IPv6, and has the router pass it on.
+pub async fn give(lab: &Lab, on_ec2: impl IntoIterator<Item = usize>) -> anyhow::Result<()> {
+    net::sysctl6("conf/all/forwarding", "1")?;
+    for host in on_ec2 {
+        lab.hosts[host].add_v6().await?;
+    }
+    Ok(())
+}
+
+/// Says in a host's file that its containers have both kinds of addresses.
+pub fn turn_on(lab: &Lab, host: usize) -> anyhow::Result<()> {
+    lab.edit(host, "[network]", &format!("[network]\nipv6 = \"{PREFIX}\""))
+}
+
+/// A container's address of IPv6.
+pub fn address(lab: &Lab, container: usize) -> Ipv6Addr {
+    prefix().address(Address::from(lab.containers[container].address))
+}
+
+/// Whether a packet of this length gets from a container to an address whole, and one comes back.
+pub async fn knocks(lab: &Lab, from: usize, to: Ipv6Addr, bytes: u32) -> anyhow::Result<Result<(), String>> {
+    let size = (bytes - HEADERS_LEN).to_string();
+    let mut command = tokio::process::Command::new("nsenter");
+    command.arg(format!("--net={}", lab.containers[from].netns.display()));
+    command.args(["ping", "-n", "-M", "do", "-c", "1", "-W", "1", "-s", &size, &to.to_string()]);
+    let output = net::output(&mut command).await?;
+    let said = || {
+        let texts = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+        format!("{} does not reach {to}: {}", lab.containers[from].name, texts.concat())
+    };
+    Ok(holds(output.status.success(), said))
+}
