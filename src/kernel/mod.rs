@@ -38,6 +38,7 @@ mod address;
 pub mod netns;
 pub mod canary;
 mod raw;
+mod farewell;
 mod prompt;
 mod dump;
 mod neighbour;

@@ -1,15 +1,20 @@
 //! The end of links. For each call the kernel waits until no processor uses what goes, and not longer for a hundred links than
 //! for one; so those that are to go together are put into one group, and the group goes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use rtnetlink::{
     Handle, LinkUnspec,
     packet_route::link::{LinkAttribute, LinkMessage},
 };
+use tokio::sync::oneshot;
 
 use super::{
     bound,
+    farewell::Farewells,
     fault::{already_gone, fault},
     link, visit,
     watch::Changes,
@@ -26,13 +31,25 @@ pub struct Remover {
 }
 
 impl Remover {
-    /// Removes links, both ends, and says of each how that went. What is already gone is success.
+    /// Removes links, both ends, and says of each how that went. What is already gone is success. A link is gone once nobody finds it any
+    /// more, though the kernel may have to wait a while longer.
     pub async fn remove(&self, addresses: BTreeSet<Address>) -> BTreeMap<Address, Result<(), Fault>> {
-        let going = addresses.clone();
-        let work = async move |visitor: visit::Visitor| Ok(remove(&visitor.host, &going).await);
-        match visit::apart(&visit::FOR_LINKS, "removing links", bound::CHANGE, work).await {
-            Ok((interfaces, results)) => {
-                self.changes.tell(interfaces);
+        let farewells = Farewells::listen();
+        let (begin, begun) = oneshot::channel();
+        let wanted = addresses.clone();
+        let work = async move |visitor: visit::Visitor| {
+            let found = Found::look(&visitor.host, &wanted).await;
+            // Whoever waits for nothing but the end has not asked for it.
+            let _ = begin.send(found.clone());
+            Ok(found.remove(&visitor.host).await)
+        };
+        let ended = tokio::select! {
+            ended = visit::apart(&visit::FOR_LINKS, "removing links", bound::CHANGE, work) => ended,
+            Some(gone) = all_gone(farewells, begun) => Ok(gone),
+        };
+        match ended {
+            Ok(Found { going, results }) => {
+                self.changes.tell(going.into_values());
                 results
             }
             Err(fault) => addresses.into_iter().map(|address| (address, Err(fault.clone()))).collect(),
@@ -42,26 +59,43 @@ impl Remover {
 
 type Results = BTreeMap<Address, Result<(), Fault>>;
 
-/// The interfaces that were there, and how it went.
-async fn remove(host: &Handle, addresses: &BTreeSet<Address>) -> (BTreeSet<u32>, Results) {
-    let (mut going, mut results) = (BTreeMap::new(), Results::new());
-    for &address in addresses {
-        match link::host_end(host, address).await {
-            Ok(end) => going.extend(end.map(|end| (address, end.index))),
-            Err(fault) => drop(results.insert(address, Err(fault))),
+/// What the removal of some links has come to.
+#[derive(Clone)]
+struct Found {
+    /// The interfaces that were there.
+    going: BTreeMap<Address, u32>,
+    /// How it went with each link, as long as nothing else is known.
+    results: Results,
+}
+
+impl Found {
+    async fn look(host: &Handle, addresses: &BTreeSet<Address>) -> Found {
+        let mut found = Found { going: BTreeMap::new(), results: Results::new() };
+        for &address in addresses {
+            let end = link::host_end(host, address).await;
+            found.going.extend(end.iter().flatten().map(|end| (address, end.index)));
+            found.results.insert(address, end.map(drop));
         }
+        found
     }
-    if going.len() > 1 {
-        results.extend(remove_group(host, &going).await);
-    } else {
-        for (&address, &index) in &going {
-            results.insert(address, link::remove(host, address, index).await);
+
+    async fn remove(mut self, host: &Handle) -> Found {
+        if self.going.len() > 1 {
+            self.results.extend(remove_group(host, &self.going).await);
+        } else {
+            for (&address, &index) in &self.going {
+                self.results.insert(address, link::remove(host, address, index).await);
+            }
         }
+        self
     }
-    for &address in addresses {
-        results.entry(address).or_insert(Ok(()));
-    }
-    (going.into_values().collect(), results)
+}
+
+/// What was found, once all of it is gone; `None` where that is not told.
+async fn all_gone(farewells: io::Result<Farewells>, begun: oneshot::Receiver<Found>) -> Option<Found> {
+    let (farewells, found) = (farewells.ok()?, begun.await.ok()?);
+    farewells.of(found.going.values().copied().collect()).await.ok()?;
+    Some(found)
 }
 
 /// Removes links as a group that nobody else knows of: its number is taken by chance, of two thousand million.

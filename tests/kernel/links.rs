@@ -37,6 +37,7 @@ stories![
     an_ethwe_of_somebody_else_is_left_alone,
     a_route_of_somebody_else_is_reported_and_left_alone,
     what_is_deleted_leaves_nothing,
+    links_that_go_together_are_found_by_nobody_once_that_is_said_and_can_be_made_again,
     a_namespace_that_is_gone_takes_its_link_along,
     a_path_that_leads_elsewhere_is_not_followed,
     a_namespace_is_found_by_its_bind_mount,
@@ -384,6 +385,26 @@ async fn what_is_deleted_leaves_nothing(mut world: World) {
     }
     assert_eq!(sh(looks), here);
     assert_eq!(container.sh("ip link; ip route"), inside);
+}
+
+async fn links_that_go_together_are_found_by_nobody_once_that_is_said_and_can_be_made_again(
+    mut world: World,
+) {
+    let containers = [A, B, "10.32.1.4"].map(|address| (address, Container::new()));
+    let looks = "ip -o link | grep -c wv || true; ip route show proto 67; ip neigh show nud permanent";
+    for _ in 0..5 {
+        for (address, container) in &containers {
+            world.attach(container, address, 9000).await;
+        }
+        let gone = "10.32.1.9";
+        let all = containers.iter().map(|(address, _)| at(address)).chain([at(gone)]).collect();
+        let results = world.kernel.remover().remove(all).await;
+        assert_eq!(sh(looks), "0\n");
+        assert_eq!(results.values().filter(|result| result.is_ok()).count(), 4, "{results:?}");
+        for (_, container) in &containers {
+            assert_eq!(container.sh("ip -o link | grep -c ethwe || true"), "0\n");
+        }
+    }
 }
 
 async fn a_namespace_that_is_gone_takes_its_link_along(mut world: World) {
