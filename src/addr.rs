@@ -5,7 +5,7 @@ use std::{fmt, net::Ipv4Addr, str::FromStr};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-pub use self::prefix::{Family, NotAPrefix, Prefix, Universe};
+pub use self::prefix::{Family, MTU6_MIN, NotAPrefix, Prefix, Universe};
 
 mod prefix;
 

@@ -10,7 +10,7 @@ pub use self::{
     host::{
         Docker0, Forward, Host, Isolation, Links, Made, REST, Rules, Scope, Subnet, Surroundings, Tracking,
     },
-    link::{GATEWAY, GATEWAY6, LINKS, Link, MTU6_MIN, Netns, address_of_link, link_name},
+    link::{GATEWAY, GATEWAY6, LINKS, Link, Netns, address_of_link, link_name},
     paths::{Fate, Loss, Packet, Path},
     port::{Port, PortRange, Ports, Protocol, Published},
     remote::{Hop, HostRoutes, Remote},

@@ -17,6 +17,9 @@ use super::Address;
 #[serde(into = "Ipv6Net", try_from = "Ipv6Net")]
 pub struct Prefix(Ipv6Addr);
 
+/// The smallest MTU of IPv6 (RFC 8200, 5).
+pub const MTU6_MIN: u32 = 1280;
+
 /// Bits of a prefix, and those that an IPv4 address lacks to one of IPv6.
 const LENGTH: u8 = 96;
 

@@ -14,10 +14,9 @@ use super::{
     value::{self, Wrong},
 };
 use crate::{
-    addr::{Prefix, Range},
+    addr::{MTU6_MIN, Prefix, Range},
     ipam::HOLDS,
     peer::PeerName,
-    state::MTU6_MIN,
 };
 
 /// Docker's own socket.

@@ -1,6 +1,6 @@
 //! The hand that holds the canary's namespace, sends what the node says and reports what comes.
 
-use std::{net::SocketAddrV4, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{
@@ -52,18 +52,18 @@ impl Hand {
     }
 
     /// Sends a datagram. What cannot be sent is as good as lost.
-    pub(super) fn send(&mut self, to: SocketAddrV4, bytes: Bytes) {
+    pub(super) fn send(&mut self, to: SocketAddr, bytes: Bytes) {
         while self.requests.try_join_next().is_some() {}
         let Some((canary, events)) = &self.canary else { return };
         if to.port() != PORT {
-            let _ = canary.socket.try_send_to(&bytes, to.into());
+            let _ = canary.answer(to, &bytes);
         } else if self.requests.len() < REQUESTS_MAX {
             self.requests.spawn(request(canary.clone(), to, bytes, events.clone()));
         }
     }
 }
 
-async fn request(canary: Arc<Canary>, to: SocketAddrV4, bytes: Bytes, events: mpsc::Sender<Event>) {
+async fn request(canary: Arc<Canary>, to: SocketAddr, bytes: Bytes, events: mpsc::Sender<Event>) {
     let exchange = async {
         let socket = canary.socket_to(to).await.ok()?;
         drop(canary);

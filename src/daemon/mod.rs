@@ -30,7 +30,7 @@ mod offline;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -119,7 +119,7 @@ enum Event {
     CanaryMade(Result<Arc<Canary>, Fault>),
     KeyMade(Result<TunnelKey, KeyError>, oneshot::Sender<Answer>),
     DockerVersion(Option<daemon_json::Version>),
-    Probed(SocketAddrV4, Bytes),
+    Probed(SocketAddr, Bytes),
     Cancelled(RequestId),
     /// It is known where the target of a request leads.
     Found(Result<Request, Refusal>, oneshot::Sender<Answer>),

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::mpsc,
     thread,
 };
@@ -41,7 +41,21 @@ nix::setsockopt_impl!(
     nix::sys::socket::sockopt::SetStruct<libc::c_int>
 );
 
+#[derive(Clone, Copy)]
+struct Ipv6MtuDiscover;
+
+nix::setsockopt_impl!(
+    Ipv6MtuDiscover,
+    libc::IPPROTO_IPV6,
+    libc::IPV6_MTU_DISCOVER,
+    libc::c_int,
+    nix::sys::socket::sockopt::SetStruct<libc::c_int>
+);
+
 type Made = io::Result<std::net::UdpSocket>;
+
+/// A socket that somebody asks for: for which kind of addresses, and whom to give it.
+type Wanted = (IpAddr, oneshot::Sender<Made>);
 
 /// A namespace of ours.
 #[derive(Debug)]
@@ -51,7 +65,7 @@ pub struct Canary {
     /// Takes requests and sends answers.
     pub socket: UdpSocket,
     /// Asks the thread inside for a socket.
-    ask: mpsc::SyncSender<oneshot::Sender<Made>>,
+    ask: mpsc::SyncSender<Wanted>,
 }
 
 impl Canary {
@@ -70,48 +84,71 @@ impl Canary {
     }
 
     /// A socket on a port that was not used lately, which hears from this address only.
-    pub async fn socket_to(&self, to: SocketAddrV4) -> io::Result<UdpSocket> {
+    pub async fn socket_to(&self, to: SocketAddr) -> io::Result<UdpSocket> {
         let (done, made) = oneshot::channel();
-        self.ask.try_send(done).map_err(io::Error::other)?;
+        let kind = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        self.ask.try_send((kind, done)).map_err(io::Error::other)?;
         let socket = UdpSocket::from_std(made.await.map_err(io::Error::other)??)?;
         socket.connect(to).await?;
         Ok(socket)
+    }
+
+    /// Answers whoever asked by the port of canaries. What cannot be sent at once is lost.
+    pub fn answer(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<usize> {
+        let to = match (to.ip(), self.socket.local_addr()?) {
+            (IpAddr::V4(ip), SocketAddr::V6(_)) => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
+            _ => to,
+        };
+        self.socket.try_send_to(bytes, to)
     }
 }
 
 /// Moves into a namespace of its own and makes sockets there, as long as anybody may ask for one.
 fn live_inside(
     done: oneshot::Sender<Result<(nix::unistd::Pid, u64, std::net::UdpSocket), Errno>>,
-    asked: mpsc::Receiver<oneshot::Sender<Made>>,
+    asked: mpsc::Receiver<Wanted>,
 ) {
     let made = unshare(CloneFlags::CLONE_NEWNET).and_then(|()| {
         let cookie = netns::cookie()?;
-        let socket = socket_on(PORT).map_err(|error| error.errno())?;
+        let socket = listener().map_err(|error| error.errno())?;
         Ok((gettid(), cookie, socket))
     });
     // Nobody waits any more: the namespace goes with this thread.
     if done.send(made).is_err() {
         return;
     }
-    while let Ok(reply) = asked.recv() {
-        drop(reply.send(socket_on(0)));
+    while let Ok((kind, reply)) = asked.recv() {
+        drop(reply.send(socket_on(kind, 0)));
+    }
+}
+
+/// The port of canaries, for both kinds of addresses where the kernel knows both.
+fn listener() -> Made {
+    match socket_on(Ipv6Addr::UNSPECIFIED.into(), PORT) {
+        Err(error) if error.errno() == Errno::EAFNOSUPPORT => socket_on(Ipv4Addr::UNSPECIFIED.into(), PORT),
+        made => made,
     }
 }
 
 /// Packets go as they are or not at all, whatever was once learned of the MTU of the way.
-fn socket_on(port: u16) -> Made {
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+fn socket_on(address: IpAddr, port: u16) -> Made {
+    let socket = std::net::UdpSocket::bind((address, port))?;
     socket.set_nonblocking(true)?;
     IpMtuDiscover.set(&socket, &libc::IP_PMTUDISC_PROBE)?;
+    if address.is_ipv6() {
+        Ipv6MtuDiscover.set(&socket, &libc::IPV6_PMTUDISC_PROBE)?;
+    }
     Ok(socket)
 }
 
 /// The next datagram that can be one of ours: its length, and where it comes from. Fails where the socket is of no use any
 /// more.
-pub async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<(usize, SocketAddrV4), Fault> {
+pub async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Result<(usize, SocketAddr), Fault> {
     loop {
         match socket.recv_from(buffer).await {
-            Ok((len, SocketAddr::V4(from))) if len >= packet::LEN_MIN => return Ok((len, from)),
+            Ok((len, from)) if len >= packet::LEN_MIN => {
+                return Ok((len, SocketAddr::new(from.ip().to_canonical(), from.port())));
+            }
             Ok(_) => {}
             Err(error) if passes(&error) => {}
             Err(error) => return Err(fault("listening on the canary's port", &error)),

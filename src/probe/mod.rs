@@ -21,7 +21,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -30,10 +30,14 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    packet::{Kind, LEN_MIN, Packet, Size, len_of},
+    packet::{Kind, LEN_MIN, Packet, Probe, len_of},
     path::{Path, Told},
 };
-use crate::{addr::Prefix, peer::PeerName, time::Timestamp};
+use crate::{
+    addr::{MTU6_MIN, Prefix},
+    peer::PeerName,
+    time::Timestamp,
+};
 
 pub use self::{
     packet::PORT,
@@ -52,7 +56,7 @@ const LARGE_EVERY: u32 = 3;
 /// Requests that are answered within a second.
 pub const REPLIES_MAX: u32 = 1000;
 /// Requests of each host that are remembered.
-const HEARD_MAX: usize = 16;
+const HEARD_MAX: usize = 24;
 
 /// The canary of a host, as it tells its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +79,7 @@ pub struct Canary {
 pub enum Effect {
     /// Send this datagram from our canary: to port [`PORT`] from a port of its own, so that firewalls see a new connection
     /// each time; to any other, which is an answer, from [`PORT`].
-    Send(SocketAddrV4, Vec<u8>),
+    Send(SocketAddr, Vec<u8>),
     /// Say this to a peer, over the mesh.
     Tell(PeerName, Talk),
     /// Probes between us and this peer are lost: what is written may not be what is.
@@ -180,7 +184,7 @@ impl Prober {
         if self.canary.is_none() || self.others.is_empty() {
             return None;
         }
-        let lanes = self.paths.values().flat_map(|path| [path.small.next_wake(), path.large.next_wake()]);
+        let lanes = self.paths.values().flat_map(|path| path.lanes().map(|(_, lane)| lane.next_wake()));
         lanes.flatten().chain([self.next_turn]).min()
     }
 
@@ -207,11 +211,12 @@ impl Prober {
         next.sort_by_key(turn_at);
         for peer in next.into_iter().take(most) {
             let path = self.paths.entry(peer).or_default();
-            let large = path.turns.is_multiple_of(LARGE_EVERY) && !path.small.is_suspect();
+            let may_flow = !path.small.is_suspect();
+            let large = path.turns.is_multiple_of(LARGE_EVERY) && may_flow;
             (path.turn_at, path.turns) = (Some(now), path.turns.wrapping_add(1));
-            let sizes = [Some(Size::Small), large.then_some(Size::Large)];
-            for size in sizes.into_iter().flatten() {
-                self.probe(now, peer, size);
+            let probes = [Some(Probe::Small), large.then_some(Probe::Large), may_flow.then_some(Probe::V6)];
+            for probe in probes.into_iter().flatten() {
+                self.probe(now, peer, probe);
             }
         }
     }
@@ -219,45 +224,41 @@ impl Prober {
     /// Follows up on what was lost.
     fn probe_suspects(&mut self, now: Timestamp) {
         let due = |(peer, path): (&PeerName, &Path)| {
-            let lanes = [(Size::Small, &path.small), (Size::Large, &path.large)];
-            let due = lanes.into_iter().find(|(_, lane)| lane.is_due(now));
-            due.map(|(size, _)| (*peer, size))
+            let due = path.lanes().into_iter().find(|(_, lane)| lane.is_due(now));
+            due.map(|(probe, _)| (*peer, probe))
         };
-        let suspects: Vec<(PeerName, Size)> = self.paths.iter().filter_map(due).collect();
-        for (peer, size) in suspects {
-            self.probe(now, peer, size);
+        let suspects: Vec<(PeerName, Probe)> = self.paths.iter().filter_map(due).collect();
+        for (peer, probe) in suspects {
+            self.probe(now, peer, probe);
         }
     }
 
-    fn probe(&mut self, now: Timestamp, peer: PeerName, size: Size) {
+    fn probe(&mut self, now: Timestamp, peer: PeerName, probe: Probe) {
         let (Some(own), Some(other)) = (self.canary, self.others.get(&peer)) else { return };
-        let Some(path) = self.paths.get_mut(&peer) else { return };
-        if path.lane(size).is_out() {
+        let (Some(path), Some((to, len))) = (self.paths.get_mut(&peer), target(&own, other, probe)) else {
+            return;
+        };
+        if path.lane(probe).is_out() {
             return;
         }
         let nonce = self.rng.next_u64();
-        path.lane(size).sent(now, nonce);
-        let len = match size {
-            Size::Small => LEN_MIN,
-            Size::Large => len_of(own.mtu.min(other.mtu)),
-        };
+        path.lane(probe).sent(now, nonce);
         let packet =
-            Packet { kind: Kind::Request, size, nonce, sender: self.me, seen: Ipv4Addr::UNSPECIFIED };
-        let to = SocketAddrV4::new(other.address, PORT);
+            Packet { kind: Kind::Request, probe, nonce, sender: self.me, seen: Ipv4Addr::UNSPECIFIED };
         self.effects.push_back(Effect::Send(to, packet.encode(len)));
     }
 
     fn expire(&mut self, now: Timestamp) {
-        let suspect = |path: &&Path| path.small.is_suspect() || path.large.is_suspect();
+        let suspect = |path: &&Path| path.lanes().iter().any(|(_, lane)| lane.is_suspect());
         let suspects = self.paths.values().filter(suspect).count();
         let pauses = suspects.div_ceil(HURRY_MAX).max(1) as u32;
         for (peer, path) in &mut self.paths {
             let small = path.small.expire(now, pauses);
             if path.small.is_suspect() {
                 // Small ones say enough.
-                path.large = path::Lane::default();
+                (path.large, path.v6) = (path::Lane::default(), path::Lane::default());
             }
-            if small | path.large.expire(now, pauses) {
+            if small | path.large.expire(now, pauses) | path.v6.expire(now, pauses) {
                 self.effects.push_back(Effect::Doubt(*peer));
             }
         }
@@ -265,9 +266,9 @@ impl Prober {
 
     fn ask(&mut self) {
         for (peer, path) in &mut self.paths {
-            let (small, large) = (path.small.question(), path.large.question());
-            if !small.is_empty() || !large.is_empty() {
-                self.effects.push_back(Effect::Tell(*peer, Talk::Got { small, large }));
+            let (small, large, v6) = (path.small.question(), path.large.question(), path.v6.question());
+            if [&small, &large, &v6].iter().any(|lost| !lost.is_empty()) {
+                self.effects.push_back(Effect::Tell(*peer, Talk::Got { small, large, v6 }));
             }
         }
     }
@@ -275,7 +276,7 @@ impl Prober {
     // ===== what comes in =====
 
     /// A datagram came to our canary, from this address.
-    pub fn hear(&mut self, now: Timestamp, from: SocketAddrV4, bytes: &[u8]) {
+    pub fn hear(&mut self, now: Timestamp, from: SocketAddr, bytes: &[u8]) {
         let Some(packet) = Packet::decode(bytes) else { return };
         match packet.kind {
             Kind::Request => self.reply(now, from, packet, bytes.len()),
@@ -283,7 +284,7 @@ impl Prober {
         }
     }
 
-    fn reply(&mut self, now: Timestamp, from: SocketAddrV4, request: Packet, len: usize) {
+    fn reply(&mut self, now: Timestamp, from: SocketAddr, request: Packet, len: usize) {
         if self.others.contains_key(&request.sender) {
             let heard = self.heard.entry(request.sender).or_default();
             heard.truncate(HEARD_MAX - 1);
@@ -294,7 +295,11 @@ impl Prober {
         }
         self.replies.1 += 1;
         if self.replies.1 <= REPLIES_MAX {
-            let reply = Packet { kind: Kind::Reply, sender: self.me, seen: *from.ip(), ..request };
+            let seen = match from.ip() {
+                IpAddr::V4(seen) => seen,
+                IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+            };
+            let reply = Packet { kind: Kind::Reply, sender: self.me, seen, ..request };
             self.effects.push_back(Effect::Send(from, reply.encode(len)));
         }
     }
@@ -303,8 +308,10 @@ impl Prober {
         let own = self.canary.map(|canary| canary.address);
         let Some(path) = self.paths.get_mut(&reply.sender) else { return };
         let before = path.verdict();
-        if path.lane(reply.size).replied(now, reply.nonce) {
-            path.rewritten = Some(reply.seen).filter(|seen| Some(*seen) != own);
+        if path.lane(reply.probe).replied(now, reply.nonce) {
+            if reply.probe != Probe::V6 {
+                path.rewritten = Some(reply.seen).filter(|seen| Some(*seen) != own);
+            }
             self.follow(reply.sender, before);
         }
     }
@@ -312,13 +319,13 @@ impl Prober {
     /// A peer says something over the mesh.
     pub fn heard(&mut self, now: Timestamp, peer: PeerName, talk: Talk) {
         match talk {
-            Talk::Got { small, large } => {
-                let answer = self.answer(peer, &small, &large);
+            Talk::Got { small, large, v6 } => {
+                let answer = self.answer(peer, [&small, &large, &v6]);
                 self.effects.push_back(Effect::Tell(peer, answer));
                 self.effects.push_back(Effect::Doubt(peer));
                 self.hurry_to(now, peer);
             }
-            Talk::Answer { canary, small, large } => {
+            Talk::Answer { canary, small, large, v6 } => {
                 let Some(path) = self.paths.get_mut(&peer) else { return };
                 let before = path.verdict();
                 let told = |got: Option<bool>| match (canary, got?) {
@@ -326,18 +333,17 @@ impl Prober {
                     (true, true) => Some(Told::Got),
                     (true, false) => Some(Told::GotNone),
                 };
-                if let Some(told) = told(small) {
-                    path.small.told(now, told);
-                }
-                if let Some(told) = told(large) {
-                    path.large.told(now, told);
+                for (probe, got) in [(Probe::Small, small), (Probe::Large, large), (Probe::V6, v6)] {
+                    if let Some(told) = told(got) {
+                        path.lane(probe).told(now, told);
+                    }
                 }
                 self.follow(peer, before);
             }
         }
     }
 
-    fn answer(&self, peer: PeerName, small: &[u64], large: &[u64]) -> Talk {
+    fn answer(&self, peer: PeerName, asked: [&[u64]; 3]) -> Talk {
         let heard = self.heard.get(&peer);
         let got = |asked: &[u64]| {
             let any = asked.iter().any(|nonce| heard.is_some_and(|heard| heard.contains(nonce)));
@@ -345,13 +351,29 @@ impl Prober {
         };
         // Whoever does not know the asker's canary yet has kept none of its requests.
         let canary = self.canary.is_some() && self.others.contains_key(&peer);
-        Talk::Answer { canary, small: got(small), large: got(large) }
+        let [small, large, v6] = asked.map(got);
+        Talk::Answer { canary, small, large, v6 }
     }
 
     fn follow(&mut self, peer: PeerName, before: Verdict) {
         let now = self.paths.get(&peer).map(Path::verdict);
         if let Some(verdict) = now.filter(|now| *now != before) {
             self.effects.push_back(Effect::Changed(peer, verdict));
+        }
+    }
+}
+
+/// Where a probe goes and how long it is; `None` where it is not to be tried. Hosts that do not agree on what makes IPv6 addresses do not
+/// reach each other by those, nor do they where less than IPv6 needs gets there.
+fn target(own: &Canary, other: &Canary, probe: Probe) -> Option<(SocketAddr, usize)> {
+    let mtu = own.mtu.min(other.mtu);
+    let to = SocketAddr::from((other.address, PORT));
+    match probe {
+        Probe::Small => Some((to, LEN_MIN)),
+        Probe::Large => Some((to, len_of(mtu))),
+        Probe::V6 => {
+            let prefix = own.ipv6.filter(|prefix| other.ipv6 == Some(*prefix) && mtu >= MTU6_MIN)?;
+            Some((SocketAddr::from((prefix.address(other.address.into()), PORT)), LEN_MIN))
         }
     }
 }

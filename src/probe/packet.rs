@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0      4       5      6      7       8        16       22        26
-//!  | wvrs | version | kind | size | zero | nonce  | sender | seen as | padding …
+//!  | wvrs | version | kind | probe | zero | nonce | sender | seen as | padding …
 //! ```
 //!
 //! A request and its reply are equally long, so that both ways carry a packet of that size, and so that nobody makes
@@ -24,13 +24,15 @@ const HEADERS_LEN: usize = 28;
 const MAGIC: &[u8; 4] = b"wvrs";
 const VERSION: u8 = 1;
 
-/// How large the packets are that a probe tries.
+/// What a probe tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Size {
-    /// As small as can be.
+pub enum Probe {
+    /// Packets as small as can be.
     Small,
-    /// As large as the MTU of both ends lets through.
+    /// Packets as large as the MTU of both ends lets through.
     Large,
+    /// Small ones of IPv6.
+    V6,
 }
 
 /// Whether it asks or answers.
@@ -48,7 +50,7 @@ pub struct Packet {
     /// Whether it asks or answers.
     pub kind: Kind,
     /// What is tried.
-    pub size: Size,
+    pub probe: Probe,
     /// Which probe this is of.
     pub nonce: u64,
     /// Who sent it.
@@ -67,9 +69,10 @@ impl Packet {
             Kind::Request => 1,
             Kind::Reply => 2,
         });
-        bytes.push(match self.size {
-            Size::Small => 1,
-            Size::Large => 2,
+        bytes.push(match self.probe {
+            Probe::Small => 1,
+            Probe::Large => 2,
+            Probe::V6 => 3,
         });
         bytes.push(0);
         bytes.extend(self.nonce.to_be_bytes());
@@ -82,7 +85,7 @@ impl Packet {
     /// The datagram in these bytes; `None` if they are none of this version.
     pub fn decode(bytes: &[u8]) -> Option<Packet> {
         let (head, _) = bytes.split_at_checked(LEN_MIN)?;
-        let [m, a, g, i, version, kind, size, _, rest @ ..] = head else { return None };
+        let [m, a, g, i, version, kind, probe, _, rest @ ..] = head else { return None };
         if [*m, *a, *g, *i] != *MAGIC || *version != VERSION {
             return None;
         }
@@ -91,9 +94,10 @@ impl Packet {
             2 => Kind::Reply,
             _ => return None,
         };
-        let size = match size {
-            1 => Size::Small,
-            2 => Size::Large,
+        let probe = match probe {
+            1 => Probe::Small,
+            2 => Probe::Large,
+            3 => Probe::V6,
             _ => return None,
         };
         let (nonce, rest) = rest.split_first_chunk::<8>()?;
@@ -102,7 +106,7 @@ impl Packet {
         let [a, b, c, d, e, f] = *sender;
         Some(Packet {
             kind,
-            size,
+            probe,
             nonce: u64::from_be_bytes(*nonce),
             sender: PeerName::from_u64(u64::from_be_bytes([0, 0, a, b, c, d, e, f])),
             seen: Ipv4Addr::from(*seen),
@@ -124,7 +128,7 @@ mod tests {
     fn packet() -> Packet {
         Packet {
             kind: Kind::Reply,
-            size: Size::Large,
+            probe: Probe::Large,
             nonce: 0x0102_0304_0506_0708,
             sender: "02:1f:00:00:00:01".parse().unwrap(),
             seen: Ipv4Addr::new(10, 32, 0, 1),
@@ -136,7 +140,7 @@ mod tests {
         for len in [0, LEN_MIN, 1348, LEN_MAX] {
             assert_eq!(Packet::decode(&packet().encode(len)), Some(packet()), "{len}");
         }
-        let request = Packet { kind: Kind::Request, size: Size::Small, ..packet() };
+        let request = Packet { kind: Kind::Request, probe: Probe::Small, ..packet() };
         assert_eq!(Packet::decode(&request.encode(LEN_MIN)), Some(request));
     }
 

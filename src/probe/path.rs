@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use super::packet::Size;
+use super::packet::Probe;
 use crate::time::Timestamp;
 
 /// How long a reply may take.
@@ -35,7 +35,7 @@ pub enum Direction {
     Back,
 }
 
-/// What is known of packets of one size.
+/// What is known of probes of one sort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Nothing.
@@ -46,7 +46,7 @@ pub enum State {
     Dies(Direction),
 }
 
-/// What happened to a probe of one size.
+/// What happened to one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// It was answered.
@@ -68,7 +68,7 @@ pub enum Told {
     HasNone,
 }
 
-/// Probes of one size to one host.
+/// Probes of one sort to one host.
 #[derive(Clone, Debug)]
 pub struct Lane {
     /// What is known.
@@ -194,13 +194,15 @@ impl Lane {
     }
 }
 
-/// Lanes of both sizes to one host.
+/// All lanes to one host.
 #[derive(Clone, Debug, Default)]
 pub struct Path {
     /// Small packets.
     pub small: Lane,
-    /// Large ones; they are tried while small ones flow.
+    /// Large ones; they are tried while small ones flow, as are those of IPv6.
     pub large: Lane,
+    /// Those of IPv6.
+    pub v6: Lane,
     /// When it was last its turn.
     pub turn_at: Option<Timestamp>,
     /// How often it was.
@@ -214,12 +216,12 @@ pub struct Path {
 pub enum Verdict {
     /// Nothing yet.
     Unknown,
-    /// Packets of every size that was tried flow both ways.
+    /// Packets of every sort that was tried flow both ways.
     Flows,
-    /// They die: those of this size, large meaning that small ones pass.
+    /// They die: those of this sort, others than small ones meaning that those pass.
     Dies {
         /// Which.
-        size: Size,
+        probe: Probe,
         /// On which way.
         direction: Direction,
         /// Since when.
@@ -228,19 +230,25 @@ pub enum Verdict {
 }
 
 impl Path {
-    /// The lane of this size.
-    pub fn lane(&mut self, size: Size) -> &mut Lane {
-        match size {
-            Size::Small => &mut self.small,
-            Size::Large => &mut self.large,
+    /// The lane of this sort.
+    pub fn lane(&mut self, probe: Probe) -> &mut Lane {
+        match probe {
+            Probe::Small => &mut self.small,
+            Probe::Large => &mut self.large,
+            Probe::V6 => &mut self.v6,
         }
+    }
+
+    /// All of them, beginning with what says most.
+    pub fn lanes(&self) -> [(Probe, &Lane); 3] {
+        [(Probe::Small, &self.small), (Probe::Large, &self.large), (Probe::V6, &self.v6)]
     }
 
     /// What is known.
     pub fn verdict(&self) -> Verdict {
-        for (size, lane) in [(Size::Small, &self.small), (Size::Large, &self.large)] {
+        for (probe, lane) in self.lanes() {
             if let (State::Dies(direction), Some(since)) = (lane.state, lane.since) {
-                return Verdict::Dies { size, direction, since };
+                return Verdict::Dies { probe, direction, since };
             }
         }
         match self.small.state {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Probes that one question may name, of each size.
+/// Probes that one question may name, of each sort.
 pub const NONCES_MAX: usize = 16;
 /// Length of the longest message that is read.
 const LEN_MAX: usize = 4096;
@@ -20,6 +20,9 @@ pub enum Talk {
         /// Nonces of large ones.
         #[serde(default)]
         large: Vec<u64>,
+        /// Nonces of those of IPv6.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        v6: Vec<u64>,
     },
     /// What is so.
     Answer {
@@ -31,6 +34,9 @@ pub enum Talk {
         /// A large one did.
         #[serde(default)]
         large: Option<bool>,
+        /// One of IPv6 did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        v6: Option<bool>,
     },
 }
 
@@ -58,7 +64,7 @@ impl Talk {
         }
         let talk = serde_json::from_slice(bytes)?;
         match &talk {
-            Talk::Got { small, large } if small.len().max(large.len()) > NONCES_MAX => {
+            Talk::Got { small, large, v6 } if [small, large, v6].iter().any(|all| all.len() > NONCES_MAX) => {
                 Err(Unreadable::TooLong(bytes.len()))
             }
             Talk::Got { .. } | Talk::Answer { .. } => Ok(talk),

@@ -8,7 +8,7 @@ mod traffic;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -103,7 +103,7 @@ pub(super) enum Event {
     NamesSeen(usize, u32, BTreeMap<String, Result<Hosts, String>>),
     VpcAct(usize, u32, Ec2Action),
     CanaryMade(usize, u32),
-    Probed(usize, SocketAddrV4, SocketAddrV4, Bytes),
+    Probed(usize, SocketAddr, SocketAddr, Bytes),
     Acted(usize, u32, Ec2Action, Box<Result<Option<String>, Fault>>),
     Disturb(usize, u32),
     Ask(usize),

@@ -49,9 +49,6 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The same of IPv6. The host's end of each link has it, since such an address is one of a link and not of a host.
 pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// The smallest MTU of IPv6.
-pub const MTU6_MIN: u32 = 1280;
-
 /// A routed veth: the host's end and the container's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {

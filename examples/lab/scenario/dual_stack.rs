@@ -3,19 +3,22 @@
 
 use std::{net::Ipv6Addr, time::Duration};
 
+use tokio::process::Command;
 use weavers::{
     addr::Address,
     sim::vpc::{Call, Caller, Origin},
 };
 
 use super::{
-    stage::{Checks, at_work, eventually, holds, report, same},
+    stage::{Checks, NOT_CONVERGED, at_work, eventually, holds, report, same},
     v6::{self, PREFIX},
 };
 use crate::{fabric::addresses6, lab::Lab, net, pinger::end_without_loss, report::Report};
 
 /// How long until what was adopted is done.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(10);
+/// How long until probes show what becomes of packets.
+const PROBED_WITHIN: Duration = Duration::from_secs(20);
 /// How long until what somebody changed is set right.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -39,6 +42,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     neighbours(lab, &mut checks).await?;
     forged(lab, &mut checks).await?;
     repaired(lab, &mut checks).await?;
+    lost(lab, &mut checks).await?;
     apart(lab, &mut checks).await?;
     comes_and_goes(lab, &mut checks).await?;
     report(lab, ready, checks).await
@@ -228,6 +232,27 @@ async fn repaired(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
         Ok(same(&v4, &v6_routes))
     });
     checks.timed("and it is back", back.await?);
+    Ok(())
+}
+
+// ===== packets that die on the way =====
+
+/// What drops IPv6 alone is found by probes.
+async fn lost(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    let owned = v6::prefix().cidr(super::basic::owned(lab, 1).await?[0]);
+    let hook = "type filter hook forward priority -1;";
+    let drops = format!("table ip6 lost {{\n chain forward {{\n {hook}\n ip6 daddr {owned} drop\n }}\n}}\n");
+    net::feed(Command::new("nft").args(["-f", "-"]), &drops).await?;
+    let named = eventually(PROBED_WITHIN, async || {
+        let says = ["packets of IPv6 of containers to", &lab.hosts[1].name, "security group"];
+        Ok(lab.ran(0, &["status", "--check"]).await?.says(NOT_CONVERGED, &says))
+    });
+    checks.timed("packets of IPv6 that die on the way are named", named.await?);
+    net::feed(Command::new("nft").args(["-f", "-"]), "delete table ip6 lost\n").await?;
+    let flow = format!("packets flow to and from {0} of {0} hosts", lab.hosts.len() - 1);
+    let well =
+        eventually(PROBED_WITHIN, async || Ok(lab.ran(0, &["status", "--check"]).await?.says(0, &[&flow])));
+    checks.timed("and are known to flow again", well.await?);
     Ok(())
 }
 

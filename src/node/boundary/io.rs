@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr},
 };
 
 use bytes::Bytes;
@@ -68,7 +68,7 @@ pub enum Input {
     /// The namespace of the canary was made, or could not be.
     CanaryMade(Result<Netns, Fault>),
     /// A datagram came to the canary, from this address.
-    Probed(SocketAddrV4, Bytes),
+    Probed(SocketAddr, Bytes),
     /// Something changed on the host.
     Disturbed,
     /// The time of [`Node::next_wake`] has come.
@@ -109,7 +109,7 @@ pub enum Output {
     /// Let go of it.
     DropCanary,
     /// Send this datagram from the canary; see [`crate::probe::Effect::Send`].
-    Probe(SocketAddrV4, Bytes),
+    Probe(SocketAddr, Bytes),
     /// Something happened in the cluster; for the log.
     Told(Event),
     /// Something else is known of the path to a host; for the log.

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::other_ends::OtherEnds;
 use crate::{
-    addr::{Family, Range, join},
+    addr::{Family, MTU6_MIN, Range, join},
     mesh::{Delivery, Kind, Mesh},
     node::boundary::out::PATH_CHANNEL,
     peer::PeerName,
@@ -51,9 +51,6 @@ pub(in crate::node) struct Owned<'a> {
     /// The kinds of addresses that containers have.
     pub families: &'a [Family],
 }
-
-/// The shortest packets that a link of IPv6 carries (RFC 8200, 5): what takes less is none.
-const MTU_MIN6: u32 = 1280;
 
 /// What other hosts own, and the path to each.
 type Others = BTreeMap<PeerName, (Path, Vec<Range>)>;
@@ -300,7 +297,7 @@ fn is_of_any(cidr: IpNet, families: &[Family], pieces: &[Range]) -> bool {
 fn carries(mtu: u32, family: Family) -> bool {
     match family {
         Family::V4 => true,
-        Family::V6(_) => mtu >= MTU_MIN6,
+        Family::V6(_) => mtu >= MTU6_MIN,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
         reconcile::Reconcile,
     },
     peer::PeerName,
-    probe::{self, Direction, Prober, Talk, Verdict, packet::Size},
+    probe::{self, Direction, Prober, Talk, Verdict, packet::Probe},
     time::Timestamp,
 };
 
@@ -114,15 +114,15 @@ impl Probes {
         self.dying().next().is_some()
     }
 
-    /// Whether packets are known to die between this host and every other that was probed.
+    /// Whether packets are known to die between this host and every other that was probed. Where those of IPv6 alone do, hosts are reached.
     pub(in crate::node) fn probes_reach_nobody(&self) -> bool {
-        let flows = self.prober.paths().any(|(_, path)| path.verdict() == Verdict::Flows);
-        !flows && self.probes_are_lost()
+        let reaches = |verdict| matches!(verdict, Verdict::Flows | Verdict::Dies { probe: Probe::V6, .. });
+        !self.prober.paths().any(|(_, path)| reaches(path.verdict())) && self.probes_are_lost()
     }
 
-    pub(in crate::node) fn dying(&self) -> impl Iterator<Item = (PeerName, Size, Direction, Timestamp)> {
+    pub(in crate::node) fn dying(&self) -> impl Iterator<Item = (PeerName, Probe, Direction, Timestamp)> {
         self.prober.paths().filter_map(|(peer, path)| match path.verdict() {
-            Verdict::Dies { size, direction, since } => Some((peer, size, direction, since)),
+            Verdict::Dies { probe, direction, since } => Some((peer, probe, direction, since)),
             Verdict::Unknown | Verdict::Flows => None,
         })
     }
@@ -138,10 +138,12 @@ pub(in crate::node) fn path_status(
     let state = match verdict {
         Verdict::Unknown => PathState::Unknown,
         Verdict::Flows => PathState::Flows,
-        Verdict::Dies { size: Size::Small, direction: Direction::Out, .. } => PathState::DiesOut,
-        Verdict::Dies { size: Size::Small, direction: Direction::Back, .. } => PathState::DiesBack,
-        Verdict::Dies { size: Size::Large, direction: Direction::Out, .. } => PathState::LargeDiesOut,
-        Verdict::Dies { size: Size::Large, direction: Direction::Back, .. } => PathState::LargeDiesBack,
+        Verdict::Dies { probe: Probe::Small, direction: Direction::Out, .. } => PathState::DiesOut,
+        Verdict::Dies { probe: Probe::Small, direction: Direction::Back, .. } => PathState::DiesBack,
+        Verdict::Dies { probe: Probe::Large, direction: Direction::Out, .. } => PathState::LargeDiesOut,
+        Verdict::Dies { probe: Probe::Large, direction: Direction::Back, .. } => PathState::LargeDiesBack,
+        Verdict::Dies { probe: Probe::V6, direction: Direction::Out, .. } => PathState::V6DiesOut,
+        Verdict::Dies { probe: Probe::V6, direction: Direction::Back, .. } => PathState::V6DiesBack,
     };
     let since_s = match verdict {
         Verdict::Dies { since, .. } => Some(facts.now.since(since).as_secs()),

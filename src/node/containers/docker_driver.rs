@@ -20,7 +20,7 @@ use super::{
     local::{Context, Local},
 };
 use crate::{
-    addr::Address,
+    addr::{Address, MTU6_MIN},
     node::{
         boundary::waiting::{Reply, Waiter},
         cluster::peers::Peers,
@@ -32,7 +32,7 @@ use crate::{
         },
         reconcile::Reconcile,
     },
-    state::{Far, Key, Kind, MTU6_MIN, Mac, Port, PortRange},
+    state::{Far, Key, Kind, Mac, Port, PortRange},
 };
 
 /// How long Docker must have known nothing of a thing.

@@ -330,6 +330,10 @@ pub enum PathState {
     LargeDiesOut,
     /// Large ones do not arrive here.
     LargeDiesBack,
+    /// Those of IPv6 do not arrive there.
+    V6DiesOut,
+    /// Those of IPv6 do not arrive here.
+    V6DiesBack,
 }
 
 impl PathState {
@@ -341,6 +345,8 @@ impl PathState {
             PathState::DiesBack => Some(("all packets", "from")),
             PathState::LargeDiesOut => Some(("large packets", "to")),
             PathState::LargeDiesBack => Some(("large packets", "from")),
+            PathState::V6DiesOut => Some(("packets of IPv6", "to")),
+            PathState::V6DiesBack => Some(("packets of IPv6", "from")),
         }
     }
 }

@@ -7,8 +7,8 @@ use ipnet::Ipv4Net;
 
 use super::desired::Connected;
 use crate::{
-    addr::{Address, Prefix},
-    state::{Far, Link, Links, MTU6_MIN, Netns},
+    addr::{Address, MTU6_MIN, Prefix},
+    state::{Far, Link, Links, Netns},
 };
 
 /// What that follows from.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::overview::Overview;
 use crate::{
-    addr::{Address, Prefix, Range},
+    addr::{Address, Family, Prefix, Range},
     config::SourceDestCheck,
     node::{
         cluster::probes::path_status,
@@ -12,7 +12,7 @@ use crate::{
         reconcile::Reconcile,
     },
     peer::PeerName,
-    probe::{Direction, Verdict, packet::Size},
+    probe::{Direction, Verdict, packet::Probe},
     state::Isolation,
     time::Timestamp,
 };
@@ -47,7 +47,7 @@ impl Overview<'_> {
         let mut dying = self.probes.dying();
         let told = dying.by_ref().take(TOLD_MAX);
         let mut problems: Vec<Note> =
-            told.map(|(peer, size, direction, since)| self.loss(peer, size, direction, since)).collect();
+            told.map(|(peer, probe, direction, since)| self.loss(peer, probe, direction, since)).collect();
         let more = dying.count();
         if more > 0 {
             let what = format!("packets die between this host and {more} more hosts");
@@ -64,14 +64,14 @@ impl Overview<'_> {
     /// Of one peer.
     pub(super) fn losses_of(&self, peer: PeerName) -> impl Iterator<Item = Note> {
         let of_peer = self.probes.dying().filter(move |(other, ..)| *other == peer);
-        of_peer.map(|(peer, size, direction, since)| self.loss(peer, size, direction, since))
+        of_peer.map(|(peer, probe, direction, since)| self.loss(peer, probe, direction, since))
     }
 
     /// Packets to or from a peer that die.
     pub(in crate::node) fn loss(
         &self,
         peer: PeerName,
-        size: Size,
+        probe: Probe,
         direction: Direction,
         since: Timestamp,
     ) -> Note {
@@ -81,19 +81,25 @@ impl Overview<'_> {
             Direction::Back => format!("from {name}"),
         };
         let lasts = humantime::format_duration(Duration::from_secs(self.facts.now.since(since).as_secs()));
-        let what = match size {
-            Size::Small => format!("packets of containers {way} have been lost for {lasts}"),
-            Size::Large => {
+        let what = match probe {
+            Probe::Small => format!("packets of containers {way} have been lost for {lasts}"),
+            Probe::Large => {
                 let mtu = self.link_mtu();
                 format!("packets of {mtu} bytes {way} have been lost for {lasts}, small ones arrive")
             }
+            Probe::V6 => {
+                format!(
+                    "packets of IPv6 of containers {way} have been lost for {lasts}, those of IPv4 arrive"
+                )
+            }
         };
-        let hint = match size {
-            Size::Small => self.what_to_look_at(peer, direction, since),
-            Size::Large => {
+        let hint = match probe {
+            Probe::Small => self.what_to_look_at(peer, direction, since),
+            Probe::Large => {
                 "the way carries less than [network] mtu: lower it on all hosts, or let ICMP type 3 code 4 pass"
                     .to_owned()
             }
+            Probe::V6 => self.what_to_look_at_of_v6(peer, direction),
         };
         Note { what, hint: Some(hint) }
     }
@@ -111,10 +117,7 @@ impl Overview<'_> {
             return cause;
         }
         let range = self.facts.config.ipam.range;
-        let (sender, receiver) = match direction {
-            Direction::Out => ("this host".to_owned(), self.peers.named(peer)),
-            Direction::Back => (self.peers.named(peer), "this host".to_owned()),
-        };
+        let (sender, receiver) = self.ends(peer, direction);
         let carried = match direction {
             Direction::Out if is_read => {
                 destination.map_or_else(String::new, |address| self.work.carried_to(address, &receiver))
@@ -125,6 +128,26 @@ impl Overview<'_> {
             "{carried}look at the security group of {receiver} (it must let {range} in), the network ACLs of both subnets, the \
              source/destination check of both, and firewalls (`nft list ruleset`) on {sender} and on {receiver}"
         )
+    }
+
+    /// What IPv6 needs beside IPv4.
+    fn what_to_look_at_of_v6(&self, peer: PeerName, direction: Direction) -> String {
+        let (sender, receiver) = self.ends(peer, direction);
+        let range = self.facts.config.ipam.range;
+        let family = self.facts.config.network.ipv6.map_or(Family::V4, Family::V6);
+        let range = family.cidr(range);
+        format!(
+            "IPv6 has rules of its own: look at the security group of {receiver} (it must let {range} in), the network ACLs of both subnets, \
+             the routes of {sender} (`ip -6 route`) and firewalls on both (`nft list ruleset`); weavers-ipv6(7) says what it needs"
+        )
+    }
+
+    /// The sender and the receiver of what dies, as people call them.
+    fn ends(&self, peer: PeerName, direction: Direction) -> (String, String) {
+        match direction {
+            Direction::Out => ("this host".to_owned(), self.peers.named(peer)),
+            Direction::Back => (self.peers.named(peer), "this host".to_owned()),
+        }
     }
 
     fn known_cause(&self, destination: Option<Address>, direction: Direction) -> Option<String> {

@@ -1,6 +1,6 @@
 //! What passes between canaries: as the sender's host or the VPC forwards it at that moment.
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
@@ -20,26 +20,39 @@ impl World {
         }
     }
 
-    pub(in crate::sim) fn send_probe(&mut self, host: usize, to: SocketAddrV4, bytes: Bytes) {
+    pub(in crate::sim) fn send_probe(&mut self, host: usize, to: SocketAddr, bytes: Bytes) {
         let machine = &self.machines[host];
-        let Some(from) = machine.canary_address() else { return };
+        let Some(from) = self.canary_of(host, to.ip()) else { return };
         let by_vpc = || {
-            let interface = self.vpc.forward(&machine.cloud.interface, from, *to.ip())?;
-            self.machines.iter().position(|one| one.cloud.interface == interface)
+            let interface = match (from, to.ip()) {
+                (IpAddr::V4(from), IpAddr::V4(to)) => self.vpc.forward(&machine.cloud.interface, from, to),
+                (_, IpAddr::V6(to)) => self.vpc.forward6(&machine.cloud.interface, to),
+                (IpAddr::V6(_), IpAddr::V4(_)) => None,
+            };
+            self.machines.iter().position(|one| Some(&one.cloud.interface) == interface.as_ref())
         };
-        let Some(other) = self.handed_to(host, IpAddr::V4(*to.ip())).or_else(by_vpc) else { return };
+        let Some(other) = self.handed_to(host, to.ip()).or_else(by_vpc) else { return };
         if !self.is_blocked(host, other) {
             let after = self.latency();
             let port = if to.port() == PORT { ASKS_FROM } else { PORT };
-            self.schedule(after, Event::Probed(other, SocketAddrV4::new(from, port), to, bytes));
+            self.schedule(after, Event::Probed(other, SocketAddr::new(from, port), to, bytes));
         }
     }
 
-    pub(in crate::sim) fn probed(&mut self, host: usize, from: SocketAddrV4, to: SocketAddrV4, bytes: Bytes) {
+    pub(in crate::sim) fn probed(&mut self, host: usize, from: SocketAddr, to: SocketAddr, bytes: Bytes) {
         let machine = &self.machines[host];
-        if machine.power == Power::On && machine.node.is_some() && machine.canary_address() == Some(*to.ip())
-        {
+        let is_there = self.canary_of(host, to.ip()) == Some(to.ip());
+        if machine.power == Power::On && machine.node.is_some() && is_there {
             self.feed(host, Input::Probed(from, bytes));
+        }
+    }
+
+    /// The address of a host's canary that is of the kind of this one.
+    fn canary_of(&self, host: usize, kind: IpAddr) -> Option<IpAddr> {
+        let address = self.machines[host].canary_address()?;
+        match kind {
+            IpAddr::V4(_) => Some(address.into()),
+            IpAddr::V6(_) => self.climate.ipv6.map(|prefix| prefix.address(address.into()).into()),
         }
     }
 }
