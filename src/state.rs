@@ -26,6 +26,7 @@ pub use self::{
 pub use crate::ipam::takeover::InstanceState;
 
 pub mod attachment;
+mod fault;
 mod shared;
 mod link;
 mod paths;
@@ -35,7 +36,6 @@ mod remote;
 mod host;
 mod vpc;
 mod action;
-mod fault;
 
 /// What should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

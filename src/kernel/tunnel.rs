@@ -39,7 +39,7 @@ pub(super) struct Device {
     /// Where the private key is.
     key: Option<PathBuf>,
     /// Found by the look before, of the device of this index.
-    last: Option<(u32, Result<Arc<Tunnel>, String>)>,
+    last: Option<(u32, Result<Arc<Tunnel>, Fault>)>,
     /// It was changed by ours since.
     is_touched: bool,
 }
@@ -62,7 +62,7 @@ impl Device {
         let last = self.last.take().filter(|(index, _)| !may_differ && *index == end.index);
         let read = match last {
             Some((_, read)) => read.map(|tunnel| with_link(&tunnel, end)),
-            None => read(end).await.map_err(|fault| fault.message),
+            None => read(end).await,
         };
         match &read {
             Ok(tunnel) => remote.tunnel = Some(tunnel.clone()),

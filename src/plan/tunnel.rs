@@ -8,8 +8,8 @@ use crate::state::{HostAction, Remote, TUNNEL, Tunnel, TunnelKey, TunnelPeer, so
 
 /// Before anything is led into it.
 pub(super) fn set_up(desired: &Remote, actual: &Remote, plan: &mut Plan) {
-    if let Some(why) = &actual.tunnel_unread {
-        plan.unread.push(format!("{TUNNEL} cannot be read: {why}"));
+    if let Some(fault) = &actual.tunnel_unread {
+        plan.unread.push(format!("{TUNNEL} cannot be read: {fault}"));
         return;
     }
     let Some(wanted) = &desired.tunnel else { return };

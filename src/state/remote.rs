@@ -10,7 +10,10 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-use super::tunnel::{TUNNEL, Tunnel};
+use super::{
+    fault::Fault,
+    tunnel::{TUNNEL, Tunnel},
+};
 use crate::addr::Address;
 
 /// Routes of ours to what other hosts own, each by its next hop.
@@ -24,7 +27,7 @@ pub struct Remote {
     /// The device by which packets go to hosts elsewhere. Observed: `None` as well where it could not be read.
     pub tunnel: Option<Arc<Tunnel>>,
     /// Observed only: why it could not be read.
-    pub tunnel_unread: Option<String>,
+    pub tunnel_unread: Option<Fault>,
     /// Desired only: what others own whose packets are to go by the tunnel or not at all, since those others want it so.
     pub encrypted: BTreeSet<Ipv4Net>,
     /// Asked only: addresses of other hosts to which the kernel is asked the way.

@@ -15,8 +15,8 @@ use weavers::{
     },
     peer::PeerUid,
     state::{
-        Action, Fate, Host, HostAction, InterfaceId, Loss, Packet, Path, Route, RouteState, Table, TableId,
-        Target, Vpc,
+        Action, Fate, Fault, FaultKind, Host, HostAction, InterfaceId, Loss, Packet, Path, Route, RouteState,
+        Table, TableId, Target, Vpc,
     },
     time::Timestamp,
 };
@@ -117,6 +117,24 @@ fn a_host_that_loses_its_default_route_keeps_what_it_has() {
     assert!(life.looks - looks < 6, "{} looks in a minute", life.looks - looks);
     assert!(!life.node.overview().is_ready());
     assert!(life.problems().contains("there is no default route"), "{}", life.problems());
+}
+
+#[test]
+fn a_tunnel_that_cannot_be_read_is_named_with_the_way_out() {
+    let mut life = Life::of(3, "", sound);
+    life.look(|wanted| {
+        let mut host = sound(wanted);
+        let (message, hint) = ("wg is not installed".to_owned(), Some("install it".to_owned()));
+        host.remote.tunnel_unread = Some(Fault { kind: FaultKind::Invalid, message, hint, request_id: None });
+        host
+    });
+    let status = life.node.status();
+    assert!(status.ready && !status.converged, "what it carries flows, and what becomes of it is not seen");
+    let problem = &status.problems[0];
+    assert_eq!(problem.what, "weave-tunnel cannot be read: wg is not installed");
+    assert_eq!(problem.hint.as_deref(), Some("install it"));
+    life.look(sound);
+    assert!(life.node.status().converged, "{}", life.problems());
 }
 
 #[test]

@@ -6,7 +6,10 @@ use ipnet::IpNet;
 use proptest::{collection, option, prelude::*};
 use weavers::{
     plan::Plan,
-    state::{Action, Actual, Desired, Hop, Host, HostAction, Remote, Tunnel, TunnelKey, TunnelPeer},
+    state::{
+        Action, Actual, Desired, Fault, FaultKind, Hop, Host, HostAction, Remote, Tunnel, TunnelKey,
+        TunnelPeer,
+    },
 };
 
 fn plan_of(desired: &Remote, actual: &Remote) -> Plan {
@@ -103,7 +106,8 @@ proptest! {
         let desired = wanted(Some(tunnel)).unwrap();
         prop_assert!(plan(Some(&desired), Some(&desired)).is_empty());
         let mut unread = with(None);
-        unread.tunnel_unread = Some("wg is not installed".to_owned());
+        let message = "wg is not installed".to_owned();
+        unread.tunnel_unread = Some(Fault { kind: FaultKind::Invalid, message, hint: None, request_id: None });
         let plan = plan_of(&with(Some(&desired)), &unread);
         prop_assert!(plan.changes.is_empty(), "what cannot be read is not changed");
         prop_assert_eq!(plan.unread, ["weave-tunnel cannot be read: wg is not installed"]);

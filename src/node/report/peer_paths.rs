@@ -140,6 +140,9 @@ impl Overview<'_> {
 
     /// Why nothing may get through a tunnel, by the last look.
     fn silence_of(&self, key: TunnelKey) -> Option<String> {
+        if self.work.unread_tunnel().is_some() {
+            return Some("this host's end of it cannot be read".to_owned());
+        }
         let tunnel = self.work.converge.host.seen()?.remote.tunnel.as_ref();
         match tunnel.map(|tunnel| tunnel.peers.get(&key)) {
             None => Some("this host's end of it is not set up yet".to_owned()),

@@ -26,7 +26,7 @@ use crate::{
         },
     },
     plan::{Change, Plane, leads_to},
-    state::{Fault, Forward, Side, Target, Tracking, Vpc, link_name},
+    state::{Fault, Forward, Side, TUNNEL, Target, Tracking, Vpc, link_name},
 };
 
 /// Pieces of the ring at which their number is named.
@@ -133,7 +133,9 @@ impl<'a> Overview<'a> {
 
     /// The same where hosts may be there that no path leads to.
     pub fn is_converged_but_for_paths(&self) -> bool {
-        let looked = self.work.converge.host.fault().is_none() && self.work.converge.vpc.fault().is_none();
+        let looked = self.work.converge.host.fault().is_none()
+            && self.work.converge.vpc.fault().is_none()
+            && self.work.unread_tunnel().is_none();
         let nothing_left = self.work.plan.is_empty()
             && !self.work.converge.is_at_work()
             && self.work.converge.is_confirmed();
@@ -236,6 +238,7 @@ impl<'a> Overview<'a> {
         let faults = [
             ("the host's network", self.work.converge.host.fault()),
             ("the VPC", self.work.converge.vpc.fault()),
+            (TUNNEL, self.work.unread_tunnel()),
         ];
         for (view, fault) in faults {
             problems.extend(fault.map(|fault| about(&format!("{view} cannot be read"), fault)));
@@ -437,6 +440,11 @@ impl Reconcile {
             ),
         };
         Some(Note { what, hint: Some(hint) })
+    }
+
+    /// Why the device of tunnels could not be read, so that it is left as it is.
+    pub(super) fn unread_tunnel(&self) -> Option<&Fault> {
+        self.converge.host.seen()?.remote.tunnel_unread.as_ref()
     }
 
     fn full_tracking(&self) -> Option<Note> {
