@@ -81,8 +81,7 @@ fn paths(status: &Status) -> Vec<Finding> {
     let silent = silent.map(|path| {
         let name = path.nickname.clone().unwrap_or_else(|| path.peer.to_string());
         let what = format!("the tunnel to {name}: {}", path.why.clone().unwrap_or_default());
-        let way_out = "wg show weave-tunnel; UDP paths.port must be let in on one of both, and behind a router that translates addresses set paths.endpoint on the other";
-        Finding::warn(CHECK, what, why).fix(way_out)
+        Finding::warn(CHECK, what, why).fix(PathKind::TUNNEL_WAY_OUT)
     });
     std::iter::once(Finding::ok(CHECK, of_hosts)).chain(apart).chain(silent).collect()
 }

@@ -398,6 +398,10 @@ pub enum PathKind {
 }
 
 impl PathKind {
+    /// What to look at where nothing comes by a tunnel.
+    pub const TUNNEL_WAY_OUT: &str = "wg show weave-tunnel; UDP paths.port must be let in on one of both, and behind a router that translates addresses \
+         set paths.endpoint on the other";
+
     /// As people read it.
     pub fn word(self) -> &'static str {
         match self {

@@ -8,7 +8,7 @@ use crate::{
     config::SourceDestCheck,
     node::{
         cluster::probes::path_status,
-        protocol::status::{Note, ProbeStatus},
+        protocol::status::{Note, PathKind, PeerPath, ProbeStatus},
         reconcile::Reconcile,
     },
     peer::PeerName,
@@ -115,6 +115,10 @@ impl Overview<'_> {
         let known = self.known_cause(destination.filter(|_| is_read), direction);
         if let Some(cause) = known.or_else(|| self.other_subnets(peer)) {
             return cause;
+        }
+        if let PeerPath { path: PathKind::Tunnel, why, .. } = self.peer_path(peer) {
+            let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+            return format!("they go by the tunnel{why}: {}", PathKind::TUNNEL_WAY_OUT);
         }
         let range = self.facts.config.ipam.range;
         let (sender, receiver) = self.ends(peer, direction);
