@@ -64,10 +64,14 @@ begin() {
   mkdir "$booted_cgroups"
 }
 
-# What no namespace ends: directories, and cgroups, depth first.
+# What no namespace ends: directories, and cgroups, depth first. unshare heeds SIGKILL alone; all in its namespaces end with it, which takes a moment.
 clean_up() {
-  [ -z "${booted_inside-}" ] || { kill "$booted_inside" && wait "$booted_inside"; } 2>/dev/null || true
-  find "$booted_cgroups" -depth -type d -exec rmdir {} + 2>/dev/null || true
+  [ -z "${booted_inside-}" ] || { kill -KILL "$booted_inside" && wait "$booted_inside"; } 2>/dev/null || true
+  for _ in $(seq 50); do
+    find "$booted_cgroups" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    [ -d "$booted_cgroups" ] || break
+    sleep 0.1
+  done
   rm -rf --one-file-system "$booted_work" "$booted_work".*
 }
 
