@@ -64,12 +64,13 @@ begin() {
   mkdir "$booted_cgroups"
 }
 
-# What no namespace ends: directories, and cgroups, depth first. unshare heeds SIGKILL alone; all in its namespaces end with it, which takes a moment.
+# What no namespace ends: directories, and cgroups in each hierarchy, depth first. unshare heeds SIGKILL alone; all in its namespaces end with it,
+# which takes a moment.
 clean_up() {
   [ -z "${booted_inside-}" ] || { kill -KILL "$booted_inside" && wait "$booted_inside"; } 2>/dev/null || true
   for _ in $(seq 50); do
-    find "$booted_cgroups" -depth -type d -exec rmdir {} + 2>/dev/null || true
-    [ -d "$booted_cgroups" ] || break
+    find /sys/fs/cgroup -depth -type d -path "*/${booted_work##*/}*" -exec rmdir {} + 2>/dev/null || true
+    [ -n "$(find /sys/fs/cgroup -maxdepth 2 -name "${booted_work##*/}" -print -quit)" ] || break
     sleep 0.1
   done
   rm -rf --one-file-system "$booted_work" "$booted_work".*
