@@ -1,7 +1,8 @@
 """A VPC for hosts that boot: moto as EC2, the instance metadata (IMDSv2, an identity by the caller's address), and a loop that turns the
 route tables into routes of this namespace, so that a packet arrives only if they are right.
 
-Arguments: ADDRESS=MAC of each host. Prints "ready" once all answer.
+Arguments: the beginning of addresses of IPv6, which end with the last number of those of IPv4; ADDRESS=MAC of each host. Prints "ready" once
+all answer.
 """
 
 import ipaddress
@@ -48,14 +49,17 @@ def launch(ec2, subnet, address, mac):
 def routes(ec2, table):
     """What the table holds, as destination: interface."""
     found = ec2.describe_route_tables(RouteTableIds=[table])["RouteTables"][0]["Routes"]
-    return {one["DestinationCidrBlock"]: one["NetworkInterfaceId"] for one in found if one.get("NetworkInterfaceId")}
+    return {
+        one.get("DestinationCidrBlock") or one["DestinationIpv6CidrBlock"]: one["NetworkInterfaceId"]
+        for one in found if one.get("NetworkInterfaceId")
+    }
 
 
 def forward(ec2, table, interfaces):
-    """Keeps the kernel's routes those of the table."""
+    """Keeps the kernel's routes those of the table. Each interface has an address of IPv4 and one of IPv6."""
     kept = {}
     while True:
-        wanted = {to: interfaces[by] for to, by in routes(ec2, table).items() if by in interfaces}
+        wanted = {to: interfaces[by][":" in to] for to, by in routes(ec2, table).items() if by in interfaces}
         for to in kept.keys() - wanted.keys():
             subprocess.run(["ip", "route", "delete", to, "proto", "static"], check=False)
         for to, address in wanted.items():
@@ -95,10 +99,11 @@ def main():
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]
     table = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"][0]["RouteTableId"]
     interfaces, hosts = {}, {}
-    for argument in sys.argv[1:]:
+    subnet6, *of_hosts = sys.argv[1:]
+    for argument in of_hosts:
         address, mac = argument.split("=")
         interface, hosts[address] = launch(ec2, subnet, address, mac)
-        interfaces[interface] = address
+        interfaces[interface] = address, f"{subnet6}:{address.split('.')[-1]}"
     threading.Thread(target=forward, args=(ec2, table, interfaces), daemon=True).start()
     server = make_server("169.254.169.254", 80, metadata(hosts, ec2, table), threaded=True)
     print("ready", flush=True)

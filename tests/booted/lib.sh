@@ -30,6 +30,8 @@ days_kept=7
 # Where hosts are, and what they ask.
 declare -A address=([a]=10.0.1.11 [b]=10.0.1.12 [c]=10.0.1.13)
 declare -A mac=([a]=02:00:00:00:00:11 [b]=02:00:00:00:00:12 [c]=02:00:00:00:00:13)
+# Their subnet has IPv6, too: addresses there begin with this, and end with the last number of the other.
+subnet6=fd00:10:0:1:
 declare -A leader=() nspawn=()
 
 say() { printf '\n## %s\n' "$*"; }
@@ -139,10 +141,12 @@ start_vpc() {
   ip address add 169.254.169.254/32 dev lo
   ip link add vpc type bridge
   ip address add 10.0.1.1/24 dev vpc
+  ip address add $subnet6:1/64 dev vpc nodad
   ip link set vpc up
   # Hosts have one subnet: what goes out where it came in is no mistake here.
   sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.vpc.send_redirects=0 net.ipv4.conf.all.rp_filter=0
-  "$python/bin/python" tests/booted/ec2.py "${address[a]}=${mac[a]}" "${address[b]}=${mac[b]}" "${address[c]}=${mac[c]}" \
+  sysctl -qw net.ipv6.conf.all.forwarding=1
+  "$python/bin/python" tests/booted/ec2.py $subnet6 "${address[a]}=${mac[a]}" "${address[b]}=${mac[b]}" "${address[c]}=${mac[c]}" \
     >"$booted_work/ec2.log" 2>&1 &
   for _ in $(seq 900); do
     ! grep -q '^ready' "$booted_work/ec2.log" || return 0
@@ -216,7 +220,8 @@ plug_in() {
   ip link add "vpc-$name" master vpc type veth peer name eth0 address "${mac[$name]}" netns "${leader[$name]}"
   ip link set "vpc-$name" up
   nsenter -t "${leader[$name]}" -n sh -ec "ip link set lo up; ip address add ${address[$name]}/24 dev eth0; ip link set eth0 up
-    ip route add default via 10.0.1.1"
+    ip address add $subnet6:${address[$name]##*.}/64 dev eth0 nodad
+    ip route add default via 10.0.1.1; ip route add default via $subnet6:1"
 }
 
 halt() {
