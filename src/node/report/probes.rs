@@ -140,10 +140,15 @@ impl Overview<'_> {
         let range = self.facts.config.ipam.range;
         let family = self.facts.config.network.ipv6.map_or(Family::V4, Family::V6);
         let range = family.cidr(range);
-        format!(
-            "IPv6 has rules of its own: look at the security group of {receiver} (it must let {range} in), the network ACLs of both subnets, \
-             the routes of {sender} (`ip -6 route`) and firewalls on both (`nft list ruleset`); weavers-ipv6(7) says what it needs"
-        )
+        let on_hosts = format!(
+            "the routes of {sender} (`ip -6 route`) and firewalls on both (`nft list ruleset`); weavers-ipv6(7) says what IPv6 needs"
+        );
+        match self.peer_path(peer).path {
+            PathKind::Direct | PathKind::Tunnel => format!("look at {on_hosts}"),
+            PathKind::Vpc | PathKind::Unknown | PathKind::None => format!(
+                "look at the security group of {receiver} (it must let {range} in), the network ACLs of both subnets, {on_hosts}"
+            ),
+        }
     }
 
     /// The sender and the receiver of what dies, as people call them.
