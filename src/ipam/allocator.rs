@@ -361,8 +361,8 @@ impl Allocator {
         if self.ring.is_empty() || from == self.settings.me {
             return;
         }
-        let may_give = !self.leaving && !self.ring.is_full();
-        let gift = self.gift(range).or_else(|| self.stood_by(from, range)).filter(|_| may_give);
+        let gift = if self.leaving { None } else { self.gift(range) };
+        let gift = gift.or_else(|| self.stood_by(from, range)).filter(|_| !self.ring.is_full());
         if !gift.is_some_and(|gift| self.hand_over(gift, from)) {
             self.push(Effect::Unicast(from, Unicast::Denied(range).encode()));
         }
@@ -393,13 +393,16 @@ impl Allocator {
         true
     }
 
-    /// An address in quarantine that another uses by its own ring, and nobody here.
+    /// An address that another uses by its own claim, and nobody here: it rests, or two stand by its piece. It goes to no one else, so
+    /// whoever leaves gives it as well.
     fn stood_by(&self, peer: PeerName, range: Range) -> Option<Range> {
-        let is_its_own = range.len() == 1
-            && self.space.owns(range.start)
-            && self.quarantine.covers(range.start)
-            && self.quarantine.is_stood_by(peer, range);
-        (is_its_own && !self.space.uses(range)).then_some(range)
+        let is_one = range.len() == 1 && self.space.owns(range.start) && !self.space.uses(range);
+        let stands = match self.quarantine.covers(range.start) {
+            // Its own ring has to say so: of what rests a part may be a third one's.
+            true => self.quarantine.is_stood_by(peer, range),
+            false => self.disputes.is_stood_by(&self.ring, peer, range.start),
+        };
+        (is_one && stands).then_some(range)
     }
 
     fn hear_nicknames(&mut self, from: PeerName, heard: BTreeMap<PeerName, String>) {

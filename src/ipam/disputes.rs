@@ -6,6 +6,8 @@
 //! more there, keeps its addresses, and asks the other for each of them, as for any claim. What the
 //! other gives splits the piece, and then the copies merge. Only an address that both use stays open.
 //! Where the piece rests at one of them it is that one who yields: it does not remember what it gave away, and could give nothing.
+//! Both may have yielded to each other. Whoever is asked for an address by the other gives it unless it is in use here, also of what it
+//! has yielded, so a dispute on an address ends once one of the two frees it.
 //! Whoever has yielded does not stand up again, and who leaves leaves it to the other: it may hand out addresses there by now.
 //!
 //! Whether the other is an honest host or not, nothing that is known can tell. One that is dead stands by nothing:
@@ -96,6 +98,12 @@ impl Disputes {
     /// Whether another stands by the piece at this token.
     pub fn concerns(&self, token: Address) -> bool {
         self.0.contains_key(&token)
+    }
+
+    /// Whether this peer stands against us where this address is.
+    pub fn is_stood_by(&self, ring: &Ring, peer: PeerName, address: Address) -> bool {
+        let dispute = ring.entry_of(address).and_then(|entry| self.0.get(&entry.token));
+        dispute.is_some_and(|dispute| dispute.with == peer)
     }
 
     /// Whether a peer stands against us somewhere.
