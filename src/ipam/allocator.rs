@@ -385,6 +385,7 @@ impl Allocator {
             return false;
         }
         self.ring.leave_trace();
+        self.disputes.leave_out_given(&self.ring);
         self.settle();
         self.announce();
         if self.quarantine.leave_out(&[gift]) {

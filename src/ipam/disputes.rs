@@ -95,6 +95,11 @@ impl Disputes {
         any
     }
 
+    /// What was given away is not disputed any more.
+    pub fn leave_out_given(&mut self, ring: &Ring) {
+        self.0.retain(|&token, _| ring.owner(token) == Some(ring.holder()));
+    }
+
     /// Whether another stands by the piece at this token.
     pub fn concerns(&self, token: Address) -> bool {
         self.0.contains_key(&token)

@@ -312,3 +312,98 @@ fn whoever_lost_its_store_gives_an_address_that_rests_to_the_host_that_uses_it_a
     assert_eq!(network.host(1).ring().owner(address("10.32.0.150")), Some(peer(2)));
     assert!(network.host(2).contested().is_empty());
 }
+
+/// The second waits for an address that rests at the first, which lost its store, does not know of it, and leaves.
+#[test]
+fn whoever_leaves_gives_an_address_that_rests_to_the_host_that_uses_it() {
+    let mut network = leaving::taken_over_twice_among(4, &["10.32.0.150/24"], &["10.32.0.150/24"]);
+    network.promised.remove(&(peer(1), "10.32.0.150/24".to_owned()));
+    network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
+    network.restart(peer(1));
+    network.host(1).prove_memory(|_| true);
+    network.cut(1, 2);
+    network.connect();
+    let now = network.now;
+    network.host(1).drain(now).unwrap();
+    network.act(peer(1));
+    network.cut.clear();
+    network.host(1).set_unconfirmed(Some(BTreeSet::new()));
+    for _ in 0..3 {
+        network.pass(40);
+        network.connect();
+    }
+    assert_eq!(network.host(1).owned(), []);
+    assert_eq!(network.host(4).ring().owner(address("10.32.0.150")), Some(peer(2)));
+    network.assert_agreed();
+    network.assert_sound();
+}
+
+/// Of two hosts that use an address the first yielded it: it was given away after what is on its disk, which was set back.
+fn yielded_after_a_set_back() -> Network {
+    let mut network = Network::of(3);
+    let held = network.claim(1, "old", "10.32.0.7/24");
+    assert!(matches!(network.answer(held), Some(Ok(_))));
+    let copy = network.hosts[&peer(1)].saved.clone();
+    network.host(1).free("old", None).unwrap();
+    network.act(peer(1));
+    network.promised.clear();
+    let taken = network.claim(2, "web", "10.32.0.7/24");
+    assert!(matches!(network.answer(taken), Some(Ok(_))));
+    network.hosts.get_mut(&peer(1)).unwrap().saved = copy;
+    network.restart(peer(1));
+    network.connect();
+    assert_eq!(network.host(1).contested(), [(net("10.32.0.7/32").into(), peer(2))]);
+    assert_eq!(network.host(2).contested(), []);
+    network
+}
+
+/// The third remembers a higher claim of the first, from before its disk was set back: the second yields as well.
+fn yielded_by_both() -> Network {
+    let mut network = yielded_after_a_set_back();
+    let claimed = |entry: &ring::Entry| match entry.token == address("10.32.0.7") {
+        true => ring::Entry { version: entry.version + 10, ..*entry },
+        false => *entry,
+    };
+    let ring = network.host(1).ring();
+    let entries = ring.entries().iter().map(claimed).collect();
+    let remembered = Ring::from_parts(peer(3), ring.universe(), entries, ring.seeds().to_vec()).unwrap();
+    let state = message::State { ring: Some(remembered), ..message::State::default() };
+    network.wires.push_back((peer(1), (peer(3), Source::Gossip { from: peer(3) }, state.encode())));
+    network.run();
+    assert_eq!(network.host(1).contested(), [(net("10.32.0.7/32").into(), peer(2))]);
+    assert_eq!(network.host(2).contested(), [(net("10.32.0.7/32").into(), peer(1))]);
+    network
+}
+
+#[test]
+fn of_two_that_yielded_an_address_to_each_other_the_one_keeps_it_that_does_not_free_it() {
+    for (freed, by, keeper) in [("old", 1, 2), ("web", 2, 1)] {
+        let mut network = yielded_by_both();
+        network.promised.clear();
+        network.host(by).free(freed, None).unwrap();
+        network.act(peer(by));
+        network.run();
+        // As soon as the other asks again.
+        network.pass(31);
+        assert_eq!(network.host(1).contested(), [], "{by} freed it");
+        assert_eq!(network.host(2).contested(), [], "{by} freed it");
+        assert_eq!(network.host(3).ring().owner(address("10.32.0.7")), Some(peer(keeper)));
+        network.assert_agreed();
+        network.assert_sound();
+    }
+}
+
+#[test]
+fn of_two_that_yielded_an_address_to_each_other_the_one_keeps_it_that_stays() {
+    let mut network = yielded_by_both();
+    network.host(1).free("old", None).unwrap();
+    let now = network.now;
+    network.host(1).drain(now).unwrap();
+    network.act(peer(1));
+    network.run();
+    network.connect();
+    assert_eq!(network.host(3).ring().owner(address("10.32.0.7")), Some(peer(2)));
+    assert_eq!(network.host(2).contested(), []);
+    network.assert_agreed();
+    network.assert_sound();
+}
