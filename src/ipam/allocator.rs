@@ -384,7 +384,9 @@ impl Allocator {
         if self.ring.grant(gift, to).is_err() {
             return false;
         }
-        self.ring.leave_trace();
+        // A higher version would be a claim: what is yielded is not stood up for again.
+        let yielded = self.disputes.yielded(&self.ring);
+        self.ring.leave_trace(&yielded);
         self.disputes.leave_out_given(&self.ring);
         self.settle();
         self.announce();

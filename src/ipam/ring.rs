@@ -265,9 +265,11 @@ impl Ring {
         Ok(())
     }
 
-    /// Raises the version of something that is ours, so that whoever heard of a gift can tell a disk from before it.
-    pub fn leave_trace(&mut self) {
-        let ours = self.entries.iter_mut().filter(|entry| entry.owner == self.holder);
+    /// Raises the version of something that is ours, but not of these pieces, so that whoever heard of a gift can tell a disk from
+    /// before it.
+    pub fn leave_trace(&mut self, but_for: &[Range]) {
+        let stays = |entry: &Entry| but_for.iter().any(|piece| piece.contains(entry.token));
+        let ours = self.entries.iter_mut().filter(|entry| entry.owner == self.holder && !stays(entry));
         if let Some(entry) = ours.max_by_key(|entry| entry.version) {
             entry.version = raised(entry.version);
         }

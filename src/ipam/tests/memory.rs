@@ -357,6 +357,10 @@ fn yielded_after_a_set_back() -> Network {
     network
 }
 
+fn version_of(network: &mut Network, number: u64, address: Address) -> u32 {
+    network.host(number).ring().entry_of(address).unwrap().version
+}
+
 /// The third remembers a higher claim of the first, from before its disk was set back: the second yields as well.
 fn yielded_by_both() -> Network {
     let mut network = yielded_after_a_set_back();
@@ -373,6 +377,21 @@ fn yielded_by_both() -> Network {
     assert_eq!(network.host(1).contested(), [(net("10.32.0.7/32").into(), peer(2))]);
     assert_eq!(network.host(2).contested(), [(net("10.32.0.7/32").into(), peer(1))]);
     network
+}
+
+#[test]
+fn whoever_yielded_a_piece_does_not_claim_it_again_by_what_it_gives_away() {
+    let mut network = yielded_by_both();
+    network.host(1).set_unconfirmed(Some(BTreeSet::new()));
+    network.connect();
+    assert_eq!(network.host(1).quarantined(), []);
+    let disputed = address("10.32.0.7");
+    let before = version_of(&mut network, 1, disputed);
+    for given in ["10.32.0.20/24", "10.32.0.30/24", "10.32.0.40/24", "10.32.0.50/24"] {
+        let ticket = network.claim(3, given, given);
+        assert!(matches!(network.answer(ticket), Some(Ok(_))));
+    }
+    assert_eq!(version_of(&mut network, 1, disputed), before);
 }
 
 #[test]
