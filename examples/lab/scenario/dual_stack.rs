@@ -239,9 +239,8 @@ async fn repaired(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
 
 /// What drops IPv6 alone is found by probes.
 async fn lost(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
-    let owned = v6::prefix().cidr(super::basic::owned(lab, 1).await?[0]);
     let hook = "type filter hook forward priority -1;";
-    let drops = format!("table ip6 lost {{\n chain forward {{\n {hook}\n ip6 daddr {owned} drop\n }}\n}}\n");
+    let drops = format!("table ip6 lost {{\n chain forward {{\n {hook}\n ip6 daddr {PREFIX} drop\n }}\n}}\n");
     net::feed(Command::new("nft").args(["-f", "-"]), &drops).await?;
     let named = eventually(PROBED_WITHIN, async || {
         let says = ["packets of IPv6 of containers to", &lab.hosts[1].name, "security group"];
