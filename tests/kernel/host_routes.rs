@@ -137,7 +137,7 @@ async fn an_address_of_ipv6_on_a_link_is_told_once_nobody_else_has_it(mut world:
     let links6 = world.observe().await.remote.links6;
     assert_eq!(links6, [("eth0".to_owned(), "fe80::7".parse().unwrap())].into());
     sh(
-        "ip addr del fe80::7/64 dev eth0; sysctl -qw net.ipv6.conf.eth0.dad_transmits=100; ip addr add fe80::8/64 dev eth0",
+        "ip addr del fe80::7/64 dev eth0; echo 100 >/proc/sys/net/ipv6/conf/eth0/dad_transmits; ip addr add fe80::8/64 dev eth0",
     );
     assert!(world.observe().await.remote.links6.is_empty(), "nobody knows yet");
 }
