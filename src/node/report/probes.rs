@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net};
+
 use super::overview::Overview;
 use crate::{
     addr::{Address, Family, Prefix, Range},
@@ -116,46 +118,30 @@ impl Overview<'_> {
         if let Some(cause) = known.or_else(|| self.other_subnets(peer)) {
             return cause;
         }
-        if let PeerPath { path: PathKind::Tunnel, why, .. } = self.peer_path(peer) {
-            let why = why.map_or_else(String::new, |why| format!(" ({why})"));
-            return format!("they go by the tunnel{why}: {}", PathKind::TUNNEL_WAY_OUT);
-        }
-        let range = self.facts.config.ipam.range;
-        let (sender, receiver) = self.ends(peer, direction);
-        let carried = match direction {
-            Direction::Out if is_read => {
-                destination.map_or_else(String::new, |address| self.work.carried_to(address, &receiver))
+        let way = self.way(peer, direction);
+        let carried = match (direction, way.path) {
+            (Direction::Out, PathKind::Vpc | PathKind::Unknown) if is_read => {
+                destination.map_or_else(String::new, |address| self.work.carried_to(address, &way.receiver))
             }
-            Direction::Out | Direction::Back => String::new(),
+            (Direction::Out | Direction::Back, _) => String::new(),
         };
-        format!(
-            "{carried}look at the security group of {receiver} (it must let {range} in), the network ACLs of both subnets, the \
-             source/destination check of both, and firewalls (`nft list ruleset`) on {sender} and on {receiver}"
-        )
+        format!("{carried}look at {}", way.suspects(self.facts.config.ipam.range))
     }
 
-    /// What IPv6 needs beside IPv4.
+    /// The same where IPv6 alone is lost.
     fn what_to_look_at_of_v6(&self, peer: PeerName, direction: Direction) -> String {
-        let (sender, receiver) = self.ends(peer, direction);
-        let range = self.facts.config.ipam.range;
         let family = self.facts.config.network.ipv6.map_or(Family::V4, Family::V6);
-        let range = family.cidr(range);
-        let on_hosts = format!(
-            "the routes of {sender} (`ip -6 route`) and firewalls on both (`nft list ruleset`); weavers-ipv6(7) says what IPv6 needs"
-        );
-        match self.peer_path(peer).path {
-            PathKind::Direct | PathKind::Tunnel => format!("look at {on_hosts}"),
-            PathKind::Vpc | PathKind::Unknown | PathKind::None => format!(
-                "look at the security group of {receiver} (it must let {range} in), the network ACLs of both subnets, {on_hosts}"
-            ),
-        }
+        let range = family.cidr(self.facts.config.ipam.range);
+        format!("look at {}", self.way(peer, direction).suspects_of_v6(range))
     }
 
-    /// The sender and the receiver of what dies, as people call them.
-    fn ends(&self, peer: PeerName, direction: Direction) -> (String, String) {
+    /// The way that what dies would take.
+    fn way(&self, peer: PeerName, direction: Direction) -> Way {
+        let PeerPath { path, why, .. } = self.peer_path(peer);
+        let (this, other) = ("this host".to_owned(), self.peers.named(peer));
         match direction {
-            Direction::Out => ("this host".to_owned(), self.peers.named(peer)),
-            Direction::Back => (self.peers.named(peer), "this host".to_owned()),
+            Direction::Out => Way { path, why, sender: this, receiver: other },
+            Direction::Back => Way { path, why, sender: other, receiver: this },
         }
     }
 
@@ -248,5 +234,77 @@ impl Reconcile {
         let host = self.converge.host.seen()?;
         let (cidr, target) = host.foreign.iter().find(|(cidr, _)| Range::from(**cidr).contains(address))?;
         Some(format!("this host has a route that is not ours, {cidr} {target}: remove it"))
+    }
+}
+
+/// A path, and who would send by it to whom, as people call them.
+struct Way {
+    path: PathKind,
+    /// What is known to be wrong with it.
+    why: Option<String>,
+    sender: String,
+    receiver: String,
+}
+
+impl Way {
+    /// What may drop all packets there and cannot be seen from this host.
+    fn suspects(&self, range: Ipv4Net) -> String {
+        let Way { path, why, sender, receiver } = self;
+        let firewalls = format!("firewalls (`nft list ruleset`) on {sender} and on {receiver}");
+        match path {
+            PathKind::Vpc | PathKind::Unknown | PathKind::None => format!(
+                "the security group of {receiver} (it must let {range} in), the network ACLs of both subnets, the \
+                 source/destination check of both, and {firewalls}"
+            ),
+            PathKind::Direct => format!(
+                "the link of both, {firewalls}, and of a host on EC2 at its security group (it must let {range} in) and its \
+                 source/destination check"
+            ),
+            PathKind::Tunnel => {
+                let why = why.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+                format!("the tunnel{why}: {}", PathKind::TUNNEL_WAY_OUT)
+            }
+        }
+    }
+
+    /// The same where those of IPv6 alone are dropped.
+    fn suspects_of_v6(&self, range: IpNet) -> String {
+        let Way { path, sender, receiver, .. } = self;
+        let on_hosts = format!(
+            "the routes of {sender} (`ip -6 route`) and firewalls on both (`nft list ruleset`); weavers-ipv6(7) says what IPv6 needs"
+        );
+        match path {
+            PathKind::Vpc | PathKind::Unknown | PathKind::None => format!(
+                "the security group of {receiver} (it must let {range} in), the network ACLs of both subnets, {on_hosts}"
+            ),
+            PathKind::Direct | PathKind::Tunnel => on_hosts,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_looked_at_is_what_packets_meet_on_their_path() {
+        let range = "10.32.0.0/12".parse().unwrap();
+        let way = |path| Way {
+            path,
+            why: Some("silent".to_owned()),
+            sender: "this host".to_owned(),
+            receiver: "b (h2)".to_owned(),
+        };
+        let of_all = |path| way(path).suspects(range);
+        let of_v6 = |path| way(path).suspects_of_v6("fd00:1::a20:0/108".parse().unwrap());
+        for text in [of_all(PathKind::Vpc), of_v6(PathKind::Vpc)] {
+            assert!(text.contains("the security group of b (h2)") && text.contains("network ACLs"), "{text}");
+        }
+        assert!(of_v6(PathKind::Vpc).contains("fd00:1::a20:0/108"));
+        assert!(of_all(PathKind::Direct).starts_with("the link of both, firewalls"));
+        assert!(of_all(PathKind::Tunnel).starts_with("the tunnel (silent): wg show weave-tunnel"));
+        for text in [of_all(PathKind::Tunnel), of_v6(PathKind::Tunnel), of_v6(PathKind::Direct)] {
+            assert!(!text.contains("security group"), "{text}");
+        }
     }
 }
