@@ -45,6 +45,30 @@ impl Farewells {
 fn next(socket: &Socket) -> io::Result<Option<u32>> {
     let mut head = [0; HEAD_LEN];
     socket.recv(&mut &mut head[..], 0)?;
-    let index = || raw::word(&head, BODY + 4).map(u32::from_ne_bytes);
-    Ok((raw::kind(&head) == Some(libc::RTM_DELLINK)).then(index).flatten())
+    Ok(gone(&head))
+}
+
+/// Of a port that leaves its bridge the same is told, as of that family.
+fn gone(head: &[u8]) -> Option<u32> {
+    let is_of_link = head.get(BODY) == Some(&(libc::AF_UNSPEC as u8));
+    let index = raw::word(head, BODY + 4).map(u32::from_ne_bytes);
+    index.filter(|_| is_of_link && raw::kind(head) == Some(libc::RTM_DELLINK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_gone_when_it_is_deleted_and_not_when_it_leaves_a_bridge() {
+        let told = |kind: u16, family: libc::c_int| {
+            let head =
+                [&[0; 4][..], &kind.to_ne_bytes(), &[0; 10], &[family as u8, 0, 0, 0], &7u32.to_ne_bytes()];
+            gone(&head.concat())
+        };
+        assert_eq!(told(libc::RTM_DELLINK, libc::AF_UNSPEC), Some(7));
+        assert_eq!(told(libc::RTM_DELLINK, libc::AF_BRIDGE), None);
+        assert_eq!(told(libc::RTM_NEWLINK, libc::AF_UNSPEC), None);
+        assert_eq!(gone(&[]), None);
+    }
 }
