@@ -229,20 +229,26 @@ fn a_host_whose_disk_was_set_back_to_before_it_drained_gives_nothing_away_that_i
     network.assert_sound();
 }
 
+/// An address is used by one host, and then by another: what the disk of the first says while it uses it.
+fn used_and_given_away(network: &mut Network, first: u64, then: u64, cidr: &str) -> Saved {
+    let held = network.claim(first, "old", cidr);
+    assert!(matches!(network.answer(held), Some(Ok(_))));
+    let copy = network.hosts[&peer(first)].saved.clone();
+    network.host(first).free("old", None).unwrap();
+    network.act(peer(first));
+    network.promised.clear();
+    let taken = network.claim(then, "web", cidr);
+    assert!(matches!(network.answer(taken), Some(Ok(_))));
+    copy
+}
+
 /// The fourth owns one address, which was the second one's, and was in use there by its old disk.
 #[test]
 fn a_host_whose_disk_was_set_back_waits_for_whoever_owns_nothing_but_what_is_in_use_by_the_old_disk() {
     let founders = (1..=3).map(|n| settings(n, Init::Consensus, 3));
     let mut network = Network::new(founders.chain([settings(4, Init::Observer, 3)]).collect());
     network.connect();
-    let held = network.claim(2, "old", "10.32.0.150/24");
-    assert!(matches!(network.answer(held), Some(Ok(_))));
-    let copy = network.hosts[&peer(2)].saved.clone();
-    network.host(2).free("old", None).unwrap();
-    network.act(peer(2));
-    network.promised.clear();
-    let taken = network.claim(4, "web", "10.32.0.150/24");
-    assert!(matches!(network.answer(taken), Some(Ok(_))));
+    let copy = used_and_given_away(&mut network, 2, 4, "10.32.0.150/24");
     network.stop(4);
     network.hosts.get_mut(&peer(2)).unwrap().saved = copy;
     network.restart(peer(2));
@@ -286,19 +292,25 @@ fn a_host_that_was_taken_for_dead_and_whose_disk_is_no_old_one_goes_on_with_what
     network.assert_sound();
 }
 
-/// Two stand by one piece, and the second yielded it to the first, which then lost its store: what it owns rests until the second shows
-/// that all of it is the first one's, and the second waits to be given what it uses of it.
-#[test]
-fn whoever_lost_its_store_gives_an_address_that_rests_to_the_host_that_uses_it_and_yielded_the_rest() {
+/// Two stand by one piece, and the second yielded it to the first, which then lost its store and hears first of all that the piece is its
+/// own.
+fn yielded_to_one_that_lost_its_store() -> Network {
     let mut network = leaving::taken_over_twice_among(4, &["10.32.0.150/24"], &["10.32.0.150/24"]);
     assert!(!network.host(2).contested().is_empty());
     network.promised.remove(&(peer(1), "10.32.0.150/24".to_owned()));
     network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
     network.restart(peer(1));
     network.host(1).prove_memory(|_| true);
-    // It hears first of all that the piece is its own.
     network.cut(1, 2);
     network.connect();
+    network
+}
+
+/// Two stand by one piece, and the second yielded it to the first, which then lost its store: what it owns rests until the second shows
+/// that all of it is the first one's, and the second waits to be given what it uses of it.
+#[test]
+fn whoever_lost_its_store_gives_an_address_that_rests_to_the_host_that_uses_it_and_yielded_the_rest() {
+    let mut network = yielded_to_one_that_lost_its_store();
     assert!(network.host(1).quarantined().iter().any(|range| range.contains(address("10.32.0.150"))));
     network.cut.clear();
     network.host(1).set_unconfirmed(Some(BTreeSet::new()));
@@ -316,13 +328,7 @@ fn whoever_lost_its_store_gives_an_address_that_rests_to_the_host_that_uses_it_a
 /// The second waits for an address that rests at the first, which lost its store, does not know of it, and leaves.
 #[test]
 fn whoever_leaves_gives_an_address_that_rests_to_the_host_that_uses_it() {
-    let mut network = leaving::taken_over_twice_among(4, &["10.32.0.150/24"], &["10.32.0.150/24"]);
-    network.promised.remove(&(peer(1), "10.32.0.150/24".to_owned()));
-    network.hosts.get_mut(&peer(1)).unwrap().saved = Saved::default();
-    network.restart(peer(1));
-    network.host(1).prove_memory(|_| true);
-    network.cut(1, 2);
-    network.connect();
+    let mut network = yielded_to_one_that_lost_its_store();
     let now = network.now;
     network.host(1).drain(now).unwrap();
     network.act(peer(1));
@@ -341,14 +347,7 @@ fn whoever_leaves_gives_an_address_that_rests_to_the_host_that_uses_it() {
 /// Of two hosts that use an address the first yielded it: it was given away after what is on its disk, which was set back.
 fn yielded_after_a_set_back() -> Network {
     let mut network = Network::of(3);
-    let held = network.claim(1, "old", "10.32.0.7/24");
-    assert!(matches!(network.answer(held), Some(Ok(_))));
-    let copy = network.hosts[&peer(1)].saved.clone();
-    network.host(1).free("old", None).unwrap();
-    network.act(peer(1));
-    network.promised.clear();
-    let taken = network.claim(2, "web", "10.32.0.7/24");
-    assert!(matches!(network.answer(taken), Some(Ok(_))));
+    let copy = used_and_given_away(&mut network, 1, 2, "10.32.0.7/24");
     network.hosts.get_mut(&peer(1)).unwrap().saved = copy;
     network.restart(peer(1));
     network.connect();
