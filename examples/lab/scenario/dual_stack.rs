@@ -247,6 +247,13 @@ async fn lost(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
         Ok(lab.ran(0, &["status", "--check"]).await?.says(NOT_CONVERGED, &says))
     });
     checks.timed("packets of IPv6 that die on the way are named", named.await?);
+    let explained = lab.ran(0, &["explain", &v6::address(lab, 1).to_string()]).await?;
+    checks.add("explain tells of them", explained.says(0, &["packets of IPv6 of containers"]));
+    let doctor = lab.ran_in_place(0, &["doctor"]).await?;
+    checks.add("doctor does", doctor.says(doctor.code, &["packets of IPv6"]));
+    let log = std::fs::read_to_string(lab.hosts[0].log())?;
+    let is_logged = log.lines().any(|line| line.contains("packets are lost") && line.contains("of IPv6"));
+    checks.add("and the log", holds(is_logged, || "it says nothing".to_owned()));
     net::feed(Command::new("nft").args(["-f", "-"]), "delete table ip6 lost\n").await?;
     let flow = format!("packets flow to and from {0} of {0} hosts", lab.hosts.len() - 1);
     let well =
