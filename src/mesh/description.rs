@@ -1,6 +1,6 @@
 //! What a peer says of itself and of its connections, in the bytes of the channel `topology`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use thiserror::Error;
 
@@ -77,8 +77,10 @@ impl Known {
 /// A connection, as the peer at one end describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Of the other end.
+    /// Of the other end, as it was told.
     pub address: String,
+    /// The same, if it is one.
+    pub at: Option<SocketAddr>,
     /// The peer that describes it dialled.
     pub outbound: bool,
     /// Packets can be carried.
@@ -157,14 +159,16 @@ impl Peer {
 }
 
 impl Link {
+    /// To an address.
+    pub fn new(address: String, outbound: bool, established: bool) -> Link {
+        let at = address.parse().ok();
+        Link { address, at, outbound, established }
+    }
+
     fn decode(link: &Value) -> Result<Link, TopologyError> {
         let address = link.str_at("RemoteTCPAddr")?;
         let address = if address.len() > ADDRESS_LEN_MAX { "" } else { address };
-        Ok(Link {
-            address: text::printable(address),
-            outbound: link.bool_at("Outbound")?,
-            established: link.bool_at("Established")?,
-        })
+        Ok(Link::new(text::printable(address), link.bool_at("Outbound")?, link.bool_at("Established")?))
     }
 }
 

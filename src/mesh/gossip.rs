@@ -70,18 +70,26 @@ const ECHO_FOR: Duration = Duration::from_secs(2);
 /// Broadcasts that came just now. While peers see the mesh differently each of them may pass one on to the same third, and
 /// without this their number would double at every step.
 #[derive(Clone, Debug, Default)]
-pub struct Echoes(BTreeMap<PeerName, VecDeque<(Timestamp, [u8; 32])>>);
+pub struct Echoes {
+    heard: BTreeMap<PeerName, VecDeque<(Timestamp, [u8; 32])>>,
+    /// Those of whom nothing came any more were forgotten then.
+    swept: Timestamp,
+}
 
 impl Echoes {
     /// Whether this broadcast of a peer came just now. It must be one of the peers that are known, of which there is an end.
     pub fn is_echo(&mut self, now: Timestamp, from: PeerName, data: &[u8]) -> bool {
         let over = |(then, _): &(Timestamp, [u8; 32])| now.since(*then) > ECHO_FOR;
         let digest: [u8; 32] = Sha256::digest(data).into();
-        if self.0.get(&from).is_some_and(|heard| heard.iter().any(|one| !over(one) && one.1 == digest)) {
+        if self.heard.get(&from).is_some_and(|heard| heard.iter().any(|one| !over(one) && one.1 == digest)) {
             return true;
         }
-        self.0.retain(|_, heard| heard.back().is_some_and(|last| !over(last)));
-        let heard = self.0.entry(from).or_default();
+        // Not each time: that would cost each broadcast as much as there are peers.
+        if now.since(self.swept) > ECHO_FOR {
+            self.heard.retain(|_, heard| heard.back().is_some_and(|last| !over(last)));
+            self.swept = now;
+        }
+        let heard = self.heard.entry(from).or_default();
         heard.drain(..heard.len().saturating_sub(ECHOES_MAX - 1));
         heard.push_back((now, digest));
         false
@@ -172,7 +180,7 @@ mod tests {
         assert!(!echoes.is_echo(at(5), PeerName::from_u64(2), b"x"));
         assert!(!echoes.is_echo(at(5000), peer, b"x"));
         (0..1000u32).for_each(|number| assert!(!echoes.is_echo(at(5000), peer, &number.to_be_bytes())));
-        assert_eq!((echoes.0.len(), echoes.0[&peer].len()), (1, ECHOES_MAX));
+        assert_eq!((echoes.heard.len(), echoes.heard[&peer].len()), (1, ECHOES_MAX));
     }
 
     #[test]

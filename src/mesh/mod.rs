@@ -38,8 +38,9 @@ mod relay;
 mod unsent;
 
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -243,9 +244,8 @@ impl Mesh {
     }
 
     /// The peers there is a way to, without ourselves.
-    pub fn reachable(&self) -> BTreeSet<PeerName> {
-        let ways = self.routes.unicast_all().iter();
-        ways.filter(|(_, hop)| hop.is_some()).map(|(name, _)| *name).collect()
+    pub fn reachable(&self) -> &BTreeSet<PeerName> {
+        self.routes.reachable()
     }
 
     /// All known peers, without ourselves.
@@ -306,10 +306,9 @@ impl Mesh {
 
     /// The hosts of all peers that can be reached, also of those that only others are connected to.
     pub fn hosts(&self) -> BTreeSet<IpAddr> {
-        let there = self.reachable();
         let links = self.topology.peers().values().flat_map(|peer| &peer.links);
-        let of_these = links.filter(|(name, _)| there.contains(*name));
-        of_these.filter_map(|(_, link)| Some(link.address.parse::<SocketAddr>().ok()?.ip())).collect()
+        let of_these = links.filter(|(name, _)| self.reachable().contains(*name));
+        of_these.filter_map(|(_, link)| Some(link.at?.ip())).collect()
     }
 
     /// Connections of all peers, ours too: from whom, to whom, and at which address.
@@ -317,14 +316,15 @@ impl Mesh {
         let peers = self.topology.peers().iter();
         let links =
             peers.flat_map(|(from, peer)| peer.links.iter().map(move |(to, link)| (*from, *to, link)));
-        links.filter_map(|(from, to, link)| Some((from, to, link.address.parse::<SocketAddr>().ok()?.ip())))
+        links.filter_map(|(from, to, link)| Some((from, to, link.at?.ip())))
     }
 
     /// Configured targets of whom nothing is heard: neither by a connection nor through others. `named` says for which hosts a
     /// name stands, as far as it was resolved.
     pub fn unheard(&self, named: impl Fn(&str) -> Option<Hosts>) -> Unheard {
-        let (there, hosts) = (self.reachable(), self.hosts());
-        let heard = |peer, host| there.contains(&peer) || hosts.contains(&host);
+        // Mostly all are connected, and nobody asks.
+        let hosts = LazyCell::new(|| self.hosts());
+        let heard = |peer, host| self.reachable().contains(&peer) || hosts.contains(&host);
         self.dialler.unheard(&self.live, heard, named)
     }
 
@@ -445,7 +445,7 @@ impl Mesh {
     /// dialled others only the host is known. Texts that are no addresses are never resolved: they come from strangers.
     fn discover(&mut self, now: Timestamp) {
         let far: BTreeSet<PeerName> =
-            self.reachable().into_iter().filter(|name| !self.neighbours.contains_key(name)).collect();
+            self.reachable().iter().filter(|name| !self.neighbours.contains_key(name)).copied().collect();
         let mut hosts = BTreeMap::new();
         let mut addresses = BTreeSet::new();
         let wanted = self.settings.discovery && !self.live.is_enough();
@@ -455,7 +455,7 @@ impl Mesh {
             if !wanted && hosts.contains_key(name) {
                 continue;
             }
-            let Ok(mut address) = link.address.parse::<SocketAddr>() else { continue };
+            let Some(mut address) = link.at else { continue };
             hosts.insert(*name, address.ip());
             if !link.outbound {
                 address.set_port(self.settings.port);

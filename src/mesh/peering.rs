@@ -14,7 +14,7 @@ use super::{
     features::Features,
     frame::Version,
     handshake::{Handshake, Introduced, Secret},
-    message,
+    message, routes,
     sleeve::{self, Sleeve, Terms},
 };
 use crate::{peer::PeerName, time::Timestamp};
@@ -153,7 +153,7 @@ impl Mesh {
                 Again::Later,
             );
         }
-        self.add(now, conn, &theirs, Link { address: remote.to_string(), outbound, established });
+        self.add(now, conn, &theirs, Link::new(remote.to_string(), outbound, established));
         if news || rival.is_some() {
             self.gossip_topology(Recipients::One(conn));
             self.outputs.push_back(Output::SendState(Recipients::One(conn)));
@@ -218,7 +218,12 @@ impl Mesh {
     fn is_news(&self, theirs: &Features) -> bool {
         let known = self.topology.peers().get(&theirs.name);
         let restarted = known.is_none_or(|known| known.uid != theirs.uid);
-        restarted || !self.routes.unicast().contains_key(&theirs.name)
+        restarted || !self.is_established_to(theirs.name)
+    }
+
+    /// Whether there is a way to a peer over connections that both ends call established.
+    pub(super) fn is_established_to(&self, peer: PeerName) -> bool {
+        routes::reach(self.topology.peers(), self.settings.name, Some(peer), true).found
     }
 
     /// Whether a neighbour is of our own kind.

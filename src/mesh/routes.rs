@@ -1,5 +1,8 @@
 //! Which neighbour a message for a peer goes to. Every peer computes its routes from the same topology, and the
 //! result is determined by it, so that messages do not run in circles.
+//!
+//! They are found anew each time the topology changes, which in a cluster of many it does often: so a search looks at those that it
+//! has not seen yet, who soon are few, rather than at all connections, who are as many as the square of the peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,18 +25,16 @@ pub struct Reach {
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     all: Hops,
-    strict: Hops,
+    reachable: BTreeSet<PeerName>,
     broadcasts: BTreeMap<PeerName, Vec<PeerName>>,
 }
 
 impl Routes {
     /// The routes of `own`.
     pub fn new(peers: &BTreeMap<PeerName, Peer>, own: PeerName) -> Routes {
-        Routes {
-            all: reach(peers, own, None, false).hops,
-            strict: reach(peers, own, None, true).hops,
-            broadcasts: BTreeMap::new(),
-        }
+        let all = reach(peers, own, None, false).hops;
+        let reachable = all.iter().filter(|(_, hop)| hop.is_some()).map(|(name, _)| *name).collect();
+        Routes { all, reachable, broadcasts: BTreeMap::new() }
     }
 
     /// Over all connections that anybody mentions. Gossip goes by these.
@@ -41,9 +42,9 @@ impl Routes {
         &self.all
     }
 
-    /// Only over connections that both ends call established.
-    pub fn unicast(&self) -> &Hops {
-        &self.strict
+    /// The others there is a way to.
+    pub fn reachable(&self) -> &BTreeSet<PeerName> {
+        &self.reachable
     }
 
     /// Whom to pass a broadcast of `source` on to. Of a source that is not known nothing is remembered: there is no end of those.
@@ -68,10 +69,9 @@ pub fn broadcast(
     strict: bool,
 ) -> Vec<PeerName> {
     let Some(ourselves) = peers.get(&own).filter(|_| peers.contains_key(&source)) else { return Vec::new() };
-    let reach = reach(peers, source, Some(own), strict);
-    let neighbours = ourselves.links.keys().copied();
-    let further = neighbours.filter(|name| !reach.hops.contains_key(name));
-    further.filter(|name| reach.found && (!strict || both_established(peers, own, *name))).collect()
+    let Search { found, unseen, .. } = search(peers, source, Some(own), strict);
+    let further = unseen.into_iter().filter(|name| found && ourselves.links.contains_key(name));
+    further.filter(|name| !strict || both_established(peers, own, *name)).collect()
 }
 
 /// Goes outwards from `start` level by level, each level in the order of names, until `stop` is its turn.
@@ -81,33 +81,49 @@ pub fn reach(
     stop: Option<PeerName>,
     strict: bool,
 ) -> Reach {
-    let mut hops = Hops::from([(start, None)]);
-    let mut level = BTreeSet::from([start]);
+    let Search { found, seen, .. } = search(peers, start, stop, strict);
+    Reach { found, hops: seen.into_iter().collect() }
+}
+
+/// How far a search came, and to whom it did not.
+struct Search {
+    found: bool,
+    seen: Vec<(PeerName, Option<PeerName>)>,
+    /// In the order of names.
+    unseen: Vec<PeerName>,
+}
+
+fn search(peers: &BTreeMap<PeerName, Peer>, start: PeerName, stop: Option<PeerName>, strict: bool) -> Search {
+    let mut seen = vec![(start, None)];
+    let mut unseen: Vec<PeerName> = peers.keys().copied().filter(|name| *name != start).collect();
+    let mut level = seen.clone();
     while !level.is_empty() {
-        let mut next = BTreeSet::new();
-        for current in level {
+        let mut next = Vec::new();
+        for (current, hop) in level {
             // Once everybody is seen, going on changes nothing.
-            if hops.len() == peers.len() {
-                return Reach { found: stop.is_some_and(|stop| hops.contains_key(&stop)), hops };
+            if unseen.is_empty() || Some(current) == stop {
+                return Search { found: stop.is_some_and(|stop| peers.contains_key(&stop)), seen, unseen };
             }
-            if Some(current) == stop {
-                return Reach { found: true, hops };
-            }
-            let hop = hops.get(&current).copied().flatten();
-            for &neighbour in peers.get(&current).into_iter().flat_map(|peer| peer.links.keys()) {
-                // Most were seen before, which is quickly told.
-                let usable = !hops.contains_key(&neighbour)
-                    && peers.contains_key(&neighbour)
-                    && (!strict || both_established(peers, current, neighbour));
-                if usable {
-                    hops.insert(neighbour, hop.or(Some(neighbour)));
-                    next.insert(neighbour);
-                }
-            }
+            let mut found = neighbours_among(&unseen, peers.get(&current));
+            found.retain(|neighbour| !strict || both_established(peers, current, *neighbour));
+            unseen.retain(|name| found.binary_search(name).is_err());
+            let found = found.into_iter().map(|neighbour| (neighbour, hop.or(Some(neighbour))));
+            next.extend(found.clone());
+            seen.extend(found);
         }
+        next.sort_unstable();
         level = next;
     }
-    Reach { found: false, hops }
+    Search { found: false, seen, unseen }
+}
+
+/// Those of these peers that this one is connected to, in the order of names.
+fn neighbours_among(names: &[PeerName], peer: Option<&Peer>) -> Vec<PeerName> {
+    let Some(Peer { links, .. }) = peer else { return Vec::new() };
+    match names.len() < links.len() {
+        true => names.iter().filter(|name| links.contains_key(name)).copied().collect(),
+        false => links.keys().filter(|name| names.binary_search(name).is_ok()).copied().collect(),
+    }
 }
 
 fn both_established(peers: &BTreeMap<PeerName, Peer>, a: PeerName, b: PeerName) -> bool {
@@ -140,11 +156,11 @@ mod tests {
         let mut peers: BTreeMap<_, _> = description::decode(payload).unwrap().into_iter().collect();
         let mut ourselves = Peer::default();
         for link in inputs["self_connections"].as_array().unwrap() {
-            let link_to = Link {
-                address: link["RemoteTCPAddr"].as_str().unwrap().to_owned(),
-                outbound: link["Outbound"].as_bool().unwrap(),
-                established: link["Established"].as_bool().unwrap(),
-            };
+            let link_to = Link::new(
+                link["RemoteTCPAddr"].as_str().unwrap().to_owned(),
+                link["Outbound"].as_bool().unwrap(),
+                link["Established"].as_bool().unwrap(),
+            );
             ourselves.links.insert(name(&link["Name"]), link_to);
         }
         let own = name(&inputs["self"]);
@@ -169,7 +185,8 @@ mod tests {
             let expect = &vector["expect"];
             let routes = Routes::new(&peers, own);
             assert_eq!(routes.unicast_all(), &hops(&expect["unicast_all"]), "{}", vector["name"]);
-            assert_eq!(routes.unicast(), &hops(&expect["unicast"]), "{}", vector["name"]);
+            let strict = reach(&peers, own, None, true).hops;
+            assert_eq!(strict, hops(&expect["unicast"]), "{}", vector["name"]);
             for (key, strict) in [("broadcast_all", false), ("broadcast", true)] {
                 for (source, wanted) in expect[key].as_object().unwrap() {
                     let wanted: BTreeSet<_> = wanted.as_array().unwrap().iter().map(name).collect();

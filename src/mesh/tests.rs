@@ -1,6 +1,6 @@
 //! Whole peers, joined by wires in memory, under a clock that the tests move.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -308,11 +308,11 @@ mod tests {
     /// A peer as the vectors write it.
     fn peer(json: &Json) -> Peer {
         let links = json["Connections"].as_array().into_iter().flatten().map(|link| {
-            let described = Link {
-                address: link["RemoteTCPAddr"].as_str().unwrap().to_owned(),
-                outbound: link["Outbound"].as_bool().unwrap(),
-                established: link["Established"].as_bool().unwrap(),
-            };
+            let described = Link::new(
+                link["RemoteTCPAddr"].as_str().unwrap().to_owned(),
+                link["Outbound"].as_bool().unwrap(),
+                link["Established"].as_bool().unwrap(),
+            );
             (name(&link["Name"]), described)
         });
         Peer {
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn what_we_describe_we_understand() {
-        let link = Link { address: "10.0.0.2:6783".to_owned(), outbound: true, established: true };
+        let link = Link::new("10.0.0.2:6783".to_owned(), true, true);
         let mut topology = knowing([(PeerName::from_u64(2), Peer { version: 3, ..Peer::default() })]);
         topology.link(PeerName::from_u64(2), link);
         let described: BTreeMap<_, _> =
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn what_was_written_once_is_written_anew_when_it_has_changed() {
-        let link = || Link { address: "10.0.0.2:6783".to_owned(), outbound: true, established: true };
+        let link = || Link::new("10.0.0.2:6783".to_owned(), true, true);
         let other = PeerName::from_u64(2);
         let mut topology = knowing([(other, Peer { version: 3, ..Peer::default() })]);
         for version in 4..7 {
@@ -520,7 +520,7 @@ mod tests {
 
     #[test]
     fn who_is_only_mentioned_is_known_until_nobody_mentions_it() {
-        let link = || Link { address: String::new(), outbound: false, established: false };
+        let link = || Link::new(String::new(), false, false);
         let (near, far) = (PeerName::from_u64(2), PeerName::from_u64(3));
         let mut topology = knowing([]);
         topology.link(near, link());
@@ -535,7 +535,7 @@ mod tests {
     #[test]
     fn a_way_to_a_neighbour_leads_over_connections_that_both_ends_describe() {
         let to = |names: &[u64]| {
-            let link = Link { address: String::new(), outbound: true, established: true };
+            let link = Link::new(String::new(), true, true);
             let links = names.iter().map(|name| (PeerName::from_u64(*name), link.clone()));
             Peer { version: 1, links: links.collect(), ..Peer::default() }
         };
@@ -568,7 +568,7 @@ mod tests {
     #[test]
     fn the_number_of_peers_and_their_links_is_bounded() {
         let mut topology = knowing([]);
-        let link = || Link { address: "x".repeat(400), outbound: true, established: true };
+        let link = || Link::new("x".repeat(400), true, true);
         let links = (1..5000).map(|number| (PeerName::from_u64(number), link())).collect();
         let crowded = Peer { nickname: "\u{e9}".repeat(400), links, ..Peer::default() };
         let described = decode(&knowing([(PeerName::from_u64(9), crowded)]).encode([PeerName::from_u64(9)]));
@@ -583,7 +583,7 @@ mod tests {
 
     #[test]
     fn all_that_is_known_fits_into_one_message_whatever_was_said() {
-        let link = || Link { address: "x".repeat(ADDRESS_LEN_MAX), outbound: true, established: true };
+        let link = || Link::new("x".repeat(ADDRESS_LEN_MAX), true, true);
         let mut topology = knowing([]);
         for name in 1..=PEERS_MAX as u64 {
             let links =

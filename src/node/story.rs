@@ -59,7 +59,7 @@ impl Story {
     }
 
     fn of_peers(&mut self, known: Overview<'_>) -> [Vec<Event>; 2] {
-        let reached = known.peers.mesh.reachable();
+        let reached = known.peers.mesh.reachable().clone();
         let before = std::mem::replace(&mut self.reached, reached);
         let connected =
             self.reached.difference(&before).map(|peer| Event::PeerConnected(known.peers.named(*peer)));

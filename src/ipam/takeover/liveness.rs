@@ -34,9 +34,12 @@ impl Liveness {
         for &peer in all.filter(|peer| **peer != me && !view.reachable.contains(peer)) {
             self.unheard.entry(peer).or_insert(now);
         }
-        self.heard.retain(|peer, _| view.reachable.contains(peer));
-        for &peer in view.reachable {
-            self.heard.entry(peer).or_insert(now);
+        // Mostly they are the same as before.
+        if !self.heard.keys().eq(view.reachable) {
+            self.heard.retain(|peer, _| view.reachable.contains(peer));
+            for &peer in view.reachable {
+                self.heard.entry(peer).or_insert(now);
+            }
         }
         let unheard = &self.unheard;
         self.gone.retain(|peer| unheard.contains_key(peer));

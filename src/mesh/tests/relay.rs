@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_middle_peer_passes_messages_on() {
     let mut world = line();
-    assert_eq!(world.peers[0].reachable(), BTreeSet::from([name(1), name(2)]));
+    assert_eq!(world.peers[0].reachable(), &BTreeSet::from([name(1), name(2)]));
     world.peers[0].unicast(name(2), APPLICATION, b"to you").unwrap();
     world.peers[0].broadcast(name(0), APPLICATION, b"to all");
     world.peers[0].broadcast(name(0), "nameserver", b"of others");

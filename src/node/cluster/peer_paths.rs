@@ -84,7 +84,7 @@ impl PeerPaths {
         let Some(exchange) = &mut self.exchange else { return false };
         let established = mesh.connections().filter(|view| view.established);
         let found = established.filter_map(|view| Some((view.peer?, inet(view.remote.ip())?)));
-        let is_found = exchange.see(now, &mesh.reachable(), found);
+        let is_found = exchange.see(now, mesh.reachable(), found);
         let is_vouched = exchange.wants_vouchers() && {
             let links = mesh.links().filter_map(|(from, to, ip)| Some((from, to, inet(ip)?)));
             exchange.vouch(links)

@@ -120,8 +120,8 @@ impl Peers {
         self.unconfirmed.touch();
         self.ipam.set_kin(self.kin(facts));
         let reachable = self.mesh.reachable();
-        if self.ipam.reachable() != &reachable {
-            self.ipam.set_reachable(facts.now, reachable);
+        if self.ipam.reachable() != reachable {
+            self.ipam.set_reachable(facts.now, reachable.clone());
         }
         let is_found = self.paths.see(facts.now, &self.mesh);
         self.news.extend(is_found.then_some(News::Path));
@@ -174,7 +174,7 @@ impl Peers {
 
     /// What the ring and the mesh say now.
     pub fn around(&self, facts: &Facts) -> Around {
-        let (mut owners, reachable) = (self.ipam.ring().shares(), self.mesh.reachable());
+        let (mut owners, reachable) = (self.ipam.ring().shares(), self.mesh.reachable().clone());
         // Whoever claims what is ours matters to us as much as an owner does.
         for (_, peer) in self.ipam.contested() {
             owners.entry(peer).or_default();

@@ -125,7 +125,7 @@ impl Trials {
         self.stage = Stage::Trying(Box::new(Trying {
             former: facts.config.clone(),
             until: facts.now + patience,
-            peers: peers.mesh.reachable(),
+            peers: peers.mesh.reachable().clone(),
             lost: BTreeMap::new(),
             asked: order.done,
         }));

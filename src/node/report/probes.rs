@@ -181,12 +181,8 @@ impl Overview<'_> {
     /// Hosts that make other IPv6 addresses of containers' addresses than this one, as far as they have a canary.
     pub(super) fn other_prefixes(&self) -> impl Iterator<Item = Note> {
         let ours = self.facts.config.network.ipv6;
-        let told = self
-            .peers
-            .mesh
-            .reachable()
-            .into_iter()
-            .filter_map(|peer| Some((peer, self.peers.canary_of(peer)?)));
+        let told =
+            self.peers.mesh.reachable().iter().filter_map(|&peer| Some((peer, self.peers.canary_of(peer)?)));
         let other = told.filter(move |(_, canary)| canary.ipv6 != ours);
         let word =
             |prefix: Option<Prefix>| prefix.map_or_else(|| "none".to_owned(), |prefix| prefix.to_string());

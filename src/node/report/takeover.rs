@@ -132,7 +132,7 @@ impl Overview<'_> {
     pub(super) fn is_resigning(&self) -> bool {
         self.facts.leave != Leave::No
             && self.peers.dead.agrees()
-            && self.peers.dead.takeover.is_resigning(&self.peers.mesh.reachable())
+            && self.peers.dead.takeover.is_resigning(self.peers.mesh.reachable())
     }
 }
 
