@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream},
     os::fd::AsRawFd,
     path::Path,
     process::{Output, Stdio},
@@ -105,12 +105,19 @@ pub async fn advertise_a_router(netns: &Path) -> anyhow::Result<()> {
 pub async fn tcp_echo(from: &Path, to: &Path, address: Ipv4Addr) -> anyhow::Result<()> {
     let listener = inside(to, move || Ok(TcpListener::bind((address, 0))?)).await?;
     let port = listener.local_addr()?.port();
-    echo(from, listener, (address, port)).await
+    echo(from, listener, (address, port).into()).await
 }
 
 /// The same to this port of it, by an address and a port of another that lead there.
-pub async fn tcp_echo_by(from: &Path, to: &Path, port: u16, by: (Ipv4Addr, u16)) -> anyhow::Result<()> {
-    let listener = inside(to, move || Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?)).await?;
+pub async fn tcp_echo_by(
+    from: &Path,
+    to: &Path,
+    port: u16,
+    by: (impl Into<IpAddr>, u16),
+) -> anyhow::Result<()> {
+    let by = SocketAddr::new(by.0.into(), by.1);
+    let any = if by.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let listener = inside(to, move || Ok(TcpListener::bind((any, port))?)).await?;
     echo(from, listener, by).await
 }
 
@@ -129,7 +136,7 @@ pub async fn tcp_source(from: &Path, to: &Path, address: Ipv4Addr) -> anyhow::Re
     }
 }
 
-async fn echo(from: &Path, listener: TcpListener, to: (Ipv4Addr, u16)) -> anyhow::Result<()> {
+async fn echo(from: &Path, listener: TcpListener, to: SocketAddr) -> anyhow::Result<()> {
     let server = spawn(move || {
         let (mut stream, _) = listener.accept()?;
         limit(&stream)?;
@@ -138,7 +145,7 @@ async fn echo(from: &Path, listener: TcpListener, to: (Ipv4Addr, u16)) -> anyhow
         Ok(stream.write_all(&received)?)
     });
     let client = inside(from, move || {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::from(to), TCP_TIMEOUT)?;
+        let mut stream = TcpStream::connect_timeout(&to, TCP_TIMEOUT)?;
         limit(&stream)?;
         let sent: Vec<u8> = (0..TCP_PAYLOAD_LEN).map(|n| (n % 251) as u8).collect();
         stream.write_all(&sent)?;

@@ -34,6 +34,12 @@ impl Prefix {
         Ipv6Net::new_assert(self.address(cidr.network().into()), LENGTH + cidr.prefix_len())
     }
 
+    /// The prefix of an IPv6 address, and the IPv4 address that it goes with.
+    pub fn split(address: Ipv6Addr) -> (Prefix, Address) {
+        let last = u128::from(address) as u32;
+        (Prefix(Ipv6Addr::from(u128::from(address) ^ u128::from(last))), Address(last))
+    }
+
     /// The IPv4 address that this one goes with; `None` if it has another prefix.
     pub fn address_of(self, address: Ipv6Addr) -> Option<Address> {
         let rest = u128::from(address) ^ u128::from(self.0);

@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
 };
 
@@ -147,14 +147,15 @@ fn remove(path: &Path) {
 
 /// Whether some program of this host listens there, which nobody would reach any more. What cannot be told is not.
 pub(super) fn is_in_use(port: &Port) -> bool {
-    let address = (port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port.host);
-    let bound = match port.protocol {
-        _ if port.host == 0 => return false,
-        Protocol::Tcp => TcpListener::bind(address).map(drop),
-        Protocol::Udp => UdpSocket::bind(address).map(drop),
-        Protocol::Sctp => return false,
+    let bind = |address: IpAddr| match port.protocol {
+        Protocol::Tcp => TcpListener::bind((address, port.host)).map(drop),
+        Protocol::Udp => UdpSocket::bind((address, port.host)).map(drop),
+        Protocol::Sctp => Ok(()),
     };
-    bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    let both = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let addresses = port.host_ip.map_or(both.to_vec(), |address| vec![address]);
+    let is_taken = |address| bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+    port.host != 0 && addresses.into_iter().any(is_taken)
 }
 
 /// What was deleted while no daemon was there.

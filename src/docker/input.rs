@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -256,7 +256,8 @@ struct Binding {
 /// Ports of a range from which one is chosen. Each is tried.
 const RANGE_LEN_MAX: u16 = 1024;
 
-/// The published ports. Docker says those of IPv6 beside those of IPv4 where a port is published at all addresses.
+/// The published ports. Docker says those of IPv6 beside those of IPv4 where a port is published at all addresses, which is one
+/// port here.
 fn ports(portmap: Option<&Value>) -> Result<Vec<PortRange>, Wrong> {
     let bindings: Vec<Binding> = match portmap {
         None | Some(Value::Null) => Vec::new(),
@@ -273,36 +274,23 @@ fn ports(portmap: Option<&Value>) -> Result<Vec<PortRange>, Wrong> {
         }
         let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == proto);
         let protocol = protocol.ok_or_else(|| refused(format!("protocol {proto} has no ports")))?;
-        if let Some(host_ip) = host_address(&host_ip)? {
-            let first = Port { protocol, host_ip: host_ip.bound, host: host_port, container: port };
-            ports.push(PortRange { first, last });
-        }
+        let host_ip = Port::host_ip_of(&host_ip)
+            .map_err(|_| refused(format!("`{}` is no address of this host", short(&host_ip, SAID_MAX))))?;
+        let first = Port { protocol, host_ip, host: host_port, container: port };
+        ports.push(PortRange { first, last });
     }
-    ports.dedup();
-    Ok(ports)
+    Ok(with_both_kinds_as_one(ports))
 }
 
-/// Where a port is published.
-struct HostAddress {
-    /// `None`: at all addresses.
-    bound: Option<std::net::Ipv4Addr>,
-}
-
-/// `None` where it is at all addresses of IPv6, of which the host has none for containers.
-fn host_address(text: &str) -> Result<Option<HostAddress>, Wrong> {
-    if text.is_empty() {
-        return Ok(Some(HostAddress { bound: None }));
-    }
-    match text.parse() {
-        Ok(IpAddr::V4(address)) => {
-            Ok(Some(HostAddress { bound: Some(address).filter(|address| !address.is_unspecified()) }))
-        }
-        Ok(IpAddr::V6(address)) if address.is_unspecified() => Ok(None),
-        Ok(IpAddr::V6(address)) => {
-            Err(refused(format!("a port at {address} is of IPv6, which weavers does not do")))
-        }
-        Err(_) => Err(refused(format!("`{}` is no address of this host", short(text, SAID_MAX)))),
-    }
+fn with_both_kinds_as_one(ports: Vec<PortRange>) -> Vec<PortRange> {
+    let at = |range: &PortRange, host_ip| PortRange { first: Port { host_ip, ..range.first }, ..*range };
+    let (v4, v6) = (Some(Ipv4Addr::UNSPECIFIED.into()), Some(Ipv6Addr::UNSPECIFIED.into()));
+    let has_both = |range: &PortRange| ports.contains(&at(range, v4)) && ports.contains(&at(range, v6));
+    let is_of_all = |range: &PortRange| [v4, v6].contains(&range.first.host_ip) && has_both(range);
+    let mut one: Vec<PortRange> =
+        ports.iter().map(|range| if is_of_all(range) { at(range, None) } else { *range }).collect();
+    one.dedup();
+    one
 }
 
 // ===== addresses =====
@@ -360,7 +348,7 @@ fn lend(body: AddressBody) -> Result<Call, Wrong> {
         };
     }
     let (pool, from) = of_pool_id(&body.pool_id)?;
-    if let Some(address) = address.filter(|address| !pool.contains(&std::net::Ipv4Addr::from(*address))) {
+    if let Some(address) = address.filter(|address| !pool.contains(&Ipv4Addr::from(*address))) {
         return Err(refused(format!("{address} is not in {pool}")));
     }
     Ok(Call::Lend { from: from.map(crate::node::protocol::request::Pool::Cidr), address })

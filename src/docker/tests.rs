@@ -253,7 +253,7 @@ fn a_container_gets_its_way_out_unless_its_network_is_internal() {
 }
 
 #[test]
-fn ports_are_those_of_ipv4() {
+fn a_port_at_all_addresses_of_both_kinds_is_one_port() {
     let body = |portmap: Value| {
         let options =
             json!({ "com.docker.network.portmap": portmap, "com.docker.network.endpoint.exposedports": [] });
@@ -268,12 +268,16 @@ fn ports_are_those_of_ipv4() {
     let list = json!([
         binding(6, "0.0.0.0", 8080),
         binding(6, "::", 8080),
+        binding(6, "::", 8081),
+        binding(6, "0.0.0.0", 8082),
         binding(17, "127.0.0.1", 0),
         binding(132, "", 9)
     ]);
     let Order::Publish { ports, .. } = order(path, &body(list)) else { panic!() };
     let expected = [
         port(Protocol::Tcp, None, 8080),
+        port(Protocol::Tcp, Some("::"), 8081),
+        port(Protocol::Tcp, Some("0.0.0.0"), 8082),
         port(Protocol::Udp, Some("127.0.0.1"), 0),
         port(Protocol::Sctp, None, 9),
     ];
@@ -290,7 +294,7 @@ fn ports_are_those_of_ipv4() {
     for (first, last) in [(1, 65_535), (0, 5)] {
         assert!(refusal(path, &range(first, last)).contains("at most"), "{first}-{last}");
     }
-    assert!(refusal(path, &body(json!([binding(6, "fd00::1", 1)]))).contains("IPv6"));
+    assert!(refusal(path, &body(json!([binding(6, "eth0", 1)]))).contains("no address of this host"));
     assert!(refusal(path, &body(json!([binding(1, "", 1)]))).contains("protocol 1"));
     assert!(matches!(call(path, &body(json!([{ "Proto": 6, "Port": 70_000 }]))), Err(Wrong::Garbled(_))));
 }

@@ -217,14 +217,8 @@ fn one_address(ips: &[IpAddr]) -> Result<Option<Address>, String> {
 fn ports(mappings: &[Mapping]) -> Result<Vec<Port>, String> {
     let mut ports = Vec::new();
     for Mapping { container_port, host_port, host_ip, protocol, range } in mappings {
-        let host_ip = match host_ip.parse() {
-            Ok(IpAddr::V4(address)) => Some(address).filter(|address| !address.is_unspecified()),
-            Ok(IpAddr::V6(address)) => {
-                return Err(format!("a port at {address} is of IPv6, which weavers does not do"));
-            }
-            Err(_) if host_ip.is_empty() => None,
-            Err(_) => return Err(format!("`{}` is no address of this host", short(host_ip, SAID_MAX))),
-        };
+        let host_ip = Port::host_ip_of(host_ip)
+            .map_err(|_| format!("`{}` is no address of this host", short(host_ip, SAID_MAX)))?;
         for word in protocol.split(',') {
             let known = |one: &Protocol| one.text() == word || (word.is_empty() && *one == Protocol::Tcp);
             let protocol = Protocol::ALL.into_iter().find(known);

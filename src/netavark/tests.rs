@@ -101,7 +101,7 @@ fn what_cannot_be_given_is_refused_by_name() {
         ("/container_id", json!("a/b"), "container id"),
         ("/network/options", json!({ "mtu": "wide" }), "mtu"),
         ("/port_mappings", mapping("icmp", "", 1, 1), "protocol `icmp`"),
-        ("/port_mappings", mapping("tcp", "fd00::1", 1, 1), "IPv6"),
+        ("/port_mappings", mapping("tcp", "eth0", 1, 1), "no address of this host"),
         ("/port_mappings", mapping("tcp", "", 65_535, 2), "more than there are"),
         ("/port_mappings", mapping("tcp", "", 1, 60_000), "more than 4096"),
     ] {

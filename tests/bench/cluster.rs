@@ -20,7 +20,7 @@ use self::chart::Panel;
 
 const SIZES: [usize; 6] = [3, 10, 30, 100, 200, 500];
 /// How long a settled cluster is left alone before it is measured, and measured.
-const REST: Duration = Duration::from_secs(20);
+const REST: Duration = Duration::from_secs(120);
 const MINUTES: u32 = 2;
 
 /// What one size took.

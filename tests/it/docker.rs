@@ -60,8 +60,13 @@ fn end(id: &str) -> Order {
 }
 
 fn publish(id: &str, ports: &[(u16, u16)]) -> Order {
-    let port = |&(host, container): &(u16, u16)| {
-        PortRange::from(Port { protocol: Protocol::Tcp, host_ip: None, host, container })
+    publish_at(id, &ports.iter().map(|&(host, container)| ("", host, container)).collect::<Vec<_>>())
+}
+
+fn publish_at(id: &str, ports: &[(&str, u16, u16)]) -> Order {
+    let port = |&(host_ip, host, container): &(&str, u16, u16)| {
+        let host_ip = Port::host_ip_of(host_ip).unwrap();
+        PortRange::from(Port { protocol: Protocol::Tcp, host_ip, host, container })
     };
     let ports = ports.iter().map(port).collect();
     Order::Publish { network: "net".to_owned(), id: id.to_owned(), ports, in_use: Vec::new() }
@@ -192,7 +197,7 @@ fn a_port_leads_to_one_container_and_goes_with_it() {
     tell(&mut host, publish("a", &[(8080, 80), (0, 443)])).unwrap();
     let ports = host.kernel.ports.clone().unwrap();
     let port = |host, container| Port { protocol: Protocol::Tcp, host_ip: None, host, container };
-    assert!(ports.contains(&Published { port: port(8080, 80), to: one }), "{ports:?}");
+    assert!(ports.contains(&Published { port: port(8080, 80), to: one, prefix: None }), "{ports:?}");
     assert!(ports.iter().any(|published| published.port.container == 443 && published.port.host >= 49_153));
     tell(&mut host, publish("a", &[(8080, 80), (0, 443)])).unwrap();
     assert_eq!(host.kernel.ports.clone().unwrap(), ports, "asked again it is the same");
@@ -205,6 +210,43 @@ fn a_port_leads_to_one_container_and_goes_with_it() {
     tell(&mut host, publish("b", &[(8080, 80)])).unwrap();
     let status = host.node.status();
     assert_eq!(status.attachments[0].ports, ["8080->80/tcp"]);
+}
+
+#[test]
+fn a_port_is_published_by_ipv6_as_long_as_its_container_has_an_address_of_it() {
+    let mut host = Host::new();
+    let address = lend(&mut host, "a");
+    tell(&mut host, endpoint("a", address)).unwrap();
+    let refusal = tell(&mut host, publish_at("a", &[("::", 8080, 80)])).unwrap_err();
+    let said = (refusal.kind, refusal.message.as_str());
+    assert_eq!(
+        said,
+        (
+            RefusalKind::Invalid,
+            "port [::]:8080/tcp cannot be published: containers have no addresses of IPv6"
+        )
+    );
+    let ports = [("", 8080, 80), ("::", 8081, 80), ("0.0.0.0", 8081, 81)];
+    let kinds = |host: &Host| -> Vec<(u16, u16, bool)> {
+        let ports = host.kernel.ports.iter().flatten();
+        ports.map(|one| (one.port.host, one.port.container, one.prefix.is_some())).collect()
+    };
+    host.reconfigure("[network]\nipv6 = 'fd00:1::/96'\n");
+    host.pass(2_000);
+    tell(&mut host, publish_at("a", &ports)).unwrap();
+    let of_both = [(8080, 80, false), (8080, 80, true), (8081, 80, true), (8081, 81, false)];
+    assert_eq!(kinds(&host), of_both);
+    let refusal = tell(&mut host, publish_at("a", &[("::1", 8082, 80)])).unwrap_err();
+    assert!(refusal.message.contains("nothing from ::1"), "{refusal:?}");
+    host.reconfigure("");
+    host.pass(2_000);
+    assert_eq!(kinds(&host), [(8080, 80, false), (8081, 81, false)]);
+    let attached = &host.node.status().attachments[0];
+    assert_eq!(
+        (attached.ports.len(), attached.missing.as_deref()),
+        (3, None),
+        "what leads nowhere is not missed"
+    );
 }
 
 #[test]

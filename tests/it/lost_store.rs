@@ -79,7 +79,7 @@ fn what_a_container_published_stays_published() {
     let mut life = Life::begin(BTreeMap::new());
     let [ours, of_nobody] = [IN_USE, "10.32.0.99"].map(|to| {
         let port = Port { protocol: Protocol::Tcp, host_ip: None, host: 8080, container: 80 };
-        Published { port, to: to.parse().unwrap() }
+        Published { port, to: to.parse().unwrap(), prefix: None }
     });
     life.tell(Input::HostSeen(Ok(Host { ports: Some([ours].into()), ..host_with_a_link() })));
     assert_eq!(life.publishes(), None, "it is as it should be");

@@ -3,14 +3,15 @@
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
 
 use weavers::{
+    addr::Prefix,
     kernel::{Kernel, watch::Changes},
-    state::{Far, HostAction, Link, Port, Ports, Protocol, Published, link_name},
+    state::{Far, HostAction, Link, Port, Ports, Protocol, Rules, link_name},
 };
 
 use crate::{
@@ -20,12 +21,15 @@ use crate::{
 
 const A: &str = "10.32.0.5";
 const B: &str = "10.32.0.6";
+const A6: &str = "fd00:1::a20:5";
+const B6: &str = "fd00:1::a20:6";
 
 stories![
     a_runtime_moves_the_other_end_and_has_it_to_itself,
     a_link_whose_other_end_is_gone_is_made_anew,
     ports_are_read_back_as_they_were_loaded,
     a_port_leads_to_its_container_from_everywhere,
+    a_port_leads_to_the_ipv6_address_of_its_container_from_everywhere,
 ];
 
 fn want_pair(world: &mut World, address: &str) -> HostAction {
@@ -104,18 +108,35 @@ async fn a_link_whose_other_end_is_gone_is_made_anew(mut world: World) {
     assert!(!sh("ip -br link").contains("wp"), "both ends go");
 }
 
-fn ports(list: &[(Option<&str>, u16, &str, u16)]) -> Ports {
-    let published = |&(host_ip, host, to, container): &(Option<&str>, u16, &str, u16)| {
+fn prefix() -> Option<Prefix> {
+    "fd00:1::/96".parse().ok()
+}
+
+type Mapping<'a> = (Option<&'a str>, u16, &'a str, u16);
+
+fn ports(list: &[Mapping]) -> Ports {
+    ports_of(list, None)
+}
+
+fn ports_of(list: &[Mapping], prefix: Option<Prefix>) -> Ports {
+    let published = |&(host_ip, host, to, container): &Mapping| {
         let host_ip = host_ip.map(|ip| ip.parse().unwrap());
-        Published { port: Port { protocol: Protocol::Tcp, host_ip, host, container }, to: at(to) }
+        Port { protocol: Protocol::Tcp, host_ip, host, container }.to(at(to), prefix)
     };
-    list.iter().map(published).collect()
+    list.iter().flat_map(published).collect()
 }
 
 async fn ports_are_read_back_as_they_were_loaded(mut world: World) {
     let many: Vec<_> = (0..300).map(|n| (None, 8000 + n, A, 80)).collect();
     let bound = [(Some("127.0.0.1"), 1, A, 80), (Some("10.0.1.11"), 1, B, 80), (None, 2, A, 80)];
-    for wanted in [ports(&[(None, 8080, A, 80)]), ports(&bound), ports(&many)] {
+    let both = [
+        (None, 1, A, 80),
+        (Some("fd00:7::c"), 2, A, 80),
+        (Some("127.0.0.1"), 2, B, 80),
+        (Some("::"), 3, B, 80),
+    ];
+    let all = [ports(&[(None, 8080, A, 80)]), ports_of(&both, prefix()), ports(&bound), ports(&many)];
+    for wanted in all {
         world.wanted.ports = Some(wanted.clone());
         world.apply(HostAction::SetPorts(wanted.clone())).await;
         assert_eq!(world.observe().await.ports.as_ref(), Some(&wanted));
@@ -139,12 +160,12 @@ async fn ports_are_read_back_as_they_were_loaded(mut world: World) {
 /// What a server in the container, which says whom it has heard, says to a client.
 fn ask(container: &Container, client: impl FnOnce(SocketAddr) -> String, to: &str) -> String {
     container.run(|| {
-        let listener = TcpListener::bind("0.0.0.0:80").unwrap();
+        let listener = TcpListener::bind("[::]:80").unwrap();
         thread::spawn(move || {
             let (mut stream, heard) = listener.accept().unwrap();
             // Before the client has heard all: the next server may have its place.
             drop(listener);
-            stream.write_all(heard.ip().to_string().as_bytes()).unwrap();
+            stream.write_all(heard.ip().to_canonical().to_string().as_bytes()).unwrap();
         });
     });
     client(to.parse().unwrap())
@@ -181,4 +202,50 @@ async fn a_port_leads_to_its_container_from_everywhere(mut world: World) {
     assert_eq!(refused, "Connection refused (os error 111)", "at one address it is at no other");
     assert!(ask(&a, dial, "127.0.0.1:8080").starts_with("10.0.1."));
     drop(b);
+}
+
+async fn a_port_leads_to_the_ipv6_address_of_its_container_from_everywhere(mut world: World) {
+    let router = Container::new();
+    uplink(&router);
+    sh("ip addr add fd00:7::c/64 dev eth0 nodad");
+    router.sh("ip addr add fd00:7::1/64 dev vh1 nodad");
+    world.load_rules(Rules { prefix: prefix(), ..rules() }).await;
+    world.apply(HostAction::AddGateway).await;
+    let (a, b) = (pair_of_both(&mut world, A).await, pair_of_both(&mut world, B).await);
+    world.apply(HostAction::SetPorts(ports_of(&[(None, 8080, A, 80)], prefix()))).await;
+
+    let (there, outside) = ("[fd00:7::c]:8080", |to| router.run(move || dial(to)));
+    assert_eq!(ask(&a, outside, there), "fd00:7::1", "from outside, and it sees who calls");
+    assert_eq!(ask(&a, outside, "10.0.1.12:8080"), "10.0.1.1", "and by IPv4");
+    assert_eq!(ask(&a, |to| b.run(move || dial(to)), there), B6, "from another container");
+    let own = ask(&a, |to| a.run(move || dial(to)), there);
+    assert!(own.parse::<Ipv6Addr>().is_ok() && own != A6, "from itself: {own}");
+    let host = ask(&a, dial, there);
+    assert!(host.parse::<Ipv6Addr>().is_ok(), "from the host: {host}");
+    let local = dial("[::1]:8080".parse().unwrap());
+    assert_eq!(local, "Connection refused (os error 111)", "at ::1 the kernel leads nobody into a container");
+
+    world.apply(HostAction::SetPorts(ports_of(&[(Some("::"), 8080, A, 80)], prefix()))).await;
+    assert_eq!(ask(&a, outside, there), "fd00:7::1");
+    let refused = router.run(|| dial("10.0.1.12:8080".parse().unwrap()));
+    assert_eq!(
+        refused, "Connection refused (os error 111)",
+        "of one kind it is not at addresses of the other"
+    );
+}
+
+async fn pair_of_both(world: &mut World, address: &str) -> Container {
+    world.sysctl("net.ipv6.conf.all.forwarding", "1").await;
+    let HostAction::MakePair { address: at, mtu, far, .. } = want_pair(world, address) else {
+        unreachable!()
+    };
+    world.apply(HostAction::MakePair { address: at, mtu, prefix: prefix(), far }).await;
+    let container = Container::new();
+    move_in(&container, address);
+    let address = prefix().unwrap().address(at);
+    let script = format!(
+        "ip addr add {address}/128 dev eth0 nodad; ip route add fe80::1 dev eth0; ip -6 route add default via fe80::1 dev eth0"
+    );
+    container.run(move || sh(&script));
+    container
 }

@@ -1,8 +1,12 @@
 //! IPv6 beside IPv4: across hosts, kept apart alike, set right alike; what a container says of routers and of itself changes nothing; and
 //! the prefix comes and goes while containers run.
 
-use std::{net::Ipv6Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
+use serde_json::json;
 use tokio::process::Command;
 use weavers::{
     addr::Address,
@@ -10,10 +14,17 @@ use weavers::{
 };
 
 use super::{
+    podman::call_as_netavark,
     stage::{Checks, NOT_CONVERGED, at_work, eventually, holds, report, same},
     v6::{self, PREFIX},
 };
-use crate::{fabric::addresses6, lab::Lab, net, pinger::end_without_loss, report::Report};
+use crate::{
+    fabric::addresses6,
+    lab::{Lab, Namespace},
+    net,
+    pinger::end_without_loss,
+    report::Report,
+};
 
 /// How long until what was adopted is done.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(10);
@@ -38,6 +49,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     lab.attach(0).await?;
     let mut checks = Checks::default();
     reached(lab, &mut checks).await?;
+    published(lab, &mut checks).await?;
     routes(lab, &mut checks).await?;
     neighbours(lab, &mut checks).await?;
     forged(lab, &mut checks).await?;
@@ -86,6 +98,45 @@ async fn reached(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
     checks.add("a free address answers", holds(refused.contains("nreachable"), || refused));
     let document = lab.ran(0, &["attach", &lab.containers[0].netns.to_string_lossy(), "--json"]).await?;
     checks.add("attach tells both addresses", document.says(0, &[&v6::address(lab, 0).to_string()]));
+    Ok(())
+}
+
+// ===== published ports =====
+
+/// A port of a host leads to a container by either kind, or by one, as whoever publishes it says.
+async fn published(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    let plugin = lab.binary().with_file_name("weavers-cni");
+    let namespace = lab.make_netns(0).await?;
+    let path = namespace.path.display().to_string();
+    let port = |host_ip: &str, to: u16| json!({ "container_port": to, "host_ip": host_ip, "host_port": 8000 + to, "protocol": "tcp", "range": 1 });
+    let container = json!({
+        "container_id": "c1", "container_name": "web", "network": { "name": "w", "id": "2f25", "driver": "weavers" },
+        "port_mappings": [port("", 80), port("::", 81), port("0.0.0.0", 82)],
+        "network_options": { "interface_name": "eth0" },
+    });
+    let setup = call_as_netavark(lab, &plugin, &["setup", &path], &container).await?;
+    checks.add("a container publishes ports", setup.says(0, &["fe80::1"]));
+    let index = lab.adopt(0, Namespace { name: namespace.name, path: namespace.path }).await?;
+    let (to, from) = (lab.containers[index].netns.clone(), lab.containers[2].netns.clone());
+    let v4 = IpAddr::from(lab.hosts[0].address);
+    let v6 = IpAddr::from(addresses6(lab.hosts[0].address)[1]);
+    let through = async |port: u16, by| net::tcp_echo_by(&from, &to, port, (by, 8000 + port)).await;
+    for (port, by) in [(80, v6), (80, v4), (81, v6), (82, v4)] {
+        let led = through(port, by).await.map_err(|error| format!("{error:#}"));
+        checks.add(format!("port {port} of it is reached at {by}"), led);
+    }
+    for (port, by) in [(81, v4), (82, v6)] {
+        let why = through(port, by).await.map_or_else(|error| format!("{error:#}"), |()| "it is".to_owned());
+        checks.add(format!("port {port} is not at {by}"), holds(why.contains("refused"), || why));
+    }
+    let status = lab.ran(0, &["status"]).await?;
+    let shown = ["8080->80/tcp", "[::]:8081->81/tcp", "0.0.0.0:8082->82/tcp"];
+    checks.add("status shows the ports", status.says(status.code, &shown));
+    let down = call_as_netavark(lab, &plugin, &["teardown", &path], &container).await?;
+    checks.add("and they go with it", down.says(0, &[]));
+    let left = lab.on_host(0, &["nft", "list", "tables"]).await?;
+    checks.add("whole", holds(!left.contains("weave-ports"), || left));
+    lab.containers.remove(index);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::symlink,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -133,12 +133,16 @@ impl Podman {
         engine::adopt(lab, host, name, pid.parse()?).await
     }
 
-    /// Calls our plugin as netavark does.
     async fn netavark(&self, lab: &Lab, args: &[&str], stdin: &Value) -> anyhow::Result<Ran> {
-        let mut command = lab.hosts[0].enter()?;
-        command.env("STDIN", stdin.to_string()).args(["sh", "-c", "printf %s \"$STDIN\" | \"$0\" \"$@\""]);
-        finish(command.arg(&self.plugin).args(args)).await
+        call_as_netavark(lab, &self.plugin, args, stdin).await
     }
+}
+
+/// Calls our plugin on h1 as netavark does.
+pub async fn call_as_netavark(lab: &Lab, plugin: &Path, args: &[&str], stdin: &Value) -> anyhow::Result<Ran> {
+    let mut command = lab.hosts[0].enter()?;
+    command.env("STDIN", stdin.to_string()).args(["sh", "-c", "printf %s \"$STDIN\" | \"$0\" \"$@\""]);
+    finish(command.arg(plugin).args(args)).await
 }
 
 /// What netavark calls, with a container of the lab's own.

@@ -6,6 +6,7 @@
 use super::{
     attach::elsewhere,
     local::{Context, Local},
+    ports::check_kinds,
 };
 use crate::{
     addr::{Address, Range},
@@ -84,7 +85,8 @@ impl Local {
             return Err(invalid(format!("address {address} is outside [ipam] range {range}")));
         }
         check_mtu(mtu)?;
-        let ports = ports.into_iter().map(PortRange::from).collect();
+        let ports: Vec<PortRange> = ports.into_iter().map(PortRange::from).collect();
+        check_kinds(cx.facts, &ports)?;
         let ports = self.chosen_ports(&key.ident(), ports, &[])?;
         let subnet = cx.facts.named_subnet(subnet)?;
         Ok(Attached {

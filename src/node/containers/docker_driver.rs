@@ -18,6 +18,7 @@ use ipnet::Ipv4Net;
 use super::{
     connect::check_mtu,
     local::{Context, Local},
+    ports::check_kinds,
 };
 use crate::{
     addr::{Address, MTU6_MIN},
@@ -197,6 +198,7 @@ impl Local {
         in_use: &[Port],
     ) -> Result<Waiter, Refusal> {
         let known = self.endpoint(&key.network, &key.id)?.clone();
+        check_kinds(cx.facts, &ports)?;
         let ports = self.chosen_ports(&known.ident, ports, in_use)?;
         let ident = known.ident.clone();
         if known.ports != ports {

@@ -1,13 +1,17 @@
 //! Ports of the host that are to lead into containers: each to one.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use rand::Rng;
 
 use super::local::Local;
 use crate::{
-    addr::Address,
+    addr::{Address, Prefix},
     node::{
+        facts::Facts,
         persist::memory::Attached,
         protocol::request::{Refusal, RefusalKind},
         reconcile::desired::local_setting,
@@ -21,29 +25,62 @@ const PORTS_MAX: usize = 4096;
 const CHOSEN: std::ops::RangeInclusive<u16> = 49_153..=65_535;
 
 impl Attached {
-    /// What it publishes.
-    pub(in crate::node) fn published(&self) -> impl Iterator<Item = Published> {
+    /// What it publishes, where this makes its address of IPv6.
+    pub(in crate::node) fn published(&self, prefix: Option<Prefix>) -> impl Iterator<Item = Published> {
         let to = self.link_address();
-        self.ports.iter().filter_map(move |&port| Some(Published { port, to: to? }))
+        self.ports.iter().flat_map(move |port| to.into_iter().flat_map(move |to| port.to(to, prefix)))
     }
 
     /// Why its ports do not lead to it yet.
-    pub(in crate::node) fn missing_ports(&self, host: Option<&Host>) -> Option<String> {
+    pub(in crate::node) fn missing_ports(
+        &self,
+        host: Option<&Host>,
+        prefix: Option<Prefix>,
+    ) -> Option<String> {
         let first = self.ports.first()?;
         let link = crate::state::link_name(self.link_address()?);
         let in_force = host.and_then(|host| host.ports.as_ref());
-        if !in_force.is_some_and(|ports| self.published().all(|published| ports.contains(&published))) {
+        let published: Vec<Published> = self.published(prefix).collect();
+        if !published.iter().all(|one| in_force.is_some_and(|ports| ports.contains(one))) {
             return Some(format!("its port {}", first.of_host()));
         }
         let local = host.and_then(|host| host.sysctls.get(&local_setting(&link)));
-        (local.map(String::as_str) != Some("1")).then(|| format!("its port {} at 127.0.0.1", first.of_host()))
+        let is_shut = published.iter().any(Published::is_at_127) && local.map(String::as_str) != Some("1");
+        is_shut.then(|| format!("its port {} at 127.0.0.1", first.of_host()))
     }
 }
 
-/// The ports of a host that lead to this address.
+/// The ports of a host that lead to this container. One at all addresses leads there for packets of both kinds, or of IPv6 alone.
 pub(super) fn ports_to(host: &Host, address: Address) -> Vec<Port> {
     let published = host.ports.iter().flatten().filter(|published| published.to == address);
-    published.map(|published| published.port).take(PORTS_MAX).collect()
+    let (v4, v6): (Vec<&Published>, Vec<&Published>) = published.partition(|one| one.prefix.is_none());
+    let of_both: BTreeSet<Port> = v4.iter().map(|one| one.port).collect();
+    let alone = v6.iter().map(|one| one.port).filter(|port| !of_both.contains(port));
+    let alone =
+        alone.map(|port| Port { host_ip: port.host_ip.or(Some(Ipv6Addr::UNSPECIFIED.into())), ..port });
+    of_both.iter().copied().chain(alone).take(PORTS_MAX).collect()
+}
+
+/// Refuses what leads nowhere: ports of IPv6 alone where containers have no address of it, and those at ::1, from where the kernel
+/// passes nothing on.
+pub(super) fn check_kinds(facts: &Facts, wanted: &[PortRange]) -> Result<(), Refusal> {
+    let (has_v6, v4) = (facts.config.network.ipv6.is_some(), Ipv4Addr::UNSPECIFIED.into());
+    for port in wanted.iter().map(|range| range.first) {
+        let wrong = match port.host_ip {
+            Some(IpAddr::V6(Ipv6Addr::LOCALHOST)) => (
+                "the kernel leads nothing from ::1 into a container",
+                "publish it at 127.0.0.1, or at another address",
+            ),
+            _ if !has_v6 && !port.is_of(v4) => {
+                ("containers have no addresses of IPv6", "set [network] ipv6, see weavers-ipv6(7)")
+            }
+            _ => continue,
+        };
+        let (why, hint) = wrong;
+        let message = format!("port {} cannot be published: {why}", port.of_host());
+        return Err(Refusal::new(RefusalKind::Invalid, message).hint(hint));
+    }
+    Ok(())
 }
 
 impl Local {

@@ -121,7 +121,7 @@ impl Ground<'_> {
         let of_uplinks = ways_out(self.config, self.seen).into_iter();
         let of_uplinks = of_uplinks.map(|name| format!("net.ipv4.conf.{name}.forwarding"));
         let publishers: BTreeSet<Address> =
-            self.connected.ports.iter().map(|published| published.to).collect();
+            self.connected.ports.iter().filter(|one| one.is_at_127()).map(|one| one.to).collect();
         let local = publishers.into_iter().map(|address| local_setting(&link_name(address)));
         let all = of_uplinks.chain(["net.ipv4.ip_forward".to_owned()]).chain(local);
         all.map(|name| (name, "1".to_owned())).chain(self.sysctls6()).collect()

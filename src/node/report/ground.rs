@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::Ipv6Addr, sync::Arc};
 
 use super::overview::Overview;
 use crate::{
-    addr::{Address, Family},
+    addr::{Address, Family, Prefix},
     config::Config,
     node::{
         facts::Leave,
@@ -141,13 +141,19 @@ impl Overview<'_> {
         Some(prefix.address(address))
     }
 
+    /// What makes the IPv6 address of a container, if it has one.
+    pub(super) fn prefix_of(&self, attached: &Attached) -> Option<Prefix> {
+        prefix_of(attached, &self.basis_of_links(&self.facts.config))
+    }
+
     fn make_up(&self, basis: &Basis) -> Connected {
         let canary = basis
             .canary
             .clone()
             .map(|(address, netns)| (address, Arc::new(basis.link(Some(netns), basis.mtu, Far::default()))));
         let links = self.linked().filter_map(|one| self.link_of(one, basis)).chain(canary).collect();
-        Connected { links: Arc::new(links), ports: self.linked().flat_map(Attached::published).collect() }
+        let ports = self.linked().flat_map(|one| one.published(prefix_of(one, basis))).collect();
+        Connected { links: Arc::new(links), ports }
     }
 
     /// The link of a container.
@@ -196,7 +202,7 @@ impl Overview<'_> {
         let of_touched = self.local.containers.all().values().filter(is_touched);
         let linked: Vec<&Attached> = self.linked_among(of_touched).collect();
         let links = linked.iter().filter_map(|one| self.link_of(one, &basis)).collect();
-        let ports = linked.iter().flat_map(|one| one.published()).collect();
+        let ports = linked.iter().flat_map(|one| one.published(prefix_of(one, &basis))).collect();
         let connected = Connected { links: Arc::new(links), ports };
         Some(Anew { basis, of: Some(touched.clone()), connected })
     }
@@ -206,6 +212,11 @@ impl Overview<'_> {
         let basis = self.basis_of_links(&self.facts.config);
         self.work.wanted.if_of(&basis) == Some(&self.make_up(&basis))
     }
+}
+
+/// What makes the IPv6 address of a container, if it has one.
+fn prefix_of(attached: &Attached, basis: &Basis) -> Option<Prefix> {
+    basis.prefix_at(attached.mtu.unwrap_or(basis.mtu))
 }
 
 /// Whether a link is what this container is to have.

@@ -30,7 +30,7 @@ impl Overview<'_> {
         self.missing_record(attached)
             .or_else(|| self.work.missing_link(attached, address))
             .or_else(|| self.missing_route(address))
-            .or_else(|| attached.missing_ports(self.work.converge.host.seen()))
+            .or_else(|| attached.missing_ports(self.work.converge.host.seen(), self.prefix_of(attached)))
             .or_else(way)
     }
 
