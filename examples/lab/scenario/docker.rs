@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -15,8 +15,9 @@ use super::{
     basic,
     dockerd::{Dockers, NETWORK},
     stage::{Checks, eventually, holds, passes, same},
+    v6,
 };
-use crate::{lab::Lab, net, report::Report};
+use crate::{fabric::addresses6, lab::Lab, net, report::Report};
 
 const SOON: Duration = Duration::from_secs(10);
 /// Docker looks for a plugin when it needs one; the plugin looks every two seconds whether there is a Docker.
@@ -28,6 +29,9 @@ const COLLECTED_WITHIN: Duration = Duration::from_secs(110);
 
 /// Three hosts, two containers each, and what people do with them.
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
+    if lab.is_root() {
+        v6::give_all(lab).await?;
+    }
     let Some((dockers, ready, mut checks)) = begin(lab).await? else { return not_here(lab).await };
     subnet(lab, &dockers, &mut checks).await?;
     for host in 0..lab.hosts.len() {
@@ -36,6 +40,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
         }
     }
     let pings = lab.ping_all().await?;
+    v6::reached(lab, &mut checks).await?;
     wishes(lab, &dockers, &mut checks).await?;
     ports(lab, &dockers, &mut checks).await?;
     killed(lab, &dockers, &mut checks).await?;
@@ -180,12 +185,15 @@ async fn wishes(lab: &mut Lab, dockers: &Dockers, checks: &mut Checks) -> anyhow
 async fn ports(lab: &mut Lab, dockers: &Dockers, checks: &mut Checks) -> anyhow::Result<()> {
     let index =
         dockers.run(lab, 0, "ports", &["-p", "8080:80", "-p", "127.0.0.1:9000:90", "-p", "70"]).await?;
-    let (netns, address) = (lab.containers[index].netns.clone(), lab.hosts[0].address);
+    let (netns, address) = (lab.containers[index].netns.clone(), lab.hosts[0].address.into());
+    let [_, address6] = addresses6(lab.hosts[0].address);
     let of_host = PathBuf::from(format!("/proc/{}/ns/net", lab.hosts[0].keeper_pid()?));
     let far = lab.containers[2].netns.clone();
-    let local = Ipv4Addr::LOCALHOST;
+    let local = IpAddr::from(Ipv4Addr::LOCALHOST);
     for (what, from, by) in [
         ("a container of another host", &far, (address, 8080)),
+        ("a container of another host by IPv6", &far, (address6.into(), 8080)),
+        ("itself by IPv6", &netns, (address6.into(), 8080)),
         ("its host by its own address", &of_host, (address, 8080)),
         ("its host by 127.0.0.1", &of_host, (local, 8080)),
         ("itself", &netns, (address, 8080)),

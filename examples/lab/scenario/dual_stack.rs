@@ -40,9 +40,8 @@ cidr = "10.32.0.0/16"
 "#;
 
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
-    v6::give(lab, 0..lab.hosts.len()).await?;
+    v6::give_all(lab).await?;
     for host in 0..lab.hosts.len() {
-        v6::turn_on(lab, host)?;
         lab.edit(host, "default_subnet = \"10.32.0.0/12\"", "default_subnet = \"10.40.0.0/13\"")?;
     }
     let ready = at_work(lab).await?;

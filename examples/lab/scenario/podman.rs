@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use super::{
     basic, engine,
     stage::{Checks, Ran, eventually, finish, holds, passes, same},
+    v6,
 };
 use crate::{
+    fabric::addresses6,
     lab::{Lab, Namespace},
     net,
     report::Report,
@@ -35,6 +37,7 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     if !lab.is_root() {
         return basic::run(lab).await;
     }
+    v6::give_all(lab).await?;
     let podman = Podman::prepare(lab).await?;
     let ready = lab.start_all().await?;
     let mut checks = Checks::default();
@@ -60,7 +63,11 @@ pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     let (netns, far) = (lab.containers[index].netns.clone(), lab.containers[2].netns.clone());
     let through = net::tcp_echo_by(&far, &netns, 80, (lab.hosts[0].address, 8080)).await;
     checks.add("a port leads to it, by portmap", through.map_err(|error| format!("{error:#}")));
+    let [_, address6] = addresses6(lab.hosts[0].address);
+    let through = net::tcp_echo_by(&far, &netns, 80, (address6, 8080)).await;
+    checks.add("by IPv6, too", through.map_err(|error| format!("{error:#}")));
     let pings = lab.ping_all().await?;
+    v6::reached(lab, &mut checks).await?;
     netavark(lab, &podman, &mut checks).await?;
     for host in 0..lab.hosts.len() {
         podman.podman(lab, host, &["rm", "-f", "-t", "0", "--all"]).await?;

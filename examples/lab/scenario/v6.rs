@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use weavers::addr::{Address, Prefix};
 
-use super::stage::holds;
+use super::stage::{Checks, holds};
 use crate::{lab::Lab, net};
 
 /// What precedes the IPv4 address of every container.
@@ -29,6 +29,24 @@ pub async fn give(lab: &Lab, on_ec2: impl IntoIterator<Item = usize>) -> anyhow:
 /// Says in a host's file that its containers have both kinds of addresses.
 pub fn turn_on(lab: &Lab, host: usize) -> anyhow::Result<()> {
     lab.edit(host, "[network]", &format!("[network]\nipv6 = \"{PREFIX}\""))
+}
+
+/// The same for all hosts of a lab that have not started yet.
+pub async fn give_all(lab: &Lab) -> anyhow::Result<()> {
+    give(lab, 0..lab.hosts.len()).await?;
+    (0..lab.hosts.len()).try_for_each(|host| turn_on(lab, host))
+}
+
+/// Containers reach each other, on one host and across hosts, with packets as large as the MTU.
+pub async fn reached(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    for (from, to) in [(0, 1), (0, 2), (2, 0)] {
+        let (name, other) = (lab.containers[from].name.clone(), lab.containers[to].name.clone());
+        checks.add(
+            format!("{name} reaches {other} by IPv6"),
+            knocks(lab, from, address(lab, to), lab.options.mtu).await?,
+        );
+    }
+    Ok(())
 }
 
 /// A container's address of IPv6.
