@@ -498,6 +498,22 @@ reclaim = 3600
     }
 
     #[test]
+    fn ipv6_needs_an_mtu_that_carries_it_and_peers_that_know_it() {
+        let ipv6 = "network.ipv6 = 'fd00:1::/96'";
+        assert!(check(&format!("{ipv6}\nnetwork.mtu = 1280")).is_ok());
+        assert_eq!(
+            lines(&format!("{ipv6}\nnetwork.mtu = 1279")),
+            "weave.toml:1:16: network.ipv6: IPv6 needs an MTU of 1280 at least, and network.mtu is 1279 \
+             (leave network.mtu out, or raise it)"
+        );
+        assert_eq!(
+            lines(&format!("{ipv6}\nmesh.weave_peers = true")),
+            "weave.toml:1:16: network.ipv6: the Weave Net routers of mesh.weave_peers know no IPv6 \
+             (leave it out until all hosts run weavers)"
+        );
+    }
+
+    #[test]
     fn a_tunnel_needs_a_password_of_the_mesh_and_an_end_outside_the_range() {
         let password = "mesh.password_file = '/etc/weave/password'\n";
         let paths = |text: &str| check(&format!("{password}[paths]\n{text}")).unwrap().0.paths;

@@ -373,6 +373,13 @@ mod tests {
     }
 
     #[test]
+    fn the_prefix_of_ipv6_is_96_bits_of_private_addresses_that_aws_has_not() {
+        takes(ipv6, &["fd12:3456:789a:1::/96", "fc00::/96", "fd00:ec3::/96"]);
+        refuses(ipv6, &["fd12:3456:789a:1::/64", "fd12:3456:789a:1::1/96", "fd12::", "10.32.0.0/12", ""]);
+        refuses(ipv6, &["2001:db8::/96", "fe80::/96", "::/96", "fd00:ec2::/96", "fd00:ec2:0:9::/96"]);
+    }
+
+    #[test]
     fn interfaces_have_the_names_that_the_kernel_and_nft_take() {
         takes(interface, &["eth0", "ens5", "br-1234567890ab", "eth0.100", "wg0@x"]);
         refuses(interface, &["", "lo", "a b", "a/b", "a:b", "sixteen-letters-", ".", "..", "all", "default"]);
