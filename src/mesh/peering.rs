@@ -14,7 +14,7 @@ use super::{
     features::Features,
     frame::Version,
     handshake::{Handshake, Introduced, Secret},
-    message, routes,
+    message,
     sleeve::{self, Sleeve, Terms},
 };
 use crate::{peer::PeerName, time::Timestamp};
@@ -218,12 +218,7 @@ impl Mesh {
     fn is_news(&self, theirs: &Features) -> bool {
         let known = self.topology.peers().get(&theirs.name);
         let restarted = known.is_none_or(|known| known.uid != theirs.uid);
-        restarted || !self.is_established_to(theirs.name)
-    }
-
-    /// Whether there is a way to a peer over connections that both ends call established.
-    pub(super) fn is_established_to(&self, peer: PeerName) -> bool {
-        routes::reach(self.topology.peers(), self.settings.name, Some(peer), true).found
+        restarted || !self.routes.unicast().contains_key(&theirs.name)
     }
 
     /// Whether a neighbour is of our own kind.

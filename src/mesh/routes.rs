@@ -25,6 +25,7 @@ pub struct Reach {
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     all: Hops,
+    strict: Hops,
     reachable: BTreeSet<PeerName>,
     broadcasts: BTreeMap<PeerName, Vec<PeerName>>,
 }
@@ -34,12 +35,17 @@ impl Routes {
     pub fn new(peers: &BTreeMap<PeerName, Peer>, own: PeerName) -> Routes {
         let all = reach(peers, own, None, false).hops;
         let reachable = all.iter().filter(|(_, hop)| hop.is_some()).map(|(name, _)| *name).collect();
-        Routes { all, reachable, broadcasts: BTreeMap::new() }
+        Routes { all, strict: reach(peers, own, None, true).hops, reachable, broadcasts: BTreeMap::new() }
     }
 
     /// Over all connections that anybody mentions. Gossip goes by these.
     pub fn unicast_all(&self) -> &Hops {
         &self.all
+    }
+
+    /// Only over connections that both ends call established.
+    pub fn unicast(&self) -> &Hops {
+        &self.strict
     }
 
     /// The others there is a way to.
@@ -185,8 +191,7 @@ mod tests {
             let expect = &vector["expect"];
             let routes = Routes::new(&peers, own);
             assert_eq!(routes.unicast_all(), &hops(&expect["unicast_all"]), "{}", vector["name"]);
-            let strict = reach(&peers, own, None, true).hops;
-            assert_eq!(strict, hops(&expect["unicast"]), "{}", vector["name"]);
+            assert_eq!(routes.unicast(), &hops(&expect["unicast"]), "{}", vector["name"]);
             for (key, strict) in [("broadcast_all", false), ("broadcast", true)] {
                 for (source, wanted) in expect[key].as_object().unwrap() {
                     let wanted: BTreeSet<_> = wanted.as_array().unwrap().iter().map(name).collect();

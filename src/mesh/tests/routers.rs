@@ -66,7 +66,7 @@ fn a_router_is_established_by_heartbeats_over_udp_whoever_dials_and_whether_encr
             world.run(60_000);
             assert!((10..=14).contains(&(world.datagrams - before)), "then one in ten seconds each");
             // Nobody is to send packets this way: both ends say so.
-            assert!(!world.peers[1].is_established_to(name(0)));
+            assert!(!world.peers[1].routes.unicast().contains_key(&name(0)));
         }
     }
 }
