@@ -152,10 +152,9 @@ pub(super) fn is_in_use(port: &Port) -> bool {
         Protocol::Udp => UdpSocket::bind((address, port.host)).map(drop),
         Protocol::Sctp => Ok(()),
     };
-    let both = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-    let addresses = port.host_ip.map_or(both.to_vec(), |address| vec![address]);
     let is_taken = |address| bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
-    port.host != 0 && addresses.into_iter().any(is_taken)
+    let is_taken_at_any = || is_taken(Ipv4Addr::UNSPECIFIED.into()) || is_taken(Ipv6Addr::UNSPECIFIED.into());
+    port.host != 0 && port.host_ip.map_or_else(is_taken_at_any, is_taken)
 }
 
 /// What was deleted while no daemon was there.

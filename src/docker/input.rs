@@ -1,7 +1,7 @@
 //! From the path and the body of a call to what is to be done.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -285,7 +285,8 @@ fn ports(portmap: Option<&Value>) -> Result<Vec<PortRange>, Wrong> {
 fn with_both_kinds_as_one(ports: Vec<PortRange>) -> Vec<PortRange> {
     let at = |range: &PortRange, host_ip| PortRange { first: Port { host_ip, ..range.first }, ..*range };
     let (v4, v6) = (Some(Ipv4Addr::UNSPECIFIED.into()), Some(Ipv6Addr::UNSPECIFIED.into()));
-    let has_both = |range: &PortRange| ports.contains(&at(range, v4)) && ports.contains(&at(range, v6));
+    let known: BTreeSet<PortRange> = ports.iter().copied().collect();
+    let has_both = |range: &PortRange| [v4, v6].iter().all(|kind| known.contains(&at(range, *kind)));
     let is_of_all = |range: &PortRange| [v4, v6].contains(&range.first.host_ip) && has_both(range);
     let mut one: Vec<PortRange> =
         ports.iter().map(|range| if is_of_all(range) { at(range, None) } else { *range }).collect();

@@ -260,18 +260,18 @@ const FORGED6: &str = "\n\t\tiifname \"wv*\" ip6 saddr != { ::, fe80::/10 } fib 
                        \n\t\ticmpv6 type nd-router-advert iifname \"wv*\" counter drop comment \"router advertisement\"";
 
 /// How nft speaks of a kind of addresses.
-struct Words {
-    family: Family,
+pub(super) struct Words {
+    pub family: Family,
     /// What a field of a packet begins with.
-    ip: &'static str,
+    pub ip: &'static str,
     /// The type of the members of a set.
-    of_set: &'static str,
+    pub of_set: &'static str,
     /// Behind the names of sets and chains.
-    suffix: &'static str,
+    pub suffix: &'static str,
 }
 
 impl Words {
-    fn of(family: Family) -> Words {
+    pub fn of(family: Family) -> Words {
         match family {
             Family::V4 => Words { family, ip: "ip", of_set: "ipv4_addr", suffix: "" },
             Family::V6(_) => Words { family, ip: "ip6", of_set: "ipv6_addr", suffix: "6" },

@@ -7,10 +7,10 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     listing::members,
-    nft::{Presence, Ruleset, Table, elements, listing},
+    nft::{Presence, Ruleset, Table, Words, elements, listing},
 };
 use crate::{
-    addr::Prefix,
+    addr::{Family, Prefix},
     state::{Fault, Port, Ports, Protocol, Published},
 };
 
@@ -74,11 +74,12 @@ impl Ruleset for Ports {
         let [mut maps, mut leads, mut postrouting]: [String; 3] = Default::default();
         let (v6, v4): (Vec<&Published>, Vec<&Published>) = self.iter().partition(|one| one.prefix.is_some());
         // The table of a host whose containers have no IPv6 says nothing of it.
-        let v6 = Some((V6, v6)).filter(|(_, published)| !published.is_empty());
-        for (words, published) in [(V4, v4)].into_iter().chain(v6) {
-            maps += &words.maps(&published);
-            leads += &words.leads();
-            postrouting += &words.postrouting();
+        let v6 = v6.first().map(|one| one.family()).map(|family| (family, v6));
+        for (family, published) in [(Family::V4, v4)].into_iter().chain(v6) {
+            let words = Words::of(family);
+            maps += &maps_of(&words, &published);
+            leads += &leads_of(&words);
+            postrouting += &postrouting_of(&words);
         }
         Ok(format!(
             r#"table inet weave-ports {{{maps}
@@ -104,67 +105,52 @@ impl Ruleset for Ports {
     }
 }
 
-/// How the parts of the table are called that are for packets of one kind.
-struct Words {
-    ip: &'static str,
-    address: &'static str,
-    suffix: &'static str,
-    /// What is done first with packets of this kind, and last, where they are from the host to itself.
-    within: [&'static str; 2],
-}
-
-/// A container has no way to 127.0.0.1.
-const MASQUERADE_LOOPBACK: &str = "\n\t\tip saddr 127.0.0.0/8 oifname \"wv*\" masquerade";
-/// What is from ::1 the kernel passes on to nobody.
-const KEEP_LOOPBACK6: &str = "\n\t\tip6 daddr ::1 return";
-
-const V4: Words = Words { ip: "ip", address: "ipv4_addr", suffix: "", within: ["", MASQUERADE_LOOPBACK] };
-const V6: Words = Words { ip: "ip6", address: "ipv6_addr", suffix: "6", within: [KEEP_LOOPBACK6, ""] };
-
-impl Words {
-    fn maps(&self, published: &[&Published]) -> String {
-        let (mut any, mut bound) = (Vec::new(), Vec::new());
-        for (port, to) in published.iter().map(|one| (one.port, one.address())) {
-            let (protocol, leads) = (port.protocol.text(), format!("{to} . {}", port.container));
-            match port.host_ip {
-                None => any.push(format!("{protocol} . {} : {leads}", port.host)),
-                Some(address) => bound.push(format!("{address} . {protocol} . {} : {leads}", port.host)),
-            }
+fn maps_of(words: &Words, published: &[&Published]) -> String {
+    let (mut any, mut bound) = (Vec::new(), Vec::new());
+    for (port, to) in published.iter().map(|one| (one.port, one.address())) {
+        let (protocol, leads) = (port.protocol.text(), format!("{to} . {}", port.container));
+        match port.host_ip {
+            None => any.push(format!("{protocol} . {} : {leads}", port.host)),
+            Some(address) => bound.push(format!("{address} . {protocol} . {} : {leads}", port.host)),
         }
-        let containers: BTreeSet<IpAddr> = published.iter().map(|one| one.address()).collect();
-        let selves: Vec<String> = containers.into_iter().map(|one| format!("{one} . {one}")).collect();
-        let (any, bound, selves) = (elements(&any), elements(&bound), elements(&selves));
-        let Words { address, suffix, .. } = self;
-        format!(
-            r#"
+    }
+    let containers: BTreeSet<IpAddr> = published.iter().map(|one| one.address()).collect();
+    let selves: Vec<String> = containers.into_iter().map(|one| format!("{one} . {one}")).collect();
+    let (any, bound, selves) = (elements(&any), elements(&bound), elements(&selves));
+    let Words { of_set, suffix, .. } = words;
+    format!(
+        r#"
 	map any{suffix} {{
-		type inet_proto . inet_service : {address} . inet_service{any}
+		type inet_proto . inet_service : {of_set} . inet_service{any}
 	}}
 
 	map bound{suffix} {{
-		type {address} . inet_proto . inet_service : {address} . inet_service{bound}
+		type {of_set} . inet_proto . inet_service : {of_set} . inet_service{bound}
 	}}
 
 	set selves{suffix} {{
-		type {address} . {address}{selves}
+		type {of_set} . {of_set}{selves}
 	}}
 "#
-        )
-    }
+    )
+}
 
-    fn leads(&self) -> String {
-        let Words { ip, suffix, within: [first, _], .. } = self;
-        format!(
-            "{first}\n\t\tdnat {ip} to {ip} daddr . meta l4proto . th dport map @bound{suffix}\
-             \n\t\tdnat {ip} to meta l4proto . th dport map @any{suffix}"
-        )
-    }
+/// What is from ::1 the kernel passes on to nobody.
+fn leads_of(words: &Words) -> String {
+    let Words { family, ip, suffix, .. } = words;
+    let first = if *family == Family::V4 { "" } else { "\n\t\tip6 daddr ::1 return" };
+    format!(
+        "{first}\n\t\tdnat {ip} to {ip} daddr . meta l4proto . th dport map @bound{suffix}\
+         \n\t\tdnat {ip} to meta l4proto . th dport map @any{suffix}"
+    )
+}
 
-    /// A container that reaches itself would answer itself.
-    fn postrouting(&self) -> String {
-        let Words { ip, suffix, within: [_, last], .. } = self;
-        format!("{last}\n\t\t{ip} saddr . {ip} daddr @selves{suffix} masquerade")
-    }
+/// A container that reaches itself would answer itself, and to 127.0.0.1 it has no way.
+fn postrouting_of(words: &Words) -> String {
+    let Words { family, ip, suffix, .. } = words;
+    let of_127 = "\n\t\tip saddr 127.0.0.0/8 oifname \"wv*\" masquerade";
+    let first = if *family == Family::V4 { of_127 } else { "" };
+    format!("{first}\n\t\t{ip} saddr . {ip} daddr @selves{suffix} masquerade")
 }
 
 #[cfg(test)]

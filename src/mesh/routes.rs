@@ -12,15 +12,6 @@ use crate::peer::PeerName;
 /// The neighbour to go by for each destination; none for ourselves.
 pub type Hops = BTreeMap<PeerName, Option<PeerName>>;
 
-/// How far a search came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reach {
-    /// The peer to stop at was found.
-    pub found: bool,
-    /// The peers seen until then, and how to go to them from the start.
-    pub hops: Hops,
-}
-
 /// What follows from one state of the topology.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
@@ -33,9 +24,9 @@ pub struct Routes {
 impl Routes {
     /// The routes of `own`.
     pub fn new(peers: &BTreeMap<PeerName, Peer>, own: PeerName) -> Routes {
-        let all = reach(peers, own, None, false).hops;
+        let all = hops(peers, own, false);
         let reachable = all.iter().filter(|(_, hop)| hop.is_some()).map(|(name, _)| *name).collect();
-        Routes { all, strict: reach(peers, own, None, true).hops, reachable, broadcasts: BTreeMap::new() }
+        Routes { all, strict: hops(peers, own, true), reachable, broadcasts: BTreeMap::new() }
     }
 
     /// Over all connections that anybody mentions. Gossip goes by these.
@@ -80,20 +71,16 @@ pub fn broadcast(
     further.filter(|name| !strict || both_established(peers, own, *name)).collect()
 }
 
-/// Goes outwards from `start` level by level, each level in the order of names, until `stop` is its turn.
-pub fn reach(
-    peers: &BTreeMap<PeerName, Peer>,
-    start: PeerName,
-    stop: Option<PeerName>,
-    strict: bool,
-) -> Reach {
-    let Search { found, seen, .. } = search(peers, start, stop, strict);
-    Reach { found, hops: seen.into_iter().collect() }
+/// How to go from `start` to all that it leads to.
+pub fn hops(peers: &BTreeMap<PeerName, Peer>, start: PeerName, strict: bool) -> Hops {
+    search(peers, start, None, strict).seen.into_iter().collect()
 }
 
 /// How far a search came, and to whom it did not.
 struct Search {
+    /// The peer to stop at was found.
     found: bool,
+    /// Whom it came to, and how to go to them from the start.
     seen: Vec<(PeerName, Option<PeerName>)>,
     /// In the order of names.
     unseen: Vec<PeerName>,
@@ -179,7 +166,7 @@ mod tests {
     }
 
     /// The unknown peer stands for no hop.
-    fn hops(json: &Json) -> Hops {
+    fn read_hops(json: &Json) -> Hops {
         let entries = json.as_object().unwrap().iter().map(|(to, by)| (to.parse().unwrap(), name(by)));
         entries.map(|(to, by)| (to, Some(by).filter(|by| *by != PeerName::UNKNOWN))).collect()
     }
@@ -190,8 +177,8 @@ mod tests {
             let (own, peers) = view(&vector["inputs"], &payload);
             let expect = &vector["expect"];
             let routes = Routes::new(&peers, own);
-            assert_eq!(routes.unicast_all(), &hops(&expect["unicast_all"]), "{}", vector["name"]);
-            assert_eq!(routes.unicast(), &hops(&expect["unicast"]), "{}", vector["name"]);
+            assert_eq!(routes.unicast_all(), &read_hops(&expect["unicast_all"]), "{}", vector["name"]);
+            assert_eq!(routes.unicast(), &read_hops(&expect["unicast"]), "{}", vector["name"]);
             for (key, strict) in [("broadcast_all", false), ("broadcast", true)] {
                 for (source, wanted) in expect[key].as_object().unwrap() {
                     let wanted: BTreeSet<_> = wanted.as_array().unwrap().iter().map(name).collect();

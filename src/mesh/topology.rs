@@ -186,7 +186,7 @@ impl Topology {
 
     /// Forgets the peers that cannot be reached, and returns them.
     pub fn collect(&mut self) -> BTreeSet<PeerName> {
-        let reached = routes::reach(&self.peers, self.own, None, false).hops;
+        let reached = routes::hops(&self.peers, self.own, false);
         let lost = self.peers.keys().copied().filter(|name| !reached.contains_key(name)).collect();
         self.peers.retain(|name, _| reached.contains_key(name));
         self.refused.retain(|name, _| reached.contains_key(name));

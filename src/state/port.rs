@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::addr::{Address, Prefix};
+use crate::addr::{Address, Family, Prefix};
 
 /// Everything that is published on this host.
 pub type Ports = BTreeSet<Published>;
@@ -87,9 +87,14 @@ impl Published {
         self.prefix.is_none()
     }
 
+    /// For packets of which kind it is.
+    pub fn family(&self) -> Family {
+        self.prefix.map_or(Family::V4, Family::V6)
+    }
+
     /// The address that it leads to.
     pub fn address(&self) -> IpAddr {
-        self.prefix.map_or(IpAddr::V4(self.to.into()), |prefix| prefix.address(self.to).into())
+        self.family().address(self.to)
     }
 }
 

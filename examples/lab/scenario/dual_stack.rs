@@ -18,13 +18,7 @@ use super::{
     stage::{Checks, NOT_CONVERGED, at_work, eventually, holds, report, same},
     v6::{self, PREFIX},
 };
-use crate::{
-    fabric::addresses6,
-    lab::{Lab, Namespace},
-    net,
-    pinger::end_without_loss,
-    report::Report,
-};
+use crate::{fabric::addresses6, lab::Lab, net, pinger::end_without_loss, report::Report};
 
 /// How long until what was adopted is done.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(10);
@@ -115,7 +109,7 @@ async fn published(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
     });
     let setup = call_as_netavark(lab, &plugin, &["setup", &path], &container).await?;
     checks.add("a container publishes ports", setup.says(0, &["fe80::1"]));
-    let index = lab.adopt(0, Namespace { name: namespace.name, path: namespace.path }).await?;
+    let index = lab.adopt(0, namespace).await?;
     let (to, from) = (lab.containers[index].netns.clone(), lab.containers[2].netns.clone());
     let v4 = IpAddr::from(lab.hosts[0].address);
     let v6 = IpAddr::from(addresses6(lab.hosts[0].address)[1]);
