@@ -1,4 +1,4 @@
-//! What must hold after each step, and once all is quiet.
+//! What must hold after each step.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,29 +16,12 @@ use super::{
 };
 use crate::{
     addr::{Address, Family, Range},
-    node::{
-        Node, WRITES_AN_HOUR,
-        persist::memory::Write,
-        protocol::status::{PathState, ProbeStatus},
-    },
+    node::{Node, persist::memory::Write},
     peer::PeerName,
-    state::{Ec2Action, Fault, InterfaceId, RouteState, Side, TableId, Target, Vpc},
+    state::{Ec2Action, Fault, InterfaceId, RouteState, Side, Target, Vpc},
     time::Timestamp,
 };
 
-/// How long a world may take to settle once all is well.
-const SETTLE_MAX: Duration = Duration::from_secs(240);
-/// How long it is watched afterwards.
-const WATCH: Duration = Duration::from_secs(35);
-/// How often a host looks at its route tables when nothing happens.
-const LOOK_EVERY: Duration = Duration::from_secs(35);
-/// How long a look does not count after ranges have changed hands.
-const RESTLESS: Duration = Duration::from_secs(15);
-/// The longest time between two looks of a host at EC2 in a large cluster, for each host of it.
-const LOOK_SHARE: Duration = Duration::from_secs(2);
-const STEP: Duration = Duration::from_secs(5);
-/// When dead hosts are forgotten: what they gave away is known by then.
-const FORGET_AFTER: Duration = Duration::from_secs(40);
 /// Reads begun after a write that have to deny it before it is repeated.
 const DENIALS: u8 = 2;
 
@@ -71,7 +54,7 @@ impl World {
         self.check_promises();
     }
 
-    fn nodes(&self) -> impl Iterator<Item = (usize, &Node)> {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (usize, &Node)> {
         self.machines.iter().enumerate().filter_map(|(host, machine)| Some((host, machine.node.as_ref()?)))
     }
 
@@ -286,6 +269,7 @@ impl World {
 
     pub(super) fn learn_what_was_read(&mut self, host: usize, begun: Timestamp, seen: &Result<Vpc, Fault>) {
         let Ok(vpc) = seen else { return };
+        self.routes.looked.insert(host, begun);
         self.routes.written.retain(|(of, table, destination), written| {
             if *of != host {
                 return true;
@@ -299,126 +283,6 @@ impl World {
             written.denials += u8::from(!agrees && begun >= written.at);
             !agrees
         });
-    }
-
-    // ===== when all is quiet =====
-
-    /// All must be as it should within a bound, and then stay so without a call that changes anything.
-    pub(super) fn settle_down(&mut self) {
-        let begun = self.now;
-        // The more hosts there are, the more seldom each of them looks.
-        let hosts = self.machines.len() as u32;
-        let look_every = LOOK_EVERY.max(LOOK_SHARE * hosts) + RESTLESS;
-        let settle_max = SETTLE_MAX + 2 * LOOK_SHARE * hosts;
-        let deadline = begun + settle_max;
-        let mut settled_at = None;
-        loop {
-            let before = self.writes();
-            self.run_until(self.now + STEP);
-            // What one host wrote may give another, or itself after a while, something to do.
-            settled_at = settled_at.filter(|_| self.writes() == before);
-            self.check_all();
-            if self.journal.violation.is_some() {
-                return;
-            }
-            let stuck = (0..self.machines.len()).find(|&host| self.has_turn(host));
-            let stuck = stuck.is_some_and(|host| self.most_electors_are_dead(host));
-            if self.now >= begun + FORGET_AFTER {
-                self.forget_all(self.left_to_people(stuck));
-                self.forget_claimants();
-            }
-            // Everybody has looked once more after the last change of anybody.
-            match self.unsettled() {
-                None if self.now >= begun + FORGET_AFTER => {
-                    if self.now >= *settled_at.get_or_insert(self.now) + look_every {
-                        break;
-                    }
-                    continue;
-                }
-                Some(why) if self.now >= deadline => {
-                    return self
-                        .violate(format!("not settled {settle_max:?} after all was made well: {why}"));
-                }
-                None | Some(_) => {}
-            }
-            settled_at = None;
-        }
-        // Whoever has few writes left to have fewer routes has more after a while.
-        let node = |host: usize| self.machines[host].node.as_ref();
-        let left = |host: &usize| node(*host).map_or(0, |node| node.overview().writes_left());
-        let is_done = |host: &usize| left(host) > WRITES_AN_HOUR / 2;
-        self.watched = (0..self.machines.len()).filter(is_done).collect();
-        self.run_until(self.now + WATCH);
-        self.check_all();
-        if let Some(why) = self.unsettled() {
-            self.violate(format!("settled, and then not any more: {why}"));
-        }
-    }
-
-    /// The dead that hosts do not clean up by themselves: all where they must not or cannot agree, and those that never told
-    /// anybody on which instance they run.
-    fn left_to_people(&self, stuck: bool) -> Vec<usize> {
-        let all = stuck || self.climate.reclaim.is_none();
-        let is_known = |name| self.nodes().any(|(_, node)| node.overview().instance_of(name).is_some());
-        let dead = self.machines.iter().enumerate().filter(|(_, machine)| machine.power == Power::Terminated);
-        dead.filter(|(_, machine)| all || !is_known(machine.name)).map(|(host, _)| host).collect()
-    }
-
-    /// Calls so far that change something in EC2.
-    fn writes(&self) -> u64 {
-        self.vpc.calls().iter().filter(|(action, _)| action.mutates()).map(|(_, count)| count).sum()
-    }
-
-    /// What is not yet as it should be.
-    fn unsettled(&self) -> Option<String> {
-        let alive = |host: &usize| self.machines[*host].power != Power::Terminated;
-        let hosts: Vec<usize> = (0..self.machines.len()).filter(alive).collect();
-        for &host in &hosts {
-            let Some(node) = &self.machines[host].node else { return Some(format!("host {host} is down")) };
-            if !node.overview().is_converged_but_for_paths() {
-                let status = node.status();
-                return Some(format!(
-                    "host {host} is not converged: waits {:?}, problems {:?}, plan {:?}",
-                    status.waits,
-                    status.problems,
-                    node.overview().plan()
-                ));
-            }
-            if !node.overview().plan().changes.is_empty() || !node.overview().plan().conflicts.is_empty() {
-                return Some(format!("host {host} has a plan: {:?}", node.overview().plan()));
-            }
-        }
-        if let Some(dead) = (0..self.machines.len()).find(|host| !alive(host) && !self.is_buried(*host)) {
-            let known = |(host, node): (usize, &Node)| {
-                (host, node.overview().decided().cloned(), node.status().problems)
-            };
-            let known: Vec<_> = self.nodes().map(known).collect();
-            let dead = (dead, self.machines[dead].name);
-            return Some(format!("{dead:?} is dead and nobody has taken over from it: {known:?}"));
-        }
-        if let Some((host, node)) = self.nodes().find(|(_, node)| !node.overview().quarantined().is_empty()) {
-            let (resting, waits) = (node.overview().quarantined(), node.status().waits);
-            return Some(format!("host {host} does not use yet what it took over: {resting:?}: {waits:?}"));
-        }
-        self.unmoved(&hosts)
-            .or_else(|| self.unheard(&hosts))
-            .or_else(|| self.disagreeing(&hosts))
-            .or_else(|| self.astray(&hosts))
-            .or_else(|| self.misled(&hosts))
-            .or_else(|| self.too_many_host_routes(&hosts))
-            .or_else(|| self.unlinked())
-            .or_else(|| self.unprobed())
-            .or_else(|| self.superfluous())
-    }
-
-    /// Nobody has a block to give that another would take: moves come to an end.
-    fn unmoved(&self, hosts: &[usize]) -> Option<String> {
-        let node = |host: usize| self.machines[host].node.as_ref();
-        let tired =
-            hosts.iter().filter(|host| node(**host).is_none_or(|node| !node.overview().takes_blocks()));
-        let tired: BTreeSet<PeerName> = tired.map(|host| self.machines[*host].name).collect();
-        let moves = |host: &usize| Some((*host, node(*host)?.overview().spare_block(&tired)?));
-        hosts.iter().find_map(moves).map(|(host, gift)| format!("host {host} has not given {gift:?}"))
     }
 
     /// Whether an address is another's by what this host knows. Of its own it may not know yet that another uses one.
@@ -452,149 +316,5 @@ impl World {
             }
         }
         arriving
-    }
-
-    /// Whether nobody counts on a host any more, as everybody alive has it.
-    pub(super) fn is_buried(&self, dead: usize) -> bool {
-        let name = self.machines[dead].name;
-        let decides =
-            |node: &Node| node.overview().decided().is_some_and(|log| log.electors().contains(&name));
-        self.nodes().all(|(_, node)| node.overview().ring().owned_by(name).is_empty() && !decides(node))
-    }
-
-    /// Everybody hears everybody, through others where there are many.
-    fn unheard(&self, hosts: &[usize]) -> Option<String> {
-        for &host in hosts {
-            let node = self.machines[host].node.as_ref()?;
-            let heard = node.overview().reachable();
-            let silent =
-                hosts.iter().find(|&&other| other != host && !heard.contains(&self.machines[other].name));
-            if let Some(other) = silent {
-                return Some(format!("host {host} does not hear host {other}: {:?}", node.status().targets));
-            }
-        }
-        None
-    }
-
-    fn disagreeing(&self, hosts: &[usize]) -> Option<String> {
-        let claims = |host: usize| -> Vec<(Address, u32, PeerName)> {
-            let entries = self.machines[host].node.iter().flat_map(|node| node.overview().ring().entries());
-            entries.map(|entry| (entry.token, entry.version, entry.owner)).collect()
-        };
-        let first = claims(*hosts.first()?);
-        let other = hosts.iter().find(|&&host| claims(host) != first)?;
-        Some(format!(
-            "the rings of hosts {} and {other} differ: {first:?} and {:?}",
-            hosts[0],
-            claims(*other)
-        ))
-    }
-
-    /// From every host, packets for every owned range go to its owner. The VPC judges a packet by the subnet that it comes
-    /// from, so one host of each subnet is asked.
-    fn astray(&self, hosts: &[usize]) -> Option<String> {
-        let node = self.machines[*hosts.first()?].node.as_ref()?;
-        let subnets = self.vpc.interfaces();
-        let senders: BTreeMap<&SubnetId, usize> = hosts
-            .iter()
-            .filter_map(|&host| Some((&subnets.get(&self.machines[host].cloud.interface)?.subnet, host)))
-            .collect();
-        for (piece, owner) in node.overview().ring().owners() {
-            let to = self.machines.iter().position(|machine| machine.name == owner)?;
-            if !self.machines[to].is_on_ec2() {
-                continue;
-            }
-            let right = &self.machines[to].cloud.interface;
-            let probes = [piece.start, Address(piece.end.0 - 1), Address(piece.start.0 + piece.len() / 2)];
-            for (probe, &from) in
-                probes.iter().flat_map(|probe| senders.values().map(move |from| (probe, from)))
-            {
-                let destination = Ipv4Addr::from(*probe);
-                let interface = &self.machines[from].cloud.interface;
-                let source = Ipv4Addr::from(Range::from(self.climate.range).start);
-                let found = self.vpc.forward(interface, source, destination);
-                if found.as_ref() != Some(right) {
-                    return Some(format!(
-                        "{destination} belongs to host {to} ({right}), from host {from} it goes to {found:?}"
-                    ));
-                }
-                let Some(prefix) = self.climate.ipv6 else { continue };
-                let destination = prefix.address(*probe);
-                let found = self.vpc.forward6(interface, destination);
-                if found.as_ref() != Some(right) {
-                    return Some(format!(
-                        "{destination} belongs to host {to} ({right}), from host {from} it goes to {found:?}"
-                    ));
-                }
-            }
-        }
-        None
-    }
-
-    fn unlinked(&self) -> Option<String> {
-        let mut attached =
-            self.users.promises.iter().filter_map(|(key, promise)| Some((key, promise, promise.cookie?)));
-        attached.find_map(|((host, ident), promise, cookie)| {
-            let linked = self.machines[*host].kernel.leads(promise.address, cookie);
-            (!linked).then(|| format!("{ident} of host {host} has no link for {}", promise.address))
-        })
-    }
-
-    /// Where canaries are, packets are known to flow between all of them.
-    fn unprobed(&self) -> Option<String> {
-        let probes = self.nodes().map(|(host, node)| (host, node.status().probe));
-        let unknown = |(host, probe): (usize, ProbeStatus)| {
-            let path = probe.paths.into_iter().find(|path| path.state != PathState::Flows)?;
-            Some(format!("host {host} does not know that packets flow: {path:?}"))
-        };
-        probes.filter_map(unknown).next()
-    }
-
-    /// A route of one owner is there only if without it some address would go elsewhere.
-    fn superfluous(&self) -> Option<String> {
-        let node = self.machines.iter().find_map(|machine| machine.node.as_ref())?;
-        let owners = node.overview().ring().owners();
-        let range = Range::from(self.climate.range);
-        let alive = self.machines.iter().filter(|machine| machine.power != Power::Terminated);
-        let interfaces = alive.filter_map(|machine| self.vpc.interfaces().get(&machine.cloud.interface));
-        let kept: BTreeSet<&TableId> = interfaces.filter_map(|one| self.vpc.table_of(&one.subnet)).collect();
-        for table in kept {
-            let routes = self.vpc.routes(table);
-            let inside = |cidr: Ipv4Net| range.covers(cidr.into());
-            for route in routes.iter().filter(|route| inside(route.destination)) {
-                let piece = Range::from(route.destination);
-                let one_owner = owners.iter().filter(|(owned, _)| owned.overlaps(piece)).count() == 1;
-                // One that covers several is relied on by the owner of its first address alone.
-                let owner_of = |destination: Ipv4Net| {
-                    let first = Range::from(destination).start;
-                    owners.iter().find(|(owned, _)| owned.contains(first)).map(|(_, owner)| *owner)
-                };
-                let RouteTarget::Interface(target) = &route.target else { continue };
-                if route.state == RouteState::Blackhole {
-                    return Some(format!("{} -> {target} in {table} leads nowhere", route.destination));
-                }
-                let others: Vec<(Ipv4Net, &InterfaceId)> = routes
-                    .iter()
-                    .filter(|other| other.destination != route.destination)
-                    .filter(|other| Range::from(other.destination).overlaps(piece))
-                    .filter_map(|other| match &other.target {
-                        RouteTarget::Interface(interface) => Some((other.destination, interface)),
-                        RouteTarget::Local | RouteTarget::Gateway(_) => None,
-                    })
-                    .collect();
-                let elsewhere = |address: u32| {
-                    let address = Ipv4Addr::from(address);
-                    let matching = others.iter().filter(|(cidr, _)| cidr.contains(&address));
-                    let best = matching.max_by_key(|(cidr, _)| cidr.prefix_len());
-                    best.is_none_or(|(cidr, interface)| {
-                        *interface != target || owner_of(*cidr) != owner_of(route.destination)
-                    })
-                };
-                if one_owner && !(piece.start.0..piece.end.0).any(elsewhere) {
-                    return Some(format!("{} -> {target} in {table} is of no use", route.destination));
-                }
-            }
-        }
-        None
     }
 }

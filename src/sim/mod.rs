@@ -7,7 +7,7 @@
 //!    users    who attaches, allocates, frees              promises what they were promised
 //!    trouble  what goes wrong, and how all is made well in the end
 //!    power    what goes wrong with processes, disks and hosts
-//!    laws     what must hold after each step, and once all is quiet
+//!    laws     what must hold after each step              settle   what must, once all is quiet
 //!  growth   a calm world of any size, founded, joined and left idle, and measured
 //!  mixed    hosts outside EC2, and hosts of one subnet that reach each other directly
 //!  router_data what a Weave Net router would keep on disk
@@ -29,6 +29,7 @@ pub mod turnover;
 pub mod router_data;
 mod mixed;
 mod laws;
+mod settle;
 mod power;
 mod trouble;
 mod users;

@@ -8,6 +8,7 @@ use crate::{
     mesh::ConnId,
     sim::{cloud::Written, wire::Wires},
     state::{Side, TableId},
+    time::Timestamp,
 };
 
 /// What is between the hosts.
@@ -29,6 +30,8 @@ pub(in crate::sim) struct Routes {
     /// Destinations that somebody else wrote to.
     pub tampered: BTreeSet<Ipv4Net>,
     pub conflicts: BTreeSet<(TableId, Ipv4Net)>,
+    /// When the last read of each host that did not fail was begun.
+    pub looked: BTreeMap<usize, Timestamp>,
 }
 
 /// What happened.
