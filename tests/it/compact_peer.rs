@@ -1,6 +1,6 @@
 //! Blocks that move between whole peers, and what somebody among them may say of blocks.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use weavers::{
@@ -43,6 +43,27 @@ fn an_address_that_was_claimed_stays_while_it_is_used_and_goes_back_when_it_is_f
         let compaction = host.node.status().ipam.compaction;
         assert_eq!((compaction.routes, compaction.routes_least, compaction.next), (1, 1, None));
     }
+}
+
+#[test]
+fn a_host_with_more_routes_than_it_needs_says_what_comes_next_or_why_nothing_does() {
+    let mut crowd = with_a_claim();
+    crowd.ask(1, Request::Free { ident: "one".to_owned(), address: None }, 5).unwrap().unwrap();
+    let mut reasons = BTreeSet::new();
+    for _ in 0..330 {
+        crowd.pass(1);
+        for (number, host) in crowd.hosts.iter().enumerate() {
+            let compaction = host.node.status().ipam.compaction;
+            if compaction.routes > compaction.routes_least {
+                assert!(
+                    compaction.waits.is_some() || compaction.next.is_some(),
+                    "host {number}: {compaction:?}"
+                );
+                reasons.extend(compaction.waits);
+            }
+        }
+    }
+    assert!(reasons.iter().any(|reason| reason.contains("route tables are read again")), "{reasons:?}");
 }
 
 #[test]

@@ -248,7 +248,7 @@ pub struct CompactionStatus {
     pub routes: usize,
     /// The same once all blocks have moved of which nobody uses an address.
     pub routes_least: usize,
-    /// Why none moves now, if one could.
+    /// Why nothing moves now, if there could be fewer.
     pub waits: Option<String>,
     /// What moves next, in words.
     pub next: Option<String>,

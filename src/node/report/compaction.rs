@@ -84,13 +84,28 @@ impl Overview<'_> {
             };
             vpc.tables.values().map(of_table).max().unwrap_or(0)
         });
-        let (blocks, movable) = (self.peers.ipam.blocks(), self.peers.ipam.movable());
+        let routes_least = routes.min(self.peers.ipam.blocks() - self.peers.ipam.movable());
+        let next = self.next_move().filter(|_| compacts);
+        let idle = || next.is_none().then(|| self.why_nothing_is_next());
+        let waits = self.hindrance_to_moves().or_else(idle);
         CompactionStatus {
             on: compacts,
             routes,
-            routes_least: routes.min(blocks - movable),
-            waits: self.hindrance_to_moves().filter(|_| compacts && movable > 0).map(str::to_owned),
-            next: self.next_move().filter(|_| compacts),
+            routes_least,
+            waits: waits.filter(|_| compacts && routes > routes_least).map(str::to_owned),
+            next,
+        }
+    }
+
+    /// Why no block goes to another host although there could be fewer routes, and nothing is in the way.
+    fn why_nothing_is_next(&self) -> &'static str {
+        let ipam = &self.peers.ipam;
+        if ipam.movable() == 0 {
+            return "after addresses changed hands the route tables are read again first";
+        }
+        match ipam.next_gift(&BTreeSet::new()) {
+            None => "no block fits beside one of another host",
+            Some(_) => "the hosts beside its blocks take none",
         }
     }
 
