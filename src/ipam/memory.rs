@@ -1,10 +1,11 @@
 //! How much of what a host once promised its store still knows.
 //!
 //! An old disk shows by what others know: what only this host can have written, or that something which it owned is another's. Who was
-//! taken for dead hears the latter, too. Where the disk was written in the same boot of the host it is no old one, since disks are
-//! replaced while their host is down; otherwise nobody can tell, and the host acts as if its disk was set back.
+//! taken for dead hears the latter, too. The routes say it as well, where no other host can be heard: they follow the ring. Where the
+//! disk was written in the same boot of the host it is no old one, since disks are replaced while their host is down; otherwise
+//! nobody can tell, and the host acts as if its disk was set back.
 
-use super::{Allocator, Effect, Init, merge::Merged};
+use super::{Allocator, Effect, Init, merge::Merged, ring::Ring};
 use crate::addr::{Address, Range};
 
 /// Whether what a host knows of its own grants is all there is to know.
@@ -12,8 +13,10 @@ use crate::addr::{Address, Range};
 pub(super) enum Memory {
     /// Its ring was on disk, and that is no old disk.
     Whole,
-    /// Its ring was on disk, and nobody knows whether that is an old one.
+    /// Its ring was on disk, and nobody knows whether that is an old one: the routes were not looked at yet.
     Read,
+    /// The same, and the routes of the first look do not say that it is.
+    BorneOut,
     /// Nothing was, and nobody has looked yet for traces of an earlier life. What rests for that reason has this number.
     Unproven(Option<u64>),
     /// Nothing was, and it left no trace: it is new, as far as is known.
@@ -60,6 +63,18 @@ impl Allocator {
         self.advance();
     }
 
+    /// Compares what was on disk with the first look at the routes, before anything is written there: `is_led_to_peers` says whether one
+    /// leads to another host that begins at an address of this one, by the ring, which only its owner can have wanted.
+    pub fn compare_memory(&mut self, is_led_to_peers: impl FnOnce(&Ring) -> bool) {
+        if self.memory != Memory::Read {
+            return;
+        }
+        match is_led_to_peers(&self.ring) {
+            true => self.be_bereft(),
+            false => self.memory = Memory::BorneOut,
+        }
+    }
+
     /// What was on disk was written in this boot of the host, so it is no old disk. To be said before anything is heard.
     pub fn trust_memory(&mut self) {
         if self.memory == Memory::Read {
@@ -75,7 +90,12 @@ impl Allocator {
                 self.quarantine_what_is_owned();
             }
             Memory::Unproven(Some(_)) => self.memory = Memory::Lost,
-            Memory::Whole | Memory::Read | Memory::Lost | Memory::SetBack | Memory::Bereft => {}
+            Memory::Whole
+            | Memory::Read
+            | Memory::BorneOut
+            | Memory::Lost
+            | Memory::SetBack
+            | Memory::Bereft => {}
         }
     }
 
@@ -91,11 +111,15 @@ impl Allocator {
         if undisputed(&merged.forgotten) {
             self.push(Effect::SetBack);
             self.set_back();
-        } else if self.memory == Memory::Read && undisputed(&merged.lost) {
-            self.push(Effect::SetBack);
-            self.memory = Memory::Bereft;
-            self.quarantine_what_is_owned();
+        } else if matches!(self.memory, Memory::Read | Memory::BorneOut) && undisputed(&merged.lost) {
+            self.be_bereft();
         }
+    }
+
+    fn be_bereft(&mut self) {
+        self.push(Effect::SetBack);
+        self.memory = Memory::Bereft;
+        self.quarantine_what_is_owned();
     }
 
     pub(super) fn is_unproven(&self) -> bool {

@@ -178,10 +178,15 @@ impl Allocator {
                  use elsewhere",
             ),
             Memory::Bereft => Some(
-                "peers own what this host owned by its store: it was taken for dead, or its disk was set back, or a copy of \
-                 it is in use elsewhere",
+                "peers own what this host owned by its store, as they or the routes say: it was taken for dead, or its disk was \
+                 set back, or a copy of it is in use elsewhere",
             ),
-            Memory::Whole | Memory::Read | Memory::Unproven(_) | Memory::New | Memory::Lost => None,
+            Memory::Whole
+            | Memory::Read
+            | Memory::BorneOut
+            | Memory::Unproven(_)
+            | Memory::New
+            | Memory::Lost => None,
         }
     }
 

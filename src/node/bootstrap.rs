@@ -1,5 +1,7 @@
 //! When a host that has no ring lets its address manager make one, and whether it is as new as it believes.
 
+use std::collections::BTreeSet;
+
 use ipnet::Ipv4Net;
 
 use super::{
@@ -10,7 +12,9 @@ use super::{
 use crate::{
     addr::Range,
     config::Init,
-    state::{Target, Vpc},
+    ipam::Ring,
+    peer::PeerName,
+    state::{InterfaceId, Target, Vpc},
 };
 
 impl Overview<'_> {
@@ -61,7 +65,7 @@ impl Overview<'_> {
 
 impl Peers {
     /// A host that remembers nothing is new unless the route tables show what it owned before, or that what is to be its own
-    /// is another's. What is read first was there before anything that it writes.
+    /// is another's. One that remembers compares that with them. What is read first was there before anything that it writes.
     pub(super) fn look_for_traces(&mut self, range: Ipv4Net, vpc: &Vpc) {
         let routes = vpc.tables.values().flat_map(|table| &table.routes);
         let mut inside = routes.filter(|(cidr, _)| range.contains(*cidr));
@@ -71,5 +75,24 @@ impl Peers {
         self.ipam.prove_memory(|owned| {
             led_here || owned.iter().any(|ours| others.iter().any(|theirs| ours.overlaps(*theirs)))
         });
+        self.ipam.compare_memory(|ring| is_led_to_peers(range, vpc, ring));
     }
+}
+
+/// Whether a route that begins at an address of this host, by the ring, leads to a host to which one leads that begins at an address of
+/// another. That host need not run: it may have stopped since. An interface to which no such route leads may be a former one of ours.
+fn is_led_to_peers(range: Ipv4Net, vpc: &Vpc, ring: &Ring) -> bool {
+    let routes = vpc.tables.values().flat_map(|table| &table.routes);
+    let routes = routes.filter(|(cidr, route)| range.contains(*cidr) && route.created);
+    let led: Vec<(PeerName, &InterfaceId)> = routes
+        .filter_map(|(cidr, route)| match &route.target {
+            Target::Interface(id) if *id != vpc.interface => {
+                Some((ring.owner(Range::from(*cidr).start)?, id))
+            }
+            Target::Interface(_) | Target::Other(_) => None,
+        })
+        .collect();
+    let of_peers: BTreeSet<&InterfaceId> =
+        led.iter().filter(|(owner, _)| *owner != ring.holder()).map(|(_, id)| *id).collect();
+    led.iter().any(|(owner, id)| *owner == ring.holder() && of_peers.contains(id))
 }

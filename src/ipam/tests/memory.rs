@@ -134,6 +134,32 @@ fn set_back_to(mut network: Network, copy: Saved, heard: &str, unheard: &str) ->
 }
 
 #[test]
+fn a_host_that_hears_nobody_uses_nothing_where_the_routes_say_that_its_disk_is_old() {
+    for (led_to_peers, of_this_boot) in [(true, false), (true, true), (false, false)] {
+        let mut network = Network::of(3);
+        network.down.extend([peer(1), peer(3)]);
+        network.restart(peer(2));
+        if of_this_boot {
+            network.host(2).trust_memory();
+        }
+        network.host(2).compare_memory(|_| led_to_peers);
+        let asked = network.allocate(2, "db");
+        network.pass(60);
+        let is_old = led_to_peers && !of_this_boot;
+        assert_eq!(network.answer(asked).is_none(), is_old, "{led_to_peers} {of_this_boot}");
+    }
+}
+
+#[test]
+fn routes_that_others_may_have_written_since_the_first_look_say_nothing_of_the_disk() {
+    let mut network = Network::of(3);
+    network.restart(peer(2));
+    network.host(2).compare_memory(|_| false);
+    network.host(2).compare_memory(|_| true);
+    assert_eq!(network.host(2).quarantined(), []);
+}
+
+#[test]
 fn a_host_whose_disk_was_set_back_uses_nothing_before_every_owner_has_shown_what_it_was_given() {
     // The second gift begins where a piece does: all that stays is a piece of which the old disk knows nothing.
     for heard in ["10.32.0.140/24", "10.32.0.128/24"] {
