@@ -182,9 +182,14 @@ fn table(rules: &Rules) -> Result<String, Fault> {
     let [mut sets, mut chains, mut fences, mut masquerade, mut isolate, mut encrypt_out]: [String; 6] =
         Default::default();
     let has_tunnel = rules.uplinks.contains(TUNNEL);
-    // Hosts elsewhere reach containers and nothing else.
-    let tunnel_in =
-        if has_tunnel { format!("\n\t\tiifname \"{TUNNEL}\" {NOT_BY_TUNNEL}") } else { String::new() };
+    // Hosts elsewhere reach containers and nothing else of this one, but for what it has asked.
+    let tunnel_in = match has_tunnel {
+        true => format!(
+            "\n\t\tiifname \"{TUNNEL}\" ct state established,related accept\
+             \n\t\tiifname \"{TUNNEL}\" {NOT_BY_TUNNEL}"
+        ),
+        false => String::new(),
+    };
     for words in &families {
         let (ip, range) = (words.ip, words.cidr(range.trunc()));
         if has_tunnel {
@@ -193,6 +198,12 @@ fn table(rules: &Rules) -> Result<String, Fault> {
         fences += &fences_of(ip, &range, &port);
         masquerade +=
             &format!("\n\t\t{ip} saddr {range} {ip} daddr != {range} oifname != \"wv*\" counter masquerade");
+        if has_tunnel && let Some(source) = rules.tunnel_source {
+            let source = words.family.address(source);
+            masquerade += &format!(
+                "\n\t\toifname \"{TUNNEL}\" {ip} saddr != {range} {ip} daddr {range} fib saddr type local counter snat {ip} to {source}"
+            );
+        }
         if !rules.encrypted.is_empty() {
             let (set, forward, out) = encrypted(&rules.encrypted, words);
             (sets, fences, encrypt_out) = (sets + &set, fences + &forward, encrypt_out + &out);
@@ -210,6 +221,8 @@ fn table(rules: &Rules) -> Result<String, Fault> {
     // mesh port, forward: masquerade would show a container's call to another host's mesh port as this host's own.
     // masquerade: for whatever leaves the range, by an uplink or another interface: nobody out there knows the way back
     // to a container. What has no connection has no address to leave under.
+    // snat: an end of a tunnel takes nothing from an address that the other host does not own. Answers find their way back to the
+    // host by their connection, whoever has that address.
     // Nothing here is `notrack`, though no rule asks for connections between containers where there are no subnets: what
     // another container offers at a published port answers from its own address, and only tracking gives that back the one
     // that was called.
@@ -392,8 +405,9 @@ fn unknown() -> Rules {
         mesh_port: 0,
         metrics_port: None,
         block_metadata: false,
-        isolation: Isolation::default(),
+        isolation: Box::default(),
         encrypted: Default::default(),
+        tunnel_source: None,
     }
 }
 
@@ -480,8 +494,9 @@ mod tests {
             mesh_port: 6783,
             metrics_port: None,
             block_metadata: true,
-            isolation: Isolation::default(),
+            isolation: Box::default(),
             encrypted: Default::default(),
+            tunnel_source: None,
         }
     }
 
@@ -501,6 +516,22 @@ mod tests {
             assert_eq!(with.matches(&rule).count(), 1, "{rule}{with}");
         }
         assert!(!table(&rules()).unwrap().contains("tunnel"));
+    }
+
+    #[test]
+    fn what_a_host_sends_itself_enters_the_tunnel_under_an_address_that_the_other_end_believes() {
+        let uplinks = ["eth0".to_owned(), TUNNEL.to_owned()].into();
+        let (prefix, tunnel_source) = (Some("fd00:1::/96".parse().unwrap()), "10.32.0.1".parse().ok());
+        let without = Rules { uplinks, prefix, ..rules() };
+        let with = table(&Rules { tunnel_source, ..without.clone() }).unwrap();
+        for rule in [
+            "ip saddr != 10.32.0.0/12 ip daddr 10.32.0.0/12 fib saddr type local counter snat ip to 10.32.0.1",
+            "ip6 saddr != fd00:1::a20:0/108 ip6 daddr fd00:1::a20:0/108 fib saddr type local counter snat ip6 to fd00:1::a20:1",
+        ] {
+            assert_eq!(with.matches(&format!("\t\toifname \"weave-tunnel\" {rule}\n")).count(), 1, "{with}");
+        }
+        let no_tunnel = table(&Rules { tunnel_source, ..rules() }).unwrap();
+        assert!(!table(&without).unwrap().contains("snat") && !no_tunnel.contains("snat"));
     }
 
     #[test]
@@ -541,7 +572,7 @@ mod tests {
         };
         let lines = |count| {
             let isolation = Isolation { subnets: subnets(count), rest: BTreeSet::new() };
-            table(&Rules { isolation, ..rules() }).unwrap().lines().count()
+            table(&Rules { isolation: isolation.into(), ..rules() }).unwrap().lines().count()
         };
         assert_eq!(lines(20) - lines(10), lines(30) - lines(20), "all pairs allowed, and yet in proportion");
     }

@@ -201,10 +201,13 @@ pub struct Rules {
     pub block_metadata: bool,
     /// Which containers are kept from which.
     #[serde(default)]
-    pub isolation: Isolation,
+    pub isolation: Box<Isolation>,
     /// What other hosts own whose packets go by the tunnel or not at all.
     #[serde(default)]
     pub encrypted: BTreeSet<Ipv4Net>,
+    /// The address, of those that this host owns, under which what it sends itself enters the tunnel: the other end believes no other.
+    #[serde(default)]
+    pub tunnel_source: Option<Address>,
 }
 
 /// Which containers are kept from which. Those of a subnet reach their own subnet and the ones that it

@@ -10,7 +10,7 @@ use weavers::state::{Docker0, Forward, HostAction, Isolation, REST, Rules, Subne
 
 use crate::{
     stories,
-    world::{Container, PATIENCE, World, create, crosses, range, rules, sh, udp, uplink},
+    world::{Container, PATIENCE, World, at, create, crosses, range, rules, sh, udp, uplink},
 };
 
 stories![
@@ -22,6 +22,7 @@ stories![
     containers_reach_their_own_subnet_and_those_that_it_allows,
     rules_of_many_subnets_are_read_back_as_they_were_loaded,
     what_would_go_from_uplink_to_uplink_is_dropped_and_what_leaves_is_masqueraded,
+    what_the_host_itself_sends_into_the_tunnel_comes_from_an_address_that_it_owns,
     a_container_is_answered_by_another_that_it_called_by_a_published_port,
     docker_s_drop_is_opened_and_closed_again,
     a_flushed_forward_chain_is_opened_again,
@@ -36,7 +37,8 @@ stories![
 async fn rules_are_read_back_as_they_were_loaded(mut world: World) {
     let many = Rules { uplinks: ["ens5", "eth0", "a", "eth1.100"].map(Into::into).into(), ..rules() };
     let open = Rules { block_metadata: false, ..rules() };
-    for wanted in [rules(), many, open] {
+    let far = Rules { prefix: "fd00:1::/96".parse().ok(), ..by_tunnel() };
+    for wanted in [rules(), many, open, far] {
         world.wanted.rules = Some(wanted.clone());
         assert_eq!(world.observe().await.rules, None);
         world.load_rules(wanted.clone()).await;
@@ -63,7 +65,7 @@ async fn a_daemon_knows_its_rules_where_no_protocol_has_a_name(mut world: World)
     // A minimal Debian has no /etc/protocols, and nft lists numbers there.
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     sh("[ ! -e /etc/protocols ] || mount --bind /dev/null /etc/protocols");
-    let wanted = Rules { isolation: isolation(), ..rules() };
+    let wanted = Rules { isolation: isolation().into(), ..rules() };
     world.load_rules(wanted.clone()).await;
     assert!(!sh("nft list table inet weave").contains("{ tcp, udp }"));
     world.kernel = weavers::kernel::Kernel::new(weavers::kernel::watch::Changes::default()).unwrap();
@@ -169,7 +171,7 @@ async fn containers_reach_their_own_subnet_and_those_that_it_allows(mut world: W
     };
     world.load_rules(rules()).await;
     assert_eq!(reached().len(), 9, "without subnets all reach all");
-    let wanted = Rules { isolation: isolation(), ..rules() };
+    let wanted = Rules { isolation: isolation().into(), ..rules() };
     world.load_rules(wanted.clone()).await;
     let allowed =
         [("db", "db"), ("rest", "rest"), ("rest", "web"), ("web", "db"), ("web", "rest"), ("web", "web")];
@@ -181,7 +183,7 @@ async fn containers_reach_their_own_subnet_and_those_that_it_allows(mut world: W
     assert!(crosses(&caller, called, 100) && crosses(called, &caller, 100));
     let mut closed = isolation();
     closed.subnets.values_mut().for_each(|subnet| subnet.allow.clear());
-    world.load_rules(Rules { isolation: closed, ..rules() }).await;
+    world.load_rules(Rules { isolation: closed.into(), ..rules() }).await;
     assert!(crosses(&caller, called, 100), "an open connection goes on");
     assert_eq!(reached(), [("db", "db"), ("rest", "rest"), ("rest", "web"), ("web", "web")]);
 
@@ -203,7 +205,7 @@ async fn rules_of_many_subnets_are_read_back_as_they_were_loaded(mut world: Worl
     };
     let subnets = names().enumerate().map(|(n, name)| (name, of(n))).collect();
     let isolation = Isolation { subnets, rest: names().take(3).collect() };
-    let wanted = Rules { isolation, ..rules() };
+    let wanted = Rules { isolation: isolation.into(), ..rules() };
     world.load_rules(wanted.clone()).await;
     // Another life of the program, which remembers nothing.
     world.kernel = weavers::kernel::Kernel::new(weavers::kernel::watch::Changes::default()).unwrap();
@@ -223,6 +225,40 @@ async fn what_would_go_from_uplink_to_uplink_is_dropped_and_what_leaves_is_masqu
     assert!(comes_in, "a packet for a container that is here");
     let _ = outside.send_to(b"nobody", "10.33.0.1:9");
     let dropped = || sh("nft list chain inet weave forward | grep 'loop guard'");
+    assert!(dropped().contains("packets 1 "), "{}", dropped());
+}
+
+/// The rules of a host that has a tunnel.
+fn by_tunnel() -> Rules {
+    let uplinks = ["eth0", "weave-tunnel"].map(Into::into).into();
+    Rules { uplinks, tunnel_source: Some(at(OWN)), ..rules() }
+}
+
+const OWN: &str = "10.32.0.1";
+
+async fn what_the_host_itself_sends_into_the_tunnel_comes_from_an_address_that_it_owns(mut world: World) {
+    let (router, far) = (Container::new(), Container::new());
+    uplink(&router);
+    // A wire without neighbours, as a tunnel is.
+    let mac = "02:00:00:00:00:01";
+    let ends =
+        format!("weave-tunnel address {mac} type veth peer name end0 address {mac} netns {}", far.task());
+    sh(&format!(
+        "ip link add {ends}; ip link set weave-tunnel arp off up; ip route add 10.40.0.0/14 dev weave-tunnel"
+    ));
+    far.sh("ip link set end0 arp off up; ip addr add 10.40.0.1/32 dev end0; ip route add default dev end0");
+    world.load_rules(by_tunnel()).await;
+    let (caller, service) = (udp("0.0.0.0"), far.udp("10.40.0.1"));
+    caller.send_to(b"hello", service.local_addr().unwrap()).unwrap();
+    let (_, source) = service.recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(source.ip().to_string(), OWN);
+    service.send_to(b"hi", source).unwrap();
+    let (_, answers) = caller.recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(answers, service.local_addr().unwrap());
+    // Nobody here has asked for this.
+    let other = far.udp("10.40.0.1");
+    other.send_to(b"me first", ("10.0.1.12", caller.local_addr().unwrap().port())).unwrap();
+    let dropped = || sh("nft list chain inet weave input | grep tunnel");
     assert!(dropped().contains("packets 1 "), "{}", dropped());
 }
 

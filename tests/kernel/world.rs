@@ -20,7 +20,7 @@ use nix::{
 use weavers::{
     addr::Address,
     kernel::{Kernel, target, watch::Changes},
-    state::{Far, Fault, Host, HostAction, Isolation, Link, Netns, Rules, Scope},
+    state::{Far, Fault, Host, HostAction, Link, Netns, Rules, Scope},
 };
 
 /// Where no answer is the answer, waiting for it takes this long.
@@ -242,7 +242,8 @@ pub fn rules() -> Rules {
         mesh_port: 6783,
         metrics_port: None,
         block_metadata: true,
-        isolation: Isolation::default(),
+        isolation: Box::default(),
         encrypted: Default::default(),
+        tunnel_source: None,
     }
 }

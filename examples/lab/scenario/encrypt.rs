@@ -7,6 +7,7 @@ use super::{
     mixed::path,
     password,
     stage::{Checks, NOT_CONVERGED, at_work, eventually, holds, passes, report, same},
+    tunnels::hosts_reach,
     v6,
 };
 use crate::{lab::Lab, net, report::Report, tap::Tap};
@@ -78,6 +79,7 @@ async fn encrypted(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
         checks.add(format!("the routes of h{} stay in the tables", host + 1), holds(kept, || routes));
         checks.timed(format!("h{} is converged", host + 1), lab.settled(host).await?);
     }
+    hosts_reach(lab, &[(0, 1)], checks).await?;
     let (len, _) = sealed.heard(&[])?;
     checks.add(format!("{len} bytes were sealed"), holds(len > 2 << 20, || "that is too little".to_owned()));
     Ok(())

@@ -1,9 +1,10 @@
 //! The second half of `mixed`: hosts that have no network in common reach each other by tunnels, one of them from behind a router that
 //! translates addresses.
 
-use std::{os::unix::fs::PermissionsExt, time::Duration};
+use std::{net::IpAddr, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use super::{
+    basic,
     mixed::{lead_to, path},
     password,
     stage::{Checks, eventually, holds, same},
@@ -11,6 +12,7 @@ use super::{
 };
 use crate::{
     lab::Lab,
+    net,
     pinger::{Pinger, end_without_loss},
     report::Ping,
     site::{HOME, OFFICE},
@@ -25,6 +27,8 @@ const LATER: Duration = Duration::from_secs(60);
 /// What gets through a tunnel that may leave the VPC, and what does not.
 const CARRIED: u32 = 1440;
 const CAUTION: Duration = Duration::from_secs(1);
+/// A port of a host at which something listens.
+const SERVICE: u16 = 7777;
 
 pub async fn play(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<Vec<Ping>> {
     let addresses: Vec<_> = lab.containers.iter().map(|container| container.address).collect();
@@ -150,8 +154,43 @@ async fn reached(lab: &Lab, checks: &mut Checks) -> anyhow::Result<Vec<Ping>> {
         });
         checks.timed(format!("probes of h{} flow to all", host + 1), flows.await?);
     }
+    hosts_reach(lab, &[(ON_EC2[0], AT_HOME), (AT_HOME, ON_EC2[0]), (OFFICE_HOSTS[0], ON_EC2[1])], checks)
+        .await?;
     shown(lab, checks).await?;
     Ok(pings)
+}
+
+/// What a host itself sends to containers of a host elsewhere gets there and is answered; what they send it first is not let in.
+pub(super) async fn hosts_reach(
+    lab: &Lab,
+    pairs: &[(usize, usize)],
+    checks: &mut Checks,
+) -> anyhow::Result<()> {
+    for &(from, to) in pairs {
+        let of_host = PathBuf::from(format!("/proc/{}/ns/net", lab.hosts[from].keeper_pid()?));
+        let container = &lab.containers[to];
+        let echo = net::tcp_echo(&of_host, &container.netns, container.address).await;
+        let what = format!("h{} itself reaches {} by TCP", from + 1, container.name);
+        checks.add(what, echo.map_err(|error| format!("{error:#}")));
+        for (family, address) in
+            [("IPv4", IpAddr::from(container.address)), ("IPv6", IpAddr::from(v6::address(lab, to)))]
+        {
+            let answered =
+                lab.on_host(from, &["ping", "-n", "-c", "1", "-W", "1", &address.to_string()]).await;
+            let answered = answered.map(drop).map_err(|error| format!("{error:#}"));
+            checks.add(format!("and is answered by {family}"), answered);
+        }
+        let source = net::tcp_source(&of_host, &container.netns, container.address).await?;
+        let owned = basic::owned(lab, from).await?;
+        let is_of_host = owned.iter().any(|cidr| cidr.contains(&source));
+        checks.add(
+            format!("{source}, under which it does, is one of h{}", from + 1),
+            holds(is_of_host, || format!("{owned:?}")),
+        );
+        let called = net::tcp_echo_by(&container.netns, &of_host, SERVICE, (source, SERVICE)).await;
+        checks.add("under which no service of it is reached", holds(called.is_err(), || "one is".to_owned()));
+    }
+    Ok(())
 }
 
 /// status, explain and doctor tell of tunnels.

@@ -1,6 +1,7 @@
 //! What should be, from the configuration, the ring and the attachments.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -97,7 +98,7 @@ impl Ground<'_> {
     fn host(&self) -> Host {
         Host {
             sysctls: self.sysctls(),
-            rules: rules(self.config, self.seen, &self.remote.encrypted),
+            rules: rules(self.config, self.seen, &self.remote),
             gateway: true,
             blocks: self.blocks(),
             links: self.connected.links.clone(),
@@ -217,11 +218,7 @@ pub fn link_mtu(config: &Config, seen: Option<&Host>) -> u32 {
 }
 
 /// While no uplink is known, rules are left as they are: they would guard nothing.
-pub(in crate::node) fn rules(
-    config: &Config,
-    seen: Option<&Host>,
-    encrypted: &BTreeSet<Ipv4Net>,
-) -> Option<Rules> {
+pub(in crate::node) fn rules(config: &Config, seen: Option<&Host>, remote: &Remote) -> Option<Rules> {
     if uplink_names(config, seen).is_empty() {
         return seen.and_then(|host| host.rules.clone());
     }
@@ -232,9 +229,26 @@ pub(in crate::node) fn rules(
         mesh_port: config.mesh.listen.port(),
         metrics_port: config.metrics.map(|listen| listen.port()),
         block_metadata: config.network.block_metadata,
-        isolation: config.ipam.isolation.clone(),
-        encrypted: if config.paths.encrypt { [config.ipam.range.trunc()].into() } else { encrypted.clone() },
+        isolation: config.ipam.isolation.clone().into(),
+        encrypted: match config.paths.encrypt {
+            true => [config.ipam.range.trunc()].into(),
+            false => remote.encrypted.clone(),
+        },
+        tunnel_source: remote.source,
     })
+}
+
+/// The address under which what a host that owns this sends itself may enter the tunnel: one of the default subnet, in the longest
+/// range, which changes hands last. A container may have it, too: answers are told apart by their connections.
+pub(in crate::node) fn tunnel_source(config: &Config, owned: &[Range]) -> Option<Address> {
+    let subnet = Range::from(config.ipam.default_subnet.trunc());
+    if !config.paths.tunnel || subnet.len() <= 2 {
+        return None;
+    }
+    // The first and the last address of a network are for no host.
+    let hosts = Range::new(Address(subnet.start.0 + 1), Address(subnet.end.0 - 1));
+    let parts = owned.iter().filter(|range| range.overlaps(hosts)).map(|range| range.intersection(hosts));
+    parts.max_by_key(|part| (part.len(), Reverse(part.start))).map(|part| part.start)
 }
 
 /// Those that are configured, or else those that carry the traffic.
@@ -274,4 +288,32 @@ pub fn routes_of_others(range: Ipv4Net, vpc: &crate::state::Vpc) -> Vec<(Ipv4Net
             crate::state::Target::Interface(_) | crate::state::Target::Other(_) => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(owned: &[&str]) -> Option<String> {
+        let subnet = "10.32.0.0/16".parse().unwrap();
+        let mut config = Config::default();
+        (config.paths.tunnel, config.ipam.default_subnet) = (true, subnet);
+        let owned: Vec<Range> =
+            owned.iter().map(|cidr| Range::from(cidr.parse::<Ipv4Net>().unwrap())).collect();
+        tunnel_source(&config, &owned).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn a_host_enters_the_tunnel_by_an_address_of_the_default_subnet_in_its_longest_range() {
+        let cases: [(&[&str], Option<&str>); 5] = [
+            (&["10.32.4.0/24", "10.32.8.0/22", "10.40.0.0/14"], Some("10.32.8.0")),
+            (&["10.32.8.0/24", "10.32.4.0/24"], Some("10.32.4.0")),
+            (&["10.32.0.0/16"], Some("10.32.0.1")),
+            (&["10.32.0.0/32", "10.32.255.255/32", "10.40.0.0/14"], None),
+            (&[], None),
+        ];
+        for (owned, found) in cases {
+            assert_eq!(source(owned).as_deref(), found, "{owned:?}");
+        }
+    }
 }

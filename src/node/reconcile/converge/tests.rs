@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     node::observe::view::{PAUSE_MAX, PAUSE_MIN},
     plan::Found,
-    state::{Far, Forward, Hop, Isolation, Netns, Rules, TableId, TunnelKey},
+    state::{Far, Forward, Hop, Netns, Rules, TableId, TunnelKey},
 };
 
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -294,8 +294,9 @@ fn rules() -> Rules {
         mesh_port: 6783,
         metrics_port: None,
         block_metadata: true,
-        isolation: Isolation::default(),
+        isolation: Box::default(),
         encrypted: Default::default(),
+        tunnel_source: None,
     }
 }
 
