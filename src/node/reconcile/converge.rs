@@ -21,7 +21,7 @@ use crate::{
     plan::{Change, Plan, Plane},
     state::{
         Action, Ec2Action, Fault, FaultKind, Host, HostAction, InterfaceId, Made, Route, RouteState, Side,
-        Target, Vpc,
+        TUNNEL, Target, Vpc,
     },
     time::Timestamp,
 };
@@ -529,19 +529,28 @@ fn stands_before(other: &Plane, plane: &Plane) -> bool {
 }
 
 /// Whether a step must not be taken where an earlier one failed: removals rest on all that was built before them, but for routes to
-/// other hosts that lead elsewhere, and nothing is connected before the rules are in force.
+/// other hosts that lead elsewhere, nothing is connected before the rules are in force, and nothing enters a tunnel that is not set up.
 fn rests_on(action: &Action, earlier: &Action) -> bool {
-    let connects =
-        action.makes_link().is_some() || matches!(action, Action::Host(HostAction::SetTunnel { .. }));
+    let is_tunnel = |action: &Action| matches!(action, Action::Host(HostAction::SetTunnel { .. }));
+    let connects = action.makes_link().is_some() || is_tunnel(action);
     let fences = matches!(earlier, Action::Host(HostAction::LoadRules(_)));
-    is_removal(action) && !leads_elsewhere(earlier, action) || connects && fences
+    is_removal(action) && !leads_elsewhere(earlier, action)
+        || connects && fences
+        || enters_tunnel(action) && is_tunnel(earlier)
+}
+
+fn enters_tunnel(action: &Action) -> bool {
+    match action {
+        Action::Host(HostAction::SetTunnelPeer { .. }) => true,
+        Action::Host(HostAction::AddHostRoute { hop, .. }) => hop.interface == TUNNEL,
+        Action::Host(_) | Action::Ec2(_) => false,
+    }
 }
 
 /// Whether the earlier step leads addresses to another host that the removal does not concern.
 fn leads_elsewhere(earlier: &Action, removal: &Action) -> bool {
     let destination = match earlier {
         Action::Host(HostAction::AddHostRoute { destination, .. }) => destination,
-        // What is to be led into a tunnel that cannot be set up fails by itself.
         Action::Host(HostAction::SetTunnel { .. } | HostAction::SetTunnelPeer { .. }) => return true,
         _ => return false,
     };

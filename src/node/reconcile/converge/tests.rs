@@ -496,6 +496,25 @@ fn a_route_to_another_host_that_fails_holds_up_the_removals_that_it_concerns_and
 }
 
 #[test]
+fn nothing_enters_a_tunnel_that_cannot_be_set_up_and_the_rest_goes_on() {
+    let mut converge = ready(at(0));
+    let key = TunnelKey([1; 32]);
+    let tunnel = Action::Host(HostAction::SetTunnel { key, port: 6784, mtu: 1440 });
+    let end = Action::Host(HostAction::SetTunnelPeer { key, endpoint: None, allowed: [].into() });
+    let lead = |destination, hop| {
+        Action::Host(HostAction::AddHostRoute { destination: cidr(destination).into(), hop })
+    };
+    let into = lead("10.40.0.0/13", Hop::tunnel(None));
+    let beside = lead("10.48.0.0/13", Hop::direct([10, 0, 1, 12].into(), "eth0"));
+    let plan = plan([tunnel.clone(), end.clone(), into.clone(), beside.clone()]);
+    assert_eq!(converge.take(at(10), &plan), std::slice::from_ref(&tunnel));
+    assert_eq!(converge.applied(at(20), &tunnel, Err(fault(FaultKind::Invalid))), [beside]);
+    for held in [end, into] {
+        assert_eq!(converge.held_up(&held, &plan), Some(&fault(FaultKind::Invalid)), "{held}");
+    }
+}
+
+#[test]
 fn a_tunnel_that_cannot_be_set_up_holds_up_no_removal_and_none_is_set_up_before_the_rules_are_in_force() {
     let mut converge = ready(at(0));
     let key = TunnelKey([1; 32]);
