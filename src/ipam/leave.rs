@@ -46,6 +46,10 @@ impl Allocator {
     pub fn bury(&mut self, now: Timestamp, dead: PeerName, heir: PeerName) {
         self.now = now;
         let heard = self.peers.reachable.contains(&dead);
+        // It is no elector any more, and that is all.
+        if heir == PeerName::UNKNOWN && !self.ring.owned_by(dead).is_empty() {
+            return;
+        }
         // One that is heard has come back since that was decided, and owns again what it owns by now.
         if heir == self.settings.me && dead != heir && !heard && !self.leaving && !self.ring.is_empty() {
             self.begin_rest(dead);

@@ -126,9 +126,10 @@ impl Log {
         self.electors.iter().copied().filter(stays).chain(decision.joins.iter().copied()).collect()
     }
 
-    /// The decision about a peer that was taken at `since` or later, if it is remembered.
+    /// The decision on who takes over from a peer that was taken at `since` or later, if it is remembered.
     pub fn decision_on(&self, peer: PeerName, since: u64) -> Option<&Decision> {
-        self.since(since).filter(|decision| decision.dead == peer).last()
+        let is_on = |decision: &&Decision| decision.dead == peer && decision.heir != PeerName::UNKNOWN;
+        self.since(since).filter(is_on).last()
     }
 
     /// The decisions with this number or a higher one, if they are remembered, oldest first.

@@ -141,7 +141,7 @@ impl TakeOver {
     /// Does what follows from a decision.
     pub(super) fn follow(&mut self, now: Timestamp, decision: Decision) {
         self.note(now, &decision);
-        if decision.dead != self.me.name {
+        if decision.dead != self.me.name && decision.heir != PeerName::UNKNOWN {
             self.asked.remove(&decision.dead);
         }
         self.effects.push_back(Effect::Decided(decision));
@@ -149,7 +149,9 @@ impl TakeOver {
 
     /// Its heir has some time to take over before the same peer is decided about again.
     pub(super) fn note(&mut self, now: Timestamp, decision: &Decision) {
-        self.liveness.note_decided(now, decision.dead);
+        if decision.heir != PeerName::UNKNOWN {
+            self.liveness.note_decided(now, decision.dead);
+        }
     }
 
     /// Begins with the next decision, bound by what we promised about it.

@@ -15,6 +15,9 @@
 //! only EC2's statement stands for it. Once a majority has, the lowest of them proposes. Whoever is taken for
 //! dead and is not loses what it does not use, and nothing else: see [`super::merge`].
 //!
+//! An elector whose instance is gone loses its seat long before that, and at first nothing else: where hosts are replaced one after
+//! the other within the grace time, most of the electors are there at any moment.
+//!
 //! An heir takes over if it heard how it was chosen. Whoever hears of it later, having been away, cut off, or without a store, takes
 //! over nothing: what became of the dead since it does not know, and they are decided about again if they still own something.
 
@@ -50,6 +53,8 @@ pub use self::{
 
 /// How long a peer was not heard before EC2 is asked about it.
 const SUSPECT_AFTER: Duration = Duration::from_secs(10);
+/// How long an elector whose instance is gone keeps its seat at most. Where the grace time is no longer, all is decided at once.
+const SEAT_KEPT: Duration = Duration::from_secs(60);
 /// How long a peer must have been there to be made an elector where there are few.
 const SETTLED_AFTER: Duration = Duration::from_secs(30);
 /// How much longer each elector waits than the one below it.

@@ -1,10 +1,10 @@
 //! What to second, what to propose, and when.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    Decision, Effect, HEIR_PATIENCE, PAUSE, PAUSE_MAX, REPEAT, SETTLED_AFTER, SUSPECT_AFTER, TURN, TakeOver,
-    View, decisions::SEATS,
+    Decision, Effect, HEIR_PATIENCE, PAUSE, PAUSE_MAX, REPEAT, SEAT_KEPT, SETTLED_AFTER, SUSPECT_AFTER, TURN,
+    TakeOver, View, decisions::SEATS,
 };
 use crate::{ipam::paxos::NodeClaims, peer::PeerName, time::Timestamp};
 
@@ -78,9 +78,22 @@ impl TakeOver {
         let anew = |peer: &PeerName| !self.liveness.decided.contains_key(peer);
         let dead = self.liveness.unheard.iter().filter(|(peer, since)| {
             let asked = said.asks.contains(*peer) && !self.liveness.running.contains_key(*peer);
-            asked || view.grace.is_some_and(|grace| now.since(**since) >= grace) && said.gone.contains(*peer)
+            let kept = self.has_seat(**peer).then_some(SEAT_KEPT);
+            let silence = view.grace.into_iter().chain(kept).min();
+            asked || silence.is_some_and(|least| now.since(**since) >= least) && said.gone.contains(*peer)
         });
         dead.map(|(peer, _)| *peer).chain(self.resigning(view)).filter(anew).collect()
+    }
+
+    fn has_seat(&self, peer: PeerName) -> bool {
+        self.log.as_ref().is_some_and(|log| log.electors().contains(&peer))
+    }
+
+    /// Whether all that is decided about this peer now is that it is no elector any more.
+    fn loses_its_seat_only(&self, view: View, dead: PeerName) -> bool {
+        let leaves = view.reachable.contains(&dead) || dead == self.me.name;
+        let is_early = view.grace.is_none_or(|grace| grace > SEAT_KEPT);
+        leaves || is_early && self.has_seat(dead) && !self.said_by_those_there(view).asks.contains(&dead)
     }
 
     /// Electors that want to be none any more.
@@ -209,8 +222,10 @@ impl TakeOver {
         let Some(dead) = self.statements.own.seconds.iter().copied().find(agreed) else {
             return self.more_electors(now, view);
         };
-        let resigns = view.reachable.contains(&dead) || dead == self.me.name;
-        let heir = if resigns { PeerName::UNKNOWN } else { self.heir(view, dead) };
+        let heir = match self.loses_its_seat_only(view, dead) {
+            true => PeerName::UNKNOWN,
+            false => self.heir(view, dead),
+        };
         let (joins, leaves) = self.seats(view, dead, |_| true);
         let decision = Decision { dead, heir, joins, leaves };
         (!log.electors_after(&decision).is_empty()).then_some(decision)
@@ -294,7 +309,7 @@ impl TakeOver {
     /// When something changes by itself: a peer becomes suspect, its grace is over, it is our turn.
     fn next_change(&self, now: Timestamp, view: View) -> Option<Timestamp> {
         let unheard = self.liveness.unheard.values();
-        let spans: BTreeSet<_> = view.grace.into_iter().chain([SUSPECT_AFTER]).collect();
+        let spans: BTreeSet<Duration> = view.grace.into_iter().chain([SUSPECT_AFTER, SEAT_KEPT]).collect();
         let over = unheard.flat_map(|since| spans.iter().map(|span| *since + *span));
         let again = self.liveness.decided.values().map(|at| *at + HEIR_PATIENCE);
         let settled = self.liveness.heard.values().map(|since| *since + SETTLED_AFTER);
