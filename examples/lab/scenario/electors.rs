@@ -18,11 +18,13 @@ const STAYS: usize = 0;
 const FIRST: usize = 1;
 const SECOND: usize = 2;
 const FOUNDERS: usize = 3;
-/// How long a terminated host must be silent.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long a terminated host must be silent, at first and later.
+const GRACE: [&str; 2] = ["reclaim = \"1h\"", "reclaim = \"10s\""];
 const SOON: Duration = Duration::from_secs(10);
 /// The grace, and a look at EC2.
 const LATER: Duration = Duration::from_secs(30);
+/// How long an elector that is gone keeps its seat, and some looks at EC2.
+const UNSEATED: Duration = Duration::from_secs(100);
 
 /// The other five. Seats are filled in the order of names, which each host makes up.
 struct Others {
@@ -54,7 +56,7 @@ impl Others {
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     stage::founded_by(lab, FOUNDERS)?;
     for host in 0..lab.hosts.len() {
-        lab.edit(host, "[vpc]", &format!("[vpc]\nreclaim = \"{}s\"", GRACE.as_secs()))?;
+        lab.edit(host, "[vpc]", &format!("[vpc]\n{}", GRACE[0]))?;
     }
     let ready = stage::at_work(lab).await?;
     lab.settle().await?;
@@ -114,18 +116,32 @@ async fn one_after_another(
 ) -> anyhow::Result<Vec<Ipv4Net>> {
     let &Others { stays, terminated: [one, other], returns, .. } = others;
     let inherited = owned(lab, FIRST).await?;
-    dies(lab, checks, FIRST, returns).await?;
-    await_electors(
-        lab,
-        checks,
-        "the seat of the first that dies is filled",
-        &[STAYS, SECOND, stays, one, other],
-    )
-    .await?;
+    unseated(lab, checks, FIRST, &[STAYS, SECOND, stays, one, other]).await?;
+    forgets(lab, checks, returns, &[&lab.hosts[FIRST].name]).await?;
+    no_route_to(lab, checks, FIRST).await?;
+    for host in (0..lab.hosts.len()).filter(|host| *host != FIRST) {
+        lab.edit(host, GRACE[0], GRACE[1])?;
+        let reloaded = lab.ran(host, &["reload"]).await?;
+        checks.add(format!("h{} waits less from now on", host + 1), reloaded.says(0, &["adopted"]));
+    }
     dies(lab, checks, SECOND, STAYS).await?;
     await_electors(lab, checks, "the seat of the second is filled", &[STAYS, stays, one, other, returns])
         .await?;
     Ok(inherited)
+}
+
+/// The seat of one that dies is filled long before anybody takes over from it.
+async fn unseated(lab: &mut Lab, checks: &mut Checks, host: usize, seated: &[usize]) -> anyhow::Result<()> {
+    let (writes, routes) = (lab.writes(), lab.routes_to(host));
+    lose(lab, host, Power::Terminated).await?;
+    let seated = names(lab, seated);
+    let filled = eventually(UNSEATED, async || Ok(same(&seated, &electors(lab, STAYS).await?))).await?;
+    checks.timed("the seat of the first that dies is filled", filled);
+    let told = lab.ran(STAYS, &["status"]).await?;
+    checks.add("its ranges are not taken over yet", told.says(0, &["its ranges are taken over in"]));
+    let as_before = (writes, routes) == (lab.writes(), lab.routes_to(host));
+    checks.add("and its routes are as before", holds(as_before, || format!("{:?}", lab.routes_to(host))));
+    Ok(())
 }
 
 /// One dies, and another takes over from it.
