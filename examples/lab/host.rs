@@ -301,6 +301,11 @@ impl Host {
         self.keeper.id().with_context(|| format!("the namespaces of {} are gone", self.name))
     }
 
+    /// Its network namespace.
+    pub fn netns(&self) -> anyhow::Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/{}/ns/net", self.keeper_pid()?)))
+    }
+
     /// Its control socket, as the lab reaches it.
     pub fn socket(&self) -> anyhow::Result<PathBuf> {
         Ok(PathBuf::from(format!("/proc/{}/root{SOCKET}", self.keeper_pid()?)))

@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     cluster::{peers::Peers, unconfirmed::hears_all_listed},
-    reconcile::desired::routes_of_others,
+    reconcile::desired::{led_elsewhere, routes_of_others},
     report::overview::Overview,
 };
 use crate::{
@@ -82,16 +82,9 @@ impl Peers {
 /// Whether a route that begins at an address of this host, by the ring, leads to a host to which one leads that begins at an address of
 /// another. That host need not run: it may have stopped since. An interface to which no such route leads may be a former one of ours.
 fn is_led_to_peers(range: Ipv4Net, vpc: &Vpc, ring: &Ring) -> bool {
-    let routes = vpc.tables.values().flat_map(|table| &table.routes);
-    let routes = routes.filter(|(cidr, route)| range.contains(*cidr) && route.created);
-    let led: Vec<(PeerName, &InterfaceId)> = routes
-        .filter_map(|(cidr, route)| match &route.target {
-            Target::Interface(id) if *id != vpc.interface => {
-                Some((ring.owner(Range::from(*cidr).start)?, id))
-            }
-            Target::Interface(_) | Target::Other(_) => None,
-        })
-        .collect();
+    let owner = |cidr| ring.owner(Range::from(cidr).start);
+    let led: Vec<(PeerName, &InterfaceId)> =
+        led_elsewhere(range, vpc).filter_map(|(cidr, id, _)| Some((owner(cidr)?, id))).collect();
     let of_peers: BTreeSet<&InterfaceId> =
         led.iter().filter(|(owner, _)| *owner != ring.holder()).map(|(_, id)| *id).collect();
     led.iter().any(|(owner, id)| *owner == ring.holder() && of_peers.contains(id))

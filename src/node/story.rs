@@ -97,8 +97,7 @@ impl Story {
         else {
             return Vec::new();
         };
-        let is_take_over = |dead: PeerName, heir: PeerName| ![dead, heir].contains(&PeerName::UNKNOWN);
-        let taken = log.since(before).filter(|one| is_take_over(one.dead, one.heir));
+        let taken = log.since(before).filter(|one| one.is_take_over());
         let decided = |dead, heir| Event::TakeOverDecided {
             dead: known.peers.named(dead),
             heir: known.peers.named(heir),

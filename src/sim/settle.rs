@@ -53,7 +53,7 @@ impl World {
         let look_max = longest_between_looks(self.machines.len() as u32);
         let settle_max = SETTLE_MAX + 2 * look_max;
         let deadline = begun + settle_max;
-        let mut settled_at = None;
+        let mut settled_at: Option<Timestamp> = None;
         loop {
             let before = self.writes();
             self.run_until(self.now + STEP);
@@ -69,24 +69,20 @@ impl World {
                 self.forget_all(self.left_to_people(stuck));
                 self.forget_claimants();
             }
-            match self.unsettled() {
-                None if self.now >= begun + FORGET_AFTER => {
-                    let settled_at = *settled_at.get_or_insert(self.now);
-                    match self.who_has_not_looked_since(settled_at + RESTLESS) {
-                        None if self.now >= settled_at + RESTS => break,
-                        Some(host) if self.now >= settled_at + RESTLESS + look_max + STEP => {
-                            return self.violate(format!("host {host} does not look at its route tables"));
-                        }
-                        None | Some(_) => continue,
-                    }
-                }
-                Some(why) if self.now >= deadline => {
-                    return self
-                        .violate(format!("not settled {settle_max:?} after all was made well: {why}"));
+            let unsettled = self.unsettled();
+            let is_settled = unsettled.is_none() && self.now >= begun + FORGET_AFTER;
+            settled_at = settled_at.or(Some(self.now)).filter(|_| is_settled);
+            if let Some(why) = unsettled.filter(|_| self.now >= deadline) {
+                return self.violate(format!("not settled {settle_max:?} after all was made well: {why}"));
+            }
+            let Some(settled_at) = settled_at else { continue };
+            match self.who_has_not_looked_since(settled_at + RESTLESS) {
+                None if self.now >= settled_at + RESTS => break,
+                Some(host) if self.now >= settled_at + RESTLESS + look_max + STEP => {
+                    return self.violate(format!("host {host} does not look at its route tables"));
                 }
                 None | Some(_) => {}
             }
-            settled_at = None;
         }
         // Whoever has few writes left to have fewer routes has more after a while.
         let node = |host: usize| self.machines[host].node.as_ref();

@@ -30,8 +30,6 @@ pub struct Remote {
     pub tunnel_unread: Option<Fault>,
     /// Desired only: what others own whose packets are to go by the tunnel or not at all, since those others want it so.
     pub encrypted: BTreeSet<Ipv4Net>,
-    /// Desired only: the address under which what this host sends itself enters the tunnel.
-    pub source: Option<Address>,
     /// Asked only: addresses of other hosts to which the kernel is asked the way.
     pub asked: BTreeSet<Address>,
     /// Observed only: addresses of the host itself, each with the length of the network around it, by interface.

@@ -102,6 +102,10 @@ fn routes_to_another_host_show_an_old_disk_to_a_host_that_hears_nobody() {
         node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(vpc)));
         let rests = !node.overview().quarantined().is_empty();
         assert_eq!(rests, is_old, "{destination} leads to {interface}");
+        let mut steps = Steps::default();
+        steps.take(&mut node);
+        steps.save_all(&mut node);
+        assert!(!rests || steps.routes.is_empty(), "{:?}", steps.routes);
     }
 }
 

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -187,7 +186,7 @@ async fn ports(lab: &mut Lab, dockers: &Dockers, checks: &mut Checks) -> anyhow:
         dockers.run(lab, 0, "ports", &["-p", "8080:80", "-p", "127.0.0.1:9000:90", "-p", "70"]).await?;
     let (netns, address) = (lab.containers[index].netns.clone(), lab.hosts[0].address.into());
     let [_, address6] = addresses6(lab.hosts[0].address);
-    let of_host = PathBuf::from(format!("/proc/{}/ns/net", lab.hosts[0].keeper_pid()?));
+    let of_host = lab.hosts[0].netns()?;
     let far = lab.containers[2].netns.clone();
     let local = IpAddr::from(Ipv4Addr::LOCALHOST);
     for (what, from, by) in [

@@ -18,8 +18,9 @@ const STAYS: usize = 0;
 const FIRST: usize = 1;
 const SECOND: usize = 2;
 const FOUNDERS: usize = 3;
-/// How long a terminated host must be silent, at first and later.
-const GRACE: [&str; 2] = ["reclaim = \"1h\"", "reclaim = \"10s\""];
+/// How long a terminated host must be silent: at first, and later.
+const LONG: &str = "reclaim = \"1h\"";
+const SHORT: &str = "reclaim = \"10s\"";
 const SOON: Duration = Duration::from_secs(10);
 /// The grace, and a look at EC2.
 const LATER: Duration = Duration::from_secs(30);
@@ -56,7 +57,7 @@ impl Others {
 pub async fn run(lab: &mut Lab) -> anyhow::Result<Report> {
     stage::founded_by(lab, FOUNDERS)?;
     for host in 0..lab.hosts.len() {
-        lab.edit(host, "[vpc]", &format!("[vpc]\n{}", GRACE[0]))?;
+        lab.edit(host, "[vpc]", &format!("[vpc]\n{LONG}"))?;
     }
     let ready = stage::at_work(lab).await?;
     lab.settle().await?;
@@ -120,7 +121,7 @@ async fn one_after_another(
     forgets(lab, checks, returns, &[&lab.hosts[FIRST].name]).await?;
     no_route_to(lab, checks, FIRST).await?;
     for host in (0..lab.hosts.len()).filter(|host| *host != FIRST) {
-        lab.edit(host, GRACE[0], GRACE[1])?;
+        lab.edit(host, LONG, SHORT)?;
         let reloaded = lab.ran(host, &["reload"]).await?;
         checks.add(format!("h{} waits less from now on", host + 1), reloaded.says(0, &["adopted"]));
     }

@@ -213,8 +213,7 @@ impl Bystander {
         let script =
             "ip link add by0 type veth peer name by1; ip addr add 192.0.2.1/24 dev by0; ip link set by0 up";
         lab.on_host(0, &["sh", "-ec", script]).await?;
-        let keeper = format!("/proc/{}/ns/net", lab.hosts[0].keeper_pid()?);
-        let enter = format!("--net={keeper}");
+        let enter = format!("--net={}", lab.hosts[0].netns()?.display());
         net::run(Command::new("nsenter").args([
             &enter,
             "ip",

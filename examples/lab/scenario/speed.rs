@@ -57,9 +57,7 @@ struct Ends {
 }
 
 fn hosts(lab: &Lab, [from, to]: [usize; 2]) -> anyhow::Result<Ends> {
-    let netns =
-        |host: usize| anyhow::Ok(PathBuf::from(format!("/proc/{}/ns/net", lab.hosts[host].keeper_pid()?)));
-    Ok(Ends { from: netns(from)?, to: netns(to)?, address: lab.hosts[to].address })
+    Ok(Ends { from: lab.hosts[from].netns()?, to: lab.hosts[to].netns()?, address: lab.hosts[to].address })
 }
 
 /// Containers are numbered as their hosts.

@@ -1,7 +1,7 @@
 //! The second half of `mixed`: hosts that have no network in common reach each other by tunnels, one of them from behind a router that
 //! translates addresses.
 
-use std::{net::IpAddr, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
+use std::{net::IpAddr, os::unix::fs::PermissionsExt, time::Duration};
 
 use super::{
     basic,
@@ -167,7 +167,7 @@ pub(super) async fn hosts_reach(
     checks: &mut Checks,
 ) -> anyhow::Result<()> {
     for &(from, to) in pairs {
-        let of_host = PathBuf::from(format!("/proc/{}/ns/net", lab.hosts[from].keeper_pid()?));
+        let of_host = lab.hosts[from].netns()?;
         let container = &lab.containers[to];
         let echo = net::tcp_echo(&of_host, &container.netns, container.address).await;
         let what = format!("h{} itself reaches {} by TCP", from + 1, container.name);

@@ -30,12 +30,19 @@ const FORCED_STEP: u64 = 1 << 32;
 pub struct Decision {
     /// The peer that is gone; [`PeerName::UNKNOWN`] if the decision is about electors alone.
     pub dead: PeerName,
-    /// Who takes over what it owned; [`PeerName::UNKNOWN`] if it gave all away itself.
+    /// Who takes over what it owned; [`PeerName::UNKNOWN`] if it gave all away itself, or is only no elector any more.
     pub heir: PeerName,
     /// Who decides with the others from now on.
     pub joins: BTreeSet<PeerName>,
     /// Who does no longer, beside the dead.
     pub leaves: BTreeSet<PeerName>,
+}
+
+impl Decision {
+    /// Whether somebody takes over what another owned.
+    pub fn is_take_over(&self) -> bool {
+        ![self.dead, self.heir].contains(&PeerName::UNKNOWN)
+    }
 }
 
 impl Default for Decision {
@@ -128,8 +135,7 @@ impl Log {
 
     /// The decision on who takes over from a peer that was taken at `since` or later, if it is remembered.
     pub fn decision_on(&self, peer: PeerName, since: u64) -> Option<&Decision> {
-        let is_on = |decision: &&Decision| decision.dead == peer && decision.heir != PeerName::UNKNOWN;
-        self.since(since).filter(is_on).last()
+        self.since(since).filter(|decision| decision.dead == peer && decision.is_take_over()).last()
     }
 
     /// The decisions with this number or a higher one, if they are remembered, oldest first.

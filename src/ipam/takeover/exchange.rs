@@ -141,7 +141,7 @@ impl TakeOver {
     /// Does what follows from a decision.
     pub(super) fn follow(&mut self, now: Timestamp, decision: Decision) {
         self.note(now, &decision);
-        if decision.dead != self.me.name && decision.heir != PeerName::UNKNOWN {
+        if decision.dead != self.me.name && decision.is_take_over() {
             self.asked.remove(&decision.dead);
         }
         self.effects.push_back(Effect::Decided(decision));
@@ -149,7 +149,7 @@ impl TakeOver {
 
     /// Its heir has some time to take over before the same peer is decided about again.
     pub(super) fn note(&mut self, now: Timestamp, decision: &Decision) {
-        if decision.heir != PeerName::UNKNOWN {
+        if decision.is_take_over() {
             self.liveness.note_decided(now, decision.dead);
         }
     }
@@ -211,7 +211,7 @@ impl TakeOver {
     }
 
     pub(super) fn is_elector(&self) -> bool {
-        self.log.as_ref().is_some_and(|log| log.electors().contains(&self.me.name))
+        self.has_seat(self.me.name)
     }
 
     pub(super) fn save(&mut self) {

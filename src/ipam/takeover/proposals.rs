@@ -85,7 +85,8 @@ impl TakeOver {
         dead.map(|(peer, _)| *peer).chain(self.resigning(view)).filter(anew).collect()
     }
 
-    fn has_seat(&self, peer: PeerName) -> bool {
+    /// Whether a peer is an elector.
+    pub fn has_seat(&self, peer: PeerName) -> bool {
         self.log.as_ref().is_some_and(|log| log.electors().contains(&peer))
     }
 

@@ -13,7 +13,8 @@ use crate::{
     config::{Config, SourceDestCheck},
     peer::PeerName,
     state::{
-        Desired, DesiredVpc, Host, InterfaceId, Links, Ports, Remote, Rules, Side, TUNNEL, Vpc, link_name,
+        Desired, DesiredVpc, Host, InterfaceId, Links, Ports, Remote, RouteState, Rules, Side, TUNNEL,
+        Target, Vpc, link_name,
     },
 };
 
@@ -98,7 +99,7 @@ impl Ground<'_> {
     fn host(&self) -> Host {
         Host {
             sysctls: self.sysctls(),
-            rules: rules(self.config, self.seen, &self.remote),
+            rules: rules(self.config, self.seen, &self.owned, &self.remote.encrypted),
             gateway: true,
             blocks: self.blocks(),
             links: self.connected.links.clone(),
@@ -218,7 +219,12 @@ pub fn link_mtu(config: &Config, seen: Option<&Host>) -> u32 {
 }
 
 /// While no uplink is known, rules are left as they are: they would guard nothing.
-pub(in crate::node) fn rules(config: &Config, seen: Option<&Host>, remote: &Remote) -> Option<Rules> {
+pub(in crate::node) fn rules(
+    config: &Config,
+    seen: Option<&Host>,
+    owned: &[Range],
+    encrypted: &BTreeSet<Ipv4Net>,
+) -> Option<Rules> {
     if uplink_names(config, seen).is_empty() {
         return seen.and_then(|host| host.rules.clone());
     }
@@ -230,17 +236,14 @@ pub(in crate::node) fn rules(config: &Config, seen: Option<&Host>, remote: &Remo
         metrics_port: config.metrics.map(|listen| listen.port()),
         block_metadata: config.network.block_metadata,
         isolation: config.ipam.isolation.clone().into(),
-        encrypted: match config.paths.encrypt {
-            true => [config.ipam.range.trunc()].into(),
-            false => remote.encrypted.clone(),
-        },
-        tunnel_source: remote.source,
+        encrypted: if config.paths.encrypt { [config.ipam.range.trunc()].into() } else { encrypted.clone() },
+        tunnel_source: tunnel_source(config, owned),
     })
 }
 
 /// The address under which what a host that owns this sends itself may enter the tunnel: one of the default subnet, in the longest
 /// range, which changes hands last. A container may have it, too: answers are told apart by their connections.
-pub(in crate::node) fn tunnel_source(config: &Config, owned: &[Range]) -> Option<Address> {
+fn tunnel_source(config: &Config, owned: &[Range]) -> Option<Address> {
     let subnet = Range::from(config.ipam.default_subnet.trunc());
     if !config.paths.tunnel || subnet.len() <= 2 {
         return None;
@@ -277,17 +280,22 @@ pub(in crate::node) fn taken(config: &Config, vpc: &Vpc) -> Option<IpNet> {
 
 /// Every route inside the range that leads to an interface other than ours, and is active: the
 /// mark of a cluster that is there already.
-pub fn routes_of_others(range: Ipv4Net, vpc: &crate::state::Vpc) -> Vec<(Ipv4Net, String)> {
+pub fn routes_of_others(range: Ipv4Net, vpc: &Vpc) -> Vec<(Ipv4Net, String)> {
+    let alive = led_elsewhere(range, vpc).filter(|(_, _, state)| *state == RouteState::Active);
+    alive.map(|(cidr, id, _)| (cidr, id.to_string())).collect()
+}
+
+/// Every route inside the range that leads to an interface other than ours, also to one where nothing arrives.
+pub(in crate::node) fn led_elsewhere(
+    range: Ipv4Net,
+    vpc: &Vpc,
+) -> impl Iterator<Item = (Ipv4Net, &InterfaceId, RouteState)> {
     let routes = vpc.tables.values().flat_map(|table| &table.routes);
-    let alive = routes.filter(|(cidr, route)| {
-        range.contains(*cidr) && route.created && route.state == crate::state::RouteState::Active
-    });
-    alive
-        .filter_map(|(cidr, route)| match &route.target {
-            crate::state::Target::Interface(id) if *id != vpc.interface => Some((*cidr, id.to_string())),
-            crate::state::Target::Interface(_) | crate::state::Target::Other(_) => None,
-        })
-        .collect()
+    let inside = routes.filter(move |(cidr, route)| range.contains(*cidr) && route.created);
+    inside.filter_map(|(cidr, route)| match &route.target {
+        Target::Interface(id) if *id != vpc.interface => Some((*cidr, id, route.state)),
+        Target::Interface(_) | Target::Other(_) => None,
+    })
 }
 
 #[cfg(test)]

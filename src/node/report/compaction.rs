@@ -87,12 +87,12 @@ impl Overview<'_> {
         let routes_least = routes.min(self.peers.ipam.blocks() - self.peers.ipam.movable());
         let next = self.next_move().filter(|_| compacts);
         let idle = || next.is_none().then(|| self.why_nothing_is_next());
-        let waits = self.hindrance_to_moves().or_else(idle);
+        let waits = || self.hindrance_to_moves().or_else(idle).map(str::to_owned);
         CompactionStatus {
             on: compacts,
             routes,
             routes_least,
-            waits: waits.filter(|_| compacts && routes > routes_least).map(str::to_owned),
+            waits: (compacts && routes > routes_least).then(waits).flatten(),
             next,
         }
     }

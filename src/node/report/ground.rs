@@ -4,13 +4,13 @@ use std::{collections::BTreeSet, net::Ipv6Addr, sync::Arc};
 
 use super::overview::Overview;
 use crate::{
-    addr::{Address, Family, Prefix, Range},
+    addr::{Address, Family, Prefix},
     config::Config,
     node::{
         facts::Leave,
         persist::memory::Attached,
         reconcile::{
-            desired::{Connected, Ground, Verdict, link_mtu, rules, taken, tunnel_source, uplink_names},
+            desired::{Connected, Ground, Verdict, link_mtu, rules, taken, uplink_names},
             links::{Anew, Basis},
         },
     },
@@ -33,12 +33,8 @@ impl<'a> Overview<'a> {
     pub(in crate::node) fn rules_to_look_for(&self) -> Option<Rules> {
         match self.facts.leave {
             Leave::No => {
-                let config = &self.facts.config;
-                rules(
-                    config,
-                    self.work.converge.host.seen(),
-                    &self.remote(config, &self.peers.ipam.settled()),
-                )
+                let (seen, owned) = (self.work.converge.host.seen(), self.peers.ipam.settled());
+                rules(&self.facts.config, seen, &owned, self.peers.paths.encrypted())
             }
             Leave::HandingOver | Leave::Withdrawing => None,
         }
@@ -69,15 +65,6 @@ impl<'a> Overview<'a> {
         }
     }
 
-    /// What leads to other hosts past the VPC.
-    fn remote(&self, config: &Config, owned: &[Range]) -> Remote {
-        Remote {
-            encrypted: self.peers.paths.encrypted().clone(),
-            source: tunnel_source(config, owned),
-            ..self.peers.paths.led().clone()
-        }
-    }
-
     /// What should be under this configuration.
     pub(in crate::node) fn desired(&self, config: &Config) -> Desired {
         self.ground_of(config).desired()
@@ -87,17 +74,19 @@ impl<'a> Overview<'a> {
     where
         'a: 'b,
     {
-        let owned = self.peers.ipam.settled();
         Ground {
             config,
             me: self.facts.identity.name,
-            remote: self.remote(config, &owned),
-            owned,
+            owned: self.peers.ipam.settled(),
             // A ring that a crash can still take must leave no routes: everybody would take them for those
             // of a cluster to join, and nobody would make another ring.
             owners: (self.peers.has_ring() && self.facts.ring_kept).then(|| self.peers.ipam.settled_owners()),
             connected: self.connected_by(config),
             lent: self.local.leases.lent(),
+            remote: Remote {
+                encrypted: self.peers.paths.encrypted().clone(),
+                ..self.peers.paths.led().clone()
+            },
             seen: self.work.converge.host.seen(),
             verdict: self.verdict(),
             interface: self.work.converge.vpc.seen().map(|vpc| &vpc.interface),

@@ -166,13 +166,9 @@ impl Peers {
         let peer = self.find_peer(peer)?;
         match self.ipam.check_forget(peer) {
             // It owns nothing, and is counted on still.
-            Err(Refused::UnknownPeer { .. }) if self.is_elector(peer) => Ok(peer),
+            Err(Refused::UnknownPeer { .. }) if self.dead.takeover.has_seat(peer) => Ok(peer),
             checked => checked.map(|()| peer).map_err(|refused| Refusal::from(&refused)),
         }
-    }
-
-    fn is_elector(&self, peer: PeerName) -> bool {
-        self.dead.takeover.log().is_some_and(|log| log.electors().contains(&peer))
     }
 
     /// Why a peer still owns something though it was taken over from, if it does.
