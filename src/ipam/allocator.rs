@@ -76,6 +76,8 @@ pub(super) struct Peers {
     kin: Option<BTreeSet<PeerName>>,
     pub nicknames: BTreeMap<PeerName, String>,
     pub reachable: BTreeSet<PeerName>,
+    /// Those reachable ones whose rings are part of ours: what they give from now on is given now.
+    pub heard: BTreeSet<PeerName>,
     /// Those that leave.
     pub leavers: BTreeSet<PeerName>,
 }
@@ -179,6 +181,7 @@ impl Allocator {
         self.now = now;
         self.peers.reachable = peers;
         self.peers.reachable.remove(&self.settings.me);
+        self.peers.heard.retain(|peer| self.peers.reachable.contains(peer));
         self.peers.reachable.iter().for_each(|&peer| self.quarantine.meet(peer));
         self.rest_on();
         self.elect();
@@ -305,7 +308,8 @@ impl Allocator {
 
     pub(super) fn merge(&mut self, theirs: &Ring) -> Result<bool, ReceiveError> {
         let knew_none = self.ring.is_empty();
-        let before = self.leaving.then(|| self.ring.clone());
+        let doubts = self.memory.is_doubtful() || knew_none && self.is_unproven();
+        let before = (self.leaving || doubts).then(|| self.ring.clone());
         let space = &self.space;
         let merged = self.ring.merge(theirs, |range| space.uses(range))?;
         self.note_unbelievable(&merged.unbelievable);
@@ -329,18 +333,19 @@ impl Allocator {
             self.save_ring();
             self.push(Effect::RingChanged);
         }
-        if knew_none && (self.memory == Memory::Lost || self.memory.may_be_old() || self.is_unproven()) {
-            self.quarantine_what_is_owned();
+        if let Some(before) = before.as_ref().filter(|_| doubts) {
+            self.let_old_gifts_rest(before);
         }
         if let (true, Memory::Unproven(rest)) = (knew_none, &mut self.memory) {
             *rest = self.quarantine.number();
         }
         self.hear_on_rest(theirs, merged.must_save);
+        self.peers.heard.insert(theirs.holder());
         self.avoid();
         if reissued {
             self.broadcast();
         }
-        if let Some(before) = before.filter(|_| merged.must_save) {
+        if let Some(before) = before.filter(|_| self.leaving && merged.must_save) {
             self.pass_on(&before);
         }
         Ok(merged.must_save)

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use super::{Allocator, Effect, Record, Refused, Ring};
 use crate::{
-    addr::{Address, Range},
+    addr::{Address, Range, without_all},
     peer::PeerName,
     time::Timestamp,
 };
@@ -52,7 +52,7 @@ impl Allocator {
         }
         // One that is heard has come back since that was decided, and owns again what it owns by now.
         if heir == self.settings.me && dead != heir && !heard && !self.leaving && !self.ring.is_empty() {
-            self.begin_rest(dead);
+            self.begin_rest(self.ring.owned_by(dead), dead);
             self.take_over(dead);
         }
         if !heard {
@@ -77,18 +77,32 @@ impl Allocator {
     pub(super) fn quarantine_what_is_owned(&mut self) {
         let rests = |range: &Range| self.quarantine.ranges().iter().any(|resting| resting.covers(*range));
         if !self.owned().iter().all(rests) {
-            self.begin_rest(self.settings.me);
+            self.begin_rest(self.owned(), self.settings.me);
             self.avoid();
             self.push(Effect::RingChanged);
         }
     }
 
-    /// What this peer owns rests until everybody else has shown what of it is theirs.
-    fn begin_rest(&mut self, owner: PeerName) {
+    /// What came to be ours rests if we do not remember all that we gave away, and whoever had it, as far as we knew, has shown nothing
+    /// before: it may have been given to us in what we do not remember, and have been given away since.
+    pub(super) fn let_old_gifts_rest(&mut self, before: &Ring) {
+        let me = self.settings.me;
+        let known =
+            before.pieces().filter(|(_, entry)| entry.owner == me || self.peers.heard.contains(&entry.owner));
+        let known: Vec<Range> = known.map(|(piece, _)| piece).collect();
+        let old = without_all(&self.owned(), &known);
+        if !old.is_empty() {
+            self.begin_rest(old, me);
+            self.push(Effect::RingChanged);
+        }
+    }
+
+    /// These ranges of one owner rest until everybody else has shown what of them is theirs.
+    fn begin_rest(&mut self, ranges: Vec<Range>, owner: PeerName) {
         let owners = self.ring.entries().iter().map(|entry| entry.owner);
         let mut awaited: BTreeSet<PeerName> = owners.chain(self.peers.reachable.iter().copied()).collect();
         awaited.retain(|peer| *peer != owner && *peer != self.settings.me);
-        self.quarantine.begin(self.ring.owned_by(owner), awaited);
+        self.quarantine.begin(ranges, awaited);
         self.save_rest();
     }
 

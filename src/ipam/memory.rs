@@ -31,6 +31,11 @@ pub(super) enum Memory {
 }
 
 impl Memory {
+    /// Whether it may have given something away, or been given something, that it does not know.
+    pub(super) fn is_doubtful(self) -> bool {
+        self == Memory::Lost || self.may_be_old()
+    }
+
     /// Whether what it has of the time before may be older than what it told others.
     pub(super) fn may_be_old(self) -> bool {
         matches!(self, Memory::SetBack | Memory::Bereft)
@@ -63,13 +68,13 @@ impl Allocator {
         self.advance();
     }
 
-    /// Compares what was on disk with the first look at the routes, before anything is written there: `is_led_to_peers` says whether one
-    /// leads to another host that begins at an address of this one, by the ring, which only its owner can have wanted.
-    pub fn compare_memory(&mut self, is_led_to_peers: impl FnOnce(&Ring) -> bool) {
+    /// Compares what was on disk with the first look at the routes, before anything is written there: `is_older` says whether they
+    /// lead where only a later ring than this one can have led them.
+    pub fn compare_memory(&mut self, is_older: impl FnOnce(&Ring) -> bool) {
         if self.memory != Memory::Read {
             return;
         }
-        match is_led_to_peers(&self.ring) {
+        match is_older(&self.ring) {
             true => self.be_bereft(),
             false => self.memory = Memory::BorneOut,
         }

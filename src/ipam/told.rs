@@ -35,6 +35,7 @@ impl Allocator {
     /// A neighbour knows just what we know, as [`Allocator::digest`] says.
     pub fn hear_same(&mut self, now: Timestamp, from: PeerName) -> Result<(), ReceiveError> {
         self.now = now;
+        self.peers.heard.insert(from);
         // That it knows the same matters only where it was not known yet what it knows.
         if self.quarantine.awaited().contains(&from) || self.disputes.are_with(from) {
             self.merge(&self.ring.held_by(from))?;

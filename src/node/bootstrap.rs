@@ -67,15 +67,13 @@ impl Peers {
     /// A host that remembers nothing is new unless the route tables show what it owned before, or that what is to be its own
     /// is another's. One that remembers compares that with them. What is read first was there before anything that it writes.
     pub(super) fn look_for_traces(&mut self, range: Ipv4Net, vpc: &Vpc) {
-        let routes = vpc.tables.values().flat_map(|table| &table.routes);
-        let mut inside = routes.filter(|(cidr, _)| range.contains(*cidr));
-        let led_here = inside.any(|(_, route)| route.target == Target::Interface(vpc.interface.clone()));
+        let led_here = routes_to_here(range, vpc).next().is_some();
         let others: Vec<Range> =
             routes_of_others(range, vpc).into_iter().map(|(cidr, _)| cidr.into()).collect();
         self.ipam.prove_memory(|owned| {
             led_here || owned.iter().any(|ours| others.iter().any(|theirs| ours.overlaps(*theirs)))
         });
-        self.ipam.compare_memory(|ring| is_led_to_peers(range, vpc, ring));
+        self.ipam.compare_memory(|ring| is_led_to_peers(range, vpc, ring) || is_led_here(range, vpc, ring));
     }
 }
 
@@ -88,4 +86,19 @@ fn is_led_to_peers(range: Ipv4Net, vpc: &Vpc, ring: &Ring) -> bool {
     let of_peers: BTreeSet<&InterfaceId> =
         led.iter().filter(|(owner, _)| *owner != ring.holder()).map(|(_, id)| *id).collect();
     led.iter().any(|(owner, id)| *owner == ring.holder() && of_peers.contains(id))
+}
+
+/// Whether a route leads to this host beneath which it owns nothing, by the ring: something there was given to it since. Unless whoever
+/// took that over from it has not replaced the route yet, which is no more than a moment where nothing is wrong.
+fn is_led_here(range: Ipv4Net, vpc: &Vpc, ring: &Ring) -> bool {
+    let owned = ring.owned_by(ring.holder());
+    routes_to_here(range, vpc).any(|cidr| !owned.iter().any(|ours| ours.overlaps(cidr.into())))
+}
+
+fn routes_to_here(range: Ipv4Net, vpc: &Vpc) -> impl Iterator<Item = Ipv4Net> {
+    let routes = vpc.tables.values().flat_map(|table| &table.routes);
+    let inside = routes.filter(move |(cidr, _)| range.contains(*cidr));
+    inside
+        .filter(|(_, route)| route.target == Target::Interface(vpc.interface.clone()))
+        .map(|(cidr, _)| *cidr)
 }

@@ -77,7 +77,7 @@ fn a_seed_makes_no_ring_while_the_routes_that_may_show_a_former_life_cannot_be_r
 }
 
 #[test]
-fn routes_to_another_host_show_an_old_disk_to_a_host_that_hears_nobody() {
+fn routes_of_a_later_ring_show_an_old_disk_to_a_host_that_hears_nobody() {
     let (mut node, mut steps) = (remembering("boot", Memory::default()), Steps::default());
     node.handle(Timestamp::ZERO, Input::VpcSeen(Ok(empty_vpc())));
     steps.take(&mut node);
@@ -90,6 +90,9 @@ fn routes_to_another_host_show_an_old_disk_to_a_host_that_hears_nobody() {
         ("10.32.0.0/14", "eni-2", active, true),
         ("10.32.0.0/14", "eni-2", blackhole, true),
         (ours, "eni-1", active, false),
+        ("10.32.0.0/12", "eni-1", active, false),
+        // Given to this host since.
+        ("10.44.0.0/14", "eni-1", active, true),
         // A former interface of this host.
         (ours, "eni-3", active, false),
     ] {

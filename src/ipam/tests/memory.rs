@@ -297,6 +297,69 @@ fn a_host_whose_disk_was_set_back_waits_for_whoever_owns_nothing_but_what_is_in_
     network.assert_sound();
 }
 
+/// Of three hosts and one that owned nothing when its disk was copied. The routes say that the disk is an old one.
+fn set_back_to_before_it_owned_anything(since: impl FnOnce(&mut Network)) -> Network {
+    let founders = (1..=3).map(|n| settings(n, Init::Consensus, 3));
+    let mut network = Network::new(founders.chain([settings(4, Init::Observer, 3)]).collect());
+    network.connect();
+    let copy = network.hosts[&peer(4)].saved.clone();
+    since(&mut network);
+    network.stop(1);
+    network.hosts.get_mut(&peer(4)).unwrap().saved = copy;
+    network.restart(peer(4));
+    network.host(4).compare_memory(|_| true);
+    assert_eq!(network.host(4).owned(), []);
+    network.connect();
+    network.host(4).set_unconfirmed(Some(BTreeSet::new()));
+    network
+}
+
+/// The second gave it an address, and does not know that it has given that to the first since.
+#[test]
+fn a_host_whose_disk_was_set_back_gives_nothing_away_that_it_hears_it_was_given_in_what_it_forgot() {
+    let mut network = set_back_to_before_it_owned_anything(|network| {
+        used_and_given_away_unheard(network, "10.32.0.150/24");
+    });
+    let given = address("10.32.0.150");
+    assert_eq!(network.host(4).ring().owner(given), Some(peer(4)));
+    assert!(network.host(4).quarantined().iter().any(|range| range.contains(given)));
+    let claimed = network.claim(3, "db", "10.32.0.150/24");
+    network.pass(60);
+    assert!(!matches!(network.answer(claimed), Some(Ok(_))), "it is the first one's");
+    network.down.clear();
+    network.connect();
+    network.connect();
+    network.host(4).set_unconfirmed(Some(BTreeSet::new()));
+    assert_eq!(network.host(4).quarantined(), []);
+    assert_eq!(network.host(4).ring().owner(given), Some(peer(1)));
+    network.assert_agreed();
+    network.assert_sound();
+}
+
+/// The fourth uses an address of the second, and then the first does, of which neither the second nor the third hears.
+fn used_and_given_away_unheard(network: &mut Network, cidr: &str) {
+    let held = network.claim(4, "old", cidr);
+    assert!(matches!(network.answer(held), Some(Ok(_))));
+    for (one, other) in [(1, 2), (1, 3), (2, 4), (3, 4)] {
+        network.cut(one, other);
+    }
+    network.host(4).free("old", None).unwrap();
+    network.act(peer(4));
+    network.promised.clear();
+    let taken = network.claim(1, "web", cidr);
+    assert!(matches!(network.answer(taken), Some(Ok(_))));
+    network.stop(1);
+    network.cut.clear();
+}
+
+#[test]
+fn a_host_whose_disk_was_set_back_uses_what_it_is_given_by_those_that_it_has_heard() {
+    let mut network = set_back_to_before_it_owned_anything(|_| {});
+    let asked = network.allocate(4, "db");
+    assert!(matches!(network.answer(asked), Some(Ok(_))));
+    assert_eq!(network.host(4).quarantined(), []);
+}
+
 #[test]
 fn a_host_that_was_taken_for_dead_and_whose_disk_is_no_old_one_goes_on_with_what_it_uses() {
     let mut network = Network::of(3);
