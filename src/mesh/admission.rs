@@ -81,7 +81,7 @@ impl Mesh {
     ) -> Result<(), Refusal> {
         let direct = target.is_none_or(|target| self.dialler.is_direct(target));
         if let Some(target) = target {
-            self.dialler.recognised(target, theirs.name);
+            self.timers.changed |= self.dialler.recognised(target, theirs.name);
         }
         if theirs.name == self.settings.name {
             if theirs.uid == self.settings.uid {

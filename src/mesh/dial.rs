@@ -1,6 +1,7 @@
 //! Whom to dial, and when again.
 //!
-//! A target is configured (direct) or was mentioned by others (discovered). Once there are [`ENOUGH`] neighbours only those are
+//! A target is configured (direct), was mentioned by others (discovered), or is where a peer may be that is connected otherwise (sought).
+//! Once there are [`ENOUGH`] neighbours only those are
 //! dialled of whom nothing is heard through them: in a large mesh the peers pass on each other's messages. One that fails is dialled again after
 //! a pause that grows; one that turned out to be ourselves, or to bear our name, is not dialled again until somebody says so.
 
@@ -119,6 +120,8 @@ impl Phase {
 pub struct Dialler {
     port: u16,
     targets: BTreeMap<String, Target>,
+    /// Where peers may be that are connected otherwise: each is dialled until it turned out who is there.
+    sought: BTreeSet<SocketAddr>,
     /// When the next one is due may be another moment than was said last.
     changed: bool,
 }
@@ -126,7 +129,7 @@ pub struct Dialler {
 impl Dialler {
     /// No targets yet. Those without a port are on `port`.
     pub fn new(port: u16) -> Dialler {
-        Dialler { port, targets: BTreeMap::new(), changed: false }
+        Dialler { port, targets: BTreeMap::new(), sought: BTreeSet::new(), changed: false }
     }
 
     /// These are the direct targets from now on. Added ones are due at once, and so are those given up for ever.
@@ -148,10 +151,28 @@ impl Dialler {
         self.changed = true;
         self.targets.retain(|_, target| {
             let idle = matches!(target.phase, Phase::Waiting { .. }) || target.phase.is_given_up();
-            target.direct || !idle || target.address.is_some_and(|address| mentioned.contains(&address))
+            let is_wanted = |address| mentioned.contains(&address) || self.sought.contains(&address);
+            target.direct || !idle || target.address.is_some_and(is_wanted)
         });
+        self.add_discovered(now, mentioned);
+    }
+
+    /// Hosts where peers may be that are connected otherwise, from now on. Returns whether those are others than before.
+    pub fn seek(&mut self, now: Timestamp, hosts: &BTreeSet<IpAddr>) -> bool {
+        let sought: BTreeSet<SocketAddr> =
+            hosts.iter().map(|host| SocketAddr::new(*host, self.port)).collect();
+        let are_others = sought != self.sought;
+        if are_others {
+            self.changed = true;
+            self.add_discovered(now, &sought);
+            self.sought = sought;
+        }
+        are_others
+    }
+
+    fn add_discovered(&mut self, now: Timestamp, addresses: &BTreeSet<SocketAddr>) {
         let known: BTreeSet<SocketAddr> = self.targets.values().filter_map(|target| target.address).collect();
-        for address in mentioned.difference(&known) {
+        for address in addresses.difference(&known) {
             if self.targets.values().filter(|target| !target.direct).count() == DISCOVERED_MAX {
                 return;
             }
@@ -238,12 +259,16 @@ impl Dialler {
         self.changed = true;
     }
 
-    /// It turned out who answered.
-    pub fn recognised(&mut self, target: &str, peer: PeerName) {
-        if let Some(target) = self.targets.get_mut(target) {
-            target.peer = Some(peer);
-        }
+    /// It turned out who answered. Returns whether that was not known.
+    pub fn recognised(&mut self, target: &str, peer: PeerName) -> bool {
         self.changed = true;
+        let target = self.targets.get_mut(target);
+        target.is_some_and(|target| target.peer.replace(peer) != Some(peer))
+    }
+
+    /// Who was found at which addresses, also where another connection to that peer was kept.
+    pub fn met(&self) -> impl Iterator<Item = (PeerName, SocketAddr)> {
+        self.targets.values().filter_map(|target| Some((target.peer?, target.address?)))
     }
 
     /// The connection is one.

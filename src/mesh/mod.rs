@@ -197,6 +197,18 @@ impl Mesh {
         self.settle(now);
     }
 
+    /// Hosts where peers may be that are connected at other addresses. They are dialled until it turned out who is there.
+    pub fn seek(&mut self, now: Timestamp, hosts: &BTreeSet<IpAddr>) {
+        if self.dialler.seek(now, hosts) {
+            self.settle(now);
+        }
+    }
+
+    /// Who was found where by dialling, also where another connection to that peer was kept.
+    pub fn met(&self) -> impl Iterator<Item = (PeerName, IpAddr)> {
+        self.dialler.met().map(|(peer, address)| (peer, address.ip()))
+    }
+
     /// The networks that connections made from now on are told to be trusted.
     pub fn set_trusted_subnets(&mut self, subnets: Vec<ipnet::Ipv4Net>) {
         self.settings.trusted_subnets = subnets;

@@ -29,6 +29,8 @@ struct World {
     /// The peer at one end of a wire, and the other end.
     wires: BTreeMap<ConnId, (usize, ConnId)>,
     coming: BTreeMap<(Timestamp, u64), (usize, Input)>,
+    /// Other addresses of peers.
+    also_at: BTreeMap<IpAddr, usize>,
     count: u64,
     /// Makes both ends believe that the other speaks version 1 only.
     only_version_1: bool,
@@ -89,6 +91,7 @@ impl World {
             dials: Vec::new(),
             wires: BTreeMap::new(),
             coming: BTreeMap::new(),
+            also_at: BTreeMap::new(),
             count: 0,
             only_version_1: false,
             cut: false,
@@ -151,9 +154,10 @@ impl World {
 
     fn dial(&mut self, from: usize, target: String) {
         self.dials.push((from, target.clone()));
-        let to = target.split(':').next().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
-        let to = to.and_then(|ip| (0..self.peers.len()).find(|peer| address(*peer) == ip));
-        let Some(to) = to.filter(|_| !self.cut) else {
+        let host = target.split(':').next().and_then(|ip| ip.parse::<IpAddr>().ok());
+        let at = |host| (0..self.peers.len()).find(|peer| address(*peer) == host);
+        let to = host.and_then(|host| Some((host, at(host).or(self.also_at.get(&host).copied())?)));
+        let Some((host, to)) = to.filter(|_| !self.cut) else {
             return self.later(from, Input::DialFailed { target, reason: "connection refused".to_owned() });
         };
         self.count += 2;
@@ -161,7 +165,7 @@ impl World {
         self.wires.insert(near, (from, far));
         self.wires.insert(far, (to, near));
         let port = 20000 + (self.count % 40000) as u16;
-        self.later(from, Input::Dialled { target, conn: near, remote: SocketAddr::new(address(to), 6783) });
+        self.later(from, Input::Dialled { target, conn: near, remote: SocketAddr::new(host, 6783) });
         self.later(to, Input::Accepted { conn: far, remote: SocketAddr::new(address(from), port) });
     }
 

@@ -28,6 +28,8 @@ pub struct Exchange {
     others: BTreeMap<PeerName, Other>,
     /// How many of them are reached past the VPC.
     led: usize,
+    /// Where neighbours would have to be found.
+    sought: BTreeSet<Ipv4Addr>,
     wake: Option<Timestamp>,
 }
 
@@ -93,9 +95,23 @@ impl Exchange {
         is_news
     }
 
+    /// The addresses on our links at which those would have to be found that connections have found elsewhere.
+    pub fn sought(&self) -> &BTreeSet<Ipv4Addr> {
+        &self.sought
+    }
+
+    /// Who was found where, by connections that were not kept. Returns whether any was found anew where it had to be.
+    pub fn meet(&mut self, found: impl Iterator<Item = (PeerName, Ipv4Addr)>) -> bool {
+        let mut is_news = false;
+        for (peer, address) in found {
+            is_news |= self.is_sought(peer, address) && self.prove(peer, address);
+        }
+        self.settle_if(is_news)
+    }
+
     /// Whether there is a peer whose address only the word of another could prove.
     pub fn wants_vouchers(&self) -> bool {
-        self.others.values().any(|other| self.sought(other).is_some())
+        self.others.values().any(|other| self.sought_of(other).is_some())
     }
 
     /// Connections of others, each from one peer to another at an address. One that is on our link and connected to an address on it
@@ -103,18 +119,24 @@ impl Exchange {
     pub fn vouch(&mut self, links: impl Iterator<Item = (PeerName, PeerName, Ipv4Addr)>) -> bool {
         let mut is_news = false;
         for (voucher, peer, address) in links {
-            let sought = self.others.get(&peer).and_then(|other| self.sought(other));
-            if sought == Some(address) && self.has_on_link(voucher, address) {
-                let other = self.others.entry(peer).or_default();
-                is_news |= other.proven.len() < ADDRESSES_MAX && other.proven.insert(address);
-            }
+            is_news |= self.is_sought(peer, address)
+                && self.has_on_link(voucher, address)
+                && self.prove(peer, address);
         }
-        self.settle();
-        is_news
+        self.settle_if(is_news)
+    }
+
+    fn is_sought(&self, peer: PeerName, address: Ipv4Addr) -> bool {
+        self.others.get(&peer).is_some_and(|other| self.sought_of(other) == Some(address))
+    }
+
+    fn prove(&mut self, peer: PeerName, address: Ipv4Addr) -> bool {
+        let proven = &mut self.others.entry(peer).or_default().proven;
+        proven.len() < ADDRESSES_MAX && proven.insert(address)
     }
 
     /// The address on our link at which a peer would have to be found.
-    fn sought(&self, other: &Other) -> Option<Ipv4Addr> {
+    fn sought_of(&self, other: &Other) -> Option<Ipv4Addr> {
         unproven(self.own.as_ref()?, other.underlay.as_ref()?, &other.proven)
     }
 
@@ -196,12 +218,21 @@ impl Exchange {
         }
     }
 
+    fn settle_if(&mut self, is_news: bool) -> bool {
+        if is_news {
+            self.settle();
+        }
+        is_news
+    }
+
     /// What follows from all of it is found out anew.
     fn settle(&mut self) {
         let is_led = |peer: &&PeerName| {
             matches!(self.path(**peer), Path::Direct { .. } | Path::Tunnel { .. } | Path::Bare { .. })
         };
         self.led = self.others.keys().filter(is_led).count();
+        let neighbours = self.others.values().filter(|other| other.is_there && other.found.is_some());
+        self.sought = neighbours.filter_map(|other| self.sought_of(other)).collect();
         self.set_wake();
     }
 
@@ -455,5 +486,19 @@ mod tests {
         assert_eq!(one.path(B), direct);
         one.see(at(11), &BTreeSet::new(), std::iter::empty());
         assert_eq!(one.path(B), direct, "one that cannot be reached is where it was");
+    }
+
+    #[test]
+    fn a_host_that_was_found_elsewhere_is_sought_where_it_says_that_it_is_until_it_is_met_there() {
+        let (mut one, mut other) = (host("192.168.7.1/24", B), host("192.168.7.2/24", A));
+        talk(&mut one, &mut other, 0..10, 0);
+        let (elsewhere, there) = (Ipv4Addr::new(10, 9, 9, 9), Ipv4Addr::new(192, 168, 7, 2));
+        assert_eq!(one.sought(), &[].into(), "it is no neighbour");
+        one.see(at(10), &[B].into(), [(B, elsewhere)].into_iter());
+        assert_eq!(one.sought(), &[there].into());
+        assert!(!one.meet([(A, there), (B, elsewhere)].into_iter()), "another is there");
+        assert!(one.meet([(B, there)].into_iter()));
+        assert!(matches!(one.path(B), Path::Direct { .. }));
+        assert_eq!(one.sought(), &[].into());
     }
 }

@@ -72,6 +72,30 @@ fn a_name_that_others_mention_is_never_dialled() {
 }
 
 #[test]
+fn a_peer_is_dialled_where_it_is_sought_until_it_turned_out_that_it_is_there() {
+    let mut world = World::new(2);
+    world.connect(0, &[1]);
+    world.run(400);
+    let sought: IpAddr = [192, 168, 7, 2].into();
+    world.peers[0].seek(world.now, &[sought].into());
+    world.carry_out(0);
+    world.run(10_000);
+    assert!(world.dials.len() > 3, "nobody is there: {:?}", world.dials);
+    assert!(!world.peers[0].met().any(|met| met == (name(1), sought)));
+    world.also_at.insert(sought, 1);
+    world.run(30_000);
+    assert!(world.peers[0].met().any(|met| met == (name(1), sought)));
+    let dials = world.dials.len();
+    world.run(300_000);
+    assert_eq!(world.dials.len(), dials);
+    assert!(world.established(0, 1));
+    assert_eq!(world.peers[0].connections().count(), 1);
+    world.peers[0].seek(world.now, &BTreeSet::new());
+    world.run(60_000);
+    assert!(world.established(0, 1));
+}
+
+#[test]
 fn a_peer_that_restarts_is_heard_again() {
     let mut world = line();
     for _ in 0..20 {

@@ -85,11 +85,12 @@ impl PeerPaths {
         let established = mesh.connections().filter(|view| view.established);
         let found = established.filter_map(|view| Some((view.peer?, inet(view.remote.ip())?)));
         let is_found = exchange.see(now, mesh.reachable(), found);
+        let is_met = exchange.meet(mesh.met().filter_map(|(peer, ip)| Some((peer, inet(ip)?))));
         let is_vouched = exchange.wants_vouchers() && {
             let links = mesh.links().filter_map(|(from, to, ip)| Some((from, to, inet(ip)?)));
             exchange.vouch(links)
         };
-        is_found || is_vouched
+        is_found || is_met || is_vouched
     }
 
     /// A peer says where it is. What cannot be read is of a later version. Returns whether it is news.
@@ -106,6 +107,9 @@ impl PeerPaths {
         while let Some((peer, talk)) = self.exchange.as_mut().and_then(|exchange| exchange.next(now)) {
             any = true;
             let _ = mesh.unicast(peer, PATH_CHANNEL, &talk.encode());
+        }
+        if let Some(exchange) = &self.exchange {
+            mesh.seek(now, &exchange.sought().iter().copied().map(IpAddr::V4).collect());
         }
         any
     }
