@@ -21,6 +21,7 @@ mod scenario;
 mod site;
 mod standin;
 mod stream;
+mod subnet;
 mod tap;
 mod verify;
 

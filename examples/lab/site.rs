@@ -80,20 +80,28 @@ impl Site {
     pub async fn wire(self, name: &str, address: Ipv4Addr) -> anyhow::Result<Child> {
         let keeper = host::keep_namespaces(name).await?;
         let pid = keeper.id().context("the keeper of the namespaces has ended")?;
-        let port = format!("of-{name}");
+        self.plug_in(pid, (&format!("of-{name}"), "eth0"), address).await?;
+        let route = format!("route replace default via {} dev eth0\n", self.router());
+        net::feed(host::enter(pid).args(["ip", "-batch", "-"]), &route).await?;
+        Ok(keeper)
+    }
+
+    /// Links a host to it, from the port of this name to the device of that.
+    pub async fn plug_in(
+        self,
+        pid: u32,
+        (port, device): (&str, &str),
+        address: Ipv4Addr,
+    ) -> anyhow::Result<()> {
         net::ip_batch(&[
-            format!("link add {port} mtu {LINK_MTU} type veth peer name eth0 mtu {LINK_MTU} netns {pid}"),
+            format!("link add {port} mtu {LINK_MTU} type veth peer name {device} mtu {LINK_MTU} netns {pid}"),
             format!("link set {port} master {}", self.link),
             format!("link set {port} up"),
         ])
         .await?;
-        let lines = format!(
-            "link set lo up\naddr add {address}/24 dev eth0\nlink set eth0 up\nroute replace default via {} dev eth0\n",
-            self.router()
-        );
+        let lines = format!("link set lo up\naddr add {address}/24 dev {device}\nlink set {device} up\n");
         net::feed(host::enter(pid).args(["ip", "-batch", "-"]), &lines).await?;
-        host::await_carrier(&mut Command::new("ip"), &port).await?;
-        host::await_carrier(host::enter(pid).arg("ip"), "eth0").await?;
-        Ok(keeper)
+        host::await_carrier(&mut Command::new("ip"), port).await?;
+        host::await_carrier(host::enter(pid).arg("ip"), device).await
     }
 }

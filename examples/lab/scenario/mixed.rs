@@ -308,7 +308,7 @@ pub(super) async fn path(lab: &Lab, from: usize, to: usize) -> anyhow::Result<St
 }
 
 /// Routes of ours to other hosts, a line each.
-async fn host_routes(lab: &Lab, host: usize) -> anyhow::Result<String> {
+pub(super) async fn host_routes(lab: &Lab, host: usize) -> anyhow::Result<String> {
     let all = lab.on_host(host, &["ip", "-4", "route", "show", "proto", "67"]).await?;
     let v6 = lab.on_host(host, &["ip", "-6", "route", "show", "proto", "67"]).await?;
     let via: Vec<&str> = all.lines().chain(v6.lines()).filter(|line| line.contains(" via ")).collect();

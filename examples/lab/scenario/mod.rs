@@ -32,6 +32,7 @@ mod leave;
 mod hand_over;
 mod identity;
 mod names;
+mod neighbours;
 mod partition;
 mod paths;
 mod probes;
@@ -129,6 +130,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "upgrade", hosts: 3, interval: "2s", run: |lab| Box::pin(upgrade::run(lab)) },
     Scenario { name: "compact", hosts: 4, interval: "2s", run: |lab| Box::pin(compact::run(lab)) },
     Scenario { name: "mixed", hosts: 1, interval: "2s", run: |lab| Box::pin(mixed::run(lab)) },
+    Scenario { name: "neighbours", hosts: 2, interval: "2s", run: |lab| Box::pin(neighbours::run(lab)) },
     Scenario { name: "encrypt", hosts: 3, interval: "2s", run: |lab| Box::pin(encrypt::run(lab)) },
     Scenario { name: "migrate", hosts: 3, interval: "2s", run: |lab| Box::pin(migrate::run(lab)) },
     Scenario { name: "tables", hosts: 3, interval: "2s", run: |lab| Box::pin(tables::run(lab)) },
