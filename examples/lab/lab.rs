@@ -3,10 +3,11 @@
 use std::{
     fmt::Write as _,
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     ops::Range,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Output,
     time::{Duration, Instant},
 };
 
@@ -374,18 +375,23 @@ impl Lab {
 
     /// The same with packets of this many bytes.
     pub async fn ping_with(&self, from: usize, to: usize, bytes: u32) -> anyhow::Result<Ping> {
+        let output = self.knock(from, self.containers[to].address.into(), bytes).await?;
         let (from, to) = (&self.containers[from], &self.containers[to]);
-        let size = (bytes - 28).to_string();
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", from.netns.display()));
-        command.args(["ping", "-n", "-M", "do", "-c", "1", "-W", "2", "-s", &size]);
-        let output = net::output(command.arg(to.address.to_string())).await?;
         let text = String::from_utf8_lossy(&output.stdout);
         let rtt_us = text.split("time=").skip(1).filter_map(rtt_us).min();
         let ok = output.status.success() && text.contains(" 0% packet loss");
         let said =
             if ok { String::new() } else { format!("{text}{}", String::from_utf8_lossy(&output.stderr)) };
         Ok(Ping { from: from.name.clone(), to: to.name.clone(), ok, rtt_us, said })
+    }
+
+    /// Sends one packet of this many bytes from a container to an address, never in fragments: what `ping` says of it.
+    pub async fn knock(&self, from: usize, to: IpAddr, bytes: u32) -> anyhow::Result<Output> {
+        let headers = if to.is_ipv4() { 20 + 8 } else { 40 + 8 };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.containers[from].netns.display()));
+        command.args(["ping", "-n", "-M", "do", "-c", "1", "-W", "2"]);
+        net::output(command.args(["-s", &(bytes - headers).to_string(), &to.to_string()])).await
     }
 
     /// Pings every container from every other. No two at once from one container: each `ping` is handed the

@@ -11,11 +11,11 @@ use weavers::{
         protocol::request::{Refusal, Request, RequestId, Response},
     },
     peer::PeerUid,
-    state::{Action, Fault, FaultKind, Host, HostAction, InterfaceId, Link, Netns, Table, TableId, Vpc},
+    state::{Action, Fault, FaultKind, Host, HostAction, Link, Netns},
     time::Timestamp,
 };
 
-use crate::born::born;
+use crate::born::{born, empty_vpc};
 
 const ME: &str = "02:00:00:00:00:01";
 /// Addresses of the range below that a container can have.
@@ -176,7 +176,7 @@ impl Life {
                     let rules = wanted.rules.clone();
                     Input::HostSeen(Ok(Host { rules, sysctls: wanted.sysctls, ..self.host.clone() }))
                 }
-                Output::ObserveVpc(..) => Input::VpcSeen(Ok(vpc())),
+                Output::ObserveVpc(..) => Input::VpcSeen(Ok(empty_vpc())),
                 _ => continue,
             };
             self.node.handle(self.now, input);
@@ -210,14 +210,4 @@ fn alone(enable: bool) -> Config {
         "[ipam]\nrange = \"10.32.0.0/28\"\ninit = \"seed\"\nseed = [\"{ME}\"]\n[probe]\nenable = {enable}\n"
     );
     config::parse(&text).unwrap()
-}
-
-fn vpc() -> Vpc {
-    let tables = BTreeMap::from([(TableId("rtb-1".to_owned()).into(), Table::default())]);
-    Vpc {
-        interface: InterfaceId("eni-1".to_owned()),
-        source_dest_check: Some(false),
-        tables,
-        retired: BTreeMap::new(),
-    }
 }

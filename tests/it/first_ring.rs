@@ -13,13 +13,11 @@ use weavers::{
         },
     },
     peer::PeerUid,
-    state::{
-        Action, Ec2Action, Fault, FaultKind, InterfaceId, Route, RouteState, Table, TableId, Target, Vpc,
-    },
+    state::{Action, Ec2Action, Fault, FaultKind, InterfaceId, Route, RouteState, Target},
     time::Timestamp,
 };
 
-use crate::born::born;
+use crate::born::{born, empty_vpc};
 
 const ME: &str = "02:00:00:00:00:01";
 const OTHER: &str = "02:00:00:00:00:02";
@@ -196,14 +194,4 @@ fn seeded(seeds: &[&str], instance: Option<&str>, boot: &str, memory: Memory) ->
 fn route(interface: &str) -> Route {
     let target = Target::Interface(InterfaceId(interface.to_owned()));
     Route { target, state: RouteState::Active, created: true }
-}
-
-fn empty_vpc() -> Vpc {
-    let tables = BTreeMap::from([(TableId("rtb-1".to_owned()).into(), Table::default())]);
-    Vpc {
-        interface: InterfaceId("eni-1".to_owned()),
-        source_dest_check: Some(false),
-        tables,
-        retired: BTreeMap::new(),
-    }
 }

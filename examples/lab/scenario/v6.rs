@@ -9,8 +9,6 @@ use crate::{lab::Lab, net};
 
 /// What precedes the IPv4 address of every container.
 pub const PREFIX: &str = "fd12:3456:789a:1::/96";
-/// The headers of IPv6 and of an echo.
-const HEADERS_LEN: u32 = 48;
 
 /// As a value.
 pub fn prefix() -> Prefix {
@@ -56,11 +54,7 @@ pub fn address(lab: &Lab, container: usize) -> Ipv6Addr {
 
 /// Whether a packet of this length gets from a container to an address whole, and one comes back.
 pub async fn knocks(lab: &Lab, from: usize, to: Ipv6Addr, bytes: u32) -> anyhow::Result<Result<(), String>> {
-    let size = (bytes - HEADERS_LEN).to_string();
-    let mut command = tokio::process::Command::new("nsenter");
-    command.arg(format!("--net={}", lab.containers[from].netns.display()));
-    command.args(["ping", "-n", "-M", "do", "-c", "1", "-W", "1", "-s", &size, &to.to_string()]);
-    let output = net::output(&mut command).await?;
+    let output = lab.knock(from, to.into(), bytes).await?;
     let said = || {
         let texts = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
         format!("{} does not reach {to}: {}", lab.containers[from].name, texts.concat())
