@@ -94,6 +94,8 @@ pub fn left(survey: &Survey) -> &'static [&'static str] {
         "iptables -D FORWARD -o weave -j WEAVE-EXPOSE; iptables -F WEAVE-EXPOSE; iptables -X WEAVE-EXPOSE",
         "iptables -D FORWARD -i weave ! -o weave -j ACCEPT; iptables -D FORWARD -i weave -o weave -j ACCEPT",
         "iptables -D FORWARD -o weave -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "iptables -D FORWARD -i docker0 -o weave -j DROP",
+        "iptables -S INPUT | sed -nE '/Weave Net control port|-i docker0 .*--dport (53|678[34]) /s/^-A/iptables -D/p' | sh",
         "for table in mangle nat filter; do iptables -t $table -X WEAVE-CANARY; done",
     ];
     if survey.bridge.is_some() { COMMANDS } else { &[] }
