@@ -157,7 +157,8 @@ async fn every_broken_piece_of_ipv6_is_named_and_mended(mut world: World) {
         container.sh(broken);
         mended(&mut world, &container, broken, named).await;
     }
-    sh("ip addr add fd00:9::1/128 dev lo nodad; ping -n -c 1 -W 1 fd00:1::a20:102");
+    give_address();
+    sh("ping -n -c 1 -W 1 fd00:1::a20:102");
 }
 
 /// Neighbours of IPv6 come and go by themselves, and the kernel tells of no change of `accept_ra`.
