@@ -360,6 +360,32 @@ fn a_host_whose_disk_was_set_back_uses_what_it_is_given_by_those_that_it_has_hea
     assert_eq!(network.host(4).quarantined(), []);
 }
 
+/// Its only neighbour has nothing to give, and of the two others one is dead: the gift of the far one rests, as it has not been heard
+/// before, and the next one does not.
+#[test]
+fn a_host_that_lost_its_store_is_given_addresses_by_one_that_is_far_while_another_is_dead() {
+    let founders = (1..=3).map(|n| settings(n, Init::Consensus, 3));
+    let mut network = Network::new(founders.chain([settings(4, Init::Observer, 3)]).collect());
+    network.connect();
+    network.stop(1);
+    network.cut(2, 3);
+    for container in 0..network.host(3).owned().iter().map(|range| range.len()).sum() {
+        network.allocate(3, &format!("c{container}"));
+    }
+    network.cut.clear();
+    network.cut(2, 4);
+    network.hosts.get_mut(&peer(4)).unwrap().saved = Saved::default();
+    network.restart(peer(4));
+    network.host(4).prove_memory(|_| true);
+    network.connect();
+    network.host(4).set_unconfirmed(Some(BTreeSet::new()));
+    let asked = network.allocate(4, "db");
+    network.pass(60);
+    assert!(matches!(network.answer(asked), Some(Ok(_))));
+    assert_ne!(network.host(4).quarantined(), [], "the first gift");
+    network.assert_sound();
+}
+
 #[test]
 fn a_host_that_was_taken_for_dead_and_whose_disk_is_no_old_one_goes_on_with_what_it_uses() {
     let mut network = Network::of(3);
