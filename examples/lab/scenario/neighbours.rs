@@ -1,7 +1,7 @@
 //! Hosts on EC2 that reach each other on their link and not by the VPC: two of one subnet that say so, while the router's table is wrong;
 //! and one that has a link in common with a host outside.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use super::{
     mixed::{host_routes, lead_to, path},
@@ -138,12 +138,11 @@ async fn turned(lab: &Lab, checks: &mut Checks) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A host outside EC2 comes, and one of those on EC2 gets an interface on its link.
-async fn beside_one_outside(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
-    let [one, other] = NEIGHBOURS;
+/// A host outside EC2 comes, and one of those on EC2 gets an interface on its link, with this address.
+async fn add_one_outside(lab: &mut Lab, address: Ipv4Addr) -> anyhow::Result<()> {
     OFFICE.build().await?;
     lead_to(lab, OFFICE)?;
-    let address = OFFICE.address_of(11);
+    let [one, _] = NEIGHBOURS;
     OFFICE.plug_in(lab.hosts[one].keeper_pid()?, ("of-h1", "eth1"), address).await?;
     let outside = lab.add_host_outside(OFFICE).await?;
     assert_eq!(outside, OUTSIDE, "the fourth");
@@ -159,6 +158,14 @@ async fn beside_one_outside(lab: &mut Lab, checks: &mut Checks) -> anyhow::Resul
     lab.start_host(outside)?;
     lab.await_ready(outside).await?;
     lab.attach(outside).await?;
+    Ok(())
+}
+
+/// The two reach each other, and nobody else reaches the one outside.
+async fn beside_one_outside(lab: &mut Lab, checks: &mut Checks) -> anyhow::Result<()> {
+    let ([one, other], outside) = (NEIGHBOURS, OUTSIDE);
+    let address = OFFICE.address_of(11);
+    add_one_outside(lab, address).await?;
     for (from, to, wanted) in
         [(one, outside, "direct"), (outside, one, "direct"), (other, outside, "none"), (one, other, "direct")]
     {
