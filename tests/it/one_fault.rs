@@ -7,7 +7,7 @@ use weavers::{
         persist::ledger::SaveFault,
         protocol::request::{Container, Request, Response},
     },
-    state::{Fault, FaultKind, Netns},
+    state::{Fault, FaultKind, Netns, Route, RouteState, Target},
 };
 
 use super::crowd::Crowd;
@@ -46,6 +46,21 @@ fn with_a_full_disk_all_that_promises_nothing_is_answered_and_the_disk_is_named(
     crowd.pass(10);
     assert!(crowd.hosts[0].node.overview().is_ready(), "{}", crowd.notes(0));
     assert!(matches!(crowd.allocate(0, "d"), Some(Ok(_))));
+}
+
+#[test]
+fn who_has_no_address_to_hand_out_is_sent_to_the_routes_of_others_where_they_are_the_reason() {
+    let mut crowd = Crowd::of(1);
+    let owned = *crowd.routes.keys().next().unwrap();
+    let peering = Target::Other("pcx-1".to_owned());
+    crowd.routes.insert(owned, Route { target: peering, state: RouteState::Active, created: true });
+    crowd.pass(120);
+    let notes = crowd.notes(0);
+    assert!(
+        notes.contains("none of 10.32.0.0/12 is free here") && notes.contains("`weavers plan` names"),
+        "{notes}"
+    );
+    assert!(!notes.contains("bring hosts back"), "{notes}");
 }
 
 #[test]

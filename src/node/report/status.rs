@@ -25,7 +25,7 @@ use crate::{
             quota,
         },
     },
-    plan::{Change, Plane, leads_to},
+    plan::{Change, Conflict, Plane, leads_to},
     state::{Fault, Forward, Side, TUNNEL, Target, Tracking, Vpc, link_name},
 };
 
@@ -184,9 +184,7 @@ impl<'a> Overview<'a> {
                 what: format!(
                     "an address to hand out: none of {subnet} is free here, and no peer in reach has one"
                 ),
-                hint: Some(
-                    "`weavers ipam show` says who owns what: free addresses, or bring hosts back".into(),
-                ),
+                hint: Some(self.way_to_room().to_owned()),
             });
         }
         if let Some(fault) = self.ledger.fault() {
@@ -215,6 +213,19 @@ impl<'a> Overview<'a> {
             left => waits.push(note(&format!("{left} steps of the plan: see `weavers plan`"))),
         }
         waits
+    }
+
+    /// How a host that has no address to hand out comes by some.
+    fn way_to_room(&self) -> &'static str {
+        let owned = self.peers.ipam.owned();
+        let covers =
+            |conflict: &Conflict| owned.iter().any(|range| range.overlaps(conflict.destination.into()));
+        match self.work.plan.conflicts.iter().any(covers) {
+            true => {
+                "routes of others lie above addresses of this host, which are not handed out: remove those that `weavers plan` names"
+            }
+            false => "`weavers ipam show` says who owns what: free addresses, or bring hosts back",
+        }
     }
 
     /// A host that may be another than it remembers.
