@@ -66,6 +66,7 @@ impl World {
             let stuck = (0..self.machines.len()).find(|&host| self.has_turn(host));
             let stuck = stuck.is_some_and(|host| self.most_electors_are_dead(host));
             if self.now >= begun + FORGET_AFTER {
+                self.keep_somebody();
                 self.forget_all(self.left_to_people(stuck));
                 self.forget_claimants();
             }
@@ -93,6 +94,16 @@ impl World {
         self.check_all();
         if let Some(why) = self.unsettled() {
             self.violate(format!("settled, and then not any more: {why}"));
+        }
+    }
+
+    /// Where all who live are leaving nobody is left to take over from the dead: people start one of them again, as it tells them to.
+    fn keep_somebody(&mut self) {
+        let is_left = |host: usize| self.machines[host].power == Power::Terminated && !self.is_buried(host);
+        let all_leave = self.nodes().all(|(_, node)| node.overview().has_left());
+        let first = self.nodes().next().map(|(host, _)| host);
+        if let Some(first) = first.filter(|_| all_leave && (0..self.machines.len()).any(is_left)) {
+            self.crash(first, Duration::ZERO);
         }
     }
 

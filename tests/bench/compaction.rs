@@ -1,6 +1,6 @@
-//! How many blocks a cluster has whose hosts are replaced, by its address managers alone: what one says all others hear at once, and
-//! there is neither a mesh nor EC2. So it is played for many more hosts than the simulation of whole hosts (`turnover`) can be, which
-//! shows for fewer that a route leads to each block, and what that takes to write.
+//! How many routes a cluster needs whose hosts are replaced, and what has to be written, by its address managers alone: what one says
+//! all others hear at once, and the table has a route to each block, a second later. There is neither a mesh nor EC2, so it is played
+//! for many more hosts than the simulation of whole hosts (`turnover`) can be.
 //!
 //! ```sh
 //! cargo bench --no-default-features --bench compaction            # 200 hosts, each replaced five times
@@ -59,8 +59,11 @@ struct Cluster {
     rng: ChaCha8Rng,
     made: u64,
     asked: u64,
-    moved: u64,
     moves: bool,
+    /// To whom a route leads.
+    table: BTreeMap<Ipv4Net, PeerName>,
+    /// Routes created, replaced, deleted.
+    written: [usize; 3],
 }
 
 fn main() {
@@ -69,7 +72,7 @@ fn main() {
     let (hosts, times) = (number(0, HOSTS), number(1, TIMES));
     for moves in [true, false] {
         println!("{hosts} hosts, each replaced {times} times; blocks move: {moves}");
-        println!("      time  replaced  blocks  a host   moved      CPU");
+        println!("      time  replaced  routes  a host  created  replaced  deleted      CPU");
         let begun = Instant::now();
         let mut cluster = Cluster::found(hosts, moves);
         cluster.show(0, begun);
@@ -99,8 +102,9 @@ impl Cluster {
             rng: ChaCha8Rng::seed_from_u64(1),
             made: 0,
             asked: 0,
-            moved: 0,
             moves,
+            table: BTreeMap::new(),
+            written: [0; 3],
         };
         let founders = hosts.min(FOUNDERS);
         (0..founders).for_each(|_| cluster.add(Init::Consensus));
@@ -109,6 +113,7 @@ impl Cluster {
         for _ in founders..hosts {
             cluster.join();
         }
+        cluster.pass(1);
         cluster
     }
 
@@ -229,7 +234,26 @@ impl Cluster {
             self.bury();
             self.load();
             self.move_blocks();
+            self.write_routes();
         }
+    }
+
+    /// A route leads to each block, as one of the hosts knows them.
+    fn write_routes(&mut self) {
+        let owners = self.hosts[&self.running[0]].ipam.owners();
+        let wanted: BTreeMap<Ipv4Net, PeerName> = owners
+            .into_iter()
+            .flat_map(|(range, owner)| range.cidrs().into_iter().map(move |cidr| (cidr, owner)))
+            .collect();
+        let [created, replaced, deleted] = &mut self.written;
+        for (cidr, owner) in &wanted {
+            match self.table.get(cidr) {
+                None => *created += 1,
+                Some(led) => *replaced += usize::from(led != owner),
+            }
+        }
+        *deleted += self.table.keys().filter(|cidr| !wanted.contains_key(*cidr)).count();
+        self.table = wanted;
     }
 
     fn load(&mut self) {
@@ -264,9 +288,7 @@ impl Cluster {
             let takes = taker.ipam.may_take(giver, block) && taker.compaction.take(now, to, giver, block);
             let host = self.hosts.get_mut(&giver).unwrap();
             match takes {
-                true if host.compaction.is_taken(now, to, block) => {
-                    self.moved += u64::from(host.ipam.give(now, block, to));
-                }
+                true if host.compaction.is_taken(now, to, block) => drop(host.ipam.give(now, block, to)),
                 true => {}
                 false => host.compaction.on_kept(now, to, block),
             }
@@ -307,12 +329,11 @@ impl Cluster {
     }
 
     fn show(&self, replaced: usize, begun: Instant) {
-        let blocks: usize = self.hosts.values().map(|host| host.ipam.blocks()).sum();
+        let (routes, [created, changed, deleted]) = (self.table.len(), self.written);
         println!(
-            "{:8.0} s  {replaced:8}  {blocks:6}  {:6.2}  {:6}  {:5.0} s",
+            "{:8.0} s  {replaced:8}  {routes:6}  {:6.2}  {created:7}  {changed:8}  {deleted:7}  {:5.0} s",
             self.now.since(Timestamp::ZERO).as_secs_f64(),
-            blocks as f64 / self.hosts.len() as f64,
-            self.moved,
+            routes as f64 / self.hosts.len() as f64,
             begun.elapsed().as_secs_f64()
         );
     }

@@ -19,8 +19,9 @@ const SEEDS_DEFAULT: u64 = 200;
 const SEEDS_FORGETFUL: u64 = 60;
 /// Worlds in which something was wrong once: an elector that voted twice, a canary at an address that its host had given away, a
 /// user who was told again of such an address, a quarantine without an end, a host that took back, by an old disk, what it had left to
-/// its heir, one that left to its heir what it had given up to another, and two that gave up an address to each other.
-const FORGETFUL_KEPT: [u64; 9] = [42, 54, 309, 2022, 3478, 10338, 10391, 10862, 10907];
+/// its heir, one that left to its heir what it had given up to another, two that gave up an address to each other, and a cluster that all
+/// left while one was dead.
+const FORGETFUL_KEPT: [u64; 10] = [42, 54, 309, 2022, 3478, 10338, 10391, 10862, 10907, 40839];
 /// Hosts in a crowd unless told otherwise. With 60 the troubles of this seed cut the space into more pieces than a table of 1,000 routes
 /// holds, and to put so many together takes more writes than hosts make within its time.
 const CROWD_DEFAULT: u64 = 59;
