@@ -287,10 +287,10 @@ impl Cluster {
             let taker = self.hosts.get_mut(&to).unwrap();
             let takes = taker.ipam.may_take(giver, block) && taker.compaction.take(now, to, giver, block);
             let host = self.hosts.get_mut(&giver).unwrap();
-            match takes {
-                true if host.compaction.is_taken(now, to, block) => drop(host.ipam.give(now, block, to)),
-                true => {}
-                false => host.compaction.on_kept(now, to, block),
+            if !takes {
+                host.compaction.on_kept(now, to, block);
+            } else if host.compaction.is_taken(now, to, block) {
+                host.ipam.give(now, block, to);
             }
             self.act(giver);
             self.deliver();
