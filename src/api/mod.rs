@@ -84,7 +84,7 @@ pub enum ApiRequest {
     CheckTarget { target: String, key: Key },
     /// Lend an address to an interface that another plugin makes in the network namespace at this path.
     LendTarget { target: String, loan: Loan },
-    /// Disconnect it: a pid, a path, or the name it was attached under.
+    /// Disconnect it: the name it was attached under, a pid, or a path, tried in this order.
     DetachTarget { target: String },
 }
 

@@ -75,6 +75,10 @@ impl Daemon {
                     Ok(Request::Lend { netns, loan })
                 });
             }
+            // A name may be all digits, and the pid of somebody else.
+            ApiRequest::DetachTarget { target } if self.node.overview().knows_container(&target) => {
+                self.ask(Request::Detach { target: Container::Name(target) }, call.reply);
+            }
             ApiRequest::DetachTarget { target } => {
                 self.find(target, Far::NAME, call.reply, |target, found| {
                     let container = match found {

@@ -83,6 +83,15 @@ async fn detached(lab: &mut Lab, checks: &mut Checks, container: usize) -> anyho
     let claim = lab.ran(gone.host, &["ipam", "claim", "next", &gone.address.to_string()]).await?;
     checks.add("its address is free again", claim.says(0, &[&gone.address.to_string()]));
     lab.weavers(gone.host, &["ipam", "free", "next"]).await?;
+    // The pid of a process that has no container.
+    let name = std::process::id().to_string();
+    lab.weavers(gone.host, &["attach", &gone.netns.to_string_lossy(), "--name", &name]).await?;
+    let ran = lab.ran(gone.host, &["detach", &name]).await?;
+    let inside = lab.in_container(container, &["ip", "-o", "link", "show"]).await?;
+    checks.add(
+        "a container whose name is a pid of others is detached by its name",
+        ran.says(0, &[]).and(holds(!inside.contains("ethwe"), || inside.clone())),
+    );
     lab.containers.remove(container);
     Ok(())
 }

@@ -79,6 +79,11 @@ impl<'a> Overview<'a> {
         self.local.containers.knows_by_link()
     }
 
+    /// Whether a container is called so.
+    pub fn knows_container(&self, name: &str) -> bool {
+        self.local.containers.named(name).is_some()
+    }
+
     /// Addresses in use on this host, by whom.
     pub fn allocations(&self) -> &'a BTreeMap<String, Vec<Ipv4Net>> {
         self.peers.ipam.allocations()
