@@ -216,8 +216,10 @@ impl Allocator {
     pub fn set_avoided(&mut self, ranges: Vec<Range>) {
         self.avoided = ranges;
         self.avoid();
+        let usable = inner(self.settings.universe);
         let counted_none = self.ring.pieces().any(|(piece, entry)| {
-            entry.owner == self.settings.me && entry.free == 0 && self.space.free_in(piece) > 0
+            let free = || self.space.free_in(piece.intersection(usable));
+            entry.owner == self.settings.me && entry.free == 0 && free() > 0
         });
         if counted_none {
             // Whoever looks for space believes that there is none here.
@@ -525,10 +527,12 @@ impl Allocator {
         self.outgoing.effects.push_back(effect);
     }
 
+    /// The first and the last address of the universe are no use to anybody, so that nobody is to ask for them.
     pub(super) fn count_free(&mut self) -> bool {
         let yielded = self.disputes.yielded(&self.ring);
-        let space = &self.space;
-        self.ring.report_free(|piece| (!yielded.contains(&piece)).then(|| space.free_in(piece)))
+        let (space, usable) = (&self.space, inner(self.settings.universe));
+        let free_in = |piece: Range| space.free_in(piece.intersection(usable));
+        self.ring.report_free(|piece| (!yielded.contains(&piece)).then(|| free_in(piece)))
     }
 
     pub(super) fn save_ring(&mut self) {

@@ -67,6 +67,7 @@ impl World {
             let stuck = stuck.is_some_and(|host| self.most_electors_are_dead(host));
             if self.now >= begun + FORGET_AFTER {
                 self.keep_somebody();
+                self.make_room();
                 self.forget_all(self.left_to_people(stuck));
                 self.forget_claimants();
             }

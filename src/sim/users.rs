@@ -13,7 +13,7 @@ use super::{
 use crate::{
     addr::{Address, Range},
     node::{
-        Input,
+        Input, Node,
         protocol::request::{Container, Refusal, Request, RequestId, Response},
     },
     peer::PeerName,
@@ -111,6 +111,16 @@ impl World {
         let link = self.machines[container.host].kernel.link_into(&container.netns);
         let target = Container::Netns { netns: container.netns, link };
         self.ask(container.host, What::Other, Request::Detach { target });
+    }
+
+    /// Where nobody has an address to hand out people detach a container, as they are told to make room.
+    pub(super) fn make_room(&mut self) {
+        let has_none = |node: &Node| node.overview().has_left() || node.overview().lacks_room();
+        let is_full = self.nodes().all(|(_, node)| has_none(node));
+        let first = self.users.containers.iter().find(|(_, one)| is_full && self.has_turn(one.host));
+        if let Some((&cookie, _)) = first {
+            self.detach(cookie);
+        }
     }
 
     /// A container ends, and nobody says so.

@@ -47,7 +47,7 @@ impl<'a> Overview<'a> {
     }
 
     /// Whether a container attached now would get no address, here or from another host.
-    fn lacks_room(&self) -> bool {
+    pub fn lacks_room(&self) -> bool {
         !self.peers.ipam.is_leaving() && !self.peers.ipam.has_room(self.facts.config.ipam.default_subnet)
     }
 
