@@ -196,10 +196,12 @@ impl Machine {
 
     /// The process gets no turn for a while. If the machine sleeps, its clock stands still.
     pub fn freeze(&mut self, now: Timestamp, lasts: Duration, asleep: bool) {
-        self.until.frozen = self.until.frozen.max(now + lasts);
+        let thaw = (now + lasts).max(self.until.frozen);
         if asleep {
-            self.clock.born += lasts;
+            // While it is frozen anyway its clock does not stand still for a second time: it never goes back.
+            self.clock.born += thaw.since(self.until.frozen.max(now));
         }
+        self.until.frozen = thaw;
     }
 
     /// The clock leaps, as that of a machine does whose sleep it counts.
