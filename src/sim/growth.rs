@@ -58,7 +58,7 @@ impl Growth {
             start_within: Duration::from_secs(1),
             ..Climate::calm(founders + 1)
         };
-        let world = World::in_climate(seed, false, ChaCha8Rng::seed_from_u64(seed), climate);
+        let world = World::in_climate(seed, ChaCha8Rng::seed_from_u64(seed), climate);
         Growth { world, founders }
     }
 

@@ -26,7 +26,7 @@ impl World {
         let quiet = Climate { outside, direct, tunnels, ..Climate::calm(inside + outside) };
         let quiet = if seed % 3 == 2 { quiet.with_v6() } else { quiet };
         let climate = if calm { quiet } else { quiet.of_the_path(&mut rng) };
-        World::in_climate(seed, true, rng, climate)
+        World::in_climate(seed, rng, climate)
     }
 
     /// Where a host hands what it sends to an address, if it is past the VPC.

@@ -17,16 +17,16 @@ use crate::{addr::Range, state::TableId};
 
 impl World {
     /// A world in which hosts lose their stores, or are given old ones back, while others are taken for dead and come back.
-    pub fn forgetful(seed: u64, traced: bool) -> World {
+    pub fn forgetful(seed: u64) -> World {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let climate = Climate::forgetful(&mut rng);
-        World::in_climate(seed, traced, rng, climate)
+        World::in_climate(seed, rng, climate)
     }
 
     /// A world of many hosts, with some trouble.
     pub fn crowd(seed: u64, hosts: usize) -> World {
         let rng = ChaCha8Rng::seed_from_u64(seed);
-        World::in_climate(seed, false, rng, Climate::crowd(hosts))
+        World::in_climate(seed, rng, Climate::crowd(hosts))
     }
 
     pub(super) fn schedule_trouble(&mut self) {

@@ -51,7 +51,7 @@ impl Turnover {
         };
         // Hosts of such a world find each other by a tag.
         let seed = seed * 8;
-        let mut world = World::in_climate(seed, false, ChaCha8Rng::seed_from_u64(seed), climate);
+        let mut world = World::in_climate(seed, ChaCha8Rng::seed_from_u64(seed), climate);
         for host in hosts..world.machines.len() {
             let instance = world.machines[host].cloud.instance.clone();
             world.vpc.set_power(Timestamp::ZERO, &instance, InstancePower::Stopped);

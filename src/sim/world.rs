@@ -53,8 +53,6 @@ const FIRST_EPHEMERAL: u16 = 32_768;
 const PORT: u16 = 6783;
 /// How long a dial waits for an answer.
 const DIAL_PATIENCE: Duration = Duration::from_secs(3);
-/// Events kept for whoever has to understand a failure.
-const HISTORY_LEN: usize = 60;
 /// Events between two looks at all that must hold, in a world of few hosts. A look takes time that grows with the square of
 /// their number, and so does this.
 const CHECK_EVERY: u64 = 64;
@@ -136,24 +134,30 @@ pub struct Outcome {
 }
 
 impl World {
-    /// The world of this seed. If it is traced it keeps its last events, which costs time.
-    pub fn new(seed: u64, traced: bool) -> World {
+    /// The world of this seed.
+    pub fn new(seed: u64) -> World {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let climate = Climate::draw(&mut rng);
         // In every sixteenth world there is one address that all know.
         let climate = if seed % 16 == 9 { climate.behind_one() } else { climate };
         // In every eighth containers have addresses of IPv6, too.
         let climate = if seed % 8 == 3 { climate.with_v6() } else { climate };
-        World::in_climate(seed, traced, rng, climate)
+        World::in_climate(seed, rng, climate)
     }
 
     /// A world without faults.
     pub fn calm(seed: u64, hosts: usize) -> World {
         let rng = ChaCha8Rng::seed_from_u64(seed);
-        World::in_climate(seed, false, rng, Climate::calm(hosts))
+        World::in_climate(seed, rng, Climate::calm(hosts))
     }
 
-    pub(super) fn in_climate(seed: u64, traced: bool, mut rng: ChaCha8Rng, climate: Climate) -> World {
+    /// Keeps so many of the last events for whoever has to understand a failure, which costs time.
+    pub fn keeping(mut self, events: usize) -> World {
+        self.journal.kept = events;
+        self
+    }
+
+    pub(super) fn in_climate(seed: u64, mut rng: ChaCha8Rng, climate: Climate) -> World {
         let mut vpc = Vpc::new(net("10.0.0.0/16"), "eu-west-1");
         let zones = ZONES.map(|(cidr, zone)| (net(cidr), zone));
         let subnets = zones.map(|(cidr, zone)| vpc.add_subnet(Timestamp::ZERO, cidr, zone));
@@ -232,7 +236,7 @@ impl World {
             watched: BTreeSet::new(),
             net: Net { ephemeral: FIRST_EPHEMERAL, ..Net::default() },
             routes: Routes::default(),
-            journal: Journal { traced, ..Journal::default() },
+            journal: Journal::default(),
         }
     }
 
@@ -291,13 +295,7 @@ impl World {
     }
 
     pub(super) fn note(&mut self, what: impl FnOnce() -> String) {
-        if self.journal.traced {
-            let line = format!("  {} {}", self.now, what());
-            if self.journal.history.len() == HISTORY_LEN {
-                self.journal.history.pop_front();
-            }
-            self.journal.history.push_back(line);
-        }
+        self.journal.keep(|| format!("  {} {}", self.now, what()));
     }
 
     pub(super) fn violate(&mut self, law: impl fmt::Display) {
@@ -329,7 +327,7 @@ impl World {
         if let Some(thaw) = self.put_off(&event) {
             return self.schedule_at(thaw, event);
         }
-        if self.journal.traced && !matches!(event, Event::Wake(..) | Event::Arrive(_)) {
+        if self.journal.kept > 0 && !matches!(event, Event::Wake(..) | Event::Arrive(_)) {
             let line = format!("{event:?}");
             self.note(|| line.chars().take(400).collect());
         }

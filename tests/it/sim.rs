@@ -1,6 +1,6 @@
 //! Seeded worlds: many hosts, one VPC, and all that goes wrong between them.
 //!
-//! `WEAVERS_SEEDS` says how many worlds are played, `WEAVERS_SEED` plays one and shows its last events.
+//! `WEAVERS_SEEDS` says how many worlds are played, `WEAVERS_SEED` plays one and shows its last events, `WEAVERS_EVENTS` of them.
 
 use std::{
     fs,
@@ -27,6 +27,8 @@ const FORGETFUL_KEPT: [u64; 10] = [42, 54, 309, 2022, 3478, 10338, 10391, 10862,
 const CROWD_DEFAULT: u64 = 59;
 /// Hosts of which all list one.
 const LISTED_DEFAULT: u64 = 20;
+/// The last events of a world that are shown unless told otherwise.
+const EVENTS_DEFAULT: usize = 60;
 /// Failures that are shown in full.
 const SHOWN_MAX: usize = 5;
 
@@ -43,7 +45,7 @@ fn hosts_without_trouble_agree_and_settle() {
 #[test]
 fn hosts_outside_ec2_reach_each_other_by_routes_of_their_own() {
     for (seed, inside, outside) in [(5, 0, 1), (13, 0, 4), (21, 2, 2), (23, 2, 2), (29, 3, 4)] {
-        let outcome = World::mixed(seed, (inside, outside), false, true).run();
+        let outcome = World::mixed(seed, (inside, outside), false, true).keeping(EVENTS_DEFAULT).run();
         assert_eq!(outcome.failure, None);
         assert!(outcome.promised > 0, "somebody was given an address");
     }
@@ -51,7 +53,7 @@ fn hosts_outside_ec2_reach_each_other_by_routes_of_their_own() {
 
 #[test]
 fn hosts_of_one_subnet_reach_each_other_directly_where_they_are_to() {
-    let outcome = World::mixed(5, (5, 0), true, true).run();
+    let outcome = World::mixed(5, (5, 0), true, true).keeping(EVENTS_DEFAULT).run();
     assert_eq!(outcome.failure, None);
 }
 
@@ -60,7 +62,9 @@ fn hosts_of_one_subnet_reach_each_other_directly_where_they_are_to() {
 fn paths_survive_crashes_partitions_and_vandals() {
     for number in 0..number("WEAVERS_MIXED").unwrap_or(16) {
         let hosts = [(0, 5), (5, 0), (3, 3), (4, 2)][number as usize % 4];
-        let outcome = World::mixed(4 * number + 1 + number % 3, hosts, number % 3 > 0, false).run();
+        let outcome = World::mixed(4 * number + 1 + number % 3, hosts, number % 3 > 0, false)
+            .keeping(EVENTS_DEFAULT)
+            .run();
         assert_eq!(outcome.failure, None, "{hosts:?}");
     }
 }
@@ -184,7 +188,7 @@ fn hosts_that_are_replaced_leave_one_route_each() {
 
 #[test]
 fn a_world_follows_from_its_seed() {
-    let play = |seed| World::new(seed, false).run();
+    let play = |seed| World::new(seed).run();
     let (one, other) = (play(1), play(1));
     assert_eq!((one.events, one.lasted), (other.events, other.lasted));
     assert_ne!(one.events, play(2).events);
@@ -200,12 +204,13 @@ fn worlds_in_which_hosts_forget_keep_the_laws() {
     keep_the_laws(World::forgetful, FORGETFUL_KEPT.to_vec(), SEEDS_FORGETFUL);
 }
 
-/// How a world is made of its seed; traced or not.
-type Make = fn(u64, bool) -> World;
+/// How a world is made of its seed.
+type Make = fn(u64) -> World;
 
 fn keep_the_laws(make: Make, mut seeds: Vec<u64>, count: u64) {
     if let Some(seed) = number("WEAVERS_SEED") {
-        let outcome = make(seed, true).run();
+        let events = number("WEAVERS_EVENTS").map_or(EVENTS_DEFAULT, |events| events as usize);
+        let outcome = make(seed).keeping(events).run();
         println!("{outcome:?}");
         assert!(outcome.failure.is_none(), "{}", outcome.failure.unwrap());
         return;
@@ -225,7 +230,7 @@ fn keep_the_laws(make: Make, mut seeds: Vec<u64>, count: u64) {
     );
     for outcome in failed.iter().take(SHOWN_MAX) {
         // Again, to see what led to it.
-        println!("{}\n", make(outcome.seed, true).run().failure.unwrap_or_default());
+        println!("{}\n", make(outcome.seed).keeping(EVENTS_DEFAULT).run().failure.unwrap_or_default());
     }
     let seeds: Vec<u64> = failed.iter().map(|outcome| outcome.seed).collect();
     assert!(seeds.is_empty(), "failed seeds, to be kept in tests/it/data/seeds.txt: {seeds:?}");
@@ -239,7 +244,7 @@ fn play_all(make: Make, seeds: &[u64]) -> Vec<Outcome> {
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = make(seed, false).run();
+                    let outcome = make(seed).run();
                     events.fetch_add(outcome.events, Ordering::Relaxed);
                     if let Some(law) = outcome.failure.as_ref() {
                         println!("failed: {}", law.lines().next().unwrap_or_default());

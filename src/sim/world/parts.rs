@@ -39,12 +39,24 @@ pub(in crate::sim) struct Routes {
 pub(in crate::sim) struct Journal {
     /// The law that was broken first.
     pub violation: Option<String>,
-    /// The last events are kept.
-    pub traced: bool,
+    /// So many of the last events are kept.
+    pub kept: usize,
     pub history: VecDeque<String>,
     pub events: u64,
     /// Bytes that were sent between hosts.
     pub bytes: u64,
+}
+
+impl Journal {
+    /// Keeps this event, if any are kept.
+    pub fn keep(&mut self, event: impl FnOnce() -> String) {
+        if self.kept > 0 {
+            if self.history.len() == self.kept {
+                self.history.pop_front();
+            }
+            self.history.push_back(event());
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

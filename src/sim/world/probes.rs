@@ -24,12 +24,13 @@ impl World {
         let machine = &self.machines[host];
         let Some(from) = self.canary_of(host, to.ip()) else { return };
         let by_vpc = || {
-            let interface = match (from, to.ip()) {
-                (IpAddr::V4(from), IpAddr::V4(to)) => self.vpc.forward(&machine.cloud.interface, from, to),
-                (_, IpAddr::V6(to)) => self.vpc.forward6(&machine.cloud.interface, to),
-                (IpAddr::V6(_), IpAddr::V4(_)) => None,
+            let interface = match to.ip() {
+                IpAddr::V4(to) => {
+                    self.vpc.forward(&machine.cloud.interface, machine.canary_address()?, to)?
+                }
+                IpAddr::V6(to) => self.vpc.forward6(&machine.cloud.interface, to)?,
             };
-            self.machines.iter().position(|one| Some(&one.cloud.interface) == interface.as_ref())
+            self.machines.iter().position(|one| one.cloud.interface == interface)
         };
         let Some(other) = self.handed_to(host, to.ip()).or_else(by_vpc) else { return };
         if !self.is_blocked(host, other) {
