@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 use weavers::{
     addr::Range,
     node::{WRITES_AN_HOUR, protocol::request::Request},
+    state::{Fault, FaultKind},
 };
 
 use super::crowd::{Crowd, owned};
@@ -66,16 +67,28 @@ fn a_host_with_more_routes_than_it_needs_says_what_comes_next_or_why_nothing_doe
     assert!(reasons.iter().any(|reason| reason.contains("route tables are read again")), "{reasons:?}");
 }
 
+fn no_answer() -> Fault {
+    Fault { kind: FaultKind::Unreachable, message: "no answer".to_owned(), hint: None, request_id: None }
+}
+
+#[test]
+fn a_host_whose_neighbour_takes_nothing_says_so() {
+    let mut crowd = with_a_claim();
+    crowd.hosts[0].unread = Some(no_answer());
+    crowd.ask(1, Request::Free { ident: "one".to_owned(), address: None }, 5).unwrap().unwrap();
+    let mut reasons = BTreeSet::new();
+    for _ in 0..400 {
+        crowd.pass(1);
+        reasons.extend(crowd.hosts[1].node.status().ipam.compaction.waits);
+    }
+    assert!(crowd.routes.contains_key(&claimed()));
+    assert!(reasons.contains("the hosts beside its blocks take none"), "{reasons:?}");
+}
+
 #[test]
 fn nothing_moves_while_a_table_cannot_be_read() {
     let mut crowd = with_a_claim();
-    let fault = weavers::state::Fault {
-        kind: weavers::state::FaultKind::Unreachable,
-        message: "no answer".to_owned(),
-        hint: None,
-        request_id: None,
-    };
-    crowd.hosts[1].unread = Some(fault);
+    crowd.hosts[1].unread = Some(no_answer());
     crowd.ask(1, Request::Free { ident: "one".to_owned(), address: None }, 5).unwrap().unwrap();
     crowd.pass(400);
     assert!(crowd.routes.contains_key(&claimed()));

@@ -54,6 +54,8 @@ pub(in crate::node) struct Owned<'a> {
 
 /// What other hosts own, and the path to each.
 type Others = BTreeMap<PeerName, (Path, Vec<Range>)>;
+/// The other ends of the tunnel.
+type Ends = BTreeMap<TunnelKey, TunnelPeer>;
 
 /// The device of the tunnel, as it is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,17 @@ pub(in crate::node) enum Device {
     AsItIs,
     /// With this key, at this port, for packets no longer than this.
     On { key: TunnelKey, port: u16, mtu: u32 },
+}
+
+impl Device {
+    /// The tunnel that it makes with these other ends, where there is this one.
+    fn tunnel(self, seen: Option<&Tunnel>, peers: Ends) -> Option<Tunnel> {
+        match self {
+            Device::Off => None,
+            Device::AsItIs => seen.cloned(),
+            Device::On { key, port, mtu } => Some(Tunnel { key, port, mtu, up: true, peers }),
+        }
+    }
 }
 
 impl PeerPaths {
@@ -181,22 +194,16 @@ impl PeerPaths {
             true => self.others(owned),
             false => Others::new(),
         };
+        let there = seen.tunnel.as_deref();
         // While it is not known who owns what, all stays.
         let (routes, ends) = match owned.owners.is_empty() {
-            true => (
-                (*seen.routes).clone(),
-                seen.tunnel.as_ref().map(|seen| seen.peers.clone()).unwrap_or_default(),
-            ),
+            true => ((*seen.routes).clone(), there.map(|there| there.peers.clone()).unwrap_or_default()),
             false => {
-                let ends = self.ends_for(now, &others, owned.families, seen.tunnel.as_deref());
+                let ends = self.ends_for(now, &others, owned.families, there);
                 (self.routes_to(&others, owned.families, &seen.routes), ends)
             }
         };
-        let tunnel = match device {
-            Device::Off => None,
-            Device::AsItIs => seen.tunnel.as_deref().cloned(),
-            Device::On { key, port, mtu } => Some(Tunnel { key, port, mtu, up: true, peers: ends }),
-        };
+        let tunnel = device.tunnel(there, ends);
         self.encrypted = self.encrypted_of(&others);
         if *self.led.routes != routes {
             self.led.routes = Arc::new(routes);
@@ -255,7 +262,7 @@ impl PeerPaths {
         others: &Others,
         families: &[Family],
         seen: Option<&Tunnel>,
-    ) -> BTreeMap<TunnelKey, TunnelPeer> {
+    ) -> Ends {
         let is_by_tunnel = |peer| matches!(others.get(&peer), Some((Path::Tunnel { .. }, _)));
         self.ends.retain(is_by_tunnel);
         let mut ends = BTreeMap::new();
