@@ -46,6 +46,12 @@ us, other, peer = (1, 2, 0x0A0B0C0D0E0F)
 cluster = hashlib.sha256(b"".join(name.to_bytes(8, "big") for name in (us, other, peer))).digest()[:8]
 
 
+# A heartbeat of the peer on the connection that the target `datagram` makes, which has this number.
+connection = 18162610939173096683
+names = peer.to_bytes(6, "big"), us.to_bytes(6, "big")
+heartbeat = b"".join((names[0], *names, (22).to_bytes(2, "big"), bytes(14), connection.to_bytes(8, "big")))
+
+
 def named(name):
     return '"%s"' % ":".join("%02x" % byte for byte in name.to_bytes(6, "big"))
 
@@ -96,7 +102,7 @@ CORPUS = {
     "stranger": [bytes([how]) + stream for stream in streams for how in range(4)],
     "peer": [piece(message) for message in messages],
     "topology": [piece(topology) for topology in topologies],
-    "datagram": [piece(datagram) for datagram in vectors("mesh.json", "sleeve")],
+    "datagram": [piece(datagram) for datagram in [heartbeat, *vectors("mesh.json", "sleeve")]],
     "state": states,
     "unicast": unicasts,
     "allocator": [piece(bytes([how]) + state) for state in states for how in (0, 2)]

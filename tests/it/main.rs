@@ -17,6 +17,7 @@ mod docker;
 mod docker_bridge;
 mod drop_ins;
 mod first_ring;
+mod fuzzed;
 mod go;
 mod go_codecs;
 mod guides;

@@ -1,11 +1,4 @@
-//! The text of a `weave.toml`: a configuration, or problems that can be shown.
 #![no_main]
-
-use libfuzzer_sys::fuzz_target;
-use weavers::config;
-
-fuzz_target!(|text: &str| {
-    if let Err(problems) = config::parse(text) {
-        assert!(!problems.to_string().is_empty());
-    }
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    weavers_fuzz::targets::named(env!("CARGO_BIN_NAME"))(input);
 });

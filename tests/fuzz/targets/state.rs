@@ -1,11 +1,4 @@
-//! What an address manager gossips. What was understood is said again in the same sense.
 #![no_main]
-
-use libfuzzer_sys::fuzz_target;
-use weavers::ipam::message::State;
-
-fuzz_target!(|input: &[u8]| {
-    if let Ok(state) = State::decode(input) {
-        assert_eq!(State::decode(&state.encode()), Ok(state));
-    }
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    weavers_fuzz::targets::named(env!("CARGO_BIN_NAME"))(input);
 });
