@@ -13,7 +13,7 @@ use super::{
 use crate::{
     addr::{Address, Range},
     node::{
-        Input, Node,
+        Input,
         protocol::request::{Container, Refusal, Request, RequestId, Response},
     },
     peer::PeerName,
@@ -115,8 +115,8 @@ impl World {
 
     /// Where nobody has an address to hand out people detach a container, as they are told to make room.
     pub(super) fn make_room(&mut self) {
-        let has_none = |node: &Node| node.overview().has_left() || node.overview().lacks_room();
-        let is_full = self.nodes().all(|(_, node)| has_none(node));
+        let stay = || self.nodes().map(|(_, node)| node.overview()).filter(|overview| !overview.has_left());
+        let is_full = stay().next().is_some() && stay().all(|overview| overview.lacks_room());
         let first = self.users.containers.iter().find(|(_, one)| is_full && self.has_turn(one.host));
         if let Some((&cookie, _)) = first {
             self.detach(cookie);
