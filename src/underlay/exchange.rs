@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{ADDRESSES_MAX, Path, Talk, Underlay, Why, path, unproven};
+use super::{ADDRESSES_MAX, Path, Talk, Underlay, Why, path, path_before_proof, unproven};
 use crate::{digest::Digest, peer::PeerName, time::Timestamp};
 
 /// Peers that are remembered, at most.
@@ -20,6 +20,9 @@ const APART: Duration = Duration::from_secs(1);
 /// The longest: one that does not answer may be of an earlier version.
 const APART_MAX: Duration = Duration::from_secs(300);
 
+/// How long a host that seems to be on our link may take to be found there, before a tunnel leads to it.
+const PROOF_WITHIN: Duration = Duration::from_secs(10);
+
 /// What one host knows of where others are.
 #[derive(Debug, Default)]
 pub struct Exchange {
@@ -30,6 +33,8 @@ pub struct Exchange {
     led: usize,
     /// Where neighbours would have to be found.
     sought: BTreeSet<Ipv4Addr>,
+    /// Until when the first of them is expected there.
+    expected: Option<Timestamp>,
     wake: Option<Timestamp>,
 }
 
@@ -41,6 +46,8 @@ struct Other {
     proven: BTreeSet<Ipv4Addr>,
     /// The address at which it was found last.
     found: Option<Ipv4Addr>,
+    /// Until when it is expected to be found where it says that it is.
+    expected: Option<Timestamp>,
     /// What of us it knows, by its own word.
     knows: Option<Digest>,
     /// It has asked for an answer.
@@ -160,9 +167,25 @@ impl Exchange {
         }
         other.is_owed |= talk.asks;
         let is_news = other.underlay.as_ref() != Some(&talk.underlay);
+        let said = other.underlay.as_ref().map(|underlay| &underlay.addresses);
+        if said != Some(&talk.underlay.addresses) {
+            other.expected = Some(now + PROOF_WITHIN);
+        }
         other.underlay = Some(talk.underlay);
         self.settle();
         is_news
+    }
+
+    /// Time has passed. Returns whether another path may follow: a host was not found on our link for too long.
+    pub fn pass(&mut self, now: Timestamp) -> bool {
+        let is_late = self.expected.is_some_and(|until| until <= now);
+        if is_late {
+            self.others
+                .values_mut()
+                .for_each(|other| other.expected = other.expected.filter(|until| *until > now));
+            self.settle();
+        }
+        is_late
     }
 
     /// The next thing to say, if it is time.
@@ -187,9 +210,9 @@ impl Exchange {
         said
     }
 
-    /// When there is something to say.
+    /// When there is something to say, or enough time has passed.
     pub fn next_wake(&self) -> Option<Timestamp> {
-        self.wake
+        self.wake.into_iter().chain(self.expected).min()
     }
 
     /// Whether any peer is reached past the VPC.
@@ -211,8 +234,9 @@ impl Exchange {
     pub fn path(&self, peer: PeerName) -> Path {
         let Some(ours) = &self.own else { return Path::Unknown(Why::Here) };
         match self.others.get(&peer) {
-            Some(other @ Other { underlay: Some(theirs), proven, .. }) => {
-                other.completed(path(ours, theirs, proven))
+            Some(other @ Other { underlay: Some(theirs), proven, expected, .. }) => {
+                let find = if expected.is_some() { path_before_proof } else { path };
+                other.completed(find(ours, theirs, proven))
             }
             Some(_) | None => Path::Unknown(Why::Unsaid),
         }
@@ -231,8 +255,12 @@ impl Exchange {
             matches!(self.path(**peer), Path::Direct { .. } | Path::Tunnel { .. } | Path::Bare { .. })
         };
         self.led = self.others.keys().filter(is_led).count();
-        let neighbours = self.others.values().filter(|other| other.is_there && other.found.is_some());
-        self.sought = neighbours.filter_map(|other| self.sought_of(other)).collect();
+        let unproven = self.others.values().filter_map(|other| Some((other, self.sought_of(other)?)));
+        let unproven: Vec<_> = unproven.collect();
+        let neighbours = unproven.iter().filter(|(other, _)| other.is_there && other.found.is_some());
+        let sought = neighbours.map(|(_, address)| *address).collect();
+        self.expected = unproven.iter().filter_map(|(other, _)| other.expected).min();
+        self.sought = sought;
         self.set_wake();
     }
 
@@ -345,6 +373,7 @@ mod tests {
         let count = talk(&mut one, &mut other, 0..10, 0);
         assert!(know_each_other(&one, &other) && count <= 6, "{count} messages");
         assert_eq!(talk(&mut one, &mut other, 10..4000, 0), 0);
+        assert!(one.pass(at(4000)), "the other was not found on the link that both seem to be on");
         assert_eq!(one.next_wake(), None);
     }
 

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     exchange::Exchange,
-    path::{Path, Why, path, unproven},
+    path::{Path, Why, path, path_before_proof, unproven},
     talk::{Talk, Unreadable},
 };
 use crate::{

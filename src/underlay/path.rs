@@ -84,6 +84,12 @@ pub fn path(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> 
     }
 }
 
+/// The same while the other may still be found on a link of both: what there is stays until then, and no tunnel takes its place.
+pub fn path_before_proof(ours: &Underlay, theirs: &Underlay, proven: &BTreeSet<Ipv4Addr>) -> Path {
+    let on_link = unproven(ours, theirs, proven).filter(|_| !encrypts(ours) && !encrypts(theirs));
+    on_link.map_or_else(|| path(ours, theirs, proven), |address| Path::Unknown(Why::Unproven(address)))
+}
+
 /// Whether a host wants all that it sends and takes encrypted.
 fn encrypts(host: &Underlay) -> bool {
     host.tunnel.is_some_and(|end| end.encrypts)

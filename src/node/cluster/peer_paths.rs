@@ -114,6 +114,11 @@ impl PeerPaths {
         Talk::decode(&delivery.payload).is_ok_and(|talk| exchange.hear(now, from, talk))
     }
 
+    /// Time has passed. Returns whether another path may follow from that.
+    pub fn pass(&mut self, now: Timestamp) -> bool {
+        self.exchange.as_mut().is_some_and(|exchange| exchange.pass(now))
+    }
+
     /// Says what there is to say. Whoever loses it is told again.
     pub fn settle(&mut self, now: Timestamp, mesh: &mut Mesh) -> bool {
         let mut any = false;
@@ -127,7 +132,7 @@ impl PeerPaths {
         any
     }
 
-    /// When there is something to say.
+    /// When there is something to say, or enough time has passed.
     pub fn next_wake(&self) -> Option<Timestamp> {
         self.exchange.as_ref()?.next_wake()
     }
@@ -541,6 +546,38 @@ mod tests {
         assert_eq!(kept.tunnel, seen.tunnel, "nor is it known who owns what");
         anew.lead(Timestamp::ZERO, of(&owners), &seen, Device::Off);
         assert_eq!(anew.led().tunnel, None);
+    }
+
+    #[test]
+    fn a_host_on_our_link_is_led_to_as_before_until_it_was_found_there_or_was_not_for_too_long() {
+        let owners = [owner("10.32.0.0", "10.36.0.0", B)];
+        let direct = routes(&[("10.32.0.0/14", 2)]);
+        let by_tunnel: HostRoutes = direct.keys().map(|cidr| (*cidr, Hop::tunnel(None))).collect();
+        let mut paths = beside_b();
+        paths.exchange = Some(Exchange::default());
+        let underlay = Underlay { tunnel: end(1, 1500), ..at("192.168.7.1/24") };
+        paths.set_own(Timestamp::ZERO, Some(Own { underlay, links: paths.links.clone() }));
+        let exchange = paths.exchange.as_mut().unwrap();
+        let said = Underlay { tunnel: end(2, 1500), ..at("192.168.7.2/24") };
+        exchange.hear(Timestamp::ZERO, B, Talk { underlay: said, knows: None, asks: false });
+        for seen in [&direct, &by_tunnel, &HostRoutes::new()] {
+            assert_eq!(led(&mut paths, &owners, seen), *seen, "it may be found any moment");
+        }
+        let late = paths.next_wake().unwrap();
+        assert!(!paths.pass(Timestamp::ZERO) && paths.pass(late));
+        assert_eq!(
+            led(&mut paths, &owners, &direct),
+            by_tunnel,
+            "it is on another link that looks like ours"
+        );
+        let exchange = paths.exchange.as_mut().unwrap();
+        let said = Underlay { tunnel: end(3, 1500), ..at("192.168.7.2/24") };
+        exchange.hear(late, B, Talk { underlay: said, knows: None, asks: false });
+        assert_eq!(led(&mut paths, &owners, &direct), by_tunnel, "another key does not bring it here");
+        let exchange = paths.exchange.as_mut().unwrap();
+        assert!(exchange.meet([(B, Ipv4Addr::new(192, 168, 7, 2))].into_iter()));
+        assert_eq!(led(&mut paths, &owners, &by_tunnel), direct);
+        assert!(!paths.pass(late));
     }
 
     #[test]

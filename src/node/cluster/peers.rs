@@ -87,6 +87,8 @@ impl Peers {
 
     /// Carries on until nothing more follows. Returns whether anything did.
     pub fn settle(&mut self, facts: &Facts, out: &mut Out) -> bool {
+        let is_late = self.paths.pass(facts.now);
+        self.news.extend(is_late.then_some(News::Path));
         let told = self.paths.settle(facts.now, &mut self.mesh);
         told | self.settle_mesh(facts, out) | self.settle_ipam(facts, out) | self.settle_dead(facts, out)
     }
