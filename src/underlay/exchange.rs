@@ -180,9 +180,9 @@ impl Exchange {
     pub fn pass(&mut self, now: Timestamp) -> bool {
         let is_late = self.expected.is_some_and(|until| until <= now);
         if is_late {
-            self.others
-                .values_mut()
-                .for_each(|other| other.expected = other.expected.filter(|until| *until > now));
+            for other in self.others.values_mut() {
+                other.expected.take_if(|until| *until <= now);
+            }
             self.settle();
         }
         is_late
@@ -258,9 +258,8 @@ impl Exchange {
         let unproven = self.others.values().filter_map(|other| Some((other, self.sought_of(other)?)));
         let unproven: Vec<_> = unproven.collect();
         let neighbours = unproven.iter().filter(|(other, _)| other.is_there && other.found.is_some());
-        let sought = neighbours.map(|(_, address)| *address).collect();
+        self.sought = neighbours.map(|(_, address)| *address).collect();
         self.expected = unproven.iter().filter_map(|(other, _)| other.expected).min();
-        self.sought = sought;
         self.set_wake();
     }
 

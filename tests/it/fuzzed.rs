@@ -25,10 +25,7 @@ fn seeds() -> BTreeMap<String, Vec<Vec<u8>>> {
 fn every_fuzz_target_understands_an_input_that_it_begins_with() {
     let seeds = seeds();
     assert_eq!(seeds.len(), TARGETS.len());
-    for (name, _) in TARGETS {
-        let target = targets::named(name);
-        let understood = seeds[name].iter().filter(|input| target(input)).count();
-        println!("{name}: {understood} of {}", seeds[name].len());
-        assert!(understood > 0, "{name} understands none of {}", seeds[name].len());
+    for (name, target) in TARGETS {
+        assert!(seeds[name].iter().any(|input| target(input)), "{name} understands none of its inputs");
     }
 }

@@ -33,11 +33,6 @@ const US: PeerName = PeerName::from_u64(1);
 /// Whose words the fuzzer puts.
 const PEER: PeerName = PeerName::from_u64(0x0a0b_0c0d_0e0f);
 
-/// The target of this name.
-pub fn named(name: &str) -> Target {
-    TARGETS.iter().find(|(target, _)| *target == name).expect("a target").1
-}
-
 /// Cuts an input into pieces, each with its length in two bytes before it, so that a fuzzer can say several things.
 fn pieces(mut input: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
