@@ -61,6 +61,9 @@ fn points_at(route: &Route, interface: &InterfaceId) -> bool {
     matches!(&route.target, Target::Interface(id) if id == interface)
 }
 
+/// Routes that are made only to have fewer, and what each stands for.
+type Merges = BTreeMap<Ipv4Net, Vec<Ipv4Net>>;
+
 /// One side of a table against the ring.
 struct Judge<'a> {
     desired: &'a DesiredVpc,
@@ -85,8 +88,11 @@ impl Judge<'_> {
         let mut replaces = self.replaces(&redundant, &revived);
         let mut creates = self.creates(&replaces);
         let room = quota.map_or(usize::MAX, |quota| quota.saturating_sub(self.table.used + creates.len()));
-        let merges = self.merges(&redundant, room);
-        replaces.retain(|cidr| !merges.keys().any(|block| block.contains(cidr)));
+        let mut merges = self.merges(&redundant, room);
+        if [redundant.len(), replaces.len(), creates.len(), merges.len()] == [0; 4] {
+            merges.extend(self.cover(room));
+        }
+        replaces.retain(|cidr| !merges.values().flatten().any(|stood_for| stood_for == cidr));
         creates.retain(|block| !merges.contains_key(block));
         creates.extend(merges.keys());
         let full = quota.is_some_and(|quota| self.table.used + creates.len() > quota);
@@ -113,7 +119,7 @@ impl Judge<'_> {
         for &destination in refused {
             self.push_refused(destination, after, plan);
         }
-        merges.values().sum()
+        merges.values().map(|stood_for| stood_for.len() + 1).sum()
     }
 
     /// Routes that cover several owners, are ours to see to and lead nowhere. Led to us, one stands for all of our blocks in it, be
@@ -138,25 +144,70 @@ impl Judge<'_> {
         inside.filter(|other| self.owned_whole(*other) && is_route_of_a_peer(&self.table.routes[other]))
     }
 
-    /// Blocks of ours to which several routes lead where one would do, and how many writes that takes: as many as there is room and
-    /// writes to spare for, once they have been ours for a while.
-    fn merges(&self, redundant: &[Ipv4Net], room: usize) -> BTreeMap<Ipv4Net, usize> {
+    /// Blocks of ours to which several routes lead where one would do: as many as there is room and writes to spare for, once they
+    /// have been ours for a while.
+    fn merges(&self, redundant: &[Ipv4Net], room: usize) -> Merges {
         let mut spare = self.spare;
-        let cost = |block: &Ipv4Net| {
-            let led_by = self.own_inside(*block).filter(|cidr| !redundant.contains(cidr)).count();
-            (led_by >= SEVERAL).then_some(led_by + 1)
-        };
         let absent = self.blocks().into_iter().filter(|block| !self.table.routes.contains_key(block));
         let calm = absent.filter(|block| !self.is_restless(*block) && !self.is_led_from_above(*block));
-        let mergeable = calm.filter_map(|block| Some((block, cost(&block)?)));
-        mergeable
-            .take(room)
-            .take_while(|(_, cost)| {
-                let affords = *cost <= spare;
-                spare = spare.saturating_sub(*cost);
-                affords
+        let led_by_several = calm.filter(|block| self.own_inside(*block).nth(SEVERAL - 1).is_some());
+        let merges = led_by_several.filter_map(|block| Some((block, self.stood_for(block, redundant)?)));
+        let affords = |(_, routes): &(Ipv4Net, Vec<Ipv4Net>)| {
+            let rest = spare.checked_sub(routes.len() + 1);
+            spare = rest.unwrap_or_default();
+            rest.is_some()
+        };
+        merges.take(room).take_while(affords).collect()
+    }
+
+    /// A route around addresses of several owners that stands for several routes to us. What others own in it goes on to follow
+    /// routes inside it.
+    fn cover(&self, room: usize) -> Option<(Ipv4Net, Vec<Ipv4Net>)> {
+        if room == 0 || self.spare <= SEVERAL {
+            return None;
+        }
+        let ours: Vec<Ipv4Net> = self.table.leading_to(&self.desired.interface).collect();
+        let around: BTreeSet<Ipv4Net> = ours.windows(2).map(|pair| around(pair[0], pair[1])).collect();
+        let may = around.into_iter().filter(|cidr| self.may_cover(*cidr));
+        let covers = may.filter_map(|cidr| Some((cidr, self.stood_for(cidr, &[])?)));
+        covers.filter(|(_, routes)| routes.len() < self.spare).max_by_key(|(_, routes)| routes.len())
+    }
+
+    /// The routes that a new one makes redundant, if they are several.
+    fn stood_for(&self, cidr: Ipv4Net, redundant: &[Ipv4Net]) -> Option<Vec<Ipv4Net>> {
+        let mut routes = self.redundant(&self.after(redundant, &BTreeSet::new(), &[cidr]));
+        routes.retain(|route| !redundant.contains(route));
+        (routes.len() >= SEVERAL && !routes.contains(&cidr)).then_some(routes)
+    }
+
+    /// Whether a route here would take no address from anybody.
+    fn may_cover(&self, cidr: Ipv4Net) -> bool {
+        let is_led_inside = |(part, found): (Range, Option<Ipv4Net>)| {
+            self.owned_by_us(part) || found.is_some_and(|found| found != cidr && cidr.contains(&found))
+        };
+        self.inside(cidr)
+            && !self.table.routes.contains_key(&cidr)
+            && self.owners_of(cidr.into()).next() == Some(self.desired.me)
+            && !self.is_restless(cidr)
+            && segments(&self.table.routes, cidr.into()).into_iter().all(is_led_inside)
+            && self.is_left_to_us(cidr)
+    }
+
+    /// Whether no owner of addresses in here may rely on a route around it: at the same moment it might delete those inside.
+    fn is_left_to_us(&self, cidr: Ipv4Net) -> bool {
+        let others: BTreeSet<PeerName> =
+            self.owners_of(cidr.into()).filter(|owner| *owner != self.desired.me).collect();
+        let first_is_another =
+            |over: Ipv4Net| self.owners_of(over.into()).next().is_some_and(|first| others.contains(&first));
+        let leads_to_another = |over: &Ipv4Net| {
+            let route = self.table.routes.get(over);
+            route.is_some_and(|route| {
+                matches!(route.target, Target::Interface(_)) && !points_at(route, &self.desired.interface)
             })
-            .collect()
+        };
+        let mut over =
+            (0..cidr.prefix_len()).map(|length| Ipv4Net::new_assert(cidr.network(), length).trunc());
+        !over.any(|over| if self.inside(over) { first_is_another(over) } else { leads_to_another(&over) })
     }
 
     /// Routes of ours that lead elsewhere or nowhere, and are the longest match of something.
@@ -385,6 +436,13 @@ fn found(route: &Route, blackhole: bool) -> Found {
 /// Origin CreateRoute and an interface as target: what peers write. Anything else is a conflict.
 fn is_route_of_a_peer(route: &Route) -> bool {
     route.created && matches!(route.target, Target::Interface(_))
+}
+
+/// The smallest CIDR around both.
+fn around(one: Ipv4Net, other: Ipv4Net) -> Ipv4Net {
+    let shared = (one.network().to_bits() ^ other.network().to_bits()).leading_zeros() as u8;
+    let length = shared.min(one.prefix_len()).min(other.prefix_len());
+    Ipv4Net::new_assert(one.network(), length).trunc()
 }
 
 /// The parts of `range` with the longest match of each, ascending and without gaps.

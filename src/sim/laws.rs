@@ -216,7 +216,7 @@ impl World {
                 !foreign && (whole || first || self.is_holder(host, &table, destination))
             }
             Ec2Action::ReplaceRoute { .. } => whole || first && self.is_dead(host, &table, destination),
-            _ => whole,
+            _ => first,
         };
         if !allowed {
             self.violate(format!(
