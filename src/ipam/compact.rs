@@ -6,10 +6,9 @@
 //!  giver ═════ the ring ═══════► everybody  as any gift: saved before it is told
 //! ```
 //!
-//! A host needs one route for each block: the CIDRs of what it owns, neighbours joined. A gift leaves its giver with one block less,
-//! and its taker with no more than before. Nor does a table that is laid out at its best have more routes by it: one in which a route
-//! covers what others own as well, and theirs are more specific, so that what was given from inside a block costs one route. So
-//! each gift lowers the number of all blocks, or of those routes, and raises neither; and they come to an end. What is lost or
+//! A host needs one route for each block: the CIDRs of what it owns, neighbours joined; or fewer, where a route covers what others own
+//! as well, and theirs are more specific, so that what was given from inside a block costs one route. Each gift lowers the number of
+//! all blocks, or of the routes of a table that is laid out at its best, and raises neither; so they come to an end. What is lost or
 //! outdated costs a while and nothing else: neither side remembers it for longer than that, nor over a restart.
 
 use std::{
@@ -24,7 +23,7 @@ use thiserror::Error;
 
 use super::Allocator;
 use crate::{
-    addr::{Address, Range, join},
+    addr::{Address, Range},
     peer::PeerName,
     time::Timestamp,
 };
@@ -213,25 +212,40 @@ impl Allocator {
                     && !left_out.contains(taker)
             });
             takers.filter_map(move |taker| {
-                let saves = saved(&self.ring.owned_by(taker), range)?;
-                let routes = self.routes(&given(owners, range, taker));
-                let gift = (Reverse(before.checked_sub(routes)?), Reverse(saves), range.len(), *block, taker);
-                Some(gift)
+                let saves = self.saved(owners, before, range, [self.settings.me, taker])?;
+                Some((Reverse(saves), range.len(), *block, taker))
             })
         });
         gifts.min().map(|(.., block, taker)| (block, taker))
     }
 
-    /// Whether a peer may give us this block: it is all its own, and makes no more blocks of ours.
+    /// Whether a peer may give us this block: it is all its own, and the gift saves something.
     pub fn may_take(&self, from: PeerName, block: Ipv4Net) -> bool {
         let range = Range::from(block);
         let me = self.settings.me;
-        let theirs = self.ring.owned_by(from).iter().any(|owned| owned.covers(range));
-        if !theirs || self.leaving || from == me || saved(&self.owned(), range).is_none() {
-            return false;
-        }
         let owners = self.ring.owners();
-        self.routes(&given(&owners, range, me)) <= self.routes(&owners)
+        let theirs = owners.iter().any(|(owned, owner)| *owner == from && owned.covers(range));
+        let saves = || self.saved(&owners, self.routes(&owners), range, [from, me]).is_some();
+        theirs && !self.leaving && from != me && saves()
+    }
+
+    /// What is saved if the first of these two gives this block to the second: routes, of so many before, and blocks of the two.
+    /// `None` if there are more of either, or fewer of neither.
+    fn saved(
+        &self,
+        owners: &[(Range, PeerName)],
+        routes: usize,
+        block: Range,
+        both: [PeerName; 2],
+    ) -> Option<(usize, usize)> {
+        let after = given(owners, block, both[1]);
+        let blocks = |owners: &[(Range, PeerName)]| -> usize {
+            let of_both = owners.iter().filter(|(_, owner)| both.contains(owner));
+            of_both.map(|(range, _)| range.cidrs().len()).sum()
+        };
+        let routes = routes.checked_sub(self.routes(&after))?;
+        let blocks = blocks(owners).checked_sub(blocks(&after))?;
+        (routes + blocks > 0).then_some((routes, blocks))
     }
 
     /// Routes of a table that is laid out at its best for these owners.
@@ -280,7 +294,7 @@ impl Allocator {
 
 /// Routes that it takes in a block of these owners, who are ascending and without gaps, where a route over it leads to `over`: one
 /// leads to the owner of its first address, and covers those in its halves who need another.
-fn routes(owners: &[(Range, PeerName)], block: Range, over: Option<PeerName>) -> usize {
+pub(super) fn routes(owners: &[(Range, PeerName)], block: Range, over: Option<PeerName>) -> usize {
     let Some(&(_, first)) = owners.first() else { return 0 };
     let own = usize::from(over != Some(first));
     if owners.len() == 1 || block.len() < 2 {
@@ -313,10 +327,4 @@ fn given(owners: &[(Range, PeerName)], given: Range, to: PeerName) -> Vec<(Range
 /// The CIDRs of these ranges.
 fn count(ranges: &[Range]) -> usize {
     ranges.iter().map(|range| range.cidrs().len()).sum()
-}
-
-/// How many blocks fewer these ranges are with one more; `None` if they are more.
-fn saved(ranges: &[Range], more: Range) -> Option<usize> {
-    let with = join(ranges.iter().copied().chain([more]));
-    count(ranges).checked_sub(count(&with))
 }
