@@ -19,8 +19,8 @@ pub use self::{
         TunnelPeer, from_base64, some_of, to_base64,
     },
     vpc::{
-        DesiredVpc, InterfaceId, Route, RouteState, Side, SubnetId, Table, TableId, Tables, Target, Vpc,
-        VpcId,
+        DesiredVpc, InterfaceId, Route, RouteState, Side, SpareWrites, SubnetId, Table, TableId, Tables,
+        Target, Vpc, VpcId,
     },
 };
 pub use crate::ipam::takeover::InstanceState;

@@ -12,7 +12,7 @@ use super::{Change, Conflict, Found, Place, Plan, Usage};
 use crate::{
     addr::{Address, Range, join},
     peer::PeerName,
-    state::{DesiredVpc, Ec2Action, InterfaceId, Route, RouteState, Side, Table, Target, Vpc},
+    state::{DesiredVpc, Ec2Action, InterfaceId, Route, RouteState, Side, SpareWrites, Table, Target, Vpc},
 };
 
 /// Routes that one can stand for.
@@ -34,7 +34,7 @@ pub(super) fn compare(desired: &DesiredVpc, actual: &Vpc, plan: &mut Plan) {
     for (id, table) in actual.tables.iter().chain(&actual.retired) {
         let judge = Judge { desired, id, table, spare };
         match desired.keeps(id) {
-            true => spare -= judge.plan(plan).min(spare),
+            true => spare = spare.less(judge.plan(plan)),
             false => judge.withdraw("its prefix is not in use any more", plan),
         }
     }
@@ -70,7 +70,7 @@ struct Judge<'a> {
     id: &'a Side,
     table: &'a Table,
     /// Writes that may be made only to have fewer routes.
-    spare: usize,
+    spare: SpareWrites,
 }
 
 impl Judge<'_> {
@@ -147,7 +147,7 @@ impl Judge<'_> {
     /// Blocks of ours to which several routes lead where one would do: as many as there is room and writes to spare for, once they
     /// have been ours for a while.
     fn merges(&self, redundant: &[Ipv4Net], room: usize) -> Merges {
-        let mut spare = self.spare;
+        let mut spare = self.spare.merges;
         let absent = self.blocks().into_iter().filter(|block| !self.table.routes.contains_key(block));
         let calm = absent.filter(|block| !self.is_restless(*block) && !self.is_led_from_above(*block));
         let led_by_several = calm.filter(|block| self.own_inside(*block).nth(SEVERAL - 1).is_some());
@@ -163,14 +163,14 @@ impl Judge<'_> {
     /// A route around addresses of several owners that stands for several routes to us. What others own in it goes on to follow
     /// routes inside it.
     fn cover(&self, room: usize) -> Option<(Ipv4Net, Vec<Ipv4Net>)> {
-        if room == 0 || self.spare <= SEVERAL {
+        if room == 0 || self.spare.covers <= SEVERAL {
             return None;
         }
         let ours: Vec<Ipv4Net> = self.table.leading_to(&self.desired.interface).collect();
         let around: BTreeSet<Ipv4Net> = ours.windows(2).map(|pair| around(pair[0], pair[1])).collect();
         let may = around.into_iter().filter(|cidr| self.may_cover(*cidr));
         let covers = may.filter_map(|cidr| Some((cidr, self.stood_for(cidr, &[])?)));
-        covers.filter(|(_, routes)| routes.len() < self.spare).max_by_key(|(_, routes)| routes.len())
+        covers.filter(|(_, routes)| routes.len() < self.spare.covers).max_by_key(|(_, routes)| routes.len())
     }
 
     /// The routes that a new one makes redundant, if they are several.
@@ -341,7 +341,7 @@ impl Judge<'_> {
     fn writer_is_us(&self, cidr: Ipv4Net, route: &Route) -> bool {
         let owners: BTreeSet<PeerName> = self.owners_of(cidr.into()).collect();
         let is_first = self.owners_of(cidr.into()).next() == Some(self.desired.me);
-        let may_go = route.state == RouteState::Blackhole || self.spare > 0;
+        let may_go = route.state == RouteState::Blackhole || self.spare.merges > 0;
         is_first && (owners.len() == 1 || may_go && !self.is_restless(cidr))
     }
 

@@ -130,9 +130,26 @@ pub struct DesiredVpc {
     /// What changed hands so lately that the tables as they were read need not show what became of it.
     pub restless: Vec<Range>,
     /// Writes that may be made only to have fewer routes.
-    pub spare_writes: usize,
+    pub spare_writes: SpareWrites,
     /// Leave: every route of ours goes.
     pub withdraw: bool,
+}
+
+/// Writes to EC2 that may be made only to have fewer routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpareWrites {
+    /// For one route to a block in the place of several to its parts.
+    pub merges: usize,
+    /// For one around addresses of several owners. None while a block is to go to another host, after which there may be no need for it.
+    pub covers: usize,
+}
+
+impl SpareWrites {
+    /// What is left of them after so many writes.
+    pub fn less(self, writes: usize) -> SpareWrites {
+        let SpareWrites { merges, covers } = self;
+        SpareWrites { merges: merges.saturating_sub(writes), covers: covers.saturating_sub(writes) }
+    }
 }
 
 impl DesiredVpc {

@@ -22,7 +22,7 @@ use weavers::{
     plan::Plan,
     state::{
         Action, Actual, Desired, DesiredVpc, Ec2Action, Host, InterfaceId, Link, Netns, Route, RouteState,
-        Table, TableId, Target, Vpc,
+        SpareWrites, Table, TableId, Target, Vpc,
     },
 };
 
@@ -91,7 +91,7 @@ impl World {
             quota: Some(1000),
             full: BTreeMap::new(),
             restless: Vec::new(),
-            spare_writes: 0,
+            spare_writes: SpareWrites::default(),
             withdraw: false,
         };
         let host = host();

@@ -12,8 +12,8 @@ use weavers::{
     peer::PeerName,
     plan::{Plan, leads_to},
     state::{
-        Action, Actual, Desired, DesiredVpc, Ec2Action, Host, InterfaceId, Route, RouteState, Side, Table,
-        TableId, Target, Vpc,
+        Action, Actual, Desired, DesiredVpc, Ec2Action, Host, InterfaceId, Route, RouteState, Side,
+        SpareWrites, Table, TableId, Target, Vpc,
     },
 };
 
@@ -61,7 +61,7 @@ impl World {
             quota: self.quota,
             full: BTreeMap::new(),
             restless: self.restless.clone(),
-            spare_writes: self.spare,
+            spare_writes: SpareWrites { merges: self.spare, covers: self.spare },
             withdraw: false,
         };
         Desired { host: Host::default(), vpc: Some(vpc) }

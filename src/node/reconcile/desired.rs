@@ -13,8 +13,8 @@ use crate::{
     config::{Config, SourceDestCheck},
     peer::PeerName,
     state::{
-        Desired, DesiredVpc, Host, InterfaceId, Links, Ports, Remote, RouteState, Rules, Side, TUNNEL,
-        Target, Vpc, link_name,
+        Desired, DesiredVpc, Host, InterfaceId, Links, Ports, Remote, RouteState, Rules, Side, SpareWrites,
+        TUNNEL, Target, Vpc, link_name,
     },
 };
 
@@ -68,7 +68,7 @@ pub struct Ground<'a> {
     /// What changed hands so lately that the last read need not show what became of it.
     pub restless: Vec<Range>,
     /// Writes to EC2 that may be made only to have fewer routes.
-    pub spare_writes: usize,
+    pub spare_writes: SpareWrites,
     /// This host undoes everything.
     pub leaving: bool,
     /// Its routes go, whoever owns the addresses.

@@ -9,7 +9,7 @@ use crate::{
     addr::Range,
     node::{cluster::compact::Moves, facts::Leave, protocol::status::CompactionStatus},
     peer::PeerName,
-    state::Target,
+    state::{SpareWrites, Target},
 };
 
 /// Writes to EC2 that a host may have made within an hour, for whatever reason, when it makes one only to have fewer routes. Of a
@@ -51,11 +51,12 @@ impl Overview<'_> {
     }
 
     /// Writes to EC2 that may be made now only to have fewer routes.
-    pub(in crate::node) fn spare_writes(&self) -> usize {
-        match self.peers.compacts(self.facts) && self.unrest().is_none() {
-            true => self.writes_left(),
-            false => 0,
+    pub(in crate::node) fn spare_writes(&self) -> SpareWrites {
+        if !self.peers.compacts(self.facts) || self.unrest().is_some() {
+            return SpareWrites::default();
         }
+        let writes = self.writes_left();
+        SpareWrites { merges: writes, covers: if self.next_gift().is_some() { 0 } else { writes } }
     }
 
     /// Writes that the last hour has left for that.
@@ -69,7 +70,7 @@ impl Overview<'_> {
     /// Whether this host may give a block, and whether it may take one.
     pub(in crate::node) fn moves(&self) -> Moves {
         let gives = self.peers.compacts(self.facts) && self.hindrance_to_moves().is_none();
-        Moves { gives, takes: gives && self.spare_writes() >= WRITES_A_BLOCK }
+        Moves { gives, takes: gives && self.spare_writes().merges >= WRITES_A_BLOCK }
     }
 
     /// How many routes this host has, and could have.
@@ -124,9 +125,14 @@ impl Overview<'_> {
         self.next_move().filter(|_| self.peers.compacts(self.facts) && self.unrest().is_none())
     }
 
-    /// What is to move next, in words.
+    /// What is to move next, and to whom.
+    fn next_gift(&self) -> Option<(Ipv4Net, PeerName)> {
+        self.peers.ipam.next_gift(&self.peers.compaction.left_out())
+    }
+
+    /// The same, in words.
     pub(in crate::node) fn next_move(&self) -> Option<String> {
-        let (block, to) = self.peers.ipam.next_gift(&self.peers.compaction.left_out())?;
+        let (block, to) = self.next_gift()?;
         Some(format!("{block}, which nobody uses, is to go to {}: one route less", self.peers.named(to)))
     }
 }
