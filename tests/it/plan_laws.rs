@@ -22,8 +22,8 @@ const FIRST: u32 = 0x0a20_0000;
 const SIZE: u32 = 32;
 /// Rounds in which everybody plans and acts once. One may have to wait for another, and a covering route for both.
 const ROUNDS_MAX: usize = 3;
-/// More of them where writes are to spare: a route around addresses of several owners is made in a round of its own.
-const ROUNDS_OF_COVERS: usize = 6;
+/// More of them where writes are to spare: each route that stands for several takes a round of its own where they are few.
+const ROUNDS_OF_COVERS: usize = 2 * SIZE as usize;
 
 type Tables = BTreeMap<Side, Table>;
 type Owners = Vec<(Range, usize)>;
