@@ -1,4 +1,5 @@
-//! Fewer routes: a block that nobody uses goes to the owner beside it whose addresses it makes a larger block of.
+//! Fewer routes: a block that nobody uses goes to the owner beside it whose addresses it makes a larger block of, or to whom one route
+//! can lead for both.
 //!
 //! ```text
 //!  giver ──── offer, block ────► taker      both look at their own ring, and take part in one exchange at a time

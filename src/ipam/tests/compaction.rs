@@ -18,7 +18,7 @@ fn fewest_routes(network: &Network) -> usize {
     routes(&owners, net(UNIVERSE).into(), None)
 }
 
-/// A host gives what it can do without to whom it makes a larger block. Returns whether it gave anything.
+/// A host gives what it can do without to whom that saves a block or a route. Returns whether it gave anything.
 fn give_one(network: &mut Network, giver: PeerName) -> bool {
     // What it was given a moment ago stays for a while.
     network.now += Duration::from_secs(15);
